@@ -1,0 +1,58 @@
+"""Regenerates protos/gen from the protos; `--check` fails when what is committed differs.
+
+    python protos/generate.py [--check]
+"""
+
+import filecmp
+import os
+import sys
+import tempfile
+from importlib import resources
+from pathlib import Path
+
+from grpc_tools import protoc
+
+ROOT = Path(__file__).parent
+GENERATED = ROOT / "gen"
+
+
+def generate(into: Path) -> None:
+    """Writes the Python modules and their types for every proto below `protos/quanyu` into `into`."""
+    sources = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "quanyu").rglob("*.proto"))
+    arguments = ["protoc", f"-I{ROOT}", f"-I{resources.files('grpc_tools') / '_proto'}"]
+    arguments += [f"--{plugin}_out={into}" for plugin in ("python", "grpc_python", "mypy", "mypy_grpc")]
+    # Source info stays out of the modules; the gateway reads descriptions from this set beside them.
+    arguments += [f"--descriptor_set_out={into / 'quanyu' / 'descriptors.binpb'}", "--include_source_info"]
+    (into / "quanyu").mkdir(parents=True, exist_ok=True)
+    # protoc looks for the mypy plugins on PATH; they stand beside the interpreter.
+    os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+    if protoc.main([*arguments, *sources]) != 0:
+        sys.exit(1)
+
+
+def differences(left: Path, right: Path) -> list[str]:
+    """The relative paths whose content differs or that stand on one side only."""
+    names = {path.relative_to(side) for side in (left, right) for path in side.rglob("*") if path.suffix in {".py", ".pyi", ".binpb"}}
+    return sorted(
+        str(name)
+        for name in names
+        if not ((left / name).exists() and (right / name).exists() and filecmp.cmp(left / name, right / name, shallow=False))
+    )
+
+
+def main() -> None:
+    if "--check" in sys.argv:
+        with tempfile.TemporaryDirectory() as folder:
+            generate(Path(folder))
+            drift = differences(Path(folder), GENERATED)
+        if drift:
+            sys.exit("protos/gen differs from the protos; run python protos/generate.py:\n  " + "\n  ".join(drift))
+        return
+    for path in sorted(GENERATED.rglob("*"), reverse=True):
+        if path.is_file():
+            path.unlink()
+    generate(GENERATED)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""What every process stands on. Nothing here knows a scenario."""

@@ -1,0 +1,138 @@
+"""The only module that knows a driver: Motor by default, PyMongo's own asyncio client by `QUANYU_MONGO_DRIVER=pymongo`.
+
+Motor is past its end of life; this seam keeps the way out open, and the kit's tests run on both. Both drivers speak PyMongo's
+vocabulary, so what differs is only which calls are awaited; the few that differ are the functions below.
+"""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, TypeVar
+
+from motor.motor_asyncio import AsyncIOMotorClient
+from pymongo import AsyncMongoClient, ReadPreference, WriteConcern
+from pymongo.errors import ConnectionFailure, OperationFailure, PyMongoError
+from pymongo.read_concern import ReadConcern
+
+from services.kit.errors import Unavailable
+from services.kit.settings import Settings
+
+Document = dict[str, Any]
+Session = Any
+"""A driver's session inside a transaction. Pass it to every query and write that belongs to the transaction."""
+Answer = TypeVar("Answer")
+
+ATTEMPTS_MAX = 40
+"""Tries of one transaction that keeps meeting write conflicts; with the backoff below about five seconds."""
+BACKOFF_SECONDS_MAX = 0.25
+
+
+class Database:
+    """One service's database. `await database["orders"].find_one(…)`: a collection is the driver's own."""
+
+    def __init__(self, settings: Settings, name: str, *, uri: str = "") -> None:
+        milliseconds = int(settings.mongo_timeout_seconds * 1000)
+        options: dict[str, Any] = {
+            "tz_aware": True,
+            "serverSelectionTimeoutMS": milliseconds,
+            "connectTimeoutMS": milliseconds,
+            "socketTimeoutMS": 6 * milliseconds,
+            "maxPoolSize": 64,
+            "retryWrites": True,
+            "w": "majority",
+            "readConcernLevel": "majority",
+            "appname": name,
+        }
+        self.driver = settings.mongo_driver
+        client_type: Any = AsyncIOMotorClient if self.driver == "motor" else AsyncMongoClient
+        self.client: Any = client_type(uri or settings.mongo_uri, **options)
+        self.name = name
+        self.raw: Any = self.client[name]
+
+    def __getitem__(self, collection: str) -> Any:
+        return self.raw[collection]
+
+    async def close(self) -> None:
+        """Ends the connections; outstanding calls fail."""
+        closing = self.client.close()
+        if closing is not None:
+            await closing
+
+    async def ping(self) -> None:
+        """Raises `Unavailable` when no primary answers."""
+        try:
+            await self.client.admin.command("ping")
+        except PyMongoError as error:
+            raise Unavailable("DATABASE_UNAVAILABLE", "the database does not answer; try again") from error
+
+    async def aggregate(self, collection: str, pipeline: Sequence[Mapping[str, Any]], *, session: Session = None, **options: Any) -> Any:
+        """The cursor of an aggregation."""
+        cursor = self.raw[collection].aggregate(list(pipeline), session=session, **options)
+        return await cursor if self.driver == "pymongo" else cursor
+
+    async def watch(self, pipeline: Sequence[Mapping[str, Any]], **options: Any) -> Any:
+        """An open change stream over the whole database: an async context manager and iterator."""
+        stream = self.raw.watch(list(pipeline), **options)
+        return await stream if self.driver == "pymongo" else stream
+
+    @asynccontextmanager
+    async def session(self) -> AsyncIterator[Session]:
+        """A driver's session, ended on leaving."""
+        starting = self.client.start_session()
+        session = await starting if self.driver == "motor" else starting
+        async with session:
+            yield session
+
+    async def transact(self, body: Callable[[Session], Awaitable[Answer]], *, attempts_max: int = ATTEMPTS_MAX) -> Answer:
+        """Runs `body(session)` in one transaction and commits it. `body` runs anew after a write conflict, at most `attempts_max` times.
+
+        Any other exception aborts and is raised as it is. `Unavailable` when the conflicts never end or no primary answers.
+        """
+        async with self.session() as session:
+            for attempt in range(attempts_max):
+                if attempt:
+                    await asyncio.sleep(random.uniform(0, min(BACKOFF_SECONDS_MAX, 0.002 * 2**attempt)))
+                try:
+                    answer = await self._attempt(session, body)
+                    await self._commit(session)
+                    return answer
+                except PyMongoError as error:
+                    if not error.has_error_label("TransientTransactionError"):
+                        if isinstance(error, ConnectionFailure):
+                            raise Unavailable("DATABASE_UNAVAILABLE", "the database does not answer; try again") from error
+                        raise
+        raise Unavailable("CONTENDED", "too many callers change the same thing; try again")
+
+    async def _attempt(self, session: Session, body: Callable[[Session], Awaitable[Answer]]) -> Answer:
+        starting = session.start_transaction(
+            read_concern=ReadConcern("snapshot"), write_concern=WriteConcern("majority"), read_preference=ReadPreference.PRIMARY
+        )
+        if self.driver == "pymongo":
+            await starting
+        try:
+            return await body(session)
+        except BaseException:
+            # Cancellation included: the server must not hold the locks of a transaction nobody will end.
+            if session.in_transaction:
+                await session.abort_transaction()
+            raise
+
+    async def _commit(self, session: Session) -> None:
+        for attempt in range(ATTEMPTS_MAX):
+            if attempt:
+                await asyncio.sleep(random.uniform(0, min(BACKOFF_SECONDS_MAX, 0.002 * 2**attempt)))
+            try:
+                await session.commit_transaction()
+                return
+            except (ConnectionFailure, OperationFailure) as error:
+                # Repeating a commit is safe: the server knows the transaction's number.
+                if not error.has_error_label("UnknownTransactionCommitResult"):
+                    raise
+        raise Unavailable("COMMIT_UNKNOWN", "the database did not confirm; make the same call again")
+
+
+async def ensure(collection: Any, *indexes: Any) -> None:
+    """Creates the collection and its indexes where they are missing (a transaction cannot create an index on a collection that holds rows)."""
+    if indexes:
+        await collection.create_indexes(list(indexes))

@@ -1,0 +1,74 @@
+"""Settings: one frozen struct per process, read from `QUANYU_*` variables. What is unknown or bad stops the start."""
+
+from collections.abc import Mapping
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta, Struct
+
+PREFIX = "QUANYU_"
+
+Address = Annotated[str, Meta(pattern=r"^[^\s:]+:\d{1,5}$", description="host:port")]
+Seconds = Annotated[float, Meta(gt=0, le=3600)]
+
+
+class SettingsError(Exception):
+    """A `QUANYU_*` variable is unknown or has a value that cannot be used; the message is one line for a person."""
+
+
+class Settings(Struct, frozen=True, forbid_unknown_fields=True):
+    """Every setting of the suite. All processes read the same names, so that one ConfigMap serves them all."""
+
+    env: Literal["development", "production"] = "development"
+    mongo_uri: Annotated[str, Meta(pattern=r"^mongodb(\+srv)?://")] = "mongodb://127.0.0.1:27017/?replicaSet=rs0"
+    mongo_driver: Literal["motor", "pymongo"] = "motor"
+    database_prefix: Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_]{0,30}$")] = "quanyu"
+    mongo_timeout_seconds: Seconds = 10.0
+
+    member_address: Address = "127.0.0.1:50051"
+    commerce_address: Address = "127.0.0.1:50052"
+    district_address: Address = "127.0.0.1:50053"
+    organization_address: Address = "127.0.0.1:50054"
+    listen: Annotated[str, Meta(pattern=r"^$|^[^\s:]+:\d{1,5}$")] = ""
+    gateway_listen: Address = "127.0.0.1:8000"
+    metrics_listen: Annotated[str, Meta(pattern=r"^$|^[^\s:]+:\d{1,5}$")] = ""
+    drain_seconds: Seconds = 10.0
+    deadline_seconds: Seconds = 10.0
+
+    signing_key: str = ""
+    """This process's private key, a JWK of type OKP with a `kid`; it signs the principals this process asserts."""
+    issuers: str = "{}"
+    """Who may assert what: JSON of issuer name -> {keys: [public JWK], roles: [ROLE_…]}."""
+    token_keys: str = '{"keys": []}'
+    """The JWKS of the local issuer whose bearer tokens the gateway takes (development only)."""
+    secret_keys: str = ""
+    """Comma-separated Fernet keys for personal data; the first encrypts, all decrypt."""
+    hash_keys: str = ""
+    """Comma-separated keys (32 bytes, base64) of the look-up hashes; the first writes, all are looked up."""
+    cors_origins: str = ""
+    """Comma-separated origins that browsers may call the gateway from; empty: none."""
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_format: Literal["json", "text"] = "json"
+
+
+def load(environ: Mapping[str, str]) -> Settings:
+    """The settings named in `environ`; SettingsError names the variable, what is wrong and what is expected."""
+    given = {name.removeprefix(PREFIX).lower(): value for name, value in environ.items() if name.startswith(PREFIX)}
+    # Variables of the tests are not settings of a process.
+    given = {name: value for name, value in given.items() if not name.startswith("test_")}
+    known = {field.name for field in msgspec.structs.fields(Settings)}
+    if unknown := sorted(given.keys() - known):
+        raise SettingsError(f"unknown setting {PREFIX}{unknown[0].upper()}; see the README for the names")
+    for name, value in given.items():
+        try:
+            msgspec.convert({name: value}, Settings, strict=False)
+        except msgspec.ValidationError as error:
+            shown = value if name in PRINTABLE else "(value withheld)"
+            raise SettingsError(f"{PREFIX}{name.upper()}={shown}: {str(error).split(' - at ')[0]}") from None
+    return msgspec.convert(given, Settings, strict=False)
+
+
+# Never repeat a key or a URI with a password in an error.
+PRINTABLE = {field.name for field in msgspec.structs.fields(Settings)} - {
+    "mongo_uri", "signing_key", "secret_keys", "hash_keys", "issuers", "token_keys"
+}

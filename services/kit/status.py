@@ -1,0 +1,77 @@
+"""Refusals as gRPC status with `google.rpc` details, and back at the client.
+
+The reason, its metadata, the message and the time to wait survive the wire; nothing of an unknown exception does.
+"""
+
+from datetime import timedelta
+
+import grpc
+from google.protobuf.any_pb2 import Any
+from google.rpc import error_details_pb2, status_pb2
+from grpc_status import rpc_status
+
+from services.kit import errors
+
+DOMAIN = "quanyu"
+
+CODES: dict[type[errors.Refusal], grpc.StatusCode] = {
+    errors.Invalid: grpc.StatusCode.INVALID_ARGUMENT,
+    errors.NotFound: grpc.StatusCode.NOT_FOUND,
+    errors.Denied: grpc.StatusCode.PERMISSION_DENIED,
+    errors.Conflict: grpc.StatusCode.FAILED_PRECONDITION,
+    errors.Exhausted: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    errors.Unavailable: grpc.StatusCode.UNAVAILABLE,
+    errors.Overloaded: grpc.StatusCode.RESOURCE_EXHAUSTED,
+}
+KINDS = {kind.__name__: kind for kind in CODES}
+BY_CODE = {code: kind for kind, code in reversed(CODES.items())}
+# What a server or channel says itself, without our details.
+TRANSPORT = {
+    grpc.StatusCode.DEADLINE_EXCEEDED: "DEADLINE_EXCEEDED",
+    grpc.StatusCode.UNAVAILABLE: "SERVICE_UNAVAILABLE",
+    grpc.StatusCode.CANCELLED: "CANCELLED",
+}
+
+
+def to_status(refusal: errors.Refusal) -> status_pb2.Status:
+    """The refusal as a `google.rpc.Status` whose `ErrorInfo` names kind and reason."""
+    metadata = refusal.metadata | {"kind": type(refusal).__name__}
+    details: list[error_details_pb2.ErrorInfo | error_details_pb2.RetryInfo] = [
+        error_details_pb2.ErrorInfo(reason=refusal.reason, domain=DOMAIN, metadata=metadata)
+    ]
+    if refusal.retry_after is not None:
+        details.append(error_details_pb2.RetryInfo(retry_delay=refusal.retry_after))
+    packed = []
+    for detail in details:
+        packed.append(Any())
+        packed[-1].Pack(detail)
+    return status_pb2.Status(code=CODES[type(refusal)].value[0], message=refusal.message, details=packed)
+
+
+def from_status(status: status_pb2.Status) -> errors.Refusal | None:
+    """The refusal a status carries; None when it was not made by `to_status`."""
+    info, retry_after = error_details_pb2.ErrorInfo(), None
+    for detail in status.details:
+        if detail.Is(error_details_pb2.RetryInfo.DESCRIPTOR):
+            retry = error_details_pb2.RetryInfo()
+            detail.Unpack(retry)
+            retry_after = timedelta(seconds=retry.retry_delay.seconds, microseconds=retry.retry_delay.nanos // 1000)
+        elif detail.Is(error_details_pb2.ErrorInfo.DESCRIPTOR):
+            detail.Unpack(info)
+    metadata: dict[str, str] = dict(info.metadata)
+    kind = KINDS.get(metadata.pop("kind", ""))
+    if info.domain != DOMAIN or kind is None:
+        return None
+    refusal = kind(info.reason, status.message, retry_after=retry_after)
+    refusal.metadata = metadata
+    return refusal
+
+
+def from_rpc_error(error: grpc.aio.AioRpcError) -> errors.Refusal | None:
+    """The refusal a failed call carries. A transport's own failure is `Unavailable`; a bug of the other side is None."""
+    status = rpc_status.from_call(error)
+    if status is not None and (refusal := from_status(status)):
+        return refusal
+    if reason := TRANSPORT.get(error.code()):
+        return errors.Unavailable(reason, "the service does not answer; try again")
+    return None
