@@ -133,6 +133,6 @@ class Database:
 
 
 async def ensure(collection: Any, *indexes: Any) -> None:
-    """Creates the collection and its indexes where they are missing (a transaction cannot create an index on a collection that holds rows)."""
+    """Creates the collection and its indexes where they are missing; a transaction cannot do it on a collection that holds rows."""
     if indexes:
         await collection.create_indexes(list(indexes))

@@ -70,5 +70,10 @@ def load(environ: Mapping[str, str]) -> Settings:
 
 # Never repeat a key or a URI with a password in an error.
 PRINTABLE = {field.name for field in msgspec.structs.fields(Settings)} - {
-    "mongo_uri", "signing_key", "secret_keys", "hash_keys", "issuers", "token_keys"
+    "mongo_uri",
+    "signing_key",
+    "secret_keys",
+    "hash_keys",
+    "issuers",
+    "token_keys",
 }

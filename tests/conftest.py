@@ -1,0 +1,33 @@
+"""One mongod for the whole run, a database of its own for each test, real servers in this process on port 0."""
+
+import os
+import secrets
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+from services.kit.mongo import Database
+from services.kit.settings import Settings
+from services.local.mongod import Mongod
+
+
+@pytest.fixture(scope="session")
+def mongo_uri(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A real one-node replica set; with QUANYU_TEST_MONGO_URI the server that stands there."""
+    if uri := os.environ.get("QUANYU_TEST_MONGO_URI"):
+        yield uri
+        return
+    with Mongod(tmp_path_factory.mktemp("mongo")) as mongod:
+        yield mongod.uri
+
+
+@pytest.fixture(params=["motor"])
+def settings(mongo_uri: str, request: pytest.FixtureRequest) -> Settings:
+    return Settings(mongo_uri=mongo_uri, mongo_driver=request.param, database_prefix=f"test{secrets.token_hex(4)}")
+
+
+@pytest.fixture
+async def database(settings: Settings) -> AsyncIterator[Database]:
+    database = Database(settings, f"{settings.database_prefix}_kit")
+    yield database
+    await database.client.drop_database(database.name)
+    await database.close()

@@ -1,0 +1,11 @@
+"""The kit's suite runs on both drivers."""
+
+import secrets
+
+import pytest
+from services.kit.settings import Settings
+
+
+@pytest.fixture(params=["motor", "pymongo"])
+def settings(mongo_uri: str, request: pytest.FixtureRequest) -> Settings:
+    return Settings(mongo_uri=mongo_uri, mongo_driver=request.param, database_prefix=f"test{secrets.token_hex(4)}")
