@@ -5,10 +5,10 @@ A read asks Mongo for the message's own fields (`projection`) and hands the docu
 
 from datetime import UTC, datetime
 from functools import cache
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import msgspec
-from google.protobuf.descriptor import Descriptor, FieldDescriptor
+from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 
 from services.kit.errors import Invalid
@@ -17,13 +17,15 @@ from services.kit.mongo import Document
 S = TypeVar("S", bound=msgspec.Struct)
 WELL_KNOWN = "google.protobuf."
 DEPTH_MAX = 8
+Descriptor: TypeAlias = Any
+"""A message's descriptor; the library's two implementations share no type."""
 
 
 @cache
-def projection(message: type[Message]) -> dict[str, Any]:
-    """The inclusion projection of a message: `id` from `_id`, dotted paths of sub-messages, nothing else."""
+def projection(descriptor: Descriptor) -> Document:
+    """The inclusion projection of a message's descriptor: `id` from `_id`, dotted paths of sub-messages, nothing else."""
     paths: dict[str, Any] = {}
-    _include(message.DESCRIPTOR, "", paths, 0)
+    _include(descriptor, "", paths, 0)
     if "id" in paths:
         paths["id"] = "$_id"
     paths["_id"] = 0
@@ -68,6 +70,25 @@ def as_document(value: msgspec.Struct) -> Document:
     if "id" in document:
         document["_id"] = document.pop("id")
     return document
+
+
+def shaped(document: Document, descriptor: Descriptor) -> Document:
+    """A whole stored document as a projected read would answer it: the message's own fields, `id` from `_id`."""
+    answer: Document = {}
+    for field in descriptor.fields:
+        value = document.get(field.name)
+        if field.name == "id" and value is None:
+            value = document.get("_id")
+        if value is None:
+            continue
+        inner = field.message_type
+        if inner is None or inner.full_name.startswith(WELL_KNOWN) or inner.GetOptions().map_entry:
+            answer[field.name] = value
+        elif isinstance(value, list):
+            answer[field.name] = [shaped(item, inner) for item in value]
+        else:
+            answer[field.name] = shaped(value, inner)
+    return answer
 
 
 def fields(message: Message) -> Document:

@@ -8,17 +8,20 @@ import asyncio
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 from motor.motor_asyncio import AsyncIOMotorClient
 from pymongo import AsyncMongoClient, ReadPreference, WriteConcern
 from pymongo.errors import ConnectionFailure, OperationFailure, PyMongoError
 from pymongo.read_concern import ReadConcern
 
+from services.kit import telemetry
 from services.kit.errors import Unavailable
 from services.kit.settings import Settings
 
 Document = dict[str, Any]
+Shaped: TypeAlias = Any
+"""A document shaped like a message: the message's constructor takes it as it is, which its generated type cannot say."""
 Session = Any
 """A driver's session inside a transaction. Pass it to every query and write that belongs to the transaction."""
 Answer = TypeVar("Answer")
@@ -44,6 +47,8 @@ class Database:
             "readConcernLevel": "majority",
             "appname": name,
         }
+        if telemetry.traced():
+            options["event_listeners"] = [telemetry.MongoSpans()]
         self.driver = settings.mongo_driver
         client_type: Any = AsyncIOMotorClient if self.driver == "motor" else AsyncMongoClient
         self.client: Any = client_type(uri or settings.mongo_uri, **options)

@@ -4,6 +4,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from functools import cache
+from typing import Any
 
 import msgspec
 from pymongo import ASCENDING, IndexModel, ReturnDocument, UpdateOne
@@ -88,16 +89,25 @@ class Outbox:
         """A rule's fact as its message: the struct `OrderPaid` becomes the body `order_paid`, keyed as its route says."""
         kind = _kinds()[type(told).__name__]
         body = getattr(facts_pb2, type(told).__name__)(**{name: value for name, value in builtins(told).items() if value is not None})
-        return facts_pb2.Fact(id=ids.new("fct"), key=getattr(body, route(kind).key), at=at, source=self.source, **{kind: body})
+        envelope: dict[str, Any] = {
+            "id": ids.new("fct"),
+            "key": getattr(body, route(kind).key),
+            "at": at,
+            "source": self.source,
+            kind: body,
+        }
+        return facts_pb2.Fact(**envelope)
 
 
 @cache
 def route(kind: str) -> facts_pb2.Route:
     """How this kind of fact travels, as its message declares."""
-    body = facts_pb2.Fact.DESCRIPTOR.fields_by_name[kind].message_type
-    return body.GetOptions().Extensions[facts_pb2.route]
+    body: Any = facts_pb2.Fact.DESCRIPTOR.fields_by_name[kind].message_type
+    declared: facts_pb2.Route = body.GetOptions().Extensions[facts_pb2.route]
+    return declared
 
 
 @cache
 def _kinds() -> dict[str, str]:
-    return {field.message_type.name: field.name for field in facts_pb2.Fact.DESCRIPTOR.oneofs_by_name["body"].fields}
+    body: Any = facts_pb2.Fact.DESCRIPTOR.oneofs_by_name["body"]
+    return {field.message_type.name: field.name for field in body.fields}

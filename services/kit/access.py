@@ -1,0 +1,162 @@
+"""Who may call an rpc (the first gate) and what they reach (the second gate, which `kit.table` puts before every collection)."""
+
+from collections.abc import Iterable, Mapping
+from contextvars import ContextVar
+from enum import StrEnum
+from functools import cache
+
+from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
+from google.protobuf.message import Message
+from msgspec import Struct
+
+from quanyu.access.v1 import access_pb2
+from services.kit.errors import Denied
+from services.kit.principals import INSTALLATION, Grant, Principal, Verifier
+from services.kit.scopes import Scopes
+
+METADATA_KEY = "quanyu-principal"
+
+
+class Kind(StrEnum):
+    """The kinds of things a grant reaches; the values are the labels of `ScopeKind`."""
+
+    INSTALLATION = "SCOPE_KIND_INSTALLATION"
+    BRAND = "SCOPE_KIND_BRAND"
+    UNIT = "SCOPE_KIND_UNIT"
+    STORE = "SCOPE_KIND_STORE"
+    DISTRICT = "SCOPE_KIND_DISTRICT"
+    CONSUMER = "SCOPE_KIND_CONSUMER"
+    STAFF = "SCOPE_KIND_STAFF"
+
+
+Reach = Mapping[Kind, frozenset[str]]
+
+# How a request field tells its kind.
+FIELD_KINDS = {
+    "brand_id": Kind.BRAND, "brand_ids": Kind.BRAND, "seller_id": Kind.BRAND, "unit_id": Kind.UNIT, "unit_ids": Kind.UNIT,
+    "parent_id": Kind.UNIT, "store_id": Kind.STORE, "store_ids": Kind.STORE, "district_id": Kind.DISTRICT,
+    "district_ids": Kind.DISTRICT, "consumer_id": Kind.CONSUMER, "consumer_ids": Kind.CONSUMER, "staff_id": Kind.STAFF,
+}  # fmt: skip
+
+
+class Caller(Struct, frozen=True):
+    """Whoever an rpc runs for: the grants its rule let through and what those reach. `everywhere` needs no filter."""
+
+    id: str
+    grants: tuple[Grant, ...] = ()
+    on_behalf_of: str = ""
+    everywhere: bool = False
+    reach: Reach = {}
+
+    @property
+    def roles(self) -> frozenset[str]:
+        """The labels of the roles that were let through."""
+        return frozenset(grant.role for grant in self.grants)
+
+    def reaches(self, kind: Kind, id: str) -> bool:
+        """Whether that one thing lies within the caller's scope."""
+        return self.everywhere or id in self.reach.get(kind, frozenset())
+
+
+SYSTEM = Caller(id="system", everywhere=True)
+"""The service itself: effects of facts and background work."""
+NOBODY = Caller(id="")
+
+current: ContextVar[Caller] = ContextVar("caller", default=NOBODY)
+
+
+def caller() -> Caller:
+    """Whoever the current rpc, effect or background task runs for. Outside of all of these: nobody, who reaches nothing."""
+    return current.get()
+
+
+@cache
+def rule_of(method: MethodDescriptor) -> access_pb2.Rule:
+    """The rule an rpc declares."""
+    return method.GetOptions().Extensions[access_pb2.rule]
+
+
+def check_rules(services: Iterable[ServiceDescriptor]) -> None:
+    """Raises ValueError naming every rpc without a usable rule: such a service does not start."""
+    wrong = []
+    for service in services:
+        for method in service.methods:
+            rule = rule_of(method)
+            fields = method.input_type.fields_by_name
+            if not rule.public and not rule.roles:
+                wrong.append(f"{method.full_name} declares no rule (quanyu.access.v1.rule)")
+            wrong += [
+                f"{method.full_name}: within names {name!r}, which is no field of a known kind of {method.input_type.full_name}"
+                for name in rule.within
+                if name not in fields or name not in FIELD_KINDS
+            ]
+    if wrong:
+        raise ValueError("; ".join(wrong))
+
+
+class Gate:
+    """The first gate of one service."""
+
+    def __init__(self, verifier: Verifier, scopes: Scopes) -> None:
+        self.verifier, self.scopes = verifier, scopes
+
+    def principal(self, metadata: Iterable[tuple[str, str | bytes]]) -> Principal | None:
+        """Whoever the call's metadata states; None for an anonymous call."""
+        for name, value in metadata:
+            if name == METADATA_KEY:
+                return self.verifier.verify(value if isinstance(value, str) else value.decode())
+        return None
+
+    async def admit(self, method: MethodDescriptor, principal: Principal | None, request: Message) -> Caller:
+        """The caller this request runs for; `Denied` when the rule lets none of their grants through."""
+        rule = rule_of(method)
+        if principal is None:
+            if rule.public:
+                return NOBODY
+            raise Denied("UNAUTHENTICATED", "sign in first")
+        if rule.public:
+            return await self._caller(principal, principal.grants)
+        allowed = _role_labels(tuple(rule.roles))
+        grants = [grant for grant in principal.grants if grant.role in allowed]
+        if rule.within:
+            grants = [grant for grant in grants if await self._within(grant, rule.within, request)]
+        if not grants:
+            raise Denied("NOT_PERMITTED", "none of your roles allows this here")
+        return await self._caller(principal, tuple(grants))
+
+    async def _caller(self, principal: Principal, grants: tuple[Grant, ...]) -> Caller:
+        everywhere = any(grant.kind == INSTALLATION for grant in grants)
+        reach: dict[Kind, frozenset[str]] = {}
+        if not everywhere:
+            for grant in grants:
+                for kind, ids in (await self._reach(grant)).items():
+                    reach[kind] = reach.get(kind, frozenset()) | ids
+        return Caller(principal.id, grants, principal.on_behalf_of, everywhere, reach)
+
+    async def _reach(self, grant: Grant) -> Reach:
+        """What one grant reaches: itself, and below a brand or unit also its stores and units."""
+        kind = Kind(grant.kind)
+        own = frozenset({grant.id})
+        if kind is Kind.BRAND:
+            below = await self.scopes.below("brand_id", grant.id)
+            return {Kind.BRAND: own, Kind.STORE: below.stores, Kind.UNIT: below.units}
+        if kind is Kind.UNIT:
+            below = await self.scopes.below("unit_ids", grant.id)
+            return {Kind.STORE: below.stores, Kind.UNIT: below.units | own}
+        return {kind: own}
+
+    async def _within(self, grant: Grant, names: Iterable[str], request: Message) -> bool:
+        if grant.kind == INSTALLATION:
+            return True
+        reach = await self._reach(grant)
+        for name in names:
+            value = getattr(request, name)
+            ids = {value} if isinstance(value, str) else set(value)
+            if ids and ids <= reach.get(FIELD_KINDS[name], frozenset()):
+                return True
+        return False
+
+
+@cache
+def _role_labels(roles: tuple[int, ...]) -> frozenset[str]:
+    return frozenset(access_pb2.Role.Name(access_pb2.Role.ValueType(role)) for role in roles)

@@ -1,0 +1,68 @@
+"""Local time: IANA zones per brand and district say what a day is, and when a place is open. Minutes count from local midnight."""
+
+from datetime import UTC, date, datetime, time, timedelta
+from functools import lru_cache
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from services.kit.errors import Invalid
+
+DAY_MINUTES = 24 * 60
+
+
+@lru_cache(maxsize=1024)
+def zone_of(name: str) -> ZoneInfo:
+    """The zone of an IANA name; `Invalid` when there is none."""
+    try:
+        return ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        raise Invalid("INVALID_ZONE", "give an IANA zone like Asia/Shanghai", field="zone") from None
+
+
+def day_of(at: datetime, zone: str) -> date:
+    """The local day of a moment."""
+    return at.astimezone(zone_of(zone)).date()
+
+
+def local_minute(at: datetime, zone: str) -> int:
+    """Minutes since local midnight on the local clock, 0 to 1439."""
+    local = at.astimezone(zone_of(zone))
+    return local.hour * 60 + local.minute
+
+
+def moment(day: date, minute: int, zone: str) -> datetime:
+    """The moment (UTC) at which the local clock of that day shows `minute`; minutes of 1440 and more are the next day's."""
+    local = datetime.combine(day + timedelta(days=minute // DAY_MINUTES), time(minute % DAY_MINUTES // 60, minute % 60), zone_of(zone))
+    return local.astimezone(UTC)
+
+
+def day_start(day: date, zone: str) -> datetime:
+    """The moment (UTC) a local day begins."""
+    return moment(day, 0, zone)
+
+
+def is_open(opens_minute: int, closes_minute: int, at: datetime, zone: str) -> bool:
+    """Whether a place with these daily hours is open. Closing before opening means after midnight; equal means never open."""
+    minute = local_minute(at, zone)
+    if opens_minute <= closes_minute:
+        return opens_minute <= minute < closes_minute
+    return minute >= opens_minute or minute < closes_minute
+
+
+def closes_at(opens_minute: int, closes_minute: int, at: datetime, zone: str) -> datetime | None:
+    """When a place that is open at `at` closes (UTC); None when it is not open."""
+    if not is_open(opens_minute, closes_minute, at, zone):
+        return None
+    day = day_of(at, zone)
+    if opens_minute > closes_minute and local_minute(at, zone) >= opens_minute:
+        day += timedelta(days=1)
+    return moment(day, closes_minute, zone)
+
+
+def next_open(opens_minute: int, closes_minute: int, at: datetime, zone: str) -> datetime | None:
+    """When a place opens next (UTC), `at` itself while it is open; None when it never does."""
+    if opens_minute == closes_minute:
+        return None
+    if is_open(opens_minute, closes_minute, at, zone):
+        return at
+    today = moment(day_of(at, zone), opens_minute, zone)
+    return today if today > at else moment(day_of(at, zone) + timedelta(days=1), opens_minute, zone)

@@ -1,0 +1,115 @@
+"""Calls to other services: signed, with a deadline that shrinks along the way, retried where the transport failed, spread over replicas.
+
+Every rpc of the suite may be made again (writes are once by their request id), so the channel retries UNAVAILABLE itself.
+"""
+
+import json
+import time
+from collections.abc import Callable
+from contextvars import ContextVar
+from typing import Any
+
+import grpc
+
+from services.kit import access, clock, status, telemetry
+from services.kit.errors import Unavailable
+from services.kit.principals import INSTALLATION, SERVICE, Grant, Principal, Signer
+
+deadline: ContextVar[float | None] = ContextVar("deadline", default=None)
+"""When (monotonic seconds) the answer of the current rpc is worth nothing any more."""
+HAND_ON_MARGIN_SECONDS = 0.05
+MESSAGE_BYTES_MAX = 16 * 1024 * 1024
+
+OPTIONS: list[tuple[str, Any]] = [
+    ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
+    ("grpc.max_send_message_length", MESSAGE_BYTES_MAX),
+    ("grpc.keepalive_time_ms", 30_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    (
+        "grpc.service_config",
+        json.dumps(
+            {
+                "loadBalancingConfig": [{"round_robin": {}}],
+                "methodConfig": [
+                    {
+                        "name": [{}],
+                        "retryPolicy": {
+                            "maxAttempts": 3,
+                            "initialBackoff": "0.05s",
+                            "maxBackoff": "0.5s",
+                            "backoffMultiplier": 2,
+                            "retryableStatusCodes": ["UNAVAILABLE"],
+                        },
+                    }
+                ],
+                "healthCheckConfig": {"serviceName": ""},
+            }
+        ),
+    ),
+]
+
+
+def remaining(default_seconds: float) -> float:
+    """Seconds a call may take: what is left of the current rpc's time, less a margin to answer in; at most the default."""
+    until = deadline.get()
+    if until is None:
+        return default_seconds
+    left = until - time.monotonic() - HAND_ON_MARGIN_SECONDS
+    if left <= 0:
+        raise Unavailable("DEADLINE_EXCEEDED", "there is no time left to ask another service")
+    return min(left, default_seconds)
+
+
+class Signed(grpc.aio.UnaryUnaryClientInterceptor):
+    """Puts principal, deadline and trace on each call, and raises what a service refused as the refusal it is."""
+
+    def __init__(self, principal_token: Callable[[], str], deadline_seconds: float) -> None:
+        self.principal_token, self.deadline_seconds = principal_token, deadline_seconds
+
+    async def intercept_unary_unary(self, continuation: Any, details: grpc.aio.ClientCallDetails, request: Any) -> Any:
+        metadata = [*(details.metadata or ()), (access.METADATA_KEY, self.principal_token()), *telemetry.context_metadata()]
+        timeout = details.timeout or remaining(self.deadline_seconds)
+        call = await continuation(
+            grpc.aio.ClientCallDetails(details.method, timeout, grpc.aio.Metadata(*metadata), details.credentials, details.wait_for_ready),
+            request,
+        )
+        try:
+            return await call
+        except grpc.aio.AioRpcError as error:
+            if refusal := status.from_rpc_error(error):
+                raise refusal from None
+            raise
+
+
+def open_channel(address: str, principal_token: Callable[[], str], deadline_seconds: float) -> grpc.aio.Channel:
+    """A channel to `host:port` (or `dns:///name:port`, all of whose addresses are used in turn)."""
+    return grpc.aio.insecure_channel(address, options=OPTIONS, interceptors=[Signed(principal_token, deadline_seconds)])
+
+
+class Channels:
+    """A service's channels to the others, opened when first used: `channels.member`. Calls are made as this service."""
+
+    def __init__(self, source: str, signer: Signer, addresses: dict[str, str], deadline_seconds: float) -> None:
+        self.source, self.signer, self.addresses, self.deadline_seconds = source, signer, addresses, deadline_seconds
+        self.opened: dict[str, grpc.aio.Channel] = {}
+
+    def __getattr__(self, peer: str) -> grpc.aio.Channel:
+        if peer.startswith("_") or peer not in self.addresses:
+            raise AttributeError(peer)
+        if peer not in self.opened:
+            self.opened[peer] = open_channel(self.addresses[peer], lambda: self._token(peer), self.deadline_seconds)
+        return self.opened[peer]
+
+    def _token(self, peer: str) -> str:
+        principal = Principal(
+            id=f"service:{self.source}",
+            grants=(Grant(SERVICE, INSTALLATION),),
+            on_behalf_of=access.caller().id,
+            clock_offset=clock.offset.get().total_seconds(),
+        )
+        return self.signer.token(peer, principal)
+
+    async def close(self) -> None:
+        """Ends all channels."""
+        for channel in self.opened.values():
+            await channel.close()

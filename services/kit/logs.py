@@ -1,0 +1,37 @@
+"""One structured line per call and event (structlog). No personal data: no request, no answer, no name, no text of a message."""
+
+import logging
+import sys
+from typing import Any
+
+import structlog
+
+from services.kit.settings import Settings
+
+LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
+
+
+def configure(settings: Settings, process: str) -> None:
+    """Lines of this process go to stdout, as JSON or as text for a person."""
+    renderer: Any = (
+        structlog.processors.JSONRenderer(ensure_ascii=False) if settings.log_format == "json" else structlog.dev.ConsoleRenderer()
+    )
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            renderer,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(LEVELS[settings.log_level]),
+        logger_factory=structlog.PrintLoggerFactory(sys.stdout),
+        cache_logger_on_first_use=True,
+    )
+    structlog.contextvars.bind_contextvars(process=process)
+    logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(levelname)s %(name)s %(message)s")
+
+
+def logger() -> Any:
+    """The process's logger: `logger().info("event", field=value)`."""
+    return structlog.get_logger()

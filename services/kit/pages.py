@@ -1,0 +1,55 @@
+"""Keyset pages: a cursor is the last row's order values, so that rows inserted meanwhile never shift a page."""
+
+from base64 import urlsafe_b64decode, urlsafe_b64encode
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+import msgspec
+
+from quanyu.common.v1.page_pb2 import PageRequest
+from services.kit.errors import Invalid
+from services.kit.mongo import Document
+
+PAGE_SIZE = 20
+PAGE_SIZE_MAX = 100
+CURSOR_LENGTH_MAX = 1024
+
+Order = Sequence[tuple[str, int]]
+"""Fields and directions (1, -1). Every row has every field of an order; `_id` comes last and makes it total."""
+
+
+def size(page: PageRequest) -> int:
+    """How many items a page asks for: 20 when it does not say; `Invalid` outside 1 to 100."""
+    if not 0 <= page.first <= PAGE_SIZE_MAX:
+        raise Invalid("INVALID_PAGE_SIZE", f"ask for 1 to {PAGE_SIZE_MAX} items", field="first")
+    return page.first or PAGE_SIZE
+
+
+def cursor(list_name: str, values: Sequence[Any]) -> str:
+    """The opaque token of a row: the list it belongs to and the row's order values."""
+    return urlsafe_b64encode(msgspec.msgpack.encode([list_name, *values])).decode().rstrip("=")
+
+
+def values(list_name: str, order: Order, token: str) -> list[Any]:
+    """The order values a token carries; `Invalid` when it is damaged, made by hand or of another list."""
+    refusal = Invalid("INVALID_CURSOR", "this cursor is not one of this list; start at the first page", field="after")
+    if len(token) > CURSOR_LENGTH_MAX:
+        raise refusal
+    try:
+        name, *found = msgspec.msgpack.decode(urlsafe_b64decode(token + "=" * (-len(token) % 4)), type=list[Any])
+    except (ValueError, msgspec.MsgspecError):
+        raise refusal from None
+    # Only scalars: a mapping would reach the database as operators.
+    if name != list_name or len(found) != len(order) or not all(isinstance(item, str | int | float | bool | datetime) for item in found):
+        raise refusal
+    return found
+
+
+def after(order: Order, last: Sequence[Any]) -> Document:
+    """The filter for rows that come after the row with these order values."""
+    alternatives = []
+    for position, (field, direction) in enumerate(order):
+        equal = {name: value for (name, _), value in zip(order[:position], last, strict=False)}
+        alternatives.append(equal | {field: {"$gt" if direction > 0 else "$lt": last[position]}})
+    return alternatives[0] if len(alternatives) == 1 else {"$or": alternatives}

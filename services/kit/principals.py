@@ -1,0 +1,145 @@
+"""Principals: short-lived signed statements of who calls, made by an issuer that each service knows and checked by each service.
+
+Issuers are the gateway, each service and registered machine clients. An issuer may assert only the roles its settings name, for
+one audience, for at most `LIFETIME`. Nobody is trusted for where they sit.
+"""
+
+import time
+from base64 import urlsafe_b64decode
+from collections import OrderedDict
+from datetime import timedelta
+from typing import Any
+
+import msgspec
+from joserfc import jwt
+from joserfc.errors import JoseError
+from joserfc.jwk import KeySet, OKPKey
+from msgspec import Struct
+
+from services.kit.errors import Denied
+from services.kit.settings import SettingsError
+
+ALGORITHM = "Ed25519"
+LIFETIME = timedelta(seconds=120)
+CLOCK_SKEW_SECONDS = 10
+CACHE_MAX = 20_000
+INSTALLATION = "SCOPE_KIND_INSTALLATION"
+SERVICE = "ROLE_SERVICE"
+
+
+class Grant(Struct, frozen=True, array_like=True):
+    """A role within a scope: labels of `quanyu.access.v1.Role` and `ScopeKind`, and the id the scope names."""
+
+    role: str
+    kind: str
+    id: str = ""
+
+
+class Principal(Struct, frozen=True):
+    """Who calls (`id`), what they may be (`grants`), for whom (`on_behalf_of`), and how far their clock is moved (development)."""
+
+    id: str
+    grants: tuple[Grant, ...] = ()
+    on_behalf_of: str = ""
+    clock_offset: float = 0.0
+
+
+class Issuer(Struct, frozen=True):
+    """A known issuer: its public keys (several while they rotate) and the roles it may assert."""
+
+    keys: list[dict[str, Any]]
+    roles: frozenset[str]
+
+
+class Signer:
+    """Signs principals as `issuer`. The same principal for the same audience is signed once per half lifetime."""
+
+    def __init__(self, issuer: str, signing_key: str) -> None:
+        if not signing_key:
+            raise SettingsError("QUANYU_SIGNING_KEY is empty; `quanyu up` makes one, on Kubernetes it comes from a secret")
+        try:
+            self.key = OKPKey.import_key(msgspec.json.decode(signing_key))
+        except (ValueError, JoseError, msgspec.DecodeError):
+            raise SettingsError("QUANYU_SIGNING_KEY is not a private JWK of type OKP") from None
+        self.issuer = issuer
+        self.signed: OrderedDict[tuple[str, Principal], tuple[float, str]] = OrderedDict()
+
+    def token(self, audience: str, principal: Principal) -> str:
+        """A token for `audience` that is good for at least half of LIFETIME."""
+        cached = self.signed.get((audience, principal))
+        at = time.time()
+        if cached and cached[0] > at:
+            return cached[1]
+        claims = {
+            "iss": self.issuer,
+            "aud": audience,
+            "sub": principal.id,
+            "iat": int(at),
+            "exp": int(at + LIFETIME.total_seconds()),
+            "grants": msgspec.to_builtins(principal.grants),
+            "obo": principal.on_behalf_of,
+            "clock_offset": principal.clock_offset,
+        }
+        token = jwt.encode({"alg": ALGORITHM, "kid": self.key.kid}, claims, self.key, algorithms=[ALGORITHM])
+        self.signed[audience, principal] = (at + LIFETIME.total_seconds() / 2, token)
+        if len(self.signed) > CACHE_MAX:
+            self.signed.popitem(last=False)
+        return token
+
+
+class Verifier:
+    """Checks tokens meant for `audience`. A token that passed is remembered until it expires, so that a call costs a look-up."""
+
+    def __init__(self, audience: str, issuers: str, *, development: bool) -> None:
+        try:
+            self.issuers = msgspec.json.decode(issuers, type=dict[str, Issuer])
+        except msgspec.DecodeError as error:
+            raise SettingsError(f"QUANYU_ISSUERS is not JSON of issuer -> keys and roles: {error}") from None
+        self.keys = {name: KeySet.import_key_set({"keys": issuer.keys}) for name, issuer in self.issuers.items()}
+        self.audience, self.development = audience, development
+        self.verified: OrderedDict[str, tuple[float, Principal]] = OrderedDict()
+
+    def verify(self, token: str) -> Principal:
+        """The principal a token states; `Denied` with reason INVALID_PRINCIPAL for anything that is not in order."""
+        cached = self.verified.get(token)
+        if cached and cached[0] > time.time():
+            return cached[1]
+        try:
+            expires_at, principal = self._check(token)
+        except (JoseError, ValueError, KeyError, TypeError, msgspec.ValidationError):
+            raise Denied("INVALID_PRINCIPAL", "the caller's statement of who they are cannot be trusted") from None
+        self.verified[token] = (expires_at, principal)
+        if len(self.verified) > CACHE_MAX:
+            self.verified.popitem(last=False)
+        return principal
+
+    def _check(self, token: str) -> tuple[float, Principal]:
+        issuer = _unverified_issuer(token)
+        claims = jwt.decode(token, self.keys[issuer], algorithms=[ALGORITHM]).claims
+        issued_at, expires_at = float(claims["iat"]), float(claims["exp"])
+        at = time.time()
+        if claims["iss"] != issuer or claims["aud"] != self.audience:
+            raise ValueError("another issuer or audience")
+        if not issued_at - CLOCK_SKEW_SECONDS <= at < expires_at + CLOCK_SKEW_SECONDS:
+            raise ValueError("not valid now")
+        if expires_at - issued_at > LIFETIME.total_seconds():
+            raise ValueError("lives longer than a principal may")
+        grants = msgspec.convert(claims["grants"], tuple[Grant, ...])
+        if not {grant.role for grant in grants} <= self.issuers[issuer].roles:
+            raise ValueError("asserts a role it may not")
+        offset = float(claims["clock_offset"])
+        if offset and not self.development:
+            raise ValueError("only a development installation moves clocks")
+        return expires_at, Principal(str(claims["sub"]), grants, str(claims["obo"]), offset)
+
+
+def _unverified_issuer(token: str) -> str:
+    """The issuer a token names, to choose the keys by; the signature decides afterwards whether it is true."""
+    part = token.split(".")[1]
+    claims = msgspec.json.decode(urlsafe_b64decode(part + "=" * (-len(part) % 4)))
+    return str(claims["iss"])
+
+
+def generate_key(kid: str) -> dict[str, Any]:
+    """A new private key as JWK; without its member `d` it is the public key."""
+    return dict(OKPKey.generate_key("Ed25519", {"kid": kid}).as_dict(private=True))

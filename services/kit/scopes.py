@@ -1,0 +1,77 @@
+"""`scope_view`: which store stands in which brand and below which units, kept by facts, so that each service decides scopes itself."""
+
+import time
+from collections import OrderedDict
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from msgspec import Struct
+from pymongo import ASCENDING, IndexModel
+
+from quanyu.facts.v1 import facts_pb2
+from services.kit.errors import Exhausted
+from services.kit.mongo import Database, Session, ensure
+
+if TYPE_CHECKING:
+    from services.kit.unit import Unit
+
+COLLECTION = "scope_view"
+CACHE_SECONDS = 15.0
+CACHE_MAX = 2_000
+STORES_MAX = 10_000
+
+
+class Reached(Struct, frozen=True):
+    """What lies below a brand or unit: its stores, and the units on the way down to them."""
+
+    stores: frozenset[str]
+    units: frozenset[str]
+
+
+class Scopes:
+    """Looks up what lies below brands and units; answers are at most CACHE_SECONDS old."""
+
+    def __init__(self, database: Database) -> None:
+        self.database = database
+        self.cache: OrderedDict[tuple[str, str], tuple[float, Reached]] = OrderedDict()
+
+    async def prepare(self) -> None:
+        """The indexes for both directions."""
+        await ensure(self.database[COLLECTION], IndexModel([("brand_id", ASCENDING)]), IndexModel([("unit_ids", ASCENDING)]))
+
+    async def below(self, field: str, id: str) -> Reached:
+        """The stores and units below one brand (`brand_id`) or unit (`unit_ids`)."""
+        cached = self.cache.get((field, id))
+        if cached and cached[0] > time.monotonic():
+            return cached[1]
+        rows = await self.database[COLLECTION].find({field: id}).limit(STORES_MAX + 1).to_list(STORES_MAX + 1)
+        if len(rows) > STORES_MAX:
+            raise Exhausted("SCOPE_TOO_WIDE", f"a scope reaches at most {STORES_MAX} stores; ask for a part of it")
+        units: set[str] = set()
+        for row in rows:
+            path: list[str] = row["unit_ids"]
+            units.update(path[path.index(id) :] if field == "unit_ids" else path)
+        reached = Reached(frozenset(row["_id"] for row in rows), frozenset(units))
+        self.cache[field, id] = (time.monotonic() + CACHE_SECONDS, reached)
+        if len(self.cache) > CACHE_MAX:
+            self.cache.popitem(last=False)
+        return reached
+
+    async def keep(self, session: Session, changed: facts_pb2.StoreChanged) -> None:
+        """Writes what a StoreChanged says; a store that is closed for good stays in its owner's scope, as its history does."""
+        await self.database[COLLECTION].update_one(
+            {"_id": changed.store_id},
+            {"$set": {"brand_id": changed.brand_id, "unit_ids": list(changed.unit_ids)}},
+            upsert=True,
+            session=session,
+        )
+
+    def forget(self, ids: Iterable[tuple[str, str]] = ()) -> None:
+        """Drops what is cached (all of it, or these): organization's own writes are seen at once."""
+        for key in list(ids) or list(self.cache):
+            self.cache.pop(key, None)
+
+    async def store_changed(self, unit: "Unit", fact: facts_pb2.Fact) -> None:
+        """The handler of StoreChanged that each service puts into its table of facts (and may wrap)."""
+        await self.keep(unit.session, fact.store_changed)
+        self.forget()

@@ -1,0 +1,189 @@
+"""A collection that adds the caller's scope to every query and write: a row outside it is not found, however its id was come by."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Generic, TypeVar
+
+import msgspec
+from google.protobuf.message import Message
+from msgspec import Struct
+from pymongo import IndexModel
+from pymongo.errors import DuplicateKeyError
+
+from quanyu.common.v1.page_pb2 import PageInfo, PageRequest
+from services.kit import documents, errors, pages
+from services.kit.access import Kind, caller
+from services.kit.mongo import Database, Document, Session, Shaped, ensure
+from services.kit.unit import Unit
+
+S = TypeVar("S", bound=Struct)
+BATCH_MAX = 500
+FIND_MAX = 10_000
+NOTHING: Document = {"_id": {"$in": []}}
+
+
+class Table(Generic[S]):
+    """Rows of one noun: `struct` is what rules know of it, `message` what reads answer with.
+
+    `scopes` names, per kind of scope, the field (or fields) that hold the id a row belongs to; a row is in scope when one of
+    them lies in the caller's reach. `public` rows are read by anybody and written within scope. `shard_key` is the key the
+    collection shards by; hot queries carry it.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        name: str,
+        *,
+        struct: type[S],
+        message: type[Message] | None = None,
+        scopes: Mapping[Kind, str | tuple[str, ...]],
+        public: bool = False,
+        indexes: Sequence[IndexModel] = (),
+        shard_key: str = "_id",
+        scoped: bool = True,
+    ) -> None:
+        self.database, self.name, self.struct, self.message = database, name, struct, message
+        self.scopes = {kind: (paths,) if isinstance(paths, str) else paths for kind, paths in scopes.items()}
+        self.public, self.indexes, self.shard_key, self.scoped = public, indexes, shard_key, scoped
+        self.projection = documents.projection(message.DESCRIPTOR) if message else None
+        self.noun = struct.__name__.upper()
+
+    @property
+    def collection(self) -> Any:
+        """The driver's collection, for aggregations; put `scope()` into their first stage."""
+        return self.database[self.name]
+
+    @property
+    def unscoped(self) -> "Table[S]":
+        """The same table without the caller's scope: for effects of facts and for rows that a rule has justified already."""
+        return Table(
+            self.database, self.name, struct=self.struct, message=self.message, scopes=self.scopes, public=self.public,
+            indexes=self.indexes, shard_key=self.shard_key, scoped=False,
+        )  # fmt: skip
+
+    async def prepare(self) -> None:
+        """Creates the indexes that are missing."""
+        await ensure(self.collection, *self.indexes)
+
+    def scope(self, *, writing: bool = False) -> Document:
+        """The filter that keeps the caller within their scope; empty for who reaches everything."""
+        who = caller()
+        if not self.scoped or who.everywhere or (self.public and not writing):
+            return {}
+        alternatives = [
+            {path: {"$in": sorted(ids)}} for kind, paths in self.scopes.items() if (ids := who.reach.get(kind)) for path in paths
+        ]
+        if not alternatives:
+            return NOTHING
+        return alternatives[0] if len(alternatives) == 1 else {"$or": alternatives}
+
+    def within(self, query: Document, *, writing: bool = False) -> Document:
+        """`query` and the caller's scope."""
+        scope = self.scope(writing=writing)
+        return {"$and": [query, scope]} if scope else query
+
+    # reading ---------------------------------------------------------------------------------------------------------
+
+    async def get(self, id: str, *, session: Session = None) -> Shaped:
+        """One row, shaped like the message; `NotFound` when there is none in scope."""
+        row: Shaped = await self.collection.find_one(self.within({"_id": id}), self.projection, session=session)
+        if row is None:
+            raise self.missing(id)
+        return row
+
+    async def load(self, id: str, *, session: Session = None, writing: bool = False) -> S:
+        """One row as the rules' struct; `NotFound` when there is none in scope."""
+        row: Document | None = await self.collection.find_one(self.within({"_id": id}, writing=writing), session=session)
+        if row is None:
+            raise self.missing(id)
+        return documents.as_struct(row, self.struct)
+
+    async def batch(self, ids: Sequence[str]) -> list[Shaped]:
+        """Those rows of at most 500 ids that exist in scope, in no order."""
+        if len(ids) > BATCH_MAX:
+            raise errors.Invalid("BATCH_TOO_LARGE", f"ask for at most {BATCH_MAX} at a time", field="ids")
+        return await self.find({"_id": {"$in": list(set(ids))}}, limit=BATCH_MAX)
+
+    async def find(
+        self, query: Document, *, sort: pages.Order | None = None, limit: int, session: Session = None, projection: Document | None = None
+    ) -> list[Shaped]:
+        """At most `limit` rows in scope that match."""
+        rows = self.collection.find(self.within(query), projection or self.projection, session=session).limit(min(limit, FIND_MAX))
+        if sort:
+            rows = rows.sort(list(sort))
+        found: list[Shaped] = await rows.to_list(limit)
+        return found
+
+    async def page(self, query: Document, page: PageRequest, *, order: pages.Order) -> tuple[list[Shaped], PageInfo]:
+        """One keyset page in `order` (`_id` is appended) and what it says of itself."""
+        first, order = pages.size(page), [*order, ("_id", 1)]
+        if page.after:
+            query = {"$and": [query, pages.after(order, pages.values(self.name, order, page.after))]}
+        projection = (self.projection or {}) | {"_cursor": [f"${field}" for field, _ in order]}
+        rows = await self.find(query, sort=order, limit=first + 1, projection=projection)
+        cursors = [row.pop("_cursor") for row in rows]
+        more, rows = len(rows) > first, rows[:first]
+        end = pages.cursor(self.name, cursors[len(rows) - 1]) if rows else ""
+        return rows, PageInfo(end_cursor=end, has_next_page=more)
+
+    # writing ---------------------------------------------------------------------------------------------------------
+
+    async def insert(self, unit: Unit, value: S) -> Shaped:
+        """A new row, answered like the message; `Denied` when it would lie outside the caller's scope."""
+        document = documents.as_document(value)
+        if not self._owns(document):
+            raise errors.Denied("OUT_OF_SCOPE", "this would belong to somebody else")
+        try:
+            await self.collection.insert_one(document, session=unit.session)
+        except DuplicateKeyError:
+            raise errors.Conflict(f"{self.noun}_EXISTS", f"there is such a {self.struct.__name__.lower()} already") from None
+        return self.answer(document)
+
+    async def decide(self, unit: Unit, id: str, rule: Callable[..., tuple[S, Sequence[Struct]]], **arguments: Any) -> Shaped:
+        """Loads a row, lets `rule(row, **arguments)` decide, writes what changed and tells the facts; answers like the message."""
+        before = await self.load(id, session=unit.session, writing=True)
+        after, facts = rule(before, **arguments)
+        unit.tell(*facts)
+        return await self.replace(unit, after, before=before)
+
+    async def replace(self, unit: Unit, value: S, *, before: S | None = None) -> Shaped:
+        """Writes `value` over the row of its id and version; `Conflict` when that row changed meanwhile."""
+        document = documents.as_document(value)
+        if before is not None and (old := documents.as_document(before)) == document:
+            return self.answer(old)
+        id, version = document.pop("_id"), document.pop("version")
+        names = {field.encode_name for field in msgspec.structs.fields(self.struct)} - {"id", "version"}
+        update: Document = {"$set": document, "$inc": {"version": 1}}
+        if gone := names - document.keys():
+            update["$unset"] = dict.fromkeys(gone, "")
+        if not self._owns(document | {"_id": id}):
+            raise errors.Denied("OUT_OF_SCOPE", "this would belong to somebody else")
+        written = await self.collection.update_one(self.within({"_id": id, "version": version}, writing=True), update, session=unit.session)
+        if not written.matched_count:
+            raise errors.Conflict("VERSION_CHANGED", "somebody else changed this meanwhile; read it again", id=id)
+        return self.answer(document | {"_id": id, "version": version + 1})
+
+    def answer(self, document: Document) -> Shaped:
+        """A stored document as a read would answer it."""
+        return documents.shaped(document, self.message.DESCRIPTOR) if self.message else document
+
+    def missing(self, id: str) -> errors.NotFound:
+        """The refusal for an id that is not in scope."""
+        return errors.NotFound(f"{self.noun}_NOT_FOUND", f"there is no such {self.struct.__name__.lower()} for you", id=id)
+
+    def _owns(self, document: Document) -> bool:
+        who = caller()
+        if not self.scoped or who.everywhere:
+            return True
+        return any(_values(document, path) & who.reach.get(kind, frozenset()) for kind, paths in self.scopes.items() for path in paths)
+
+
+def _values(document: Any, path: str) -> set[str]:
+    """The ids at a dotted path, through lists, as Mongo would match them."""
+    head, _, rest = path.partition(".")
+    if isinstance(document, list):
+        return {value for item in document for value in _values(item, path)}
+    value = document.get(head) if isinstance(document, dict) else None
+    if rest:
+        return _values(value, rest) if value is not None else set()
+    return set(value) if isinstance(value, list) else {value} if isinstance(value, str) else set()

@@ -1,0 +1,69 @@
+"""Spans (OpenTelemetry) across gateway, gRPC and Mongo, and metrics (Prometheus). No personal data in either.
+
+Only the API is used: without an SDK configured by the deployment, spans cost next to nothing.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from opentelemetry import propagate, trace
+from prometheus_client import Counter, Histogram, start_http_server
+from pymongo import monitoring
+
+TRACER = trace.get_tracer("quanyu")
+CALLS = Histogram(
+    "quanyu_rpc_seconds",
+    "Time to answer an rpc.",
+    ["method", "code"],
+    buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10),
+)
+BUGS = Counter("quanyu_bugs_total", "Unknown exceptions answered as INTERNAL.", ["method"])
+
+
+def traced() -> bool:
+    """Whether a deployment configured an SDK, so that spans go anywhere."""
+    return not isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider)
+
+
+def context_from(metadata: Mapping[str, str]) -> Any:
+    """The trace context a call arrived with."""
+    return propagate.extract(metadata)
+
+
+def context_metadata() -> list[tuple[str, str]]:
+    """The current trace context, to hand on with a call."""
+    carrier: dict[str, str] = {}
+    propagate.inject(carrier)
+    return list(carrier.items())
+
+
+def serve_metrics(listen: str) -> None:
+    """Answers Prometheus at `host:port`; an empty address answers nobody."""
+    if listen:
+        host, _, port = listen.rpartition(":")
+        start_http_server(int(port), addr=host)
+
+
+class MongoSpans(monitoring.CommandListener):
+    """A span per Mongo command: its name, database and collection, never its content."""
+
+    def __init__(self) -> None:
+        self.open: dict[int, trace.Span] = {}
+
+    def started(self, event: monitoring.CommandStartedEvent) -> None:
+        attributes = {"db.system": "mongodb", "db.name": event.database_name, "db.operation": event.command_name}
+        if isinstance(collection := event.command.get(event.command_name), str):
+            attributes["db.mongodb.collection"] = collection
+        self.open[event.request_id] = TRACER.start_span(f"mongo {event.command_name}", attributes=attributes)
+
+    def succeeded(self, event: monitoring.CommandSucceededEvent) -> None:
+        self._end(event.request_id)
+
+    def failed(self, event: monitoring.CommandFailedEvent) -> None:
+        self._end(event.request_id, failed=True)
+
+    def _end(self, request_id: int, *, failed: bool = False) -> None:
+        if span := self.open.pop(request_id, None):
+            if failed:
+                span.set_status(trace.StatusCode.ERROR)
+            span.end()
