@@ -26,77 +26,77 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
-class _OrderReason:
+class _OrdersReason:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
 
-class _OrderReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_OrderReason.ValueType], _builtins.type):
+class _OrdersReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_OrdersReason.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
-    ORDER_REASON_UNSPECIFIED: _OrderReason.ValueType  # 0
+    ORDERS_REASON_UNSPECIFIED: _OrdersReason.ValueType  # 0
     """Not set."""
-    ORDER_REASON_ORDER_NOT_FOUND: _OrderReason.ValueType  # 1
+    ORDERS_REASON_ORDER_NOT_FOUND: _OrdersReason.ValueType  # 1
     """No such order, or it is out of the caller's scope."""
-    ORDER_REASON_ORDER_CANCELLED: _OrderReason.ValueType  # 2
+    ORDERS_REASON_ORDER_CANCELLED: _OrdersReason.ValueType  # 2
     """The order is cancelled (metadata: cancel_reason)."""
-    ORDER_REASON_ORDER_PAID: _OrderReason.ValueType  # 3
+    ORDERS_REASON_ORDER_PAID: _OrdersReason.ValueType  # 3
     """The order is paid or being paid; what was paid is returned, not cancelled."""
-    ORDER_REASON_LINES_MISSING: _OrderReason.ValueType  # 4
+    ORDERS_REASON_LINES_MISSING: _OrdersReason.ValueType  # 4
     """Neither holds nor lines, or both."""
-    ORDER_REASON_STORES_MIXED: _OrderReason.ValueType  # 5
+    ORDERS_REASON_STORES_MIXED: _OrdersReason.ValueType  # 5
     """One order is served by one store (metadata: store_ids)."""
-    ORDER_REASON_CURRENCY_MIXED: _OrderReason.ValueType  # 6
+    ORDERS_REASON_CURRENCY_MIXED: _OrdersReason.ValueType  # 6
     """One order is in one currency."""
-    ORDER_REASON_DESTINATION_MISSING: _OrderReason.ValueType  # 7
+    ORDERS_REASON_DESTINATION_MISSING: _OrdersReason.ValueType  # 7
     """The order is delivered and has no destination."""
-    ORDER_REASON_PAYMENT_DECLINED: _OrderReason.ValueType  # 8
+    ORDERS_REASON_PAYMENT_DECLINED: _OrdersReason.ValueType  # 8
     """The payment was declined; the order waits for another."""
-    ORDER_REASON_COUPONS_LOST: _OrderReason.ValueType  # 9
+    ORDERS_REASON_COUPONS_LOST: _OrdersReason.ValueType  # 9
     """The wallet no longer has the coupons locked for this order."""
-    ORDER_REASON_ORDER_REPEATED: _OrderReason.ValueType  # 10
+    ORDERS_REASON_ORDER_REPEATED: _OrdersReason.ValueType  # 10
     """The import names an order twice."""
-    ORDER_REASON_STORE_NOT_FOUND: _OrderReason.ValueType  # 11
+    ORDERS_REASON_STORE_NOT_FOUND: _OrdersReason.ValueType  # 11
     """No such store."""
-    ORDER_REASON_VARIANT_NOT_FOUND: _OrderReason.ValueType  # 12
+    ORDERS_REASON_VARIANT_NOT_FOUND: _OrdersReason.ValueType  # 12
     """No such variant."""
-    ORDER_REASON_NOT_PAST: _OrderReason.ValueType  # 13
+    ORDERS_REASON_NOT_PAST: _OrdersReason.ValueType  # 13
     """An imported order is dated in the future."""
-    ORDER_REASON_INVALID_FIELD: _OrderReason.ValueType  # 14
+    ORDERS_REASON_INVALID_FIELD: _OrdersReason.ValueType  # 14
     """A field is out of its bounds (metadata: field)."""
 
-class OrderReason(_OrderReason, metaclass=_OrderReasonEnumTypeWrapper):
+class OrdersReason(_OrdersReason, metaclass=_OrdersReasonEnumTypeWrapper):
     """Why orders refuse. On the wire the reason is the label without its prefix: `ORDER_PAID`."""
 
-ORDER_REASON_UNSPECIFIED: OrderReason.ValueType  # 0
+ORDERS_REASON_UNSPECIFIED: OrdersReason.ValueType  # 0
 """Not set."""
-ORDER_REASON_ORDER_NOT_FOUND: OrderReason.ValueType  # 1
+ORDERS_REASON_ORDER_NOT_FOUND: OrdersReason.ValueType  # 1
 """No such order, or it is out of the caller's scope."""
-ORDER_REASON_ORDER_CANCELLED: OrderReason.ValueType  # 2
+ORDERS_REASON_ORDER_CANCELLED: OrdersReason.ValueType  # 2
 """The order is cancelled (metadata: cancel_reason)."""
-ORDER_REASON_ORDER_PAID: OrderReason.ValueType  # 3
+ORDERS_REASON_ORDER_PAID: OrdersReason.ValueType  # 3
 """The order is paid or being paid; what was paid is returned, not cancelled."""
-ORDER_REASON_LINES_MISSING: OrderReason.ValueType  # 4
+ORDERS_REASON_LINES_MISSING: OrdersReason.ValueType  # 4
 """Neither holds nor lines, or both."""
-ORDER_REASON_STORES_MIXED: OrderReason.ValueType  # 5
+ORDERS_REASON_STORES_MIXED: OrdersReason.ValueType  # 5
 """One order is served by one store (metadata: store_ids)."""
-ORDER_REASON_CURRENCY_MIXED: OrderReason.ValueType  # 6
+ORDERS_REASON_CURRENCY_MIXED: OrdersReason.ValueType  # 6
 """One order is in one currency."""
-ORDER_REASON_DESTINATION_MISSING: OrderReason.ValueType  # 7
+ORDERS_REASON_DESTINATION_MISSING: OrdersReason.ValueType  # 7
 """The order is delivered and has no destination."""
-ORDER_REASON_PAYMENT_DECLINED: OrderReason.ValueType  # 8
+ORDERS_REASON_PAYMENT_DECLINED: OrdersReason.ValueType  # 8
 """The payment was declined; the order waits for another."""
-ORDER_REASON_COUPONS_LOST: OrderReason.ValueType  # 9
+ORDERS_REASON_COUPONS_LOST: OrdersReason.ValueType  # 9
 """The wallet no longer has the coupons locked for this order."""
-ORDER_REASON_ORDER_REPEATED: OrderReason.ValueType  # 10
+ORDERS_REASON_ORDER_REPEATED: OrdersReason.ValueType  # 10
 """The import names an order twice."""
-ORDER_REASON_STORE_NOT_FOUND: OrderReason.ValueType  # 11
+ORDERS_REASON_STORE_NOT_FOUND: OrdersReason.ValueType  # 11
 """No such store."""
-ORDER_REASON_VARIANT_NOT_FOUND: OrderReason.ValueType  # 12
+ORDERS_REASON_VARIANT_NOT_FOUND: OrdersReason.ValueType  # 12
 """No such variant."""
-ORDER_REASON_NOT_PAST: OrderReason.ValueType  # 13
+ORDERS_REASON_NOT_PAST: OrdersReason.ValueType  # 13
 """An imported order is dated in the future."""
-ORDER_REASON_INVALID_FIELD: OrderReason.ValueType  # 14
+ORDERS_REASON_INVALID_FIELD: OrdersReason.ValueType  # 14
 """A field is out of its bounds (metadata: field)."""
-Global___OrderReason: _TypeAlias = OrderReason  # noqa: Y015
+Global___OrdersReason: _TypeAlias = OrdersReason  # noqa: Y015
 
 class _OrderState:
     ValueType = _typing.NewType("ValueType", _builtins.int)
