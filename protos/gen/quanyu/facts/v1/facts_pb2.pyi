@@ -337,7 +337,7 @@ Global___StaffChanged: _TypeAlias = StaffChanged  # noqa: Y015
 
 @_typing.final
 class ConsumerLinked(_message.Message):
-    """Two consumers were found to be one person; `consumer_id` stays the person's id."""
+    """Two consumers were found to be one person. Links form a tree: `consumer_id` may be linked to another consumer itself."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -345,7 +345,7 @@ class ConsumerLinked(_message.Message):
     LINKED_CONSUMER_ID_FIELD_NUMBER: _builtins.int
     consumer_id: _builtins.str
     linked_consumer_id: _builtins.str
-    """Resolves to `consumer_id` from now on."""
+    """Resolves to whomever `consumer_id` resolves to from now on. Orders the facts: it has one link at a time."""
     def __init__(
         self,
         *,
