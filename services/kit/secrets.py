@@ -6,7 +6,7 @@ key is taken out of the settings.
 
 import hashlib
 import hmac
-from base64 import urlsafe_b64decode
+from base64 import b64decode
 
 from cryptography.fernet import Fernet, InvalidToken, MultiFernet
 
@@ -26,7 +26,7 @@ class Secrets:
     def of(cls, settings: Settings) -> "Secrets":
         """The keys of the settings; SettingsError when there are none or they are malformed."""
         try:
-            hash_keys = [urlsafe_b64decode(key) for key in settings.hash_keys.split(",") if key]
+            hash_keys = [b64decode(key, validate=True) for key in settings.hash_keys.split(",") if key]
             if not hash_keys or any(len(key) != HASH_KEY_BYTES for key in hash_keys):
                 raise ValueError
             return cls([key for key in settings.secret_keys.split(",") if key], hash_keys)

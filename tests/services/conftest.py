@@ -1,0 +1,131 @@
+"""Real services in this process on free ports, over a real MongoDB: `member`, `commerce`, `district`, `organization`."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
+from importlib import import_module
+
+import grpc
+import msgspec
+import pytest
+
+from quanyu.facts.v1 import facts_pb2, facts_pb2_grpc
+from services.kit import clock
+from services.kit.channel import open_channel
+from services.kit.facts.outbox import DELIVERIES, Outbox
+from services.kit.house import SERVICES
+from services.kit.mongo import Database
+from services.kit.principals import INSTALLATION, SERVICE, Grant, Principal, Signer
+from services.kit.process import Running as RunningService
+from services.kit.process import running
+from services.kit.settings import Settings
+from services.local.keys import Keys, new_keys
+from services.local.mongod import free_port
+
+DEADLINE_SECONDS = 20.0
+OPERATOR = Grant("ROLE_OPERATOR", INSTALLATION)
+
+
+class Running:
+    """A running service and the ways a test speaks to it."""
+
+    def __init__(self, service: RunningService, keys: Keys) -> None:
+        self.house, self.wiring, self.address, self.relay = service.house, service.wiring, service.address, service.relay
+        self.database = service.house.database
+        self.keys = keys
+        self.channels: list[grpc.aio.Channel] = []
+        self.gateway = Signer("gateway", keys.signing_setting("gateway"))
+
+    def channel_as(self, *grants: Grant, subject: str = "tester", offset: float = 0.0) -> grpc.aio.Channel:
+        """A channel whose calls are made by somebody with these grants; refusals are raised as `kit.errors`."""
+        principal = Principal(id=subject, grants=grants, clock_offset=offset)
+        channel = open_channel(self.address, lambda: self.gateway.token(self.house.name, principal), DEADLINE_SECONDS)
+        self.channels.append(channel)
+        return channel
+
+    def anonymous(self) -> grpc.aio.Channel:
+        """A channel without a principal. What is refused comes as `grpc.aio.AioRpcError`."""
+        channel = grpc.aio.insecure_channel(self.address)
+        self.channels.append(channel)
+        return channel
+
+    async def deliver(self, *told: msgspec.Struct | facts_pb2.Fact, source: str) -> list[facts_pb2.Delivery]:
+        """Delivers facts of `source` through the real rpc, numbered on from the last ones per key."""
+        outbox = Outbox(self.database, source)
+        facts = [item if isinstance(item, facts_pb2.Fact) else outbox.fact(item, clock.now()) for item in told]
+        sequences: dict[str, int] = {}
+        for fact in facts:
+            if not fact.sequence:
+                if fact.key not in sequences:
+                    row = await self.database["inbox"].find_one({"_id": f"{source}:{fact.key}"})
+                    sequences[fact.key] = row["sequence"] if row else 0
+                sequences[fact.key] += 1
+                fact.sequence = sequences[fact.key]
+        signer = Signer(source, self.keys.signing_setting(source))
+        principal = Principal(id=f"service:{source}", grants=(Grant(SERVICE, INSTALLATION),))
+        channel = open_channel(self.address, lambda: signer.token(self.house.name, principal), DEADLINE_SECONDS)
+        async with channel:
+            answer = await facts_pb2_grpc.FactSinkServiceStub(channel).Deliver(facts_pb2.DeliverRequest(source=source, facts=facts))
+        return list(answer.deliveries)
+
+    async def facts_told(self) -> list[facts_pb2.Fact]:
+        """The facts that wait in the outbox, each once, in order for each key."""
+        rows = await self.database[DELIVERIES].find().to_list(None)
+        facts = {row["_id"].rpartition(":")[0]: facts_pb2.Fact.FromString(row["fact"]) for row in rows}
+        return sorted(facts.values(), key=lambda fact: (fact.key, fact.sequence))
+
+    async def close(self) -> None:
+        for channel in self.channels:
+            await channel.close()
+
+
+Start = Callable[..., Awaitable[dict[str, Running]]]
+
+
+@pytest.fixture(scope="session")
+def keys() -> Keys:
+    return new_keys()
+
+
+@pytest.fixture
+async def start(settings: Settings, keys: Keys) -> AsyncIterator[Start]:
+    """`await start("member", "district")`: those services, with each other's addresses. The rest answers nobody."""
+    shared = msgspec.structs.replace(
+        settings,
+        issuers=keys.issuers_setting(),
+        token_keys=keys.tokens_setting(),
+        secret_keys=keys.secret_key,
+        hash_keys=keys.hash_key,
+        **{f"{name}_address": f"127.0.0.1:{free_port()}" for name in SERVICES},
+    )
+    async with AsyncExitStack() as stack:
+
+        async def start_services(*names: str) -> dict[str, Running]:
+            services = {}
+            for name in names:
+                own = msgspec.structs.replace(shared, signing_key=keys.signing_setting(name))
+                wire = import_module(f"services.{name}.__main__").wire
+                service = await stack.enter_async_context(running(name, own, wire, listen=getattr(own, f"{name}_address")))
+                services[name] = Running(service, keys)
+                stack.push_async_callback(services[name].close)
+            return services
+
+        yield start_services
+    for name in SERVICES:
+        database = Database(settings, f"{settings.database_prefix}_{name}")
+        await database.client.drop_database(database.name)
+        await database.close()
+
+
+def _one(name: str) -> Callable[[Start], Awaitable[Running]]:
+    @pytest.fixture(name=name)
+    async def service(start: Start) -> Running:
+        """This one service alone; calls to others find nobody."""
+        return (await start(name))[name]
+
+    return service  # type: ignore[return-value]
+
+
+member = _one("member")
+commerce = _one("commerce")
+district = _one("district")
+organization = _one("organization")
