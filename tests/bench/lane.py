@@ -1,0 +1,118 @@
+"""Takes per second of one stock document by 200 concurrent takers: the lane, one bare conditional update each, one transaction each."""
+
+import asyncio
+import secrets
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from statistics import median
+
+from google.protobuf.wrappers_pb2 import Int64Value
+from rich.table import Table
+
+from services.kit import clock, once
+from services.kit.errors import Exhausted, Unavailable
+from services.kit.facts.outbox import Outbox
+from services.kit.lane import Lane, Outcome, Ref, State
+from services.kit.mongo import Database, Session
+from services.kit.once import Once
+from services.kit.settings import Settings
+
+TAKERS = 200
+ROUNDS = 5
+ROUND_SECONDS = 1.5
+GOAL = 5
+STOCK = Ref("stock", "var_1:str_1")
+Take = Callable[[], Awaitable[object]]
+
+
+def take(state: State) -> Outcome:
+    """The decision of every taker: one piece, while there are any."""
+    stock = state[STOCK]
+    assert stock is not None
+    if stock["reserved"] >= stock["on_hand"]:
+        raise Exhausted("SOLD_OUT")
+    return Outcome(increments={STOCK: {"reserved": 1}}, answer=Int64Value(value=stock["reserved"] + 1))
+
+
+async def run(uri: str) -> Table:
+    settings = Settings(mongo_uri=uri)
+    database = Database(settings, f"bench_{secrets.token_hex(4)}_lane")
+    try:
+        return await _measure(database)
+    finally:
+        await database.client.drop_database(database.name)
+        await database.close()
+
+
+async def _measure(database: Database) -> Table:
+    await once.prepare(database)
+    await database[once.COLLECTION].insert_one({"_id": "first"})
+    await database["stock"].insert_one({"_id": STOCK.id, "on_hand": 10**9, "reserved": 0, "version": 1})
+    lane = Lane(database, Outbox(database, "bench"), clock.now)
+
+    async def through_the_lane() -> None:
+        await lane.run(_once(), [STOCK], take, Int64Value)
+
+    async def through_the_lane_unrecorded() -> None:
+        await lane.run(None, [STOCK], take, Int64Value)
+
+    async def bare_update() -> None:
+        result = await database["stock"].update_one(
+            {"_id": STOCK.id, "$expr": {"$lt": ["$reserved", "$on_hand"]}}, {"$inc": {"reserved": 1, "version": 1}}
+        )
+        assert result.modified_count == 1
+
+    async def own_transaction() -> None:
+        async def body(session: Session) -> None:
+            taken = _once()
+            stock = await database["stock"].find_one({"_id": STOCK.id}, session=session)
+            outcome = take({STOCK: stock})
+            await database["stock"].update_one({"_id": STOCK.id}, {"$inc": outcome.increments[STOCK]}, session=session)
+            await database[once.COLLECTION].insert_one(taken.record(clock.now(), answer=outcome.answer), session=session)
+
+        await database.transact(body)
+
+    ways: dict[str, Take] = {
+        "lane, each take with its once-record": through_the_lane,
+        "lane, no once-record": through_the_lane_unrecorded,
+        "floor: one bare conditional update per take": bare_update,
+        "one transaction per take, with its once-record": own_transaction,
+    }
+    rounds = [{name: await _takes_per_second(way) for name, way in ways.items()} for _ in range(ROUNDS)]
+    await lane.close()
+    medians = {name: median(measured[name] for measured in rounds) for name in ways}
+    floor = medians["floor: one bare conditional update per take"]
+    table = Table(title=f"lane: {TAKERS} takers of one document, medians of {ROUNDS} rounds (goal: at least {GOAL}x the floor)")
+    for column in ("way", "takes/s", "x floor"):
+        table.add_column(column, justify="left" if column == "way" else "right")
+    for name, value in medians.items():
+        table.add_row(name, f"{value:,.0f}", f"{value / floor:.2f}")
+    return table
+
+
+def _once() -> Once:
+    return Once(f"usr_1:quanyu.commerce.v1.StockService/HoldStock:{secrets.token_hex(16)}", b"f" * 32)
+
+
+async def _takes_per_second(take_one: Take) -> float:
+    """Takes done by `TAKERS` that each take again as soon as they have been answered."""
+    done = 0
+    start = time.perf_counter()
+
+    async def taker() -> None:
+        nonlocal done
+        while True:
+            with suppress(Unavailable):  # contention without end: what a transaction per take comes to
+                await take_one()
+                done += 1
+
+    takers = [asyncio.create_task(taker()) for _ in range(TAKERS)]
+    ended, _ = await asyncio.wait(takers, timeout=ROUND_SECONDS, return_when=asyncio.FIRST_EXCEPTION)
+    rate = done / (time.perf_counter() - start)
+    for one in takers:
+        one.cancel()
+    await asyncio.gather(*takers, return_exceptions=True)
+    for one in ended:
+        one.result()
+    return rate
