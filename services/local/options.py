@@ -1,0 +1,17 @@
+"""Options that several commands share."""
+
+from pathlib import Path
+
+import click
+
+from services.local.folder import Folder
+
+data_option = click.option(
+    "--data",
+    "folder",
+    default=".quanyu",
+    show_default=True,
+    type=click.Path(file_okay=True, path_type=Path),
+    callback=lambda context, parameter, value: Folder(value),
+    help="The data folder of the suite.",
+)

@@ -1,0 +1,42 @@
+"""Whether a process is ready, asked of the process itself: gRPC health for services, `GET /ready` for the gateway."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import grpc
+import httpx
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+POLL_SECONDS = 0.05
+ANSWER_SECONDS_MAX = 2.0
+
+# A server that is just starting refuses connections; gRPC would wait a second and more between its tries.
+OPTIONS = [("grpc.initial_reconnect_backoff_ms", 50), ("grpc.min_reconnect_backoff_ms", 50), ("grpc.max_reconnect_backoff_ms", 200)]
+
+
+async def serving(address: str) -> bool:
+    """Whether the gRPC server at `address` says SERVING for itself as a whole."""
+    async with grpc.aio.insecure_channel(address, options=OPTIONS) as channel:
+        try:
+            answer = await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=ANSWER_SECONDS_MAX)
+        except grpc.aio.AioRpcError:
+            return False
+    return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
+
+
+async def answering(address: str) -> bool:
+    """Whether `GET /ready` at `address` answers 200."""
+    async with httpx.AsyncClient(trust_env=False, timeout=ANSWER_SECONDS_MAX) as client:
+        try:
+            return (await client.get(f"http://{address}/ready")).status_code == httpx.codes.OK
+        except httpx.HTTPError:
+            return False
+
+
+PROBES: dict[str, Callable[[str], Awaitable[bool]]] = {"grpc": serving, "http": answering}
+
+
+async def until_ready(ready_by: str, address: str) -> None:
+    """Returns when the process is ready; the caller bounds the wait."""
+    while not await PROBES[ready_by](address):  # noqa: ASYNC110 (another process's state, which no event of ours tells)
+        await asyncio.sleep(POLL_SECONDS)

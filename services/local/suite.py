@@ -1,0 +1,105 @@
+"""What the suite consists of on one machine: its processes, their addresses and the environment of each."""
+
+import sys
+from collections.abc import Mapping
+from typing import Literal
+
+import msgspec
+from msgspec import Struct
+
+from services.kit.settings import PREFIX, Settings
+from services.local.errors import LocalError
+from services.local.keys import SERVICES, Keys
+from services.local.mongod import free_port, port_is_free
+
+MADE_HERE = ("listen", "signing_key", "issuers", "token_keys")
+"""Settings that `quanyu up` gives each process itself."""
+PERSONAL = ("secret_keys", "hash_keys")
+"""Settings that only the services get: the gateway reads no personal data at rest."""
+
+PORT_MAX = 65535
+
+
+class Process(Struct, frozen=True):
+    """One process: how to start it, where it answers (host:port) and how it says that it is ready."""
+
+    name: str
+    command: tuple[str, ...]
+    address: str
+    environment: Mapping[str, str]
+    ready_by: Literal["grpc", "http"] = "grpc"
+
+
+Stages = tuple[tuple[Process, ...], ...]
+"""Processes by order of start: a stage starts when all of the stage before are ready."""
+
+
+def resolve(settings: Settings, port: int | None) -> Settings:
+    """The settings with `port` for the gateway, and a free port wherever one is 0. `LocalError` names a port that is in use."""
+    if settings.env == "production":
+        raise LocalError("`quanyu up` runs a development suite and QUANYU_ENV is production; see k8s/ for deploying")
+    for name in MADE_HERE:
+        if getattr(settings, name) != getattr(Settings(), name):
+            raise LocalError(f"{PREFIX}{name.upper()} is made by `quanyu up` itself; unset it")
+    if port is not None:
+        host = settings.gateway_listen.rpartition(":")[0]
+        settings = msgspec.structs.replace(settings, gateway_listen=f"{host}:{port}")
+    changes = {}
+    for name in (*(f"{service}_address" for service in SERVICES), "gateway_listen"):
+        host, _, text = getattr(settings, name).rpartition(":")
+        if int(text) > PORT_MAX:
+            raise LocalError(f"{PREFIX}{name.upper()}: there is no port {text}")
+        if int(text) == 0:
+            changes[name] = f"{host}:{free_port()}"
+        elif not port_is_free(int(text)):
+            instead = " (or --port)" if name == "gateway_listen" else ""
+            raise LocalError(f"port {text} is in use; choose another by {PREFIX}{name.upper()}{instead}, or end what listens there")
+    return msgspec.structs.replace(settings, **changes)
+
+
+def stages(settings: Settings, keys: Keys) -> Stages:
+    """The four services, then the gateway. `settings.mongo_uri` is where MongoDB stands."""
+    return (
+        tuple(
+            _process(settings, keys, name, f"services.{name}", getattr(settings, f"{name}_address"), ahead)
+            for ahead, name in enumerate(SERVICES, 1)
+        ),
+        (_process(settings, keys, "gateway", "gateway", settings.gateway_listen, 0),),
+    )
+
+
+def base_url(settings: Settings) -> str:
+    """Where a browser on this machine finds the gateway."""
+    host, _, port = settings.gateway_listen.rpartition(":")
+    return f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{port}"
+
+
+def _process(settings: Settings, keys: Keys, name: str, module: str, address: str, ahead: int) -> Process:
+    gateway = name == "gateway"
+    own = msgspec.structs.replace(
+        settings,
+        listen="" if gateway else address,
+        signing_key=keys.signing_setting(name),
+        issuers=keys.issuers_setting(),
+        token_keys=keys.tokens_setting() if gateway else Settings().token_keys,
+        secret_keys="" if gateway else settings.secret_keys or keys.secret_key,
+        hash_keys="" if gateway else settings.hash_keys or keys.hash_key,
+        metrics_listen=_shifted(settings.metrics_listen, ahead),
+        log_format="json",
+    )
+    # -P: a folder `gateway` where the command is called must not be taken for ours.
+    command = (sys.executable, "-P", "-m", module)
+    return Process(name, command, address, environment(own), "http" if gateway else "grpc")
+
+
+def _shifted(listen: str, ahead: int) -> str:
+    """The gateway takes the port named, the services the ones after it: five processes cannot share one."""
+    host, _, port = listen.rpartition(":")
+    return f"{host}:{int(port) + ahead}" if listen else ""
+
+
+def environment(settings: Settings) -> dict[str, str]:
+    """The `QUANYU_*` variables from which `kit.settings.load` reads these settings again; defaults are left out."""
+    defaults = Settings()
+    values = {field.name: getattr(settings, field.name) for field in msgspec.structs.fields(Settings)}
+    return {PREFIX + name.upper(): str(value) for name, value in values.items() if value != getattr(defaults, name)}

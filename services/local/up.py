@@ -1,0 +1,68 @@
+"""`quanyu up`: the whole suite in the foreground, until Ctrl-C."""
+
+import asyncio
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import click
+import msgspec
+
+from services.kit import settings as kit_settings
+from services.kit.settings import Settings
+from services.local.folder import Folder, Member, Run
+from services.local.keys import keys_of
+from services.local.mongod import Mongod, check_server
+from services.local.options import data_option
+from services.local.suite import base_url, resolve, stages
+from services.local.supervisor import Supervisor
+
+
+@click.command()
+@data_option
+@click.option("--mongo", metavar="URI", help="A MongoDB replica set to use; else QUANYU_MONGO_URI, else a mongod of our own.")
+@click.option("--port", type=click.IntRange(0, 65535), help="The gateway's port; 0 takes a free one.  [default: 8000]")
+def up(folder: Folder, mongo: str | None, port: int | None) -> None:
+    """Starts MongoDB, the four services and the gateway, and stays until Ctrl-C.
+
+    Every QUANYU_* setting is passed on to the processes.
+    """
+    environ = dict(os.environ) | ({"QUANYU_MONGO_URI": mongo} if mongo else {})
+    settings = resolve(kit_settings.load(environ), port)
+    with folder.claim(), database(folder, environ.get("QUANYU_MONGO_URI")) as (uri, mongod):
+        settings = msgspec.structs.replace(settings, mongo_uri=uri)
+        supervisor = Supervisor(
+            stages(settings, keys_of(folder)), drain_seconds=settings.drain_seconds, mongod_alive=mongod.alive if mongod else None
+        )
+
+        async def ready(members: Sequence[Member]) -> None:
+            run = Run(os.getpid(), base_url(settings), uri, settings.database_prefix, list(members))
+            folder.write(folder.run, run)
+            announce(run, settings)
+
+        asyncio.run(supervisor.run(ready))
+    click.echo("Everything has ended.")
+
+
+@contextmanager
+def database(folder: Folder, given: str | None) -> Iterator[tuple[str, Mongod | None]]:
+    """Where MongoDB stands for the time of the block: the one given, else our own, which is started and ended here."""
+    if given:
+        check_server(given)
+        yield given, None
+        return
+    with Mongod(folder.mongo) as mongod:
+        check_server(mongod.uri)
+        click.echo(f"MongoDB is ready at {mongod.uri} (its log: {mongod.log})")
+        yield mongod.uri, mongod
+
+
+def announce(run: Run, settings: Settings) -> None:
+    """Prints where everything is found."""
+    click.echo()
+    click.echo(f"Quanyu is ready:  {click.style(f'{run.gateway}/graphql', bold=True)}")
+    for name, address in run.addresses().items():
+        if name != "gateway":
+            click.echo(f"  gRPC {name:<13} {address}")
+    click.echo("  a token to ask with: quanyu token --operator    how it is: quanyu status    the end: Ctrl-C")
+    click.echo()
