@@ -85,6 +85,12 @@ class _ChartReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ChartReas
     """The same id stands twice in one import."""
     CHART_REASON_INVALID_FIELD: _ChartReason.ValueType  # 24
     """A field is outside its limits; the metadata name it."""
+    CHART_REASON_INVALID_ZONE: _ChartReason.ValueType  # 25
+    """Not an IANA zone."""
+    CHART_REASON_TOO_MANY_ROWS: _ChartReason.ValueType  # 26
+    """An import takes at most 500 rows."""
+    CHART_REASON_PLACE_REQUIRED: _ChartReason.ValueType  # 27
+    """Only the operator takes on staff of the installation."""
 
 class ChartReason(_ChartReason, metaclass=_ChartReasonEnumTypeWrapper):
     """Why the chart refuses. On the wire a reason goes without the prefix: `UNIT_CYCLE`."""
@@ -139,6 +145,12 @@ CHART_REASON_DUPLICATE_ROW: ChartReason.ValueType  # 23
 """The same id stands twice in one import."""
 CHART_REASON_INVALID_FIELD: ChartReason.ValueType  # 24
 """A field is outside its limits; the metadata name it."""
+CHART_REASON_INVALID_ZONE: ChartReason.ValueType  # 25
+"""Not an IANA zone."""
+CHART_REASON_TOO_MANY_ROWS: ChartReason.ValueType  # 26
+"""An import takes at most 500 rows."""
+CHART_REASON_PLACE_REQUIRED: ChartReason.ValueType  # 27
+"""Only the operator takes on staff of the installation."""
 Global___ChartReason: _TypeAlias = ChartReason  # noqa: Y015
 
 class _BrandKind:
@@ -501,34 +513,38 @@ class Grant(_message.Message):
 Global___Grant: _TypeAlias = Grant  # noqa: Y015
 
 @_typing.final
-class RejectedRow(_message.Message):
+class Reject(_message.Message):
     """A row of an import that was not taken."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     INDEX_FIELD_NUMBER: _builtins.int
+    ROW_ID_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
-    FIELD_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
     index: _builtins.int
-    """Its position in the request, from 0."""
+    """Its place in the request, from 0."""
+    row_id: _builtins.str
+    """The id it brought along."""
     reason: _builtins.str
     """A ChartReason without its prefix."""
-    field: _builtins.str
-    """The field that is outside its limits, when the reason is INVALID_FIELD."""
+    message: _builtins.str
+    """What is wrong, for a person; no personal data."""
     def __init__(
         self,
         *,
         index: _builtins.int = ...,
+        row_id: _builtins.str = ...,
         reason: _builtins.str = ...,
-        field: _builtins.str = ...,
+        message: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["field", b"field", "index", b"index", "reason", b"reason"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["index", b"index", "message", b"message", "reason", b"reason", "row_id", b"row_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___RejectedRow: _TypeAlias = RejectedRow  # noqa: Y015
+Global___Reject: _TypeAlias = Reject  # noqa: Y015
 
 @_typing.final
 class CreateBrandRequest(_message.Message):
@@ -658,12 +674,12 @@ class ImportBrandsResponse(_message.Message):
     accepted: _builtins.int
     """Rows that stand now, changed or not."""
     @_builtins.property
-    def rejects(self) -> _containers.RepeatedCompositeFieldContainer[Global___RejectedRow]: ...
+    def rejects(self) -> _containers.RepeatedCompositeFieldContainer[Global___Reject]: ...
     def __init__(
         self,
         *,
         accepted: _builtins.int = ...,
-        rejects: _abc.Iterable[Global___RejectedRow] | None = ...,
+        rejects: _abc.Iterable[Global___Reject] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
@@ -1230,12 +1246,12 @@ class ImportStoresResponse(_message.Message):
     accepted: _builtins.int
     """Rows that stand now, changed or not."""
     @_builtins.property
-    def rejects(self) -> _containers.RepeatedCompositeFieldContainer[Global___RejectedRow]: ...
+    def rejects(self) -> _containers.RepeatedCompositeFieldContainer[Global___Reject]: ...
     def __init__(
         self,
         *,
         accepted: _builtins.int = ...,
-        rejects: _abc.Iterable[Global___RejectedRow] | None = ...,
+        rejects: _abc.Iterable[Global___Reject] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
@@ -1559,12 +1575,12 @@ class ImportStaffResponse(_message.Message):
     accepted: _builtins.int
     """Rows that stand now, changed or not."""
     @_builtins.property
-    def rejects(self) -> _containers.RepeatedCompositeFieldContainer[Global___RejectedRow]: ...
+    def rejects(self) -> _containers.RepeatedCompositeFieldContainer[Global___Reject]: ...
     def __init__(
         self,
         *,
         accepted: _builtins.int = ...,
-        rejects: _abc.Iterable[Global___RejectedRow] | None = ...,
+        rejects: _abc.Iterable[Global___Reject] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...

@@ -156,7 +156,7 @@ class ChartServiceServicer:
 
     def CreateBrand(self, request, context):
         """Creates a brand or a multi-brand retailer together with its headquarters, the root of its tree.
-        Refuses with BRAND_EXISTS when the id is in use.
+        Refuses with BRAND_EXISTS when the id is in use and INVALID_ZONE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -264,7 +264,7 @@ class ChartServiceServicer:
 
     def HireStaff(self, request, context):
         """Takes a person on at a store or unit and tells StaffChanged. Without a place they belong to the installation (district operators):
-        only its operator may do that. Refuses with STAFF_EXISTS, SUBJECT_IN_USE, STORE_NOT_FOUND and UNIT_NOT_FOUND.
+        only its operator may do that (PLACE_REQUIRED). Refuses with STAFF_EXISTS, SUBJECT_IN_USE, STORE_NOT_FOUND and UNIT_NOT_FOUND.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -39,7 +39,7 @@ class ChartServiceStub:
     def __new__(cls, channel: _aio.Channel) -> ChartServiceAsyncStub: ...
     CreateBrand: _grpc.UnaryUnaryMultiCallable[_chart_pb2.CreateBrandRequest, _chart_pb2.CreateBrandResponse]
     """Creates a brand or a multi-brand retailer together with its headquarters, the root of its tree.
-    Refuses with BRAND_EXISTS when the id is in use.
+    Refuses with BRAND_EXISTS when the id is in use and INVALID_ZONE.
     """
     ImportBrands: _grpc.UnaryUnaryMultiCallable[_chart_pb2.ImportBrandsRequest, _chart_pb2.ImportBrandsResponse]
     """Creates or overwrites up to 500 brands by their ids, so that an import may start again. A bad row is rejected alone, with its reason."""
@@ -83,7 +83,7 @@ class ChartServiceStub:
     """At most 500 ids; those that do not exist are absent."""
     HireStaff: _grpc.UnaryUnaryMultiCallable[_chart_pb2.HireStaffRequest, _chart_pb2.HireStaffResponse]
     """Takes a person on at a store or unit and tells StaffChanged. Without a place they belong to the installation (district operators):
-    only its operator may do that. Refuses with STAFF_EXISTS, SUBJECT_IN_USE, STORE_NOT_FOUND and UNIT_NOT_FOUND.
+    only its operator may do that (PLACE_REQUIRED). Refuses with STAFF_EXISTS, SUBJECT_IN_USE, STORE_NOT_FOUND and UNIT_NOT_FOUND.
     """
     MoveStaff: _grpc.UnaryUnaryMultiCallable[_chart_pb2.MoveStaffRequest, _chart_pb2.MoveStaffResponse]
     """Moves a person to another store or unit of the same brand and tells StaffChanged. Their grants at the former store or unit
@@ -122,7 +122,7 @@ class ChartServiceAsyncStub(ChartServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateBrand: _aio.UnaryUnaryMultiCallable[_chart_pb2.CreateBrandRequest, _chart_pb2.CreateBrandResponse]  # type: ignore[assignment]
     """Creates a brand or a multi-brand retailer together with its headquarters, the root of its tree.
-    Refuses with BRAND_EXISTS when the id is in use.
+    Refuses with BRAND_EXISTS when the id is in use and INVALID_ZONE.
     """
     ImportBrands: _aio.UnaryUnaryMultiCallable[_chart_pb2.ImportBrandsRequest, _chart_pb2.ImportBrandsResponse]  # type: ignore[assignment]
     """Creates or overwrites up to 500 brands by their ids, so that an import may start again. A bad row is rejected alone, with its reason."""
@@ -166,7 +166,7 @@ class ChartServiceAsyncStub(ChartServiceStub):
     """At most 500 ids; those that do not exist are absent."""
     HireStaff: _aio.UnaryUnaryMultiCallable[_chart_pb2.HireStaffRequest, _chart_pb2.HireStaffResponse]  # type: ignore[assignment]
     """Takes a person on at a store or unit and tells StaffChanged. Without a place they belong to the installation (district operators):
-    only its operator may do that. Refuses with STAFF_EXISTS, SUBJECT_IN_USE, STORE_NOT_FOUND and UNIT_NOT_FOUND.
+    only its operator may do that (PLACE_REQUIRED). Refuses with STAFF_EXISTS, SUBJECT_IN_USE, STORE_NOT_FOUND and UNIT_NOT_FOUND.
     """
     MoveStaff: _aio.UnaryUnaryMultiCallable[_chart_pb2.MoveStaffRequest, _chart_pb2.MoveStaffResponse]  # type: ignore[assignment]
     """Moves a person to another store or unit of the same brand and tells StaffChanged. Their grants at the former store or unit
@@ -208,7 +208,7 @@ class ChartServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_chart_pb2.CreateBrandResponse, _abc.Awaitable[_chart_pb2.CreateBrandResponse]]:
         """Creates a brand or a multi-brand retailer together with its headquarters, the root of its tree.
-        Refuses with BRAND_EXISTS when the id is in use.
+        Refuses with BRAND_EXISTS when the id is in use and INVALID_ZONE.
         """
 
     @_abc_1.abstractmethod
@@ -336,7 +336,7 @@ class ChartServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_chart_pb2.HireStaffResponse, _abc.Awaitable[_chart_pb2.HireStaffResponse]]:
         """Takes a person on at a store or unit and tells StaffChanged. Without a place they belong to the installation (district operators):
-        only its operator may do that. Refuses with STAFF_EXISTS, SUBJECT_IN_USE, STORE_NOT_FOUND and UNIT_NOT_FOUND.
+        only its operator may do that (PLACE_REQUIRED). Refuses with STAFF_EXISTS, SUBJECT_IN_USE, STORE_NOT_FOUND and UNIT_NOT_FOUND.
         """
 
     @_abc_1.abstractmethod

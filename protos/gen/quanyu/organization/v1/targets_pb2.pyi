@@ -28,37 +28,37 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
-class _TargetReason:
+class _TargetsReason:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
 
-class _TargetReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_TargetReason.ValueType], _builtins.type):
+class _TargetsReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_TargetsReason.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
-    TARGET_REASON_UNSPECIFIED: _TargetReason.ValueType  # 0
+    TARGETS_REASON_UNSPECIFIED: _TargetsReason.ValueType  # 0
     """Not set."""
-    TARGET_REASON_INVALID_MONTH: _TargetReason.ValueType  # 1
+    TARGETS_REASON_INVALID_MONTH: _TargetsReason.ValueType  # 1
     """Not a month like 2024-05."""
-    TARGET_REASON_EMPTY_TARGET: _TargetReason.ValueType  # 2
+    TARGETS_REASON_EMPTY_TARGET: _TargetsReason.ValueType  # 2
     """A target of nothing at all."""
-    TARGET_REASON_INVALID_PERIOD: _TargetReason.ValueType  # 3
+    TARGETS_REASON_INVALID_PERIOD: _TargetsReason.ValueType  # 3
     """Not two days in order, at most 366 apart."""
-    TARGET_REASON_SUBJECT_REQUIRED: _TargetReason.ValueType  # 4
+    TARGETS_REASON_SUBJECT_REQUIRED: _TargetsReason.ValueType  # 4
     """A scorecard or a list is asked for of nobody."""
 
-class TargetReason(_TargetReason, metaclass=_TargetReasonEnumTypeWrapper):
+class TargetsReason(_TargetsReason, metaclass=_TargetsReasonEnumTypeWrapper):
     """Why targets refuse. On the wire a reason goes without the prefix."""
 
-TARGET_REASON_UNSPECIFIED: TargetReason.ValueType  # 0
+TARGETS_REASON_UNSPECIFIED: TargetsReason.ValueType  # 0
 """Not set."""
-TARGET_REASON_INVALID_MONTH: TargetReason.ValueType  # 1
+TARGETS_REASON_INVALID_MONTH: TargetsReason.ValueType  # 1
 """Not a month like 2024-05."""
-TARGET_REASON_EMPTY_TARGET: TargetReason.ValueType  # 2
+TARGETS_REASON_EMPTY_TARGET: TargetsReason.ValueType  # 2
 """A target of nothing at all."""
-TARGET_REASON_INVALID_PERIOD: TargetReason.ValueType  # 3
+TARGETS_REASON_INVALID_PERIOD: TargetsReason.ValueType  # 3
 """Not two days in order, at most 366 apart."""
-TARGET_REASON_SUBJECT_REQUIRED: TargetReason.ValueType  # 4
+TARGETS_REASON_SUBJECT_REQUIRED: TargetsReason.ValueType  # 4
 """A scorecard or a list is asked for of nobody."""
-Global___TargetReason: _TypeAlias = TargetReason  # noqa: Y015
+Global___TargetsReason: _TypeAlias = TargetsReason  # noqa: Y015
 
 class _Taken:
     ValueType = _typing.NewType("ValueType", _builtins.int)

@@ -26,37 +26,37 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
-class _TaskReason:
+class _TasksReason:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
 
-class _TaskReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_TaskReason.ValueType], _builtins.type):
+class _TasksReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_TasksReason.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
-    TASK_REASON_UNSPECIFIED: _TaskReason.ValueType  # 0
+    TASKS_REASON_UNSPECIFIED: _TasksReason.ValueType  # 0
     """Not set."""
-    TASK_REASON_TASK_NOT_FOUND: _TaskReason.ValueType  # 1
+    TASKS_REASON_TASK_NOT_FOUND: _TasksReason.ValueType  # 1
     """There is no such task within the caller's scope."""
-    TASK_REASON_TASK_CLOSED: _TaskReason.ValueType  # 2
+    TASKS_REASON_TASK_CLOSED: _TasksReason.ValueType  # 2
     """It is done or withdrawn."""
-    TASK_REASON_SUBJECT_REQUIRED: _TaskReason.ValueType  # 3
+    TASKS_REASON_SUBJECT_REQUIRED: _TasksReason.ValueType  # 3
     """A list is asked for of nobody."""
-    TASK_REASON_OUTCOME_REQUIRED: _TaskReason.ValueType  # 4
+    TASKS_REASON_OUTCOME_REQUIRED: _TasksReason.ValueType  # 4
     """Say what came of it."""
 
-class TaskReason(_TaskReason, metaclass=_TaskReasonEnumTypeWrapper):
+class TasksReason(_TasksReason, metaclass=_TasksReasonEnumTypeWrapper):
     """Why tasks refuse. On the wire a reason goes without the prefix."""
 
-TASK_REASON_UNSPECIFIED: TaskReason.ValueType  # 0
+TASKS_REASON_UNSPECIFIED: TasksReason.ValueType  # 0
 """Not set."""
-TASK_REASON_TASK_NOT_FOUND: TaskReason.ValueType  # 1
+TASKS_REASON_TASK_NOT_FOUND: TasksReason.ValueType  # 1
 """There is no such task within the caller's scope."""
-TASK_REASON_TASK_CLOSED: TaskReason.ValueType  # 2
+TASKS_REASON_TASK_CLOSED: TasksReason.ValueType  # 2
 """It is done or withdrawn."""
-TASK_REASON_SUBJECT_REQUIRED: TaskReason.ValueType  # 3
+TASKS_REASON_SUBJECT_REQUIRED: TasksReason.ValueType  # 3
 """A list is asked for of nobody."""
-TASK_REASON_OUTCOME_REQUIRED: TaskReason.ValueType  # 4
+TASKS_REASON_OUTCOME_REQUIRED: TasksReason.ValueType  # 4
 """Say what came of it."""
-Global___TaskReason: _TypeAlias = TaskReason  # noqa: Y015
+Global___TasksReason: _TypeAlias = TasksReason  # noqa: Y015
 
 class _TaskKind:
     ValueType = _typing.NewType("ValueType", _builtins.int)
