@@ -1,0 +1,1 @@
+"""What of this kind can be in my hands here, by when, from which store."""

@@ -1,0 +1,1 @@
+"""Stock of every store and warehouse, and the holds on it."""

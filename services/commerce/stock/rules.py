@@ -1,0 +1,253 @@
+"""What stock is, what a hold does to it, and how a hold ends.
+
+`reserved` is always the sum of the live holds' quantities, and never more than what is on hand.
+"""
+
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import Annotated
+
+from msgspec import Meta, Struct
+from msgspec.structs import replace
+
+from services.commerce.catalog.rules import Attributes, Price, Text
+from services.kit.errors import Conflict, Exhausted
+
+HOLD_LIFE = timedelta(minutes=15)
+COUNT_MAX = 1_000_000_000
+QUANTITY_MAX = 100
+IMPORT_MAX = 500
+
+Count = Annotated[int, Meta(ge=0, le=COUNT_MAX)]
+Quantity = Annotated[int, Meta(ge=1, le=QUANTITY_MAX)]
+StoreId = Annotated[str, Meta(pattern=r"^str_[A-Za-z0-9_-]{1,60}$")]
+ConsumerId = Annotated[str, Meta(pattern=r"^con_[A-Za-z0-9_-]{1,60}$")]
+Minute = Annotated[int, Meta(ge=0, le=1440)]
+
+
+class Reason(StrEnum):
+    """Why stock refuses; the labels of `StockReason` without their prefix."""
+
+    STOCK_NOT_FOUND = "STOCK_NOT_FOUND"
+    STORE_NOT_FOUND = "STORE_NOT_FOUND"
+    VARIANT_NOT_FOUND = "VARIANT_NOT_FOUND"
+    HOLD_NOT_FOUND = "HOLD_NOT_FOUND"
+    OUT_OF_STOCK = "OUT_OF_STOCK"
+    STOCK_RESERVED = "STOCK_RESERVED"
+    HOLD_ORDERED = "HOLD_ORDERED"
+    HOLD_ENDED = "HOLD_ENDED"
+    STOCK_REPEATED = "STOCK_REPEATED"
+    INVALID_FIELD = "INVALID_FIELD"
+
+
+class Method(StrEnum):
+    """How goods get into the consumer's hands."""
+
+    PICKUP = "METHOD_PICKUP"
+    INSTANT_DELIVERY = "METHOD_INSTANT_DELIVERY"
+
+
+class Availability(StrEnum):
+    """What the public may know of a quantity."""
+
+    AVAILABLE = "AVAILABILITY_AVAILABLE"
+    LAST_ONE = "AVAILABILITY_LAST_ONE"
+
+
+class HoldState(StrEnum):
+    """How a hold stands."""
+
+    HELD = "HOLD_STATE_HELD"
+    ORDERED = "HOLD_STATE_ORDERED"
+    SOLD = "HOLD_STATE_SOLD"
+    RELEASED = "HOLD_STATE_RELEASED"
+    EXPIRED = "HOLD_STATE_EXPIRED"
+
+
+LIVE = (HoldState.HELD, HoldState.ORDERED)
+
+
+class Point(Struct, frozen=True):
+    """A place on earth, WGS 84; the order of the fields is that of MongoDB's pairs."""
+
+    longitude: Annotated[float, Meta(ge=-180, le=180)] = 0.0
+    latitude: Annotated[float, Meta(ge=-90, le=90)] = 0.0
+
+
+class Store(Struct, frozen=True):
+    """What commerce knows of a store, by StoreChanged."""
+
+    id: StoreId
+    brand_id: str
+    name: str = ""
+    position: Point | None = None
+    zone: str = "Asia/Shanghai"
+    opens_minute: Minute = 0
+    closes_minute: Minute = 0
+    delivers: bool = False
+    active: bool = True
+    version: int = 1
+
+
+class Stock(Struct, frozen=True):
+    """What a store has of a variant."""
+
+    id: str
+    store_id: StoreId
+    variant_id: str
+    brand_id: str
+    seller_id: str
+    on_hand: Count = 0
+    reserved: Count = 0
+    safety: Count = 0
+    position: Point | None = None
+    version: int = 1
+
+
+class Promise(Struct, frozen=True):
+    """What can be in the consumer's hands, from which store, by when."""
+
+    variant_id: str
+    offer_id: str
+    brand_id: str
+    store_id: str
+    store_name: str
+    method: Method
+    distance_metres: int
+    ready_at: datetime
+    arrives_at: datetime
+    open_until: datetime
+    price: Price
+    availability: Availability
+    name: Text
+    attributes: Attributes = {}
+    store_position: Point | None = None
+
+
+class Hold(Struct, frozen=True):
+    """Goods kept back for a consumer."""
+
+    id: str
+    stock_id: str
+    store_id: StoreId
+    seller_id: str
+    variant_id: str
+    brand_id: str
+    consumer_id: ConsumerId
+    quantity: Quantity
+    held_at: datetime
+    expires_at: datetime
+    state: HoldState = HoldState.HELD
+    needed_by: datetime | None = None
+    order_id: str = ""
+    promise: Promise | None = None
+    version: int = 1
+
+
+def stock_id(store_id: str, variant_id: str) -> str:
+    """The id of the row of a store and a variant."""
+    return f"{store_id}:{variant_id}"
+
+
+def available(stock: Stock) -> int:
+    """What can still be promised; negative when safety was raised over it."""
+    return stock.on_hand - stock.reserved - stock.safety
+
+
+def check_level(on_hand: int, reserved: int) -> None:
+    """Refuses a level on hand that holds and unpaid orders do not fit into."""
+    if on_hand < reserved or on_hand < 0:
+        raise Conflict(
+            Reason.STOCK_RESERVED,
+            "holds and unpaid orders stand on more than would be left; release or cancel them first",
+            reserved=reserved,
+            on_hand=on_hand,
+        )
+
+
+def hold(
+    stock: Stock,
+    *,
+    id: str,
+    consumer_id: str,
+    quantity: int,
+    at: datetime,
+    needed_by: datetime | None = None,
+    promise: Promise | None = None,
+    held_until: datetime | None = None,
+) -> Hold:
+    """A hold on this row. `held_until` is when the first of the others' live holds ends; `Exhausted` when too few are available."""
+    if available(stock) < quantity:
+        raise _out_of_stock(stock, quantity, at, held_until)
+    return Hold(
+        id=id,
+        stock_id=stock.id,
+        store_id=stock.store_id,
+        seller_id=stock.seller_id,
+        variant_id=stock.variant_id,
+        brand_id=stock.brand_id,
+        consumer_id=consumer_id,
+        quantity=quantity,
+        held_at=at,
+        expires_at=at + HOLD_LIFE,
+        needed_by=needed_by,
+        promise=promise,
+    )
+
+
+def release(hold: Hold) -> tuple[Hold, int]:
+    """The hold given back, and how many pieces come free; a hold that has ended stays as it is."""
+    if hold.state is HoldState.ORDERED:
+        raise Conflict(Reason.HOLD_ORDERED, "an order stands on this hold; cancel the order instead", order_id=hold.order_id)
+    if hold.state is not HoldState.HELD:
+        return hold, 0
+    return replace(hold, state=HoldState.RELEASED), hold.quantity
+
+
+def expire(hold: Hold, at: datetime) -> tuple[Hold, int]:
+    """The hold after its time, and how many pieces come free. A hold that an order stands on ends with the order."""
+    if hold.state is not HoldState.HELD or hold.expires_at > at:
+        return hold, 0
+    return replace(hold, state=HoldState.EXPIRED), hold.quantity
+
+
+def order(hold: Hold, order_id: str, at: datetime, pay_by: datetime) -> Hold:
+    """The hold once an order stands on it. Its time is over when it is: the sweeper may come a little later."""
+    if hold.state is HoldState.ORDERED:
+        raise Conflict(Reason.HOLD_ORDERED, "an order stands on this hold already", order_id=hold.order_id)
+    if hold.state is not HoldState.HELD or hold.expires_at <= at:
+        raise Conflict(Reason.HOLD_ENDED, "this hold has ended; hold the goods again", hold_id=hold.id)
+    return replace(hold, state=HoldState.ORDERED, order_id=order_id, expires_at=pay_by)
+
+
+def give_back(hold: Hold) -> tuple[Hold, int]:
+    """The hold after its order was cancelled, and how many pieces come free."""
+    if hold.state is not HoldState.ORDERED:
+        return hold, 0
+    return replace(hold, state=HoldState.RELEASED), hold.quantity
+
+
+def hold_again(hold: Hold, at: datetime) -> tuple[Hold, int]:
+    """The hold after its order failed before it stood: kept for what was left of its time."""
+    if hold.state is not HoldState.ORDERED:
+        return hold, 0
+    until = hold.held_at + HOLD_LIFE
+    if until <= at:
+        return give_back(hold)
+    return replace(hold, state=HoldState.HELD, order_id="", expires_at=until), 0
+
+
+def sell(hold: Hold) -> tuple[Hold, int]:
+    """The hold after its order was paid, and how many pieces leave the stock."""
+    if hold.state is not HoldState.ORDERED:
+        return hold, 0
+    return replace(hold, state=HoldState.SOLD), hold.quantity
+
+
+def _out_of_stock(stock: Stock, quantity: int, at: datetime, held_until: datetime | None) -> Exhausted:
+    left = max(0, available(stock))
+    if stock.on_hand - stock.safety < quantity:
+        return Exhausted(Reason.OUT_OF_STOCK, "there are not enough left in this store", available=left)
+    # Whoever took it since `held_until` was read took it just now.
+    until = (held_until or at + HOLD_LIFE).isoformat()
+    return Exhausted(Reason.OUT_OF_STOCK, "others hold what is left; it may come free at held_until", available=left, held_until=until)
