@@ -6,8 +6,8 @@ from typing import Any
 from msgspec import Struct
 
 from quanyu.facts.v1 import facts_pb2
-from services.kit import clock
 from services.kit.channel import Channels
+from services.kit.clock import Clock, now
 from services.kit.facts.outbox import Outbox
 from services.kit.lane import Lane
 from services.kit.mongo import Database
@@ -46,7 +46,7 @@ class House(Struct, frozen=True):
     scopes: Scopes
     channels: Channels
     signer: Signer
-    clock: clock.Clock = clock.now
+    clock: Clock = now
 
     @classmethod
     def build(cls, name: str, settings: Settings) -> "House":
@@ -60,8 +60,8 @@ class House(Struct, frozen=True):
             settings=settings,
             database=database,
             outbox=outbox,
-            units=Units(database, outbox, clock.now),
-            lane=Lane(database, outbox, clock.now),
+            units=Units(database, outbox, now),
+            lane=Lane(database, outbox, now),
             secrets=Secrets.of(settings),
             scopes=Scopes(database),
             channels=Channels(name, signer, addresses, settings.deadline_seconds),

@@ -106,7 +106,7 @@ class Verifier:
             return cached[1]
         try:
             expires_at, principal = self._check(token)
-        except (JoseError, ValueError, KeyError, TypeError, msgspec.ValidationError):
+        except (JoseError, ValueError, LookupError, TypeError, msgspec.ValidationError):
             raise Denied("INVALID_PRINCIPAL", "the caller's statement of who they are cannot be trusted") from None
         self.verified[token] = (expires_at, principal)
         if len(self.verified) > CACHE_MAX:

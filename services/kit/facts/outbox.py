@@ -1,10 +1,16 @@
-"""The sender's side: a fact gets its sequence and a row for each listener in the transaction that causes it."""
+"""The sender's side: a fact gets its sequence and a row for each listener in the transaction that causes it.
 
+Why the order of a key can be trusted: the sequence comes from an update of the key's row inside the causing transaction. A second
+transaction that tells of the same key meets a write conflict until the first one has ended. So whoever sees fact n + 1 of a key
+can see fact n, whenever and in whichever order the transactions began; no reader can pass a late commit by. Each listener's facts
+of a key are numbered 1, 2, 3 … without gaps, so that the listener itself can tell that one is missing.
+"""
+
+import zlib
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from functools import cache
-from typing import Any
 
 import msgspec
 from pymongo import ASCENDING, IndexModel, ReturnDocument, UpdateOne
@@ -15,11 +21,14 @@ from services.kit.documents import builtins
 from services.kit.mongo import Database, Document, Session, ensure
 
 DELIVERIES = "deliveries"
-"""A row per fact and listener until it is applied there: {_id, listener, state, key, sequence, attempts, due_at, fact: bytes}."""
+"""A row per fact and listener until it is applied there: {_id, listener, shard, state, key, sequence, kind, attempts, fact: bytes}."""
 KEYS = "fact_keys"
-"""The last sequence given out per key: {_id: key, sequence}."""
+"""The last sequence given out per key and listener: {_id: key, last: {listener: sequence}}."""
+SHARDS = 2
+"""The facts of one listener are relayed in this many parts at once, a key always in the same. It may grow, never shrink, while rows wait."""
+FACT_BYTES_MAX = 2 * 1024 * 1024
 
-PENDING, WAITING, PARKED = "pending", "waiting", "parked"
+PENDING, WAITING, RETRYING, PARKED = "pending", "waiting", "retrying", "parked"
 
 
 class Outbox:
@@ -29,54 +38,46 @@ class Outbox:
         self.database, self.source, self.heard_by = database, source, heard_by
 
     async def prepare(self) -> None:
-        """The indexes the relay reads by."""
+        """The indexes the relay reads by, and the collections a transaction writes to."""
+        part = [("listener", ASCENDING), ("shard", ASCENDING), ("state", ASCENDING)]
         await ensure(
             self.database[DELIVERIES],
-            IndexModel([("listener", ASCENDING), ("state", ASCENDING), ("key", ASCENDING), ("sequence", ASCENDING)]),
+            IndexModel([*part, ("key", ASCENDING), ("sequence", ASCENDING)]),
+            # Only rows that failed once have a due time.
+            IndexModel([*part, ("due_at", ASCENDING)], partialFilterExpression={"due_at": {"$exists": True}}),
         )
 
     async def write(self, session: Session, facts: Sequence[facts_pb2.Fact]) -> None:
-        """Stores `facts` in order, numbered per key, a row for each listener. Facts nobody hears cost nothing."""
-        heard = [(fact, self.listeners(fact)) for fact in facts]
-        by_key: dict[str, list[tuple[facts_pb2.Fact, Sequence[str]]]] = defaultdict(list)
-        for fact, listeners in heard:
-            if listeners:
-                by_key[fact.key].append((fact, listeners))
-        if not by_key:
+        """Stores `facts` in order, numbered per key and listener, a row for each listener. Facts nobody hears cost nothing.
+
+        ValueError when a fact is larger than `FACT_BYTES_MAX`.
+        """
+        counts: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))
+        heard = [(fact, listener) for fact in facts for listener in self.listeners(fact)]
+        for fact, listener in heard:
+            counts[fact.key][listener] += 1
+        if not heard:
             return
-        last = await self._advance(session, {key: len(items) for key, items in by_key.items()})
+        last = await self._advance(session, counts)
+        given = {key: {listener: last[key][listener] - count for listener, count in several.items()} for key, several in counts.items()}
         rows: list[Document] = []
-        for key, items in by_key.items():
-            for sequence, (fact, listeners) in enumerate(items, last[key] - len(items) + 1):
-                fact.sequence = sequence
-                rows += [self._row(fact, listener) for listener in listeners]
+        for fact, listener in heard:
+            given[fact.key][listener] += 1
+            rows.append(row(fact, listener, given[fact.key][listener]))
         await self.database[DELIVERIES].insert_many(rows, session=session)
 
-    async def _advance(self, session: Session, counts: Mapping[str, int]) -> dict[str, int]:
-        """Reserves `count` sequences per key; the last one of each."""
+    async def _advance(self, session: Session, counts: Mapping[str, Mapping[str, int]]) -> dict[str, dict[str, int]]:
+        """Reserves sequences for so many facts per key and listener; the last one of each."""
         keys = self.database[KEYS]
-        if len(counts) == 1:
-            ((key, count),) = counts.items()
-            row = await keys.find_one_and_update(
-                {"_id": key}, {"$inc": {"sequence": count}}, upsert=True, return_document=ReturnDocument.AFTER, session=session
+        steps = {key: {"$inc": {f"last.{listener}": count for listener, count in several.items()}} for key, several in counts.items()}
+        if len(steps) == 1:
+            ((key, step),) = steps.items()
+            found = await keys.find_one_and_update(
+                {"_id": key}, step, upsert=True, return_document=ReturnDocument.AFTER, session=session
             )
-            return {key: row["sequence"]}
-        await keys.bulk_write(
-            [UpdateOne({"_id": key}, {"$inc": {"sequence": count}}, upsert=True) for key, count in counts.items()], session=session
-        )
-        return {row["_id"]: row["sequence"] async for row in keys.find({"_id": {"$in": list(counts)}}, session=session)}
-
-    def _row(self, fact: facts_pb2.Fact, listener: str) -> Document:
-        return {
-            "_id": f"{fact.id}:{listener}",
-            "listener": listener,
-            "state": PENDING,
-            "key": fact.key,
-            "sequence": fact.sequence,
-            "kind": fact.WhichOneof("body"),
-            "attempts": 0,
-            "fact": fact.SerializeToString(),
-        }
+            return {key: found["last"]}
+        await keys.bulk_write([UpdateOne({"_id": key}, step, upsert=True) for key, step in steps.items()], session=session)
+        return {found["_id"]: found["last"] async for found in keys.find({"_id": {"$in": list(steps)}}, session=session)}
 
     def listeners(self, fact: facts_pb2.Fact) -> Sequence[str]:
         """The services that hear this kind of fact."""
@@ -89,25 +90,41 @@ class Outbox:
         """A rule's fact as its message: the struct `OrderPaid` becomes the body `order_paid`, keyed as its route says."""
         kind = _kinds()[type(told).__name__]
         body = getattr(facts_pb2, type(told).__name__)(**{name: value for name, value in builtins(told).items() if value is not None})
-        envelope: dict[str, Any] = {
-            "id": ids.new("fct"),
-            "key": getattr(body, route(kind).key),
-            "at": at,
-            "source": self.source,
-            kind: body,
-        }
-        return facts_pb2.Fact(**envelope)
+        return facts_pb2.Fact(id=ids.new("fct"), key=getattr(body, route(kind).key), at=at, source=self.source, **{kind: body})
+
+
+def row(fact: facts_pb2.Fact, listener: str, sequence: int) -> Document:
+    """What waits for the listener. Its id sorts by listener, shard and time of birth."""
+    fact.sequence = sequence
+    content = fact.SerializeToString()
+    if len(content) > FACT_BYTES_MAX:
+        raise ValueError(f"a {fact.WhichOneof('body')} of {len(content)} bytes; at most {FACT_BYTES_MAX}: tell it in parts")
+    shard = shard_of(fact.key)
+    return {
+        "_id": f"{listener}:{shard}:{fact.id}",
+        "listener": listener,
+        "shard": shard,
+        "state": PENDING,
+        "key": fact.key,
+        "sequence": sequence,
+        "kind": fact.WhichOneof("body"),
+        "attempts": 0,
+        "fact": content,
+    }
+
+
+def shard_of(key: str) -> int:
+    """The part of a listener's facts that this key belongs to."""
+    return zlib.crc32(key.encode()) % SHARDS
 
 
 @cache
 def route(kind: str) -> facts_pb2.Route:
     """How this kind of fact travels, as its message declares."""
-    body: Any = facts_pb2.Fact.DESCRIPTOR.fields_by_name[kind].message_type
-    declared: facts_pb2.Route = body.GetOptions().Extensions[facts_pb2.route]
-    return declared
+    body = facts_pb2.Fact.DESCRIPTOR.fields_by_name[kind].message_type
+    return body.GetOptions().Extensions[facts_pb2.route]
 
 
 @cache
 def _kinds() -> dict[str, str]:
-    body: Any = facts_pb2.Fact.DESCRIPTOR.oneofs_by_name["body"]
-    return {field.message_type.name: field.name for field in body.fields}
+    return {field.message_type.name: field.name for field in facts_pb2.Fact.DESCRIPTOR.oneofs_by_name["body"].fields}

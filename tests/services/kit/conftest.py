@@ -3,6 +3,7 @@
 import secrets
 
 import pytest
+
 from services.kit.settings import Settings
 
 

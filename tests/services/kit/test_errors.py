@@ -1,0 +1,74 @@
+"""Each member of the family crosses the wire and comes back as itself; an unknown exception leaks no text."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import timedelta
+
+import grpc
+import pytest
+
+from quanyu.facts.v1 import facts_pb2, facts_pb2_grpc
+from services.kit import errors
+from services.kit.access import Gate
+from services.kit.channel import open_channel
+from services.kit.mongo import Database
+from services.kit.principals import INSTALLATION, SERVICE, Grant, Principal, Signer, Verifier
+from services.kit.scopes import Scopes
+from services.kit.server import Server
+from services.local.keys import Keys, new_keys
+
+LEAK = "the password is 123456"
+
+
+class Raises(facts_pb2_grpc.FactSinkServiceServicer):
+    """Answers every delivery with one exception."""
+
+    def __init__(self, exception: Exception) -> None:
+        self.exception = exception
+
+    async def Deliver(self, request: facts_pb2.DeliverRequest, context: object) -> facts_pb2.DeliverResponse:
+        raise self.exception
+
+
+@asynccontextmanager
+async def stub_of(exception: Exception, database: Database, keys: Keys) -> AsyncIterator["facts_pb2_grpc.FactSinkServiceAsyncStub"]:
+    """A client of a real server whose only rpc raises `exception`."""
+    gate = Gate(Verifier("here", keys.issuers_setting(), development=True), Scopes(database))
+    server = Server([(facts_pb2_grpc.add_FactSinkServiceServicer_to_server, Raises(exception))], gate, drain_seconds=1)
+    port = await server.start("127.0.0.1:0")
+    signer = Signer("member", keys.signing_setting("member"))
+    principal = Principal("service:member", (Grant(SERVICE, INSTALLATION),))
+    async with open_channel(f"127.0.0.1:{port}", lambda: signer.token("here", principal), 5.0) as channel:
+        yield facts_pb2_grpc.FactSinkServiceStub(channel)
+    await server.stop()
+
+
+@pytest.mark.parametrize("kind", errors.FAMILY, ids=lambda kind: kind.__name__)
+async def test_every_refusal_comes_back_as_itself(kind: type[errors.Refusal], database: Database) -> None:
+    refusal = kind("BUDGET_SPENT", "预算用完了", retry_after=timedelta(seconds=1.5), budget_id="bdg_1", left=0)
+    async with stub_of(refusal, database, new_keys()) as stub:
+        with pytest.raises(errors.Refusal) as caught:
+            await stub.Deliver(facts_pb2.DeliverRequest(source="member"))
+    assert type(caught.value) is kind
+    assert caught.value.reason == "BUDGET_SPENT"
+    assert caught.value.message == "预算用完了"
+    assert caught.value.metadata == {"budget_id": "bdg_1", "left": "0"}
+    assert caught.value.retry_after == timedelta(seconds=1.5)
+
+
+async def test_an_unknown_exception_leaks_no_text(database: Database, capsys: pytest.CaptureFixture[str]) -> None:
+    async with stub_of(RuntimeError(LEAK), database, new_keys()) as stub:
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await stub.Deliver(facts_pb2.DeliverRequest(source="member"))
+    assert caught.value.code() is grpc.StatusCode.INTERNAL
+    assert LEAK not in str(caught.value)
+    bug = (caught.value.details() or "").removeprefix("internal error ")
+    assert bug.startswith("bug_") and bug in capsys.readouterr().out
+
+
+async def test_nobody_listening_is_unavailable() -> None:
+    keys = new_keys()
+    signer = Signer("member", keys.signing_setting("member"))
+    async with open_channel("127.0.0.1:1", lambda: signer.token("here", Principal("x")), 2.0) as channel:
+        with pytest.raises(errors.Unavailable):
+            await facts_pb2_grpc.FactSinkServiceStub(channel).Deliver(facts_pb2.DeliverRequest())

@@ -1,0 +1,181 @@
+"""A table adds the caller's scope to every query and write."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import Annotated
+
+import msgspec
+import pytest
+from msgspec import Meta, Struct
+
+from quanyu.common.v1.page_pb2 import PageRequest
+from quanyu.facts.v1 import facts_pb2
+from services.kit import access, clock
+from services.kit.access import Caller, Kind
+from services.kit.errors import Conflict, Denied, Invalid, NotFound
+from services.kit.facts.outbox import Outbox
+from services.kit.mongo import Database
+from services.kit.table import Table
+from services.kit.unit import Unit
+
+AT = datetime(2026, 11, 22, 13, 40, tzinfo=UTC)
+
+
+class Coupon(Struct, frozen=True):
+    id: str
+    coupon_id: str
+    brand_id: str
+    version: int = 1
+    consumer_id: str | None = None
+    expires_at: datetime = AT
+    uses: Annotated[int, Meta(ge=0, le=3)] = 0
+
+
+ANNA = Caller(id="con_a", reach={Kind.CONSUMER: frozenset({"con_a"})})
+BRAND_A = Caller(id="stf_a", reach={Kind.BRAND: frozenset({"brd_a"})})
+BRAND_B = Caller(id="stf_b", reach={Kind.BRAND: frozenset({"brd_b"})})
+STORE = Caller(id="stf_s", reach={Kind.STORE: frozenset({"str_a"})})
+
+
+@contextmanager
+def being(caller: Caller) -> Iterator[None]:
+    token = access.current.set(caller)
+    yield
+    access.current.reset(token)
+
+
+@pytest.fixture
+async def coupons(database: Database) -> Table[Coupon]:
+    table = Table(
+        database, "coupons", struct=Coupon, message=facts_pb2.PackedCoupon,
+        scopes={Kind.BRAND: "brand_id", Kind.CONSUMER: "consumer_id"},
+    )  # fmt: skip
+    with being(access.SYSTEM):
+        for number, brand in enumerate(["brd_a", "brd_a", "brd_b"]):
+            coupon = Coupon(id=f"c{number}", coupon_id=f"c{number}", brand_id=brand, consumer_id="con_a" if number == 0 else None)
+            await insert(table, coupon)
+    return table
+
+
+async def insert(table: Table[Coupon], coupon: Coupon) -> object:
+    return await table.database.transact(lambda session: table.insert(unit_of(table, session), coupon))
+
+
+def unit_of(table: Table[Coupon], session: object) -> Unit:
+    return Unit(session, AT, Outbox(table.database, "district"))
+
+
+def use(coupon: Coupon, times: int = 1) -> tuple[Coupon, list[Struct]]:
+    return msgspec.structs.replace(coupon, uses=coupon.uses + times), []
+
+
+async def decide(table: Table[Coupon], id: str, **arguments: int) -> object:
+    return await table.database.transact(lambda session: table.decide(unit_of(table, session), id, use, **arguments))
+
+
+async def test_a_row_is_answered_shaped_like_the_message(coupons: Table[Coupon]) -> None:
+    with being(BRAND_A):
+        row = await coupons.get("c0")
+    message = facts_pb2.PackedCoupon(**row)
+    assert (message.coupon_id, message.brand_id) == ("c0", "brd_a")
+    assert message.expires_at.ToDatetime(UTC) == AT
+    assert set(row) == {"coupon_id", "brand_id", "expires_at"}
+
+
+@pytest.mark.parametrize(
+    ("caller", "ids"),
+    [
+        (BRAND_A, {"c0", "c1"}),
+        (BRAND_B, {"c2"}),
+        (ANNA, {"c0"}),
+        (STORE, set()),
+        (access.NOBODY, set()),
+        (access.SYSTEM, {"c0", "c1", "c2"}),
+    ],
+    ids=["brand a", "brand b", "consumer", "kind without a field", "nobody", "system"],
+)
+async def test_everybody_sees_only_what_they_reach(coupons: Table[Coupon], caller: Caller, ids: set[str]) -> None:
+    with being(caller):
+        assert {row["coupon_id"] for row in await coupons.batch(["c0", "c1", "c2", "c9"])} == ids
+        assert {row["coupon_id"] for row in await coupons.find({}, limit=10)} == ids
+        page, _ = await coupons.page({}, PageRequest(), order=[("expires_at", -1)])
+        assert {row["coupon_id"] for row in page} == ids
+        for id in {"c0", "c1", "c2"} - ids:
+            with pytest.raises(NotFound):
+                await coupons.get(id)
+            with pytest.raises(NotFound):
+                await decide(coupons, id)
+
+
+async def test_a_query_cannot_widen_the_scope(coupons: Table[Coupon]) -> None:
+    with being(BRAND_B):
+        assert await coupons.find({"brand_id": "brd_a"}, limit=10) == []
+        assert await coupons.find({"$or": [{"brand_id": "brd_a"}, {"consumer_id": "con_a"}]}, limit=10) == []
+
+
+async def test_nobody_writes_into_anothers_scope(coupons: Table[Coupon]) -> None:
+    with being(BRAND_B):
+        with pytest.raises(Denied):
+            await insert(coupons, Coupon(id="c8", coupon_id="c8", brand_id="brd_a"))
+        with pytest.raises(NotFound):
+            await decide(coupons, "c0")
+    with being(access.SYSTEM), pytest.raises(NotFound):
+        await coupons.get("c8")
+
+
+async def test_an_id_is_taken_once(coupons: Table[Coupon]) -> None:
+    with being(BRAND_A), pytest.raises(Conflict) as caught:
+        await insert(coupons, Coupon(id="c0", coupon_id="c0", brand_id="brd_a"))
+    assert caught.value.reason == "COUPON_EXISTS"
+
+
+async def test_a_decision_checks_bounds_and_counts_versions(coupons: Table[Coupon]) -> None:
+    with being(BRAND_A):
+        await decide(coupons, "c0", times=3)
+        with pytest.raises(Invalid) as caught:
+            await decide(coupons, "c0")
+        assert caught.value.metadata["field"] == "uses"
+        loaded = await coupons.load("c0")
+        assert (loaded.uses, loaded.version) == (3, 2)
+
+
+async def test_a_decision_that_changes_nothing_writes_nothing(coupons: Table[Coupon]) -> None:
+    with being(BRAND_A):
+        await decide(coupons, "c0", times=0)
+        assert (await coupons.load("c0")).version == 1
+
+
+async def test_an_old_version_is_not_written(coupons: Table[Coupon]) -> None:
+    with being(BRAND_A):
+        old = await coupons.load("c0")
+        await decide(coupons, "c0")
+        with pytest.raises(Conflict):
+            await coupons.database.transact(lambda session: coupons.replace(unit_of(coupons, session), old))
+
+
+async def test_pages_follow_each_other(coupons: Table[Coupon]) -> None:
+    with being(access.SYSTEM):
+        first, info = await coupons.page({}, PageRequest(first=2), order=[("brand_id", -1)])
+        assert [row["coupon_id"] for row in first] == ["c2", "c0"]
+        assert info.has_next_page
+        second, info = await coupons.page({}, PageRequest(first=2, after=info.end_cursor), order=[("brand_id", -1)])
+        assert [row["coupon_id"] for row in second] == ["c1"]
+        assert not info.has_next_page
+
+
+async def test_public_rows_are_read_by_anybody_and_written_within_scope(database: Database, coupons: Table[Coupon]) -> None:
+    public = Table(database, "coupons", struct=Coupon, message=facts_pb2.PackedCoupon, scopes=coupons.scopes, public=True)
+    with being(access.NOBODY):
+        assert len(await public.find({}, limit=10)) == 3
+        with pytest.raises(NotFound):
+            await decide(public, "c0")
+
+
+async def test_a_batch_is_bounded(coupons: Table[Coupon]) -> None:
+    with being(access.SYSTEM), pytest.raises(Invalid):
+        await coupons.batch([str(number) for number in range(501)])
+
+
+def test_the_system_clock_gives_milliseconds() -> None:
+    assert clock.now().microsecond % 1000 == 0
