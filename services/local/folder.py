@@ -61,7 +61,7 @@ class Folder:
         """Makes the folder where it is missing and keeps it for this process during the block; `LocalError` when it cannot be used."""
         self._check_version()
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
+            self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
             lock = (self.path / "lock").open("a+")
         except OSError as error:
             raise LocalError(f"the data folder {self.path} cannot be used: {error.strerror}; name another with --data") from None

@@ -189,12 +189,15 @@ class Mongod:
 
 def check_server(uri: str) -> None:
     """Raises `MongodError` when what stands at `uri` does not answer or is nothing the suite can run on."""
+    bounded: dict[str, Any] = {} if "serverselectiontimeoutms" in uri.lower() else {"serverSelectionTimeoutMS": SELECT_MILLISECONDS}
     try:
-        with MongoClient[Any](uri, serverSelectionTimeoutMS=SELECT_MILLISECONDS, connectTimeoutMS=SELECT_MILLISECONDS) as client:
+        with MongoClient[Any](uri, connectTimeoutMS=SELECT_MILLISECONDS, **bounded) as client:
             hello = client.admin.command("hello")
             version = client.admin.command("buildInfo")["versionArray"]
     except PyMongoError as error:
-        raise MongodError(f"the MongoDB that was named does not answer: {str(error).split(', Timeout:')[0]}") from None
+        raise MongodError(
+            f"the MongoDB that was named does not answer: {str(error).split(' (configured timeouts')[0].split(', Timeout:')[0]}"
+        ) from None
     if not (hello.get("setName") or hello.get("msg") == "isdbgrid"):
         raise MongodError("the MongoDB that was named is no replica set, which transactions need; start it with --replSet and initiate it")
     if version[0] < VERSION_MIN:
