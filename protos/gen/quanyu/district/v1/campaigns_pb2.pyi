@@ -45,10 +45,10 @@ class _CampaignsReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Campa
     CAMPAIGNS_REASON_CAMPAIGN_FULL: _CampaignsReason.ValueType  # 7
     """As many brands take part as may."""
     CAMPAIGNS_REASON_TERMS_INVALID: _CampaignsReason.ValueType  # 8
-    """The value and the minimum spend of the coupon differ in currency."""
+    """The coupon takes nothing off, or its value and minimum spend differ in currency."""
 
 class CampaignsReason(_CampaignsReason, metaclass=_CampaignsReasonEnumTypeWrapper):
-    """Why a call about campaigns is refused."""
+    """Why a call about campaigns is refused: the reason of the status, without the prefix `CAMPAIGNS_REASON_`."""
 
 CAMPAIGNS_REASON_UNSPECIFIED: CampaignsReason.ValueType  # 0
 """Not set."""
@@ -67,7 +67,7 @@ CAMPAIGNS_REASON_JOINED_ALREADY: CampaignsReason.ValueType  # 6
 CAMPAIGNS_REASON_CAMPAIGN_FULL: CampaignsReason.ValueType  # 7
 """As many brands take part as may."""
 CAMPAIGNS_REASON_TERMS_INVALID: CampaignsReason.ValueType  # 8
-"""The value and the minimum spend of the coupon differ in currency."""
+"""The coupon takes nothing off, or its value and minimum spend differ in currency."""
 Global___CampaignsReason: _TypeAlias = CampaignsReason  # noqa: Y015
 
 @_typing.final

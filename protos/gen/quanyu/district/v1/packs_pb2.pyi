@@ -40,7 +40,7 @@ class _PacksReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_PacksReas
     """Every brand of the running campaigns had to be declined."""
 
 class PacksReason(_PacksReason, metaclass=_PacksReasonEnumTypeWrapper):
-    """Why a call about packs is refused."""
+    """Why a call about packs is refused: the reason of the status, without the prefix `PACKS_REASON_`."""
 
 PACKS_REASON_UNSPECIFIED: PacksReason.ValueType  # 0
 """Not set."""

@@ -33,41 +33,33 @@ class _PlacesReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_PlacesRe
     """Not set."""
     PLACES_REASON_DISTRICT_NOT_FOUND: _PlacesReason.ValueType  # 1
     """There is no such district."""
-    PLACES_REASON_VENUE_NOT_FOUND: _PlacesReason.ValueType  # 2
-    """There is no such venue."""
-    PLACES_REASON_VISIT_NOT_FOUND: _PlacesReason.ValueType  # 3
+    PLACES_REASON_VISIT_NOT_FOUND: _PlacesReason.ValueType  # 2
     """There is no such visit within the caller's scope."""
-    PLACES_REASON_DISTRICT_EXISTS: _PlacesReason.ValueType  # 4
+    PLACES_REASON_DISTRICT_EXISTS: _PlacesReason.ValueType  # 3
     """A district of this id stands already."""
-    PLACES_REASON_VENUE_EXISTS: _PlacesReason.ValueType  # 5
+    PLACES_REASON_VENUE_EXISTS: _PlacesReason.ValueType  # 4
     """A venue of this id stands already."""
-    PLACES_REASON_GEOFENCE_INVALID: _PlacesReason.ValueType  # 6
+    PLACES_REASON_GEOFENCE_INVALID: _PlacesReason.ValueType  # 5
     """The geofence is no simple polygon around the position and no circle."""
-    PLACES_REASON_ZONE_UNKNOWN: _PlacesReason.ValueType  # 7
-    """The zone is no IANA name."""
-    PLACES_REASON_OUTSIDE_DISTRICT: _PlacesReason.ValueType  # 8
+    PLACES_REASON_OUTSIDE_DISTRICT: _PlacesReason.ValueType  # 6
     """The given position lies outside the district's geofence; the metadata name the district."""
 
 class PlacesReason(_PlacesReason, metaclass=_PlacesReasonEnumTypeWrapper):
-    """Why a call about places or visits is refused."""
+    """Why a call about places or visits is refused: the reason of the status, without the prefix `PLACES_REASON_`."""
 
 PLACES_REASON_UNSPECIFIED: PlacesReason.ValueType  # 0
 """Not set."""
 PLACES_REASON_DISTRICT_NOT_FOUND: PlacesReason.ValueType  # 1
 """There is no such district."""
-PLACES_REASON_VENUE_NOT_FOUND: PlacesReason.ValueType  # 2
-"""There is no such venue."""
-PLACES_REASON_VISIT_NOT_FOUND: PlacesReason.ValueType  # 3
+PLACES_REASON_VISIT_NOT_FOUND: PlacesReason.ValueType  # 2
 """There is no such visit within the caller's scope."""
-PLACES_REASON_DISTRICT_EXISTS: PlacesReason.ValueType  # 4
+PLACES_REASON_DISTRICT_EXISTS: PlacesReason.ValueType  # 3
 """A district of this id stands already."""
-PLACES_REASON_VENUE_EXISTS: PlacesReason.ValueType  # 5
+PLACES_REASON_VENUE_EXISTS: PlacesReason.ValueType  # 4
 """A venue of this id stands already."""
-PLACES_REASON_GEOFENCE_INVALID: PlacesReason.ValueType  # 6
+PLACES_REASON_GEOFENCE_INVALID: PlacesReason.ValueType  # 5
 """The geofence is no simple polygon around the position and no circle."""
-PLACES_REASON_ZONE_UNKNOWN: PlacesReason.ValueType  # 7
-"""The zone is no IANA name."""
-PLACES_REASON_OUTSIDE_DISTRICT: PlacesReason.ValueType  # 8
+PLACES_REASON_OUTSIDE_DISTRICT: PlacesReason.ValueType  # 6
 """The given position lies outside the district's geofence; the metadata name the district."""
 Global___PlacesReason: _TypeAlias = PlacesReason  # noqa: Y015
 

@@ -105,7 +105,7 @@ class PlaceServiceServicer:
 
     def CreateDistrict(self, request, context):
         """Founds a district. Refuses with DISTRICT_EXISTS when the id is taken, with GEOFENCE_INVALID when the geofence is neither a simple
-        polygon around the district's position nor a circle, and with ZONE_UNKNOWN when the zone is not an IANA name.
+        polygon around the district's position nor a circle, and with INVALID_ZONE when the zone is no IANA name.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

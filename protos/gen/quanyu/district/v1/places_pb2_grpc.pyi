@@ -37,7 +37,7 @@ class PlaceServiceStub:
     def __new__(cls, channel: _aio.Channel) -> PlaceServiceAsyncStub: ...
     CreateDistrict: _grpc.UnaryUnaryMultiCallable[_places_pb2.CreateDistrictRequest, _places_pb2.CreateDistrictResponse]
     """Founds a district. Refuses with DISTRICT_EXISTS when the id is taken, with GEOFENCE_INVALID when the geofence is neither a simple
-    polygon around the district's position nor a circle, and with ZONE_UNKNOWN when the zone is not an IANA name.
+    polygon around the district's position nor a circle, and with INVALID_ZONE when the zone is no IANA name.
     """
     GetDistrict: _grpc.UnaryUnaryMultiCallable[_places_pb2.GetDistrictRequest, _places_pb2.GetDistrictResponse]
     """One district. Refuses with DISTRICT_NOT_FOUND."""
@@ -78,7 +78,7 @@ class PlaceServiceAsyncStub(PlaceServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateDistrict: _aio.UnaryUnaryMultiCallable[_places_pb2.CreateDistrictRequest, _places_pb2.CreateDistrictResponse]  # type: ignore[assignment]
     """Founds a district. Refuses with DISTRICT_EXISTS when the id is taken, with GEOFENCE_INVALID when the geofence is neither a simple
-    polygon around the district's position nor a circle, and with ZONE_UNKNOWN when the zone is not an IANA name.
+    polygon around the district's position nor a circle, and with INVALID_ZONE when the zone is no IANA name.
     """
     GetDistrict: _aio.UnaryUnaryMultiCallable[_places_pb2.GetDistrictRequest, _places_pb2.GetDistrictResponse]  # type: ignore[assignment]
     """One district. Refuses with DISTRICT_NOT_FOUND."""
@@ -122,7 +122,7 @@ class PlaceServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_places_pb2.CreateDistrictResponse, _abc.Awaitable[_places_pb2.CreateDistrictResponse]]:
         """Founds a district. Refuses with DISTRICT_EXISTS when the id is taken, with GEOFENCE_INVALID when the geofence is neither a simple
-        polygon around the district's position nor a circle, and with ZONE_UNKNOWN when the zone is not an IANA name.
+        polygon around the district's position nor a circle, and with INVALID_ZONE when the zone is no IANA name.
         """
 
     @_abc_1.abstractmethod

@@ -56,7 +56,7 @@ class _WalletReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_WalletRe
     """Exactly one of consumer and brand must be given."""
 
 class WalletReason(_WalletReason, metaclass=_WalletReasonEnumTypeWrapper):
-    """Why a call about coupons is refused."""
+    """Why a call about coupons is refused: the reason of the status, without the prefix `WALLET_REASON_`."""
 
 WALLET_REASON_UNSPECIFIED: WalletReason.ValueType  # 0
 """Not set."""

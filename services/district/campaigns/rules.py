@@ -1,0 +1,111 @@
+"""When a campaign runs, what a brand gives in it, and what is left of its budget."""
+
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta, Struct
+
+from services.kit.errors import Conflict, Exhausted, Invalid
+from services.kit.money import Money
+
+Name = Annotated[str, Meta(min_length=1, max_length=100)]
+NameEn = Annotated[str, Meta(max_length=100)]
+CampaignId = Annotated[str, Meta(pattern=r"^cmp_[A-Za-z0-9_-]{1,64}$")]
+BrandId = Annotated[str, Meta(pattern=r"^(brd|rtl)_[A-Za-z0-9_-]{1,64}$")]
+Coupons = Annotated[int, Meta(ge=0, le=100_000_000)]
+
+BRANDS_MAX = 500
+LASTS_MAX = timedelta(days=366)
+
+
+class Reason(StrEnum):
+    CAMPAIGN_NOT_FOUND = "CAMPAIGN_NOT_FOUND"
+    BUDGET_NOT_FOUND = "BUDGET_NOT_FOUND"
+    CAMPAIGN_EXISTS = "CAMPAIGN_EXISTS"
+    DATES_INVALID = "DATES_INVALID"
+    CAMPAIGN_OVER = "CAMPAIGN_OVER"
+    JOINED_ALREADY = "JOINED_ALREADY"
+    CAMPAIGN_FULL = "CAMPAIGN_FULL"
+    TERMS_INVALID = "TERMS_INVALID"
+
+
+class CouponTerms(Struct, frozen=True):
+    """What a coupon takes off (`value`), for how much spent at the brand, and for how many days of 24 hours."""
+
+    name: Name
+    value: Money
+    validity_days: Annotated[int, Meta(ge=1, le=366)]
+    minimum_spend: Money | None = None
+    name_en: NameEn = ""
+
+
+class Campaign(Struct, frozen=True):
+    id: CampaignId
+    district_id: str
+    name: Name
+    starts_at: datetime
+    ends_at: datetime
+    name_en: NameEn = ""
+    brand_count: Annotated[int, Meta(ge=0, le=BRANDS_MAX)] = 0
+    version: int = 1
+
+
+class Budget(Struct, frozen=True):
+    """How many coupons a brand gives in a campaign; `issued` is moved by the lane alone and never goes down or past `total`."""
+
+    id: str
+    campaign_id: str
+    district_id: str
+    brand_id: BrandId
+    terms: CouponTerms
+    total: Annotated[int, Meta(ge=1, le=100_000_000)]
+    starts_at: datetime
+    ends_at: datetime
+    issued: Coupons = 0
+    version: int = 1
+
+    @property
+    def left(self) -> int:
+        """How many coupons may still be given."""
+        return self.total - self.issued
+
+    def runs(self, at: datetime) -> bool:
+        """Whether coupons are given at that moment."""
+        return self.starts_at <= at < self.ends_at
+
+
+def stage(campaign: Campaign) -> Campaign:
+    """A campaign that may stand; `Invalid` DATES_INVALID otherwise."""
+    if not timedelta(0) < campaign.ends_at - campaign.starts_at <= LASTS_MAX:
+        raise Invalid(Reason.DATES_INVALID, f"a campaign lasts more than no time and at most {LASTS_MAX.days} days", field="ends_at")
+    return campaign
+
+
+def budget_id(campaign_id: str, brand_id: str) -> str:
+    """The id of a brand's budget in a campaign: there is one."""
+    return f"bdg_{campaign_id}:{brand_id}"
+
+
+def join(campaign: Campaign, *, brand_id: str, terms: CouponTerms, total: int, at: datetime) -> tuple[Campaign, Budget]:
+    """The campaign with one brand more, and that brand's budget.
+
+    `Conflict` CAMPAIGN_OVER after its end, `Exhausted` CAMPAIGN_FULL, `Invalid` TERMS_INVALID for a coupon that cannot be.
+    """
+    if at >= campaign.ends_at:
+        raise Conflict(Reason.CAMPAIGN_OVER, "this campaign has ended", campaign_id=campaign.id, ended_at=campaign.ends_at)
+    if campaign.brand_count >= BRANDS_MAX:
+        raise Exhausted(Reason.CAMPAIGN_FULL, f"at most {BRANDS_MAX} brands take part in a campaign", campaign_id=campaign.id)
+    if terms.value.minor <= 0:
+        raise Invalid(Reason.TERMS_INVALID, "a coupon takes off more than nothing", field="terms.value")
+    minimum = terms.minimum_spend or Money(terms.value.currency)
+    if minimum.minor < 0 or minimum.currency != terms.value.currency:
+        raise Invalid(
+            Reason.TERMS_INVALID, "the minimum spend is nothing or more, in the currency of the value", field="terms.minimum_spend"
+        )
+    budget = Budget(
+        id=budget_id(campaign.id, brand_id), campaign_id=campaign.id, district_id=campaign.district_id, brand_id=brand_id,
+        terms=msgspec.structs.replace(terms, minimum_spend=minimum), total=total, starts_at=campaign.starts_at, ends_at=campaign.ends_at,
+    )  # fmt: skip
+    return msgspec.structs.replace(campaign, brand_count=campaign.brand_count + 1), budget

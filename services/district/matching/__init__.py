@@ -1,0 +1,1 @@
+"""Which brands a consumer cares about, learned from what was bought."""

@@ -1,0 +1,1 @@
+"""The coupons of several brands that a visitor is given in one bundle."""

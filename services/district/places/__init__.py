@@ -1,0 +1,1 @@
+"""Districts, the venues that stand in them, and consumers' visits."""

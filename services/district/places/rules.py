@@ -1,0 +1,161 @@
+"""What stands in a district, and when a consumer is in it."""
+
+from datetime import date, datetime
+from enum import StrEnum
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta, Struct
+
+from services.district.places.geofence import Geofence, Point, fault, holds
+from services.kit.calendar import zone_of
+from services.kit.errors import Conflict, Invalid
+from services.kit.money import Money
+
+Name = Annotated[str, Meta(min_length=1, max_length=100)]
+NameEn = Annotated[str, Meta(max_length=100)]
+ConsumerId = Annotated[str, Meta(min_length=1, max_length=100)]
+DistrictId = Annotated[str, Meta(pattern=r"^dst_[A-Za-z0-9_-]{1,64}$")]
+VenueId = Annotated[str, Meta(pattern=r"^ven_[A-Za-z0-9_-]{1,64}$")]
+BrandId = Annotated[str, Meta(pattern=r"^((brd|rtl)_[A-Za-z0-9_-]{1,64})?$")]
+StoreId = Annotated[str, Meta(pattern=r"^(str_[A-Za-z0-9_-]{1,64})?$")]
+IMPORT_MAX = 500
+
+
+class Reason(StrEnum):
+    DISTRICT_NOT_FOUND = "DISTRICT_NOT_FOUND"
+    VISIT_NOT_FOUND = "VISIT_NOT_FOUND"
+    DISTRICT_EXISTS = "DISTRICT_EXISTS"
+    VENUE_EXISTS = "VENUE_EXISTS"
+    GEOFENCE_INVALID = "GEOFENCE_INVALID"
+    OUTSIDE_DISTRICT = "OUTSIDE_DISTRICT"
+
+
+class VenueKind(StrEnum):
+    STORE = "VENUE_KIND_STORE"
+    RESTAURANT = "VENUE_KIND_RESTAURANT"
+    CINEMA = "VENUE_KIND_CINEMA"
+    HOTEL = "VENUE_KIND_HOTEL"
+    PARKING = "VENUE_KIND_PARKING"
+    LIFE_SERVICE = "VENUE_KIND_LIFE_SERVICE"
+
+
+class VisitState(StrEnum):
+    OPEN = "VISIT_STATE_OPEN"
+    LEFT = "VISIT_STATE_LEFT"
+
+
+class Touchpoint(StrEnum):
+    """Where entering is noticed; the labels of quanyu.common.v1.Touchpoint, without the unknown one."""
+
+    STORE = "TOUCHPOINT_STORE"
+    MINI_PROGRAM = "TOUCHPOINT_MINI_PROGRAM"
+    APP = "TOUCHPOINT_APP"
+    WEB = "TOUCHPOINT_WEB"
+    LIVE = "TOUCHPOINT_LIVE"
+    GUIDE_CHAT = "TOUCHPOINT_GUIDE_CHAT"
+    DISTRICT_SCREEN = "TOUCHPOINT_DISTRICT_SCREEN"
+    DELIVERY = "TOUCHPOINT_DELIVERY"
+
+
+class District(Struct, frozen=True):
+    id: DistrictId
+    name: Name
+    position: Point
+    zone: str
+    geofence: Geofence
+    name_en: NameEn = ""
+    version: int = 1
+
+
+class Venue(Struct, frozen=True):
+    id: VenueId
+    district_id: DistrictId
+    kind: VenueKind
+    name: Name
+    position: Point
+    name_en: NameEn = ""
+    brand_id: BrandId = ""
+    store_id: StoreId = ""
+    version: int = 1
+
+
+class Visit(Struct, frozen=True):
+    """`open_key` is there while the visit is open: a unique index on it makes a second open one impossible."""
+
+    id: str
+    consumer_id: ConsumerId
+    district_id: str
+    day: str
+    touchpoint: Touchpoint
+    entered_at: datetime
+    state: VisitState = VisitState.OPEN
+    left_at: datetime | None = None
+    open_key: str | None = None
+    version: int = 1
+
+
+class PackedCoupon(Struct, frozen=True):
+    """A coupon as facts carry it."""
+
+    coupon_id: str
+    brand_id: str
+    value: Money
+    expires_at: datetime
+
+
+class VisitStarted(Struct, frozen=True):
+    """`consumer_id` is the person's: those who hear it know nothing of links."""
+
+    visit_id: str
+    consumer_id: str
+    district_id: str
+
+
+class VisitLeft(Struct, frozen=True):
+    """`consumer_id` is the person's, as in VisitStarted."""
+
+    visit_id: str
+    consumer_id: str
+    district_id: str
+    unspent: tuple[PackedCoupon, ...] = ()
+
+
+def found(district: District) -> District:
+    """A district that may stand: known zone, sound border. `Invalid` otherwise."""
+    zone_of(district.zone)
+    if wrong := fault(district.geofence, district.position):
+        raise Invalid(Reason.GEOFENCE_INVALID, wrong, field="geofence")
+    return district
+
+
+def open_key(person_id: str, district_id: str, day: date) -> str:
+    """What only one open visit may have."""
+    return f"{person_id}|{district_id}|{day.isoformat()}"
+
+
+def check_position(district: District, position: Point | None) -> None:
+    """`Conflict` OUTSIDE_DISTRICT for a position outside the border; without a position the caller's word counts."""
+    if position is not None and not holds(district.geofence, district.position, position):
+        raise Conflict(Reason.OUTSIDE_DISTRICT, "the position given is not in this district", district_id=district.id)
+
+
+def enter(visit_id: str, consumer_id: str, person_id: str, district: District, day: date, touchpoint: Touchpoint, at: datetime) -> Visit:
+    """A fresh open visit on the district's local `day`."""
+    return Visit(
+        id=visit_id, consumer_id=consumer_id, district_id=district.id, day=day.isoformat(), touchpoint=touchpoint, entered_at=at,
+        open_key=open_key(person_id, district.id, day),
+    )  # fmt: skip
+
+
+def started(visit: Visit, person_id: str) -> VisitStarted:
+    """The fact of a fresh visit."""
+    return VisitStarted(visit_id=visit.id, consumer_id=person_id, district_id=visit.district_id)
+
+
+def leave(visit: Visit, *, at: datetime, person_id: str, unspent: tuple[PackedCoupon, ...]) -> tuple[Visit, list[VisitLeft]]:
+    """The visit after leaving, and the fact; leaving again changes and tells nothing. Never ends before it began."""
+    if visit.state is VisitState.LEFT:
+        return visit, []
+    left = msgspec.structs.replace(visit, state=VisitState.LEFT, left_at=max(at, visit.entered_at), open_key=None)
+    return left, [VisitLeft(visit_id=visit.id, consumer_id=person_id, district_id=visit.district_id, unspent=unspent)]

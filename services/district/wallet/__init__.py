@@ -1,0 +1,1 @@
+"""Coupons from being given to being spent, and back."""

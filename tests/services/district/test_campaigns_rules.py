@@ -1,0 +1,71 @@
+"""When a campaign runs and who may join it."""
+
+from datetime import UTC, datetime, timedelta
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from quanyu.district.v1 import campaigns_pb2
+from services.district.campaigns import rules
+from services.kit.errors import Conflict, Exhausted, Invalid
+from services.kit.money import Money
+
+AT = datetime(2026, 11, 22, tzinfo=UTC)
+TERMS = rules.CouponTerms(name="满200减30", value=Money("CNY", 3000), minimum_spend=Money("CNY", 20000), validity_days=7)
+CAMPAIGN = rules.Campaign(id="cmp_a", district_id="dst_a", name="十一月", starts_at=AT, ends_at=AT + timedelta(days=30))
+
+
+@given(st.timedeltas(timedelta(days=-800), timedelta(days=800)))
+def test_a_campaign_lasts_more_than_no_time_and_at_most_a_year(lasts: timedelta) -> None:
+    campaign = msgspec.structs.replace(CAMPAIGN, ends_at=AT + lasts)
+    if timedelta(0) < lasts <= rules.LASTS_MAX:
+        assert rules.stage(campaign) is campaign
+    else:
+        with pytest.raises(Invalid) as refused:
+            rules.stage(campaign)
+        assert refused.value.reason == "DATES_INVALID"
+
+
+@given(st.integers(1, 100_000_000), st.timedeltas(timedelta(days=-40), timedelta(days=40)))
+def test_who_joins_gets_the_campaigns_dates_and_a_budget_of_its_own(total: int, since_start: timedelta) -> None:
+    at = AT + since_start
+    if at >= CAMPAIGN.ends_at:
+        with pytest.raises(Conflict) as refused:
+            rules.join(CAMPAIGN, brand_id="brd_a", terms=TERMS, total=total, at=at)
+        assert refused.value.reason == "CAMPAIGN_OVER"
+        return
+    campaign, budget = rules.join(CAMPAIGN, brand_id="brd_a", terms=TERMS, total=total, at=at)
+    assert campaign.brand_count == 1
+    assert (budget.left, budget.issued) == (total, 0)
+    assert budget.runs(at) == (at >= AT)
+    assert not budget.runs(CAMPAIGN.ends_at)
+
+
+def test_a_full_campaign_takes_nobody_more() -> None:
+    full = msgspec.structs.replace(CAMPAIGN, brand_count=rules.BRANDS_MAX)
+    with pytest.raises(Exhausted) as refused:
+        rules.join(full, brand_id="brd_a", terms=TERMS, total=1, at=AT)
+    assert refused.value.reason == "CAMPAIGN_FULL"
+
+
+@pytest.mark.parametrize(
+    ("value", "minimum"),
+    [(Money("CNY"), None), (Money("CNY", -1), None), (Money("CNY", 1), Money("USD")), (Money("CNY", 1), Money("CNY", -1))],
+)
+def test_a_coupon_that_cannot_be_is_refused(value: Money, minimum: Money | None) -> None:
+    terms = msgspec.structs.replace(TERMS, value=value, minimum_spend=minimum)
+    with pytest.raises(Invalid) as refused:
+        rules.join(CAMPAIGN, brand_id="brd_a", terms=terms, total=1, at=AT)
+    assert refused.value.reason == "TERMS_INVALID"
+
+
+def test_without_a_minimum_any_amount_will_do() -> None:
+    _, budget = rules.join(CAMPAIGN, brand_id="brd_a", terms=msgspec.structs.replace(TERMS, minimum_spend=None), total=1, at=AT)
+    assert budget.terms.minimum_spend == Money("CNY")
+
+
+def test_the_words_are_those_of_the_protos() -> None:
+    words = set(campaigns_pb2.CampaignsReason.keys()) - {"CAMPAIGNS_REASON_UNSPECIFIED"}
+    assert {f"CAMPAIGNS_REASON_{reason}" for reason in rules.Reason} == words

@@ -1,0 +1,192 @@
+"""A coupon's life as a state machine: whatever orders do, a coupon is spent by one of them at most, and discounts stay in bounds."""
+
+from datetime import UTC, datetime, timedelta
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+
+from quanyu.district.v1 import wallet_pb2
+from services.district.wallet import rules
+from services.district.wallet.rules import Coupon, CouponState, Line, Lock, LockState
+from services.kit.errors import Conflict, Invalid, NotFound, Refusal
+from services.kit.money import Money
+
+AT = datetime(2026, 11, 22, 13, 40, tzinfo=UTC)
+OWNERS = frozenset({"con_a", "con_b"})
+
+
+def coupon(number: int, *, brand: str = "", days: int = 7, value: int = 3_000, minimum: int = 10_000, owner: str = "con_a") -> Coupon:
+    return Coupon(
+        id=f"cpn_{number}", consumer_id=owner, brand_id=brand or f"brd_{number}", campaign_id="cmp_a", district_id="dst_a", pack_id="pck_a",
+        name="券", value=Money("CNY", value), minimum_spend=Money("CNY", minimum), issued_at=AT, expires_at=AT + timedelta(days=days),
+    )  # fmt: skip
+
+
+def lines(**amounts: int) -> list[Line]:
+    return [Line(brand, Money("CNY", minor)) for brand, minor in amounts.items()]
+
+
+amounts = st.dictionaries(
+    st.sampled_from(["brd_0", "brd_1", "brd_2"]), st.lists(st.integers(0, 30_000), min_size=1, max_size=3), min_size=1
+)
+
+
+@given(amounts, st.integers(1, 40_000), st.integers(0, 20_000))
+def test_a_discount_is_more_than_nothing_and_at_most_the_brands_lines(sums: dict[str, list[int]], value: int, minimum: int) -> None:
+    asked = rules.ask(["cpn_0"], [Line(brand, Money("CNY", minor)) for brand, minors in sums.items() for minor in minors])
+    total = sum(sums.get("brd_0", []))
+    mine = coupon(0, value=value, minimum=minimum)
+    if total == 0 or total < minimum:
+        with pytest.raises(Conflict) as refused:
+            rules.discount(mine, asked.amounts)
+        assert refused.value.reason == ("NO_LINE_OF_BRAND" if total == 0 else "MINIMUM_SPEND_MISSED")
+    else:
+        assert 0 < rules.discount(mine, asked.amounts).amount.minor == min(value, total)
+
+
+@pytest.mark.parametrize(
+    ("held", "asked_for", "of", "reason"),
+    [
+        ([coupon(0)], ["cpn_9"], OWNERS, "COUPON_NOT_FOUND"),
+        ([coupon(0)], ["cpn_0"], frozenset({"con_x"}), "COUPON_NOT_FOUND"),
+        ([coupon(0), coupon(1, brand="brd_0")], ["cpn_0", "cpn_1"], OWNERS, "BRAND_TWICE"),
+        ([coupon(0, days=0)], ["cpn_0"], OWNERS, "COUPON_EXPIRED"),
+        ([coupon(3)], ["cpn_3"], OWNERS, "NO_LINE_OF_BRAND"),
+        ([coupon(0, minimum=50_001)], ["cpn_0"], OWNERS, "MINIMUM_SPEND_MISSED"),
+        ([msgspec.structs.replace(coupon(0), value=Money("USD", 1))], ["cpn_0"], OWNERS, "CURRENCY_DIFFERS"),
+    ],
+)
+def test_what_cannot_be_spent_is_refused_by_name(held: list[Coupon], asked_for: list[str], of: frozenset[str], reason: str) -> None:
+    asked = rules.ask(asked_for, lines(brd_0=50_000, brd_1=50_000))
+    with pytest.raises((Conflict, NotFound)) as refused:
+        rules.lock("ord_a", asked, {item.id: item for item in held}, of, AT)
+    assert refused.value.reason == reason
+    assert refused.value.metadata["coupon_id"] in asked_for
+
+
+def test_any_id_of_the_person_may_spend_any_of_the_persons_coupons() -> None:
+    held = {item.id: item for item in (coupon(0, owner="con_a"), coupon(1, owner="con_b"))}
+    _, locked = rules.lock("ord_a", rules.ask(list(held), lines(brd_0=50_000, brd_1=50_000)), held, OWNERS, AT)
+    assert [item.state for item in locked] == [CouponState.LOCKED] * 2
+
+
+@pytest.mark.parametrize(
+    ("coupon_ids", "of"),
+    [
+        ([], lines(brd_0=1)),
+        ([f"cpn_{n}" for n in range(21)], lines(brd_0=1)),
+        (["cpn_0"], []),
+        (["cpn_0"], lines(brd_0=-1)),
+        (["cpn_0"], lines(brd_0=1) * 501),
+    ],
+)
+def test_an_order_out_of_bounds_is_invalid(coupon_ids: list[str], of: list[Line]) -> None:
+    with pytest.raises(Invalid):
+        rules.ask(coupon_ids, of)
+
+
+def test_one_currency_and_each_coupon_once() -> None:
+    with pytest.raises(Conflict) as refused:
+        rules.ask(["cpn_0", "cpn_0"], lines(brd_0=1))
+    assert refused.value.reason == "BRAND_TWICE"
+    with pytest.raises(Conflict) as refused:
+        rules.ask(["cpn_0"], [*lines(brd_0=1), Line("brd_1", Money("USD", 1))])
+    assert refused.value.reason == "CURRENCY_DIFFERS"
+
+
+class Wallet(RuleBasedStateMachine):
+    """Four coupons, three orders, a clock. The model: who holds what, told by which calls succeeded."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.at = AT
+        self.coupons = {item.id: item for item in (coupon(n, days=1) for n in range(4))}
+        self.locks: dict[str, Lock] = {}
+        self.spent: dict[str, str] = {}
+        self.came_back = dict.fromkeys(self.coupons, 0)
+
+    def keep(self, changed: list[Coupon]) -> None:
+        self.coupons |= {item.id: item for item in changed}
+
+    def held(self, order: str) -> list[Coupon]:
+        lock = self.locks[order]
+        return [self.coupons[id] for id in lock.asked.coupon_ids]
+
+    @rule(minutes=st.sampled_from([1, 30, 46, 600]))
+    def wait(self, minutes: int) -> None:
+        self.at += timedelta(minutes=minutes)
+
+    @rule(order=st.sampled_from("xyz"), wanted=st.sets(st.integers(0, 3), min_size=1))
+    def lock(self, order: str, wanted: set[int]) -> None:
+        asked = rules.ask([f"cpn_{n}" for n in sorted(wanted)], [Line(f"brd_{n}", Money("CNY", 50_000)) for n in range(4)])
+        before = dict(self.coupons)
+        try:
+            if (lock := self.locks.get(order)) and rules.same(lock, asked):
+                return
+            fresh, locked = rules.lock(order, asked, self.coupons, OWNERS, self.at)
+        except Refusal:
+            assert self.coupons == before
+            assert any(rules.state_at(before[id], self.at) is not CouponState.ISSUED for id in asked.coupon_ids) or self.locks.get(order)
+            return
+        for other in {before[item.id].order_id for item in locked} - {""}:
+            gone, back = rules.roll_back(self.locks[other], self.held(other))
+            self.locks[other] = gone
+            self.keep(back)
+        self.keep(locked)
+        self.locks[order] = fresh
+
+    @rule(order=st.sampled_from("xyz"))
+    def confirm(self, order: str) -> None:
+        if (lock := self.locks.get(order)) is None:
+            return
+        if lock.state is LockState.GONE:
+            with pytest.raises(Conflict):
+                rules.confirm(lock, [], self.at)
+            return
+        confirmed, spent = rules.confirm(lock, self.held(order), self.at)
+        assert rules.confirm(confirmed, spent, self.at) == (confirmed, [])
+        self.locks[order] = confirmed
+        self.keep(spent)
+        self.spent |= dict.fromkeys(confirmed.asked.coupon_ids, order)
+
+    @rule(order=st.sampled_from("xyz"))
+    def roll_back(self, order: str) -> None:
+        if (lock := self.locks.get(order)) is None:
+            return
+        coupons = [] if lock.state is LockState.GONE else self.held(order)
+        gone, back = rules.roll_back(lock, coupons)
+        assert rules.roll_back(gone, back) == (gone, [])
+        self.locks[order] = gone
+        self.keep(back)
+        for item in back:
+            if self.spent.get(item.id) == order:
+                del self.spent[item.id]
+                self.came_back[item.id] += 1
+
+    @invariant()
+    def a_coupon_is_where_the_locks_say(self) -> None:
+        holders: dict[str, str] = {}
+        for order, lock in self.locks.items():
+            if lock.state is not LockState.GONE:
+                for id in lock.asked.coupon_ids:
+                    assert id not in holders
+                    holders[id] = order
+        for id, item in self.coupons.items():
+            assert (item.order_id or None) == holders.get(id)
+            assert (item.state is CouponState.REDEEMED) == (id in self.spent)
+            assert (item.redeemed_at is not None) == (item.state is CouponState.REDEEMED)
+            assert (item.locked_at is None) == (item.state is CouponState.ISSUED)
+            assert item.state is not CouponState.EXPIRED
+            assert item.rollback_count == self.came_back[id]
+
+
+Wallet.TestCase.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+test_whatever_orders_do_a_coupon_is_held_by_one_of_them = Wallet.TestCase
+
+
+def test_the_words_are_those_of_the_protos() -> None:
+    assert {f"WALLET_REASON_{reason}" for reason in rules.Reason} == set(wallet_pb2.WalletReason.keys()) - {"WALLET_REASON_UNSPECIFIED"}
+    assert set(CouponState) == set(wallet_pb2.CouponState.keys()) - {"COUPON_STATE_UNSPECIFIED"}
