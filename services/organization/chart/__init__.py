@@ -1,0 +1,1 @@
+"""Chart: tenants, their trees of units, stores, staff and grants."""

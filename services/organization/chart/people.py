@@ -1,0 +1,239 @@
+"""Who works where, what they may be, and who may give it to them."""
+
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from enum import StrEnum
+from typing import Annotated, NamedTuple
+
+from msgspec import Meta, Struct
+from msgspec.structs import replace
+
+from services.kit.errors import Conflict, Denied, Invalid
+from services.organization.chart.rules import Reason, Store, Unit
+
+StaffId = Annotated[str, Meta(pattern=r"^stf_[A-Za-z0-9_-]{1,64}$")]
+GrantId = Annotated[str, Meta(pattern=r"^grt_[A-Za-z0-9_-]{1,64}$")]
+NAME_LENGTH_MAX = 80
+SUBJECT_LENGTH_MAX = 200
+GRANTS_MAX = 200
+
+
+class Role(StrEnum):
+    """The roles a person is given; labels of quanyu.access.v1.Role."""
+
+    GUIDE = "ROLE_GUIDE"
+    STORE_MANAGER = "ROLE_STORE_MANAGER"
+    SUPERVISOR = "ROLE_SUPERVISOR"
+    BRAND_OPERATOR = "ROLE_BRAND_OPERATOR"
+    DISTRICT_OPERATOR = "ROLE_DISTRICT_OPERATOR"
+    OPERATOR = "ROLE_OPERATOR"
+    SERVICE = "ROLE_SERVICE"
+
+
+class ScopeKind(StrEnum):
+    """Labels of quanyu.access.v1.ScopeKind."""
+
+    INSTALLATION = "SCOPE_KIND_INSTALLATION"
+    BRAND = "SCOPE_KIND_BRAND"
+    UNIT = "SCOPE_KIND_UNIT"
+    STORE = "SCOPE_KIND_STORE"
+    DISTRICT = "SCOPE_KIND_DISTRICT"
+    STAFF = "SCOPE_KIND_STAFF"
+
+
+SCOPE_OF: dict[Role, ScopeKind] = {
+    Role.GUIDE: ScopeKind.STORE,
+    Role.STORE_MANAGER: ScopeKind.STORE,
+    Role.SUPERVISOR: ScopeKind.UNIT,
+    Role.BRAND_OPERATOR: ScopeKind.BRAND,
+    Role.DISTRICT_OPERATOR: ScopeKind.DISTRICT,
+    Role.OPERATOR: ScopeKind.INSTALLATION,
+}
+"""For what kind of scope each role is granted. A service is no role of a person."""
+RANK: dict[str, int] = {Role.GUIDE: 1, Role.STORE_MANAGER: 2, Role.SUPERVISOR: 3, Role.BRAND_OPERATOR: 4, Role.SERVICE: 4}
+"""Roles of a tenant's tree from the lowest; whoever holds one may give it and those below it."""
+AT_A_PLACE = frozenset(RANK) - {Role.SERVICE}
+
+
+class Staff(Struct, frozen=True, kw_only=True):
+    """A person who works for a tenant. `name` is ciphertext, `subject_hash` the look-up hash of their sign-in."""
+
+    id: StaffId
+    brand_id: str = ""
+    unit_id: str = ""
+    store_id: str = ""
+    name: bytes = b""
+    title: Annotated[str, Meta(max_length=40)] = ""
+    subject_hash: str | None = None
+    active: bool = True
+    version: int = 1
+
+
+class Grant(Struct, frozen=True, kw_only=True):
+    """A role that a person holds within a scope, from and until moments."""
+
+    id: GrantId
+    staff_id: StaffId
+    brand_id: str = ""
+    role: Role
+    kind: ScopeKind
+    scope_id: str = ""
+    valid_from: datetime
+    valid_until: datetime | None = None
+    version: int = 1
+
+
+class StaffChanged(Struct, frozen=True, kw_only=True):
+    """The fact of that name."""
+
+    staff_id: str
+    brand_id: str
+    store_id: str
+    active: bool
+
+
+class Place(Struct, frozen=True):
+    """Where somebody works: a unit, and the store when it is one of a store."""
+
+    brand_id: str = ""
+    unit_id: str = ""
+    store_id: str = ""
+
+
+class Held(NamedTuple):
+    """A role within a scope that a caller holds."""
+
+    role: str
+    kind: str
+    id: str = ""
+
+
+class Scope(Struct, frozen=True):
+    """The scope of a grant and what it lies in: `unit_ids` is the path down to the unit or store, `brand_id` the tenant."""
+
+    kind: ScopeKind
+    id: str = ""
+    unit_ids: tuple[str, ...] = ()
+    brand_id: str = ""
+
+
+def at_store(store: Store) -> Place:
+    """The place of who works in a store."""
+    return Place(store.brand_id, store.unit_id, store.id)
+
+
+def at_unit(unit: Unit) -> Place:
+    """The place of who works in a unit; a store's own unit is the store."""
+    return Place(unit.brand_id, unit.id, unit.store_id)
+
+
+def changed(staff: Staff) -> StaffChanged:
+    """What others hear of a member of staff."""
+    return StaffChanged(staff_id=staff.id, brand_id=staff.brand_id, store_id=staff.store_id, active=staff.active)
+
+
+def settle(staff: Staff, place: Place) -> Staff:
+    """The person at their first place."""
+    return replace(staff, brand_id=place.brand_id, unit_id=place.unit_id, store_id=place.store_id)
+
+
+def move(staff: Staff, place: Place) -> tuple[Staff, list[StaffChanged]]:
+    """The person at another place of the same tenant; at the same place nothing happens."""
+    if not staff.active:
+        raise Conflict(Reason.STAFF_LEFT, "this person has left", staff_id=staff.id)
+    if staff.brand_id != place.brand_id:
+        raise Conflict(Reason.UNIT_OF_ANOTHER_BRAND, "staff move within their tenant", staff_id=staff.id)
+    moved = settle(staff, place)
+    return (moved, [changed(moved)]) if moved != staff else (staff, [])
+
+
+def dismiss(staff: Staff) -> tuple[Staff, list[StaffChanged]]:
+    """The person after leaving: their sign-in is free again."""
+    if not staff.active:
+        return staff, []
+    left = replace(staff, active=False, subject_hash=None)
+    return left, [changed(left)]
+
+
+def in_force(grant: Grant, at: datetime) -> bool:
+    """Whether a grant counts at a moment."""
+    return grant.valid_from <= at and (grant.valid_until is None or at < grant.valid_until)
+
+
+def end(grants: Iterable[Grant], at: datetime) -> list[Grant]:
+    """Those of `grants` that would count at `at` or later, ended now (before their beginning when they have not begun)."""
+    return [
+        replace(grant, valid_until=max(at, grant.valid_from)) for grant in grants if grant.valid_until is None or grant.valid_until > at
+    ]
+
+
+def bound_to(grants: Iterable[Grant], place: Place) -> list[Grant]:
+    """The grants whose scope is that very place."""
+    return [grant for grant in grants if grant.scope_id and grant.scope_id in (place.store_id, place.unit_id)]
+
+
+def may_grant(held: Iterable[Held], role: Role, scope: Scope) -> bool:
+    """Whether somebody holding `held` may give `role` within `scope`: what it reaches lies within what one of theirs reaches."""
+    return any(_covers(one, role, scope) for one in held)
+
+
+def _covers(held: Held, role: Role, scope: Scope) -> bool:
+    if held.kind == ScopeKind.INSTALLATION:
+        return held.role in (Role.OPERATOR, Role.SERVICE)
+    if held.role == Role.DISTRICT_OPERATOR:
+        return role is Role.DISTRICT_OPERATOR and scope.kind is ScopeKind.DISTRICT and held.id == scope.id
+    if role not in RANK or RANK.get(held.role, 0) < RANK[role] or not held.id:
+        return False
+    if held.kind == ScopeKind.BRAND:
+        return held.id == scope.brand_id
+    if held.kind == ScopeKind.UNIT:
+        return held.id in scope.unit_ids
+    return held.kind == ScopeKind.STORE and scope.kind is ScopeKind.STORE and held.id == scope.id
+
+
+def grant_role(
+    id: str, staff: Staff, role: Role, scope: Scope, held: Sequence[Held], standing: Iterable[Grant], at: datetime,
+    valid_from: datetime | None = None, valid_until: datetime | None = None,
+) -> Grant:  # fmt: skip
+    """A new grant for `staff`, given by somebody holding `held`; `standing` are the person's grants so far."""
+    if SCOPE_OF.get(role) is not scope.kind:
+        raise Invalid(Reason.ROLE_NOT_GRANTABLE, "this role is not granted for such a scope", role=role, kind=scope.kind)
+    if not may_grant(held, role, scope):
+        raise Denied(Reason.BEYOND_OWN_REACH, "you hold no such role over so much", role=role)
+    if not staff.active:
+        raise Conflict(Reason.STAFF_LEFT, "this person has left", staff_id=staff.id)
+    if staff.brand_id and scope.brand_id and scope.brand_id != staff.brand_id:
+        raise Conflict(Reason.UNIT_OF_ANOTHER_BRAND, "this lies outside the tree the person works in", staff_id=staff.id)
+    begins = valid_from or at
+    if valid_until is not None and valid_until <= begins:
+        raise Invalid(Reason.INVALID_PERIOD, "a period ends after it begins")
+    for other in standing:
+        if (other.role, other.kind, other.scope_id) == (role, scope.kind, scope.id) and _overlap(other, begins, valid_until):
+            raise Conflict(Reason.GRANT_EXISTS, "the same role and scope stands already", grant_id=other.id)
+    return Grant(
+        id=id, staff_id=staff.id, brand_id=staff.brand_id, role=role, kind=scope.kind, scope_id=scope.id, valid_from=begins,
+        valid_until=valid_until,
+    )  # fmt: skip
+
+
+def _overlap(grant: Grant, begins: datetime, ends: datetime | None) -> bool:
+    return (ends is None or grant.valid_from < ends) and (grant.valid_until is None or begins < grant.valid_until)
+
+
+def resolve(staff: Staff, grants: Iterable[Grant], at: datetime) -> list[Held]:
+    """What a person may be at a moment: each role within its scope, and those of a place also within the person's own scope."""
+    if not staff.active:
+        return []
+    now = [grant for grant in grants if in_force(grant, at)][:GRANTS_MAX]
+    own = [Held(role, ScopeKind.STAFF, staff.id) for role in sorted({grant.role for grant in now} & AT_A_PLACE)]
+    return [*(Held(grant.role, grant.kind, grant.scope_id) for grant in now), *own]
+
+
+def scope_of_store(store: Store, path: tuple[str, ...]) -> Scope:
+    """A store as the scope of a grant."""
+    return Scope(ScopeKind.STORE, store.id, path, store.brand_id)
+
+
+def scope_of_unit(unit: Unit) -> Scope:
+    """A unit and all below it as the scope of a grant."""
+    return Scope(ScopeKind.UNIT, unit.id, unit.unit_ids, unit.brand_id)

@@ -1,0 +1,277 @@
+"""What a tenant's tree may look like, and what others hear when it changes. Staff and grants: `people.py`."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import date
+from enum import StrEnum
+from typing import Annotated
+
+from msgspec import Meta, Struct
+from msgspec.structs import replace
+
+from services.kit import calendar
+from services.kit.errors import Conflict, Invalid, NotFound
+
+BrandId = Annotated[str, Meta(pattern=r"^(brd|rtl)_[A-Za-z0-9_-]{1,64}$")]
+UnitId = Annotated[str, Meta(pattern=r"^unt_[A-Za-z0-9_-]{1,68}$")]
+StoreId = Annotated[str, Meta(pattern=r"^str_[A-Za-z0-9_-]{1,64}$")]
+Day = Annotated[str, Meta(pattern=r"^(\d{4}-\d{2}-\d{2})?$")]
+Minute = Annotated[int, Meta(ge=0, le=calendar.DAY_MINUTES)]
+
+LEVELS_MAX = 12
+SUBTREE_MAX = 5_000
+ROWS_MAX = 500
+
+
+class Reason(StrEnum):
+    """Why the chart refuses; the labels of ChartReason without the prefix."""
+
+    BRAND_NOT_FOUND = "BRAND_NOT_FOUND"
+    BRAND_EXISTS = "BRAND_EXISTS"
+    UNIT_NOT_FOUND = "UNIT_NOT_FOUND"
+    UNIT_EXISTS = "UNIT_EXISTS"
+    UNIT_KIND_NOT_ALLOWED = "UNIT_KIND_NOT_ALLOWED"
+    UNIT_CYCLE = "UNIT_CYCLE"
+    UNIT_OF_ANOTHER_BRAND = "UNIT_OF_ANOTHER_BRAND"
+    UNIT_IS_ROOT = "UNIT_IS_ROOT"
+    UNIT_TOO_DEEP = "UNIT_TOO_DEEP"
+    SUBTREE_TOO_LARGE = "SUBTREE_TOO_LARGE"
+    INVALID_PERIOD = "INVALID_PERIOD"
+    STORE_NOT_FOUND = "STORE_NOT_FOUND"
+    STORE_EXISTS = "STORE_EXISTS"
+    INVALID_HOURS = "INVALID_HOURS"
+    STAFF_NOT_FOUND = "STAFF_NOT_FOUND"
+    STAFF_EXISTS = "STAFF_EXISTS"
+    SUBJECT_IN_USE = "SUBJECT_IN_USE"
+    STAFF_LEFT = "STAFF_LEFT"
+    ROLE_NOT_GRANTABLE = "ROLE_NOT_GRANTABLE"
+    BEYOND_OWN_REACH = "BEYOND_OWN_REACH"
+    GRANT_EXISTS = "GRANT_EXISTS"
+    GRANT_NOT_FOUND = "GRANT_NOT_FOUND"
+    DUPLICATE_ROW = "DUPLICATE_ROW"
+    INVALID_FIELD = "INVALID_FIELD"
+    INVALID_ZONE = "INVALID_ZONE"
+    TOO_MANY_ROWS = "TOO_MANY_ROWS"
+    PLACE_REQUIRED = "PLACE_REQUIRED"
+
+
+class BrandKind(StrEnum):
+    BRAND = "BRAND_KIND_BRAND"
+    RETAILER = "BRAND_KIND_RETAILER"
+
+
+class UnitKind(StrEnum):
+    HEADQUARTERS = "UNIT_KIND_HEADQUARTERS"
+    NEW_RETAIL_DEPARTMENT = "UNIT_KIND_NEW_RETAIL_DEPARTMENT"
+    REGION = "UNIT_KIND_REGION"
+    SUPERVISOR_AREA = "UNIT_KIND_SUPERVISOR_AREA"
+    STORE = "UNIT_KIND_STORE"
+
+
+class StoreKind(StrEnum):
+    STORE = "STORE_KIND_STORE"
+    WAREHOUSE = "STORE_KIND_WAREHOUSE"
+
+
+class Name(Struct, frozen=True):
+    """A name in two languages, at least one of them."""
+
+    zh: Annotated[str, Meta(max_length=80)] = ""
+    en: Annotated[str, Meta(max_length=80)] = ""
+
+    def __post_init__(self) -> None:
+        if not self.zh and not self.en:
+            raise ValueError("a name is set in zh or en")
+
+    @property
+    def shown(self) -> str:
+        """The one consumers are shown."""
+        return self.zh or self.en
+
+
+class Point(Struct, frozen=True):
+    """WGS 84, degrees."""
+
+    longitude: Annotated[float, Meta(ge=-180, le=180)] = 0.0
+    latitude: Annotated[float, Meta(ge=-90, le=90)] = 0.0
+
+
+class Brand(Struct, frozen=True, kw_only=True):
+    """A tenant: a brand or a multi-brand retailer."""
+
+    id: BrandId
+    kind: BrandKind
+    name: Name
+    zone: str
+    currency: Annotated[str, Meta(pattern=r"^[A-Z]{3}$")]
+    franchised: bool = False
+    headquarters_unit_id: str = ""
+    version: int = 1
+
+
+class Unit(Struct, frozen=True, kw_only=True):
+    """A part of a tenant's tree; `unit_ids` is the path from the root down to it, `level` its length."""
+
+    id: UnitId
+    kind: UnitKind
+    brand_id: BrandId
+    parent_id: str = ""
+    unit_ids: tuple[str, ...]
+    level: int
+    name: Name
+    store_id: str = ""
+    valid_from: Day = ""
+    valid_until: Day = ""
+    version: int = 1
+
+
+class Store(Struct, frozen=True, kw_only=True):
+    """A place of a tenant that serves orders; `unit_id` is its own unit."""
+
+    id: StoreId
+    kind: StoreKind
+    brand_id: BrandId
+    unit_id: UnitId
+    name: Name
+    position: Point
+    zone: str
+    opens_minute: Minute = 0
+    closes_minute: Minute = 0
+    delivers: bool = False
+    active: bool = True
+    version: int = 1
+
+
+class StoreChanged(Struct, frozen=True, kw_only=True):
+    """The fact of that name."""
+
+    store_id: str
+    brand_id: str
+    unit_ids: tuple[str, ...]
+    name: str
+    position: Point
+    zone: str
+    opens_minute: int
+    closes_minute: int
+    delivers: bool
+    active: bool
+
+
+def found_brand(brand: Brand) -> tuple[Brand, Unit]:
+    """A tenant and its headquarters. `Invalid` when the id's prefix tells another kind or the zone is none."""
+    if brand.id.startswith("rtl_") != (brand.kind is BrandKind.RETAILER):
+        raise Invalid(Reason.INVALID_FIELD, "ids of brands begin with brd_, those of retailers with rtl_", field="brand_id")
+    calendar.zone_of(brand.zone)
+    root = f"unt_{brand.id}"
+    unit = Unit(id=root, kind=UnitKind.HEADQUARTERS, brand_id=brand.id, unit_ids=(root,), level=1, name=brand.name)
+    return replace(brand, headquarters_unit_id=root), unit
+
+
+def check_period(valid_from: str, valid_until: str) -> None:
+    """`Invalid` when a day is none of the calendar or the end does not lie after the beginning."""
+    try:
+        days = [date.fromisoformat(day) for day in (valid_from, valid_until) if day]
+    except ValueError:
+        raise Invalid(Reason.INVALID_PERIOD, "days are written like 2024-05-31") from None
+    if len(days) == 2 and days[1] <= days[0]:
+        raise Invalid(Reason.INVALID_PERIOD, "a period ends after it begins", valid_from=valid_from, valid_until=valid_until)
+
+
+def below(parent: Unit, id: str) -> tuple[str, ...]:
+    """The path of a unit that stands directly below `parent`."""
+    if parent.kind is UnitKind.STORE:
+        raise Conflict(Reason.UNIT_KIND_NOT_ALLOWED, "nothing stands below a store", unit_id=parent.id)
+    if len(parent.unit_ids) >= LEVELS_MAX:
+        raise Conflict(Reason.UNIT_TOO_DEEP, f"a tree has at most {LEVELS_MAX} levels", unit_id=parent.id)
+    return (*parent.unit_ids, id)
+
+
+def found_unit(id: str, kind: UnitKind, parent: Unit, name: Name, valid_from: str = "", valid_until: str = "") -> Unit:
+    """A new unit below `parent`. Headquarters come with their tenant and units of stores with their store."""
+    if kind in (UnitKind.HEADQUARTERS, UnitKind.STORE):
+        raise Conflict(Reason.UNIT_KIND_NOT_ALLOWED, "such a unit comes with its brand or store", kind=kind)
+    check_period(valid_from, valid_until)
+    path = below(parent, id)
+    return Unit(
+        id=id, kind=kind, brand_id=parent.brand_id, parent_id=parent.id, unit_ids=path, level=len(path), name=name,
+        valid_from=valid_from, valid_until=valid_until,
+    )  # fmt: skip
+
+
+def move(subtree: Sequence[Unit], id: str, parent: Unit) -> list[Unit]:
+    """The units of `subtree` (the unit `id` and all below it) as they stand once `id` is below `parent`."""
+    if len(subtree) > SUBTREE_MAX:
+        raise Conflict(Reason.SUBTREE_TOO_LARGE, f"at most {SUBTREE_MAX} units move at once", unit_id=id)
+    moved = next((unit for unit in subtree if unit.id == id), None)
+    if moved is None:
+        raise NotFound(Reason.UNIT_NOT_FOUND, unit_id=id)
+    if not moved.parent_id:
+        raise Conflict(Reason.UNIT_IS_ROOT, "a headquarters stays the root", unit_id=id)
+    if parent.brand_id != moved.brand_id:
+        raise Conflict(Reason.UNIT_OF_ANOTHER_BRAND, "a unit stays within its tenant's tree", unit_id=id)
+    if id in parent.unit_ids:
+        raise Conflict(Reason.UNIT_CYCLE, "a unit cannot stand below itself", unit_id=id, parent_id=parent.id)
+    path, kept = below(parent, id), len(moved.unit_ids)
+    after = []
+    for unit in subtree:
+        unit_ids = path + unit.unit_ids[kept:]
+        if len(unit_ids) > LEVELS_MAX:
+            raise Conflict(Reason.UNIT_TOO_DEEP, f"a tree has at most {LEVELS_MAX} levels", unit_id=unit.id)
+        parent_id = parent.id if unit.id == id else unit.parent_id
+        after.append(replace(unit, parent_id=parent_id, unit_ids=unit_ids, level=len(unit_ids)))
+    return after
+
+
+def recount(parents: Mapping[str, str]) -> dict[str, tuple[str, ...]]:
+    """The paths that unit -> parent ("" for a root) implies, found by walking up; ValueError at a cycle. What is stored equals this."""
+    paths = {}
+    for id in parents:
+        path, above = [id], parents[id]
+        while above:
+            if above in path:
+                raise ValueError(f"{id} stands below itself")
+            path.append(above)
+            above = parents[above]
+        paths[id] = tuple(reversed(path))
+    return paths
+
+
+def check_store(store: Store) -> Store:
+    """The store again; `Invalid` for a zone that is none or a warehouse with opening hours."""
+    calendar.zone_of(store.zone)
+    if store.kind is StoreKind.WAREHOUSE and store.opens_minute != store.closes_minute:
+        raise Invalid(Reason.INVALID_HOURS, "a warehouse never opens to the public: give equal minutes", field="opens_minute")
+    return store
+
+
+def open_store(store: Store, parent: Unit) -> tuple[Store, Unit]:
+    """A store and its own unit below `parent`, of the tenant of that unit."""
+    store = replace(check_store(store), brand_id=parent.brand_id)
+    path = below(parent, store.unit_id)
+    return store, Unit(
+        id=store.unit_id, kind=UnitKind.STORE, brand_id=parent.brand_id, parent_id=parent.id, unit_ids=path, level=len(path),
+        name=store.name, store_id=store.id,
+    )  # fmt: skip
+
+
+def unit_of_store(store_id: str) -> str:
+    """The id of a store's own unit."""
+    return f"unt_{store_id}"
+
+
+def told(store: Store, unit_ids: tuple[str, ...]) -> StoreChanged:
+    """What others hear of a store."""
+    return StoreChanged(
+        store_id=store.id, brand_id=store.brand_id, unit_ids=unit_ids, name=store.name.shown, position=store.position, zone=store.zone,
+        opens_minute=store.opens_minute, closes_minute=store.closes_minute, delivers=store.delivers, active=store.active,
+    )  # fmt: skip
+
+
+def twice(ids: Iterable[str]) -> set[int]:
+    """The positions at which an id stands that stood before."""
+    seen: set[str] = set()
+    positions = set()
+    for position, id in enumerate(ids):
+        if id in seen:
+            positions.add(position)
+        seen.add(id)
+    return positions

@@ -1,0 +1,1 @@
+"""Targets: what units are meant to sell, what they sold, and to whom an order is credited."""

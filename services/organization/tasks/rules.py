@@ -1,0 +1,161 @@
+"""What a fact asks of a guide, and what may happen to it until it is closed."""
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import NamedTuple
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from services.kit.errors import Conflict, Invalid
+
+DUE = timedelta(hours=24)
+
+
+class Reason(StrEnum):
+    """Why tasks refuse; the labels of TasksReason without the prefix."""
+
+    TASK_NOT_FOUND = "TASK_NOT_FOUND"
+    TASK_CLOSED = "TASK_CLOSED"
+    SUBJECT_REQUIRED = "SUBJECT_REQUIRED"
+    OUTCOME_REQUIRED = "OUTCOME_REQUIRED"
+
+
+class Kind(StrEnum):
+    FOLLOW_UP_VISIT = "TASK_KIND_FOLLOW_UP_VISIT"
+
+
+class State(StrEnum):
+    OPEN = "TASK_STATE_OPEN"
+    ACKNOWLEDGED = "TASK_STATE_ACKNOWLEDGED"
+    DONE = "TASK_STATE_DONE"
+    WITHDRAWN = "TASK_STATE_WITHDRAWN"
+
+
+class Outcome(StrEnum):
+    REACHED = "TASK_OUTCOME_REACHED"
+    NOT_REACHED = "TASK_OUTCOME_NOT_REACHED"
+    NOT_WANTED = "TASK_OUTCOME_NOT_WANTED"
+
+
+CLOSED = frozenset({State.DONE, State.WITHDRAWN})
+
+
+class Task(Struct, frozen=True, kw_only=True):
+    """What a member of staff is asked to do for a consumer."""
+
+    id: str
+    kind: Kind
+    state: State = State.OPEN
+    staff_id: str
+    store_id: str
+    brand_id: str
+    consumer_id: str
+    district_id: str
+    visit_id: str
+    coupon_ids: tuple[str, ...] = ()
+    created_at: datetime
+    due_at: datetime
+    acknowledged_at: datetime | None = None
+    closed_at: datetime | None = None
+    outcome: Outcome | None = None
+    outreach_id: str | None = None
+    version: int = 1
+
+
+class Guide(NamedTuple):
+    """Who looks after a consumer for a brand, and the store they do it from."""
+
+    staff_id: str
+    store_id: str
+
+
+class Visit(NamedTuple):
+    """A visit that ended: brand -> coupons unspent."""
+
+    id: str
+    consumer_id: str
+    district_id: str
+    unspent: Mapping[str, tuple[str, ...]]
+    left_at: datetime
+
+
+Decided = tuple[Task, list[Struct]]
+"""What a task becomes and the facts that tell it; tasks tell none yet."""
+
+
+def task_id(visit_id: str, brand_id: str) -> str:
+    """The id of the follow-up of a visit for a brand: the same however often the leaving is told."""
+    return f"tsk_{hashlib.sha256(f'{visit_id} {brand_id}'.encode()).hexdigest()[:32]}"
+
+
+def follow_up(visit: Visit, guides: Mapping[str, Guide]) -> list[Task]:
+    """A task for the guide of each brand whose coupons are unspent; brands for which she is bound to nobody ask nothing."""
+    return [
+        Task(
+            id=task_id(visit.id, brand_id),
+            kind=Kind.FOLLOW_UP_VISIT,
+            staff_id=guides[brand_id].staff_id,
+            store_id=guides[brand_id].store_id,
+            brand_id=brand_id,
+            consumer_id=visit.consumer_id,
+            district_id=visit.district_id,
+            visit_id=visit.id,
+            coupon_ids=coupon_ids,
+            created_at=visit.left_at,
+            due_at=visit.left_at + DUE,
+        )
+        for brand_id, coupon_ids in visit.unspent.items()
+        if coupon_ids and brand_id in guides
+    ]
+
+
+def by_brand(coupons: Iterable[tuple[str, str]]) -> dict[str, tuple[str, ...]]:
+    """(brand, coupon) pairs as brand -> coupons, in their order."""
+    grouped: dict[str, tuple[str, ...]] = {}
+    for brand_id, coupon_id in coupons:
+        grouped[brand_id] = (*grouped.get(brand_id, ()), coupon_id)
+    return grouped
+
+
+def acknowledge(task: Task, at: datetime) -> Decided:
+    """The task as seen; the first time counts."""
+    if task.state in CLOSED:
+        raise closed(task)
+    if task.acknowledged_at is not None:
+        return task, []
+    return replace(task, state=State.ACKNOWLEDGED, acknowledged_at=at), []
+
+
+def complete(task: Task, outcome: Outcome | None, at: datetime, outreach_id: str | None = None) -> Decided:
+    """The task with its outcome. The same outcome again changes nothing."""
+    if outcome is None:
+        raise Invalid(Reason.OUTCOME_REQUIRED, "say what came of it", field="outcome")
+    if task.state is State.DONE and task.outcome is outcome:
+        return task, []
+    if task.state in CLOSED:
+        raise closed(task)
+    return replace(task, state=State.DONE, outcome=outcome, closed_at=at, outreach_id=outreach_id), []
+
+
+def reached(task: Task, consumer_id: str, outreach_id: str, at: datetime) -> Task:
+    """The task after a message was sent that answers it; one for somebody else, or after it was closed, changes nothing."""
+    if task.state in CLOSED or task.consumer_id != consumer_id:
+        return task
+    return complete(task, Outcome.REACHED, at, outreach_id)[0]
+
+
+def rebind(task: Task, guide: Guide | None, at: datetime) -> Task:
+    """The task after the consumer's binding changed: handed to the new guide, who has not seen it, or withdrawn when there is none."""
+    if task.state in CLOSED or (guide is not None and guide.staff_id == task.staff_id):
+        return task
+    if guide is None:
+        return replace(task, state=State.WITHDRAWN, closed_at=at)
+    return replace(task, state=State.OPEN, acknowledged_at=None, staff_id=guide.staff_id, store_id=guide.store_id)
+
+
+def closed(task: Task) -> Conflict:
+    """The refusal of a task that is done or withdrawn."""
+    return Conflict(Reason.TASK_CLOSED, "this task is closed already", task_id=task.id, state=task.state)
