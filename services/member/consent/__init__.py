@@ -1,0 +1,1 @@
+"""What consumers allow brands."""

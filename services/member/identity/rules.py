@@ -1,0 +1,327 @@
+"""Who is who: identities stand for consumers, and links make several consumers one person without mixing what belongs to each.
+
+Links form a forest: a consumer is linked to at most one other, a person is a tree, the root stands for it. Undoing a link cuts one edge,
+so that everything is as it was. What a person's rows share (`known_to`, `served`) is derived anew from what each row owns.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import datetime
+from enum import StrEnum
+from typing import Annotated
+
+import phonenumbers
+from msgspec import Meta, Struct
+from msgspec.structs import replace
+
+from services.kit.errors import Conflict, Denied, Invalid, NotFound
+
+IDENTITIES_MAX = 50
+LINKED_MAX = 50
+DEFAULT_REGION = "CN"
+
+
+class Reason(StrEnum):
+    CONSUMER_NOT_FOUND = "CONSUMER_NOT_FOUND"
+    IDENTITIES_DISAGREE = "IDENTITIES_DISAGREE"
+    IDENTITY_TAKEN = "IDENTITY_TAKEN"
+    CONSUMER_ID_TAKEN = "CONSUMER_ID_TAKEN"
+    INVALID_PHONE = "INVALID_PHONE"
+    TOO_MANY_IDENTITIES = "TOO_MANY_IDENTITIES"
+    SAME_PERSON = "SAME_PERSON"
+    ALREADY_LINKED = "ALREADY_LINKED"
+    NOT_LINKED = "NOT_LINKED"
+    LINK_NOT_YOURS = "LINK_NOT_YOURS"
+    TOO_MANY_LINKED = "TOO_MANY_LINKED"
+    BRAND_NOT_YOURS = "BRAND_NOT_YOURS"
+    INVALID_FIELD = "INVALID_FIELD"
+
+
+class Kind(StrEnum):
+    PHONE = "IDENTITY_KIND_PHONE"
+    OPEN_ID = "IDENTITY_KIND_OPEN_ID"
+    UNION_ID = "IDENTITY_KIND_UNION_ID"
+    CARD = "IDENTITY_KIND_CARD"
+    EXTERNAL = "IDENTITY_KIND_EXTERNAL"
+    OIDC_SUBJECT = "IDENTITY_KIND_OIDC_SUBJECT"
+
+
+ACROSS_BRANDS = frozenset({Kind.PHONE, Kind.UNION_ID, Kind.OIDC_SUBJECT})
+"""What means the same person whoever says it; the other kinds mean it only to the brand that supplied them."""
+NEEDS_NAMESPACE = frozenset({Kind.OPEN_ID, Kind.UNION_ID, Kind.OIDC_SUBJECT})
+
+Name = Annotated[str, Meta(max_length=100)]
+Short = Annotated[str, Meta(max_length=100)]
+ConsumerId = Annotated[str, Meta(pattern=r"^(con_[\w.-]{1,96})?$")]
+Traits = Annotated[dict[Short, Short], Meta(max_length=50)]
+
+
+class NewIdentity(Struct, frozen=True):
+    """An identity as it was given."""
+
+    kind: Kind
+    value: Annotated[str, Meta(min_length=1, max_length=200)]
+    namespace: Short = ""
+    verified: bool = False
+
+
+class Registration(Struct, frozen=True):
+    """A consumer to register or to find."""
+
+    identities: Annotated[list[NewIdentity], Meta(max_length=20)] = []
+    consumer_id: ConsumerId = ""
+    display_name: Name = ""
+    sizes: Traits = {}
+    preferences: Traits = {}
+    created_at: datetime | None = None
+
+
+class Claim(Struct, frozen=True):
+    """An identity in its one usual writing. `hashed` is what is hashed; one that `stands` is held by one consumer only."""
+
+    kind: Kind
+    namespace: str
+    value: str
+    hashed: str
+    verified: bool
+    stands: bool
+
+
+class Identity(Struct, frozen=True):
+    """A recorded identity; `value` is ciphertext."""
+
+    id: str
+    consumer_id: str
+    kind: Kind
+    namespace: str
+    hash: str
+    value: bytes
+    verified: bool
+    stands: bool
+    brand_ids: list[str]
+    created_at: datetime
+    version: int = 1
+
+
+class Profile(Struct, frozen=True):
+    """What one brand knows of a consumer; the name is ciphertext."""
+
+    brand_id: str
+    display_name: bytes | None = None
+    sizes: dict[str, str] = {}
+    preferences: dict[str, str] = {}
+
+
+class Served(Struct, frozen=True):
+    """Who looks after a consumer for a brand."""
+
+    brand_id: str
+    staff_id: str
+    store_id: str
+
+
+class Consumer(Struct, frozen=True):
+    """A consumer's row: what it owns, and what all rows of one person share."""
+
+    id: str
+    person_id: str
+    created_at: datetime
+    linked_to_id: str | None = None
+    brand_ids: list[str] = []
+    """Brands that supplied an identity or registered the consumer."""
+    met_ids: list[str] = []
+    """Brands the consumer had an interaction with under this id."""
+    bound: list[Served] = []
+    """Who looks after the consumer under this id."""
+    profiles: list[Profile] = []
+    known_to: list[str] = []
+    """Shared by the person's rows: the union of `brand_ids` and `met_ids`."""
+    served: list[Served] = []
+    """Shared by the person's rows: the union of `bound`."""
+    version: int = 1
+
+
+class Link(Struct, frozen=True):
+    """That two consumers are one person, by which evidence, and whether it was undone."""
+
+    id: str
+    consumer_id: str
+    linked_consumer_id: str
+    evidence: Annotated[list[Kind], Meta(min_length=1, max_length=10)]
+    linked_at: datetime
+    linked_by: str
+    note: Annotated[str, Meta(max_length=200)] = ""
+    undone_at: datetime | None = None
+    undone_by: str | None = None
+    version: int = 1
+
+
+class ConsumerLinked(Struct, frozen=True):
+    consumer_id: str
+    linked_consumer_id: str
+
+
+class ConsumerUnlinked(Struct, frozen=True):
+    consumer_id: str
+    linked_consumer_id: str
+
+
+# identities ----------------------------------------------------------------------------------------------------------
+
+
+def claim(given: NewIdentity, brand_id: str) -> Claim:
+    """What `given` by a brand claims; `Invalid` for a phone that cannot exist or a namespace that is missing."""
+    namespace, value = given.namespace.strip(), given.value.strip()
+    if given.kind is Kind.PHONE:
+        namespace, value = "", phone(value)
+    elif not value or (given.kind in NEEDS_NAMESPACE and not namespace):
+        raise Invalid(Reason.INVALID_FIELD, "give a value, and the namespace it is unique in", field="namespace" if value else "value")
+    owner = "" if given.kind in ACROSS_BRANDS else brand_id
+    stands = given.verified or given.kind is not Kind.PHONE
+    return Claim(given.kind, namespace, value, f"{owner}\0{namespace}\0{value}", given.verified, stands)
+
+
+def phone(written: str) -> str:
+    """A phone number as E.164; without a country code it is a Chinese one. `Invalid` when no such number can exist."""
+    try:
+        number = phonenumbers.parse(written, DEFAULT_REGION)
+    except phonenumbers.NumberParseException:
+        number = None
+    if number is None or not phonenumbers.is_possible_number(number):
+        raise Invalid(Reason.INVALID_PHONE, "there can be no such phone number", field="value")
+    return phonenumbers.format_number(number, phonenumbers.PhoneNumberFormat.E164)
+
+
+def whole(kind: Kind, value: str) -> str:
+    """A value as its owner writes it: Chinese phones without the country code."""
+    return value.removeprefix("+86") if kind is Kind.PHONE else value
+
+
+def masked(kind: Kind, value: str) -> str:
+    """A value that others recognise but cannot use: 138****1234."""
+    value = whole(kind, value)
+    if kind is Kind.PHONE and len(value) >= 10:
+        return f"{value[:3]}****{value[-4:]}"
+    return f"****{value[-4:]}" if len(value) >= 8 else "****"
+
+
+def holder(consumer_id: str, held_by: Iterable[str], person_of: Mapping[str, str]) -> str | None:
+    """The consumer to whom a registration belongs: the first of those its identities stand for and of the one it names.
+
+    None when it is somebody new. `Conflict` when they are different people. `person_of` has every known consumer.
+    """
+    found = [*held_by, *([consumer_id] if consumer_id in person_of else [])]
+    if len({person_of[id] for id in found}) > 1:
+        raise Conflict(
+            Reason.IDENTITIES_DISAGREE, "these identities stand for different people; link them first", consumer_ids=sorted(found)
+        )
+    return found[0] if found else None
+
+
+def merged(profiles: Sequence[Profile], new: Profile) -> list[Profile]:
+    """The profiles with what a brand says now: given values replace earlier ones of the same brand, others stay."""
+    old = next((profile for profile in profiles if profile.brand_id == new.brand_id), Profile(new.brand_id))
+    newest = Profile(
+        new.brand_id, new.display_name or old.display_name, old.sizes | new.sizes, old.preferences | new.preferences
+    )  # fmt: skip
+    return [*(profile for profile in profiles if profile.brand_id != new.brand_id), newest]
+
+
+# people --------------------------------------------------------------------------------------------------------------
+
+Parents = Mapping[str, str | None]
+"""Consumer id -> the consumer it is linked to; None: it stands for itself."""
+
+
+def person_of(parents: Parents, id: str) -> str:
+    """The consumer that stands for the person `id` belongs to."""
+    while (parent := parents[id]) is not None:
+        id = parent
+    return id
+
+
+def link(parents: Parents, id: str, linked_id: str) -> dict[str, str | None]:
+    """`linked_id` and all below it belong to the person of `id` from now on. `parents` holds both people whole."""
+    person = person_of(parents, id)
+    if person_of(parents, linked_id) == person:
+        raise Conflict(Reason.SAME_PERSON, "these consumers are one person already")
+    if (parent := parents[linked_id]) is not None:
+        raise Conflict(Reason.ALREADY_LINKED, "this consumer is linked to another one; link that one, or undo it first", consumer_id=parent)
+    if len(parents) > LINKED_MAX:
+        raise Conflict(Reason.TOO_MANY_LINKED, f"one person consists of at most {LINKED_MAX} consumers")
+    return {**parents, linked_id: id}
+
+
+def unlink(parents: Parents, id: str, linked_id: str) -> dict[str, str | None]:
+    """`linked_id` stands for itself again, with all below it."""
+    if parents.get(linked_id) != id:
+        raise Conflict(Reason.NOT_LINKED, "these consumers are not linked to one another")
+    return {**parents, linked_id: None}
+
+
+def may_link(rows: Iterable[Consumer], reaches: Callable[[str], bool]) -> None:
+    """`Denied` unless every brand that registered one of these consumers lies within the caller's scope."""
+    if not all(reaches(brand_id) for row in rows for brand_id in row.brand_ids):
+        raise Denied(Reason.LINK_NOT_YOURS, "another brand registered one of them; the installation's operator decides")
+
+
+def arranged(rows: Sequence[Consumer], parents: Parents | None = None) -> list[Consumer]:
+    """The rows of whole people after `parents` changed (or after a row did): person and shared fields as they follow from each row."""
+    parents = {row.id: row.linked_to_id for row in rows} if parents is None else parents
+    people = {row.id: person_of(parents, row.id) for row in rows}
+    members = {person: [row for row in rows if people[row.id] == person] for person in set(people.values())}
+    known = {person: sorted({id for row in all_rows for id in (*row.brand_ids, *row.met_ids)}) for person, all_rows in members.items()}
+    served = {person: [one for row in all_rows for one in row.bound] for person, all_rows in members.items()}
+    return [
+        replace(row, linked_to_id=parents[row.id], person_id=people[row.id], known_to=known[people[row.id]], served=served[people[row.id]])
+        for row in rows
+    ]
+
+
+def ids_of(person_id: str, rows: Iterable[Consumer]) -> list[str]:
+    """All consumer ids of a person, the one that stands for it first."""
+    return [person_id, *sorted(row.id for row in rows if row.person_id == person_id and row.id != person_id)]
+
+
+# what a caller sees --------------------------------------------------------------------------------------------------
+
+
+class Viewer(Struct, frozen=True):
+    """Who looks at a person: everybody's brands (`brands` None), or those of some brands. The person sees values whole."""
+
+    brands: frozenset[str] | None = None
+    self_: bool = False
+
+    def sees(self, brand_ids: Iterable[str]) -> bool:
+        """Whether something that these brands supplied may be seen."""
+        return self.brands is None or not self.brands.isdisjoint(brand_ids)
+
+
+def viewer(rows: Sequence[Consumer], *, everywhere: bool, consumers: Iterable[str], brands: Iterable[str], stores: Iterable[str],
+           staff: Iterable[str]) -> Viewer:  # fmt: skip
+    """How somebody who reaches these consumers, brands, stores and staff sees the person of `rows`.
+
+    Staff see what the brand knows for which they, or their store, look after the person.
+    """
+    if not {row.id for row in rows}.isdisjoint(consumers):
+        return Viewer(self_=True)
+    if everywhere:
+        return Viewer()
+    stores, staff = frozenset(stores), frozenset(staff)
+    bound = (one for row in rows for one in row.bound)
+    return Viewer(frozenset(brands) | {one.brand_id for one in bound if one.store_id in stores or one.staff_id in staff})
+
+
+def seen_profile(rows: Sequence[Consumer], viewer: Viewer, first: str) -> Profile:
+    """What `viewer` may know of the person: profiles of the brands they may see, later ones over earlier, those of row `first` over all."""
+    seen = Profile("")
+    for row in sorted(rows, key=lambda row: (row.id == first, row.created_at, row.id)):
+        for profile in row.profiles:
+            if viewer.sees([profile.brand_id]):
+                name = profile.display_name or seen.display_name
+                seen = Profile("", name, seen.sizes | profile.sizes, seen.preferences | profile.preferences)
+    return seen
+
+
+def missing(consumer_id: str) -> NotFound:
+    """There is no such consumer for this caller."""
+    return NotFound(Reason.CONSUMER_NOT_FOUND, "there is no such consumer for you", consumer_id=consumer_id)

@@ -1,0 +1,1 @@
+"""Which guide looks after whom, and what they write."""

@@ -1,0 +1,219 @@
+"""Who may bind whom, and when a guide may write: bound, consented, within the cap, by day."""
+
+from collections.abc import Iterable, Sequence
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import Annotated
+
+from msgspec import Meta, Struct
+from msgspec.structs import replace
+
+from services.kit import calendar
+from services.kit.errors import Conflict, Denied, Exhausted, NotFound
+
+CAP = 3
+CAP_WITHIN = timedelta(days=7)
+QUIET_FROM_MINUTE = 22 * 60
+QUIET_UNTIL_MINUTE = 8 * 60
+DEFAULT_ZONE = "Asia/Shanghai"
+ORDERED_WITHIN = timedelta(days=7)
+
+
+class Reason(StrEnum):
+    CONSUMER_NOT_FOUND = "CONSUMER_NOT_FOUND"
+    STAFF_UNKNOWN = "STAFF_UNKNOWN"
+    BOUND_ELSEWHERE = "BOUND_ELSEWHERE"
+    NOT_BOUND = "NOT_BOUND"
+    NO_CONSENT = "NO_CONSENT"
+    FREQUENCY_CAP = "FREQUENCY_CAP"
+    QUIET_HOURS = "QUIET_HOURS"
+    OUTREACH_NOT_FOUND = "OUTREACH_NOT_FOUND"
+    STAFF_STORE_OR_BRAND = "STAFF_STORE_OR_BRAND"
+    INVALID_FIELD = "INVALID_FIELD"
+
+
+class Channel(StrEnum):
+    IN_APP = "CHANNEL_IN_APP"
+
+
+class Outcome(StrEnum):
+    SENT = "OUTCOME_SENT"
+    READ = "OUTCOME_READ"
+    ORDERED = "OUTCOME_ORDERED"
+
+
+class Staff(Struct, frozen=True):
+    """A member of staff as organization told of them last."""
+
+    id: str
+    brand_id: str
+    store_id: str
+    active: bool
+    version: int = 1
+
+
+class Binding(Struct, frozen=True):
+    """That a guide looks after a consumer for a brand."""
+
+    id: str
+    consumer_id: str
+    brand_id: str
+    staff_id: str
+    store_id: str
+    bound_at: datetime
+    ended_at: datetime | None = None
+    active: bool = True
+    version: int = 1
+
+
+class Outreach(Struct, frozen=True):
+    """A message of a guide to a consumer; the text is ciphertext."""
+
+    id: str
+    consumer_id: str
+    brand_id: str
+    staff_id: str
+    store_id: str
+    ciphertext: bytes
+    sent_at: datetime
+    channel: Channel = Channel.IN_APP
+    task_id: Annotated[str, Meta(max_length=100)] = ""
+    outcome: Outcome = Outcome.SENT
+    read_at: datetime | None = None
+    order_id: str | None = None
+    unread: bool = True
+    version: int = 1
+
+
+class Sent(Struct, frozen=True):
+    """When a brand wrote to a consumer lately."""
+
+    id: str
+    times: list[datetime] = []
+    version: int = 1
+
+
+class Draft(Struct, frozen=True):
+    """What a guide asks to be sent."""
+
+    consumer_id: str
+    brand_id: str
+    staff_id: str
+    text: Annotated[str, Meta(min_length=1, max_length=2000)]
+    task_id: Annotated[str, Meta(max_length=100)] = ""
+    channel: Channel = Channel.IN_APP
+
+
+class ConsumerBound(Struct, frozen=True):
+    consumer_id: str
+    brand_id: str
+    staff_id: str = ""
+    store_id: str = ""
+
+
+class OutreachSent(Struct, frozen=True):
+    outreach_id: str
+    consumer_id: str
+    brand_id: str
+    staff_id: str
+    store_id: str
+    task_id: str = ""
+
+
+class Binder(Struct, frozen=True):
+    """Who binds: somebody for the whole brand, for one's store, or for oneself."""
+
+    brand: bool = False
+    stores: frozenset[str] = frozenset()
+    staff: frozenset[str] = frozenset()
+
+    def may_bind_to(self, staff: Staff) -> bool:
+        """Whether consumers may be bound to this member of staff."""
+        return self.brand or staff.store_id in self.stores or staff.id in self.staff
+
+    def may_take_from(self, binding: Binding) -> bool:
+        """Whether a consumer may be taken out of this binding: a guide only gives up their own, a manager moves within the store."""
+        return self.brand or binding.store_id in self.stores or binding.staff_id in self.staff
+
+
+def bind(
+    id: str, consumer_id: str, brand_id: str, staff: Staff | None, current: Sequence[Binding], binder: Binder, at: datetime
+) -> tuple[Binding, list[Binding], list[ConsumerBound]]:
+    """The binding that stands, the earlier ones that end, and the facts. `current`: the person's active ones for this brand."""
+    if staff is None or not staff.active or staff.brand_id != brand_id or not binder.may_bind_to(staff):
+        raise NotFound(Reason.STAFF_UNKNOWN, "there is no such active member of staff of this brand for you")
+    if not all(binder.may_take_from(binding) for binding in current):
+        raise Conflict(Reason.BOUND_ELSEWHERE, "this consumer is bound to somebody else; ask the brand's operator to move them")
+    if len(current) == 1 and (current[0].staff_id, current[0].store_id) == (staff.id, staff.store_id):
+        return current[0], [], []
+    new = Binding(id, consumer_id, brand_id, staff.id, staff.store_id, at)
+    return new, [end(binding, at) for binding in current], [ConsumerBound(consumer_id, brand_id, staff.id, staff.store_id)]
+
+
+def unbind(
+    consumer_id: str, brand_id: str, current: Sequence[Binding], binder: Binder, at: datetime
+) -> tuple[list[Binding], list[ConsumerBound]]:
+    """The bindings that end and the fact; NOT_BOUND when there is none that the caller may end."""
+    if not current or not all(binder.may_take_from(binding) for binding in current):
+        raise NotFound(Reason.NOT_BOUND, "this consumer is bound to nobody of yours")
+    return [end(binding, at) for binding in current], [ConsumerBound(consumer_id, brand_id)]
+
+
+def end(binding: Binding, at: datetime) -> Binding:
+    return replace(binding, active=False, ended_at=at)
+
+
+def current(bindings: Iterable[Binding]) -> Binding | None:
+    """The binding that counts for a person: the latest of those that stand (people who were linked may have one each)."""
+    return max((one for one in bindings if one.active), key=lambda one: (one.bound_at, one.id), default=None)
+
+
+def may_send(
+    staff: Staff | None, staff_id: str, bindings: Sequence[Binding], consented: bool, times: Iterable[datetime], at: datetime, zone: str
+) -> tuple[Binding, int]:
+    """The binding in whose name a guide writes, and how many more may follow; a refusal says which rule is against it."""
+    binding = current(bindings)
+    if binding is None or binding.staff_id != staff_id:
+        raise Denied(Reason.NOT_BOUND, "this consumer is not bound to you")
+    if staff is None or not staff.active or staff.brand_id != binding.brand_id:
+        raise Denied(Reason.STAFF_UNKNOWN, "you are no active member of staff of this brand")
+    if not consented:
+        raise Conflict(Reason.NO_CONSENT, "the consumer did not allow the brand to write")
+    recent = within_cap(times, at)
+    if len(recent) >= CAP:
+        free_at = recent[-CAP] + CAP_WITHIN
+        raise Exhausted(
+            Reason.FREQUENCY_CAP, f"the brand wrote {CAP} times within {CAP_WITHIN.days} days", free_at=free_at.isoformat(), limit=CAP
+        )  # fmt: skip
+    if (free_at := quiet_until(at, zone)) is not None:
+        raise Conflict(Reason.QUIET_HOURS, "not between 22:00 and 08:00", free_at=free_at.isoformat())
+    return binding, CAP - len(recent) - 1
+
+
+def within_cap(times: Iterable[datetime], at: datetime) -> list[datetime]:
+    """The times that count against the cap at `at`, in order."""
+    return sorted(time for time in times if time > at - CAP_WITHIN)
+
+
+def quiet_until(at: datetime, zone: str) -> datetime | None:
+    """When the quiet hours end; None while it is day."""
+    return calendar.closes_at(QUIET_FROM_MINUTE, QUIET_UNTIL_MINUTE, at, zone)
+
+
+def followed(outreaches: Iterable[Outreach], brand_ids: Iterable[str], order_id: str, paid_at: datetime) -> list[Outreach]:
+    """For each brand of an order the latest message before it, within ORDERED_WITHIN, with the order as its outcome."""
+    brands, latest = frozenset(brand_ids), dict[str, Outreach]()
+    for outreach in sorted(outreaches, key=lambda one: (one.sent_at, one.id)):
+        if outreach.brand_id in brands and paid_at - ORDERED_WITHIN <= outreach.sent_at <= paid_at:
+            latest[outreach.brand_id] = outreach
+    return [
+        replace(outreach, outcome=Outcome.ORDERED, order_id=order_id)
+        for outreach in latest.values()
+        if outreach.outcome is not Outcome.ORDERED
+    ]
+
+
+def read(outreach: Outreach, at: datetime) -> Outreach:
+    """The message once its receiver saw it; what is known further stays."""
+    outcome = Outcome.READ if outreach.outcome is Outcome.SENT else outreach.outcome
+    return replace(outreach, read_at=outreach.read_at or at, unread=False, outcome=outcome)

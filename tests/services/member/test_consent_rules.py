@@ -1,0 +1,46 @@
+"""The newest word counts."""
+
+from datetime import UTC, datetime, timedelta
+
+from hypothesis import given
+from hypothesis import strategies as st
+from quanyu.member.v1 import consent_pb2
+from services.member.consent import rules
+from services.member.consent.rules import Consent, Purpose
+
+START = datetime(2026, 1, 1, tzinfo=UTC)
+WORDS = st.lists(
+    st.builds(
+        Consent,
+        id=st.integers(0, 10**9).map(lambda number: f"cns_{number:010}"),
+        consumer_id=st.sampled_from(["con_a", "con_b"]),
+        brand_id=st.sampled_from(["brd_1", "brd_2"]),
+        purpose=st.sampled_from(Purpose),
+        granted=st.booleans(),
+        at=st.integers(0, 5).map(lambda days: START + timedelta(days=days)),
+        recorded_by=st.just("me"),
+    ),
+    unique_by=lambda word: word.id,
+    max_size=12,
+)
+
+
+@given(WORDS, st.randoms())
+def test_the_order_in_which_words_arrive_does_not_matter(words, random):
+    shuffled = random.sample(words, len(words))
+    assert rules.newest(shuffled) == rules.newest(words)
+
+
+@given(WORDS)
+def test_what_stands_is_the_last_word_in_time(words):
+    stands = rules.newest(words)
+    for word in words:
+        standing = stands[word.brand_id, word.purpose]
+        assert (standing.at, standing.id) >= (word.at, word.id)
+    answered = rules.granted(words, ["brd_2", "brd_1", "brd_3"], Purpose.OUTREACH)
+    assert answered == [id for id in ["brd_2", "brd_1"] if (word := stands.get((id, Purpose.OUTREACH))) and word.granted]
+
+
+def test_reasons_and_purposes_are_those_of_the_protos():
+    assert {f"CONSENT_REASON_{reason}" for reason in rules.Reason} == set(consent_pb2.ConsentReason.keys()[1:])
+    assert {str(purpose) for purpose in rules.Purpose} == set(consent_pb2.Purpose.keys()[1:])
