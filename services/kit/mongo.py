@@ -6,8 +6,9 @@ vocabulary, so what differs is only which calls are awaited; the few that differ
 
 import asyncio
 import random
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any, TypeAlias, TypeVar
 
 from motor.motor_asyncio import AsyncIOMotorClient
@@ -29,6 +30,10 @@ Answer = TypeVar("Answer")
 ATTEMPTS_MAX = 40
 """Tries of one transaction that keeps meeting write conflicts; with the backoff below about five seconds."""
 BACKOFF_SECONDS_MAX = 0.25
+ATTEMPTS_BEFORE_ORPHANS = 10
+"""Tries after which a transaction asks whether a dead process holds what it wants; about half a second."""
+ORPHANED_SECONDS = 2.0
+"""A transaction that did nothing for so long belongs to a dead process, or to one that will simply run it anew."""
 
 
 class Database:
@@ -54,6 +59,7 @@ class Database:
         self.client: Any = client_type(uri or settings.mongo_uri, **options)
         self.name = name
         self.raw: Any = self.client[name]
+        self._orphans_sought_at = 0.0
 
     def __getitem__(self, collection: str) -> Any:
         return self.raw[collection]
@@ -98,6 +104,8 @@ class Database:
             for attempt in range(attempts_max):
                 if attempt:
                     await asyncio.sleep(random.uniform(0, min(BACKOFF_SECONDS_MAX, 0.002 * 2**attempt)))
+                if attempt >= ATTEMPTS_BEFORE_ORPHANS:
+                    await self._seek_orphans()
                 try:
                     answer = await self._attempt(session, body)
                     await self._commit(session)
@@ -135,6 +143,24 @@ class Database:
                 if not error.has_error_label("UnknownTransactionCommitResult"):
                     raise
         raise Unavailable("COMMIT_UNKNOWN", "the database did not confirm; make the same call again")
+
+    async def _seek_orphans(self) -> None:
+        if time.monotonic() - self._orphans_sought_at > ORPHANED_SECONDS / 2:
+            self._orphans_sought_at = time.monotonic()
+            await self.release_orphans()
+
+    async def release_orphans(self, idle_seconds: float | None = None) -> None:
+        """Ends this service's transactions that did nothing for `idle_seconds` (ORPHANED_SECONDS unless told).
+
+        MongoDB would hold what a dead process left open for another minute: its documents, and any index or drop on its collections.
+        """
+        idle_seconds = ORPHANED_SECONDS if idle_seconds is None else idle_seconds
+        idle = {"type": "idleSession", "appName": self.name, "transaction.timeInactiveMicros": {"$gt": int(idle_seconds * 1e6)}}
+        pipeline = [{"$currentOp": {"allUsers": False, "idleSessions": True}}, {"$match": idle}, {"$project": {"lsid.id": 1}}]
+        with suppress(PyMongoError):  # a server that does not let us see or end our own sessions ends them itself, later
+            found = await self.client.admin.command({"aggregate": 1, "pipeline": pipeline, "cursor": {}})
+            if orphans := [{"id": operation["lsid"]["id"]} for operation in found["cursor"]["firstBatch"]]:
+                await self.client.admin.command({"killSessions": orphans})
 
 
 async def ensure(collection: Any, *indexes: Any) -> None:
