@@ -14,12 +14,14 @@ from quanyu.facts.v1 import facts_pb2_grpc
 from services.kit import access, logs, once, telemetry
 from services.kit.access import Gate
 from services.kit.errors import Unavailable
+from services.kit.facts import relay as relaying
 from services.kit.facts.inbox import FactSink
 from services.kit.facts.relay import Relay
 from services.kit.house import SERVICES, House, Wiring
 from services.kit.principals import Verifier
 from services.kit.server import Server
 from services.kit.settings import Settings, SettingsError, load
+from services.kit.watch import Watch
 
 Wire = Callable[[House], Wiring]
 
@@ -56,10 +58,12 @@ async def running(name: str, settings: Settings, wire: Wire, *, listen: str) -> 
         server = Server(servicers, Gate(verifier, house.scopes), drain_seconds=settings.drain_seconds)
         await prepare(house, wiring)
         await sink.prepare()
-        relay = Relay(house.database, {peer: getattr(house.channels, peer) for peer in SERVICES if peer != name}, source=name)
+        watch = Watch(house.database, [relaying.WATCHED])
+        peers = {peer: getattr(house.channels, peer) for peer in SERVICES if peer != name}
+        relay = Relay(house.database, peers, source=name, watch=watch, clock=house.clock)
         await relay.prepare()
         port = await server.start(listen)
-        tasks = [asyncio.create_task(_as_system(loop), name=f"{name}-background") for loop in (relay.run, *wiring.background)]
+        tasks = [asyncio.create_task(_as_system(loop), name=f"{name}-background") for loop in (watch.run, relay.run, *wiring.background)]
         try:
             yield Running(house, wiring, f"{listen.rpartition(':')[0]}:{port}", relay, tuple(tasks))
         finally:

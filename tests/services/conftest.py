@@ -70,8 +70,8 @@ class Running:
     async def facts_told(self) -> list[facts_pb2.Fact]:
         """The facts that wait in the outbox, each once, in order for each key."""
         rows = await self.database[DELIVERIES].find().to_list(None)
-        facts = {row["_id"].rpartition(":")[0]: facts_pb2.Fact.FromString(row["fact"]) for row in rows}
-        return sorted(facts.values(), key=lambda fact: (fact.key, fact.sequence))
+        facts = [facts_pb2.Fact.FromString(row["fact"]) for row in rows]
+        return sorted({fact.id: fact for fact in facts}.values(), key=lambda fact: (fact.key, fact.sequence))
 
     async def close(self) -> None:
         for channel in self.channels:
