@@ -102,8 +102,8 @@ class Offer(Struct, frozen=True):
 class NewVariant(Struct, frozen=True):
     """A variant to be created."""
 
-    price: Price
     variant_id: VariantId
+    price: Price
     attributes: Attributes = {}
 
 
@@ -142,7 +142,9 @@ def compose(new: NewProduct, standing: Iterable[Variant] = ()) -> Composed:
     offer_id = f"ofr_{new.product_id.removeprefix('prd_')}"
     made = [_variant(new, variant, offer_id) for variant in new.variants]
     named = {variant.id for variant in made}
-    kept = [replace(old, name=new.name, category=new.category, search=_search(new, old.attributes)) for old in standing if old.id not in named]
+    kept = [
+        replace(old, name=new.name, category=new.category, search=_search(new, old.attributes)) for old in standing if old.id not in named
+    ]
     variants = tuple(made + kept)
     _check_apart(variants)
     product = Product(new.product_id, new.brand_id, new.name, new.category)

@@ -125,7 +125,7 @@ class Promise(Struct, frozen=True):
 
 
 class Hold(Struct, frozen=True):
-    """Goods kept back for a consumer."""
+    """Goods kept back for a consumer. `sweep_at` is `expires_at` on the machine's clock, which a caller's may differ from."""
 
     id: str
     stock_id: str
@@ -137,6 +137,7 @@ class Hold(Struct, frozen=True):
     quantity: Quantity
     held_at: datetime
     expires_at: datetime
+    sweep_at: datetime
     state: HoldState = HoldState.HELD
     needed_by: datetime | None = None
     order_id: str = ""
@@ -172,11 +173,15 @@ def hold(
     consumer_id: str,
     quantity: int,
     at: datetime,
+    real_at: datetime,
     needed_by: datetime | None = None,
     promise: Promise | None = None,
     held_until: datetime | None = None,
 ) -> Hold:
-    """A hold on this row. `held_until` is when the first of the others' live holds ends; `Exhausted` when too few are available."""
+    """A hold on this row. `held_until` is when the first of the others' live holds ends; `Exhausted` when too few are available.
+
+    `at` is the caller's time, `real_at` the machine's.
+    """
     if available(stock) < quantity:
         raise _out_of_stock(stock, quantity, at, held_until)
     return Hold(
@@ -190,6 +195,7 @@ def hold(
         quantity=quantity,
         held_at=at,
         expires_at=at + HOLD_LIFE,
+        sweep_at=real_at + HOLD_LIFE,
         needed_by=needed_by,
         promise=promise,
     )
@@ -204,9 +210,9 @@ def release(hold: Hold) -> tuple[Hold, int]:
     return replace(hold, state=HoldState.RELEASED), hold.quantity
 
 
-def expire(hold: Hold, at: datetime) -> tuple[Hold, int]:
+def expire(hold: Hold, real_at: datetime) -> tuple[Hold, int]:
     """The hold after its time, and how many pieces come free. A hold that an order stands on ends with the order."""
-    if hold.state is not HoldState.HELD or hold.expires_at > at:
+    if hold.state is not HoldState.HELD or hold.sweep_at > real_at:
         return hold, 0
     return replace(hold, state=HoldState.EXPIRED), hold.quantity
 

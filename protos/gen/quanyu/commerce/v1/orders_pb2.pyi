@@ -62,6 +62,8 @@ class _OrdersReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_OrdersRe
     """An imported order is dated in the future."""
     ORDERS_REASON_INVALID_FIELD: _OrdersReason.ValueType  # 14
     """A field is out of its bounds (metadata: field)."""
+    ORDERS_REASON_ORDER_NOT_PLACED: _OrdersReason.ValueType  # 15
+    """The order still waits for its coupons: place it again with the same request_id."""
 
 class OrdersReason(_OrdersReason, metaclass=_OrdersReasonEnumTypeWrapper):
     """Why orders refuse. On the wire the reason is the label without its prefix: `ORDER_PAID`."""
@@ -96,6 +98,8 @@ ORDERS_REASON_NOT_PAST: OrdersReason.ValueType  # 13
 """An imported order is dated in the future."""
 ORDERS_REASON_INVALID_FIELD: OrdersReason.ValueType  # 14
 """A field is out of its bounds (metadata: field)."""
+ORDERS_REASON_ORDER_NOT_PLACED: OrdersReason.ValueType  # 15
+"""The order still waits for its coupons: place it again with the same request_id."""
 Global___OrdersReason: _TypeAlias = OrdersReason  # noqa: Y015
 
 class _OrderState:
@@ -279,7 +283,7 @@ class OrderLine(_message.Message):
     quantity: _builtins.int
     @_builtins.property
     def price(self) -> _money_pb2.Money:
-        """What one costs."""
+        """What one costs; of imported orders not set."""
 
     @_builtins.property
     def amount(self) -> _money_pb2.Money:
@@ -549,7 +553,7 @@ class PlaceOrderRequest(_message.Message):
     method: _stock_pb2.Method.ValueType
     """How the goods reach the consumer; not set: as the holds promise, else PICKUP."""
     scenario_hint: _touch_pb2.Scenario.ValueType
-    """What the front end thinks the situation is; taken only where nothing known says otherwise."""
+    """What the front end thinks the situation is. Where nothing known says otherwise, DISCOVERY is believed."""
     @_builtins.property
     def hold_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Goods the consumer holds: 1 to 50, all of one store. Either these or `lines`."""

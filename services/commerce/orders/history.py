@@ -1,0 +1,83 @@
+"""Orders of the time before: what an import's row must be, and the paid order it becomes."""
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Annotated
+
+from msgspec import Meta, Struct
+
+from services.commerce.catalog.rules import Price
+from services.commerce.orders.rules import Line, Order, OrderId, OrderSummary, Reason, State
+from services.commerce.orders.scenario import Scenario, Touchpoint
+from services.commerce.stock.rules import ConsumerId, StoreId
+from services.kit.errors import Invalid, NotFound
+
+IMPORT_MAX = 500
+LINES_MAX = 200
+
+
+class ImportedLine(Struct, frozen=True):
+    """A line of an imported order."""
+
+    variant_id: str
+    quantity: Annotated[int, Meta(ge=1, le=1_000_000)]
+    paid: Price
+
+
+class ImportedOrder(Struct, frozen=True):
+    """An order of the time before."""
+
+    order_id: OrderId
+    consumer_id: ConsumerId
+    store_id: StoreId
+    paid_at: datetime
+    lines: Annotated[tuple[ImportedLine, ...], Meta(max_length=LINES_MAX)] = ()
+    touchpoint: Touchpoint = Touchpoint.UNSPECIFIED
+    scenario: Scenario = Scenario.UNSPECIFIED
+
+
+class OrdersImported(Struct, frozen=True):
+    """A batch of orders from before this installation was imported."""
+
+    batch_id: str
+    orders: tuple[OrderSummary, ...]
+
+
+def order_of(row: ImportedOrder, *, batch_id: str, now: datetime, seller_id: str | None, brands: Mapping[str, str]) -> Order:
+    """The paid order a row becomes. `seller_id` runs its store (None: no such store), `brands` are those of the variants that exist."""
+    if not row.lines:
+        raise Invalid(Reason.LINES_MISSING, f"an order has 1 to {LINES_MAX} lines", field="lines")
+    if seller_id is None:
+        raise NotFound(Reason.STORE_NOT_FOUND, "there is no such store", store_id=row.store_id)
+    if row.paid_at > now:
+        raise Invalid(Reason.NOT_PAST, "an imported order was paid in the past", field="paid_at")
+    currency = row.lines[0].paid.currency
+    for line in row.lines:
+        if line.variant_id not in brands:
+            raise NotFound(Reason.VARIANT_NOT_FOUND, f"there is no variant {line.variant_id}", variant_id=line.variant_id)
+        if line.paid.currency != currency:
+            raise Invalid(Reason.CURRENCY_MIXED, "one order is in one currency", field="paid")
+    nothing = Price(currency)
+    lines = tuple(Line(line.variant_id, brands[line.variant_id], line.quantity, line.paid, nothing, line.paid) for line in row.lines)
+    total = Price(currency, sum(line.paid.minor for line in row.lines))
+    return Order(
+        id=row.order_id,
+        consumer_id=row.consumer_id,
+        store_id=row.store_id,
+        seller_id=seller_id,
+        brand_ids=sorted({line.brand_id for line in lines}),
+        state=State.PAID,
+        touchpoint=row.touchpoint,
+        scenario=row.scenario if row.scenario is not Scenario.UNSPECIFIED else _usual(row.touchpoint),
+        placed_at=row.paid_at,
+        paid_at=row.paid_at,
+        amount=total,
+        discount=nothing,
+        total=total,
+        lines=lines,
+        batch_id=batch_id,
+    )
+
+
+def _usual(touchpoint: Touchpoint) -> Scenario:
+    return Scenario.IN_STORE if touchpoint is Touchpoint.STORE else Scenario.AT_HOME

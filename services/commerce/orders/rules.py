@@ -1,0 +1,360 @@
+"""What an order is, how it goes from being placed to being paid or cancelled, and who sees what of it."""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import Annotated
+
+from msgspec import Meta, Struct
+from msgspec.structs import replace
+
+from services.commerce.catalog.rules import Price, Variant
+from services.commerce.orders.scenario import Basis, Scenario, Touchpoint
+from services.commerce.stock.rules import ConsumerId, Hold, Method, StoreId
+from services.kit.errors import Conflict, Invalid
+from services.kit.money import Money, allocate
+
+PAY_WITHIN = timedelta(minutes=30)
+LINES_MAX = 50
+FINISH_WITHIN = timedelta(seconds=30)
+"""An approved payment that has not become a paid order by then is finished by the sweeper."""
+COUPONS_MAX = 10
+SANDBOX_APPROVES = "approve"
+
+OrderId = Annotated[str, Meta(pattern=r"^ord_[A-Za-z0-9_-]{1,60}$")]
+
+
+class Reason(StrEnum):
+    """Why orders refuse; the labels of `OrdersReason` without their prefix."""
+
+    ORDER_NOT_FOUND = "ORDER_NOT_FOUND"
+    ORDER_CANCELLED = "ORDER_CANCELLED"
+    ORDER_PAID = "ORDER_PAID"
+    LINES_MISSING = "LINES_MISSING"
+    STORES_MIXED = "STORES_MIXED"
+    CURRENCY_MIXED = "CURRENCY_MIXED"
+    DESTINATION_MISSING = "DESTINATION_MISSING"
+    PAYMENT_DECLINED = "PAYMENT_DECLINED"
+    COUPONS_LOST = "COUPONS_LOST"
+    ORDER_REPEATED = "ORDER_REPEATED"
+    STORE_NOT_FOUND = "STORE_NOT_FOUND"
+    VARIANT_NOT_FOUND = "VARIANT_NOT_FOUND"
+    NOT_PAST = "NOT_PAST"
+    ORDER_NOT_PLACED = "ORDER_NOT_PLACED"
+    INVALID_FIELD = "INVALID_FIELD"
+
+
+class State(StrEnum):
+    """How far an order is."""
+
+    PLACING = "ORDER_STATE_PLACING"
+    PLACED = "ORDER_STATE_PLACED"
+    PAYING = "ORDER_STATE_PAYING"
+    PAID = "ORDER_STATE_PAID"
+    CANCELLED = "ORDER_STATE_CANCELLED"
+
+
+class Cancel(StrEnum):
+    """Why an order was cancelled."""
+
+    REQUESTED = "CANCEL_REASON_REQUESTED"
+    NOT_PAID = "CANCEL_REASON_NOT_PAID"
+    COUPON_REFUSED = "CANCEL_REASON_COUPON_REFUSED"
+    COUPONS_LOST = "CANCEL_REASON_COUPONS_LOST"
+
+
+class PaymentMethod(StrEnum):
+    """How an order is paid."""
+
+    SANDBOX = "PAYMENT_METHOD_SANDBOX"
+
+
+class Line(Struct, frozen=True):
+    """One line: `paid` = `amount` - `discount`."""
+
+    variant_id: str
+    brand_id: str
+    quantity: Annotated[int, Meta(ge=1, le=1_000_000)]
+    amount: Price
+    discount: Price
+    paid: Price
+    price: Price | None = None
+    offer_id: str = ""
+    hold_id: str = ""
+
+
+class AppliedCoupon(Struct, frozen=True):
+    """A coupon spent on an order."""
+
+    coupon_id: str
+    brand_id: str
+    discount: Price
+
+
+class Payment(Struct, frozen=True):
+    """What was paid."""
+
+    id: str
+    method: PaymentMethod
+    amount: Price
+    approved_at: datetime
+
+
+class Refused(Struct, frozen=True):
+    """What the wallet refused an order with, to be said again to a repeat."""
+
+    kind: str
+    reason: str
+    message: str
+    metadata: dict[str, str] = {}
+
+
+class Order(Struct, frozen=True):
+    """An order.
+
+    Beside what its message tells: `brand_ids` are those of its lines; `rollback` says that its coupons are still to be rolled back;
+    `refused` is what the wallet refused it with; `sweep_at` is when, on the machine's clock, the sweeper looks after it.
+    """
+
+    id: OrderId
+    consumer_id: ConsumerId
+    store_id: StoreId
+    seller_id: str
+    brand_ids: list[str]
+    state: State
+    touchpoint: Touchpoint
+    scenario: Scenario
+    placed_at: datetime
+    amount: Price
+    discount: Price
+    total: Price
+    lines: tuple[Line, ...] = ()
+    scenario_basis: Basis | None = None
+    method: Method | None = None
+    needed_by: datetime | None = None
+    arrives_at: datetime | None = None
+    pay_by: datetime | None = None
+    paid_at: datetime | None = None
+    cancelled_at: datetime | None = None
+    cancel_reason: Cancel | None = None
+    coupon_ids: list[str] = []
+    coupons: tuple[AppliedCoupon, ...] = ()
+    payment: Payment | None = None
+    destination: bytes | None = None
+    refused: Refused | None = None
+    rollback: bool = False
+    sweep_at: datetime | None = None
+    batch_id: str = ""
+    version: int = 1
+
+
+class SummaryLine(Struct, frozen=True):
+    """A line as the facts carry it."""
+
+    brand_id: str
+    variant_id: str
+    quantity: int
+    paid: Price
+
+
+class OrderSummary(Struct, frozen=True):
+    """An order as the facts carry it."""
+
+    order_id: str
+    consumer_id: str
+    store_id: str
+    seller_id: str
+    touchpoint: Touchpoint
+    scenario: Scenario
+    paid_at: datetime
+    lines: tuple[SummaryLine, ...]
+    coupon_ids: tuple[str, ...] = ()
+
+
+class OrderPaid(Struct, frozen=True):
+    """An order was paid."""
+
+    order_id: str
+    order: OrderSummary
+
+
+# placing -------------------------------------------------------------------------------------------------------------
+
+
+def lines_of(holds: Sequence[Hold], variants: Mapping[str, Variant]) -> tuple[Line, ...]:
+    """A line for each hold, at the price it was promised at, else at today's."""
+    if not 0 < len(holds) <= LINES_MAX:
+        raise Invalid(Reason.LINES_MISSING, f"an order has 1 to {LINES_MAX} lines", field="hold_ids")
+    stores = sorted({hold.store_id for hold in holds})
+    if len(stores) > 1:
+        raise Invalid(Reason.STORES_MIXED, "one order is served by one store; place one for each", store_ids=",".join(stores))
+    lines = tuple(_line(hold, variants[hold.variant_id]) for hold in holds)
+    if len({line.amount.currency for line in lines}) > 1:
+        raise Invalid(Reason.CURRENCY_MIXED, "one order is in one currency; place one for each")
+    return lines
+
+
+def place(
+    holds: Sequence[Hold],
+    variants: Mapping[str, Variant],
+    *,
+    id: str,
+    at: datetime,
+    real_at: datetime,
+    scenario: Scenario,
+    basis: Basis,
+    touchpoint: Touchpoint = Touchpoint.UNSPECIFIED,
+    method: Method | None = None,
+    needed_by: datetime | None = None,
+    coupon_ids: Sequence[str] = (),
+    destination: bytes | None = None,
+) -> Order:
+    """The order of these holds: it waits for its coupons, else for its payment. `at` is the caller's time, `real_at` the machine's."""
+    lines = lines_of(holds, variants)
+    promises = [hold.promise for hold in holds if hold.promise]
+    how = method or (promises[0].method if promises else Method.PICKUP)
+    if how is Method.INSTANT_DELIVERY and destination is None:
+        raise Invalid(Reason.DESTINATION_MISSING, "say where it is to be delivered", field="destination")
+    order = Order(
+        id=id,
+        consumer_id=holds[0].consumer_id,
+        store_id=holds[0].store_id,
+        seller_id=holds[0].seller_id,
+        brand_ids=sorted({line.brand_id for line in lines}),
+        state=State.PLACING if coupon_ids else State.PLACED,
+        touchpoint=touchpoint,
+        scenario=scenario,
+        scenario_basis=basis,
+        placed_at=at,
+        pay_by=at + PAY_WITHIN,
+        sweep_at=real_at + PAY_WITHIN,
+        method=how,
+        needed_by=needed_by or min((hold.needed_by for hold in holds if hold.needed_by), default=None),
+        arrives_at=max((promise.arrives_at for promise in promises), default=None),
+        coupon_ids=list(coupon_ids),
+        destination=destination,
+        amount=NOTHING,
+        discount=NOTHING,
+        total=NOTHING,
+    )
+    return with_lines(order, lines)
+
+
+NOTHING = Price("XXX")
+"""No money in no currency; replaced by `with_lines`."""
+
+
+def with_lines(order: Order, lines: tuple[Line, ...]) -> Order:
+    """The order with these lines and their sums."""
+    currency = lines[0].amount.currency
+    amount, discount = (sum(getattr(line, name).minor for line in lines) for name in ("amount", "discount"))
+    return replace(
+        order, lines=lines, amount=Price(currency, amount), discount=Price(currency, discount), total=Price(currency, amount - discount)
+    )
+
+
+def apply_coupons(order: Order, coupons: Sequence[AppliedCoupon]) -> Order:
+    """The order with what its coupons take off, shared out to the lines of each coupon's brand; it waits for payment from now on."""
+    if order.state is not State.PLACING:
+        return order
+    lines = list(order.lines)
+    for coupon in coupons:
+        places = [place for place, line in enumerate(lines) if line.brand_id == coupon.brand_id]
+        shares = allocate(coupon.discount.minor, [lines[place].paid.minor for place in places])
+        for place, share in zip(places, shares, strict=True):
+            lines[place] = _cheaper(lines[place], share)
+    return with_lines(replace(order, state=State.PLACED, coupons=tuple(coupons)), tuple(lines))
+
+
+# paying and cancelling -----------------------------------------------------------------------------------------------
+
+
+def approve(order: Order, *, payment_id: str, method: PaymentMethod, token: str, at: datetime, real_at: datetime) -> Order:
+    """The order once its payment is approved; one that is paid or being paid stays as it is. `Conflict` when it cannot be paid."""
+    if order.state in (State.PAYING, State.PAID):
+        return order
+    if order.state is State.CANCELLED or (order.pay_by is not None and order.pay_by <= at):
+        raise _cancelled(order)
+    if order.state is State.PLACING:
+        raise Conflict(
+            Reason.ORDER_NOT_PLACED, "the order still waits for its coupons; place it again with the same request_id", order_id=order.id
+        )
+    if token != SANDBOX_APPROVES:
+        raise Conflict(Reason.PAYMENT_DECLINED, "the payment was declined; pay again, with a new request_id", order_id=order.id)
+    payment = Payment(payment_id, method, order.total, at)
+    return replace(order, state=State.PAYING, payment=payment, sweep_at=real_at + FINISH_WITHIN)
+
+
+def settle(order: Order, at: datetime) -> tuple[Order, list[OrderPaid]]:
+    """The order once its coupons are spent; `Conflict` unless a payment was approved."""
+    if order.state is State.PAID:
+        return order, []
+    if order.state is not State.PAYING:
+        raise _cancelled(order)
+    paid = replace(order, state=State.PAID, paid_at=at, sweep_at=None)
+    return paid, [OrderPaid(order.id, summary(paid))]
+
+
+def cancel(order: Order, reason: Cancel, at: datetime) -> Order:
+    """The order without effect. Cancelling twice changes nothing; what is paid, or being paid, is refused unless its coupons are lost."""
+    if order.state is State.CANCELLED:
+        return order
+    if order.state is State.PAID or (order.state is State.PAYING and reason is not Cancel.COUPONS_LOST):
+        raise Conflict(Reason.ORDER_PAID, "the order is paid or being paid; have it returned instead", order_id=order.id)
+    return replace(
+        order, state=State.CANCELLED, cancelled_at=at, cancel_reason=reason, payment=None, rollback=bool(order.coupon_ids), sweep_at=None
+    )
+
+
+def overdue(order: Order, real_at: datetime) -> bool:
+    """Whether it waited for its payment too long."""
+    return order.state in (State.PLACING, State.PLACED) and order.sweep_at is not None and order.sweep_at <= real_at
+
+
+def summary(order: Order) -> OrderSummary:
+    """The order as the facts carry it."""
+    assert order.paid_at is not None
+    return OrderSummary(
+        order_id=order.id,
+        consumer_id=order.consumer_id,
+        store_id=order.store_id,
+        seller_id=order.seller_id,
+        touchpoint=order.touchpoint,
+        scenario=order.scenario,
+        paid_at=order.paid_at,
+        lines=tuple(SummaryLine(line.brand_id, line.variant_id, line.quantity, line.paid) for line in order.lines),
+        coupon_ids=tuple(coupon.coupon_id for coupon in order.coupons),
+    )
+
+
+def money(price: Price) -> Money:
+    """A price as money."""
+    return Money(price.currency, price.minor)
+
+
+def _cancelled(order: Order) -> Conflict:
+    if order.cancel_reason is Cancel.COUPONS_LOST:
+        return Conflict(Reason.COUPONS_LOST, "its coupons were no longer locked; nothing was charged, place it again", order_id=order.id)
+    reason = order.cancel_reason or Cancel.NOT_PAID
+    return Conflict(Reason.ORDER_CANCELLED, "the order is cancelled; place it again", order_id=order.id, cancel_reason=reason)
+
+
+def _line(hold: Hold, variant: Variant) -> Line:
+    price = hold.promise.price if hold.promise else variant.price
+    amount = Price(price.currency, price.minor * hold.quantity)
+    return Line(
+        variant_id=hold.variant_id,
+        offer_id=variant.offer_id,
+        brand_id=hold.brand_id,
+        hold_id=hold.id,
+        quantity=hold.quantity,
+        price=price,
+        amount=amount,
+        discount=Price(price.currency),
+        paid=amount,
+    )
+
+
+def _cheaper(line: Line, by: int) -> Line:
+    currency = line.amount.currency
+    return replace(line, discount=Price(currency, line.discount.minor + by), paid=Price(currency, line.paid.minor - by))

@@ -1,0 +1,180 @@
+"""Which situation an order was placed in, derived from what is known. The rules are data; their version is kept with each order."""
+
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from enum import StrEnum
+
+from msgspec import Struct
+
+
+class Scenario(StrEnum):
+    """The situations of `quanyu.common.v1.Scenario`."""
+
+    UNSPECIFIED = "SCENARIO_UNSPECIFIED"
+    IN_STORE = "SCENARIO_IN_STORE"
+    OFF_STORE = "SCENARIO_OFF_STORE"
+    URGENT_NEED = "SCENARIO_URGENT_NEED"
+    DISCOVERY = "SCENARIO_DISCOVERY"
+    DISTRICT_VISIT = "SCENARIO_DISTRICT_VISIT"
+    AFTER_SALES = "SCENARIO_AFTER_SALES"
+    AT_HOME = "SCENARIO_AT_HOME"
+
+
+class Touchpoint(StrEnum):
+    """The places of `quanyu.common.v1.Touchpoint`."""
+
+    UNSPECIFIED = "TOUCHPOINT_UNSPECIFIED"
+    STORE = "TOUCHPOINT_STORE"
+    MINI_PROGRAM = "TOUCHPOINT_MINI_PROGRAM"
+    APP = "TOUCHPOINT_APP"
+    WEB = "TOUCHPOINT_WEB"
+    LIVE = "TOUCHPOINT_LIVE"
+    GUIDE_CHAT = "TOUCHPOINT_GUIDE_CHAT"
+    DISTRICT_SCREEN = "TOUCHPOINT_DISTRICT_SCREEN"
+    DELIVERY = "TOUCHPOINT_DELIVERY"
+
+
+class Visit(Struct, frozen=True):
+    """The last visit of a consumer to a district and the last outreach, as commerce heard of them (`visit_view`); `id` is the consumer."""
+
+    id: str
+    visit_id: str = ""
+    entered_at: datetime | None = None
+    left_at: datetime | None = None
+    outreach_id: str = ""
+    reached_at: datetime | None = None
+    version: int = 1
+
+
+class Situation(Struct, frozen=True):
+    """What the rules look at."""
+
+    at: datetime
+    touchpoint: Touchpoint = Touchpoint.UNSPECIFIED
+    needed_by: datetime | None = None
+    hint: Scenario = Scenario.UNSPECIFIED
+    visit: Visit | None = None
+
+
+class Condition(StrEnum):
+    """What a rule asks."""
+
+    NEEDED_WITHIN = "needed_within"
+    VISIT_OPEN = "visit_open"
+    REACHED_AFTER_VISIT = "reached_after_visit"
+    TOUCHED_AT = "touched_at"
+    ALWAYS = "always"
+
+
+class Rule(Struct, frozen=True):
+    """One rule: the first whose condition holds gives the scenario."""
+
+    name: str
+    scenario: Scenario
+    condition: Condition
+    within: timedelta = timedelta()
+    touchpoints: tuple[Touchpoint, ...] = ()
+    hinted: bool = False
+    """Whether the front end's hint of the same scenario suffices."""
+
+
+class Rules(Struct, frozen=True):
+    """A version of the rules, strongest first."""
+
+    version: int
+    rules: tuple[Rule, ...]
+
+
+class Basis(Struct, frozen=True):
+    """Why an order has its scenario; shaped like ScenarioBasis."""
+
+    rules_version: int
+    rule: str
+    evidence_id: str = ""
+    evidence_at: datetime | None = None
+
+
+Evidence = tuple[str, datetime | None]
+
+RULES = Rules(
+    version=1,
+    rules=(
+        Rule("needed_soon", Scenario.URGENT_NEED, Condition.NEEDED_WITHIN, within=timedelta(hours=6)),
+        # A visit that nobody ended is over by the next day.
+        Rule("visit_open", Scenario.DISTRICT_VISIT, Condition.VISIT_OPEN, within=timedelta(hours=24)),
+        Rule("reached_after_visit", Scenario.OFF_STORE, Condition.REACHED_AFTER_VISIT, within=timedelta(hours=24)),
+        Rule("in_store", Scenario.IN_STORE, Condition.TOUCHED_AT, touchpoints=(Touchpoint.STORE,)),
+        Rule(
+            "looking_around",
+            Scenario.DISCOVERY,
+            Condition.TOUCHED_AT,
+            touchpoints=(Touchpoint.LIVE, Touchpoint.DISTRICT_SCREEN),
+            hinted=True,
+        ),
+        Rule("otherwise", Scenario.AT_HOME, Condition.ALWAYS),
+    ),
+)
+
+
+def derive(situation: Situation, rules: Rules = RULES) -> tuple[Scenario, Basis]:
+    """The scenario and the fact that decided. The last rule always holds."""
+    for rule in rules.rules:
+        evidence = CONDITIONS[rule.condition](rule, situation)
+        if evidence is not None:
+            id, at = evidence
+            return rule.scenario, Basis(rules.version, rule.name, id, at)
+    raise AssertionError("the last rule holds always")
+
+
+def _needed_within(rule: Rule, now: Situation) -> Evidence | None:
+    return ("", now.needed_by) if now.needed_by is not None and now.needed_by <= now.at + rule.within else None
+
+
+def _visit_open(rule: Rule, now: Situation) -> Evidence | None:
+    visit = now.visit
+    if visit is None or visit.entered_at is None or visit.left_at is not None or now.at - visit.entered_at >= rule.within:
+        return None
+    return visit.visit_id, visit.entered_at
+
+
+def _reached_after_visit(rule: Rule, now: Situation) -> Evidence | None:
+    visit = now.visit
+    if visit is None or visit.left_at is None or visit.reached_at is None:
+        return None
+    if visit.reached_at < visit.left_at or now.at - visit.left_at >= rule.within:
+        return None
+    return visit.outreach_id, visit.reached_at
+
+
+def _touched_at(rule: Rule, now: Situation) -> Evidence | None:
+    return ("", None) if now.touchpoint in rule.touchpoints or (rule.hinted and now.hint is rule.scenario) else None
+
+
+def _always(rule: Rule, now: Situation) -> Evidence | None:
+    return "", None
+
+
+CONDITIONS: dict[Condition, Callable[[Rule, Situation], Evidence | None]] = {
+    Condition.NEEDED_WITHIN: _needed_within,
+    Condition.VISIT_OPEN: _visit_open,
+    Condition.REACHED_AFTER_VISIT: _reached_after_visit,
+    Condition.TOUCHED_AT: _touched_at,
+    Condition.ALWAYS: _always,
+}
+
+
+def entered(visit: Visit, visit_id: str, at: datetime) -> Visit:
+    """The view after VisitStarted."""
+    return Visit(visit.id, visit_id, at, None, visit.outreach_id, visit.reached_at, visit.version)
+
+
+def left(visit: Visit, visit_id: str, at: datetime) -> Visit:
+    """The view after VisitLeft; a leaving of an earlier visit changes nothing."""
+    if visit.visit_id not in ("", visit_id):
+        return visit
+    return Visit(visit.id, visit_id, visit.entered_at or at, at, visit.outreach_id, visit.reached_at, visit.version)
+
+
+def reached(visit: Visit, outreach_id: str, at: datetime) -> Visit:
+    """The view after OutreachSent."""
+    return Visit(visit.id, visit.visit_id, visit.entered_at, visit.left_at, outreach_id, at, visit.version)
