@@ -1,0 +1,265 @@
+"""The tree stays a tree, and nobody grants beyond their own reach."""
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services.kit.errors import Conflict, Denied, Invalid, Refusal
+from services.organization.chart import people, rules
+from services.organization.chart.people import RANK, SCOPE_OF, Held, Role, Scope, ScopeKind, Staff
+from services.organization.chart.rules import Brand, BrandKind, Name, Point, Store, StoreKind, Unit, UnitKind
+
+AT = datetime(2026, 11, 20, 13, 40, tzinfo=UTC)
+NAME = Name(zh="白", en="white")
+BRANDS = [rules.found_brand(Brand(id=f"brd_{n}", kind=BrandKind.BRAND, name=NAME, zone="Asia/Shanghai", currency="CNY")) for n in "ab"]
+
+
+class Tree:
+    """All units of two tenants, changed only through the rules."""
+
+    def __init__(self) -> None:
+        self.units: dict[str, Unit] = {unit.id: unit for _, unit in BRANDS}
+        self.stores: dict[str, Store] = {}
+
+    def pick(self, number: int) -> Unit:
+        return list(self.units.values())[number % len(self.units)]
+
+    def add(self, number: int, store: bool) -> None:
+        parent, index = self.pick(number), len(self.units)
+        if store:
+            draft = Store(
+                id=f"str_{index}",
+                kind=StoreKind.STORE,
+                brand_id="brd_none",
+                unit_id=f"unt_str_{index}",
+                name=NAME,
+                position=Point(),
+                zone="UTC",
+            )
+            self.stores[draft.id], unit = rules.open_store(draft, parent)
+        else:
+            unit = rules.found_unit(f"unt_{index}", UnitKind.REGION, parent, NAME)
+        self.units[unit.id] = unit
+
+    def move(self, number: int, to: int) -> None:
+        unit, parent = self.pick(number), self.pick(to)
+        subtree = [other for other in self.units.values() if unit.id in other.unit_ids]
+        self.units |= {moved.id: moved for moved in rules.move(subtree, unit.id, parent)}
+
+
+numbers = st.integers(0, 50)
+steps = st.lists(st.tuples(st.sampled_from(["unit", "store", "move", "move"]), numbers, numbers), max_size=40)
+
+
+def grown(steps: list[tuple[str, int, int]]) -> Tree:
+    tree = Tree()
+    for what, number, to in steps:
+        before = dict(tree.units)
+        try:
+            tree.move(number, to) if what == "move" else tree.add(number, what == "store")
+        except Refusal:
+            assert tree.units == before
+    return tree
+
+
+@given(steps)
+def test_after_any_sequence_of_moves_each_path_is_what_the_parents_imply(steps: list[tuple[str, int, int]]) -> None:
+    tree = grown(steps)
+    paths = rules.recount({unit.id: unit.parent_id for unit in tree.units.values()})
+    assert {unit.id: unit.unit_ids for unit in tree.units.values()} == paths
+    for unit in tree.units.values():
+        assert unit.level == len(unit.unit_ids) <= rules.LEVELS_MAX
+        assert unit.unit_ids[0] == f"unt_{unit.brand_id}"
+        assert all(tree.units[above].kind is not UnitKind.STORE for above in unit.unit_ids[:-1])
+
+
+@given(steps, numbers, numbers)
+def test_a_unit_never_comes_to_stand_below_itself(steps: list[tuple[str, int, int]], number: int, to: int) -> None:
+    tree = grown(steps)
+    unit, parent = tree.pick(number), tree.pick(to)
+    if unit.id not in parent.unit_ids or not unit.parent_id:
+        return
+    with pytest.raises(Conflict) as refused:
+        tree.move(number, to)
+    assert refused.value.reason == "UNIT_CYCLE"
+
+
+def test_recount_refuses_a_cycle() -> None:
+    with pytest.raises(ValueError, match="below itself"):
+        rules.recount({"unt_a": "unt_b", "unt_b": "unt_a"})
+
+
+def test_a_store_moves_with_its_area_and_is_told_with_its_new_path() -> None:
+    tree = Tree()
+    tree.add(0, store=False)
+    tree.add(0, store=False)
+    area = rules.found_unit("unt_area", UnitKind.SUPERVISOR_AREA, tree.units["unt_2"], NAME)
+    draft = Store(id="str_x", kind=StoreKind.STORE, brand_id="brd_a", unit_id="unt_str_x", name=NAME, position=Point(), zone="UTC")
+    store, unit = rules.open_store(draft, area)
+    after = rules.move([area, unit], "unt_area", tree.units["unt_3"])
+    assert after[1].unit_ids == ("unt_brd_a", "unt_3", "unt_area", "unt_str_x")
+    assert after[1].parent_id == "unt_area"
+    assert rules.told(store, after[1].unit_ids).unit_ids == after[1].unit_ids
+
+
+@pytest.mark.parametrize(
+    ("valid_from", "valid_until", "good"),
+    [
+        ("", "", True),
+        ("2024-02-29", "", True),
+        ("2023-02-29", "", False),
+        ("2024-01-02", "2024-01-01", False),
+        ("2024-01-01", "2024-01-01", False),
+    ],
+)
+def test_periods_end_after_they_begin(valid_from: str, valid_until: str, good: bool) -> None:
+    if good:
+        rules.check_period(valid_from, valid_until)
+        return
+    with pytest.raises(Invalid):
+        rules.check_period(valid_from, valid_until)
+
+
+# Grants --------------------------------------------------------------------------------------------------------------
+
+ROLES = [role for role in Role if role in SCOPE_OF]
+
+
+def reach(tree: Tree, role: str, kind: str, id: str) -> set[tuple[int, str]]:
+    """What a grant comes to, found by walking the tree: (rank, store | unit | brand | district | installation)."""
+    if kind == ScopeKind.DISTRICT:
+        return {(0, id)}
+    ranks = range(1, RANK.get(role, 5) + 1)
+    everything = {*tree.units, *tree.stores, *(brand.id for brand, _ in BRANDS)}
+    if kind == ScopeKind.INSTALLATION:
+        return {(rank, thing) for rank in range(6) for thing in everything | {"", "dst_1", "dst_2"}}
+    if kind == ScopeKind.STORE:
+        below = {id}
+    elif kind == ScopeKind.UNIT:
+        units = {unit.id for unit in tree.units.values() if id in unit.unit_ids}
+        below = units | {tree.units[unit].store_id for unit in units if tree.units[unit].store_id}
+    else:
+        units = {unit.id for unit in tree.units.values() if unit.brand_id == id}
+        below = units | {store.id for store in tree.stores.values() if store.brand_id == id} | {id}
+    return {(rank, thing) for rank in ranks for thing in below}
+
+
+def scope_for(tree: Tree, role: Role, number: int) -> Scope:
+    """Some scope of the kind the role is granted for."""
+    match SCOPE_OF[role]:
+        case ScopeKind.STORE:
+            stores = list(tree.stores.values())
+            if not stores:
+                return Scope(ScopeKind.STORE, "str_none")
+            store = stores[number % len(stores)]
+            return people.scope_of_store(store, tree.units[store.unit_id].unit_ids)
+        case ScopeKind.UNIT:
+            return people.scope_of_unit(tree.pick(number))
+        case ScopeKind.BRAND:
+            brand = BRANDS[number % 2][0].id
+            return Scope(ScopeKind.BRAND, brand, brand_id=brand)
+        case ScopeKind.DISTRICT:
+            return Scope(ScopeKind.DISTRICT, f"dst_{number % 2 + 1}")
+        case kind:
+            return Scope(kind)
+
+
+choices = st.tuples(st.sampled_from(ROLES), numbers)
+
+
+@given(steps, choices, choices)
+def test_what_is_granted_reaches_no_further_than_what_is_held(
+    steps: list[tuple[str, int, int]], own: tuple[Role, int], given: tuple[Role, int]
+) -> None:
+    tree = grown(steps)
+    scope = scope_for(tree, *own)
+    held = Held(own[0], scope.kind, scope.id)
+    asked = scope_for(tree, *given)
+    within = reach(tree, given[0], asked.kind, asked.id) <= reach(tree, *held)
+    if people.may_grant([held], given[0], asked):
+        assert within
+    elif given[0] is not Role.OPERATOR and asked.id in tree.units.keys() | tree.stores.keys():
+        assert not within
+
+
+@given(steps, choices, st.lists(choices, max_size=6))
+def test_no_chain_of_grants_leads_beyond_where_it_began(
+    steps: list[tuple[str, int, int]], own: tuple[Role, int], chain: list[tuple[Role, int]]
+) -> None:
+    tree = grown(steps)
+    first = scope_for(tree, *own)
+    held = [Held(own[0], first.kind, first.id)]
+    whole = reach(tree, *held[0])
+    for role, number in chain:
+        scope = scope_for(tree, role, number)
+        if people.may_grant(held, role, scope):
+            held.append(Held(role, scope.kind, scope.id))
+            assert reach(tree, role, scope.kind, scope.id) <= whole
+
+
+def test_a_consumer_or_a_guide_of_another_store_grants_nothing() -> None:
+    scope = Scope(ScopeKind.STORE, "str_1", ("unt_brd_a", "unt_str_1"), "brd_a")
+    assert not people.may_grant([Held("ROLE_CONSUMER", "SCOPE_KIND_CONSUMER", "con_1")], Role.GUIDE, scope)
+    assert not people.may_grant([Held(Role.GUIDE, ScopeKind.STORE, "str_2")], Role.GUIDE, scope)
+    assert not people.may_grant([Held(Role.STORE_MANAGER, ScopeKind.STAFF, "str_1")], Role.SUPERVISOR, scope)
+
+
+MANAGER = [Held(Role.STORE_MANAGER, ScopeKind.STORE, "str_1")]
+SCOPE = Scope(ScopeKind.STORE, "str_1", ("unt_brd_a", "unt_str_1"), "brd_a")
+GUIDE = Staff(id="stf_1", brand_id="brd_a", unit_id="unt_str_1", store_id="str_1")
+
+
+def test_a_grant_that_stands_is_not_given_again_until_it_ended() -> None:
+    first = people.grant_role("grt_1", GUIDE, Role.GUIDE, SCOPE, MANAGER, [], AT)
+    with pytest.raises(Conflict):
+        people.grant_role("grt_2", GUIDE, Role.GUIDE, SCOPE, MANAGER, [first], AT)
+    ended = people.end([first], AT)
+    assert people.grant_role("grt_2", GUIDE, Role.GUIDE, SCOPE, MANAGER, ended, AT)
+    assert not people.in_force(ended[0], AT)
+
+
+def test_a_role_needs_its_own_kind_of_scope_and_a_person_of_that_tree() -> None:
+    with pytest.raises(Invalid) as wrong:
+        people.grant_role("grt_1", GUIDE, Role.SUPERVISOR, SCOPE, MANAGER, [], AT)
+    assert wrong.value.reason == "ROLE_NOT_GRANTABLE"
+    with pytest.raises(Denied):
+        people.grant_role("grt_1", GUIDE, Role.GUIDE, SCOPE, [], [], AT)
+    stranger = Staff(id="stf_2", brand_id="brd_b")
+    with pytest.raises(Conflict) as outside:
+        people.grant_role("grt_1", stranger, Role.GUIDE, SCOPE, MANAGER, [], AT)
+    assert outside.value.reason == "UNIT_OF_ANOTHER_BRAND"
+
+
+moments = st.integers(-100, 100).map(lambda hours: AT + timedelta(hours=hours))
+
+
+@given(moments, st.none() | moments, moments, moments)
+def test_an_ended_grant_never_counts_again(begins: datetime, ends: datetime | None, at: datetime, later: datetime) -> None:
+    grant = people.Grant(
+        id="grt_1", staff_id="stf_1", role=Role.GUIDE, kind=ScopeKind.STORE, scope_id="str_1", valid_from=begins, valid_until=ends
+    )
+    (ended,) = people.end([grant], at) or [grant]
+    assert not people.in_force(ended, max(at, later))
+    if later < at:
+        assert people.in_force(ended, later) == people.in_force(grant, later)
+
+
+def test_a_person_is_what_they_hold_now_and_themselves() -> None:
+    grant = people.grant_role("grt_1", GUIDE, Role.GUIDE, SCOPE, MANAGER, [], AT)
+    assert people.resolve(GUIDE, [grant], AT) == [
+        Held("ROLE_GUIDE", "SCOPE_KIND_STORE", "str_1"),
+        Held("ROLE_GUIDE", "SCOPE_KIND_STAFF", "stf_1"),
+    ]
+    assert people.resolve(GUIDE, [grant], AT - timedelta(seconds=1)) == []
+    left, facts = people.dismiss(GUIDE)
+    assert people.resolve(left, [grant], AT) == []
+    assert [fact.active for fact in facts] == [False]
+    assert people.dismiss(left) == (left, [])
+
+
+def test_moving_to_the_same_place_tells_nobody() -> None:
+    assert people.move(GUIDE, people.Place("brd_a", "unt_str_1", "str_1")) == (GUIDE, [])
+    moved, facts = people.move(GUIDE, people.Place("brd_a", "unt_str_2", "str_2"))
+    assert (moved.store_id, facts[0].store_id) == ("str_2", "str_2")

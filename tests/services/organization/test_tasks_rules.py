@@ -1,0 +1,109 @@
+"""A task goes forward only, follows the binding, and is born once per visit and brand."""
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services.kit.errors import Conflict, Invalid
+from services.organization.tasks import rules
+from services.organization.tasks.rules import CLOSED, Guide, Outcome, State, Task, Visit
+
+AT = datetime(2026, 11, 20, 13, 40, tzinfo=UTC)
+GUIDES = {brand: Guide(f"stf_{brand}", f"str_{brand}") for brand in ("brd_a", "brd_b")}
+
+moments = st.integers(0, 48).map(lambda hours: AT + timedelta(hours=hours))
+unspent = st.dictionaries(st.sampled_from(["brd_a", "brd_b", "brd_c"]), st.lists(st.uuids().map(str), max_size=3).map(tuple))
+
+
+def task() -> Task:
+    (born,) = rules.follow_up(Visit("vis_1", "con_1", "dst_1", {"brd_a": ("cpn_1",)}, AT), GUIDES)
+    return born
+
+
+actions = st.lists(
+    st.one_of(
+        st.tuples(st.just("acknowledge"), st.none()),
+        st.tuples(st.just("complete"), st.sampled_from(Outcome)),
+        st.tuples(st.just("reached"), st.sampled_from(["con_1", "con_2"])),
+        st.tuples(st.just("rebind"), st.sampled_from([None, *GUIDES.values()])),
+    ),
+    max_size=8,
+)
+
+
+def after(born: Task, actions: list) -> list[Task]:
+    states = [born]
+    for hours, (what, argument) in enumerate(actions):
+        at, last = AT + timedelta(hours=hours), states[-1]
+        try:
+            match what:
+                case "acknowledge":
+                    states.append(rules.acknowledge(last, at)[0])
+                case "complete":
+                    states.append(rules.complete(last, argument, at)[0])
+                case "reached":
+                    states.append(rules.reached(last, argument, "out_1", at))
+                case _:
+                    states.append(rules.rebind(last, argument, at))
+        except Conflict as refused:
+            assert refused.reason == "TASK_CLOSED"
+            assert last.state in CLOSED
+    return states
+
+
+@given(actions)
+def test_a_closed_task_stays_as_it_was_closed(actions: list) -> None:
+    states = after(task(), actions)
+    for number, state in enumerate(states):
+        if state.state in CLOSED:
+            assert state.closed_at is not None
+            assert set(states[number:]) == {state}
+            return
+        assert state.outcome is None and state.closed_at is None
+        assert (state.state is State.ACKNOWLEDGED) == (state.acknowledged_at is not None)
+
+
+@given(st.lists(moments, min_size=1))
+def test_acknowledging_again_changes_nothing(times: list[datetime]) -> None:
+    seen = rules.acknowledge(task(), times[0])[0]
+    for at in times:
+        assert rules.acknowledge(seen, at) == (seen, [])
+
+
+@given(unspent)
+def test_each_brand_with_a_guide_and_something_unspent_asks_once(unspent: dict[str, tuple[str, ...]]) -> None:
+    visit = Visit("vis_1", "con_1", "dst_1", unspent, AT)
+    tasks = rules.follow_up(visit, GUIDES)
+    assert {one.brand_id: one.coupon_ids for one in tasks} == {brand: unspent[brand] for brand in GUIDES if unspent.get(brand)}
+    assert [one.id for one in rules.follow_up(visit, GUIDES)] == [one.id for one in tasks]
+    assert len({one.id for one in tasks}) == len(tasks)
+    assert all(one.created_at < one.due_at <= one.created_at + timedelta(hours=24) for one in tasks)
+
+
+def test_coupons_are_grouped_in_their_order() -> None:
+    assert rules.by_brand([("brd_a", "1"), ("brd_b", "2"), ("brd_a", "3")]) == {"brd_a": ("1", "3"), "brd_b": ("2",)}
+
+
+def test_a_message_to_somebody_else_closes_nothing() -> None:
+    assert rules.reached(task(), "con_2", "out_1", AT) == task()
+    done = rules.reached(task(), "con_1", "out_1", AT)
+    assert (done.state, done.outcome, done.outreach_id) == (State.DONE, Outcome.REACHED, "out_1")
+
+
+def test_another_guide_gets_it_unseen_and_nobody_withdraws_it() -> None:
+    seen = rules.acknowledge(task(), AT)[0]
+    handed = rules.rebind(seen, GUIDES["brd_b"], AT)
+    assert (handed.state, handed.staff_id, handed.acknowledged_at) == (State.OPEN, "stf_brd_b", None)
+    assert rules.rebind(seen, None, AT).state is State.WITHDRAWN
+    assert rules.rebind(seen, GUIDES["brd_a"], AT) == seen
+
+
+def test_another_outcome_is_refused_and_none_is_invalid() -> None:
+    done = rules.complete(task(), Outcome.NOT_REACHED, AT)[0]
+    with pytest.raises(Conflict):
+        rules.complete(done, Outcome.REACHED, AT)
+    assert rules.complete(done, Outcome.NOT_REACHED, AT) == (done, [])
+    with pytest.raises(Invalid):
+        rules.complete(task(), None, AT)
