@@ -8,6 +8,7 @@ import click
 
 from services.kit.settings import SettingsError
 from services.local.errors import LocalError
+from services.local.keyfiles import keys
 from services.local.mongod import MongodError
 from services.local.status import status
 from services.local.token import token
@@ -28,8 +29,8 @@ class OneLine(click.Group):
 @click.group(cls=OneLine, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(version("quanyu"), prog_name="quanyu")
 def main() -> None:
-    """Quanyu on one machine: starts the suite, shows how it is, and gives out development tokens."""
+    """Quanyu on one machine: starts the suite, shows how it is, gives out development tokens and keys."""
 
 
-for command in (up, status, token):
+for command in (up, status, token, keys):
     main.add_command(command)

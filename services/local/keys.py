@@ -30,17 +30,24 @@ class Keys(Struct, frozen=True):
     secret_key: str
     hash_key: str
 
+    def settings_of(self, process: str) -> dict[str, str]:
+        """The settings that only this process may know, and whom it trusts. The gateway gets no key of personal data."""
+        own = {"signing_key": encoded(self.issuers[process]), "issuers": self.issuers_setting()}
+        if process == "gateway":
+            return own | {"token_keys": self.tokens_setting()}
+        return own | {"secret_keys": self.secret_key, "hash_keys": self.hash_key}
+
     def issuers_setting(self) -> str:
         """QUANYU_ISSUERS: which issuer may assert which roles, with the public keys."""
         return msgspec.json.encode({name: {"keys": [public(key)], "roles": roles_of(name)} for name, key in self.issuers.items()}).decode()
 
     def signing_setting(self, issuer: str) -> str:
         """QUANYU_SIGNING_KEY of one process."""
-        return msgspec.json.encode(self.issuers[issuer]).decode()
+        return encoded(self.issuers[issuer])
 
     def tokens_setting(self) -> str:
         """QUANYU_TOKEN_KEYS: the JWKS of the local issuer."""
-        return msgspec.json.encode({"keys": [public(self.tokens)]}).decode()
+        return encoded({"keys": [public(self.tokens)]})
 
 
 def keys_of(folder: Folder) -> Keys:
@@ -70,3 +77,8 @@ def roles_of(issuer: str) -> list[str]:
 def public(key: Jwk) -> Jwk:
     """The JWK without its private part."""
     return {name: value for name, value in key.items() if name != "d"}
+
+
+def encoded(value: object) -> str:
+    """JSON on one line, as a setting holds it."""
+    return msgspec.json.encode(value).decode()

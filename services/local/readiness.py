@@ -1,7 +1,12 @@
-"""Whether a process is ready, asked of the process itself: gRPC health for services, `GET /ready` for the gateway."""
+"""Whether a process is ready, asked of the process itself: gRPC health for services, `GET /ready` for the gateway.
+
+python -m services.local.readiness (grpc|http) HOST:PORT        exit status 0 when it is: a container's health check
+"""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import sys
+from collections.abc import Callable, Coroutine
+from typing import Any
 
 import grpc
 import httpx
@@ -33,10 +38,14 @@ async def answering(address: str) -> bool:
             return False
 
 
-PROBES: dict[str, Callable[[str], Awaitable[bool]]] = {"grpc": serving, "http": answering}
+PROBES: dict[str, Callable[[str], Coroutine[Any, Any, bool]]] = {"grpc": serving, "http": answering}
 
 
 async def until_ready(ready_by: str, address: str) -> None:
     """Returns when the process is ready; the caller bounds the wait."""
     while not await PROBES[ready_by](address):  # noqa: ASYNC110 (another process's state, which no event of ours tells)
         await asyncio.sleep(POLL_SECONDS)
+
+
+if __name__ == "__main__":
+    sys.exit(not asyncio.run(PROBES[sys.argv[1]](sys.argv[2])))

@@ -15,7 +15,7 @@ from services.local.mongod import free_port, port_is_free
 MADE_HERE = ("listen", "signing_key", "issuers", "token_keys")
 """Settings that `quanyu up` gives each process itself."""
 PERSONAL = ("secret_keys", "hash_keys")
-"""Settings that only the services get: the gateway reads no personal data at rest."""
+"""Settings that only the services get, and that the caller's environment may bring along."""
 
 PORT_MAX = 65535
 
@@ -76,14 +76,13 @@ def base_url(settings: Settings) -> str:
 
 def _process(settings: Settings, keys: Keys, name: str, module: str, address: str, ahead: int) -> Process:
     gateway = name == "gateway"
+    made = keys.settings_of(name)
+    kept = {each: value for each in PERSONAL if not gateway and (value := getattr(settings, each))}
+    dropped = {each: "" for each in PERSONAL if gateway}
     own = msgspec.structs.replace(
         settings,
+        **{**made, **kept, **dropped},
         listen="" if gateway else address,
-        signing_key=keys.signing_setting(name),
-        issuers=keys.issuers_setting(),
-        token_keys=keys.tokens_setting() if gateway else Settings().token_keys,
-        secret_keys="" if gateway else settings.secret_keys or keys.secret_key,
-        hash_keys="" if gateway else settings.hash_keys or keys.hash_key,
         metrics_listen=_shifted(settings.metrics_listen, ahead),
         log_format="json",
     )

@@ -23,29 +23,23 @@ LIFETIME_SECONDS_MAX = 30 * 24 * 3600
 ZONE = "Asia/Shanghai"
 
 
-class LocalTime(click.ParamType):
-    """A time of day, as minutes since midnight."""
-
-    name = "HH:MM"
-
-    def convert(self, value: object, parameter: click.Parameter | None, context: click.Context | None) -> int:
-        try:
-            at = datetime.strptime(str(value), "%H:%M")  # noqa: DTZ007 (a time of day, of no date and zone)
-        except ValueError:
-            self.fail(f"{value!r} is no time of day like 21:40", parameter, context)
-        return at.hour * 60 + at.minute
+def minute_of_day(context: click.Context, parameter: click.Parameter, value: str | None) -> int | None:
+    """HH:MM as minutes since midnight."""
+    if value is None:
+        return None
+    try:
+        at = datetime.strptime(value, "%H:%M")  # noqa: DTZ007 (a time of day, of no date and zone)
+    except ValueError:
+        raise click.BadParameter(f"{value!r} is no time of day like 21:40") from None
+    return at.hour * 60 + at.minute
 
 
-class Zone(click.ParamType):
-    """An IANA time zone."""
-
-    name = "ZONE"
-
-    def convert(self, value: object, parameter: click.Parameter | None, context: click.Context | None) -> ZoneInfo:
-        try:
-            return ZoneInfo(str(value))
-        except (KeyError, ValueError, OSError):
-            self.fail(f"{value!r} is no time zone like {ZONE}", parameter, context)
+def time_zone(context: click.Context, parameter: click.Parameter, value: str) -> ZoneInfo:
+    """An IANA time zone by its name."""
+    try:
+        return ZoneInfo(value)
+    except (KeyError, ValueError, OSError):
+        raise click.BadParameter(f"{value!r} is no time zone like {ZONE}") from None
 
 
 @click.command()
@@ -54,8 +48,8 @@ class Zone(click.ParamType):
 @click.option("--staff", metavar="ID", help="As this member of staff (stf_…).")
 @click.option("--operator", is_flag=True, help="As the operator of the installation.")
 @click.option("--subject", metavar="SUB", help="As any other subject the gateway knows.")
-@click.option("--at", "local_minute", type=LocalTime(), help="As if it were the next time it is HH:MM.")
-@click.option("--zone", type=Zone(), default=ZONE, show_default=True, help="The time zone of --at.")
+@click.option("--at", "local_minute", metavar="HH:MM", callback=minute_of_day, help="As if it were the next time it is HH:MM.")
+@click.option("--zone", callback=time_zone, default=ZONE, show_default=True, help="The time zone of --at.")
 @click.option("--lifetime", type=click.IntRange(1, LIFETIME_SECONDS_MAX), default=LIFETIME_SECONDS, show_default=True, help="In seconds.")
 def token(
     folder: Folder,
