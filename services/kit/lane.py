@@ -29,6 +29,8 @@ BATCH_MAX = 500
 """Commands of one transaction."""
 FLIGHTS_MAX = 4
 """Transactions at a time; they have no counter in common."""
+WAIT = -1
+"""The place of a counter whose commands have to wait for another flight."""
 RETRY_AFTER = timedelta(milliseconds=500)
 
 Answer = TypeVar("Answer", bound=Message)
@@ -87,32 +89,37 @@ class Lane:
             await asyncio.wait(self._flights)
 
     def _launch(self) -> None:
-        """Starts a transaction with all commands that share no counter with one in flight or with a command waiting before them."""
         self._launching = False
-        while self._waiting and len(self._flights) < self.flights_max:
-            batch = self._next_batch()
-            if not batch:
-                return
+        for batch in self._next_batches():
             held = {ref for command in batch for ref in command.counters}
             self._held |= held
             # A context of its own: the first submitter's offset and identity are not those of its neighbours.
             self._flights.add(asyncio.create_task(self._fly(batch, held), context=Context()))
 
-    def _next_batch(self) -> list[Command]:
-        batch: list[Command] = []
+    def _next_batches(self) -> list[list[Command]]:
+        """The commands that may fly now, those that share a counter together, the others spread over the flights that are free.
+
+        A command stays where it is while one of its counters is in flight, is in two of these batches, or is wanted by one before it.
+        """
+        batches: list[list[Command]] = [[] for _ in range(self.flights_max - len(self._flights))]
+        if not batches:
+            return []
+        places = dict.fromkeys(self._held, WAIT)
         passed: list[Command] = []
-        taken = set(self._held)
-        while self._waiting and len(batch) < self.batch_max:
+        for _ in range(min(len(self._waiting), self.flights_max * self.batch_max)):
             command = self._waiting.popleft()
             if command.heard.cancelled():
                 continue
-            if taken.isdisjoint(command.counters):
-                batch.append(command)
+            found = {places[ref] for ref in command.counters if ref in places} or {_shortest(batches)}
+            place = found.pop() if len(found) == 1 else WAIT
+            if place != WAIT and len(batches[place]) < self.batch_max:
+                batches[place].append(command)
             else:
-                taken.update(command.counters)
+                place = WAIT
                 passed.append(command)
+            places.update(dict.fromkeys(command.counters, place))
         self._waiting.extendleft(reversed(passed))
-        return batch
+        return [batch for batch in batches if batch]
 
     async def _fly(self, batch: list[Command], held: set[Ref]) -> None:
         try:
@@ -156,6 +163,10 @@ class Lane:
 
         command.decide = refuse
         await self._settle([command])
+
+
+def _shortest(batches: list[list[Command]]) -> int:
+    return min(range(len(batches)), key=lambda place: len(batches[place]))
 
 
 def _hear(command: Command, verdict: Message | Exception) -> None:

@@ -13,7 +13,7 @@ from typing import Any, TypeAlias, TypeVar
 
 from motor.motor_asyncio import AsyncIOMotorClient
 from pymongo import AsyncMongoClient, ReadPreference, WriteConcern
-from pymongo.errors import ConnectionFailure, OperationFailure, PyMongoError
+from pymongo.errors import ConnectionFailure, OperationFailure, PyMongoError, ServerSelectionTimeoutError
 from pymongo.read_concern import ReadConcern
 
 from services.kit import telemetry
@@ -110,6 +110,8 @@ class Database:
                     answer = await self._attempt(session, body)
                     await self._commit(session)
                     return answer
+                except ServerSelectionTimeoutError as error:  # has waited its time; another try would wait as long again
+                    raise Unavailable("DATABASE_UNAVAILABLE", "the database does not answer; try again") from error
                 except PyMongoError as error:
                     if not error.has_error_label("TransientTransactionError"):
                         if isinstance(error, ConnectionFailure):
