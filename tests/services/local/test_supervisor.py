@@ -45,8 +45,16 @@ class Watched:
         self.lines: list[str] = []
         self.members: list[Member] = []
         self.ready = asyncio.Event()
+        self.said = asyncio.Event()
         self.stay = stay
-        self.supervisor = Supervisor(tuple(tuple(stage) for stage in stages), drain_seconds=drain_seconds, echo=self.lines.append)
+        self.mongod_alive = True
+        self.supervisor = Supervisor(
+            tuple(tuple(stage) for stage in stages), drain_seconds=drain_seconds, echo=self.say, mongod_alive=lambda: self.mongod_alive
+        )
+
+    def say(self, line: str) -> None:
+        self.lines.append(line)
+        self.said.set()
 
     async def run(self) -> None:
         await self.supervisor.run(self._ready)
@@ -107,6 +115,24 @@ async def test_a_process_that_never_gets_ready_is_named(monkeypatch: pytest.Monk
     monkeypatch.setattr(module, "START_SECONDS_MAX", 1.0)
     with pytest.raises(LocalError, match="commerce is not ready after 1 s"):
         await Watched([tiny("member"), tiny("commerce", "mute")]).run()
+
+
+async def test_asked_to_end_during_the_start_it_ends_what_stands() -> None:
+    watched = Watched([tiny("member", "mute")])
+    running = asyncio.create_task(watched.run())
+    await watched.said.wait()
+    watched.supervisor.stop()
+    await running
+    assert watched.index("member says goodbye") and not watched.members
+
+
+async def test_the_end_of_mongod_ends_all() -> None:
+    watched = Watched([tiny("member")], stay=True)
+    running = asyncio.create_task(watched.run())
+    await watched.ready.wait()
+    watched.mongod_alive = False
+    with pytest.raises(LocalError, match="mongod ended"):
+        await running
 
 
 async def test_a_stubborn_process_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
