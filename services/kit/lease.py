@@ -11,8 +11,9 @@ import random
 import secrets
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any
+from contextlib import suppress
 
+from pymongo import ReturnDocument
 from pymongo.errors import DuplicateKeyError, PyMongoError
 
 from services.kit.logs import logger
@@ -35,9 +36,7 @@ def _seconds() -> float:
 class Lease:
     """The lease `name` as one process sees it. `clock` gives seconds that never step back."""
 
-    def __init__(
-        self, database: Database, name: str, *, ttl_seconds: float = TTL_SECONDS, clock: Callable[[], float] = _seconds
-    ) -> None:
+    def __init__(self, database: Database, name: str, *, ttl_seconds: float = TTL_SECONDS, clock: Callable[[], float] = _seconds) -> None:
         self.database, self.name, self.ttl_seconds, self.clock = database, name, ttl_seconds, clock
         self.holder = secrets.token_hex(8)
         self._ends = clock()
@@ -55,18 +54,19 @@ class Lease:
     async def take(self) -> bool:
         """Takes the lease or renews it; False while another holds it. PyMongoError when the database does not say."""
         asked = self.clock()
-        free: dict[str, Any] = {"$or": [{"holder": self.holder}, {"$expr": {"$lte": ["$until", "$$NOW"]}}]}
+        free = {"$or": [{"$eq": ["$holder", self.holder]}, {"$lte": [{"$ifNull": ["$until", "$$NOW"]}, "$$NOW"]}]}
         until = {"$add": ["$$NOW", int(self.ttl_seconds * 1000)]}
+        taken = {"holder": {"$cond": [free, self.holder, "$holder"]}, "until": {"$cond": [free, until, "$until"]}}
         try:
-            await self.database[COLLECTION].update_one(
-                {"_id": self.name, **free}, [{"$set": {"holder": self.holder, "until": until}}], upsert=True
+            row = await self.database[COLLECTION].find_one_and_update(
+                {"_id": self.name}, [{"$set": taken}], upsert=True, return_document=ReturnDocument.AFTER
             )
+            mine = bool(row["holder"] == self.holder)
         except DuplicateKeyError:
-            # The row is there and not free, so the upsert tried to make a second one.
-            self._ends = self.clock()
-            return False
-        self._ends = asked + self.ttl_seconds * (1 - MARGIN)
-        return True
+            # Another made the row at the same moment.
+            mine = False
+        self._ends = asked + self.ttl_seconds * (1 - MARGIN) if mine else self.clock()
+        return mine
 
     async def release(self) -> None:
         """Lets others have it at once. Work must have stopped."""
@@ -109,8 +109,6 @@ class Lease:
             return False
 
     async def _let_go(self) -> None:
-        try:
+        # Unanswered, it ends by itself.
+        with suppress(PyMongoError, TimeoutError):
             await asyncio.wait_for(self.release(), self.remaining_seconds)
-        except (PyMongoError, TimeoutError):
-            # It ends by itself.
-            pass

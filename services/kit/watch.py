@@ -68,7 +68,9 @@ class Subscription:
         if self.ended or not self.wanted(change):
             return
         if self._waiting.qsize() >= self.waiting_max:
-            self.end(Overloaded("SUBSCRIBER_TOO_SLOW", "changes came faster than they were read; subscribe again", waiting_max=self.waiting_max))
+            self.end(
+                Overloaded("SUBSCRIBER_TOO_SLOW", "changes came faster than they were read; subscribe again", waiting_max=self.waiting_max)
+            )
         else:
             self._waiting.put_nowait(change)
 

@@ -27,6 +27,7 @@ ATTEMPTS_MAX = 10
 """`FAILED` answers after which a row is parked; with the waits below after about three minutes."""
 RETRY = Backoff(first_seconds=0.5, cap_seconds=60.0)
 REASON_LENGTH_MAX = 200
+BATCH_BYTES_MAX = 4 * 1024 * 1024
 FIELDS = {"key": 1, "sequence": 1, "state": 1, "attempts": 1, "delays": 1, "fact": 1}
 
 
@@ -57,7 +58,9 @@ class Deliveries:
 
     async def due(self, at: datetime, limit: int) -> list[Row]:
         """Held rows that are to be tried again by now, at most `limit`, the longest due first."""
-        return await self._read(self.rows.find({**self.part, "state": RETRYING, "due_at": {"$lte": at}}, FIELDS).sort("due_at", 1).limit(limit))
+        return await self._read(
+            self.rows.find({**self.part, "state": RETRYING, "due_at": {"$lte": at}}, FIELDS).sort("due_at", 1).limit(limit)
+        )
 
     async def next_due(self) -> datetime | None:
         """When the next held row is to be tried again."""
@@ -65,22 +68,27 @@ class Deliveries:
         return row["due_at"] if row else None
 
     async def pending(self, after: str, limit: int) -> list[Row]:
-        """At most `limit` pending rows, in order within each key: those of the keys behind `after`, then from the first key on.
+        """At most `limit` pending rows, in order within each key: those of the keys behind `after` or, at the end, from the first key on.
 
         A key is always begun at its first pending row, since `after` is a key and never a place within one.
         """
-        rows = await self._pending({"$gt": after}, limit)
-        if len(rows) < limit and after:
-            rows += await self._pending({"$lte": after}, limit - len(rows))
-        return rows
+        return await self._pending({"$gt": after}, limit) or (await self._pending({"$lte": after}, limit) if after else [])
 
     async def _pending(self, keys: Document, limit: int) -> list[Row]:
         query = {**self.part, "state": PENDING, "key": keys}
-        return await self._read(self.rows.find(query, FIELDS).sort([("key", 1), ("sequence", 1)]).limit(limit))
+        return await self._read(self.rows.find(query, FIELDS).sort([("key", 1), ("sequence", 1)]).limit(limit).batch_size(limit))
 
     async def _read(self, cursor: Any) -> list[Row]:
-        documents = await cursor.to_list(None)
-        return [Row(id=each.pop("_id"), delays=each.pop("delays", 0), **each) for each in documents]
+        """The rows of a cursor, up to BATCH_BYTES_MAX and one row more."""
+        rows: list[Row] = []
+        room = BATCH_BYTES_MAX
+        async for document in cursor:
+            rows.append(Row(id=document.pop("_id"), delays=document.pop("delays", 0), **document))
+            room -= len(rows[-1].fact)
+            if room <= 0:
+                break
+        await cursor.close()
+        return rows
 
     async def held(self, keys: Iterable[str], session: Session = None) -> dict[str, str]:
         """Those of the keys that are held back, each with the id of the row that holds it."""

@@ -11,6 +11,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from functools import cache
+from typing import Any
 
 import msgspec
 from pymongo import ASCENDING, IndexModel, ReturnDocument, UpdateOne
@@ -25,7 +26,7 @@ DELIVERIES = "deliveries"
 KEYS = "fact_keys"
 """The last sequence given out per key and listener: {_id: key, last: {listener: sequence}}."""
 SHARDS = 2
-"""The facts of one listener are relayed in this many parts at once, a key always in the same. It may grow, never shrink, while rows wait."""
+"""A listener's facts are relayed in this many parts at once, a key always in the same. It may grow, never shrink, while rows wait."""
 FACT_BYTES_MAX = 2 * 1024 * 1024
 
 PENDING, WAITING, RETRYING, PARKED = "pending", "waiting", "retrying", "parked"
@@ -72,9 +73,7 @@ class Outbox:
         steps = {key: {"$inc": {f"last.{listener}": count for listener, count in several.items()}} for key, several in counts.items()}
         if len(steps) == 1:
             ((key, step),) = steps.items()
-            found = await keys.find_one_and_update(
-                {"_id": key}, step, upsert=True, return_document=ReturnDocument.AFTER, session=session
-            )
+            found = await keys.find_one_and_update({"_id": key}, step, upsert=True, return_document=ReturnDocument.AFTER, session=session)
             return {key: found["last"]}
         await keys.bulk_write([UpdateOne({"_id": key}, step, upsert=True) for key, step in steps.items()], session=session)
         return {found["_id"]: found["last"] async for found in keys.find({"_id": {"$in": list(steps)}}, session=session)}
@@ -90,7 +89,14 @@ class Outbox:
         """A rule's fact as its message: the struct `OrderPaid` becomes the body `order_paid`, keyed as its route says."""
         kind = _kinds()[type(told).__name__]
         body = getattr(facts_pb2, type(told).__name__)(**{name: value for name, value in builtins(told).items() if value is not None})
-        return facts_pb2.Fact(id=ids.new("fct"), key=getattr(body, route(kind).key), at=at, source=self.source, **{kind: body})
+        envelope: dict[str, Any] = {
+            "id": ids.new("fct"),
+            "key": getattr(body, route(kind).key),
+            "at": at,
+            "source": self.source,
+            kind: body,
+        }
+        return facts_pb2.Fact(**envelope)
 
 
 def row(fact: facts_pb2.Fact, listener: str, sequence: int) -> Document:
@@ -121,10 +127,12 @@ def shard_of(key: str) -> int:
 @cache
 def route(kind: str) -> facts_pb2.Route:
     """How this kind of fact travels, as its message declares."""
-    body = facts_pb2.Fact.DESCRIPTOR.fields_by_name[kind].message_type
-    return body.GetOptions().Extensions[facts_pb2.route]
+    body: Any = facts_pb2.Fact.DESCRIPTOR.fields_by_name[kind].message_type
+    declared: facts_pb2.Route = body.GetOptions().Extensions[facts_pb2.route]
+    return declared
 
 
 @cache
 def _kinds() -> dict[str, str]:
-    return {field.message_type.name: field.name for field in facts_pb2.Fact.DESCRIPTOR.oneofs_by_name["body"].fields}
+    body: Any = facts_pb2.Fact.DESCRIPTOR.oneofs_by_name["body"]
+    return {field.message_type.name: field.name for field in body.fields}

@@ -1,0 +1,129 @@
+"""A service that tells facts and services that hear them, whole and in this process: real servers, real collections, real relay."""
+
+import asyncio
+import itertools
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+import grpc
+from quanyu.facts.v1 import facts_pb2, facts_pb2_grpc
+from services.kit import ids
+from services.kit.backoff import Backoff
+from services.kit.facts.inbox import FactSink, Handler
+from services.kit.facts.outbox import DELIVERIES, Outbox
+from services.kit.facts.parked import Parked
+from services.kit.facts.relay import WATCHED, Relay
+from services.kit.mongo import Database
+from services.kit.unit import Unit
+from services.kit.watch import Watch
+
+SOURCE = "district"
+AT = datetime(2026, 3, 1, 13, 40, tzinfo=UTC)
+QUICK = Backoff(first_seconds=0.02, cap_seconds=0.1)
+WAIT_SECONDS_MAX = 30.0
+
+
+def visit(key: str, number: int, source: str = SOURCE) -> facts_pb2.Fact:
+    """The fact `number` of a key, not yet in sequence."""
+    started = facts_pb2.VisitStarted(visit_id=str(number), consumer_id=key)
+    return facts_pb2.Fact(id=ids.new("fct"), key=key, at=AT, source=source, visit_started=started)
+
+
+def sequenced(facts: Sequence[facts_pb2.Fact]) -> list[facts_pb2.Fact]:
+    """The facts numbered 1, 2, 3 … in each key."""
+    counters: dict[str, Any] = {}
+    for fact in facts:
+        fact.sequence = next(counters.setdefault(fact.key, itertools.count(1)))
+    return list(facts)
+
+
+async def until(condition: Callable[[], Awaitable[Any]]) -> Any:
+    """What the condition answers as soon as it is true."""
+    async with asyncio.timeout(WAIT_SECONDS_MAX):
+        while not (answer := await condition()):
+            await asyncio.sleep(0.01)
+        return answer
+
+
+@dataclass
+class Listener:
+    """Hears visits: writes each effect with the place it came in. Visits whose number is in `refused` fail."""
+
+    database: Database
+    address: str = ""
+    refused: set[tuple[str, str]] = field(default_factory=set)
+    handlers: dict[str, Handler] = field(default_factory=dict)
+    server: grpc.aio.Server | None = None
+
+    async def effect(self, unit: Unit, fact: facts_pb2.Fact) -> None:
+        number = fact.visit_started.visit_id
+        await self.database["effects"].insert_one({"key": fact.key, "number": int(number)}, session=unit.session)
+        if (fact.key, number) in self.refused:
+            raise ValueError("this text must not cross")
+
+    async def applied(self) -> dict[str, list[int]]:
+        """The numbers that took effect, in order, by key."""
+        by_key: dict[str, list[int]] = {}
+        async for effect in self.database["effects"].find().sort("_id", 1):
+            by_key.setdefault(effect["key"], []).append(effect["number"])
+        return by_key
+
+    async def start(self) -> None:
+        """Listens, at the same address as before."""
+        self.server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
+        handlers = {"visit_started": self.effect, **self.handlers}
+        sink = FactSink(self.database, handlers, Outbox(self.database, "listener"))
+        await sink.prepare()
+        facts_pb2_grpc.add_FactSinkServiceServicer_to_server(sink, self.server)
+        port = self.server.add_insecure_port(self.address or "127.0.0.1:0")
+        self.address = f"127.0.0.1:{port}"
+        await self.server.start()
+
+    async def stop(self) -> None:
+        """Answers nobody any more."""
+        if self.server is not None:
+            await self.server.stop(None)
+
+
+@dataclass
+class Sender:
+    """Tells visits to the listeners and relays them."""
+
+    database: Database
+    listeners: Sequence[str]
+
+    def __post_init__(self) -> None:
+        self.outbox = Outbox(self.database, SOURCE, heard_by={"visit_started": self.listeners})
+        self.parked = Parked(self.database)
+
+    async def tell(self, *facts: facts_pb2.Fact) -> None:
+        """Tells facts in one transaction."""
+        await self.database.transact(lambda session: self.outbox.write(session, facts))
+
+    async def rows(self, **query: object) -> list[dict[str, Any]]:
+        """The rows that wait."""
+        found: list[dict[str, Any]] = await self.database[DELIVERIES].find(query).sort("_id", 1).to_list(None)
+        return found
+
+    async def nothing_left(self) -> bool:
+        return await self.database[DELIVERIES].count_documents({}) == 0
+
+    @asynccontextmanager
+    async def relaying(self, addresses: Mapping[str, str], **options: Any) -> AsyncIterator[Relay]:
+        """Relays for the time of the block."""
+        await self.outbox.prepare()
+        channels = {name: grpc.aio.insecure_channel(address) for name, address in addresses.items()}
+        watch = Watch(self.database, [WATCHED])
+        relay = Relay(self.database, channels, source=SOURCE, watch=watch, retry=QUICK, **({"lease_seconds": 2.0} | options))
+        tasks = [asyncio.create_task(watch.run()), asyncio.create_task(relay.run())]
+        try:
+            yield relay
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            for channel in channels.values():
+                await channel.close()
