@@ -7,7 +7,7 @@ from datetime import timedelta
 import click
 import psutil
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from services.local.errors import LocalError
 from services.local.folder import Folder, Member, Run
@@ -22,7 +22,7 @@ def status(folder: Folder) -> None:
     """Shows each process and whether it is ready; the exit status is 0 only if all are."""
     run = folder.running()
     ready = asyncio.run(_ask(run))
-    table = Table("process", "pid", "address", "state", "up for", "memory", box=None, pad_edge=False)
+    table = Table("process", "pid", Column("address", overflow="fold"), "state", "up for", "memory", box=None, pad_edge=False)
     for process, answers in zip(run.processes, ready, strict=True):
         table.add_row(process.name, str(process.pid), process.address, *_state(process, answers))
     stands = _mongo_state(run.mongo_uri)
