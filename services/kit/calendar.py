@@ -1,5 +1,6 @@
 """Local time: IANA zones per brand and district say what a day is, and when a place is open. Minutes count from local midnight."""
 
+from collections.abc import Sequence
 from datetime import UTC, date, datetime, time, timedelta
 from functools import lru_cache
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
@@ -30,9 +31,29 @@ def local_minute(at: datetime, zone: str) -> int:
 
 
 def moment(day: date, minute: int, zone: str) -> datetime:
-    """The moment (UTC) at which the local clock of that day shows `minute`; minutes of 1440 and more are the next day's."""
+    """The moment (UTC) at which the local clock of that day shows `minute`; minutes of 1440 and more are the next day's.
+
+    A minute that the clock shows twice means the first time; one that it skips, the moment it is put forward.
+    """
+    return _moments(day, minute, zone)[0]
+
+
+def _moments(day: date, minute: int, zone: str) -> list[datetime]:
+    """All moments, one or two, at which the clock shows this minute."""
     local = datetime.combine(day + timedelta(days=minute // DAY_MINUTES), time(minute % DAY_MINUTES // 60, minute % 60), zone_of(zone))
-    return local.astimezone(UTC)
+    first, again = local.astimezone(UTC), local.replace(fold=1).astimezone(UTC)
+    if first <= again:
+        return sorted({first, again})
+    # Skipped: `again` lies before the change and `first` behind it.
+    after = first.astimezone(zone_of(zone)).utcoffset()
+    while again.astimezone(zone_of(zone)).utcoffset() != after:
+        again += timedelta(minutes=1)
+    return [again]
+
+
+def _next(at: datetime, days: Sequence[date], minute: int, zone: str) -> datetime:
+    """The first moment after `at` at which the clock of one of these days shows this minute."""
+    return next(shown for day in days for shown in _moments(day, minute, zone) if shown > at)
 
 
 def day_start(day: date, zone: str) -> datetime:
@@ -52,10 +73,8 @@ def closes_at(opens_minute: int, closes_minute: int, at: datetime, zone: str) ->
     """When a place that is open at `at` closes (UTC); None when it is not open."""
     if not is_open(opens_minute, closes_minute, at, zone):
         return None
-    day = day_of(at, zone)
-    if opens_minute > closes_minute and local_minute(at, zone) >= opens_minute:
-        day += timedelta(days=1)
-    return moment(day, closes_minute, zone)
+    today = day_of(at, zone)
+    return _next(at, (today, today + timedelta(days=1)), closes_minute, zone)
 
 
 def next_open(opens_minute: int, closes_minute: int, at: datetime, zone: str) -> datetime | None:
@@ -64,5 +83,5 @@ def next_open(opens_minute: int, closes_minute: int, at: datetime, zone: str) ->
         return None
     if is_open(opens_minute, closes_minute, at, zone):
         return at
-    today = moment(day_of(at, zone), opens_minute, zone)
-    return today if today > at else moment(day_of(at, zone) + timedelta(days=1), opens_minute, zone)
+    today = day_of(at, zone)
+    return _next(at, (today, today + timedelta(days=1)), opens_minute, zone)

@@ -31,22 +31,47 @@ def test_a_bar_closes_after_midnight() -> None:
     assert calendar.closes_at(18 * 60, 2 * 60, at, SHANGHAI) == at + timedelta(hours=1)
 
 
-@given(minutes, minutes, moments, zones)
-def test_a_place_is_open_until_it_closes(opens: int, closes: int, at: datetime, zone: str) -> None:
+def changes(zone: str, years: range = range(2024, 2028)) -> list[datetime]:
+    """The moments at which the clock of a zone is put forward or back."""
+    hours = [datetime(year, 1, 1, tzinfo=UTC) + timedelta(hours=hour) for year in years for hour in range(365 * 24)]
+    offsets = [at.astimezone(calendar.zone_of(zone)).utcoffset() for at in hours]
+    return [at for at, before, after in zip(hours[1:], offsets, offsets[1:], strict=False) if before != after]
+
+
+CHANGES = [(zone, at) for zone in ("Europe/Berlin", "America/New_York", "America/Havana", "Australia/Lord_Howe") for at in changes(zone)]
+"""Berlin changes at 2 and 3, New York at 2, Havana at midnight, Lord Howe by half an hour."""
+near_changes = st.tuples(st.sampled_from(CHANGES), st.integers(-1600, 1600)).map(
+    lambda drawn: (drawn[0][0], drawn[0][1] + timedelta(minutes=drawn[1]))
+)
+anywhere = st.tuples(zones, moments) | near_changes
+night = st.integers(0, 240) | minutes
+MINUTE = timedelta(minutes=1)
+
+
+def test_there_are_changes_to_test() -> None:
+    assert len(CHANGES) == 4 * 4 * 2
+
+
+@given(night, night, anywhere)
+def test_a_place_is_open_until_it_closes(opens: int, closes: int, where: tuple[str, datetime]) -> None:
+    zone, at = where
     until = calendar.closes_at(opens, closes, at, zone)
     assert (until is not None) == calendar.is_open(opens, closes, at, zone)
     if until is not None:
-        assert at - timedelta(hours=1) < until <= at + timedelta(hours=25)
-        assert calendar.local_minute(until, zone) == closes or zone != SHANGHAI
+        assert at < until <= at + timedelta(hours=25)
+        assert calendar.is_open(opens, closes, until - MINUTE, zone)
 
 
-@given(minutes, minutes, moments)
-def test_the_next_opening_is_open_and_not_before_now(opens: int, closes: int, at: datetime) -> None:
-    opening = calendar.next_open(opens, closes, at, SHANGHAI)
+@given(night, night, anywhere)
+def test_the_next_opening_is_open_and_not_before_now(opens: int, closes: int, where: tuple[str, datetime]) -> None:
+    zone, at = where
+    opening = calendar.next_open(opens, closes, at, zone)
     assert (opening is None) == (opens == closes)
-    if opening is not None:
-        assert opening >= at
-        assert calendar.is_open(opens, closes, opening, SHANGHAI)
+    # Hours that lie wholly in what the clock skips that night are over as they begin.
+    if opening is not None and (closes - opens) % calendar.DAY_MINUTES > 60:
+        assert at <= opening <= at + timedelta(hours=25)
+        assert calendar.is_open(opens, closes, opening, zone)
+        assert opening == at or not calendar.is_open(opens, closes, opening - MINUTE, zone)
 
 
 @given(st.dates(date(2020, 1, 1), date(2035, 1, 1)), zones)
