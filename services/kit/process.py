@@ -15,11 +15,12 @@ from services.kit import access, logs, once, telemetry
 from services.kit.access import Gate
 from services.kit.errors import Unavailable
 from services.kit.facts import relay as relaying
+from services.kit.facts.backlog import FactOutbox
 from services.kit.facts.inbox import FactSink
 from services.kit.facts.relay import Relay
 from services.kit.house import SERVICES, House, Wiring
 from services.kit.principals import Verifier
-from services.kit.server import Server
+from services.kit.server import Register, Server
 from services.kit.settings import Settings, SettingsError, load
 from services.kit.watch import Watch
 
@@ -54,7 +55,11 @@ async def running(name: str, settings: Settings, wire: Wire, *, listen: str) -> 
         wiring = wire(house)
         sink = FactSink(house.database, wiring.facts, house.outbox, house.clock)
         verifier = Verifier(name, settings.issuers, development=settings.env == "development")
-        servicers = [*wiring.servicers, (facts_pb2_grpc.add_FactSinkServiceServicer_to_server, sink)]
+        servicers: list[Register] = [
+            *wiring.servicers,
+            (facts_pb2_grpc.add_FactSinkServiceServicer_to_server, sink),
+            (facts_pb2_grpc.add_FactOutboxServiceServicer_to_server, FactOutbox(house.database)),
+        ]
         server = Server(servicers, Gate(verifier, house.scopes), drain_seconds=settings.drain_seconds)
         await prepare(house, wiring)
         await sink.prepare()

@@ -99,3 +99,167 @@ class FactSinkService:
             timeout,
             metadata,
             _registered_method=True)
+
+
+class FactOutboxServiceStub:
+    """What waits in this service's outbox, for operators.
+    """
+
+    def __init__(self, channel):
+        """Constructor.
+
+        Args:
+            channel: A grpc.Channel.
+        """
+        self.GetBacklog = channel.unary_unary(
+                '/quanyu.facts.v1.FactOutboxService/GetBacklog',
+                request_serializer=quanyu_dot_facts_dot_v1_dot_facts__pb2.GetBacklogRequest.SerializeToString,
+                response_deserializer=quanyu_dot_facts_dot_v1_dot_facts__pb2.GetBacklogResponse.FromString,
+                _registered_method=True)
+        self.ListParkedFacts = channel.unary_unary(
+                '/quanyu.facts.v1.FactOutboxService/ListParkedFacts',
+                request_serializer=quanyu_dot_facts_dot_v1_dot_facts__pb2.ListParkedFactsRequest.SerializeToString,
+                response_deserializer=quanyu_dot_facts_dot_v1_dot_facts__pb2.ListParkedFactsResponse.FromString,
+                _registered_method=True)
+        self.ReplayParkedFacts = channel.unary_unary(
+                '/quanyu.facts.v1.FactOutboxService/ReplayParkedFacts',
+                request_serializer=quanyu_dot_facts_dot_v1_dot_facts__pb2.ReplayParkedFactsRequest.SerializeToString,
+                response_deserializer=quanyu_dot_facts_dot_v1_dot_facts__pb2.ReplayParkedFactsResponse.FromString,
+                _registered_method=True)
+
+
+class FactOutboxServiceServicer:
+    """What waits in this service's outbox, for operators.
+    """
+
+    def GetBacklog(self, request, context):
+        """How many facts wait and how many are parked, by listener.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListParkedFacts(self, request, context):
+        """Facts that failed so often that they wait for a person; later facts of their keys wait behind them. By id.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReplayParkedFacts(self, request, context):
+        """Sends parked facts again as if they had never failed; those waiting behind them follow in order. Repeating it is harmless.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+
+def add_FactOutboxServiceServicer_to_server(servicer, server):
+    rpc_method_handlers = {
+            'GetBacklog': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetBacklog,
+                    request_deserializer=quanyu_dot_facts_dot_v1_dot_facts__pb2.GetBacklogRequest.FromString,
+                    response_serializer=quanyu_dot_facts_dot_v1_dot_facts__pb2.GetBacklogResponse.SerializeToString,
+            ),
+            'ListParkedFacts': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListParkedFacts,
+                    request_deserializer=quanyu_dot_facts_dot_v1_dot_facts__pb2.ListParkedFactsRequest.FromString,
+                    response_serializer=quanyu_dot_facts_dot_v1_dot_facts__pb2.ListParkedFactsResponse.SerializeToString,
+            ),
+            'ReplayParkedFacts': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReplayParkedFacts,
+                    request_deserializer=quanyu_dot_facts_dot_v1_dot_facts__pb2.ReplayParkedFactsRequest.FromString,
+                    response_serializer=quanyu_dot_facts_dot_v1_dot_facts__pb2.ReplayParkedFactsResponse.SerializeToString,
+            ),
+    }
+    generic_handler = grpc.method_handlers_generic_handler(
+            'quanyu.facts.v1.FactOutboxService', rpc_method_handlers)
+    server.add_generic_rpc_handlers((generic_handler,))
+    server.add_registered_method_handlers('quanyu.facts.v1.FactOutboxService', rpc_method_handlers)
+
+
+ # This class is part of an EXPERIMENTAL API.
+class FactOutboxService:
+    """What waits in this service's outbox, for operators.
+    """
+
+    @staticmethod
+    def GetBacklog(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/quanyu.facts.v1.FactOutboxService/GetBacklog',
+            quanyu_dot_facts_dot_v1_dot_facts__pb2.GetBacklogRequest.SerializeToString,
+            quanyu_dot_facts_dot_v1_dot_facts__pb2.GetBacklogResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListParkedFacts(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/quanyu.facts.v1.FactOutboxService/ListParkedFacts',
+            quanyu_dot_facts_dot_v1_dot_facts__pb2.ListParkedFactsRequest.SerializeToString,
+            quanyu_dot_facts_dot_v1_dot_facts__pb2.ListParkedFactsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReplayParkedFacts(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/quanyu.facts.v1.FactOutboxService/ReplayParkedFacts',
+            quanyu_dot_facts_dot_v1_dot_facts__pb2.ReplayParkedFactsRequest.SerializeToString,
+            quanyu_dot_facts_dot_v1_dot_facts__pb2.ReplayParkedFactsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)

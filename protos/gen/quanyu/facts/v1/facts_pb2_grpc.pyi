@@ -58,3 +58,58 @@ class FactSinkServiceServicer(metaclass=_abc_1.ABCMeta):
         """Applies facts in the order given. Each is answered for itself: one that fails holds back only later ones of its own key."""
 
 def add_FactSinkServiceServicer_to_server(servicer: FactSinkServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
+
+class FactOutboxServiceStub:
+    """What waits in this service's outbox, for operators."""
+
+    @_typing.overload
+    def __new__(cls, channel: _grpc.Channel) -> _Self: ...
+    @_typing.overload
+    def __new__(cls, channel: _aio.Channel) -> FactOutboxServiceAsyncStub: ...
+    GetBacklog: _grpc.UnaryUnaryMultiCallable[_facts_pb2.GetBacklogRequest, _facts_pb2.GetBacklogResponse]
+    """How many facts wait and how many are parked, by listener."""
+    ListParkedFacts: _grpc.UnaryUnaryMultiCallable[_facts_pb2.ListParkedFactsRequest, _facts_pb2.ListParkedFactsResponse]
+    """Facts that failed so often that they wait for a person; later facts of their keys wait behind them. By id."""
+    ReplayParkedFacts: _grpc.UnaryUnaryMultiCallable[_facts_pb2.ReplayParkedFactsRequest, _facts_pb2.ReplayParkedFactsResponse]
+    """Sends parked facts again as if they had never failed; those waiting behind them follow in order. Repeating it is harmless."""
+
+@_typing.type_check_only
+class FactOutboxServiceAsyncStub(FactOutboxServiceStub):
+    """What waits in this service's outbox, for operators."""
+
+    def __init__(self, channel: _aio.Channel) -> None: ...
+    GetBacklog: _aio.UnaryUnaryMultiCallable[_facts_pb2.GetBacklogRequest, _facts_pb2.GetBacklogResponse]  # type: ignore[assignment]
+    """How many facts wait and how many are parked, by listener."""
+    ListParkedFacts: _aio.UnaryUnaryMultiCallable[_facts_pb2.ListParkedFactsRequest, _facts_pb2.ListParkedFactsResponse]  # type: ignore[assignment]
+    """Facts that failed so often that they wait for a person; later facts of their keys wait behind them. By id."""
+    ReplayParkedFacts: _aio.UnaryUnaryMultiCallable[_facts_pb2.ReplayParkedFactsRequest, _facts_pb2.ReplayParkedFactsResponse]  # type: ignore[assignment]
+    """Sends parked facts again as if they had never failed; those waiting behind them follow in order. Repeating it is harmless."""
+
+class FactOutboxServiceServicer(metaclass=_abc_1.ABCMeta):
+    """What waits in this service's outbox, for operators."""
+
+    @_abc_1.abstractmethod
+    def GetBacklog(
+        self,
+        request: _facts_pb2.GetBacklogRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_facts_pb2.GetBacklogResponse, _abc.Awaitable[_facts_pb2.GetBacklogResponse]]:
+        """How many facts wait and how many are parked, by listener."""
+
+    @_abc_1.abstractmethod
+    def ListParkedFacts(
+        self,
+        request: _facts_pb2.ListParkedFactsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_facts_pb2.ListParkedFactsResponse, _abc.Awaitable[_facts_pb2.ListParkedFactsResponse]]:
+        """Facts that failed so often that they wait for a person; later facts of their keys wait behind them. By id."""
+
+    @_abc_1.abstractmethod
+    def ReplayParkedFacts(
+        self,
+        request: _facts_pb2.ReplayParkedFactsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_facts_pb2.ReplayParkedFactsResponse, _abc.Awaitable[_facts_pb2.ReplayParkedFactsResponse]]:
+        """Sends parked facts again as if they had never failed; those waiting behind them follow in order. Repeating it is harmless."""
+
+def add_FactOutboxServiceServicer_to_server(servicer: FactOutboxServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -290,7 +290,7 @@ class ChartServiceServicer:
     def ImportStaff(self, request, context):
         """Takes on or overwrites up to 500 people by their ids, with the role they hold at their place, so that an import may start again.
         A bad row is rejected alone, with its reason: STORE_NOT_FOUND, UNIT_NOT_FOUND, UNIT_OF_ANOTHER_BRAND, SUBJECT_IN_USE, STAFF_LEFT, ROLE_NOT_GRANTABLE,
-        BEYOND_OWN_REACH, INVALID_FIELD, DUPLICATE_ROW. Only what changed is told.
+        BEYOND_OWN_REACH, PLACE_REQUIRED, INVALID_FIELD, DUPLICATE_ROW. Only what changed is told.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -313,7 +313,8 @@ class ChartServiceServicer:
     def GrantRole(self, request, context):
         """Gives a person a role within a scope. Nobody grants beyond their own reach: neither a higher role than one they hold there
         nor a wider scope. Guides and store managers are granted for a store, supervisors for a unit, brand operators for a brand,
-        district operators for a district, operators for the installation; anything else is refused with ROLE_NOT_GRANTABLE.
+        district operators for a district, operators for the installation (these two by the installation's operator only); anything
+        else is refused with ROLE_NOT_GRANTABLE.
         Refuses with BEYOND_OWN_REACH, STAFF_NOT_FOUND, STAFF_LEFT, GRANT_EXISTS (the same role and scope stands already), UNIT_OF_ANOTHER_BRAND (a scope outside
         the tree the person works in) and INVALID_PERIOD.
         """

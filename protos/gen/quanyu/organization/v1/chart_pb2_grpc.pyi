@@ -97,7 +97,7 @@ class ChartServiceStub:
     ImportStaff: _grpc.UnaryUnaryMultiCallable[_chart_pb2.ImportStaffRequest, _chart_pb2.ImportStaffResponse]
     """Takes on or overwrites up to 500 people by their ids, with the role they hold at their place, so that an import may start again.
     A bad row is rejected alone, with its reason: STORE_NOT_FOUND, UNIT_NOT_FOUND, UNIT_OF_ANOTHER_BRAND, SUBJECT_IN_USE, STAFF_LEFT, ROLE_NOT_GRANTABLE,
-    BEYOND_OWN_REACH, INVALID_FIELD, DUPLICATE_ROW. Only what changed is told.
+    BEYOND_OWN_REACH, PLACE_REQUIRED, INVALID_FIELD, DUPLICATE_ROW. Only what changed is told.
     """
     BatchGetStaff: _grpc.UnaryUnaryMultiCallable[_chart_pb2.BatchGetStaffRequest, _chart_pb2.BatchGetStaffResponse]
     """At most 500 ids; those outside the caller's scope are absent. Who works in a store sees who else does."""
@@ -106,7 +106,8 @@ class ChartServiceStub:
     GrantRole: _grpc.UnaryUnaryMultiCallable[_chart_pb2.GrantRoleRequest, _chart_pb2.GrantRoleResponse]
     """Gives a person a role within a scope. Nobody grants beyond their own reach: neither a higher role than one they hold there
     nor a wider scope. Guides and store managers are granted for a store, supervisors for a unit, brand operators for a brand,
-    district operators for a district, operators for the installation; anything else is refused with ROLE_NOT_GRANTABLE.
+    district operators for a district, operators for the installation (these two by the installation's operator only); anything
+    else is refused with ROLE_NOT_GRANTABLE.
     Refuses with BEYOND_OWN_REACH, STAFF_NOT_FOUND, STAFF_LEFT, GRANT_EXISTS (the same role and scope stands already), UNIT_OF_ANOTHER_BRAND (a scope outside
     the tree the person works in) and INVALID_PERIOD.
     """
@@ -180,7 +181,7 @@ class ChartServiceAsyncStub(ChartServiceStub):
     ImportStaff: _aio.UnaryUnaryMultiCallable[_chart_pb2.ImportStaffRequest, _chart_pb2.ImportStaffResponse]  # type: ignore[assignment]
     """Takes on or overwrites up to 500 people by their ids, with the role they hold at their place, so that an import may start again.
     A bad row is rejected alone, with its reason: STORE_NOT_FOUND, UNIT_NOT_FOUND, UNIT_OF_ANOTHER_BRAND, SUBJECT_IN_USE, STAFF_LEFT, ROLE_NOT_GRANTABLE,
-    BEYOND_OWN_REACH, INVALID_FIELD, DUPLICATE_ROW. Only what changed is told.
+    BEYOND_OWN_REACH, PLACE_REQUIRED, INVALID_FIELD, DUPLICATE_ROW. Only what changed is told.
     """
     BatchGetStaff: _aio.UnaryUnaryMultiCallable[_chart_pb2.BatchGetStaffRequest, _chart_pb2.BatchGetStaffResponse]  # type: ignore[assignment]
     """At most 500 ids; those outside the caller's scope are absent. Who works in a store sees who else does."""
@@ -189,7 +190,8 @@ class ChartServiceAsyncStub(ChartServiceStub):
     GrantRole: _aio.UnaryUnaryMultiCallable[_chart_pb2.GrantRoleRequest, _chart_pb2.GrantRoleResponse]  # type: ignore[assignment]
     """Gives a person a role within a scope. Nobody grants beyond their own reach: neither a higher role than one they hold there
     nor a wider scope. Guides and store managers are granted for a store, supervisors for a unit, brand operators for a brand,
-    district operators for a district, operators for the installation; anything else is refused with ROLE_NOT_GRANTABLE.
+    district operators for a district, operators for the installation (these two by the installation's operator only); anything
+    else is refused with ROLE_NOT_GRANTABLE.
     Refuses with BEYOND_OWN_REACH, STAFF_NOT_FOUND, STAFF_LEFT, GRANT_EXISTS (the same role and scope stands already), UNIT_OF_ANOTHER_BRAND (a scope outside
     the tree the person works in) and INVALID_PERIOD.
     """
@@ -368,7 +370,7 @@ class ChartServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_chart_pb2.ImportStaffResponse, _abc.Awaitable[_chart_pb2.ImportStaffResponse]]:
         """Takes on or overwrites up to 500 people by their ids, with the role they hold at their place, so that an import may start again.
         A bad row is rejected alone, with its reason: STORE_NOT_FOUND, UNIT_NOT_FOUND, UNIT_OF_ANOTHER_BRAND, SUBJECT_IN_USE, STAFF_LEFT, ROLE_NOT_GRANTABLE,
-        BEYOND_OWN_REACH, INVALID_FIELD, DUPLICATE_ROW. Only what changed is told.
+        BEYOND_OWN_REACH, PLACE_REQUIRED, INVALID_FIELD, DUPLICATE_ROW. Only what changed is told.
         """
 
     @_abc_1.abstractmethod
@@ -395,7 +397,8 @@ class ChartServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_chart_pb2.GrantRoleResponse, _abc.Awaitable[_chart_pb2.GrantRoleResponse]]:
         """Gives a person a role within a scope. Nobody grants beyond their own reach: neither a higher role than one they hold there
         nor a wider scope. Guides and store managers are granted for a store, supervisors for a unit, brand operators for a brand,
-        district operators for a district, operators for the installation; anything else is refused with ROLE_NOT_GRANTABLE.
+        district operators for a district, operators for the installation (these two by the installation's operator only); anything
+        else is refused with ROLE_NOT_GRANTABLE.
         Refuses with BEYOND_OWN_REACH, STAFF_NOT_FOUND, STAFF_LEFT, GRANT_EXISTS (the same role and scope stands already), UNIT_OF_ANOTHER_BRAND (a scope outside
         the tree the person works in) and INVALID_PERIOD.
         """

@@ -1,0 +1,108 @@
+"""`quanyu import`: purchase history and what it stands on, from a folder into the running suite."""
+
+import asyncio
+import time
+from pathlib import Path
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from services.kit.errors import Refusal
+from services.local import client
+from services.local.errors import LocalError
+from services.local.folder import Folder
+from services.local.imports import journey
+from services.local.imports.importer import REJECTS, Counted, Import
+from services.local.imports.layout import FILES
+from services.local.options import data_option
+
+SETTLE_POLL_SECONDS = 0.2
+SETTLE_SECONDS_MAX = 1800.0
+
+
+@click.command("import")
+@click.argument("source", required=False, type=click.Path(exists=True, file_okay=False, path_type=Path), metavar="[FOLDER]")
+@click.option("--complete-journey", is_flag=True, help="Dunnhumby's Complete Journey, from the extra `demo`, instead of a folder.")
+@click.option("--households", type=click.IntRange(1, 2500), default=None, help="Only that many households of the Complete Journey.")
+@click.option("--anew", is_flag=True, help="From the start, also where an earlier run left off. Harmless: what stands stays.")
+@data_option
+def import_(source: Path | None, complete_journey: bool, households: int | None, anew: bool, folder: Folder) -> None:
+    """Loads a FOLDER of CSV or Parquet files: brands, units, stores, staff, products, stock, consumers, bindings, orders, order_lines.
+
+    Batches are carried out once, so an import that stopped goes on where it stopped. Rows that cannot be taken stand in FOLDER/rejects.csv
+    with the reason; an order is taken whole or not at all. The columns are described in the README.
+    """
+    if complete_journey == (source is not None):
+        raise click.UsageError("name a FOLDER or --complete-journey")
+    console = Console(stderr=True)
+    started = time.monotonic()
+    if complete_journey:
+        source = journey.convert(folder.path / "complete-journey", households=households, console=console)
+    assert source is not None
+    counts = asyncio.run(_run(folder, source, anew, console, complete_journey))
+    console.print(summary(counts, time.monotonic() - started))
+    if any(each.rejected for each in counts.values()):
+        console.print(f"what was not taken stands in {source / REJECTS}, with the reason")
+
+
+async def load(folder: Folder, source: Path, console: Console, *, anew: bool = False) -> dict[str, Counted]:
+    """Imports `source` into the suite on `folder` with a progress bar per file; returns when all effects stand in all services."""
+    columns = (
+        TextColumn("{task.description:<10}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[note]}"),
+        TimeElapsedColumn(),
+    )
+    async with client.channels(folder) as channels:
+        with Progress(*columns, console=console) as progress:
+            tasks: dict[str, TaskID] = {}
+
+            def seen(name: str, done: int, total: int, rejected: int) -> None:
+                if name not in tasks:
+                    tasks[name] = progress.add_task(name, total=total, note="")
+                progress.update(tasks[name], completed=done, total=total, note=f"[red]{rejected} rejected[/]" if rejected else "")
+
+            async def settle(name: str) -> None:
+                """Waits until what was told is applied everywhere."""
+                if name in tasks:
+                    progress.update(tasks[name], total=progress.tasks[tasks[name]].completed)
+                deadline = time.monotonic() + SETTLE_SECONDS_MAX
+                task: TaskID | None = None
+                while (backlog := await client.backlog(channels))[0]:
+                    task = task if task is not None else progress.add_task("effects", total=None, note="")
+                    progress.update(task, note=f"{backlog[0]} facts under way")
+                    if time.monotonic() > deadline:
+                        raise LocalError(f"{backlog[0]} facts are still under way; `quanyu facts` shows why", status=1)
+                    await asyncio.sleep(SETTLE_POLL_SECONDS)
+                if task is not None:
+                    progress.remove_task(task)
+                if backlog[1]:
+                    raise LocalError(f"{backlog[1]} facts are parked; `quanyu facts` shows why", status=1)
+
+            return await Import(source, channels, seen=seen, settle=settle, anew=anew).run()
+
+
+async def _run(folder: Folder, source: Path, anew: bool, console: Console, complete_journey: bool) -> dict[str, Counted]:
+    try:
+        counts = await load(folder, source, console, anew=anew)
+        if complete_journey:
+            async with client.channels(folder) as channels:
+                await journey.stage(source, channels)
+        return counts
+    except Refusal as refusal:
+        raise LocalError(f"the import stopped: {refusal.message}; the same command goes on where it stopped", status=1) from refusal
+
+
+def summary(counts: dict[str, Counted], seconds: float) -> Table:
+    """What became of each file."""
+    table = Table(title=f"imported in {seconds:.1f} s")
+    table.add_column("file")
+    table.add_column("taken", justify="right")
+    table.add_column("rejected", justify="right")
+    for file in FILES:
+        if each := counts.get(file.name):
+            table.add_row(file.name, f"{each.imported:,}", f"[red]{each.rejected:,}[/]" if each.rejected else "0")
+    return table

@@ -1,0 +1,258 @@
+"""Rows of the files as what the services' import rpcs take. A row that cannot be read becomes a `Reject` and nothing else."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from google.protobuf.message import Message
+from msgspec import Struct
+
+from quanyu.access.v1 import access_pb2
+from quanyu.commerce.v1 import catalog_pb2, orders_pb2, stock_pb2
+from quanyu.common.v1.money_pb2 import Money
+from quanyu.common.v1.point_pb2 import Point
+from quanyu.common.v1.touch_pb2 import Touchpoint
+from quanyu.member.v1 import consent_pb2, identity_pb2, outreach_pb2
+from quanyu.organization.v1 import chart_pb2
+from services.local.imports import reading
+from services.local.imports.cells import BadValue, minor
+from services.local.imports.layout import BY_NAME
+
+Values = dict[str, Any]
+
+
+class Item(Struct, frozen=True):
+    """One row's worth (or one product's, one order's): where it stands in the file, its id, its message. A request holds one `group`."""
+
+    row: int
+    id: str
+    message: Message
+    group: str = ""
+
+
+class Reject(Struct, frozen=True):
+    """Something that was not imported: its place, its id and the reason."""
+
+    file: str
+    row: int
+    id: str
+    reason: str
+
+
+def items(folder: Path, name: str) -> tuple[int, Iterator[Item | Reject]]:
+    """How many items a file holds at most, and the items in order; (0, none) when there is no such file."""
+    path = reading.find(folder, name)
+    if path is None:
+        return 0, iter(())
+    read = reading.table(path, BY_NAME[name])
+    if name == "orders":
+        return read.num_rows, _orders(folder, read)
+    if name == "products":
+        return read.num_rows, _products(read)
+    return read.num_rows, _each(name, read, BUILD[name])
+
+
+def _each(name: str, read: Any, build: Callable[[Values], tuple[str, Message, str]]) -> Iterator[Item | Reject]:
+    for cells in reading.rows(read):
+        try:
+            id, message, group = build(BY_NAME[name].row(cells))
+        except (BadValue, ValueError) as error:
+            yield Reject(name, cells["row"], _id(cells), str(error))
+        else:
+            yield Item(cells["row"], id, message, group)
+
+
+def _products(read: Any) -> Iterator[Item | Reject]:
+    for product_id, group in groupby(reading.rows(read), key=lambda cells: cells["product_id"]):
+        cells = list(group)
+        try:
+            rows = [BY_NAME["products"].row(each) for each in cells]
+            first = rows[0]
+            message = catalog_pb2.NewProduct(
+                product_id=first["product_id"],
+                brand_id=first["brand_id"],
+                name=catalog_pb2.Text(zh=first["name"], en=first["name_en"]),
+                category=first["category"],
+                variants=[
+                    catalog_pb2.NewVariant(
+                        variant_id=row["variant_id"], attributes=row["attributes"], price=_money(row["price"], row["currency"])
+                    )
+                    for row in rows
+                ],
+            )
+        except (BadValue, ValueError) as error:
+            yield Reject("products", cells[0]["row"], str(product_id), str(error))
+        else:
+            yield Item(cells[0]["row"], message.product_id, message)
+
+
+def _orders(folder: Path, orders: Any) -> Iterator[Item | Reject]:
+    """Orders with their lines, by consumer and time: then a batch touches few consumers."""
+    lines = _Lines(folder)
+    for cells in reading.rows(orders.sort_by([("consumer_id", "ascending"), ("paid_at", "ascending"), ("order_id", "ascending")])):
+        order_id = str(cells["order_id"])
+        try:
+            row = BY_NAME["orders"].row(cells)
+            message = orders_pb2.ImportedOrder(
+                order_id=row["order_id"],
+                consumer_id=row["consumer_id"],
+                store_id=row["store_id"],
+                touchpoint=Touchpoint.Value(f"TOUCHPOINT_{row['touchpoint'].upper()}"),
+                lines=lines.of(order_id),
+            )
+            message.paid_at.FromDatetime(row["paid_at"])
+        except (BadValue, ValueError) as error:
+            yield Reject("orders", cells["row"], order_id, str(error))
+        else:
+            yield Item(cells["row"], order_id, message)
+    yield from lines.left()
+
+
+class _Lines:
+    """The lines of all orders, found by order. Each order's are given out once; what is left at the end belongs to no order."""
+
+    def __init__(self, folder: Path) -> None:
+        path = reading.find(folder, "order_lines")
+        self.columns: list[list[Any]] = []
+        self.spans: dict[str, tuple[int, int]] = {}
+        if path is None:
+            return
+        read = reading.table(path, BY_NAME["order_lines"]).sort_by([("order_id", "ascending"), ("row", "ascending")])
+        self.names = read.column_names
+        self.columns = [column.to_pylist() for column in read.columns]
+        ids = self.columns[self.names.index("order_id")]
+        start = 0
+        for position in range(1, len(ids) + 1):
+            if position == len(ids) or ids[position] != ids[start]:
+                self.spans[str(ids[start])] = (start, position)
+                start = position
+
+    def of(self, order_id: str) -> list[orders_pb2.ImportedLine]:
+        """The order's lines; `BadValue` names the row of a line that cannot be read."""
+        start, end = self.spans.pop(order_id, (0, 0))
+        built = []
+        for position in range(start, end):
+            cells = {name: column[position] for name, column in zip(self.names, self.columns, strict=True)}
+            try:
+                row = BY_NAME["order_lines"].row(cells)
+                paid = _money(row["paid"], row["currency"])
+                built.append(orders_pb2.ImportedLine(variant_id=row["variant_id"], quantity=row["quantity"], paid=paid))
+            except (BadValue, ValueError) as error:
+                raise BadValue(f"order_lines row {cells['row']}: {error}") from None
+        return built
+
+    def left(self) -> Iterator[Reject]:
+        """Lines whose order does not stand in orders."""
+        for order_id, (start, _) in self.spans.items():
+            yield Reject("order_lines", self.columns[self.names.index("row")][start], order_id, "no such order in orders")
+
+
+def _money(value: Any, currency: str) -> Money:
+    return Money(minor=minor(value, currency), currency=currency)
+
+
+def _id(cells: Mapping[str, Any]) -> str:
+    return next((str(value) for name, value in cells.items() if name.endswith("_id")), "")
+
+
+def _name(row: Values) -> chart_pb2.Name:
+    return chart_pb2.Name(zh=row["name"], en=row["name_en"])
+
+
+def headquarters(place_id: str) -> str:
+    """The unit a place names: itself, or the headquarters of a brand or retailer."""
+    return place_id if not place_id.startswith(("brd_", "rtl_")) else f"unt_{place_id}"
+
+
+def _brand(row: Values) -> tuple[str, Message, str]:
+    kind = chart_pb2.BRAND_KIND_RETAILER if row["brand_id"].startswith("rtl_") else chart_pb2.BRAND_KIND_BRAND
+    message = chart_pb2.BrandRow(
+        brand_id=row["brand_id"], kind=kind, name=_name(row), zone=row["zone"], currency=row["currency"], franchised=row["franchised"]
+    )
+    return row["brand_id"], message, ""
+
+
+def _unit(row: Values) -> tuple[str, Message, str]:
+    message = chart_pb2.CreateUnitRequest(
+        unit_id=row["unit_id"],
+        kind=chart_pb2.UnitKind.Value(f"UNIT_KIND_{row['kind'].upper()}"),
+        parent_id=headquarters(row["parent_id"]),
+        name=_name(row),
+    )
+    return row["unit_id"], message, ""
+
+
+def _store(row: Values) -> tuple[str, Message, str]:
+    message = chart_pb2.StoreRow(
+        store_id=row["store_id"],
+        kind=chart_pb2.StoreKind.Value(f"STORE_KIND_{row['kind'].upper()}"),
+        parent_id=headquarters(row["parent_id"]),
+        name=_name(row),
+        position=Point(longitude=row["longitude"], latitude=row["latitude"]),
+        zone=row["zone"],
+        opens_minute=row["hours"][0],
+        closes_minute=row["hours"][1],
+        delivers=row["delivers"],
+    )
+    return row["store_id"], message, ""
+
+
+def _staff(row: Values) -> tuple[str, Message, str]:
+    message = chart_pb2.StaffRow(staff_id=row["staff_id"], name=row["name"], title=row["title"], subject=row["subject"])
+    if row["place_id"].startswith("str_"):
+        message.store_id = row["place_id"]
+    else:
+        message.unit_id = headquarters(row["place_id"])
+    if row["role"]:
+        message.role = access_pb2.Role.Value(f"ROLE_{row['role'].upper()}")
+    return row["staff_id"], message, ""
+
+
+def _stock(row: Values) -> tuple[str, Message, str]:
+    message = stock_pb2.StockRow(store_id=row["store_id"], variant_id=row["variant_id"], on_hand=row["on_hand"], safety=row["safety"])
+    return f"{row['store_id']}:{row['variant_id']}", message, ""
+
+
+def _consumer(row: Values) -> tuple[str, Message, str]:
+    identities = list(_identities(row))
+    consents = [
+        identity_pb2.ImportedConsent(
+            brand_id=brand_id,
+            purpose=consent_pb2.Purpose.Value(f"PURPOSE_{purpose.upper()}"),
+            granted=True,
+            touchpoint=Touchpoint.TOUCHPOINT_STORE,
+        )
+        for brand_id in dict.fromkeys([row["brand_id"], *row["consent_brands"]])
+        for purpose in row["consents"]
+    ]
+    message = identity_pb2.ImportedConsumer(
+        consumer_id=row["consumer_id"], identities=identities, display_name=row["name"], sizes=row["sizes"], consents=consents
+    )
+    if row["since"]:
+        message.created_at.FromDatetime(row["since"])
+    return row["consumer_id"], message, row["brand_id"]
+
+
+def _identities(row: Values) -> Iterable[identity_pb2.NewIdentity]:
+    if row["phone"]:
+        yield identity_pb2.NewIdentity(kind=identity_pb2.IDENTITY_KIND_PHONE, value=row["phone"], verified=True)
+    if row["card"]:
+        yield identity_pb2.NewIdentity(kind=identity_pb2.IDENTITY_KIND_CARD, value=row["card"], verified=True)
+    if row["open_id"]:
+        app, colon, value = row["open_id"].partition(":")
+        if not colon:
+            raise BadValue("open_id: expected app:open id")
+        yield identity_pb2.NewIdentity(kind=identity_pb2.IDENTITY_KIND_OPEN_ID, namespace=app, value=value, verified=True)
+
+
+def _binding(row: Values) -> tuple[str, Message, str]:
+    message = outreach_pb2.ImportedBinding(consumer_id=row["consumer_id"], staff_id=row["staff_id"])
+    if row["bound_at"]:
+        message.bound_at.FromDatetime(row["bound_at"])
+    return row["consumer_id"], message, row["brand_id"]
+
+
+BUILD: Mapping[str, Callable[[Values], tuple[str, Message, str]]] = {
+    "brands": _brand, "units": _unit, "stores": _store, "staff": _staff, "stock": _stock, "consumers": _consumer, "bindings": _binding,
+}  # fmt: skip

@@ -1,0 +1,100 @@
+"""Which rpc takes the items of each file, and how a batch of them becomes its request."""
+
+import asyncio
+import hashlib
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any
+
+import grpc
+from google.protobuf.message import Message
+from msgspec import Struct
+
+from quanyu.commerce.v1 import catalog_pb2, catalog_pb2_grpc, orders_pb2, orders_pb2_grpc, stock_pb2, stock_pb2_grpc
+from quanyu.member.v1 import identity_pb2, identity_pb2_grpc, outreach_pb2, outreach_pb2_grpc
+from quanyu.organization.v1 import chart_pb2, chart_pb2_grpc
+from services.kit.errors import Refusal
+
+Channels = Mapping[str, grpc.aio.Channel]
+Rejected = Sequence[tuple[int, str]]
+"""Index in the batch and reason."""
+
+
+class Target(Struct, frozen=True):
+    """Where a file's items go: `send(channels, group, messages, request_id)` answers what was rejected. At most `batch` items a call.
+
+    `alone`: a batch may build on the one before, so that only one is under way.
+    """
+
+    batch: int
+    send: Callable[[Channels, str, Sequence[Message], str], Awaitable[Rejected]]
+    alone: bool = False
+
+
+def request_id(group: str, messages: Sequence[Message]) -> str:
+    """The id of a batch, made from its content: the same batch sent again is a repeat, whatever was sent in between."""
+    digest = hashlib.sha256(group.encode())
+    for message in messages:
+        digest.update(message.SerializeToString(deterministic=True))
+    return f"import:{digest.hexdigest()}"
+
+
+def _through(service: str, stub: Callable[[grpc.aio.Channel], Any], rpc: str, request: Callable[..., Message], field: str) -> Any:
+    """A call whose request holds the items in `field` and whose answer names rejects by index."""
+
+    async def send(channels: Channels, group: str, messages: Sequence[Message], id: str) -> Rejected:
+        named = {"brand_id": group} if group else {}
+        answer = await getattr(stub(channels[service]), rpc)(request(request_id=id, **{field: messages}, **named))
+        return [(reject.index, getattr(reject, "message", "") or reject.reason) for reject in answer.rejects]
+
+    return send
+
+
+async def _units(channels: Channels, group: str, messages: Sequence[Message], id: str) -> Rejected:
+    """Units are created one by one, each below the one before it; one that stands already is left as it is."""
+    stub: Any = chart_pb2_grpc.ChartServiceStub(channels["organization"])
+    rejected = []
+    for index, message in enumerate(messages):
+        request = chart_pb2.CreateUnitRequest()
+        request.CopyFrom(message)  # type: ignore[arg-type]
+        request.request_id = f"{id}:{index}"
+        try:
+            await stub.CreateUnit(request)
+        except Refusal as refusal:
+            if refusal.reason != "UNIT_EXISTS":
+                if refusal.retryable:
+                    raise
+                rejected.append((index, refusal.message))
+    return rejected
+
+
+CHART, CATALOG, STOCK = chart_pb2_grpc.ChartServiceStub, catalog_pb2_grpc.CatalogServiceStub, stock_pb2_grpc.StockServiceStub
+TARGETS: Mapping[str, Target] = {
+    "brands": Target(500, _through("organization", CHART, "ImportBrands", chart_pb2.ImportBrandsRequest, "rows")),
+    "units": Target(100, _units, alone=True),
+    "stores": Target(500, _through("organization", CHART, "ImportStores", chart_pb2.ImportStoresRequest, "rows")),
+    "staff": Target(500, _through("organization", CHART, "ImportStaff", chart_pb2.ImportStaffRequest, "rows")),
+    "products": Target(500, _through("commerce", CATALOG, "ImportProducts", catalog_pb2.ImportProductsRequest, "products")),
+    "stock": Target(500, _through("commerce", STOCK, "ImportStock", stock_pb2.ImportStockRequest, "rows")),
+    "consumers": Target(
+        250, _through("member", identity_pb2_grpc.IdentityServiceStub, "ImportConsumers", identity_pb2.ImportConsumersRequest, "consumers")
+    ),
+    "bindings": Target(
+        500, _through("member", outreach_pb2_grpc.OutreachServiceStub, "ImportBindings", outreach_pb2.ImportBindingsRequest, "bindings")
+    ),
+    "orders": Target(400, _through("commerce", orders_pb2_grpc.OrderServiceStub, "ImportOrders", orders_pb2.ImportOrdersRequest, "orders")),
+}
+
+RETRIES = 8
+RETRY_SECONDS_MAX = 5.0
+
+
+async def patiently(call: Callable[[], Awaitable[Rejected]], hopeful: Callable[[Refusal], bool]) -> Rejected:
+    """Makes a call again while it is refused for a passing reason, a little later each time."""
+    for attempt in range(RETRIES):
+        try:
+            return await call()
+        except Refusal as refusal:
+            if not hopeful(refusal) or attempt == RETRIES - 1:
+                raise
+            await asyncio.sleep(min(RETRY_SECONDS_MAX, 0.1 * 2**attempt))
+    raise AssertionError("the last attempt returns or raises")
