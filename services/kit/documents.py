@@ -84,7 +84,7 @@ def shaped(document: Document, descriptor: Descriptor) -> Document:
         inner = field.message_type
         if inner is None or inner.full_name.startswith(WELL_KNOWN) or inner.GetOptions().map_entry:
             answer[field.name] = value
-        elif isinstance(value, list):
+        elif isinstance(value, list | tuple):
             answer[field.name] = [shaped(item, inner) for item in value]
         else:
             answer[field.name] = shaped(value, inner)

@@ -41,6 +41,15 @@ class CouponTerms(Struct, frozen=True):
     name_en: NameEn = ""
 
 
+class Joining(Struct, frozen=True):
+    """What a brand brings to a campaign."""
+
+    campaign_id: str
+    brand_id: BrandId
+    terms: CouponTerms
+    total: Annotated[int, Meta(ge=1, le=100_000_000)]
+
+
 class Campaign(Struct, frozen=True):
     id: CampaignId
     district_id: str
@@ -88,7 +97,7 @@ def budget_id(campaign_id: str, brand_id: str) -> str:
     return f"bdg_{campaign_id}:{brand_id}"
 
 
-def join(campaign: Campaign, *, brand_id: str, terms: CouponTerms, total: int, at: datetime) -> tuple[Campaign, Budget]:
+def join(campaign: Campaign, asked: Joining, at: datetime) -> tuple[Campaign, Budget]:
     """The campaign with one brand more, and that brand's budget.
 
     `Conflict` CAMPAIGN_OVER after its end, `Exhausted` CAMPAIGN_FULL, `Invalid` TERMS_INVALID for a coupon that cannot be.
@@ -97,6 +106,7 @@ def join(campaign: Campaign, *, brand_id: str, terms: CouponTerms, total: int, a
         raise Conflict(Reason.CAMPAIGN_OVER, "this campaign has ended", campaign_id=campaign.id, ended_at=campaign.ends_at)
     if campaign.brand_count >= BRANDS_MAX:
         raise Exhausted(Reason.CAMPAIGN_FULL, f"at most {BRANDS_MAX} brands take part in a campaign", campaign_id=campaign.id)
+    terms = asked.terms
     if terms.value.minor <= 0:
         raise Invalid(Reason.TERMS_INVALID, "a coupon takes off more than nothing", field="terms.value")
     minimum = terms.minimum_spend or Money(terms.value.currency)
@@ -105,7 +115,8 @@ def join(campaign: Campaign, *, brand_id: str, terms: CouponTerms, total: int, a
             Reason.TERMS_INVALID, "the minimum spend is nothing or more, in the currency of the value", field="terms.minimum_spend"
         )
     budget = Budget(
-        id=budget_id(campaign.id, brand_id), campaign_id=campaign.id, district_id=campaign.district_id, brand_id=brand_id,
-        terms=msgspec.structs.replace(terms, minimum_spend=minimum), total=total, starts_at=campaign.starts_at, ends_at=campaign.ends_at,
+        id=budget_id(campaign.id, asked.brand_id), campaign_id=campaign.id, district_id=campaign.district_id, brand_id=asked.brand_id,
+        terms=msgspec.structs.replace(terms, minimum_spend=minimum), total=asked.total, starts_at=campaign.starts_at,
+        ends_at=campaign.ends_at,
     )  # fmt: skip
     return msgspec.structs.replace(campaign, brand_count=campaign.brand_count + 1), budget

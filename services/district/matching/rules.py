@@ -5,7 +5,7 @@ D_ui = sum over the consumer's orders with the brand of 0.5^(age / 13 weeks). It
 the frequency at any moment is that sum times 2^-((moment - LANDMARK) / 13 weeks). Sums commute, so that facts may come in any order.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from hashlib import blake2b
 
@@ -15,7 +15,6 @@ HALF_LIFE = timedelta(weeks=13)
 LANDMARK = datetime(2020, 1, 1, tzinfo=UTC)
 LATEST = datetime(2200, 1, 1, tzinfo=UTC)
 """Half-lives until then fit a double (2^720); a later date counts as this one."""
-LINK_DEPTH_MAX = 1_000
 
 
 class Interest(Struct, frozen=True):
@@ -36,14 +35,6 @@ class Purchase(Struct, frozen=True):
     consumer_id: str
     paid_at: datetime
     brand_ids: frozenset[str]
-
-
-class Link(Struct, frozen=True):
-    """The newest word about a consumer id: whom it resolves to (None: itself), and since when."""
-
-    id: str
-    parent_id: str | None
-    at: datetime
 
 
 def gain(paid_at: datetime) -> float:
@@ -85,30 +76,3 @@ def rank(brand_ids: Iterable[str], interests: Mapping[str, Interest], at: dateti
         return (-frequency(interest, at) if interest else 1.0), blake2b(f"{seed}|{brand_id}".encode(), digest_size=8).digest()
 
     return sorted(set(brand_ids), key=order)
-
-
-def relink(before: Link | None, fact: Link) -> Link:
-    """What stands after a fact about a link: the newest word. An undoing only undoes the link it names, see `unlink`."""
-    return fact if before is None or fact.at >= before.at else before
-
-
-def unlink(before: Link | None, parent_id: str, fact: Link) -> Link:
-    """What stands after a link to `parent_id` was undone: the id itself, unless it was linked elsewhere meanwhile."""
-    if before is not None and before.parent_id not in (None, parent_id):
-        return before
-    return relink(before, fact)
-
-
-def person_of(consumer_id: str, parents: Mapping[str, str]) -> str:
-    """Whom a consumer id resolves to, by following the links; the id itself without one. A circle ends at its smallest id."""
-    seen: list[str] = []
-    current = consumer_id
-    while current in parents and current not in seen and len(seen) < LINK_DEPTH_MAX:
-        seen.append(current)
-        current = parents[current]
-    return min(seen[seen.index(current) :]) if current in seen else current
-
-
-def ids_of(person_id: str, parents: Mapping[str, str]) -> Sequence[str]:
-    """All ids that resolve to this person, the person's own first."""
-    return [person_id, *sorted(id for id in parents if id != person_id and person_of(id, parents) == person_id)]

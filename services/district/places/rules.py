@@ -80,6 +80,15 @@ class Venue(Struct, frozen=True):
     version: int = 1
 
 
+class Entering(Struct, frozen=True):
+    """What is said of somebody who enters."""
+
+    consumer_id: ConsumerId
+    district_id: str
+    touchpoint: Touchpoint
+    position: Point | None = None
+
+
 class Visit(Struct, frozen=True):
     """`open_key` is there while the visit is open: a unique index on it makes a second open one impossible."""
 

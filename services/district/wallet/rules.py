@@ -92,7 +92,7 @@ class Asked(Struct, frozen=True):
 class Lock(Struct, frozen=True):
     """An order's hold on coupons; `id` is the order's."""
 
-    id: str
+    id: Annotated[str, Meta(min_length=1, max_length=100)]
     asked: Asked
     discounts: tuple[Discount, ...]
     locked_at: datetime

@@ -17,6 +17,10 @@ TERMS = rules.CouponTerms(name="满200减30", value=Money("CNY", 3000), minimum_
 CAMPAIGN = rules.Campaign(id="cmp_a", district_id="dst_a", name="十一月", starts_at=AT, ends_at=AT + timedelta(days=30))
 
 
+def joining(total: int, terms: rules.CouponTerms = TERMS) -> rules.Joining:
+    return rules.Joining(campaign_id="cmp_a", brand_id="brd_a", terms=terms, total=total)
+
+
 @given(st.timedeltas(timedelta(days=-800), timedelta(days=800)))
 def test_a_campaign_lasts_more_than_no_time_and_at_most_a_year(lasts: timedelta) -> None:
     campaign = msgspec.structs.replace(CAMPAIGN, ends_at=AT + lasts)
@@ -33,10 +37,10 @@ def test_who_joins_gets_the_campaigns_dates_and_a_budget_of_its_own(total: int, 
     at = AT + since_start
     if at >= CAMPAIGN.ends_at:
         with pytest.raises(Conflict) as refused:
-            rules.join(CAMPAIGN, brand_id="brd_a", terms=TERMS, total=total, at=at)
+            rules.join(CAMPAIGN, joining(total), at)
         assert refused.value.reason == "CAMPAIGN_OVER"
         return
-    campaign, budget = rules.join(CAMPAIGN, brand_id="brd_a", terms=TERMS, total=total, at=at)
+    campaign, budget = rules.join(CAMPAIGN, joining(total), at)
     assert campaign.brand_count == 1
     assert (budget.left, budget.issued) == (total, 0)
     assert budget.runs(at) == (at >= AT)
@@ -46,7 +50,7 @@ def test_who_joins_gets_the_campaigns_dates_and_a_budget_of_its_own(total: int, 
 def test_a_full_campaign_takes_nobody_more() -> None:
     full = msgspec.structs.replace(CAMPAIGN, brand_count=rules.BRANDS_MAX)
     with pytest.raises(Exhausted) as refused:
-        rules.join(full, brand_id="brd_a", terms=TERMS, total=1, at=AT)
+        rules.join(full, joining(1), AT)
     assert refused.value.reason == "CAMPAIGN_FULL"
 
 
@@ -57,12 +61,12 @@ def test_a_full_campaign_takes_nobody_more() -> None:
 def test_a_coupon_that_cannot_be_is_refused(value: Money, minimum: Money | None) -> None:
     terms = msgspec.structs.replace(TERMS, value=value, minimum_spend=minimum)
     with pytest.raises(Invalid) as refused:
-        rules.join(CAMPAIGN, brand_id="brd_a", terms=terms, total=1, at=AT)
+        rules.join(CAMPAIGN, joining(1, terms), AT)
     assert refused.value.reason == "TERMS_INVALID"
 
 
 def test_without_a_minimum_any_amount_will_do() -> None:
-    _, budget = rules.join(CAMPAIGN, brand_id="brd_a", terms=msgspec.structs.replace(TERMS, minimum_spend=None), total=1, at=AT)
+    _, budget = rules.join(CAMPAIGN, joining(1, msgspec.structs.replace(TERMS, minimum_spend=None)), AT)
     assert budget.terms.minimum_spend == Money("CNY")
 
 

@@ -1,0 +1,59 @@
+"""Campaigns and budgets over the wire."""
+
+from typing import Any
+
+from quanyu.district.v1 import campaigns_pb2, campaigns_pb2_grpc
+from services.district.campaigns import rules, store
+from services.district.campaigns.store import Budgets, within_dates
+from services.district.places import store as places
+from services.kit import ids
+from services.kit.documents import as_struct, fields
+from services.kit.house import House
+from services.kit.unit import Unit, write
+
+
+class Campaigns(campaigns_pb2_grpc.CampaignServiceServicer):
+    def __init__(self, house: House, budgets: Budgets) -> None:
+        self.units, self.clock, self.budgets = house.units, house.clock, budgets
+        self.campaigns, self.districts = store.campaigns(house.database), places.districts(house.database)
+
+    @write
+    async def CreateCampaign(self, request: campaigns_pb2.CreateCampaignRequest, unit: Unit) -> campaigns_pb2.CreateCampaignResponse:
+        await self.districts.load(request.district_id, session=unit.session)
+        campaign = rules.stage(as_struct(fields(request) | {"id": request.id or ids.new("cmp")}, rules.Campaign))
+        return campaigns_pb2.CreateCampaignResponse(campaign=await self.campaigns.insert(unit, campaign))
+
+    @write
+    async def JoinCampaign(self, request: campaigns_pb2.JoinCampaignRequest, unit: Unit) -> campaigns_pb2.JoinCampaignResponse:
+        asked = as_struct(fields(request), rules.Joining)
+        return campaigns_pb2.JoinCampaignResponse(budget=await self.budgets.join(unit, self.campaigns, asked))
+
+    async def GetCampaign(self, request: campaigns_pb2.GetCampaignRequest, context: Any) -> campaigns_pb2.GetCampaignResponse:
+        return campaigns_pb2.GetCampaignResponse(campaign=await self.campaigns.get(request.id))
+
+    async def BatchGetCampaigns(
+        self, request: campaigns_pb2.BatchGetCampaignsRequest, context: Any
+    ) -> campaigns_pb2.BatchGetCampaignsResponse:
+        return campaigns_pb2.BatchGetCampaignsResponse(campaigns=await self.campaigns.batch(request.ids))
+
+    async def ListCampaigns(self, request: campaigns_pb2.ListCampaignsRequest, context: Any) -> campaigns_pb2.ListCampaignsResponse:
+        query = {"district_id": request.district_id} | (within_dates(self.clock()) if request.running_only else {})
+        rows, page = await self.campaigns.page(query, request.page, order=[("starts_at", -1)])
+        return campaigns_pb2.ListCampaignsResponse(campaigns=rows, page=page)
+
+    async def ListParticipants(
+        self, request: campaigns_pb2.ListParticipantsRequest, context: Any
+    ) -> campaigns_pb2.ListParticipantsResponse:
+        query = {"campaign_id": request.campaign_id}
+        rows, page = await self.budgets.participants.page(query, request.page, order=[("brand_id", 1)])
+        return campaigns_pb2.ListParticipantsResponse(participants=rows, page=page)
+
+    async def GetBudget(self, request: campaigns_pb2.GetBudgetRequest, context: Any) -> campaigns_pb2.GetBudgetResponse:
+        return campaigns_pb2.GetBudgetResponse(budget=await self.budgets.get(request.id))
+
+    async def BatchGetBudgets(self, request: campaigns_pb2.BatchGetBudgetsRequest, context: Any) -> campaigns_pb2.BatchGetBudgetsResponse:
+        return campaigns_pb2.BatchGetBudgetsResponse(budgets=await self.budgets.batch(request.ids))
+
+    async def ListBudgets(self, request: campaigns_pb2.ListBudgetsRequest, context: Any) -> campaigns_pb2.ListBudgetsResponse:
+        rows, page = await self.budgets.page({"brand_id": request.brand_id}, request.page, order=[("starts_at", -1)])
+        return campaigns_pb2.ListBudgetsResponse(budgets=rows, page=page)

@@ -1,0 +1,66 @@
+"""The collections of campaigns and budgets. Participants are budgets without their numbers: the same rows, seen by anybody."""
+
+from datetime import datetime
+
+from pymongo import ASCENDING, DESCENDING, IndexModel
+
+from quanyu.district.v1 import campaigns_pb2
+from services.district.campaigns import rules
+from services.district.campaigns.rules import Budget, Campaign, Joining
+from services.kit.access import Kind
+from services.kit.documents import as_struct
+from services.kit.errors import Conflict
+from services.kit.mongo import Database, Document, Shaped
+from services.kit.table import Table
+from services.kit.unit import Unit
+
+RUNNING_MAX = 1_000
+"""Budgets of one district that packs choose from; those that end first come first."""
+BUDGETS = "budgets"
+
+
+def campaigns(database: Database) -> Table[Campaign]:
+    """Campaigns, written by their district's operator and, through `Budgets.join`, by brands."""
+    return Table(
+        database, "campaigns", struct=Campaign, message=campaigns_pb2.Campaign, scopes={Kind.DISTRICT: "district_id"}, public=True,
+        indexes=[IndexModel([("district_id", ASCENDING), ("starts_at", DESCENDING), ("_id", ASCENDING)])],
+    )  # fmt: skip
+
+
+class Budgets(Table[Budget]):
+    """Budgets, each seen by its brand. `issued` is moved by the lane alone."""
+
+    def __init__(self, database: Database) -> None:
+        super().__init__(
+            database, BUDGETS, struct=Budget, message=campaigns_pb2.Budget, scopes={Kind.BRAND: "brand_id"},
+            indexes=[
+                IndexModel([("brand_id", ASCENDING), ("starts_at", DESCENDING), ("_id", ASCENDING)]),
+                IndexModel([("campaign_id", ASCENDING), ("brand_id", ASCENDING), ("_id", ASCENDING)]),
+                IndexModel([("district_id", ASCENDING), ("ends_at", ASCENDING), ("starts_at", ASCENDING)]),
+            ],
+        )  # fmt: skip
+        self.participants: Table[Budget] = Table(
+            database, BUDGETS, struct=Budget, message=campaigns_pb2.Participant, scopes={Kind.BRAND: "brand_id"}, public=True
+        )
+
+    async def running(self, district_id: str, at: datetime) -> list[Budget]:
+        """The budgets of a district from which coupons are given now, spent ones included."""
+        query = {"district_id": district_id} | within_dates(at)
+        rows = await self.collection.find(query).sort([("ends_at", ASCENDING)]).limit(RUNNING_MAX).to_list(RUNNING_MAX)
+        return [as_struct(row, Budget) for row in rows]
+
+    async def join(self, unit: Unit, campaigns: Table[Campaign], asked: Joining) -> Shaped:
+        """The brand's fresh budget. `Conflict` JOINED_ALREADY when there is one."""
+        id = rules.budget_id(asked.campaign_id, asked.brand_id)
+        if await self.participants.find({"_id": id}, limit=1, session=unit.session):
+            raise Conflict(rules.Reason.JOINED_ALREADY, "this brand takes part already", budget_id=id)
+        before = await campaigns.load(asked.campaign_id, session=unit.session)
+        campaign, budget = rules.join(before, asked, unit.at)
+        # The campaign is the district's; that a brand joins is what changes it here.
+        await campaigns.unscoped.replace(unit, campaign, before=before)
+        return await self.insert(unit, budget)
+
+
+def within_dates(at: datetime) -> Document:
+    """What runs at a moment, of campaigns and budgets alike."""
+    return {"ends_at": {"$gt": at}, "starts_at": {"$lte": at}}

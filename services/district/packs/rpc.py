@@ -1,0 +1,43 @@
+"""Packs over the wire."""
+
+from typing import Any
+
+import msgspec
+
+from quanyu.district.v1 import packs_pb2, packs_pb2_grpc
+from services.district.packs.store import Claim, Packs, Ranking
+from services.district.places import store as places
+from services.district.places.persons import Persons
+from services.kit.access import caller
+from services.kit.calendar import day_of
+from services.kit.house import House
+from services.kit.once import Once
+
+CLAIM = "quanyu.district.v1.PackService/ClaimPack"
+
+
+class PackService(packs_pb2_grpc.PackServiceServicer):
+    def __init__(self, house: House, persons: Persons, visits: places.Visits, ranking: Ranking, packs: Packs) -> None:
+        self.lane, self.clock, self.districts = house.lane, house.clock, places.districts(house.database)
+        self.persons, self.visits, self.ranking, self.packs = persons, visits, ranking, packs
+
+    async def ClaimPack(self, request: packs_pb2.ClaimPackRequest, context: Any) -> packs_pb2.ClaimPackResponse:
+        once, at = Once.of(caller().id, CLAIM, request), self.clock()
+        visit = await self.visits.load(request.visit_id)
+        district = await self.districts.load(visit.district_id)
+        person = await self.persons.of(request.consumer_id)
+        claim = Claim(consumer_id=request.consumer_id, person=person, visit=visit, today=day_of(at, district.zone), at=at)
+        if not await self.packs.stands(claim):
+            claim = msgspec.structs.replace(claim, ranked=await self.ranking.ranked(claim))
+        return await self.packs.issue(self.lane, once, claim)
+
+    async def GetPack(self, request: packs_pb2.GetPackRequest, context: Any) -> packs_pb2.GetPackResponse:
+        return packs_pb2.GetPackResponse(pack=await self.packs.get(request.id))
+
+    async def BatchGetPacks(self, request: packs_pb2.BatchGetPacksRequest, context: Any) -> packs_pb2.BatchGetPacksResponse:
+        return packs_pb2.BatchGetPacksResponse(packs=await self.packs.batch(request.ids))
+
+    async def ListPacks(self, request: packs_pb2.ListPacksRequest, context: Any) -> packs_pb2.ListPacksResponse:
+        person = await self.persons.of(request.consumer_id)
+        rows, page = await self.packs.page({"consumer_id": {"$in": sorted(person.ids)}}, request.page, order=[("issued_at", -1)])
+        return packs_pb2.ListPacksResponse(packs=rows, page=page)

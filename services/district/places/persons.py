@@ -1,0 +1,89 @@
+"""`consumer_view`: which consumer ids are one person, kept by the facts ConsumerLinked and ConsumerUnlinked.
+
+A row per id that was ever linked or linked to: {_id, parent_id, at, person_id, version}. `person_id` is what following the parents
+comes to, so that a person is found by index. Each fact also raises the version of the persons' own rows it reasons about: of two facts
+about one person applied at once, one meets a write conflict and is applied anew on what the other left.
+"""
+
+from datetime import UTC, datetime
+
+from msgspec import Struct
+from pymongo import ASCENDING, IndexModel, UpdateOne
+
+from quanyu.facts.v1 import facts_pb2
+from services.district.places import links
+from services.district.places.links import Link
+from services.kit.mongo import Database, Document, Session
+from services.kit.table import Table
+from services.kit.unit import Unit
+
+IDS_MAX = 1_000
+
+
+class ConsumerView(Struct, frozen=True):
+    id: str
+    person_id: str
+    parent_id: str | None = None
+    at: datetime = datetime.min.replace(tzinfo=UTC)
+    version: int = 1
+
+
+class Person(Struct, frozen=True):
+    """A person: the id that stands for them, and all ids that resolve to it (itself included)."""
+
+    id: str
+    ids: frozenset[str]
+
+
+class Persons:
+    """Looks persons up, and keeps what facts say of them."""
+
+    def __init__(self, database: Database) -> None:
+        self.table: Table[ConsumerView] = Table(
+            database, "consumer_view", struct=ConsumerView, scopes={}, indexes=[IndexModel([("person_id", ASCENDING)])], scoped=False
+        )
+
+    async def of(self, consumer_id: str, session: Session = None) -> Person:
+        """The person behind a consumer id; an id that was never linked is its own person."""
+        row = await self.table.collection.find_one({"_id": consumer_id}, {"person_id": 1}, session=session)
+        if row is None:
+            return Person(consumer_id, frozenset({consumer_id}))
+        rows = await self.table.find({"person_id": row["person_id"]}, limit=IDS_MAX, session=session, projection={"_id": 1})
+        return Person(row["person_id"], frozenset({consumer_id, row["person_id"], *(found["_id"] for found in rows)}))
+
+    async def linked(self, unit: Unit, fact: facts_pb2.Fact) -> None:
+        """The handler of ConsumerLinked."""
+        told = fact.consumer_linked
+        await self._keep(unit, told.linked_consumer_id, told.consumer_id, linking=True)
+
+    async def unlinked(self, unit: Unit, fact: facts_pb2.Fact) -> None:
+        """The handler of ConsumerUnlinked."""
+        told = fact.consumer_unlinked
+        await self._keep(unit, told.linked_consumer_id, told.consumer_id, linking=False)
+
+    async def _keep(self, unit: Unit, id: str, parent_id: str, *, linking: bool) -> None:
+        rows = await self._around(id, parent_id, unit.session)
+        parents = {row["_id"]: row["parent_id"] for row in rows.values() if row.get("parent_id")}
+        before = Link(id, rows[id].get("parent_id"), rows[id]["at"]) if id in rows and "at" in rows[id] else None
+        after = links.relink(before, Link(id, parent_id, unit.at)) if linking else links.unlink(before, parent_id, Link(id, None, unit.at))
+        touched = {links.person_of(id, parents), links.person_of(parent_id, parents), id}
+        if after.parent_id:
+            parents[id] = after.parent_id
+        else:
+            parents.pop(id, None)
+        touched |= {links.person_of(id, parents)}
+        writes = []
+        for each in rows.keys() | touched:
+            values: Document = {"person_id": links.person_of(each, parents)}
+            if each == id:
+                values |= {"parent_id": after.parent_id, "at": after.at}
+            if each in touched or rows[each]["person_id"] != values["person_id"]:
+                writes.append(UpdateOne({"_id": each}, {"$set": values, "$inc": {"version": 1}}, upsert=True))
+        await self.table.collection.bulk_write(writes, ordered=False, session=unit.session)
+
+    async def _around(self, id: str, parent_id: str, session: Session) -> dict[str, Document]:
+        """All rows of the one or two persons that these ids belong to."""
+        own = await self.table.find({"_id": {"$in": [id, parent_id]}}, limit=2, session=session)
+        persons = [id, parent_id, *(row["person_id"] for row in own)]
+        rows = await self.table.find({"person_id": {"$in": persons}}, limit=2 * IDS_MAX, session=session)
+        return {row["_id"]: row for row in [*own, *rows]}

@@ -1,0 +1,91 @@
+"""Places and visits over the wire."""
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from quanyu.district.v1 import places_pb2, places_pb2_grpc
+from services.district.places import rules, store
+from services.district.places.persons import Person, Persons
+from services.district.places.rules import PackedCoupon, Visit
+from services.kit import ids
+from services.kit.documents import as_struct, fields
+from services.kit.errors import Invalid
+from services.kit.house import House
+from services.kit.mongo import Session
+from services.kit.unit import Unit, write
+
+Unspent = Callable[[Visit, Person, Session], Awaitable[tuple[PackedCoupon, ...]]]
+"""What is unspent of the pack of a visit's day: told by the use cases above, which this one does not know."""
+
+
+class Places(places_pb2_grpc.PlaceServiceServicer):
+    def __init__(self, house: House, persons: Persons, visits: store.Visits, unspent: Unspent) -> None:
+        self.units, self.persons, self.visits, self.unspent = house.units, persons, visits, unspent
+        self.districts, self.venues = store.districts(house.database), store.Venues(house.database)
+
+    @write
+    async def CreateDistrict(self, request: places_pb2.CreateDistrictRequest, unit: Unit) -> places_pb2.CreateDistrictResponse:
+        district = rules.found(as_struct(fields(request) | {"id": request.id or ids.new("dst")}, rules.District))
+        return places_pb2.CreateDistrictResponse(district=await self.districts.insert(unit, district))
+
+    async def GetDistrict(self, request: places_pb2.GetDistrictRequest, context: Any) -> places_pb2.GetDistrictResponse:
+        return places_pb2.GetDistrictResponse(district=await self.districts.get(request.id))
+
+    async def BatchGetDistricts(self, request: places_pb2.BatchGetDistrictsRequest, context: Any) -> places_pb2.BatchGetDistrictsResponse:
+        return places_pb2.BatchGetDistrictsResponse(districts=await self.districts.batch(request.ids))
+
+    async def ListDistricts(self, request: places_pb2.ListDistrictsRequest, context: Any) -> places_pb2.ListDistrictsResponse:
+        rows, page = await self.districts.page({}, request.page, order=[("name", 1)])
+        return places_pb2.ListDistrictsResponse(districts=rows, page=page)
+
+    @write
+    async def CreateVenue(self, request: places_pb2.CreateVenueRequest, unit: Unit) -> places_pb2.CreateVenueResponse:
+        await self.districts.load(request.district_id, session=unit.session)
+        venue = _venue(request.venue, request.district_id, request.venue.id or ids.new("ven"))
+        return places_pb2.CreateVenueResponse(venue=await self.venues.insert(unit, venue))
+
+    @write
+    async def ImportVenues(self, request: places_pb2.ImportVenuesRequest, unit: Unit) -> places_pb2.ImportVenuesResponse:
+        if not 0 < len(request.venues) <= rules.IMPORT_MAX or len({venue.id for venue in request.venues}) < len(request.venues):
+            raise Invalid("INVALID_FIELD", f"give 1 to {rules.IMPORT_MAX} venues, each once", field="venues")
+        await self.districts.load(request.district_id, session=unit.session)
+        venues = [_venue(venue, request.district_id, venue.id) for venue in request.venues]
+        created, replaced = await self.venues.bring(unit, request.district_id, venues)
+        return places_pb2.ImportVenuesResponse(created=created, replaced=replaced)
+
+    async def BatchGetVenues(self, request: places_pb2.BatchGetVenuesRequest, context: Any) -> places_pb2.BatchGetVenuesResponse:
+        return places_pb2.BatchGetVenuesResponse(venues=await self.venues.batch(request.ids))
+
+    async def ListVenues(self, request: places_pb2.ListVenuesRequest, context: Any) -> places_pb2.ListVenuesResponse:
+        query: dict[str, Any] = {"district_id": request.district_id}
+        if kinds := fields(request).get("kinds"):
+            query["kind"] = {"$in": kinds}
+        rows, page = await self.venues.page(query, request.page, order=[("name", 1)])
+        return places_pb2.ListVenuesResponse(venues=rows, page=page)
+
+    @write
+    async def EnterDistrict(self, request: places_pb2.EnterDistrictRequest, unit: Unit) -> places_pb2.EnterDistrictResponse:
+        asked = as_struct(fields(request), rules.Entering)
+        district = await self.districts.load(asked.district_id, session=unit.session)
+        rules.check_position(district, asked.position)
+        person = await self.persons.of(asked.consumer_id, unit.session)
+        visit = await self.visits.enter(unit, district, person, asked.consumer_id, asked.touchpoint, unit.at)
+        return places_pb2.EnterDistrictResponse(visit=visit)
+
+    @write
+    async def LeaveDistrict(self, request: places_pb2.LeaveDistrictRequest, unit: Unit) -> places_pb2.LeaveDistrictResponse:
+        visit = await self.visits.load(request.visit_id, session=unit.session, writing=True)
+        person = await self.persons.of(visit.consumer_id, unit.session)
+        unspent = await self.unspent(visit, person, unit.session)
+        left = await self.visits.decide(unit, visit.id, rules.leave, at=unit.at, person_id=person.id, unspent=unspent)
+        return places_pb2.LeaveDistrictResponse(visit=left)
+
+    async def GetVisit(self, request: places_pb2.GetVisitRequest, context: Any) -> places_pb2.GetVisitResponse:
+        return places_pb2.GetVisitResponse(visit=await self.visits.get(request.id))
+
+    async def BatchGetVisits(self, request: places_pb2.BatchGetVisitsRequest, context: Any) -> places_pb2.BatchGetVisitsResponse:
+        return places_pb2.BatchGetVisitsResponse(visits=await self.visits.batch(request.ids))
+
+
+def _venue(given: places_pb2.NewVenue, district_id: str, id: str) -> rules.Venue:
+    return as_struct(fields(given) | {"id": id, "district_id": district_id}, rules.Venue)

@@ -1,0 +1,125 @@
+"""The collections of coupons and of the locks orders have on them."""
+
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+
+from pymongo import ASCENDING, DESCENDING, IndexModel
+
+from quanyu.common.v1.page_pb2 import PageInfo, PageRequest
+from quanyu.district.v1 import wallet_pb2
+from services.district.places.persons import Person
+from services.district.wallet import rules
+from services.district.wallet.rules import Asked, Coupon, CouponState, Discount, Lock
+from services.kit.access import Kind
+from services.kit.documents import as_struct
+from services.kit.errors import NotFound
+from services.kit.mongo import Database, Document, Session, Shaped
+from services.kit.table import Table
+from services.kit.unit import Unit
+
+COUPONS = "coupons"
+
+
+class Coupons(Table[Coupon]):
+    """Coupons: the consumer's who holds them and the brand's that gives them."""
+
+    def __init__(self, database: Database) -> None:
+        super().__init__(
+            database, COUPONS, struct=Coupon, message=wallet_pb2.Coupon,
+            scopes={Kind.CONSUMER: "consumer_id", Kind.BRAND: "brand_id"},
+            indexes=[
+                IndexModel([("consumer_id", ASCENDING), ("issued_at", DESCENDING), ("_id", ASCENDING)]),
+                IndexModel([("brand_id", ASCENDING), ("issued_at", DESCENDING), ("_id", ASCENDING)]),
+            ],
+        )  # fmt: skip
+
+    async def listed(self, owner: Document, state: str, page: PageRequest, at: datetime) -> tuple[list[Shaped], PageInfo]:
+        """A page of the coupons that match `owner`, newest first, in `state` as of `at` (empty: in any)."""
+        query = {"$and": [owner, in_state(CouponState(state), at)]} if state else owner
+        rows, info = await self.page(query, page, order=[("issued_at", -1)])
+        return [as_of(row, at) for row in rows], info
+
+    async def standing(self, ids: Sequence[str], session: Session) -> dict[str, Coupon]:
+        """Those of these coupons that exist within the caller's scope, by id."""
+        rows = await self.collection.find(self.within({"_id": {"$in": list(ids)}}), session=session).to_list(None)
+        return {row["_id"]: as_struct(row, Coupon) for row in rows}
+
+
+def in_state(state: CouponState, at: datetime) -> Document:
+    """The filter for coupons that are in `state` as of `at`; says what `rules.state_at` says."""
+    lapsed = at - rules.LOCK_LASTS
+    free: Document = {"$or": [{"state": CouponState.ISSUED}, {"state": CouponState.LOCKED, "locked_at": {"$lte": lapsed}}]}
+    filters: dict[CouponState, Document] = {
+        CouponState.ISSUED: free | {"expires_at": {"$gt": at}},
+        CouponState.EXPIRED: free | {"expires_at": {"$lte": at}},
+        CouponState.LOCKED: {"state": CouponState.LOCKED, "locked_at": {"$gt": lapsed}},
+        CouponState.REDEEMED: {"state": CouponState.REDEEMED},
+    }
+    return filters[state]
+
+
+def as_of(row: Shaped, at: datetime) -> Shaped:
+    """A coupon's row with the state it is in as of `at`; a lock whose time is over is not shown."""
+    coupon = as_struct(row, Coupon)
+    row["state"] = rules.state_at(coupon, at)
+    if rules.free(coupon, at):
+        row.pop("order_id", None)
+        row.pop("locked_at", None)
+    return row
+
+
+class Locks(Table[Lock]):
+    """Orders' locks. No grant reaches them: they are between the order's service and the wallet."""
+
+    def __init__(self, database: Database, coupons: Coupons) -> None:
+        super().__init__(database, "coupon_locks", struct=Lock, scopes={})
+        self.coupons = coupons
+
+    async def standing(self, order_id: str, session: Session) -> Lock | None:
+        """The order's lock, if it ever had one."""
+        try:
+            return await self.load(order_id, session=session, writing=True)
+        except NotFound:
+            return None
+
+    async def lock(self, unit: Unit, order_id: str, asked: Asked, person: Person) -> tuple[Discount, ...]:
+        """Locks the coupons for the order, or answers what it holds already."""
+        held = await self.standing(order_id, unit.session)
+        if held is not None and rules.same(held, asked):
+            return held.discounts
+        before = await self.coupons.standing(asked.coupon_ids, unit.session)
+        lock, locked = rules.lock(order_id, asked, before, person.ids, unit.at, held.version if held else 1)
+        for other in {coupon.order_id for coupon in before.values()} - {"", order_id}:
+            await self._take_over(unit, other, but=asked.coupon_ids)
+        await self._write(unit, locked)
+        await (self.replace(unit, lock) if held else self.insert(unit, lock))
+        return lock.discounts
+
+    async def confirm(self, unit: Unit, order_id: str) -> Lock:
+        """The order's coupons, spent."""
+        held = await self.load(order_id, session=unit.session, writing=True)
+        coupons = await self.coupons.standing(held.asked.coupon_ids, unit.session)
+        lock, spent = rules.confirm(held, list(coupons.values()), unit.at)
+        await self._write(unit, spent)
+        await self.replace(unit, lock, before=held)
+        return lock
+
+    async def roll_back(self, unit: Unit, order_id: str) -> Lock | None:
+        """The order's coupons, given back; None when it never locked any."""
+        held = await self.standing(order_id, unit.session)
+        return held and await self._give_back(unit, held, but=())
+
+    async def _take_over(self, unit: Unit, order_id: str, but: Sequence[str]) -> None:
+        """Ends a lock whose time is over: all its coupons are free, those `but` that are locked anew."""
+        await self._give_back(unit, await self.load(order_id, session=unit.session, writing=True), but)
+
+    async def _give_back(self, unit: Unit, held: Lock, but: Sequence[str]) -> Lock:
+        coupons = await self.coupons.standing([id for id in held.asked.coupon_ids if id not in but], unit.session)
+        lock, back = rules.roll_back(held, list(coupons.values()))
+        await self._write(unit, back)
+        await self.replace(unit, lock, before=held)
+        return lock
+
+    async def _write(self, unit: Unit, coupons: Iterable[Coupon]) -> None:
+        for coupon in coupons:
+            await self.coupons.replace(unit, coupon)

@@ -1,0 +1,238 @@
+"""Coupons through the rpcs: locked, spent, given back; each by one order at most, however many ask at once."""
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+
+import msgspec
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from quanyu.common.v1.page_pb2 import PageRequest
+from quanyu.district.v1 import wallet_pb2
+from services.district.wallet import rules
+from services.district.wallet.rules import Coupon, CouponState
+from services.district.wallet.store import in_state
+from services.kit import clock
+from services.kit.documents import as_document
+from services.kit.errors import Conflict, Denied, Invalid, NotFound
+from services.kit.money import Money
+from services.kit.principals import Grant
+from tests.services.conftest import Running
+from tests.services.district.world import BRAND, COMMERCE, World, brand_operator, consumer, fresh, plan_of
+
+
+async def given_coupons(district: Running, count: int = 3, **more: object) -> list[str]:
+    """Coupons of brands brd_0, brd_1 …, as a pack would leave them."""
+    at = clock.now()
+    coupons = [
+        Coupon(
+            id=fresh("cpn"), consumer_id="con_anna", brand_id=f"brd_{n}", campaign_id="cmp_a", district_id="dst_sanlitun", pack_id="pck_a",
+            name="满100减30", value=Money("CNY", 3_000), minimum_spend=Money("CNY", 10_000), issued_at=at + timedelta(seconds=n),
+            expires_at=at + timedelta(days=7),
+        )
+        for n in range(count)
+    ]  # fmt: skip
+    await district.database["coupons"].insert_many([as_document(msgspec.structs.replace(coupon, **more)) for coupon in coupons])
+    return [coupon.id for coupon in coupons]
+
+
+async def test_an_order_locks_spends_and_gives_back(world: World, district: Running) -> None:
+    one, two, _ = await given_coupons(district)
+    discounts = await world.lock("ord_1", "con_anna", [two, one], brd_0=50_000, brd_1=10_000)
+    assert [(item.coupon_id, item.brand_id, item.amount.minor) for item in discounts] == [(two, "brd_1", 3_000), (one, "brd_0", 3_000)]
+    held = await world.coupons(one, two)
+    assert {(item.state, item.order_id) for item in held.values()} == {(wallet_pb2.COUPON_STATE_LOCKED, "ord_1")}
+    assert sorted(await world.confirm("ord_1")) == sorted([one, two])
+    assert sorted(await world.confirm("ord_1")) == sorted([one, two])
+    spent = (await world.coupons(one))[one]
+    assert spent.state == wallet_pb2.COUPON_STATE_REDEEMED
+    assert spent.HasField("redeemed_at")
+    assert sorted(await world.roll_back("ord_1")) == sorted([one, two])
+    assert sorted(await world.roll_back("ord_1")) == sorted([one, two])
+    back = (await world.coupons(one))[one]
+    assert (back.state, back.order_id, back.rollback_count) == (wallet_pb2.COUPON_STATE_ISSUED, "", 1)
+    assert not back.HasField("redeemed_at")
+    assert not back.HasField("locked_at")
+    with pytest.raises(Conflict) as gone:
+        await world.confirm("ord_1")
+    assert gone.value.reason == "LOCK_GONE"
+    assert await world.lock("ord_1", "con_anna", [one], brd_0=50_000)
+
+
+async def test_the_same_order_asks_again_and_hears_the_same(world: World, district: Running) -> None:
+    one, two, _ = await given_coupons(district)
+    first = await world.lock("ord_1", "con_anna", [one], "r1", brd_0=50_000)
+    assert await world.lock("ord_1", "con_anna", [one], "r1", brd_0=50_000) == first
+    assert await world.lock("ord_1", "con_anna", [one], brd_0=50_000) == first
+    for other, amount in ((two, 50_000), (one, 60_000)):
+        with pytest.raises(Conflict) as refused:
+            await world.lock("ord_1", "con_anna", [other], brd_0=amount, brd_1=50_000)
+        assert refused.value.reason == "ORDER_LOCKED_OTHERWISE"
+    await world.confirm("ord_1")
+    assert await world.lock("ord_1", "con_anna", [one], brd_0=50_000) == first
+
+
+async def test_all_or_none(world: World, district: Running) -> None:
+    one, two, three = await given_coupons(district)
+    await world.lock("ord_1", "con_anna", [three], brd_2=50_000)
+    with pytest.raises(Conflict) as refused:
+        await world.lock("ord_2", "con_anna", [one, two, three], brd_0=50_000, brd_1=50_000, brd_2=50_000)
+    assert (refused.value.reason, refused.value.metadata["coupon_id"]) == ("COUPON_LOCKED", three)
+    states = {id: coupon.state for id, coupon in (await world.coupons(one, two)).items()}
+    assert set(states.values()) == {wallet_pb2.COUPON_STATE_ISSUED}
+    with pytest.raises(NotFound) as foreign:
+        await world.lock("ord_2", "con_ben", [one], brd_0=50_000)
+    assert foreign.value.reason == "COUPON_NOT_FOUND"
+
+
+async def test_of_many_orders_at_once_one_gets_the_coupon(world: World, district: Running) -> None:
+    one, *_ = await given_coupons(district)
+    asked = [world.lock(f"ord_{n}", "con_anna", [one], brd_0=50_000) for n in range(12)]
+    answers = await asyncio.gather(*asked, return_exceptions=True)
+    won = [n for n, answer in enumerate(answers) if isinstance(answer, list)]
+    assert len(won) == 1
+    lost = [answer for answer in answers if not isinstance(answer, list)]
+    assert {getattr(answer, "reason", answer) for answer in lost} == {"COUPON_LOCKED"}
+    assert (await world.coupons(one))[one].order_id == f"ord_{won[0]}"
+
+
+async def test_a_lock_not_confirmed_in_time_may_be_taken_over_as_a_whole(world: World, district: Running) -> None:
+    one, two, _ = await given_coupons(district)
+    world.at(datetime.now(UTC))
+    await world.lock("ord_1", "con_anna", [one, two], brd_0=50_000, brd_1=50_000)
+    world.later(timedelta(minutes=44))
+    with pytest.raises(Conflict):
+        await world.lock("ord_2", "con_anna", [one], brd_0=50_000)
+    world.later(timedelta(minutes=2))
+    assert (await world.coupons(one))[one].state == wallet_pb2.COUPON_STATE_ISSUED
+    await world.lock("ord_2", "con_anna", [one], brd_0=50_000)
+    now = await world.coupons(one, two)
+    assert (now[one].order_id, now[one].state) == ("ord_2", wallet_pb2.COUPON_STATE_LOCKED)
+    assert (now[two].order_id, now[two].state) == ("", wallet_pb2.COUPON_STATE_ISSUED)
+    with pytest.raises(Conflict) as refused:
+        await world.confirm("ord_1")
+    assert refused.value.reason == "LOCK_GONE"
+    assert await world.confirm("ord_2") == [one]
+
+
+async def test_a_late_confirmation_stands_when_nobody_took_over(world: World, district: Running) -> None:
+    one, *_ = await given_coupons(district)
+    world.at(datetime.now(UTC))
+    await world.lock("ord_1", "con_anna", [one], brd_0=50_000)
+    world.later(timedelta(minutes=50))
+    assert await world.confirm("ord_1") == [one]
+
+
+async def test_an_order_without_coupons_has_nothing_to_confirm_and_nothing_to_give_back(world: World) -> None:
+    with pytest.raises(NotFound) as refused:
+        await world.confirm("ord_none")
+    assert refused.value.reason == "LOCK_NOT_FOUND"
+    assert await world.roll_back("ord_none") == []
+
+
+async def test_only_a_service_that_reaches_everything_moves_coupons(world: World, district: Running) -> None:
+    one, *_ = await given_coupons(district)
+    lock = wallet_pb2.LockCouponsRequest(
+        request_id=fresh(),
+        order_id="ord_1",
+        consumer_id="con_anna",
+        coupon_ids=[one],
+        lines=[{"brand_id": "brd_0", "amount": {"minor": 50_000, "currency": "CNY"}}],
+    )
+    for grant in (*consumer("con_anna"), brand_operator("brd_0"), Grant("ROLE_SERVICE", BRAND, "brd_0")):
+        with pytest.raises(Denied):
+            await world.wallet(grant).LockCoupons(lock)
+    assert (await world.coupons(one))[one].state == wallet_pb2.COUPON_STATE_ISSUED
+
+
+async def test_coupons_are_listed_by_state_for_the_person_and_for_the_brand(world: World, district: Running) -> None:
+    ids = await given_coupons(district, 5)
+    (expired,) = await given_coupons(district, 1, expires_at=clock.now() - timedelta(seconds=1))
+    await world.lock("ord_1", "con_anna", [ids[0]], brd_0=50_000)
+    await world.lock("ord_2", "con_anna", [ids[1]], brd_1=50_000)
+    await world.confirm("ord_2")
+
+    async def listed(*grants: Grant, **query: object) -> list[str]:
+        answer = await world.wallet(*grants).ListCoupons(wallet_pb2.ListCouponsRequest(**query))  # type: ignore[arg-type]
+        return [coupon.id for coupon in answer.coupons]
+
+    mine = {"consumer_id": "con_anna"}
+    assert await listed(*consumer("con_anna"), **mine, state=wallet_pb2.COUPON_STATE_ISSUED) == [ids[4], ids[3], ids[2]]
+    assert await listed(*consumer("con_anna"), **mine, state=wallet_pb2.COUPON_STATE_LOCKED) == [ids[0]]
+    assert await listed(*consumer("con_anna"), **mine, state=wallet_pb2.COUPON_STATE_REDEEMED) == [ids[1]]
+    assert await listed(*consumer("con_anna"), **mine, state=wallet_pb2.COUPON_STATE_EXPIRED) == [expired]
+    assert set(await listed(*consumer("con_anna"), **mine)) == {*ids, expired}
+    assert set(await listed(brand_operator("brd_0"), brand_id="brd_0")) == {ids[0], expired}
+    first = await world.wallet(*consumer("con_anna")).ListCoupons(
+        wallet_pb2.ListCouponsRequest(consumer_id="con_anna", page=PageRequest(first=4))
+    )
+    rest = await world.wallet(*consumer("con_anna")).ListCoupons(
+        wallet_pb2.ListCouponsRequest(consumer_id="con_anna", page=PageRequest(first=4, after=first.page.end_cursor))
+    )
+    assert len({coupon.id for coupon in (*first.coupons, *rest.coupons)}) == 6
+    for grants, query in ((consumer("con_ben"), mine), ((brand_operator("brd_1"),), {"brand_id": "brd_0"})):
+        with pytest.raises(Denied):
+            await listed(*grants, **query)
+    for query in ({}, {"consumer_id": "con_anna", "brand_id": "brd_0"}):
+        with pytest.raises(Invalid):
+            await listed(COMMERCE, **query)
+    neighbours = await world.wallet(brand_operator("brd_1")).BatchGetCoupons(wallet_pb2.BatchGetCouponsRequest(ids=ids))
+    assert [coupon.id for coupon in neighbours.coupons] == [ids[1]]
+
+
+async def test_a_linked_person_spends_what_either_id_was_given(world: World, district: Running) -> None:
+    one, two, _ = await given_coupons(district)
+    await district.database["coupons"].update_one({"_id": two}, {"$set": {"consumer_id": "con_card"}})
+    await district.deliver(ConsumerLinked("con_anna", "con_card"), source="member")
+    await world.lock("ord_1", "con_card", [one, two], brd_0=50_000, brd_1=50_000)
+    await world.roll_back("ord_1")
+    await district.deliver(ConsumerUnlinked("con_anna", "con_card"), source="member")
+    with pytest.raises(NotFound):
+        await world.lock("ord_1", "con_card", [one], brd_0=50_000)
+    assert await world.lock("ord_1", "con_card", [two], brd_1=50_000)
+
+
+class ConsumerLinked(msgspec.Struct, frozen=True):
+    consumer_id: str
+    linked_consumer_id: str
+
+
+class ConsumerUnlinked(msgspec.Struct, frozen=True):
+    consumer_id: str
+    linked_consumer_id: str
+
+
+minutes = st.integers(-120, 120)
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.tuples(st.sampled_from(list(CouponState)), minutes, minutes), min_size=1, max_size=30))
+async def test_the_database_finds_coupons_in_the_state_the_rules_say(
+    district: Running, coupons: list[tuple[CouponState, int, int]]
+) -> None:
+    at = clock.now()
+    rows = [
+        Coupon(
+            id=fresh("cpn"), consumer_id="con_anna", brand_id="brd_a", campaign_id="cmp_a", district_id="dst_a", pack_id="pck_a", name="券",
+            value=Money("CNY", 1), minimum_spend=Money("CNY"), issued_at=at, expires_at=at + timedelta(minutes=expires),
+            state=CouponState.ISSUED if state is CouponState.EXPIRED else state,
+            locked_at=at + timedelta(minutes=locked) if state is CouponState.LOCKED else None,
+        )
+        for state, expires, locked in coupons
+    ]  # fmt: skip
+    collection = district.database["coupons"]
+    await collection.delete_many({})
+    await collection.insert_many([as_document(row) for row in rows])
+    for state in CouponState:
+        found = {row["_id"] async for row in collection.find(in_state(state, at), {"_id": 1})}
+        assert found == {row.id for row in rows if rules.state_at(row, at) is state}
+
+
+async def test_hot_queries_walk_an_index(world: World, district: Running) -> None:
+    coupons = district.database["coupons"]
+    for query in ({"consumer_id": {"$in": ["con_a", "con_b"]}}, {"consumer_id": "con_a"}, {"brand_id": "brd_a"}):
+        filters = {"$and": [query, in_state(CouponState.ISSUED, clock.now())]}
+        plan = (await plan_of(coupons.find(filters).sort([("issued_at", -1), ("_id", 1)]))).split()
+        assert "IXSCAN" in plan
+        assert not {"COLLSCAN", "SORT"} & set(plan)
