@@ -19,7 +19,7 @@ GRANTS_MAX = 200
 
 
 class Role(StrEnum):
-    """The roles a person is given; labels of quanyu.access.v1.Role."""
+    """Labels of quanyu.access.v1.Role."""
 
     GUIDE = "ROLE_GUIDE"
     STORE_MANAGER = "ROLE_STORE_MANAGER"
@@ -28,6 +28,7 @@ class Role(StrEnum):
     DISTRICT_OPERATOR = "ROLE_DISTRICT_OPERATOR"
     OPERATOR = "ROLE_OPERATOR"
     SERVICE = "ROLE_SERVICE"
+    CONSUMER = "ROLE_CONSUMER"
 
 
 class ScopeKind(StrEnum):
@@ -39,6 +40,7 @@ class ScopeKind(StrEnum):
     STORE = "SCOPE_KIND_STORE"
     DISTRICT = "SCOPE_KIND_DISTRICT"
     STAFF = "SCOPE_KIND_STAFF"
+    CONSUMER = "SCOPE_KIND_CONSUMER"
 
 
 SCOPE_OF: dict[Role, ScopeKind] = {
@@ -90,6 +92,16 @@ class StaffChanged(Struct, frozen=True, kw_only=True):
     brand_id: str
     store_id: str
     active: bool
+
+
+class Asked(Struct, frozen=True, kw_only=True):
+    """What is asked for of a new grant."""
+
+    role: Role
+    kind: ScopeKind
+    scope_id: str = ""
+    valid_from: datetime | None = None
+    valid_until: datetime | None = None
 
 
 class Place(Struct, frozen=True):
@@ -180,8 +192,6 @@ def may_grant(held: Iterable[Held], role: Role, scope: Scope) -> bool:
 def _covers(held: Held, role: Role, scope: Scope) -> bool:
     if held.kind == ScopeKind.INSTALLATION:
         return held.role in (Role.OPERATOR, Role.SERVICE)
-    if held.role == Role.DISTRICT_OPERATOR:
-        return role is Role.DISTRICT_OPERATOR and scope.kind is ScopeKind.DISTRICT and held.id == scope.id
     if role not in RANK or RANK.get(held.role, 0) < RANK[role] or not held.id:
         return False
     if held.kind == ScopeKind.BRAND:
@@ -227,13 +237,3 @@ def resolve(staff: Staff, grants: Iterable[Grant], at: datetime) -> list[Held]:
     now = [grant for grant in grants if in_force(grant, at)][:GRANTS_MAX]
     own = [Held(role, ScopeKind.STAFF, staff.id) for role in sorted({grant.role for grant in now} & AT_A_PLACE)]
     return [*(Held(grant.role, grant.kind, grant.scope_id) for grant in now), *own]
-
-
-def scope_of_store(store: Store, path: tuple[str, ...]) -> Scope:
-    """A store as the scope of a grant."""
-    return Scope(ScopeKind.STORE, store.id, path, store.brand_id)
-
-
-def scope_of_unit(unit: Unit) -> Scope:
-    """A unit and all below it as the scope of a grant."""
-    return Scope(ScopeKind.UNIT, unit.id, unit.unit_ids, unit.brand_id)

@@ -141,6 +141,39 @@ class Store(Struct, frozen=True, kw_only=True):
     version: int = 1
 
 
+class UnitDraft(Struct, frozen=True, kw_only=True):
+    """What is asked for of a new unit."""
+
+    kind: UnitKind
+    name: Name
+    valid_from: Day = ""
+    valid_until: Day = ""
+
+
+class StoreDraft(Struct, frozen=True, kw_only=True):
+    """What is asked for of a store; `zone` empty: the tenant's."""
+
+    kind: StoreKind
+    name: Name
+    position: Point
+    zone: str = ""
+    opens_minute: Minute = 0
+    closes_minute: Minute = 0
+    delivers: bool = False
+
+
+class StoreChanges(Struct, frozen=True, kw_only=True):
+    """What is to change of a store; None stays as it is."""
+
+    name: Name | None = None
+    position: Point | None = None
+    zone: str | None = None
+    opens_minute: Minute | None = None
+    closes_minute: Minute | None = None
+    delivers: bool | None = None
+    active: bool | None = None
+
+
 class StoreChanged(Struct, frozen=True, kw_only=True):
     """The fact of that name."""
 
@@ -185,15 +218,15 @@ def below(parent: Unit, id: str) -> tuple[str, ...]:
     return (*parent.unit_ids, id)
 
 
-def found_unit(id: str, kind: UnitKind, parent: Unit, name: Name, valid_from: str = "", valid_until: str = "") -> Unit:
+def found_unit(id: str, draft: UnitDraft, parent: Unit) -> Unit:
     """A new unit below `parent`. Headquarters come with their tenant and units of stores with their store."""
-    if kind in (UnitKind.HEADQUARTERS, UnitKind.STORE):
-        raise Conflict(Reason.UNIT_KIND_NOT_ALLOWED, "such a unit comes with its brand or store", kind=kind)
-    check_period(valid_from, valid_until)
+    if draft.kind in (UnitKind.HEADQUARTERS, UnitKind.STORE):
+        raise Conflict(Reason.UNIT_KIND_NOT_ALLOWED, "such a unit comes with its brand or store", kind=draft.kind)
+    check_period(draft.valid_from, draft.valid_until)
     path = below(parent, id)
     return Unit(
-        id=id, kind=kind, brand_id=parent.brand_id, parent_id=parent.id, unit_ids=path, level=len(path), name=name,
-        valid_from=valid_from, valid_until=valid_until,
+        id=id, kind=draft.kind, brand_id=parent.brand_id, parent_id=parent.id, unit_ids=path, level=len(path), name=draft.name,
+        valid_from=draft.valid_from, valid_until=draft.valid_until,
     )  # fmt: skip
 
 
@@ -243,19 +276,39 @@ def check_store(store: Store) -> Store:
     return store
 
 
-def open_store(store: Store, parent: Unit) -> tuple[Store, Unit]:
-    """A store and its own unit below `parent`, of the tenant of that unit."""
-    store = replace(check_store(store), brand_id=parent.brand_id)
-    path = below(parent, store.unit_id)
-    return store, Unit(
-        id=store.unit_id, kind=UnitKind.STORE, brand_id=parent.brand_id, parent_id=parent.id, unit_ids=path, level=len(path),
-        name=store.name, store_id=store.id,
-    )  # fmt: skip
-
-
 def unit_of_store(store_id: str) -> str:
     """The id of a store's own unit."""
     return f"unt_{store_id}"
+
+
+def open_store(id: str, draft: StoreDraft, parent: Unit, zone: str) -> tuple[Store, Unit]:
+    """A store and its own unit below `parent`, of the tenant of that unit; `zone` is the tenant's."""
+    unit_id = unit_of_store(id)
+    path = below(parent, unit_id)
+    store = Store(
+        id=id, kind=draft.kind, brand_id=parent.brand_id, unit_id=unit_id, name=draft.name, position=draft.position,
+        zone=draft.zone or zone, opens_minute=draft.opens_minute, closes_minute=draft.closes_minute, delivers=draft.delivers,
+    )  # fmt: skip
+    unit = Unit(
+        id=unit_id, kind=UnitKind.STORE, brand_id=parent.brand_id, parent_id=parent.id, unit_ids=path, level=len(path), name=draft.name,
+        store_id=id,
+    )  # fmt: skip
+    return check_store(store), unit
+
+
+def overwrite_store(store: Store, unit: Unit, draft: StoreDraft, parent: Unit, zone: str) -> tuple[Store, Unit]:
+    """A store that stands already as an import describes it, in the same tree, wherever in it."""
+    if store.brand_id != parent.brand_id:
+        raise Conflict(Reason.UNIT_OF_ANOTHER_BRAND, "the store stands in another tree", store_id=store.id)
+    fresh, placed = open_store(store.id, draft, parent, zone)
+    return replace(fresh, active=store.active, version=store.version), replace(placed, version=unit.version)
+
+
+def update_store(store: Store, changes: StoreChanges, unit_ids: tuple[str, ...]) -> tuple[Store, list[Struct]]:
+    """The store with what is set in `changes`; `unit_ids` is its path, for whoever hears of it."""
+    given = {name: value for name in changes.__struct_fields__ if (value := getattr(changes, name)) is not None}
+    after = check_store(replace(store, **given))
+    return after, [told(after, unit_ids)] if after != store else []
 
 
 def told(store: Store, unit_ids: tuple[str, ...]) -> StoreChanged:

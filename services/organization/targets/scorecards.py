@@ -20,6 +20,14 @@ STORES_MAX = 500
 NUMBERS = ("o", "i", "m")
 """Orders, items, minor units."""
 
+
+class Counter(Struct, frozen=True):
+    """A counter document; `id` is "<subject>:<bucket>"."""
+
+    id: str
+    cells: dict[str, dict[str, dict[str, dict[str, int]]]]
+
+
 Key = tuple[str, str]
 """A counter document: subject and bucket."""
 Cells = dict[str, int]

@@ -9,10 +9,11 @@ from hypothesis import strategies as st
 from services.kit.errors import Conflict, Denied, Invalid, Refusal
 from services.organization.chart import people, rules
 from services.organization.chart.people import RANK, SCOPE_OF, Held, Role, Scope, ScopeKind, Staff
-from services.organization.chart.rules import Brand, BrandKind, Name, Point, Store, StoreKind, Unit, UnitKind
+from services.organization.chart.rules import Brand, BrandKind, Name, Point, Store, StoreDraft, StoreKind, Unit, UnitDraft, UnitKind
 
 AT = datetime(2026, 11, 20, 13, 40, tzinfo=UTC)
 NAME = Name(zh="白", en="white")
+DRAFT = StoreDraft(kind=StoreKind.STORE, name=NAME, position=Point())
 BRANDS = [rules.found_brand(Brand(id=f"brd_{n}", kind=BrandKind.BRAND, name=NAME, zone="Asia/Shanghai", currency="CNY")) for n in "ab"]
 
 
@@ -29,18 +30,9 @@ class Tree:
     def add(self, number: int, store: bool) -> None:
         parent, index = self.pick(number), len(self.units)
         if store:
-            draft = Store(
-                id=f"str_{index}",
-                kind=StoreKind.STORE,
-                brand_id="brd_none",
-                unit_id=f"unt_str_{index}",
-                name=NAME,
-                position=Point(),
-                zone="UTC",
-            )
-            self.stores[draft.id], unit = rules.open_store(draft, parent)
+            self.stores[f"str_{index}"], unit = rules.open_store(f"str_{index}", DRAFT, parent, "UTC")
         else:
-            unit = rules.found_unit(f"unt_{index}", UnitKind.REGION, parent, NAME)
+            unit = rules.found_unit(f"unt_{index}", UnitDraft(kind=UnitKind.REGION, name=NAME), parent)
         self.units[unit.id] = unit
 
     def move(self, number: int, to: int) -> None:
@@ -95,9 +87,8 @@ def test_a_store_moves_with_its_area_and_is_told_with_its_new_path() -> None:
     tree = Tree()
     tree.add(0, store=False)
     tree.add(0, store=False)
-    area = rules.found_unit("unt_area", UnitKind.SUPERVISOR_AREA, tree.units["unt_2"], NAME)
-    draft = Store(id="str_x", kind=StoreKind.STORE, brand_id="brd_a", unit_id="unt_str_x", name=NAME, position=Point(), zone="UTC")
-    store, unit = rules.open_store(draft, area)
+    area = rules.found_unit("unt_area", UnitDraft(kind=UnitKind.SUPERVISOR_AREA, name=NAME), tree.units["unt_2"])
+    store, unit = rules.open_store("str_x", DRAFT, area, "UTC")
     after = rules.move([area, unit], "unt_area", tree.units["unt_3"])
     assert after[1].unit_ids == ("unt_brd_a", "unt_3", "unt_area", "unt_str_x")
     assert after[1].parent_id == "unt_area"
@@ -134,7 +125,7 @@ def reach(tree: Tree, role: str, kind: str, id: str) -> set[tuple[int, str]]:
     ranks = range(1, RANK.get(role, 5) + 1)
     everything = {*tree.units, *tree.stores, *(brand.id for brand, _ in BRANDS)}
     if kind == ScopeKind.INSTALLATION:
-        return {(rank, thing) for rank in range(6) for thing in everything | {"", "dst_1", "dst_2"}}
+        return {(rank, thing) for rank in range(6) for thing in everything | {"", "dst_1", "dst_2", "str_none"}}
     if kind == ScopeKind.STORE:
         below = {id}
     elif kind == ScopeKind.UNIT:
@@ -154,9 +145,10 @@ def scope_for(tree: Tree, role: Role, number: int) -> Scope:
             if not stores:
                 return Scope(ScopeKind.STORE, "str_none")
             store = stores[number % len(stores)]
-            return people.scope_of_store(store, tree.units[store.unit_id].unit_ids)
+            return Scope(ScopeKind.STORE, store.id, tree.units[store.unit_id].unit_ids, store.brand_id)
         case ScopeKind.UNIT:
-            return people.scope_of_unit(tree.pick(number))
+            unit = tree.pick(number)
+            return Scope(ScopeKind.UNIT, unit.id, unit.unit_ids, unit.brand_id)
         case ScopeKind.BRAND:
             brand = BRANDS[number % 2][0].id
             return Scope(ScopeKind.BRAND, brand, brand_id=brand)

@@ -1,0 +1,223 @@
+"""Bulk: up to 500 brands, stores or staff in one call, each row taken or rejected for itself, and harmless to repeat."""
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import wraps
+from typing import Any, TypeVar
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from quanyu.organization.v1 import chart_pb2
+from services.kit import ids
+from services.kit.documents import as_struct, checked, fields
+from services.kit.errors import Conflict, Invalid, NotFound, Refusal
+from services.kit.unit import Unit as Work
+from services.kit.unit import write
+from services.organization.chart import people, rules
+from services.organization.chart.people import SCOPE_OF, Grant, Place, Role, Scope, ScopeKind, Staff
+from services.organization.chart.people_rpc import People, held
+from services.organization.chart.rules import ROWS_MAX, Brand, Reason, Store, StoreChanged, StoreDraft, Unit
+
+Row = TypeVar("Row")
+Taken = TypeVar("Taken")
+
+
+def seen_at_once(method: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+    """Around a write that moves scopes: this process sees its own change at once, other replicas when their cache ends."""
+
+    @wraps(method)
+    async def call(self: Any, request: Any, context: Any) -> Any:
+        try:
+            return await method(self, request, context)
+        finally:
+            self.scopes.forget()
+
+    return call
+
+
+def sift(rows: Sequence[Row], id_of: Callable[[Row], str], take: Callable[[Row], Taken]) -> tuple[list[Taken], list[chart_pb2.Reject]]:
+    """What `take` makes of each row, and the rows it refused with their reasons. An id that stood before is refused."""
+    if len(rows) > ROWS_MAX:
+        raise Invalid(Reason.TOO_MANY_ROWS, f"give at most {ROWS_MAX} rows", field="rows")
+    taken, rejects = [], []
+    repeated = rules.twice(id_of(row) for row in rows)
+    for index, row in enumerate(rows):
+        try:
+            if index in repeated:
+                raise Conflict(Reason.DUPLICATE_ROW, "this id stands in an earlier row")
+            taken.append(take(row))
+        except Refusal as refusal:
+            where = refusal.metadata.get("field", "")
+            message = f"{where}: {refusal.message}" if where else refusal.message
+            rejects.append(chart_pb2.Reject(index=index, row_id=id_of(row)[:100], reason=refusal.reason, message=message))
+    return taken, rejects
+
+
+class StoreRow(Struct, frozen=True):
+    """A store and its unit before and after a row."""
+
+    before: tuple[Store, Unit] | None
+    after: tuple[Store, Unit]
+
+    def fact(self) -> StoreChanged | None:
+        """What others hear of it, if anything changed for them."""
+        fact = rules.told(self.after[0], self.after[1].unit_ids)
+        if self.before and rules.told(self.before[0], self.before[1].unit_ids) == fact:
+            return None
+        return fact
+
+
+class StaffRow(Struct, frozen=True):
+    """A person before and after a row, the grants that ended and the one that began."""
+
+    before: Staff | None
+    after: Staff
+    ended: list[tuple[Grant, Grant]]
+    begun: Grant | None
+
+
+class Known(Struct, frozen=True):
+    """What the rows of one import of staff refer to."""
+
+    stores: Mapping[str, Store]
+    units: Mapping[str, Unit]
+    paths: Mapping[str, tuple[str, ...]]
+    staff: Mapping[str, Staff]
+    subjects: dict[str, str]
+    grants: Mapping[str, list[Grant]]
+
+
+class Imports(People):
+    """Mixed into ChartServicer."""
+
+    @write
+    async def ImportBrands(self, request: chart_pb2.ImportBrandsRequest, unit: Work) -> chart_pb2.ImportBrandsResponse:
+        standing = await self.chart.those(self.chart.brands, [row.brand_id for row in request.rows], unit.session)
+        roots = await self.chart.those(self.chart.units, [one.headquarters_unit_id for one in standing.values()], unit.session)
+
+        def take(row: chart_pb2.BrandRow) -> tuple[Brand, Unit]:
+            brand, root = rules.found_brand(as_struct(fields(row) | {"id": row.brand_id}, Brand))
+            if before := standing.get(brand.id):
+                stood = roots[before.headquarters_unit_id]
+                return replace(brand, version=before.version), replace(stood, name=brand.name)
+            return brand, root
+
+        taken, rejects = sift(request.rows, lambda row: row.brand_id, take)
+        await self.chart.save(self.chart.brands, [(standing.get(brand.id), brand) for brand, _ in taken], unit.session)
+        await self.chart.save(self.chart.units, [(roots.get(root.id), root) for _, root in taken], unit.session)
+        return chart_pb2.ImportBrandsResponse(accepted=len(taken), rejects=rejects)
+
+    @seen_at_once
+    @write
+    async def ImportStores(self, request: chart_pb2.ImportStoresRequest, unit: Work) -> chart_pb2.ImportStoresResponse:
+        session = unit.session
+        parents = await self.chart.those(self.chart.units, [row.parent_id for row in request.rows], session, scoped=True)
+        brands = await self.chart.those(self.chart.brands, {parent.brand_id for parent in parents.values()}, session)
+        stores = await self.chart.those(self.chart.stores, [row.store_id for row in request.rows], session)
+        own = await self.chart.those(self.chart.units, [store.unit_id for store in stores.values()], session)
+
+        def take(row: chart_pb2.StoreRow) -> StoreRow:
+            draft = as_struct(fields(row), StoreDraft)
+            parent = parents.get(row.parent_id)
+            if parent is None:
+                raise NotFound(Reason.UNIT_NOT_FOUND, "there is no such unit for you", field="parent_id")
+            zone = brands[parent.brand_id].zone
+            if (store := stores.get(row.store_id)) is None:
+                placed = rules.open_store(row.store_id, draft, parent, zone)
+                return StoreRow(None, (checked(placed[0]), placed[1]))
+            before = (store, own[store.unit_id])
+            return StoreRow(before, rules.overwrite_store(*before, draft, parent, zone))
+
+        taken, rejects = sift(request.rows, lambda row: row.store_id, take)
+        await self.chart.save(self.chart.stores, [(row.before and row.before[0], row.after[0]) for row in taken], session)
+        await self.chart.save(self.chart.units, [(row.before and row.before[1], row.after[1]) for row in taken], session)
+        await self.chart.tell_stores(unit, [fact for row in taken if (fact := row.fact())])
+        return chart_pb2.ImportStoresResponse(accepted=len(taken), rejects=rejects)
+
+    @write
+    async def ImportStaff(self, request: chart_pb2.ImportStaffRequest, unit: Work) -> chart_pb2.ImportStaffResponse:
+        known = await self._known(request, unit)
+        taken, rejects = sift(request.rows, lambda row: row.staff_id, lambda row: self._staff(row, known, unit))
+        await self.chart.save(self.chart.staff, [(row.before, row.after) for row in taken], unit.session)
+        grants: list[tuple[Grant | None, Grant]] = [change for row in taken for change in row.ended]
+        grants += [(None, row.begun) for row in taken if row.begun]
+        await self.chart.save(self.chart.grants, grants, unit.session)
+        unit.tell(
+            *(people.changed(row.after) for row in taken if not row.before or people.changed(row.before) != people.changed(row.after))
+        )
+        return chart_pb2.ImportStaffResponse(accepted=len(taken), rejects=rejects)
+
+    async def _known(self, request: chart_pb2.ImportStaffRequest, unit: Work) -> Known:
+        chart, session, rows = self.chart, unit.session, request.rows
+        stores = await chart.those(chart.stores, [row.store_id for row in rows], session, scoped=True)
+        units = await chart.those(chart.units, [row.unit_id for row in rows], session, scoped=True)
+        of_stores = await chart.those(chart.units, [store.unit_id for store in stores.values()], session)
+        staff = await chart.those(chart.staff, [row.staff_id for row in rows], session)
+        grants: dict[str, list[Grant]] = {}
+        for grant in await chart.grants_of(staff, session):
+            grants.setdefault(grant.staff_id, []).append(grant)
+        hashes = {hash: row.subject for row in rows if row.subject for hash in self.secrets.hashes("subject", row.subject)}
+        holders = {hashes[one.subject_hash or ""]: one.id for one in await chart.by_subject(hashes, session)}
+        paths = {one.id: one.unit_ids for one in of_stores.values()}
+        return Known(stores=stores, units=units, paths=paths, staff=staff, subjects=holders, grants=grants)
+
+    def _staff(self, row: chart_pb2.StaffRow, known: Known, unit: Work) -> StaffRow:
+        place, path = _where(row, known)
+        before = known.staff.get(row.staff_id)
+        if row.subject and known.subjects.get(row.subject, row.staff_id) != row.staff_id:
+            raise Conflict(Reason.SUBJECT_IN_USE, "somebody else signs in as this subject")
+        name, subject_hash = self._secret(row.name, row.subject)
+        fresh = Staff(id=row.staff_id, name=name, title=row.title, subject_hash=subject_hash)
+        grants, ended = known.grants.get(row.staff_id, []), list[tuple[Grant, Grant]]()
+        if before is None:
+            after = people.settle(checked(fresh), place)
+        else:
+            moved, facts = people.move(before, place)
+            same_name = self.secrets.decrypt(before.name) == row.name
+            same_subject = bool(row.subject) and before.subject_hash in self.secrets.hashes("subject", row.subject)
+            after = replace(
+                moved,
+                title=row.title,
+                name=before.name if same_name else name,
+                subject_hash=before.subject_hash if same_subject else subject_hash,
+            )
+            former = people.bound_to(grants, Place(before.brand_id, before.unit_id, before.store_id)) if facts else []
+            ends = {grant.id: grant for grant in people.end(former, unit.at)}
+            ended = [(grant, ends[grant.id]) for grant in former if grant.id in ends]
+            grants = [ends.get(grant.id, grant) for grant in grants]
+        begun = _role(row, after, path, grants, unit)
+        if row.subject:
+            known.subjects[row.subject] = row.staff_id
+        return StaffRow(before=before, after=after, ended=ended, begun=begun)
+
+
+def _where(row: chart_pb2.StaffRow, known: Known) -> tuple[Place, tuple[str, ...]]:
+    """Where a row says somebody works, and the path down to it."""
+    match row.WhichOneof("place"):
+        case "store_id":
+            if store := known.stores.get(row.store_id):
+                return people.at_store(store), known.paths[store.unit_id]
+            raise NotFound(Reason.STORE_NOT_FOUND, "there is no such store for you", field="store_id")
+        case "unit_id":
+            if found := known.units.get(row.unit_id):
+                return people.at_unit(found), found.unit_ids
+            raise NotFound(Reason.UNIT_NOT_FOUND, "there is no such unit for you", field="unit_id")
+    raise Invalid(Reason.PLACE_REQUIRED, "say where this person works", field="store_id")
+
+
+def _role(row: chart_pb2.StaffRow, staff: Staff, path: tuple[str, ...], standing: Sequence[Grant], unit: Work) -> Grant | None:
+    """The grant a row asks for at its place; None when it asks for none or it stands already."""
+    if not row.role:
+        return None
+    role = Role(fields(row)["role"])
+    scopes = {ScopeKind.STORE: staff.store_id, ScopeKind.UNIT: staff.unit_id, ScopeKind.BRAND: staff.brand_id}
+    kind = SCOPE_OF.get(role, ScopeKind.STAFF)
+    if not (scope_id := scopes.get(kind)):
+        raise Invalid(Reason.ROLE_NOT_GRANTABLE, "this role is not granted at such a place", field="role")
+    scope = Scope(kind, scope_id, () if kind is ScopeKind.BRAND else path, staff.brand_id)
+    try:
+        return people.grant_role(ids.new("grt"), staff, role, scope, held(), standing, unit.at)
+    except Conflict as refusal:
+        if refusal.reason == Reason.GRANT_EXISTS:
+            return None
+        raise

@@ -1,0 +1,153 @@
+"""The rpcs of ChartService about people: hiring, moving, leaving, roles, and what a signed-in person may be."""
+
+from typing import Any
+
+from quanyu.access.v1 import access_pb2
+from quanyu.organization.v1 import chart_pb2
+from services.kit import ids
+from services.kit.access import caller
+from services.kit.clock import Clock
+from services.kit.documents import as_struct, fields
+from services.kit.errors import Conflict, Denied, Invalid
+from services.kit.mongo import Session, Shaped
+from services.kit.secrets import Secrets
+from services.kit.unit import Unit as Work
+from services.kit.unit import Units, write
+from services.organization.chart import people
+from services.organization.chart.people import GRANTS_MAX, NAME_LENGTH_MAX, SUBJECT_LENGTH_MAX, Grant, Held, Place, Role, ScopeKind, Staff
+from services.organization.chart.rules import Reason
+from services.organization.chart.store import Chart
+
+OPERATOR = "operator"
+"""Who runs a development installation; no such subject exists elsewhere."""
+
+
+def held() -> list[Held]:
+    """What the current caller holds, of what the rpc's rule let through."""
+    who = caller()
+    if who.everywhere:
+        return [Held(Role.OPERATOR, ScopeKind.INSTALLATION)]
+    return [Held(grant.role, grant.kind, grant.id) for grant in who.grants]
+
+
+class People:
+    """Mixed into ChartServicer."""
+
+    chart: Chart
+    units: Units
+    secrets: Secrets
+    clock: Clock
+    development: bool
+
+    async def _place(self, request: Any, session: Session) -> Place:
+        """Where a request says somebody works; `NotFound` outside the caller's scope."""
+        match request.WhichOneof("place"):
+            case "store_id":
+                return people.at_store(await self.chart.stores.load(request.store_id, session=session, writing=True))
+            case "unit_id":
+                return people.at_unit(await self.chart.units.load(request.unit_id, session=session, writing=True))
+        if not caller().everywhere:
+            raise Denied(Reason.PLACE_REQUIRED, "say where this person works")
+        return Place()
+
+    def _secret(self, name: str, subject: str) -> tuple[bytes, str | None]:
+        """A person's name as ciphertext and their sign-in as a look-up hash."""
+        if not 0 < len(name) <= NAME_LENGTH_MAX:
+            raise Invalid(Reason.INVALID_FIELD, f"give a name of 1 to {NAME_LENGTH_MAX} characters", field="name")
+        if len(subject) > SUBJECT_LENGTH_MAX:
+            raise Invalid(Reason.INVALID_FIELD, f"a subject has at most {SUBJECT_LENGTH_MAX} characters", field="subject")
+        return self.secrets.encrypt(name), self.secrets.hash("subject", subject) if subject else None
+
+    def _shown(self, row: Shaped) -> Shaped:
+        return row | {"name": self.secrets.decrypt(row["name"])}
+
+    @write
+    async def HireStaff(self, request: chart_pb2.HireStaffRequest, unit: Work) -> chart_pb2.HireStaffResponse:
+        place = await self._place(request, unit.session)
+        name, subject_hash = self._secret(request.name, request.subject)
+        staff = people.settle(
+            Staff(id=request.staff_id or ids.new("stf"), name=name, title=request.title, subject_hash=subject_hash), place
+        )
+        await self.chart.vacant(self.chart.staff, staff.id, Reason.STAFF_EXISTS, unit.session)
+        if subject_hash and await self.chart.by_subject(self.secrets.hashes("subject", request.subject), unit.session):
+            raise Conflict(Reason.SUBJECT_IN_USE, "somebody else signs in as this subject")
+        await self.chart.staff.unscoped.insert(unit, staff)
+        unit.tell(people.changed(staff))
+        return chart_pb2.HireStaffResponse(staff_id=staff.id)
+
+    @write
+    async def MoveStaff(self, request: chart_pb2.MoveStaffRequest, unit: Work) -> chart_pb2.MoveStaffResponse:
+        staff = await self.chart.staff.load(request.staff_id, session=unit.session, writing=True)
+        place = await self._place(request, unit.session)
+        moved, facts = people.move(staff, place)
+        unit.tell(*facts)
+        await self.chart.staff.unscoped.replace(unit, moved, before=staff)
+        former = people.bound_to(await self.chart.grants_of([staff.id], unit.session), Place(staff.brand_id, staff.unit_id, staff.store_id))
+        ended = await self._end(former if facts else [], unit)
+        return chart_pb2.MoveStaffResponse(staff_id=staff.id, ended_grant_ids=ended)
+
+    @write
+    async def DismissStaff(self, request: chart_pb2.DismissStaffRequest, unit: Work) -> chart_pb2.DismissStaffResponse:
+        await self.chart.staff.decide(unit, request.staff_id, people.dismiss)
+        ended = await self._end(await self.chart.grants_of([request.staff_id], unit.session), unit)
+        return chart_pb2.DismissStaffResponse(staff_id=request.staff_id, ended_grant_ids=ended)
+
+    async def _end(self, grants: list[Grant], unit: Work) -> list[str]:
+        ended = {grant.id: grant for grant in people.end(grants, unit.at)}
+        await self.chart.save(self.chart.grants, [(grant, ended[grant.id]) for grant in grants if grant.id in ended], unit.session)
+        return sorted(ended)
+
+    async def BatchGetStaff(self, request: chart_pb2.BatchGetStaffRequest, context: Any) -> chart_pb2.BatchGetStaffResponse:
+        rows = await self.chart.staff.batch(request.ids)
+        return chart_pb2.BatchGetStaffResponse(staff=[self._shown(row) for row in rows])
+
+    async def ListStaff(self, request: chart_pb2.ListStaffRequest, context: Any) -> chart_pb2.ListStaffResponse:
+        rows, page = await self.chart.staff.page({"store_id": request.store_id, "active": True}, request.page, order=[])
+        return chart_pb2.ListStaffResponse(staff=[self._shown(row) for row in rows], page=page)
+
+    # Roles -----------------------------------------------------------------------------------------------------------
+
+    @write
+    async def GrantRole(self, request: chart_pb2.GrantRoleRequest, unit: Work) -> chart_pb2.GrantRoleResponse:
+        asked = as_struct(fields(request), people.Asked)
+        staff = await self.chart.staff.load(request.staff_id, session=unit.session, writing=True)
+        scope = await self.chart.scope(asked.kind, asked.scope_id, unit.session)
+        standing = await self.chart.grants_of([staff.id], unit.session)
+        grant = people.grant_role(
+            ids.new("grt"), staff, asked.role, scope, held(), standing, unit.at, asked.valid_from, asked.valid_until
+        )  # fmt: skip
+        # Written even where nothing of the person changes, so that two grants of the same at once meet.
+        await self.chart.staff.unscoped.replace(unit, staff)
+        return chart_pb2.GrantRoleResponse(grant=await self.chart.grants.unscoped.insert(unit, grant))
+
+    @write
+    async def RevokeGrant(self, request: chart_pb2.RevokeGrantRequest, unit: Work) -> chart_pb2.RevokeGrantResponse:
+        grant = await self.chart.grants.load(request.grant_id, session=unit.session, writing=True)
+        scope = await self.chart.scope(grant.kind, grant.scope_id, unit.session)
+        if not people.may_grant(held(), grant.role, scope):
+            raise Denied(Reason.BEYOND_OWN_REACH, "you could not have given this role", grant_id=grant.id)
+        after = (people.end([grant], unit.at) or [grant])[0]
+        return chart_pb2.RevokeGrantResponse(grant=await self.chart.grants.unscoped.replace(unit, after, before=grant))
+
+    async def ResolveGrants(self, request: chart_pb2.ResolveGrantsRequest, context: Any) -> chart_pb2.ResolveGrantsResponse:
+        if request.subject == OPERATOR and self.development:
+            everything = access_pb2.Grant(role=access_pb2.ROLE_OPERATOR, kind=access_pb2.SCOPE_KIND_INSTALLATION)
+            return chart_pb2.ResolveGrantsResponse(staff_id=f"stf_{OPERATOR}", grants=[everything])
+        staff = await self._signed_in(request.subject)
+        if staff is None or not staff.active:
+            return chart_pb2.ResolveGrantsResponse()
+        grants = people.resolve(staff, await self.chart.grants_of([staff.id]), self.clock())[:GRANTS_MAX]
+        return chart_pb2.ResolveGrantsResponse(staff_id=staff.id, grants=[_message(one) for one in grants])
+
+    async def _signed_in(self, subject: str) -> Staff | None:
+        """The person of a subject that an identity provider vouched for, or of a staff id."""
+        if not subject or len(subject) > SUBJECT_LENGTH_MAX:
+            return None
+        if found := await self.chart.by_subject(self.secrets.hashes("subject", subject)):
+            return found[0]
+        row = await self.chart.staff.collection.find_one({"_id": subject})
+        return as_struct(row, Staff) if row else None
+
+
+def _message(held: Held) -> access_pb2.Grant:
+    return access_pb2.Grant(role=access_pb2.Role.Value(held.role), kind=access_pb2.ScopeKind.Value(held.kind), id=held.id)

@@ -1,0 +1,105 @@
+"""ChartService: tenants, units and stores here; people in `people_rpc.py`, bulk in `imports.py`."""
+
+from typing import Any
+
+from msgspec.structs import replace
+
+from quanyu.organization.v1 import chart_pb2, chart_pb2_grpc
+from services.kit import ids
+from services.kit.documents import as_struct, fields
+from services.kit.house import House
+from services.kit.unit import Unit as Work
+from services.kit.unit import write
+from services.organization.chart import rules
+from services.organization.chart.imports import Imports, seen_at_once
+from services.organization.chart.rules import Brand, Reason, StoreChanges, StoreDraft, UnitDraft
+from services.organization.chart.store import Chart
+
+
+class ChartServicer(Imports, chart_pb2_grpc.ChartServiceServicer):
+    """Who belongs where."""
+
+    def __init__(self, house: House, chart: Chart) -> None:
+        self.units, self.scopes, self.secrets, self.clock = house.units, house.scopes, house.secrets, house.clock
+        self.development = house.settings.env == "development"
+        self.chart = chart
+
+    # Tenants ---------------------------------------------------------------------------------------------------------
+
+    @write
+    async def CreateBrand(self, request: chart_pb2.CreateBrandRequest, unit: Work) -> chart_pb2.CreateBrandResponse:
+        prefix = "rtl" if request.kind == chart_pb2.BRAND_KIND_RETAILER else "brd"
+        brand, root = rules.found_brand(as_struct(fields(request) | {"id": request.brand_id or ids.new(prefix)}, Brand))
+        await self.chart.vacant(self.chart.brands, brand.id, Reason.BRAND_EXISTS, unit.session)
+        await self.chart.units.unscoped.insert(unit, root)
+        return chart_pb2.CreateBrandResponse(brand=await self.chart.brands.unscoped.insert(unit, brand))
+
+    async def GetBrand(self, request: chart_pb2.GetBrandRequest, context: Any) -> chart_pb2.GetBrandResponse:
+        return chart_pb2.GetBrandResponse(brand=await self.chart.brands.get(request.id))
+
+    async def BatchGetBrands(self, request: chart_pb2.BatchGetBrandsRequest, context: Any) -> chart_pb2.BatchGetBrandsResponse:
+        return chart_pb2.BatchGetBrandsResponse(brands=await self.chart.brands.batch(request.ids))
+
+    # Units -----------------------------------------------------------------------------------------------------------
+
+    @write
+    async def CreateUnit(self, request: chart_pb2.CreateUnitRequest, unit: Work) -> chart_pb2.CreateUnitResponse:
+        parent = await self.chart.units.load(request.parent_id, session=unit.session, writing=True)
+        born = rules.found_unit(request.unit_id or ids.new("unt"), as_struct(fields(request), UnitDraft), parent)
+        await self.chart.vacant(self.chart.units, born.id, Reason.UNIT_EXISTS, unit.session)
+        return chart_pb2.CreateUnitResponse(unit=await self.chart.units.unscoped.insert(unit, born))
+
+    @seen_at_once
+    @write
+    async def MoveUnit(self, request: chart_pb2.MoveUnitRequest, unit: Work) -> chart_pb2.MoveUnitResponse:
+        moving = await self.chart.units.load(request.unit_id, session=unit.session, writing=True)
+        parent = await self.chart.units.load(request.parent_id, session=unit.session, writing=True)
+        before = await self.chart.subtree(moving.id, unit.session)
+        after = rules.move(before, moving.id, parent)
+        await self.chart.save(self.chart.units, list(zip(before, after, strict=True)), unit.session)
+        paths = {one.store_id: one.unit_ids for one, was in zip(after, before, strict=True) if one.store_id and one != was}
+        stores = await self.chart.those(self.chart.stores, paths, unit.session)
+        await self.chart.tell_stores(unit, [rules.told(store, paths[store.id]) for store in stores.values()])
+        return chart_pb2.MoveUnitResponse(unit=await self.chart.units.unscoped.get(moving.id, session=unit.session))
+
+    async def GetUnit(self, request: chart_pb2.GetUnitRequest, context: Any) -> chart_pb2.GetUnitResponse:
+        return chart_pb2.GetUnitResponse(unit=await self.chart.units.get(request.id))
+
+    async def BatchGetUnits(self, request: chart_pb2.BatchGetUnitsRequest, context: Any) -> chart_pb2.BatchGetUnitsResponse:
+        return chart_pb2.BatchGetUnitsResponse(units=await self.chart.units.batch(request.ids))
+
+    async def ListUnits(self, request: chart_pb2.ListUnitsRequest, context: Any) -> chart_pb2.ListUnitsResponse:
+        units, page = await self.chart.units.page({"unit_ids": request.unit_id}, request.page, order=[("level", 1)])
+        return chart_pb2.ListUnitsResponse(units=units, page=page)
+
+    # Stores ----------------------------------------------------------------------------------------------------------
+
+    @seen_at_once
+    @write
+    async def CreateStore(self, request: chart_pb2.CreateStoreRequest, unit: Work) -> chart_pb2.CreateStoreResponse:
+        parent = await self.chart.units.load(request.parent_id, session=unit.session, writing=True)
+        brand = await self.chart.brands.load(parent.brand_id, session=unit.session)
+        draft = as_struct(fields(request), StoreDraft)
+        store, own = rules.open_store(request.store_id or ids.new("str"), draft, parent, brand.zone)
+        await self.chart.vacant(self.chart.stores, store.id, Reason.STORE_EXISTS, unit.session)
+        await self.chart.vacant(self.chart.units, own.id, Reason.UNIT_EXISTS, unit.session)
+        await self.chart.units.unscoped.insert(unit, own)
+        opened = await self.chart.stores.unscoped.insert(unit, store)
+        await self.chart.tell_stores(unit, [rules.told(store, own.unit_ids)])
+        return chart_pb2.CreateStoreResponse(store=opened)
+
+    @write
+    async def UpdateStore(self, request: chart_pb2.UpdateStoreRequest, unit: Work) -> chart_pb2.UpdateStoreResponse:
+        store = await self.chart.stores.load(request.store_id, session=unit.session, writing=True)
+        own = await self.chart.units.unscoped.load(store.unit_id, session=unit.session)
+        changes = as_struct(fields(request), StoreChanges)
+        if changes.name:
+            await self.chart.units.unscoped.replace(unit, replace(own, name=changes.name), before=own)
+        after = await self.chart.stores.decide(unit, store.id, rules.update_store, changes=changes, unit_ids=own.unit_ids)
+        return chart_pb2.UpdateStoreResponse(store=after)
+
+    async def GetStore(self, request: chart_pb2.GetStoreRequest, context: Any) -> chart_pb2.GetStoreResponse:
+        return chart_pb2.GetStoreResponse(store=await self.chart.stores.get(request.id))
+
+    async def BatchGetStores(self, request: chart_pb2.BatchGetStoresRequest, context: Any) -> chart_pb2.BatchGetStoresResponse:
+        return chart_pb2.BatchGetStoresResponse(stores=await self.chart.stores.batch(request.ids))

@@ -1,0 +1,125 @@
+"""TargetService: targets, scorecards and credits."""
+
+from typing import Any, NamedTuple
+
+from quanyu.common.v1.touch_pb2 import Scenario
+from quanyu.organization.v1 import targets_pb2, targets_pb2_grpc
+from services.kit.documents import builtins, fields
+from services.kit.errors import Invalid
+from services.kit.house import House
+from services.kit.mongo import Document, Shaped
+from services.kit.unit import Unit, write
+from services.organization.chart.rules import unit_of_store
+from services.organization.targets import rules, scorecards
+from services.organization.targets.rules import Reason, Target
+from services.organization.targets.scorecards import STORES_MAX, Cell, Split, Sum, Tally
+from services.organization.targets.store import Targets
+
+
+class Subject(NamedTuple):
+    """Whose scorecard is asked for: the field that named it, the id of its counter documents, its tenant's currency, its unit."""
+
+    field: str
+    id: str
+    currency: str
+    unit_id: str
+
+
+class TargetServicer(targets_pb2_grpc.TargetServiceServicer):
+    """What units are meant to sell, what they sold, and to whom an order is credited."""
+
+    def __init__(self, house: House, targets: Targets) -> None:
+        self.units, self.targets, self.chart = house.units, targets, targets.chart
+
+    @write
+    async def SetTarget(self, request: targets_pb2.SetTargetRequest, unit: Unit) -> targets_pb2.SetTargetResponse:
+        owner = await self.chart.units.load(request.unit_id, session=unit.session, writing=True)
+        brand = await self.chart.brands.load(owner.brand_id, session=unit.session)
+        scenario = fields(request).get("scenario")
+        target = rules.set_target(owner.id, brand.id, request.month, scenario, brand.currency, request.online_minor, request.offline_minor)
+        return targets_pb2.SetTargetResponse(target=await self.targets.set_target(unit, target))
+
+    async def GetScorecard(self, request: targets_pb2.GetScorecardRequest, context: Any) -> targets_pb2.GetScorecardResponse:
+        subject = await self._subject(request)
+        from_day, until_day = scorecards.days(request.from_day, request.until_day)
+        buckets = scorecards.buckets(from_day, until_day)
+        targets = await self.targets.targets_of(subject.unit_id, from_day, until_day) if subject.unit_id else []
+        found = await self.targets.cells(subject.id, sorted({*buckets, *(target.month for target in targets)}))
+        currency = request.currency or subject.currency
+        tally = scorecards.tally((cell for bucket in buckets for cell in found.get(bucket, [])), currency)
+        card: Shaped = {
+            subject.field: getattr(request, subject.field),
+            "from_day": request.from_day,
+            "until_day": request.until_day,
+            "attainments": [attainment(target, found.get(target.month, [])) for target in targets],
+            **shown(tally, currency),
+        }
+        return targets_pb2.GetScorecardResponse(scorecard=card)
+
+    async def _subject(self, request: targets_pb2.GetScorecardRequest) -> Subject:
+        """`NotFound` for whatever lies outside the caller's scope."""
+        match request.WhichOneof("subject"):
+            case "unit_id":
+                unit = await self.chart.units.load(request.unit_id)
+                return Subject("unit_id", unit.id, (await self.chart.brands.load(unit.brand_id)).currency, unit.id)
+            case "store_id":
+                store = await self.chart.stores.load(request.store_id, writing=True)
+                own = unit_of_store(store.id)
+                return Subject("store_id", own, (await self.chart.brands.load(store.brand_id)).currency, own)
+            case "brand_id":
+                brand = await self.chart.brands.load(request.brand_id, writing=True)
+                return Subject("brand_id", brand.id, brand.currency, "")
+        raise Invalid(Reason.SUBJECT_REQUIRED, "say whose scorecard", field="unit_id")
+
+    async def BatchGetCredits(self, request: targets_pb2.BatchGetCreditsRequest, context: Any) -> targets_pb2.BatchGetCreditsResponse:
+        return targets_pb2.BatchGetCreditsResponse(credits=await self.targets.credits.batch(request.order_ids))
+
+    async def ListCredits(self, request: targets_pb2.ListCreditsRequest, context: Any) -> targets_pb2.ListCreditsResponse:
+        subject = request.WhichOneof("subject")
+        if subject is None:
+            raise Invalid(Reason.SUBJECT_REQUIRED, "say whose credits", field="staff_id")
+        query: Document = {subject: getattr(request, subject)}
+        credits, page = await self.targets.credits.page(query, request.page, order=[("paid_at", -1)])
+        return targets_pb2.ListCreditsResponse(credits=credits, page=page)
+
+
+def figures(sum: Sum, currency: str) -> Document:
+    """A sum, shaped like Figures."""
+    return {"orders": sum.orders, "items": sum.items, "amount": {"minor": sum.minor, "currency": currency}}
+
+
+def parts(split: Split, currency: str) -> Document:
+    """A sum and its parts, shaped like the messages that show them."""
+    return {
+        "total": figures(split.total, currency),
+        "online": figures(split.online, currency),
+        "offline": figures(split.offline, currency),
+    }
+
+
+def shown(tally: Tally, currency: str) -> Document:
+    """A tally, shaped like Scorecard."""
+    order = {label: number for number, label in enumerate(Scenario.keys())}
+    stores = sorted(tally.by_store.items(), key=lambda item: (-item[1].total.minor, item[0]))[:STORES_MAX]
+    return {
+        **parts(tally.whole, currency),
+        "by_scenario": [
+            {"scenario": scenario, **parts(split, currency)}
+            for scenario, split in sorted(tally.by_scenario.items(), key=lambda item: order[item[0]])
+        ],
+        "by_store": [{"store_id": store_id, **parts(split, currency)} for store_id, split in stores],
+        "other_currencies": tally.other_currencies,
+    }
+
+
+def attainment(target: Target, month: list[Cell]) -> Document:
+    """How a target stands after the orders of its month so far, shaped like Attainment; unset ratios are left out."""
+    currency = target.total.currency
+    whole = scorecards.tally((cell for cell in month if target.scenario in (None, cell.scenario)), currency).whole
+    ratios = {
+        "online_ratio": scorecards.ratio(whole.online.minor, target.online.minor),
+        "offline_ratio": scorecards.ratio(whole.offline.minor, target.offline.minor),
+        "total_ratio": scorecards.ratio(whole.total.minor, target.total.minor),
+    }
+    message = {name: value for name, value in builtins(target).items() if value is not None and name != "version"}
+    return {"target": message, **parts(whole, currency), **{name: value for name, value in ratios.items() if value is not None}}

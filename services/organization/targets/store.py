@@ -1,0 +1,186 @@
+"""Credits, counter documents, targets, and the views of bindings and messages that attribution looks at.
+
+`scorecards` holds the counter documents: {_id: "<subject>:<bucket>", cells} (see scorecards.py). `binding_view` and `outreach_view`
+are copies of what member tells: {_id: "<consumer>:<brand>", …} and {_id: "<consumer>:<brand>:<staff>", …}.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, date, datetime
+from typing import Any
+
+from msgspec.structs import replace
+from pymongo import ASCENDING, DESCENDING, IndexModel, UpdateOne
+
+from quanyu.common.v1.touch_pb2 import Scenario, Touchpoint
+from quanyu.facts.v1 import facts_pb2
+from quanyu.organization.v1 import targets_pb2
+from services.kit import documents
+from services.kit.access import Kind
+from services.kit.errors import NotFound
+from services.kit.house import House
+from services.kit.mongo import Document, Session, Shaped
+from services.kit.table import Table
+from services.kit.unit import Unit
+from services.organization.chart.rules import Reason, unit_of_store
+from services.organization.chart.store import Chart, Overseen
+from services.organization.targets import rules, scorecards
+from services.organization.targets.rules import Binding, Credit, Line, Order, Reached, Seller, Target
+
+ORDERS_MAX = 500
+TARGETS_MAX = 13 * 8
+
+
+class Targets:
+    """What units are meant to sell and what they sold."""
+
+    def __init__(self, house: House, chart: Chart) -> None:
+        database, self.chart = house.database, chart
+        self.database = database
+        latest = [("paid_at", DESCENDING), ("_id", ASCENDING)]
+        self.credits = Overseen(
+            database, "credits", struct=Credit, message=targets_pb2.Credit,
+            scopes={Kind.BRAND: "brand_id", Kind.STORE: "store_id", Kind.STAFF: "staff_id"},
+            indexes=[
+                IndexModel([("store_id", ASCENDING), *latest]),
+                IndexModel([("staff_id", ASCENDING), *latest], partialFilterExpression={"staff_id": {"$exists": True}}),
+            ],
+        )  # fmt: skip
+        self.targets = Table(
+            database, "targets", struct=Target, message=targets_pb2.Target, scopes={Kind.BRAND: "brand_id", Kind.UNIT: "unit_id"},
+            indexes=[IndexModel([("unit_id", ASCENDING), ("month", ASCENDING)])],
+        )  # fmt: skip
+        self.scorecards = Table(database, "scorecards", struct=scorecards.Counter, scopes={})
+        self.bindings = Table(database, "binding_view", struct=Binding, scopes={})
+        self.outreach = Table(database, "outreach_view", struct=Reached, scopes={})
+        self.tables: Sequence[Table[Any]] = (self.credits, self.targets, self.scorecards, self.bindings, self.outreach)
+
+    # Counting --------------------------------------------------------------------------------------------------------
+
+    async def order_paid(self, unit: Unit, fact: facts_pb2.Fact) -> None:
+        """Counts an order and credits it to its store and, where she is bound to one, to a guide."""
+        summary = fact.order_paid.order
+        for credit in await self._fresh([summary], unit.session):
+            bound = await self._bound(summary.consumer_id, [credit.brand_id, *(share.brand_id for share in credit.brands)], unit.session)
+            wrote = await self._wrote(summary.consumer_id, bound, unit.session)
+            decision = rules.attribute(credit, bound, wrote)
+            await self._count([replace(credit, **decision._asdict()) if decision else credit], unit.session)
+
+    async def orders_imported(self, unit: Unit, fact: facts_pb2.Fact) -> None:
+        """Counts orders from before this installation: credited to their stores, to no guide."""
+        await self._count(await self._fresh(fact.orders_imported.orders, unit.session), unit.session)
+
+    async def _fresh(self, summaries: Sequence[facts_pb2.OrderSummary], session: Session) -> list[Credit]:
+        """Orders as they count; those that are counted already are left out. `NotFound` for a store the chart does not know."""
+        collection = self.credits.collection
+        known = collection.find({"_id": {"$in": [one.order_id for one in summaries]}}, {"_id": 1}, session=session)
+        counted = {row["_id"] async for row in known}
+        orders = {one.order_id: _order(one) for one in summaries if one.order_id not in counted}
+        sellers = await self._sellers({order.store_id for order in orders.values()}, session)
+        zones = await self._zones({line.brand_id for order in orders.values() for line in order.lines}, session)
+        return [rules.count(order, sellers[order.store_id], zones) for order in orders.values()]
+
+    async def _sellers(self, store_ids: Iterable[str], session: Session) -> Mapping[str, Seller]:
+        ids = [unit_of_store(id) for id in store_ids]
+        units = await self.chart.units.collection.find(
+            {"_id": {"$in": ids}}, {"brand_id": 1, "unit_ids": 1, "store_id": 1}, session=session
+        ).to_list(len(ids))
+        if missing := set(store_ids) - {unit["store_id"] for unit in units}:
+            raise NotFound(Reason.STORE_NOT_FOUND, "the chart knows no such store", store_id=min(missing))
+        zones = await self._zones({unit["brand_id"] for unit in units}, session)
+        return {unit["store_id"]: Seller(unit["brand_id"], tuple(unit["unit_ids"]), zones[unit["brand_id"]]) for unit in units}
+
+    async def _zones(self, brand_ids: Iterable[str], session: Session) -> dict[str, str]:
+        rows = self.chart.brands.collection.find({"_id": {"$in": list(brand_ids)}}, {"zone": 1}, session=session)
+        return {row["_id"]: row["zone"] async for row in rows}
+
+    async def _count(self, credits: Sequence[Credit], session: Session) -> None:
+        """Keeps the rows and adds them to every counter document they concern, each document once."""
+        if not credits:
+            return
+        await self.credits.collection.insert_many([documents.as_document(credit) for credit in credits], ordered=False, session=session)
+        operations = [
+            UpdateOne({"_id": f"{subject}:{bucket}"}, {"$inc": cells}, upsert=True)
+            for (subject, bucket), cells in scorecards.counters(credits).items()
+        ]
+        await self.scorecards.collection.bulk_write(operations, ordered=False, session=session)
+
+    # Bindings and messages -------------------------------------------------------------------------------------------
+
+    async def bind(self, unit: Unit, bound: facts_pb2.ConsumerBound) -> None:
+        """Keeps whom a consumer is bound to for a brand; an empty guide: nobody any more."""
+        row = {
+            "consumer_id": bound.consumer_id, "brand_id": bound.brand_id, "staff_id": bound.staff_id, "store_id": bound.store_id,
+            "bound_at": unit.at,
+        }  # fmt: skip
+        await self.bindings.collection.replace_one({"_id": f"{bound.consumer_id}:{bound.brand_id}"}, row, upsert=True, session=unit.session)
+
+    async def wrote(self, unit: Unit, sent: facts_pb2.OutreachSent) -> None:
+        """Keeps the last message of a guide to a consumer for a brand."""
+        row = {"brand_id": sent.brand_id, "staff_id": sent.staff_id, "outreach_id": sent.outreach_id, "at": unit.at}
+        id = f"{sent.consumer_id}:{sent.brand_id}:{sent.staff_id}"
+        await self.outreach.collection.replace_one({"_id": id}, row, upsert=True, session=unit.session)
+
+    async def bound_rows(self, consumer_id: str, brand_ids: Iterable[str], session: Session) -> list[Document]:
+        """The bindings of a consumer for some brands: {brand_id, staff_id, store_id, bound_at}; those to nobody left out."""
+        ids = [f"{consumer_id}:{brand_id}" for brand_id in set(brand_ids)]
+        rows: list[Document] = await self.bindings.collection.find({"_id": {"$in": ids}}, session=session).to_list(len(ids))
+        return [row for row in rows if row["staff_id"]]
+
+    async def _bound(self, consumer_id: str, brand_ids: Iterable[str], session: Session) -> list[Binding]:
+        return [documents.as_struct(row, Binding) for row in await self.bound_rows(consumer_id, brand_ids, session)]
+
+    async def _wrote(self, consumer_id: str, bound: Sequence[Binding], session: Session) -> list[Reached]:
+        ids = [f"{consumer_id}:{one.brand_id}:{one.staff_id}" for one in bound]
+        if not ids:
+            return []
+        rows = await self.outreach.collection.find({"_id": {"$in": ids}}, session=session).to_list(len(ids))
+        return [documents.as_struct(row, Reached) for row in rows]
+
+    # Scorecards ------------------------------------------------------------------------------------------------------
+
+    async def cells(self, subject_id: str, buckets: Sequence[str]) -> dict[str, list[scorecards.Cell]]:
+        """The cells of a subject by bucket; buckets without orders are absent."""
+        ids = [f"{subject_id}:{bucket}" for bucket in buckets]
+        rows = await self.scorecards.collection.find({"_id": {"$in": ids}}).to_list(len(ids))
+        return {row["_id"].rpartition(":")[2]: list(scorecards.cells([row["cells"]])) for row in rows}
+
+    async def targets_of(self, unit_id: str, from_day: date, until_day: date) -> list[Target]:
+        """The targets of a unit for the months a period touches, by month."""
+        query = {"unit_id": unit_id, "month": {"$in": scorecards.months(from_day, until_day)}}
+        rows = await self.targets.collection.find(query).sort([("month", 1), ("_id", 1)]).to_list(TARGETS_MAX)
+        return [documents.as_struct(row, Target) for row in rows]
+
+    async def set_target(self, unit: Unit, target: Target) -> Shaped:
+        """Writes a target anew or over the one before."""
+        table = self.targets.unscoped
+        row = await table.collection.find_one({"_id": target.id}, {"version": 1}, session=unit.session)
+        if row is None:
+            return await table.insert(unit, target)
+        return await table.replace(unit, replace(target, version=row["version"]))
+
+    async def recounted(self) -> dict[tuple[str, str], scorecards.Cells]:
+        """The counter documents as the kept credits imply them, for a proof or a repair; reads every credit."""
+        rows = self.credits.collection.find({}, batch_size=ORDERS_MAX)
+        return scorecards.counters([documents.as_struct(row, Credit) async for row in rows])
+
+    async def stored(self) -> dict[tuple[str, str], scorecards.Cells]:
+        """The counter documents as they are."""
+        found = {}
+        async for row in self.scorecards.collection.find({}):
+            subject, _, bucket = row["_id"].rpartition(":")
+            found[subject, bucket] = scorecards.paths(row["cells"])
+        return found
+
+
+def _order(summary: facts_pb2.OrderSummary) -> Order:
+    lines = [Line(line.brand_id, line.quantity, line.paid.minor) for line in summary.lines]
+    paid_at: datetime = summary.paid_at.ToDatetime(tzinfo=UTC)
+    return Order(
+        id=summary.order_id,
+        store_id=summary.store_id,
+        touchpoint=Touchpoint.Name(summary.touchpoint),
+        scenario=Scenario.Name(summary.scenario),
+        paid_at=paid_at,
+        currency=summary.lines[0].paid.currency if lines else "",
+        lines=lines,
+    )

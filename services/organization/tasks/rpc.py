@@ -1,0 +1,45 @@
+"""TaskService: what members of staff see of their tasks and do with them."""
+
+from typing import Any
+
+from quanyu.organization.v1 import tasks_pb2, tasks_pb2_grpc
+from services.kit.documents import fields
+from services.kit.errors import Invalid
+from services.kit.house import House
+from services.kit.unit import Unit, write
+from services.organization.tasks import rules
+from services.organization.tasks.rules import Outcome, Reason, State
+from services.organization.tasks.store import Tasks
+
+
+class TaskServicer(tasks_pb2_grpc.TaskServiceServicer):
+    """What a fact asks of a member of staff, from birth to outcome."""
+
+    def __init__(self, house: House, tasks: Tasks) -> None:
+        self.units, self.tasks = house.units, tasks.tasks
+
+    @write
+    async def AcknowledgeTask(self, request: tasks_pb2.AcknowledgeTaskRequest, unit: Unit) -> tasks_pb2.AcknowledgeTaskResponse:
+        return tasks_pb2.AcknowledgeTaskResponse(task=await self.tasks.decide(unit, request.task_id, rules.acknowledge, at=unit.at))
+
+    @write
+    async def CompleteTask(self, request: tasks_pb2.CompleteTaskRequest, unit: Unit) -> tasks_pb2.CompleteTaskResponse:
+        outcome = Outcome(fields(request)["outcome"]) if request.outcome else None
+        task = await self.tasks.decide(unit, request.task_id, rules.complete, outcome=outcome, at=unit.at)
+        return tasks_pb2.CompleteTaskResponse(task=task)
+
+    async def GetTask(self, request: tasks_pb2.GetTaskRequest, context: Any) -> tasks_pb2.GetTaskResponse:
+        return tasks_pb2.GetTaskResponse(task=await self.tasks.get(request.id))
+
+    async def BatchGetTasks(self, request: tasks_pb2.BatchGetTasksRequest, context: Any) -> tasks_pb2.BatchGetTasksResponse:
+        return tasks_pb2.BatchGetTasksResponse(tasks=await self.tasks.batch(request.ids))
+
+    async def ListTasks(self, request: tasks_pb2.ListTasksRequest, context: Any) -> tasks_pb2.ListTasksResponse:
+        subject = request.WhichOneof("subject")
+        if subject is None:
+            raise Invalid(Reason.SUBJECT_REQUIRED, "say whose tasks", field="staff_id")
+        states = [fields(request)["state"]] if request.state else sorted(State)
+        # Every state is named, so that the index gives the order whichever is asked for.
+        query = {subject: getattr(request, subject), "state": {"$in": states}}
+        tasks, page = await self.tasks.page(query, request.page, order=[("due_at", 1)])
+        return tasks_pb2.ListTasksResponse(tasks=tasks, page=page)

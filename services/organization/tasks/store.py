@@ -1,0 +1,72 @@
+"""The tasks' collection, and what facts of other services do to it."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from pymongo import ASCENDING, IndexModel, UpdateOne
+
+from quanyu.facts.v1 import facts_pb2
+from quanyu.organization.v1 import tasks_pb2
+from services.kit import documents
+from services.kit.access import Kind
+from services.kit.house import House
+from services.kit.mongo import Document
+from services.kit.table import Table
+from services.kit.unit import Unit
+from services.organization.chart.store import Overseen
+from services.organization.targets.store import Targets
+from services.organization.tasks import rules
+from services.organization.tasks.rules import CLOSED, Guide, State, Task, Visit
+
+OPEN_OF_ONE_MAX = 1_000
+"""Open tasks of one consumer for one brand that follow a changed binding at once."""
+UNCLOSED = sorted(set(State) - CLOSED)
+
+
+class Tasks:
+    """Tasks, seen by their assignee and by whoever runs the store or stands above it."""
+
+    def __init__(self, house: House, targets: Targets) -> None:
+        self.targets = targets
+        due = [("state", ASCENDING), ("due_at", ASCENDING), ("_id", ASCENDING)]
+        self.tasks = Overseen(
+            house.database, "tasks", struct=Task, message=tasks_pb2.Task,
+            scopes={Kind.BRAND: "brand_id", Kind.STORE: "store_id", Kind.STAFF: "staff_id"},
+            indexes=[
+                IndexModel([("staff_id", ASCENDING), *due]),
+                IndexModel([("store_id", ASCENDING), *due]),
+                IndexModel([("consumer_id", ASCENDING), ("brand_id", ASCENDING), ("state", ASCENDING)]),
+            ],
+        )  # fmt: skip
+        self.tables: Sequence[Table[Any]] = (self.tasks,)
+
+    async def visit_left(self, unit: Unit, fact: facts_pb2.Fact) -> None:
+        """She left with coupons unspent: the guide of each of those brands follows up."""
+        left = fact.visit_left
+        unspent = rules.by_brand((coupon.brand_id, coupon.coupon_id) for coupon in left.unspent)
+        rows = await self.targets.bound_rows(left.consumer_id, unspent, unit.session) if unspent else []
+        guides = {row["brand_id"]: Guide(row["staff_id"], row["store_id"]) for row in rows}
+        visit = Visit(left.visit_id, left.consumer_id, left.district_id, unspent, unit.at)
+        operations = []
+        for task in rules.follow_up(visit, guides):
+            document = documents.as_document(task)
+            operations.append(UpdateOne({"_id": document.pop("_id")}, {"$setOnInsert": document}, upsert=True))
+        if operations:
+            await self.tasks.collection.bulk_write(operations, session=unit.session)
+
+    async def rebound(self, unit: Unit, bound: facts_pb2.ConsumerBound) -> None:
+        """Her open tasks for the brand follow her to the new guide, or are withdrawn."""
+        guide = Guide(bound.staff_id, bound.store_id) if bound.staff_id else None
+        query = {"consumer_id": bound.consumer_id, "brand_id": bound.brand_id, "state": {"$in": UNCLOSED}}
+        rows = await self.tasks.collection.find(query, session=unit.session).to_list(OPEN_OF_ONE_MAX)
+        for row in rows:
+            task = documents.as_struct(row, Task)
+            await self.tasks.unscoped.replace(unit, rules.rebind(task, guide, unit.at), before=task)
+
+    async def answered(self, unit: Unit, sent: facts_pb2.OutreachSent) -> None:
+        """A message that names a task closes it."""
+        row: Document | None = await self.tasks.collection.find_one({"_id": sent.task_id}, session=unit.session)
+        if row is None:
+            return
+        task = documents.as_struct(row, Task)
+        await self.tasks.unscoped.replace(unit, rules.reached(task, sent.consumer_id, sent.outreach_id, unit.at), before=task)
