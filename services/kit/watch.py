@@ -5,6 +5,7 @@
         async for change in changes: ...
 
 What is committed after `subscribe` was entered arrives, or the subscription ends with its reason: then subscribe and read again.
+What was committed shortly before may arrive as well.
 """
 
 import asyncio

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import grpc
+
 from quanyu.facts.v1 import facts_pb2, facts_pb2_grpc
 from services.kit import ids
 from services.kit.backoff import Backoff
@@ -24,12 +25,14 @@ SOURCE = "district"
 AT = datetime(2026, 3, 1, 13, 40, tzinfo=UTC)
 QUICK = Backoff(first_seconds=0.02, cap_seconds=0.1)
 WAIT_SECONDS_MAX = 30.0
+POLL_SECONDS = 0.01
 
 
 def visit(key: str, number: int, source: str = SOURCE) -> facts_pb2.Fact:
     """The fact `number` of a key, not yet in sequence."""
     started = facts_pb2.VisitStarted(visit_id=str(number), consumer_id=key)
-    return facts_pb2.Fact(id=ids.new("fct"), key=key, at=AT, source=source, visit_started=started)
+    envelope: dict[str, Any] = {"id": ids.new("fct"), "key": key, "at": AT, "source": source, "visit_started": started}
+    return facts_pb2.Fact(**envelope)
 
 
 def sequenced(facts: Sequence[facts_pb2.Fact]) -> list[facts_pb2.Fact]:
@@ -43,8 +46,8 @@ def sequenced(facts: Sequence[facts_pb2.Fact]) -> list[facts_pb2.Fact]:
 async def until(condition: Callable[[], Awaitable[Any]]) -> Any:
     """What the condition answers as soon as it is true."""
     async with asyncio.timeout(WAIT_SECONDS_MAX):
-        while not (answer := await condition()):
-            await asyncio.sleep(0.01)
+        while not (answer := await condition()):  # noqa: ASYNC110 - the condition lies in the database
+            await asyncio.sleep(POLL_SECONDS)
         return answer
 
 
@@ -109,7 +112,7 @@ class Sender:
         return found
 
     async def nothing_left(self) -> bool:
-        return await self.database[DELIVERIES].count_documents({}) == 0
+        return not await self.rows()
 
     @asynccontextmanager
     async def relaying(self, addresses: Mapping[str, str], **options: Any) -> AsyncIterator[Relay]:
