@@ -20,9 +20,10 @@ class Purpose(StrEnum):
 
 
 class Consent(Struct, frozen=True):
-    """One word of a consumer to a brand. Ids of later recordings are greater."""
+    """One word of a consumer to a brand. Word ids of later recordings are greater; what stands has an id of its own."""
 
     id: str
+    word_id: str
     consumer_id: str
     brand_id: str
     purpose: Purpose
@@ -33,14 +34,33 @@ class Consent(Struct, frozen=True):
     version: int = 1
 
 
+def standing_id(word: Consent) -> str:
+    """The id of what stands for a consumer, brand and purpose."""
+    return f"{word.consumer_id}:{word.brand_id}:{word.purpose}"
+
+
+def by_place(words: Iterable[Consent]) -> dict[str, Consent]:
+    """What stands, by `standing_id`. The order in which the words come does not matter."""
+    stands: dict[str, Consent] = {}
+    for word in words:
+        place = standing_id(word)
+        if place not in stands or is_newer(word, stands[place]):
+            stands[place] = word
+    return stands
+
+
 def newest(words: Iterable[Consent]) -> dict[tuple[str, Purpose], Consent]:
-    """What stands, by brand and purpose. The order in which the words come does not matter."""
+    """What stands for one person, by brand and purpose, whichever of the person's consumers said it."""
     stands: dict[tuple[str, Purpose], Consent] = {}
     for word in words:
-        key = (word.brand_id, word.purpose)
-        if key not in stands or (word.at, word.id) > (stands[key].at, stands[key].id):
-            stands[key] = word
+        place = (word.brand_id, word.purpose)
+        if place not in stands or is_newer(word, stands[place]):
+            stands[place] = word
     return stands
+
+
+def is_newer(word: Consent, other: Consent) -> bool:
+    return (word.at, word.word_id) > (other.at, other.word_id)
 
 
 def granted(words: Iterable[Consent], brand_ids: Sequence[str], purpose: Purpose) -> list[str]:

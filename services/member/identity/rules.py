@@ -277,6 +277,11 @@ def arranged(rows: Sequence[Consumer], parents: Parents | None = None) -> list[C
     ]
 
 
+def served_by(row: Consumer, brand_id: str, served: Sequence[Served]) -> Consumer:
+    """The row once these look after the consumer for a brand."""
+    return replace(row, bound=[*(one for one in row.bound if one.brand_id != brand_id), *served])
+
+
 def ids_of(person_id: str, rows: Iterable[Consumer]) -> list[str]:
     """All consumer ids of a person, the one that stands for it first."""
     return [person_id, *sorted(row.id for row in rows if row.person_id == person_id and row.id != person_id)]

@@ -9,7 +9,7 @@ from msgspec import Meta, Struct
 from msgspec.structs import replace
 
 from services.kit import calendar
-from services.kit.errors import Conflict, Denied, Exhausted, NotFound
+from services.kit.errors import Conflict, Denied, Exhausted, Invalid, NotFound
 
 CAP = 3
 CAP_WITHIN = timedelta(days=7)
@@ -104,6 +104,28 @@ class Draft(Struct, frozen=True):
     channel: Channel = Channel.IN_APP
 
 
+class OrderedLine(Struct, frozen=True):
+    brand_id: str
+
+
+class Ordered(Struct, frozen=True):
+    """What an outreach needs to know of a paid order."""
+
+    order_id: str
+    consumer_id: str
+    paid_at: datetime
+    seller_id: str = ""
+    lines: list[OrderedLine] = []
+
+
+class ImportedBinding(Struct, frozen=True):
+    """A binding as it is asked for."""
+
+    consumer_id: str = ""
+    staff_id: str = ""
+    bound_at: datetime | None = None
+
+
 class ConsumerBound(Struct, frozen=True):
     consumer_id: str
     brand_id: str
@@ -137,7 +159,7 @@ class Binder(Struct, frozen=True):
 
 
 def bind(
-    id: str, consumer_id: str, brand_id: str, staff: Staff | None, current: Sequence[Binding], binder: Binder, at: datetime
+    id: str, asked: ImportedBinding, brand_id: str, staff: Staff | None, current: Sequence[Binding], binder: Binder, at: datetime
 ) -> tuple[Binding, list[Binding], list[ConsumerBound]]:
     """The binding that stands, the earlier ones that end, and the facts. `current`: the person's active ones for this brand."""
     if staff is None or not staff.active or staff.brand_id != brand_id or not binder.may_bind_to(staff):
@@ -146,8 +168,18 @@ def bind(
         raise Conflict(Reason.BOUND_ELSEWHERE, "this consumer is bound to somebody else; ask the brand's operator to move them")
     if len(current) == 1 and (current[0].staff_id, current[0].store_id) == (staff.id, staff.store_id):
         return current[0], [], []
-    new = Binding(id, consumer_id, brand_id, staff.id, staff.store_id, at)
-    return new, [end(binding, at) for binding in current], [ConsumerBound(consumer_id, brand_id, staff.id, staff.store_id)]
+    new = Binding(id, asked.consumer_id, brand_id, staff.id, staff.store_id, asked.bound_at or at)
+    return new, [end(binding, at) for binding in current], [ConsumerBound(new.consumer_id, brand_id, staff.id, staff.store_id)]
+
+
+def unknown(consumer_id: str) -> NotFound:
+    """The brand does not know this consumer."""
+    return NotFound(Reason.CONSUMER_NOT_FOUND, "there is no such consumer for you", consumer_id=consumer_id)
+
+
+def bound_twice() -> Invalid:
+    """A batch binds a person once."""
+    return Invalid(Reason.INVALID_FIELD, "this person stands in an earlier row", field="consumer_id")
 
 
 def unbind(
@@ -181,12 +213,10 @@ def may_send(
         raise Conflict(Reason.NO_CONSENT, "the consumer did not allow the brand to write")
     recent = within_cap(times, at)
     if len(recent) >= CAP:
-        free_at = recent[-CAP] + CAP_WITHIN
-        raise Exhausted(
-            Reason.FREQUENCY_CAP, f"the brand wrote {CAP} times within {CAP_WITHIN.days} days", free_at=free_at.isoformat(), limit=CAP
-        )  # fmt: skip
-    if (free_at := quiet_until(at, zone)) is not None:
-        raise Conflict(Reason.QUIET_HOURS, "not between 22:00 and 08:00", free_at=free_at.isoformat())
+        free_at = (recent[-CAP] + CAP_WITHIN).isoformat()
+        raise Exhausted(Reason.FREQUENCY_CAP, f"the brand wrote {CAP} times within {CAP_WITHIN.days} days", free_at=free_at, limit=CAP)
+    if (until := quiet_until(at, zone)) is not None:
+        raise Conflict(Reason.QUIET_HOURS, "not between 22:00 and 08:00", free_at=until.isoformat())
     return binding, CAP - len(recent) - 1
 
 

@@ -14,6 +14,7 @@ nothing is added to halves its heat every 30 days. 100 is never reached.
 Interactions that come late make the fold start anew, so that the result is the one it would be had they come in time.
 """
 
+import math
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -179,12 +180,12 @@ def order(interaction: Interaction) -> tuple[datetime, str]:
 
 def closeness(heat: float) -> float:
     """0 to 100, see above."""
-    return 100.0 * (1.0 - 2.0 ** (-heat / HEAT_SCALE))
+    return 100.0 * (1.0 - math.pow(2.0, -heat / HEAT_SCALE))
 
 
 def cooled(heat: float, passed: timedelta) -> float:
     """Heat after some time in which nothing happened."""
-    return float(heat * 2.0 ** (-(passed / HALF_LIFE)))
+    return heat * math.pow(2.0, -(passed / HALF_LIFE))
 
 
 def recount(person_id: str, brand_id: str, interactions: Iterable[Interaction]) -> Folded:
@@ -261,11 +262,8 @@ def _moved(relation: Relation, stage: Stage, at: datetime, direction: Direction,
     if stage is relation.stage:
         return relation
     number = relation.transition_count + 1
-    moves.append(
-        Transition(
-            f"{relation.id}_{number}", relation.consumer_id, relation.brand_id, relation.stage, stage, at, direction, cause, number
-        )  # fmt: skip
-    )
+    id, consumer_id, brand_id = f"{relation.id}_{number}", relation.consumer_id, relation.brand_id
+    moves.append(Transition(id, consumer_id, brand_id, relation.stage, stage, at, direction, cause, number))
     return replace(relation, stage=stage, stage_since=at, transition_count=number)
 
 
@@ -304,7 +302,7 @@ def _plus(spent: list[Money], paid: Money | None) -> list[Money]:
 
 
 def of_order(order: dict[str, Any]) -> list[Interaction]:
-    """What a paid order (an OrderSummary's fields) means: one purchase for each brand in it, and one for the seller when it is none of them."""
+    """What a paid order (an OrderSummary's fields) means: a purchase with each brand in it, and with the seller if that is none of them."""
     if not order.get("consumer_id"):
         return []
     lines = order.get("lines", [])

@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from quanyu.member.v1 import identity_pb2
 from services.kit.errors import Conflict, Denied, Invalid, Refusal
 from services.member.identity import rules

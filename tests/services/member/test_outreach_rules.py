@@ -5,10 +5,11 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from quanyu.member.v1 import outreach_pb2
 from services.kit.errors import Conflict, Denied, Exhausted, NotFound
 from services.member.outreach import rules
-from services.member.outreach.rules import Binder, Binding, Outcome, Outreach, Staff
+from services.member.outreach.rules import Binder, Binding, ImportedBinding, Outcome, Outreach, Staff
 
 SHANGHAI = "Asia/Shanghai"
 EVENING = datetime(2026, 5, 1, 13, 40, tzinfo=UTC)  # 21:40 in Shanghai
@@ -68,7 +69,7 @@ def test_who_may_take_a_consumer_from_whom():
     guide, manager, brand = Binder(staff=frozenset({"stf_1"})), Binder(stores=frozenset({"str_1"})), Binder(brand=True)
 
     def bound(staff, current, binder):
-        return rules.bind("bnd_2", "con_a", "brd_1", staff, current, binder, EVENING)
+        return rules.bind("bnd_2", ImportedBinding("con_a", staff.id), "brd_1", staff, current, binder, EVENING)
 
     new, ended, told = bound(GUIDE, [], guide)
     assert (new.staff_id, ended, len(told)) == ("stf_1", [], 1)

@@ -5,6 +5,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from quanyu.member.v1 import relation_pb2
 from services.member.relation import rules
 from services.member.relation.rules import DEPTH, Cause, Direction, Interaction, Kind, Money, Stage

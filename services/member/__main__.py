@@ -1,0 +1,47 @@
+"""The member service: `python -m services.member`."""
+
+from quanyu.member.v1 import consent_pb2_grpc, identity_pb2_grpc, outreach_pb2_grpc, relation_pb2_grpc
+from services.kit.house import House, Wiring
+from services.kit.process import main
+from services.member import facts
+from services.member.consent.rpc import ConsentService
+from services.member.consent.store import Consents
+from services.member.identity.rpc import IdentityService
+from services.member.identity.store import Consumers
+from services.member.outreach.rpc import OutreachService
+from services.member.outreach.store import Bindings, Outreaches
+from services.member.relation.rpc import RelationService
+from services.member.relation.store import Relations
+from services.member.stores import Stores
+
+
+def wire(house: House) -> Wiring:
+    """Stores first, then the servicers over them; identity hears from the use cases uphill what follows in its writes."""
+    stores, consumers, consents = Stores(house), Consumers(house), Consents(house)
+    relations = Relations(house, consumers)
+    bindings, outreaches = Bindings(house, consumers), Outreaches(house)
+    consent = ConsentService(house, consents, consumers, stores)
+    return Wiring(
+        servicers=[
+            (
+                identity_pb2_grpc.add_IdentityServiceServicer_to_server,
+                IdentityService(house, consumers, imported=consent.imported, moved=relations.moved),
+            ),
+            (consent_pb2_grpc.add_ConsentServiceServicer_to_server, consent),
+            (relation_pb2_grpc.add_RelationServiceServicer_to_server, RelationService(house, relations, consumers, stores)),
+            (
+                outreach_pb2_grpc.add_OutreachServiceServicer_to_server,
+                OutreachService(house, bindings, outreaches, relations, consents, consumers, stores),
+            ),
+        ],
+        tables=[
+            stores.table, consumers.table, consumers.identities, consumers.links, consents.standing, consents.changes,
+            relations.interactions, relations.relations, relations.transitions,
+            bindings.staff, bindings.table, outreaches.table, outreaches.sent,
+        ],
+        facts=facts.table(stores, consumers, relations, bindings, outreaches),
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    main("member", wire)

@@ -1,0 +1,238 @@
+"""IdentityService. Reads answer what the caller may know of a person; writes answer ids only."""
+
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from msgspec.structs import replace
+
+from quanyu.member.v1 import identity_pb2, identity_pb2_grpc
+from services.kit import ids
+from services.kit.access import Kind, caller
+from services.kit.documents import as_document, as_struct, fields, shaped
+from services.kit.errors import Invalid, Refusal
+from services.kit.house import House
+from services.kit.table import BATCH_MAX
+from services.kit.unit import Unit, write
+from services.member.identity import rules
+from services.member.identity.registration import Entered, Entry
+from services.member.identity.rules import Consumer, ConsumerLinked, ConsumerUnlinked, Identity, Link, NewIdentity, Reason, Registration
+from services.member.identity.store import LINKS_SHOWN_MAX, Consumers
+
+ROWS_MAX = 500
+CONSENTS_MAX = 300
+
+Import = Callable[[Unit, Sequence[tuple[str, identity_pb2.ImportedConsumer]]], Awaitable[None]]
+"""What another use case takes from imported rows: (consumer id, row)."""
+Move = Callable[[Unit, Mapping[str, list[str]]], Awaitable[None]]
+"""What another use case does when people change: person -> all its consumer ids."""
+
+
+class IdentityService(identity_pb2_grpc.IdentityServiceServicer):
+    """`imported` and `moved` are the use cases uphill that follow in the same write; the wiring hands them in."""
+
+    def __init__(self, house: House, consumers: Consumers, *, imported: Import, moved: Move) -> None:
+        self.units, self.consumers, self.imported, self.moved = house.units, consumers, imported, moved
+
+    @write
+    async def RegisterConsumer(
+        self, request: identity_pb2.RegisterConsumerRequest, unit: Unit
+    ) -> identity_pb2.RegisterConsumerResponse:  # fmt: skip
+        registration = as_struct(fields(request), Registration)
+        if not registration.identities:
+            raise Invalid(Reason.INVALID_FIELD, "give at least one identity", field="identities")
+        (entered,) = await self.consumers.register(unit, [self.consumers.entry(registration, request.brand_id)], request.brand_id)
+        if isinstance(entered, Refusal):
+            raise entered
+        return identity_pb2.RegisterConsumerResponse(consumer_id=entered.person_id, created=entered.created)
+
+    @write
+    async def AddIdentity(self, request: identity_pb2.AddIdentityRequest, unit: Unit) -> identity_pb2.AddIdentityResponse:
+        consumer = await self.consumers.known(request.consumer_id, request.brand_id, unit.session)
+        given = self.consumers.given(as_struct(fields(request.identity), NewIdentity), request.brand_id)
+        id, created = await self.consumers.add(unit, consumer.id, given, request.brand_id)
+        return identity_pb2.AddIdentityResponse(identity_id=id, created=created)
+
+    @write
+    async def ImportConsumers(
+        self, request: identity_pb2.ImportConsumersRequest, unit: Unit
+    ) -> identity_pb2.ImportConsumersResponse:  # fmt: skip
+        if not 1 <= len(request.consumers) <= ROWS_MAX:
+            raise Invalid(Reason.INVALID_FIELD, f"give 1 to {ROWS_MAX} rows", field="consumers")
+        entries: dict[int, Entry] = {}
+        answers: dict[int, Entered | Refusal] = {}
+        for index, row in enumerate(request.consumers):
+            try:
+                entries[index] = self._entry(row, request.brand_id)
+            except Refusal as refusal:
+                answers[index] = refusal
+        answers |= zip(entries, await self.consumers.register(unit, list(entries.values()), request.brand_id), strict=True)
+        stand = {index: entered for index, entered in answers.items() if isinstance(entered, Entered)}
+        await self.imported(unit, [(entered.consumer_id, request.consumers[index]) for index, entered in stand.items()])
+        return identity_pb2.ImportConsumersResponse(
+            created=sum(entered.created for entered in stand.values()),
+            found=sum(not entered.created for entered in stand.values()),
+            consumer_ids=[stand[index].person_id if index in stand else "" for index in range(len(request.consumers))],
+            rejects=[
+                identity_pb2.ImportReject(index=index, reason=refusal.reason)
+                for index, refusal in sorted(answers.items())
+                if isinstance(refusal, Refusal)
+            ],
+        )
+
+    def _entry(self, row: identity_pb2.ImportedConsumer, brand_id: str) -> Entry:
+        registration = as_struct(fields(row), Registration)
+        if not registration.identities and not registration.consumer_id:
+            raise Invalid(Reason.INVALID_FIELD, "give an id or an identity", field="consumer_id")
+        if len(row.consents) > CONSENTS_MAX or not all(consent.brand_id and consent.purpose for consent in row.consents):
+            raise Invalid(Reason.INVALID_FIELD, f"give at most {CONSENTS_MAX} consents, each with brand and purpose", field="consents")
+        if not all(caller().reaches(Kind.BRAND, consent.brand_id) for consent in row.consents):
+            raise Invalid(Reason.BRAND_NOT_YOURS, "a consent belongs to another brand", field="consents")
+        return self.consumers.entry(registration, brand_id)
+
+    @write
+    async def LinkConsumers(self, request: identity_pb2.LinkConsumersRequest, unit: Unit) -> identity_pb2.LinkConsumersResponse:
+        rows = await self._both(request.consumer_id, request.linked_consumer_id, unit)
+        parents = rules.link({row.id: row.linked_to_id for row in rows}, request.consumer_id, request.linked_consumer_id)
+        link = as_struct(fields(request) | {"id": ids.new("lnk"), "linked_at": unit.at, "linked_by": unit.caller.id}, Link)
+        await self.consumers.links.unscoped.insert(unit, link)
+        after = await self._rearranged(unit, rows, parents)
+        unit.tell(ConsumerLinked(link.consumer_id, link.linked_consumer_id))
+        return identity_pb2.LinkConsumersResponse(consumer_id=after[link.linked_consumer_id], link_id=link.id)
+
+    @write
+    async def UnlinkConsumers(
+        self, request: identity_pb2.UnlinkConsumersRequest, unit: Unit
+    ) -> identity_pb2.UnlinkConsumersResponse:  # fmt: skip
+        id, linked_id = request.consumer_id, request.linked_consumer_id
+        rows = await self._both(id, linked_id, unit)
+        parents = rules.unlink({row.id: row.linked_to_id for row in rows}, id, linked_id)
+        links = self.consumers.links.unscoped
+        standing = {"consumer_id": id, "linked_consumer_id": linked_id, "undone_at": None}
+        document = await links.collection.find_one(standing, session=unit.session)
+        link = as_struct(document, Link)
+        note = "; ".join(part for part in (link.note, request.note) if part)
+        await links.replace(unit, replace(link, undone_at=unit.at, undone_by=unit.caller.id, note=note))
+        after = await self._rearranged(unit, rows, parents)
+        unit.tell(ConsumerUnlinked(id, linked_id))
+        return identity_pb2.UnlinkConsumersResponse(consumer_id=after[id], linked_consumer_id=linked_id)
+
+    async def _both(self, id: str, linked_id: str, unit: Unit) -> list[Consumer]:
+        """All rows of both people, if the caller may decide on them."""
+        persons = {(await self.consumers.reached(one, unit.session)).person_id for one in (id, linked_id)}
+        rows = await self.consumers.rows(persons, unit.session)
+        rules.may_link(rows, lambda brand_id: unit.caller.reaches(Kind.BRAND, brand_id))
+        return rows
+
+    async def _rearranged(self, unit: Unit, rows: Sequence[Consumer], parents: rules.Parents) -> dict[str, str]:
+        """Writes people anew, has the use cases uphill follow, and answers consumer -> person."""
+        after = await self.consumers.rearrange(unit, rows, parents)
+        persons = {row.id: row.person_id for row in after}
+        await self.moved(unit, {person: rules.ids_of(person, after) for person in set(persons.values())})
+        return persons
+
+    async def ResolveConsumer(
+        self, request: identity_pb2.ResolveConsumerRequest, context: Any
+    ) -> identity_pb2.ResolveConsumerResponse:  # fmt: skip
+        id: str | None = request.subject
+        if request.issuer:
+            id = await self.consumers.by_identity(NewIdentity(rules.Kind.OIDC_SUBJECT, request.subject, request.issuer, True))
+        people = await self.consumers.people([id] if id else [])
+        if id is None or id not in people.persons:
+            raise rules.missing("")
+        person = people.person_of(id)
+        others = sorted(set(people.ids_of(id)) - {person})
+        return identity_pb2.ResolveConsumerResponse(consumer_id=person, consumer_ids=[person, *others])
+
+    async def GetConsumer(self, request: identity_pb2.GetConsumerRequest, context: Any) -> identity_pb2.GetConsumerResponse:
+        found = await self._seen([request.id])
+        if not found:
+            raise rules.missing(request.id)
+        return identity_pb2.GetConsumerResponse(consumer=found[0])
+
+    async def BatchGetConsumers(
+        self, request: identity_pb2.BatchGetConsumersRequest, context: Any
+    ) -> identity_pb2.BatchGetConsumersResponse:  # fmt: skip
+        return identity_pb2.BatchGetConsumersResponse(consumers=await self._seen(request.ids))
+
+    async def _seen(self, asked: Sequence[str]) -> list[identity_pb2.Consumer]:
+        """Those of these consumers whom the caller reaches, as the caller may see them."""
+        if len(asked) > BATCH_MAX:
+            raise Invalid("BATCH_TOO_LARGE", f"ask for at most {BATCH_MAX} at a time", field="ids")
+        query = self.consumers.table.within({"_id": {"$in": sorted(set(asked))}})
+        reached = {row["_id"]: row["person_id"] async for row in self.consumers.table.collection.find(query, {"person_id": 1})}
+        people = _People(await self.consumers.rows(reached.values()))
+        phones = await self.consumers.identities_of(people.rows, rules.Kind.PHONE)
+        for phone in sorted(phones, key=lambda one: one.verified):
+            person = people.person_of(phone.consumer_id)
+            if people.viewers[person].sees(phone.brand_ids):
+                people.phones[person] = self._shown(phone, people.viewers[person])
+        return [self._consumer(id, person, people) for id, person in reached.items()]
+
+    def _consumer(self, id: str, person: str, people: "_People") -> identity_pb2.Consumer:
+        members, viewer = people.members[person], people.viewers[person]
+        profile = rules.seen_profile(members, viewer, id)
+        seen: dict[str, Any] = {
+            "id": id,
+            "person_id": person,
+            "display_name": self.consumers.secrets.decrypt(profile.display_name) if profile.display_name else "",
+            "phone": people.phones.get(person, ""),
+            "sizes": profile.sizes,
+            "preferences": profile.preferences,
+            "created_at": people.rows[id].created_at,
+            "consumer_ids": rules.ids_of(person, members),
+        }
+        return identity_pb2.Consumer(**seen)
+
+    def _shown(self, identity: Identity, viewer: rules.Viewer) -> str:
+        """An identity's value: whole for its person, masked for everybody else."""
+        value = self.consumers.secrets.decrypt(identity.value)
+        return (rules.whole if viewer.self_ else rules.masked)(identity.kind, value)
+
+    async def ListIdentities(
+        self, request: identity_pb2.ListIdentitiesRequest, context: Any
+    ) -> identity_pb2.ListIdentitiesResponse:  # fmt: skip
+        consumer = await self.consumers.reached(request.consumer_id)
+        people = _People(await self.consumers.rows([consumer.person_id]))
+        viewer = people.viewers[consumer.person_id]
+        held = await self.consumers.identities_of(people.rows)
+        return identity_pb2.ListIdentitiesResponse(identities=[self._identity(one, viewer) for one in held if viewer.sees(one.brand_ids)])
+
+    def _identity(self, identity: Identity, viewer: rules.Viewer) -> Any:
+        brands = [id for id in identity.brand_ids if viewer.sees([id])]
+        row = as_document(replace(identity, brand_ids=brands)) | {"shown": self._shown(identity, viewer)}
+        return shaped(row, identity_pb2.Identity.DESCRIPTOR)
+
+    async def ListLinks(self, request: identity_pb2.ListLinksRequest, context: Any) -> identity_pb2.ListLinksResponse:
+        consumer = await self.consumers.reached(request.consumer_id)
+        members = [row.id for row in await self.consumers.rows([consumer.person_id])]
+        query = {"$or": [{"consumer_id": {"$in": members}}, {"linked_consumer_id": {"$in": members}}]}
+        links = await self.consumers.links.unscoped.find(query, sort=[("linked_at", -1), ("_id", -1)], limit=LINKS_SHOWN_MAX)
+        return identity_pb2.ListLinksResponse(links=links)
+
+
+class _People:
+    """Rows by person, how the caller sees each, and the phone to show."""
+
+    def __init__(self, rows: Iterable[Consumer]) -> None:
+        self.rows = {row.id: row for row in rows}
+        self.members: dict[str, list[Consumer]] = {}
+        for row in self.rows.values():
+            self.members.setdefault(row.person_id, []).append(row)
+        self.viewers = {person: _viewer(members) for person, members in self.members.items()}
+        self.phones: dict[str, str] = {}
+
+    def person_of(self, id: str) -> str:
+        return self.rows[id].person_id
+
+
+def _viewer(rows: Sequence[Consumer]) -> rules.Viewer:
+    who = caller()
+    reach = {kind: who.reach.get(kind, frozenset()) for kind in (Kind.CONSUMER, Kind.BRAND, Kind.STORE, Kind.STAFF)}
+    return rules.viewer(
+        rows,
+        everywhere=who.everywhere,
+        consumers=reach[Kind.CONSUMER],
+        brands=reach[Kind.BRAND],
+        stores=reach[Kind.STORE],
+        staff=reach[Kind.STAFF],
+    )

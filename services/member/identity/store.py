@@ -1,0 +1,234 @@
+"""Consumers, identities and links as they are kept. Rows of one person share what `rules.arranged` derives, written together."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from msgspec import Struct
+from pymongo import ASCENDING, DESCENDING, IndexModel, ReplaceOne, UpdateMany, UpdateOne
+
+from quanyu.member.v1 import identity_pb2
+from services.kit import ids
+from services.kit.access import Kind, caller
+from services.kit.documents import as_document, as_struct
+from services.kit.errors import Refusal
+from services.kit.house import House
+from services.kit.mongo import Document, Session
+from services.kit.secrets import Secrets
+from services.kit.table import Table
+from services.kit.unit import Unit
+from services.member.identity import rules
+from services.member.identity.registration import Book, Entered, Entry, Given
+from services.member.identity.rules import Consumer, Identity, Link, NewIdentity, Registration, Served
+
+LINKS_SHOWN_MAX = 100
+IDENTITIES_SHOWN_MAX = rules.LINKED_MAX * rules.IDENTITIES_MAX
+
+
+class People(Struct, frozen=True):
+    """Who is who among some consumers. An id nobody registered stands for itself."""
+
+    persons: Mapping[str, str]
+    members: Mapping[str, list[str]]
+
+    def person_of(self, id: str) -> str:
+        return self.persons.get(id, id)
+
+    def ids_of(self, id: str) -> list[str]:
+        """All consumer ids of the person `id` belongs to."""
+        return self.members.get(self.person_of(id), [id])
+
+
+class Consumers:
+    """The people of this installation."""
+
+    def __init__(self, house: House) -> None:
+        self.secrets: Secrets = house.secrets
+        self.table = Table(
+            house.database,
+            "consumers",
+            struct=Consumer,
+            scopes={Kind.CONSUMER: "_id", Kind.BRAND: "known_to", Kind.STORE: "served.store_id", Kind.STAFF: "served.staff_id"},
+            indexes=[IndexModel([("person_id", ASCENDING)])],
+        )
+        self.identities = Table(
+            house.database,
+            "identities",
+            struct=Identity,
+            message=identity_pb2.Identity,
+            scopes={Kind.CONSUMER: "consumer_id", Kind.BRAND: "brand_ids"},
+            indexes=[
+                IndexModel([("hash", ASCENDING)], unique=True, partialFilterExpression={"stands": True}),
+                IndexModel([("consumer_id", ASCENDING), ("created_at", ASCENDING)]),
+            ],
+        )
+        self.links = Table(
+            house.database,
+            "links",
+            struct=Link,
+            message=identity_pb2.Link,
+            scopes={Kind.CONSUMER: ("consumer_id", "linked_consumer_id")},
+            indexes=[
+                IndexModel([("consumer_id", ASCENDING), ("linked_at", DESCENDING)]),
+                IndexModel([("linked_consumer_id", ASCENDING), ("linked_at", DESCENDING)]),
+            ],
+        )
+
+    # who is who ------------------------------------------------------------------------------------------------------
+
+    async def people(self, consumer_ids: Iterable[str], session: Session = None) -> People:
+        """The people behind these consumers, whatever the caller reaches."""
+        query = {"_id": {"$in": sorted(set(consumer_ids))}}
+        rows = self.table.collection.find(query, {"person_id": 1}, session=session)
+        persons = {row["_id"]: row["person_id"] async for row in rows}
+        members: dict[str, list[str]] = {}
+        query = {"person_id": {"$in": sorted(set(persons.values()))}}
+        async for row in self.table.collection.find(query, {"person_id": 1}, session=session):
+            members.setdefault(row["person_id"], []).append(row["_id"])
+            persons[row["_id"]] = row["person_id"]
+        return People(persons, members)
+
+    async def rows(self, person_ids: Iterable[str], session: Session = None) -> list[Consumer]:
+        """All rows of these people, whatever the caller reaches."""
+        found = self.table.collection.find({"person_id": {"$in": sorted(set(person_ids))}}, session=session)
+        return [as_struct(row, Consumer) async for row in found]
+
+    async def known(self, id: str, brand_id: str, session: Session = None) -> Consumer:
+        """A consumer the brand knows, or the caller's own; CONSUMER_NOT_FOUND otherwise."""
+        found = await self.all_known([id], brand_id, session)
+        if id not in found:
+            raise rules.missing(id)
+        return found[id]
+
+    async def all_known(self, ids: Iterable[str], brand_id: str, session: Session = None) -> dict[str, Consumer]:
+        """Those of these consumers whom the brand knows or who are the caller; an operator or service may name anybody."""
+        rows = self.table.collection.find({"_id": {"$in": sorted(set(ids))}}, session=session)
+        found = [as_struct(row, Consumer) async for row in rows]
+        return {row.id: row for row in found if brand_id in row.known_to or caller().reaches(Kind.CONSUMER, row.id)}
+
+    async def reached(self, id: str, session: Session = None) -> Consumer:
+        """A consumer within the caller's scope; CONSUMER_NOT_FOUND otherwise."""
+        row = await self.table.collection.find_one(self.table.within({"_id": id}), session=session)
+        if row is None:
+            raise rules.missing(id)
+        return as_struct(row, Consumer)
+
+    async def served_brands(self, consumer_ids: Iterable[str]) -> dict[str, set[str]]:
+        """Per consumer the brands for which the caller, or the caller's store, looks after them."""
+        who = caller()
+        if who.everywhere or not (who.reach.get(Kind.STORE) or who.reach.get(Kind.STAFF)):
+            return {}
+        query = self.table.within({"_id": {"$in": sorted(set(consumer_ids))}})
+        brands: dict[str, set[str]] = {}
+        async for row in self.table.collection.find(query, {"served": 1}):
+            for one in row.get("served", []):
+                if who.reaches(Kind.STORE, one["store_id"]) or who.reaches(Kind.STAFF, one["staff_id"]):
+                    brands.setdefault(row["_id"], set()).add(one["brand_id"])
+        return brands
+
+    async def readable(self, table: Table[Any], consumer_ids: Iterable[str]) -> tuple[Table[Any], Document]:
+        """How the caller may read rows of one person in a table that is scoped by brand and consumer: the table and a filter to add.
+
+        Staff read what belongs to the brands for which they, or their store, look after the person; everybody else keeps the scope.
+        """
+        who, consumer_ids = caller(), set(consumer_ids)
+        served = await self.served_brands(consumer_ids)
+        if not served or not consumer_ids.isdisjoint(who.reach.get(Kind.CONSUMER, frozenset())):
+            return table, {}
+        brands = who.reach.get(Kind.BRAND, frozenset()).union(*served.values())
+        return table.unscoped, {"brand_id": {"$in": sorted(brands)}}
+
+    # registering -----------------------------------------------------------------------------------------------------
+
+    def entry(self, registration: Registration, brand_id: str) -> Entry:
+        """A registration with its personal values hashed and encrypted; `Invalid` when one cannot be."""
+        name = self.secrets.encrypt(registration.display_name) if registration.display_name else None
+        return Entry(registration, [self.given(identity, brand_id) for identity in registration.identities], name)
+
+    def given(self, identity: NewIdentity, brand_id: str) -> Given:
+        """An identity with its look-up hashes and its ciphertext."""
+        claim = rules.claim(identity, brand_id)
+        return Given(claim, self.secrets.hashes(claim.kind, claim.hashed), self.secrets.encrypt(claim.value))
+
+    async def register(self, unit: Unit, entries: Sequence[Entry], brand_id: str) -> list[Entered | Refusal]:
+        """Enters registrations one after the other: each sees the ones before it. What cannot be is answered, not raised."""
+        named = [entry.registration.consumer_id for entry in entries if entry.registration.consumer_id]
+        book = await self._book(unit, [given for entry in entries for given in entry.given], named)
+        answers: list[Entered | Refusal] = []
+        for entry in entries:
+            try:
+                answers.append(book.enter(entry, brand_id, unit.at, anybody=unit.caller.everywhere, new_id=ids.new))
+            except Refusal as refusal:
+                answers.append(refusal)
+        await self._save(unit, book)
+        return answers
+
+    async def add(self, unit: Unit, consumer_id: str, given: Given, brand_id: str) -> tuple[str, bool]:
+        """Adds an identity to a consumer; its id and whether it is new."""
+        book = await self._book(unit, [given], [consumer_id])
+        answer = book.add(consumer_id, given, brand_id, unit.at, ids.new)
+        await self._save(unit, book)
+        return answer
+
+    async def _book(self, unit: Unit, all_given: Sequence[Given], named: Sequence[str]) -> Book:
+        """Everybody these identities and ids may mean, whole."""
+        hashes = sorted({hash for given in all_given if given.claim.stands for hash in given.hashes})
+        standing = self.identities.collection.find({"hash": {"$in": hashes}, "stands": True}, {"consumer_id": 1}, session=unit.session)
+        touched = {row["consumer_id"] async for row in standing} | set(named)
+        persons = self.table.collection.find({"_id": {"$in": sorted(touched)}}, {"person_id": 1}, session=unit.session)
+        rows = await self.rows([row["person_id"] async for row in persons], unit.session)
+        held = self.identities.collection.find({"consumer_id": {"$in": sorted(row.id for row in rows)}}, session=unit.session)
+        return Book(rows, [as_struct(row, Identity) async for row in held])
+
+    async def _save(self, unit: Unit, book: Book) -> None:
+        consumers, identities = book.changed()
+        for table, rows in ((self.table, consumers), (self.identities, identities)):
+            if rows:
+                await table.collection.bulk_write([_written(as_document(row)) for row in rows], ordered=False, session=unit.session)
+
+    # people change ---------------------------------------------------------------------------------------------------
+
+    async def rearrange(self, unit: Unit, rows: Sequence[Consumer], parents: rules.Parents | None = None) -> list[Consumer]:
+        """Writes the rows of whole people as they follow from `parents` and from what each owns; every row, so that writers meet."""
+        after = rules.arranged(rows, parents)
+        await self.table.collection.bulk_write([_written(as_document(row)) for row in after], ordered=False, session=unit.session)
+        return after
+
+    async def meet(self, unit: Unit, met: Mapping[str, set[str]], people: People) -> None:
+        """Notes that consumers had their first interaction with brands, which know them from now on."""
+        operations: list[UpdateOne | UpdateMany] = []
+        for id, brands in met.items():
+            each = {"$each": sorted(brands)}
+            operations.append(UpdateOne({"_id": id}, {"$addToSet": {"met_ids": each, "known_to": each}, "$inc": {"version": 1}}))
+            if len(people.ids_of(id)) > 1:
+                operations.append(UpdateMany({"person_id": people.person_of(id)}, {"$addToSet": {"known_to": each}}))
+        if operations:
+            await self.table.collection.bulk_write(operations, session=unit.session)
+
+    async def serve(self, unit: Unit, bound: Mapping[str, Sequence[Served]], brand_id: str) -> None:
+        """Notes who looks after consumers for a brand from now on (nobody: an empty sequence)."""
+        people = await self.people(bound, unit.session)
+        rows = await self.rows({people.person_of(id) for id in bound}, unit.session)
+        if rows:
+            await self.rearrange(unit, [rules.served_by(row, brand_id, bound[row.id]) if row.id in bound else row for row in rows])
+
+    # looking up ------------------------------------------------------------------------------------------------------
+
+    async def by_identity(self, identity: NewIdentity) -> str | None:
+        """The consumer an identity that joins people stands for."""
+        claim = rules.claim(identity, "")
+        query = {"hash": {"$in": self.secrets.hashes(claim.kind, claim.hashed)}, "stands": True}
+        row: Document | None = await self.identities.collection.find_one(query, {"consumer_id": 1})
+        return row["consumer_id"] if row else None
+
+    async def identities_of(self, consumer_ids: Iterable[str], kind: rules.Kind | None = None) -> list[Identity]:
+        """Identities of these consumers, oldest first, whatever the caller reaches."""
+        query: dict[str, Any] = {"consumer_id": {"$in": sorted(set(consumer_ids))}}
+        if kind is not None:
+            query["kind"] = kind
+        found = self.identities.collection.find(query).sort([("created_at", 1), ("_id", 1)]).limit(IDENTITIES_SHOWN_MAX)
+        return [as_struct(row, Identity) async for row in found]
+
+
+def _written(document: Document) -> ReplaceOne[Document]:
+    """The row in its next version, so that even a row that stays as it is conflicts with whoever writes it meanwhile."""
+    return ReplaceOne({"_id": document["_id"]}, document | {"version": document["version"] + 1}, upsert=True)
