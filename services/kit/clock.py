@@ -16,3 +16,8 @@ def now() -> datetime:
     """UTC, to the millisecond (what MongoDB keeps), moved by the current caller's offset."""
     at = datetime.now(UTC) + offset.get()
     return at.replace(microsecond=at.microsecond // 1000 * 1000)
+
+
+def real() -> datetime:
+    """The machine's own time, whatever the caller's offset: for what happens by itself after a while."""
+    return now() - offset.get()

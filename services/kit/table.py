@@ -151,17 +151,23 @@ class Table(Generic[S]):
         document = documents.as_document(value)
         if before is not None and (old := documents.as_document(before)) == document:
             return self.answer(old)
-        id, version = document.pop("_id"), document.pop("version")
+        if not self._owns(document):
+            raise errors.Denied("OUT_OF_SCOPE", "this would belong to somebody else")
+        where, update = self.change(value)
+        written = await self.collection.update_one(self.within(where, writing=True), update, session=unit.session)
+        if not written.matched_count:
+            raise errors.Conflict("VERSION_CHANGED", "somebody else changed this meanwhile; read it again", id=where["_id"])
+        return self.answer(document | {"version": where["version"] + 1})
+
+    def change(self, value: S) -> tuple[Document, Document]:
+        """The filter and the update that write `value` over the row of its id and version: what the lane takes as an update."""
+        document = documents.as_document(value)
+        where = {name: document.pop(name) for name in ("_id", "version")}
         names = {field.encode_name for field in msgspec.structs.fields(self.struct)} - {"id", "version"}
         update: Document = {"$set": document, "$inc": {"version": 1}}
         if gone := names - document.keys():
             update["$unset"] = dict.fromkeys(gone, "")
-        if not self._owns(document | {"_id": id}):
-            raise errors.Denied("OUT_OF_SCOPE", "this would belong to somebody else")
-        written = await self.collection.update_one(self.within({"_id": id, "version": version}, writing=True), update, session=unit.session)
-        if not written.matched_count:
-            raise errors.Conflict("VERSION_CHANGED", "somebody else changed this meanwhile; read it again", id=id)
-        return self.answer(document | {"_id": id, "version": version + 1})
+        return where, update
 
     def answer(self, document: Document) -> Shaped:
         """A stored document as a read would answer it."""
@@ -181,9 +187,9 @@ class Table(Generic[S]):
 def _values(document: Any, path: str) -> set[str]:
     """The ids at a dotted path, through lists, as Mongo would match them."""
     head, _, rest = path.partition(".")
-    if isinstance(document, list):
+    if isinstance(document, list | tuple):
         return {value for item in document for value in _values(item, path)}
     value = document.get(head) if isinstance(document, dict) else None
     if rest:
         return _values(value, rest) if value is not None else set()
-    return set(value) if isinstance(value, list) else {value} if isinstance(value, str) else set()
+    return set(value) if isinstance(value, list | tuple) else {value} if isinstance(value, str) else set()

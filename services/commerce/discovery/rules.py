@@ -8,7 +8,7 @@ from enum import StrEnum
 from msgspec import Struct
 
 from services.commerce.catalog.rules import Attributes, Text, Variant
-from services.commerce.stock.rules import Availability, Method, Point, Promise, Stock, Store, available
+from services.commerce.stock.rules import Availability, ConsumerId, Method, Point, Promise, Quantity, Stock, Store, StoreId, available
 from services.kit.calendar import closes_at, next_open
 from services.kit.errors import Conflict, Invalid
 
@@ -17,6 +17,7 @@ RADIUS_METRES_MAX = 20_000
 PROMISES = 20
 PROMISES_MAX = 50
 UNAVAILABLE_MAX = 20
+EARTH_RADIUS_METRES = 6_378_100
 TEXT_LENGTH_MAX = 200
 ATTRIBUTES_MAX = 16
 METHODS = (Method.PICKUP, Method.INSTANT_DELIVERY)
@@ -110,11 +111,43 @@ class Search(Struct, frozen=True):
     first: int = PROMISES
 
 
+class Asked(Struct, frozen=True):
+    """The fields of a SearchPromisesRequest."""
+
+    near: Point | None = None
+    text: str = ""
+    attributes: Attributes = {}
+    needed_by: datetime | None = None
+    methods: tuple[Method, ...] = ()
+    radius_metres_max: int = 0
+    first: int = 0
+
+
+class HoldAsked(Struct, frozen=True):
+    """The fields of a HoldPromiseRequest."""
+
+    consumer_id: ConsumerId
+    variant_id: str
+    store_id: StoreId
+    method: Method
+    quantity: Quantity = 1
+    destination: Point | None = None
+    needed_by: datetime | None = None
+
+
 def place(point: Point | None) -> Point:
     """The place asked for; `Invalid` when there is none or it is nowhere on earth."""
     if point is None or not (math.isfinite(point.longitude) and math.isfinite(point.latitude)):
         raise Invalid(Reason.NEAR_MISSING, "say near which place", field="near")
     return point
+
+
+def distance_metres(one: Point, other: Point) -> int:
+    """As the crow flies on a sphere (haversine), like MongoDB's `$geoNear`."""
+    south, north = math.radians(one.latitude), math.radians(other.latitude)
+    east = math.radians(other.longitude - one.longitude)
+    half = math.sin((north - south) / 2) ** 2 + math.cos(south) * math.cos(north) * math.sin(east / 2) ** 2
+    return round(2 * EARTH_RADIUS_METRES * math.asin(min(1.0, math.sqrt(half))))
 
 
 def search(

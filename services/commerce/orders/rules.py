@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from services.commerce.catalog.rules import Price, Variant
 from services.commerce.orders.scenario import Basis, Scenario, Touchpoint
-from services.commerce.stock.rules import ConsumerId, Hold, Method, StoreId
+from services.commerce.stock.rules import ConsumerId, Hold, Method, Point, Quantity, StoreId
 from services.kit.errors import Conflict, Invalid
 from services.kit.money import Money, allocate
 
@@ -100,6 +100,45 @@ class Payment(Struct, frozen=True):
     approved_at: datetime
 
 
+class NewLine(Struct, frozen=True):
+    """Goods asked for without a hold."""
+
+    variant_id: str
+    quantity: Quantity
+
+
+class Destination(Struct, frozen=True):
+    """Where an order goes."""
+
+    address: Annotated[str, Meta(max_length=300)] = ""
+    recipient: Annotated[str, Meta(max_length=100)] = ""
+    phone: Annotated[str, Meta(max_length=32)] = ""
+    position: Point | None = None
+
+
+class NewOrder(Struct, frozen=True):
+    """The fields of a PlaceOrderRequest."""
+
+    consumer_id: ConsumerId
+    hold_ids: Annotated[tuple[str, ...], Meta(max_length=LINES_MAX)] = ()
+    store_id: str = ""
+    lines: Annotated[tuple[NewLine, ...], Meta(max_length=LINES_MAX)] = ()
+    coupon_ids: Annotated[tuple[str, ...], Meta(max_length=COUPONS_MAX)] = ()
+    touchpoint: Touchpoint = Touchpoint.UNSPECIFIED
+    method: Method | None = None
+    needed_by: datetime | None = None
+    destination: Destination | None = None
+    scenario_hint: Scenario = Scenario.UNSPECIFIED
+
+
+class PaymentAsked(Struct, frozen=True):
+    """The fields of a PayOrderRequest."""
+
+    order_id: str
+    method: PaymentMethod
+    sandbox_token: str = ""
+
+
 class Refused(Struct, frozen=True):
     """What the wallet refused an order with, to be said again to a repeat."""
 
@@ -179,6 +218,26 @@ class OrderPaid(Struct, frozen=True):
 
 
 # placing -------------------------------------------------------------------------------------------------------------
+
+
+def check_asked(asked: NewOrder) -> NewOrder:
+    """Refuses an order of nothing, of goods that are held and goods that are not, or of goods of no store."""
+    if bool(asked.hold_ids) == bool(asked.lines):
+        raise Invalid(Reason.LINES_MISSING, "name the holds, or the lines, that it is made of", field="hold_ids")
+    if asked.lines and not asked.store_id:
+        raise Invalid(Reason.INVALID_FIELD, "name the store that serves the lines", field="store_id")
+    return asked
+
+
+def check_store(holds: Sequence[Hold], store_id: str) -> None:
+    """Refuses holds of another store than the one that was named, if one was."""
+    if store_id and any(hold.store_id != store_id for hold in holds):
+        raise Invalid(Reason.STORES_MIXED, "the goods are held in another store than the one named", store_ids=store_id)
+
+
+def pay_by(order: Order) -> datetime:
+    """When the order must be paid."""
+    return order.pay_by or order.placed_at
 
 
 def lines_of(holds: Sequence[Hold], variants: Mapping[str, Variant]) -> tuple[Line, ...]:
@@ -269,29 +328,29 @@ def apply_coupons(order: Order, coupons: Sequence[AppliedCoupon]) -> Order:
 # paying and cancelling -----------------------------------------------------------------------------------------------
 
 
-def approve(order: Order, *, payment_id: str, method: PaymentMethod, token: str, at: datetime, real_at: datetime) -> Order:
+def approve(order: Order, *, payment_id: str, asked: PaymentAsked, at: datetime, real_at: datetime) -> tuple[Order, list[OrderPaid]]:
     """The order once its payment is approved; one that is paid or being paid stays as it is. `Conflict` when it cannot be paid."""
     if order.state in (State.PAYING, State.PAID):
-        return order
+        return order, []
     if order.state is State.CANCELLED or (order.pay_by is not None and order.pay_by <= at):
-        raise _cancelled(order)
+        raise cancelled(order)
     if order.state is State.PLACING:
         raise Conflict(
             Reason.ORDER_NOT_PLACED, "the order still waits for its coupons; place it again with the same request_id", order_id=order.id
         )
-    if token != SANDBOX_APPROVES:
+    if asked.sandbox_token != SANDBOX_APPROVES:
         raise Conflict(Reason.PAYMENT_DECLINED, "the payment was declined; pay again, with a new request_id", order_id=order.id)
-    payment = Payment(payment_id, method, order.total, at)
-    return replace(order, state=State.PAYING, payment=payment, sweep_at=real_at + FINISH_WITHIN)
+    payment = Payment(payment_id, asked.method, order.total, at)
+    return replace(order, state=State.PAYING, payment=payment, sweep_at=real_at + FINISH_WITHIN), []
 
 
-def settle(order: Order, at: datetime) -> tuple[Order, list[OrderPaid]]:
-    """The order once its coupons are spent; `Conflict` unless a payment was approved."""
+def settle(order: Order) -> tuple[Order, list[OrderPaid]]:
+    """The order once its coupons are spent, paid when its payment was approved; `Conflict` unless one was."""
     if order.state is State.PAID:
         return order, []
-    if order.state is not State.PAYING:
-        raise _cancelled(order)
-    paid = replace(order, state=State.PAID, paid_at=at, sweep_at=None)
+    if order.state is not State.PAYING or order.payment is None:
+        raise cancelled(order)
+    paid = replace(order, state=State.PAID, paid_at=order.payment.approved_at, sweep_at=None)
     return paid, [OrderPaid(order.id, summary(paid))]
 
 
@@ -332,7 +391,8 @@ def money(price: Price) -> Money:
     return Money(price.currency, price.minor)
 
 
-def _cancelled(order: Order) -> Conflict:
+def cancelled(order: Order) -> Conflict:
+    """The refusal of whoever wants to pay a cancelled order."""
     if order.cancel_reason is Cancel.COUPONS_LOST:
         return Conflict(Reason.COUPONS_LOST, "its coupons were no longer locked; nothing was charged, place it again", order_id=order.id)
     reason = order.cancel_reason or Cancel.NOT_PAID

@@ -145,6 +145,23 @@ class Hold(Struct, frozen=True):
     version: int = 1
 
 
+class Level(Struct, frozen=True):
+    """What is counted in, and what of it is never promised."""
+
+    on_hand: Count = 0
+    safety: Count = 0
+
+
+class HoldAsked(Struct, frozen=True):
+    """A hold that is asked for."""
+
+    store_id: StoreId
+    variant_id: str
+    consumer_id: ConsumerId
+    quantity: Quantity
+    needed_by: datetime | None = None
+
+
 def stock_id(store_id: str, variant_id: str) -> str:
     """The id of the row of a store and a variant."""
     return f"{store_id}:{variant_id}"

@@ -1,0 +1,53 @@
+"""The commerce service: `python -m services.commerce`."""
+
+from collections.abc import Awaitable, Callable
+
+from quanyu.commerce.v1 import catalog_pb2_grpc, discovery_pb2_grpc, orders_pb2_grpc, stock_pb2_grpc
+from services.commerce.catalog.rpc import Catalog
+from services.commerce.catalog.store import CatalogStore
+from services.commerce.discovery.rpc import Discovery
+from services.commerce.discovery.store import Shelves
+from services.commerce.facts import handlers
+from services.commerce.orders.checkout import Checkout
+from services.commerce.orders.rpc import Orders
+from services.commerce.orders.store import OrderStore
+from services.commerce.orders.wallet import Wallet
+from services.commerce.stock.rpc import Stocks
+from services.commerce.stock.store import StockStore
+from services.kit.house import House, Wiring
+from services.kit.lease import Lease
+from services.kit.process import main
+
+
+def wire(house: House) -> Wiring:
+    """Catalog, stock, discovery and orders in one house."""
+    catalog, stocks, orders = CatalogStore(house.database), StockStore(house.database, house.lane), OrderStore(house.database)
+    checkout = Checkout(catalog, stocks, orders, Wallet(lambda: house.channels.district))
+    return Wiring(
+        servicers=[
+            (catalog_pb2_grpc.add_CatalogServiceServicer_to_server, Catalog(house, catalog)),
+            (stock_pb2_grpc.add_StockServiceServicer_to_server, Stocks(house, catalog, stocks)),
+            (discovery_pb2_grpc.add_DiscoveryServiceServicer_to_server, Discovery(house, stocks, Shelves(catalog, stocks))),
+            (orders_pb2_grpc.add_OrderServiceServicer_to_server, Orders(house, catalog, stocks, orders, checkout)),
+        ],
+        tables=[*catalog.tables, *stocks.tables, *orders.tables],
+        facts=handlers(house, stocks, orders),
+        background=[_sweeping(house, "holds", stocks.sweep), _sweeping(house, "orders", checkout.sweep)],
+    )
+
+
+def _sweeping(house: House, name: str, sweep: Callable[[], Awaitable[int]]) -> Callable[[], Awaitable[None]]:
+    """A loop that sweeps while this process holds the lease, until nothing is left, then again at the next turn."""
+
+    async def work() -> None:
+        while await sweep():
+            pass
+
+    async def loop() -> None:
+        await Lease(house.database, f"commerce:{name}").keep(work)
+
+    return loop
+
+
+if __name__ == "__main__":
+    main("commerce", wire)

@@ -1,0 +1,80 @@
+"""The catalog over the wire."""
+
+from typing import Any
+
+from quanyu.commerce.v1 import catalog_pb2, catalog_pb2_grpc
+from services.commerce.catalog import rules
+from services.commerce.catalog.rules import NewProduct
+from services.commerce.catalog.store import LISTED_MAX, CatalogStore
+from services.commerce.rejects import rejects_of
+from services.kit import ids
+from services.kit.documents import as_struct, fields
+from services.kit.errors import Invalid, Refusal
+from services.kit.house import House
+from services.kit.unit import Unit, write
+
+TEXT_LENGTH_MAX = 200
+ATTRIBUTES_MAX = 16
+PRODUCTS_LISTED_MAX = 100
+
+
+class Catalog(catalog_pb2_grpc.CatalogServiceServicer):
+    def __init__(self, house: House, catalog: CatalogStore) -> None:
+        self.units, self.catalog = house.units, catalog
+
+    async def GetProduct(self, request: catalog_pb2.GetProductRequest, context: Any) -> catalog_pb2.GetProductResponse:
+        return catalog_pb2.GetProductResponse(product=await self.catalog.products.get(request.id))
+
+    async def BatchGetProducts(self, request: catalog_pb2.BatchGetProductsRequest, context: Any) -> catalog_pb2.BatchGetProductsResponse:
+        return catalog_pb2.BatchGetProductsResponse(products=await self.catalog.products.batch(request.ids))
+
+    async def BatchGetVariants(self, request: catalog_pb2.BatchGetVariantsRequest, context: Any) -> catalog_pb2.BatchGetVariantsResponse:
+        return catalog_pb2.BatchGetVariantsResponse(variants=await self.catalog.variants.batch(request.ids))
+
+    async def BatchListVariants(self, request: catalog_pb2.BatchListVariantsRequest, context: Any) -> catalog_pb2.BatchListVariantsResponse:
+        if len(request.product_ids) > PRODUCTS_LISTED_MAX:
+            raise Invalid("BATCH_TOO_LARGE", f"ask for at most {PRODUCTS_LISTED_MAX} products at a time", field="product_ids")
+        query = {"product_id": {"$in": list(request.product_ids)}}
+        return catalog_pb2.BatchListVariantsResponse(variants=await self.catalog.variants.find(query, limit=LISTED_MAX))
+
+    async def GetOffer(self, request: catalog_pb2.GetOfferRequest, context: Any) -> catalog_pb2.GetOfferResponse:
+        return catalog_pb2.GetOfferResponse(offer=await self.catalog.offers.get(request.id))
+
+    async def BatchGetOffers(self, request: catalog_pb2.BatchGetOffersRequest, context: Any) -> catalog_pb2.BatchGetOffersResponse:
+        return catalog_pb2.BatchGetOffersResponse(offers=await self.catalog.offers.batch(request.ids))
+
+    async def SearchOffers(self, request: catalog_pb2.SearchOffersRequest, context: Any) -> catalog_pb2.SearchOffersResponse:
+        if len(request.text) > TEXT_LENGTH_MAX or len(request.attributes) > ATTRIBUTES_MAX:
+            raise Invalid(rules.Reason.INVALID_FIELD, f"at most {TEXT_LENGTH_MAX} characters and {ATTRIBUTES_MAX} attributes", field="text")
+        offers, page = await self.catalog.search_offers(request.text, dict(request.attributes), request.brand_id, request.page)
+        return catalog_pb2.SearchOffersResponse(offers=offers, page=page)
+
+    @write
+    async def CreateProduct(self, request: catalog_pb2.CreateProductRequest, unit: Unit) -> catalog_pb2.CreateProductResponse:
+        given = fields(request.product)
+        if given.setdefault("brand_id", request.brand_id) != request.brand_id:
+            raise Invalid(rules.Reason.INVALID_FIELD, "the product is of another brand than the request", field="product.brand_id")
+        made = rules.compose(as_struct(rules.name_ids(given, ids.new), NewProduct))
+        product, variants, offer = await self.catalog.create(unit, made)
+        return catalog_pb2.CreateProductResponse(product=product, variants=variants, offer=offer)
+
+    @write
+    async def SetPrice(self, request: catalog_pb2.SetPriceRequest, unit: Unit) -> catalog_pb2.SetPriceResponse:
+        price = as_struct(fields(request.price), rules.Price)
+        return catalog_pb2.SetPriceResponse(variant=await self.catalog.set_price(unit, request.variant_id, price))
+
+    @write
+    async def ImportProducts(self, request: catalog_pb2.ImportProductsRequest, unit: Unit) -> catalog_pb2.ImportProductsResponse:
+        if not 0 < len(request.products) <= rules.IMPORT_MAX:
+            raise Invalid(rules.Reason.INVALID_FIELD, f"1 to {rules.IMPORT_MAX} products", field="products")
+        refused: dict[int, Refusal] = {}
+        rows: dict[int, NewProduct] = {}
+        for index, product in enumerate(request.products):
+            try:
+                rows[index] = as_struct(fields(product), NewProduct)
+            except Refusal as refusal:
+                refused[index] = refusal
+        verdicts = await self.catalog.bring(unit, list(rows.values()))
+        refused |= {index: verdict for index, verdict in zip(rows, verdicts, strict=True) if verdict}
+        rejects = rejects_of(refused, [product.product_id for product in request.products])
+        return catalog_pb2.ImportProductsResponse(imported=len(request.products) - len(rejects), rejects=rejects)

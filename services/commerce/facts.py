@@ -1,0 +1,49 @@
+"""What commerce does about the facts it hears."""
+
+from collections.abc import Mapping
+from datetime import UTC
+
+from quanyu.facts.v1 import facts_pb2
+from services.commerce.orders import scenario
+from services.commerce.orders.scenario import Visit
+from services.commerce.orders.store import OrderStore
+from services.commerce.stock.rules import Store
+from services.commerce.stock.store import StockStore
+from services.kit.documents import as_struct, fields
+from services.kit.house import Handler, House
+from services.kit.unit import Unit
+
+
+def handlers(house: House, stocks: StockStore, orders: OrderStore) -> Mapping[str, Handler]:
+    """The table: kind of fact -> its effect here."""
+
+    async def store_changed(unit: Unit, fact: facts_pb2.Fact) -> None:
+        """Scopes, and what promises need to know of the store."""
+        await house.scopes.store_changed(unit, fact)
+        told = fields(fact.store_changed)
+        await stocks.keep_store(unit.session, as_struct({"active": False} | told | {"id": told["store_id"]}, Store))
+
+    async def visit_started(unit: Unit, fact: facts_pb2.Fact) -> None:
+        told = fact.visit_started
+        await _keep(unit, scenario.entered(await _visit(unit, told.consumer_id), told.visit_id, fact.at.ToDatetime(UTC)))
+
+    async def visit_left(unit: Unit, fact: facts_pb2.Fact) -> None:
+        told = fact.visit_left
+        await _keep(unit, scenario.left(await _visit(unit, told.consumer_id), told.visit_id, fact.at.ToDatetime(UTC)))
+
+    async def outreach_sent(unit: Unit, fact: facts_pb2.Fact) -> None:
+        told = fact.outreach_sent
+        await _keep(unit, scenario.reached(await _visit(unit, told.consumer_id), told.outreach_id, fact.at.ToDatetime(UTC)))
+
+    async def _visit(unit: Unit, consumer_id: str) -> Visit:
+        return await orders.visit_of(consumer_id, unit.session) or Visit(consumer_id)
+
+    async def _keep(unit: Unit, visit: Visit) -> None:
+        await orders.keep_visit(unit.session, visit)
+
+    return {
+        "store_changed": store_changed,
+        "visit_started": visit_started,
+        "visit_left": visit_left,
+        "outreach_sent": outreach_sent,
+    }

@@ -1,0 +1,194 @@
+"""An order's steps from goods to paid. Each is one transaction or one repeatable call; whatever stops in between is taken up again.
+
+place: order and holds in one transaction (PLACING) -> the wallet locks -> discounts on the order (PLACED)
+pay:   payment on the order (PAYING) -> the wallet confirms -> order PAID, holds sold, stock less, fact told, in one transaction
+From PAYING on an order only goes forward, unless the wallet has lost its coupons; before that it is cancelled when its time is over.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from datetime import datetime
+
+from google.protobuf.empty_pb2 import Empty
+from msgspec.structs import replace
+
+from quanyu.commerce.v1 import orders_pb2
+from services.commerce.catalog.store import CatalogStore
+from services.commerce.orders import rules, scenario
+from services.commerce.orders.rules import Cancel, NewOrder, Order, Refused, State
+from services.commerce.orders.store import ORDERS, OrderStore
+from services.commerce.orders.wallet import Wallet
+from services.commerce.stock import rules as stock_rules
+from services.commerce.stock.rules import Hold, stock_id
+from services.commerce.stock.store import HOLDS, STOCK, Move, StockStore, row_in
+from services.kit import clock, errors, ids
+from services.kit.documents import as_document
+from services.kit.errors import Conflict, NotFound, Refusal
+from services.kit.lane import Outcome, Ref
+from services.kit.lane import State as Counters
+from services.kit.logs import logger
+from services.kit.mongo import Session, Shaped
+from services.kit.once import Once
+from services.kit.unit import Unit
+
+ATTEMPTS_MAX = 8
+"""Looks at an order that others keep changing."""
+
+Place = Callable[[Sequence[Hold]], Order]
+
+
+class Checkout:
+    """The steps of placing, paying and cancelling."""
+
+    def __init__(self, catalog: CatalogStore, stocks: StockStore, store: OrderStore, wallet: Wallet) -> None:
+        self.catalog, self.stocks, self.store, self.wallet = catalog, stocks, store, wallet
+        self.orders = store.orders
+
+    # placing ---------------------------------------------------------------------------------------------------------
+
+    async def place_holds(self, unit: Unit, asked: NewOrder, destination: bytes | None) -> Shaped:
+        """An order of held goods."""
+        holds = [await self.stocks.holds.load(id, session=unit.session, writing=True) for id in dict.fromkeys(asked.hold_ids)]
+        for hold in holds:
+            if hold.consumer_id != asked.consumer_id:
+                raise self.stocks.holds.missing(hold.id)
+        rules.check_store(holds, asked.store_id)
+        needed_by = asked.needed_by or min((hold.needed_by for hold in holds if hold.needed_by), default=None)
+        variant_ids = [hold.variant_id for hold in holds]
+        place = await self._prepare(replace(asked, needed_by=needed_by), variant_ids, destination, unit.at, unit.session)
+        order = place(holds)
+        for hold in holds:
+            await self.stocks.holds.replace(unit, stock_rules.order(hold, order.id, unit.at, rules.pay_by(order)), before=hold)
+        return await self.orders.insert(unit, order)
+
+    async def place_lines(self, once: Once, asked: NewOrder, destination: bytes | None, at: datetime) -> orders_pb2.PlaceOrderResponse:
+        """An order of goods that are taken from the store's stock with it, all or none."""
+        quantities: dict[str, int] = {}
+        for line in asked.lines:
+            quantities[line.variant_id] = quantities.get(line.variant_id, 0) + line.quantity
+        refs = {id: Ref(STOCK, stock_id(asked.store_id, id)) for id in quantities}
+        hold_ids = {id: ids.new("hld") for id in quantities}
+        until = await self.stocks.held_until([ref.id for ref in refs.values()])
+        place = await self._prepare(asked, quantities, destination, at)
+
+        def decide(state: Counters) -> Outcome:
+            holds = [
+                stock_rules.hold(
+                    row_in(state, ref), id=hold_ids[id], consumer_id=asked.consumer_id, quantity=quantities[id], at=at,
+                    real_at=clock.real(), needed_by=asked.needed_by, held_until=until.get(ref.id),
+                )
+                for id, ref in refs.items()
+            ]  # fmt: skip
+            order = place(holds)
+            standing = [stock_rules.order(hold, order.id, at, rules.pay_by(order)) for hold in holds]
+            document = as_document(order)
+            return Outcome(
+                increments={refs[hold.variant_id]: {"reserved": hold.quantity} for hold in standing},
+                inserts=[(ORDERS, document), *((HOLDS, as_document(hold)) for hold in standing)],
+                answer=orders_pb2.PlaceOrderResponse(order=self.orders.answer(document)),
+            )
+
+        return await self.stocks.lane.run(once, list(refs.values()), decide, orders_pb2.PlaceOrderResponse)
+
+    async def lock_coupons(self, order: Order) -> Order:
+        """The order with what its coupons take off, not written yet. The order is cancelled when the wallet refuses; that refusal is raised."""
+        try:
+            return rules.apply_coupons(order, await self.wallet.lock(order))
+        except Refusal as refusal:
+            if not refusal.retryable:
+                refused = Refused(type(refusal).__name__, refusal.reason, refusal.message, refusal.metadata)
+                await self.cancel(order, Cancel.COUPON_REFUSED, refused=refused)
+            raise
+
+    async def _prepare(
+        self, asked: NewOrder, variant_ids: Iterable[str], destination: bytes | None, at: datetime, session: Session = None
+    ) -> Place:
+        """What makes the order of holds: all that has to be read for it is read."""
+        variants = await self.catalog.known(variant_ids, session)
+        visit = await self.store.visit_of(asked.consumer_id, session)
+        derived, basis = scenario.derive(scenario.Situation(at, asked.touchpoint, asked.needed_by, asked.scenario_hint, visit))
+        order_id, real_at = ids.new("ord"), clock.real()
+        return lambda holds: rules.place(
+            holds, variants, id=order_id, at=at, real_at=real_at, scenario=derived, basis=basis, touchpoint=asked.touchpoint,
+            method=asked.method, needed_by=asked.needed_by, coupon_ids=asked.coupon_ids, destination=destination,
+        )  # fmt: skip
+
+    # paying ----------------------------------------------------------------------------------------------------------
+
+    async def finish(self, order_id: str) -> Order:
+        """Takes an order whose payment is approved to its end; one that is not being paid is answered as it stands."""
+        for _ in range(ATTEMPTS_MAX):
+            order = await self.orders.unscoped.load(order_id)
+            if order.state is not State.PAYING:
+                return order
+            try:
+                if order.coupons:
+                    await self.wallet.confirm(order.id)
+            except (Conflict, NotFound):
+                await self.cancel(order, Cancel.COUPONS_LOST)
+                continue
+            paid, facts = rules.settle(order)
+            moves = [Move(after, reserved=-gone, on_hand=-gone) for after, gone in map(stock_rules.sell, await self._holds(order))]
+            try:
+                await self.stocks.move(None, moves, Empty(), updates=[(ORDERS, *self.orders.change(paid))], facts=facts)
+            except Conflict:
+                continue  # another call or the sweeper was faster; look again
+            return paid
+        raise errors.Unavailable("CONTENDED", "others keep changing this order; make the same call again")
+
+    # cancelling ------------------------------------------------------------------------------------------------------
+
+    async def cancel(self, order: Order, reason: Cancel, *, once: Once | None = None, refused: Refused | None = None) -> Order:
+        """The order cancelled, its goods free (held again, when it never stood), its coupons free or to be freed by the sweeper."""
+        for _ in range(ATTEMPTS_MAX):
+            after = rules.cancel(order, reason, clock.now())
+            moves: list[Move] = []
+            updates = []
+            if after is not order:
+                after = replace(after, refused=refused)
+                back = self._hold_again if reason is Cancel.COUPON_REFUSED else stock_rules.give_back
+                moves = [Move(hold, reserved=-free) for hold, free in map(back, await self._holds(order))]
+                updates = [(ORDERS, *self.orders.change(after))]
+            try:
+                answer = orders_pb2.CancelOrderResponse(order=self.orders.answer(as_document(after)))
+                await self.stocks.move(once, moves, answer, updates=updates)
+            except Conflict as refusal:
+                if refusal.reason != "STATE_CHANGED":
+                    raise
+                order, once = await self.orders.unscoped.load(order.id), None
+                continue
+            if after.rollback:
+                await self.roll_back(after.id)
+            return after
+        raise errors.Unavailable("CONTENDED", "others keep changing this order; make the same call again")
+
+    async def roll_back(self, order_id: str) -> None:
+        """Frees a cancelled order's coupons; when the wallet does not answer, the sweeper does it later."""
+        try:
+            await self.wallet.roll_back(order_id)
+        except Refusal as refusal:
+            logger().warning("coupons not rolled back yet", order_id=order_id, reason=refusal.reason)
+            return
+        await self.store.rolled_back(order_id)
+
+    async def sweep(self) -> int:
+        """Cancels what was not paid in time, finishes what was paid for, frees what is left locked; how much there was to do."""
+        real_at = clock.real()
+        orders, cancelled = await self.store.to_sweep(real_at), await self.store.to_roll_back()
+        for order in orders:
+            try:
+                if rules.overdue(order, real_at):
+                    await self.cancel(order, Cancel.NOT_PAID)
+                else:
+                    await self.finish(order.id)
+            except Refusal as refusal:  # paid just now, or the wallet does not answer: the next turn looks again
+                logger().warning("order not swept yet", order_id=order.id, reason=refusal.reason)
+        for id in cancelled:
+            await self.roll_back(id)
+        return len(orders) + len(cancelled)
+
+    async def _holds(self, order: Order) -> list[Hold]:
+        return [await self.stocks.holds.unscoped.load(line.hold_id) for line in order.lines]
+
+    @staticmethod
+    def _hold_again(hold: Hold) -> tuple[Hold, int]:
+        return stock_rules.hold_again(hold, clock.now())

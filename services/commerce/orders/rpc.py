@@ -1,0 +1,139 @@
+"""Orders over the wire."""
+
+from typing import Any
+
+import msgspec
+
+from quanyu.commerce.v1 import orders_pb2, orders_pb2_grpc
+from services.commerce.catalog.store import CatalogStore
+from services.commerce.orders import history, rules
+from services.commerce.orders.checkout import Checkout
+from services.commerce.orders.history import ImportedOrder
+from services.commerce.orders.rules import Cancel, NewOrder, Order, State
+from services.commerce.orders.store import OrderStore
+from services.commerce.rejects import rejects_of
+from services.commerce.stock.store import StockStore
+from services.kit import access, clock, errors, ids
+from services.kit.documents import as_struct, fields
+from services.kit.errors import Invalid, NotFound, Refusal
+from services.kit.house import House
+from services.kit.once import Once
+from services.kit.unit import Unit, write
+
+
+class Orders(orders_pb2_grpc.OrderServiceServicer):
+    def __init__(self, house: House, catalog: CatalogStore, stocks: StockStore, store: OrderStore, checkout: Checkout) -> None:
+        self.units, self.clock, self.secrets = house.units, house.clock, house.secrets
+        self.catalog, self.stocks, self.store, self.checkout = catalog, stocks, store, checkout
+
+    async def PlaceOrder(self, request: orders_pb2.PlaceOrderRequest, context: Any) -> orders_pb2.PlaceOrderResponse:
+        asked = rules.check_asked(as_struct(fields(request), NewOrder))
+        begun = await self._begin(request, asked)
+        if not asked.coupon_ids:
+            return begun
+        return await self._with_coupons(request, begun.order.id)
+
+    async def _begin(self, request: orders_pb2.PlaceOrderRequest, asked: NewOrder) -> orders_pb2.PlaceOrderResponse:
+        """The order with its goods, once."""
+        destination = self.secrets.encrypt(msgspec.json.encode(asked.destination).decode()) if asked.destination else None
+        if asked.lines:
+            once = Once.of(access.caller().id, "Orders/PlaceOrder", request)
+            return await self.checkout.place_lines(once, asked, destination, self.clock())
+
+        async def body(unit: Unit) -> orders_pb2.PlaceOrderResponse:
+            return orders_pb2.PlaceOrderResponse(order=await self.checkout.place_holds(unit, asked, destination))
+
+        return await self.units.run(access.caller().id, "Orders/PlaceOrder", request, orders_pb2.PlaceOrderResponse, body)
+
+    async def _with_coupons(self, request: orders_pb2.PlaceOrderRequest, order_id: str) -> orders_pb2.PlaceOrderResponse:
+        """The order with its coupons' discounts, once. Whoever repeats the call takes it up where it stopped."""
+        order = await self.store.orders.load(order_id)
+        if order.refused:
+            raise said_again(order.refused)
+        priced = await self.checkout.lock_coupons(order) if order.state is State.PLACING else order
+
+        async def body(unit: Unit) -> orders_pb2.PlaceOrderResponse:
+            now = await self.store.orders.load(order_id, session=unit.session)
+            if now.state is State.PLACING:
+                now = msgspec.structs.replace(priced, version=now.version)
+                return orders_pb2.PlaceOrderResponse(order=await self.store.orders.replace(unit, now))
+            return orders_pb2.PlaceOrderResponse(order=await self.store.orders.get(order_id, session=unit.session))
+
+        method = "Orders/PlaceOrder:coupons"
+        placed = await self.units.run(access.caller().id, method, request, orders_pb2.PlaceOrderResponse, body)
+        if placed.order.state == orders_pb2.ORDER_STATE_CANCELLED:
+            # Cancelled while the wallet was locking: the lock may have come after the rollback.
+            await self.checkout.roll_back(order_id)
+        return placed
+
+    async def PayOrder(self, request: orders_pb2.PayOrderRequest, context: Any) -> orders_pb2.PayOrderResponse:
+        payment_id = ids.new("pay")
+
+        async def body(unit: Unit) -> orders_pb2.PayOrderResponse:
+            asked = as_struct(fields(request), rules.PaymentAsked)
+            order = await self.store.orders.decide(
+                unit, asked.order_id, rules.approve, payment_id=payment_id, asked=asked, at=unit.at, real_at=clock.real()
+            )
+            return orders_pb2.PayOrderResponse(order=order)
+
+        approved = await self.units.run(access.caller().id, "Orders/PayOrder", request, orders_pb2.PayOrderResponse, body)
+        order = await self.checkout.finish(approved.order.id)
+        if order.state is State.CANCELLED:
+            raise rules.cancelled(order)
+        return orders_pb2.PayOrderResponse(order=await self.store.orders.get(order.id))
+
+    async def CancelOrder(self, request: orders_pb2.CancelOrderRequest, context: Any) -> orders_pb2.CancelOrderResponse:
+        once = Once.of(access.caller().id, "Orders/CancelOrder", request)
+        order = await self.store.orders.load(request.order_id, writing=True)
+        await self.checkout.cancel(order, Cancel.REQUESTED, once=once)
+        return orders_pb2.CancelOrderResponse(order=await self.store.orders.get(order.id))
+
+    async def GetOrder(self, request: orders_pb2.GetOrderRequest, context: Any) -> orders_pb2.GetOrderResponse:
+        return orders_pb2.GetOrderResponse(order=await self.store.get(request.id))
+
+    async def BatchGetOrders(self, request: orders_pb2.BatchGetOrdersRequest, context: Any) -> orders_pb2.BatchGetOrdersResponse:
+        return orders_pb2.BatchGetOrdersResponse(orders=await self.store.batch(request.ids))
+
+    async def ListOrders(self, request: orders_pb2.ListOrdersRequest, context: Any) -> orders_pb2.ListOrdersResponse:
+        named = {name: id for name in ("consumer_id", "store_id", "brand_id") if (id := getattr(request, name))}
+        if not named:
+            raise Invalid(rules.Reason.INVALID_FIELD, "name a consumer, a store or a brand", field="consumer_id")
+        orders, page = await self.store.page(named, request.page)
+        return orders_pb2.ListOrdersResponse(orders=orders, page=page)
+
+    async def GetDestination(self, request: orders_pb2.GetDestinationRequest, context: Any) -> orders_pb2.GetDestinationResponse:
+        order = await self.store.orders.load(request.order_id)
+        if order.destination is None:
+            raise NotFound(rules.Reason.DESTINATION_MISSING, "this order is not delivered")
+        return orders_pb2.GetDestinationResponse(destination=msgspec.json.decode(self.secrets.decrypt(order.destination)))
+
+    @write
+    async def ImportOrders(self, request: orders_pb2.ImportOrdersRequest, unit: Unit) -> orders_pb2.ImportOrdersResponse:
+        if not 0 < len(request.orders) <= history.IMPORT_MAX:
+            raise Invalid(rules.Reason.INVALID_FIELD, f"1 to {history.IMPORT_MAX} orders", field="orders")
+        stores = await self.stocks.known_stores(order.store_id for order in request.orders)
+        brands = await self.catalog.brands_of(line.variant_id for order in request.orders for line in order.lines)
+        refused: dict[int, Refusal] = {}
+        orders: dict[str, Order] = {}
+        for index, given in enumerate(request.orders):
+            try:
+                row = as_struct(fields(given), ImportedOrder)
+                if row.order_id in orders:
+                    raise Invalid(rules.Reason.ORDER_REPEATED, "this import names the order twice")
+                store = stores.get(row.store_id)
+                orders[row.order_id] = history.order_of(
+                    row, batch_id=request.request_id, now=unit.at, seller_id=store.brand_id if store else None, brands=brands
+                )
+            except Refusal as refusal:
+                refused[index] = refusal
+        imported = await self.store.bring(unit, request.request_id, list(orders.values()))
+        rejects = rejects_of(refused, [order.order_id for order in request.orders])
+        return orders_pb2.ImportOrdersResponse(imported=imported, known=len(orders) - imported, rejects=rejects)
+
+
+def said_again(refused: rules.Refused) -> Refusal:
+    """What the wallet refused an order with, for a repeat of the call."""
+    kind = next(kind for kind in errors.FAMILY if kind.__name__ == refused.kind)
+    refusal = kind(refused.reason, refused.message)
+    refusal.metadata = dict(refused.metadata)
+    return refusal

@@ -1,0 +1,109 @@
+"""The collections of orders and of what is known of consumers' visits."""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from pymongo import ASCENDING, DESCENDING, IndexModel
+
+from quanyu.commerce.v1 import orders_pb2
+from quanyu.common.v1.page_pb2 import PageInfo, PageRequest
+from services.commerce.orders import rules
+from services.commerce.orders.history import OrdersImported
+from services.commerce.orders.rules import Order
+from services.commerce.orders.scenario import Visit
+from services.commerce.orders.sight import visible_to
+from services.kit.access import Kind, caller
+from services.kit.documents import as_document, as_struct
+from services.kit.mongo import Database, Document, Session, Shaped
+from services.kit.table import Table
+from services.kit.unit import Unit
+
+ORDERS = "orders"
+SWEPT_MAX = 200
+
+
+class OrderStore:
+    """Orders, and the visits their scenario is derived from."""
+
+    def __init__(self, database: Database) -> None:
+        lists = [IndexModel([(field, ASCENDING), ("placed_at", DESCENDING), ("_id", ASCENDING)]) for field in LISTED_BY]
+        self.orders = Table(
+            database, ORDERS, struct=Order, message=orders_pb2.Order,
+            scopes={Kind.CONSUMER: "consumer_id", Kind.STORE: "store_id", Kind.BRAND: ("seller_id", "brand_ids")},
+            indexes=[
+                *lists,
+                # Only orders that something is still to be done for have `sweep_at`, or `rollback` as true.
+                IndexModel([("sweep_at", ASCENDING)], partialFilterExpression={"sweep_at": {"$exists": True}}),
+                IndexModel([("rollback", ASCENDING), ("_id", ASCENDING)], partialFilterExpression={"rollback": True}),
+            ],
+        )  # fmt: skip
+        self.visits = Table(database, "visit_view", struct=Visit, scopes={})
+
+    @property
+    def tables(self) -> tuple[Table[Any], ...]:
+        """What is prepared before the start."""
+        return self.orders, self.visits
+
+    # reading ---------------------------------------------------------------------------------------------------------
+
+    async def get(self, id: str) -> Shaped:
+        """One order as the caller may see it."""
+        return self._seen(await self.orders.get(id))
+
+    async def batch(self, ids: Sequence[str]) -> list[Shaped]:
+        """Those of these orders that are in scope, as the caller may see them."""
+        return [self._seen(order) for order in await self.orders.batch(ids)]
+
+    async def page(self, named: Mapping[str, str], page: PageRequest) -> tuple[list[Shaped], PageInfo]:
+        """The orders of all that is named (consumer_id, store_id, brand_id), latest first, as the caller may see them."""
+        query: Document = {name: id for name, id in named.items() if name != "brand_id"}
+        if brand_id := named.get("brand_id"):
+            query["$or"] = [{"brand_ids": brand_id}, {"seller_id": brand_id}]
+        rows, info = await self.orders.page(query, page, order=[("placed_at", -1)])
+        return [self._seen(order) for order in rows], info
+
+    async def visit_of(self, consumer_id: str, session: Session = None) -> Visit | None:
+        """What is known of a consumer's last visit."""
+        row: Document | None = await self.visits.collection.find_one({"_id": consumer_id}, session=session)
+        return as_struct(row, Visit) if row else None
+
+    async def to_sweep(self, real_at: datetime) -> list[Order]:
+        """The orders that wait for the sweeper by the machine's clock: overdue, or paid for and not finished."""
+        query = {"sweep_at": {"$lte": real_at}}
+        rows = await self.orders.collection.find(query).sort("sweep_at", 1).limit(SWEPT_MAX).to_list(SWEPT_MAX)
+        return [as_struct(row, Order) for row in rows]
+
+    async def to_roll_back(self) -> list[str]:
+        """The cancelled orders whose coupons are still to be freed."""
+        rows = await self.orders.collection.find({"rollback": True}, {"_id": 1}).limit(SWEPT_MAX).to_list(SWEPT_MAX)
+        return [row["_id"] for row in rows]
+
+    # writing ---------------------------------------------------------------------------------------------------------
+
+    async def rolled_back(self, id: str) -> None:
+        """The order's coupons are free."""
+        await self.orders.collection.update_one({"_id": id, "rollback": True}, {"$set": {"rollback": False}, "$inc": {"version": 1}})
+
+    async def bring(self, unit: Unit, batch_id: str, orders: Sequence[Order]) -> int:
+        """Adds the paid orders of a batch that do not stand yet, and tells them; how many there were."""
+        ids = [order.id for order in orders]
+        found = await self.orders.collection.find({"_id": {"$in": ids}}, {"_id": 1}, session=unit.session).to_list(None)
+        standing = {row["_id"] for row in found}
+        fresh = [order for order in orders if order.id not in standing]
+        if fresh:
+            await self.orders.collection.insert_many([as_document(order) for order in fresh], ordered=False, session=unit.session)
+            unit.tell(OrdersImported(batch_id, tuple(rules.summary(order) for order in fresh)))
+        return len(fresh)
+
+    async def keep_visit(self, session: Session, visit: Visit) -> None:
+        """Writes what is known of a consumer's visits."""
+        document = as_document(visit)
+        await self.visits.collection.replace_one({"_id": document.pop("_id")}, document, upsert=True, session=session)
+
+    def _seen(self, order: Shaped) -> Shaped:
+        who = caller()
+        return visible_to(order, who.reach, everywhere=who.everywhere)
+
+
+LISTED_BY = ("consumer_id", "store_id", "brand_ids", "seller_id")
