@@ -7,7 +7,10 @@ from typing import Any
 import click
 
 from services.kit.settings import SettingsError
+from services.local.demo.load import demo
 from services.local.errors import LocalError
+from services.local.facts import facts
+from services.local.imports.command import import_
 from services.local.keyfiles import keys
 from services.local.mongod import MongodError
 from services.local.status import status
@@ -32,5 +35,5 @@ def main() -> None:
     """Quanyu on one machine: starts the suite, shows how it is, gives out development tokens and keys."""
 
 
-for command in (up, status, token, keys):
+for command in (up, status, token, keys, demo, import_, facts):
     main.add_command(command)

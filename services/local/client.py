@@ -2,16 +2,20 @@
 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from typing import Any
 
 import grpc
 
 from quanyu.facts.v1 import facts_pb2, facts_pb2_grpc
 from services.kit.channel import open_channel
+from services.kit.errors import Conflict
 from services.kit.principals import INSTALLATION, SERVICE, Grant, Principal, Signer
 from services.local.folder import Folder
 from services.local.keys import LOCAL, OPERATOR, SERVICES, Keys
 
 DEADLINE_SECONDS = 60.0
+STANDS = ("_EXISTS", "JOINED_ALREADY", "SAME_PERSON", "REQUEST_ID_REUSED")
+"""Ends of the reasons by which a service says that what was to be made is there."""
 COMMAND = Principal("operator", (Grant(OPERATOR, INSTALLATION), Grant(SERVICE, INSTALLATION)))
 
 
@@ -46,3 +50,12 @@ async def backlog(opened: Mapping[str, grpc.aio.Channel]) -> tuple[int, int]:
         for each in (await stub.GetBacklog(facts_pb2.GetBacklogRequest())).backlogs:
             waiting, parked = waiting + each.waiting, parked + each.parked
     return waiting, parked
+
+
+async def standing(call: Any) -> None:
+    """Awaits a call that makes something; that it stands already is as good."""
+    try:
+        await call
+    except Conflict as refusal:
+        if not refusal.reason.endswith(STANDS):
+            raise

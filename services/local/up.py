@@ -7,9 +7,11 @@ from contextlib import contextmanager
 
 import click
 import msgspec
+from rich.console import Console
 
 from services.kit import settings as kit_settings
 from services.kit.settings import Settings
+from services.local.demo.load import load
 from services.local.folder import Folder, Member, Run
 from services.local.keys import keys_of
 from services.local.mongod import Mongod, check_server
@@ -22,7 +24,8 @@ from services.local.supervisor import Supervisor
 @data_option
 @click.option("--mongo", metavar="URI", help="A MongoDB replica set to use; else QUANYU_MONGO_URI, else a mongod of our own.")
 @click.option("--port", type=click.IntRange(0, 65535), help="The gateway's port; 0 takes a free one.  [default: 8000]")
-def up(folder: Folder, mongo: str | None, port: int | None) -> None:
+@click.option("--demo", is_flag=True, help="Load the demo world once all is ready, unless it stands there already.")
+def up(folder: Folder, mongo: str | None, port: int | None, demo: bool) -> None:
     """Starts MongoDB, the four services and the gateway, and stays until Ctrl-C.
 
     Every QUANYU_* setting is passed on to the processes.
@@ -38,6 +41,8 @@ def up(folder: Folder, mongo: str | None, port: int | None) -> None:
         async def ready(members: Sequence[Member]) -> None:
             run = Run(os.getpid(), base_url(settings), uri, settings.database_prefix, list(members))
             folder.write(folder.run, run)
+            if demo:
+                await load(folder, Console())
             announce(run, settings)
 
         asyncio.run(supervisor.run(ready))

@@ -20,7 +20,7 @@ from quanyu.common.v1.money_pb2 import Money
 from quanyu.common.v1.point_pb2 import Point
 from quanyu.district.v1 import campaigns_pb2, campaigns_pb2_grpc, places_pb2, places_pb2_grpc
 from services.kit.calendar import day_of, day_start
-from services.kit.errors import Conflict
+from services.local.client import standing
 from services.local.errors import LocalError
 
 RETAILER, DISTRICT, CAMPAIGN = "rtl_cj", "dst_cj", "cmp_cj"
@@ -258,12 +258,3 @@ async def stage(source: Path, channels: Mapping[str, grpc.aio.Channel]) -> None:
             for brand in brands
         )
     )
-
-
-async def standing(call: Any) -> None:
-    """A call that makes something; that it stands already is as good."""
-    try:
-        await call
-    except Conflict as refusal:
-        if not refusal.reason.endswith(("_EXISTS", "JOINED_ALREADY")):
-            raise
