@@ -100,7 +100,7 @@ class Tables:
             for store in stores_of(brand):
                 for carried_brand in carried:
                     for _, variant, _, _ in variants_of(carried_brand):
-                        if carried_brand.id == SHIRT_BRAND and "_shirt_white_" in variant and store is not WAREHOUSE:
+                        if carried_brand.id == SHIRT_BRAND and "_white_shirt_" in variant and store is not WAREHOUSE:
                             # The shirt of the story: one piece of size 40, in one store that is open until 22:00.
                             on_hand = int(variant == SHIRT_VARIANT and store_id(brand, store) == SHIRT_STORE)
                         else:
@@ -194,8 +194,7 @@ def variants_of(brand: DemoBrand) -> list[tuple[str, str, str, tuple[str, str, s
     found = []
     for goods in brand.goods:
         kind, _, en, _ = goods
-        word = en.split()[0].lower()
-        key = f"{brand.key}_{kind}_{word}"
+        key = f"{brand.key}_{en.lower().replace(' ', '_')}"
         colour = {"White": "白色", "Blue": "蓝色"}.get(en.split()[0], "")
         for size in brand.sizes if kind in ("shirt", "sneakers") else ("",):
             attributes = ";".join(part for part in (f"size={size}" if size else "", f"colour={colour}" if colour else "") if part)

@@ -6,7 +6,7 @@ DISTRICT, CAMPAIGN = "dst_sanlitun", "cmp_autumn"
 MIDDLE = (116.4551, 39.9365)
 DISTRICT_METRES = 900
 ZONE = "Asia/Shanghai"
-SHIRT_BRAND, SHIRT_STORE, SHIRT_VARIANT = "brd_baiyu", "str_baiyu_taikoo", "var_baiyu_shirt_white_40"
+SHIRT_BRAND, SHIRT_STORE, SHIRT_VARIANT = "brd_baiyu", "str_baiyu_taikoo", "var_baiyu_white_shirt_40"
 SPENT_BRAND = "brd_shiguang"
 """Its budget is one coupon: the first pack spends it."""
 

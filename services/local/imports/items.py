@@ -20,6 +20,8 @@ from services.local.imports.cells import BadValue, minor
 from services.local.imports.layout import BY_NAME
 
 Values = dict[str, Any]
+GROUPED = ("consumers", "bindings")
+"""Files whose requests each speak of one brand."""
 
 
 class Item(Struct, frozen=True):
@@ -50,6 +52,8 @@ def items(folder: Path, name: str) -> tuple[int, Iterator[Item | Reject]]:
         return read.num_rows, _orders(folder, read)
     if name == "products":
         return read.num_rows, _products(read)
+    if name in GROUPED:
+        read = read.sort_by([("brand_id", "ascending"), ("row", "ascending")])
     return read.num_rows, _each(name, read, BUILD[name])
 
 
