@@ -112,6 +112,7 @@ class Imports(People):
     async def ImportStores(self, request: chart_pb2.ImportStoresRequest, unit: Work) -> chart_pb2.ImportStoresResponse:
         session = unit.session
         parents = await self.chart.those(self.chart.units, [row.parent_id for row in request.rows], session, scoped=True)
+        await self.chart.hold_trees((parent.brand_id for parent in parents.values()), session)
         brands = await self.chart.those(self.chart.brands, {parent.brand_id for parent in parents.values()}, session)
         stores = await self.chart.those(self.chart.stores, [row.store_id for row in request.rows], session)
         own = await self.chart.those(self.chart.units, [store.unit_id for store in stores.values()], session)

@@ -45,6 +45,7 @@ class ChartServicer(Imports, chart_pb2_grpc.ChartServiceServicer):
     @write
     async def CreateUnit(self, request: chart_pb2.CreateUnitRequest, unit: Work) -> chart_pb2.CreateUnitResponse:
         parent = await self.chart.units.load(request.parent_id, session=unit.session, writing=True)
+        await self.chart.hold_trees([parent.brand_id], unit.session)
         born = rules.found_unit(request.unit_id or ids.new("unt"), as_struct(fields(request), UnitDraft), parent)
         await self.chart.vacant(self.chart.units, born.id, Reason.UNIT_EXISTS, unit.session)
         return chart_pb2.CreateUnitResponse(unit=await self.chart.units.unscoped.insert(unit, born))
@@ -54,6 +55,7 @@ class ChartServicer(Imports, chart_pb2_grpc.ChartServiceServicer):
     async def MoveUnit(self, request: chart_pb2.MoveUnitRequest, unit: Work) -> chart_pb2.MoveUnitResponse:
         moving = await self.chart.units.load(request.unit_id, session=unit.session, writing=True)
         parent = await self.chart.units.load(request.parent_id, session=unit.session, writing=True)
+        await self.chart.hold_trees([moving.brand_id], unit.session)
         before = await self.chart.subtree(moving.id, unit.session)
         after = rules.move(before, moving.id, parent)
         await self.chart.save(self.chart.units, list(zip(before, after, strict=True)), unit.session)
@@ -78,6 +80,7 @@ class ChartServicer(Imports, chart_pb2_grpc.ChartServiceServicer):
     @write
     async def CreateStore(self, request: chart_pb2.CreateStoreRequest, unit: Work) -> chart_pb2.CreateStoreResponse:
         parent = await self.chart.units.load(request.parent_id, session=unit.session, writing=True)
+        await self.chart.hold_trees([parent.brand_id], unit.session)
         brand = await self.chart.brands.load(parent.brand_id, session=unit.session)
         draft = as_struct(fields(request), StoreDraft)
         store, own = rules.open_store(request.store_id or ids.new("str"), draft, parent, brand.zone)

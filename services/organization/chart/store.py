@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, TypeVar
 
 from msgspec import Struct
-from pymongo import ASCENDING, IndexModel, ReplaceOne
+from pymongo import ASCENDING, IndexModel, InsertOne, UpdateOne
 
 from quanyu.facts.v1 import facts_pb2
 from quanyu.organization.v1 import chart_pb2
@@ -110,15 +110,24 @@ class Chart:
 
     # writing ---------------------------------------------------------------------------------------------------------
 
+    async def hold_trees(self, brand_ids: Iterable[str], session: Session) -> None:
+        """Of two changes of one tree at once the second conflicts and is decided anew: paths are read here and written there."""
+        await self.brands.collection.update_many({"_id": {"$in": sorted(set(brand_ids))}}, {"$inc": {"tree_changes": 1}}, session=session)
+
     async def save(self, table: Table[Row], changes: Sequence[tuple[Row | None, Row]], session: Session) -> None:
         """Writes rows over the ones before them, or anew where there was none. They were justified already."""
-        operations = []
+        operations: list[InsertOne[Document] | UpdateOne] = []
         for before, after in changes:
             if before == after:
                 continue
             document = documents.as_document(after)
-            document["version"] = before.version + 1 if before else 1
-            operations.append(ReplaceOne({"_id": document["_id"]}, document, upsert=True))
+            if before is None:
+                operations.append(InsertOne(document))
+                continue
+            gone = documents.as_document(before).keys() - document.keys()
+            document["version"] = before.version + 1
+            update = {"$set": document} | ({"$unset": dict.fromkeys(gone, "")} if gone else {})
+            operations.append(UpdateOne({"_id": document.pop("_id")}, update))
         if operations:
             await table.collection.bulk_write(operations, ordered=False, session=session)
 
