@@ -2,6 +2,8 @@
 
 from collections.abc import Awaitable, Callable
 
+from pymongo.errors import PyMongoError
+
 from quanyu.commerce.v1 import catalog_pb2_grpc, discovery_pb2_grpc, orders_pb2_grpc, stock_pb2_grpc
 from services.commerce.catalog.rpc import Catalog
 from services.commerce.catalog.store import CatalogStore
@@ -14,8 +16,10 @@ from services.commerce.orders.store import OrderStore
 from services.commerce.orders.wallet import Wallet
 from services.commerce.stock.rpc import Stocks
 from services.commerce.stock.store import StockStore
+from services.kit.errors import Refusal
 from services.kit.house import House, Wiring
 from services.kit.lease import Lease
+from services.kit.logs import logger
 from services.kit.process import main
 
 
@@ -37,11 +41,14 @@ def wire(house: House) -> Wiring:
 
 
 def _sweeping(house: House, name: str, sweep: Callable[[], Awaitable[int]]) -> Callable[[], Awaitable[None]]:
-    """A loop that sweeps while this process holds the lease, until nothing is left, then again at the next turn."""
+    """A loop that sweeps while this process holds the lease, until nothing more can be done, then again at the next turn."""
 
     async def work() -> None:
-        while await sweep():
-            pass
+        try:
+            while await sweep():
+                pass
+        except (Refusal, PyMongoError) as error:
+            logger().warning("sweeping stopped", sweep=name, error=type(error).__name__)
 
     async def loop() -> None:
         await Lease(house.database, f"commerce:{name}").keep(work)

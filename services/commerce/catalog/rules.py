@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from services.commerce.catalog import words
 from services.kit.errors import Conflict, Invalid
-from services.kit.money import MINOR_MAX, Currency, Money
+from services.kit.money import MINOR_MAX, Currency
 
 VARIANTS_MAX = 100
 IMPORT_MAX = 500
@@ -156,11 +156,6 @@ def set_price(offer: Offer, variant: Variant, price: Price) -> tuple[Offer, Vari
     goods = tuple(replace(item, price=price) if item.variant_id == variant.id else item for item in offer.goods)
     _check_currency([item.price for item in goods])
     return replace(offer, goods=goods, price_from=_lowest(goods)), replace(variant, price=price)
-
-
-def money(price: Price) -> Money:
-    """A price as money."""
-    return Money(price.currency, price.minor)
 
 
 def check_free(new: NewProduct, product_brands: Mapping[str, str], variant_products: Mapping[str, str]) -> None:

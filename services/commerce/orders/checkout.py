@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from quanyu.commerce.v1 import orders_pb2
 from services.commerce.catalog.store import CatalogStore
 from services.commerce.orders import rules, scenario
-from services.commerce.orders.rules import Cancel, NewOrder, Order, Refused, State
+from services.commerce.orders.nouns import Cancel, NewOrder, Order, Refused, State
 from services.commerce.orders.store import ORDERS, OrderStore
 from services.commerce.orders.wallet import Wallet
 from services.commerce.stock import rules as stock_rules
@@ -90,7 +90,7 @@ class Checkout:
         return await self.stocks.lane.run(once, list(refs.values()), decide, orders_pb2.PlaceOrderResponse)
 
     async def lock_coupons(self, order: Order) -> Order:
-        """The order with what its coupons take off, not written yet. The order is cancelled when the wallet refuses; that refusal is raised."""
+        """The order with what its coupons take off, not written yet. When the wallet refuses, the order is cancelled and that is raised."""
         try:
             return rules.apply_coupons(order, await self.wallet.lock(order))
         except Refusal as refusal:
@@ -161,30 +161,35 @@ class Checkout:
             return after
         raise errors.Unavailable("CONTENDED", "others keep changing this order; make the same call again")
 
-    async def roll_back(self, order_id: str) -> None:
-        """Frees a cancelled order's coupons; when the wallet does not answer, the sweeper does it later."""
+    async def roll_back(self, order_id: str) -> bool:
+        """Frees a cancelled order's coupons; False when the wallet does not answer: the sweeper does it later."""
         try:
             await self.wallet.roll_back(order_id)
         except Refusal as refusal:
             logger().warning("coupons not rolled back yet", order_id=order_id, reason=refusal.reason)
-            return
+            return False
         await self.store.rolled_back(order_id)
+        return True
 
     async def sweep(self) -> int:
-        """Cancels what was not paid in time, finishes what was paid for, frees what is left locked; how much there was to do."""
+        """Cancels what was not paid in time, finishes what was paid for, frees what is left locked; how much of it was done."""
         real_at = clock.real()
-        orders, cancelled = await self.store.to_sweep(real_at), await self.store.to_roll_back()
-        for order in orders:
-            try:
-                if rules.overdue(order, real_at):
-                    await self.cancel(order, Cancel.NOT_PAID)
-                else:
-                    await self.finish(order.id)
-            except Refusal as refusal:  # paid just now, or the wallet does not answer: the next turn looks again
-                logger().warning("order not swept yet", order_id=order.id, reason=refusal.reason)
-        for id in cancelled:
-            await self.roll_back(id)
-        return len(orders) + len(cancelled)
+        done = [await self._sweep(order, real_at) for order in await self.store.to_sweep(real_at)]
+        done += [await self.roll_back(id) for id in await self.store.to_roll_back()]
+        return sum(done)
+
+    async def _sweep(self, order: Order, real_at: datetime) -> bool:
+        try:
+            if rules.overdue(order, real_at):
+                await self.cancel(order, Cancel.NOT_PAID)
+            else:
+                await self.finish(order.id)
+        except Refusal as refusal:
+            # The wallet does not answer, or it was paid just now: looked at again after a while, so that the others get their turn.
+            logger().warning("order not swept yet", order_id=order.id, reason=refusal.reason)
+            await self.store.put_off(order, real_at + rules.FINISH_WITHIN)
+            return False
+        return True
 
     async def _holds(self, order: Order) -> list[Hold]:
         return [await self.stocks.holds.unscoped.load(line.hold_id) for line in order.lines]

@@ -7,7 +7,8 @@ from typing import Annotated
 from msgspec import Meta, Struct
 
 from services.commerce.catalog.rules import Price
-from services.commerce.orders.rules import Line, Order, OrderId, OrderSummary, Reason, State
+from services.commerce.orders.nouns import Line, Order, OrderId, OrderSummary, State
+from services.commerce.orders.rules import Reason
 from services.commerce.orders.scenario import Scenario, Touchpoint
 from services.commerce.stock.rules import ConsumerId, StoreId
 from services.kit.errors import Invalid, NotFound

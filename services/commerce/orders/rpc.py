@@ -9,7 +9,7 @@ from services.commerce.catalog.store import CatalogStore
 from services.commerce.orders import history, rules
 from services.commerce.orders.checkout import Checkout
 from services.commerce.orders.history import ImportedOrder
-from services.commerce.orders.rules import Cancel, NewOrder, Order, State
+from services.commerce.orders.nouns import Cancel, NewOrder, Order, PaymentAsked, Refused, State
 from services.commerce.orders.store import OrderStore
 from services.commerce.rejects import rejects_of
 from services.commerce.stock.store import StockStore
@@ -70,7 +70,7 @@ class Orders(orders_pb2_grpc.OrderServiceServicer):
         payment_id = ids.new("pay")
 
         async def body(unit: Unit) -> orders_pb2.PayOrderResponse:
-            asked = as_struct(fields(request), rules.PaymentAsked)
+            asked = as_struct(fields(request), PaymentAsked)
             order = await self.store.orders.decide(
                 unit, asked.order_id, rules.approve, payment_id=payment_id, asked=asked, at=unit.at, real_at=clock.real()
             )
@@ -131,7 +131,7 @@ class Orders(orders_pb2_grpc.OrderServiceServicer):
         return orders_pb2.ImportOrdersResponse(imported=imported, known=len(orders) - imported, rejects=rejects)
 
 
-def said_again(refused: rules.Refused) -> Refusal:
+def said_again(refused: Refused) -> Refusal:
     """What the wallet refused an order with, for a repeat of the call."""
     kind = next(kind for kind in errors.FAMILY if kind.__name__ == refused.kind)
     refusal = kind(refused.reason, refused.message)

@@ -10,7 +10,7 @@ from quanyu.commerce.v1 import orders_pb2
 from quanyu.common.v1.page_pb2 import PageInfo, PageRequest
 from services.commerce.orders import rules
 from services.commerce.orders.history import OrdersImported
-from services.commerce.orders.rules import Order
+from services.commerce.orders.nouns import Order
 from services.commerce.orders.scenario import Visit
 from services.commerce.orders.sight import visible_to
 from services.kit.access import Kind, caller
@@ -84,6 +84,11 @@ class OrderStore:
     async def rolled_back(self, id: str) -> None:
         """The order's coupons are free."""
         await self.orders.collection.update_one({"_id": id, "rollback": True}, {"$set": {"rollback": False}, "$inc": {"version": 1}})
+
+    async def put_off(self, order: Order, real_at: datetime) -> None:
+        """The sweeper looks after the order later, unless something happened to it meanwhile."""
+        where = {"_id": order.id, "version": order.version, "sweep_at": {"$exists": True}}
+        await self.orders.collection.update_one(where, {"$set": {"sweep_at": real_at}, "$inc": {"version": 1}})
 
     async def bring(self, unit: Unit, batch_id: str, orders: Sequence[Order]) -> int:
         """Adds the paid orders of a batch that do not stand yet, and tells them; how many there were."""

@@ -6,7 +6,7 @@ from typing import Any
 import grpc
 
 from quanyu.district.v1 import wallet_pb2, wallet_pb2_grpc
-from services.commerce.orders.rules import AppliedCoupon, Order
+from services.commerce.orders.nouns import AppliedCoupon, Order
 from services.kit.documents import as_struct, builtins, fields
 
 

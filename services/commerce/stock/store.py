@@ -183,22 +183,24 @@ class StockStore:
             row = sums.setdefault(Ref(STOCK, item.hold.stock_id), {"reserved": 0, "on_hand": 0})
             row["reserved"] += item.reserved
             row["on_hand"] += item.on_hand
-        changes = [(HOLDS, *self.holds.change(item.hold)), *updates]
+        changes = [*((HOLDS, *self.holds.change(item.hold)) for item in moves), *updates]
         outcome = Outcome(increments=sums, updates=changes, facts=facts, answer=answer)
         return await self.lane.run(once, list(sums), lambda _: outcome, type(answer))
 
     async def sweep(self) -> int:
-        """Gives back the holds whose time is over by the machine's clock, each once however many sweep; how many there were."""
+        """Gives back the holds whose time is over by the machine's clock, each once however many sweep; how many it was."""
         real_at = clock.real()
         query = {"state": HoldState.HELD, "sweep_at": {"$lte": real_at}}
         rows = await self.holds.collection.find(query).sort("sweep_at", 1).limit(SWEPT_MAX).to_list(SWEPT_MAX)
+        swept = 0
         for hold in (as_struct(row, Hold) for row in rows):
             after, back = rules.expire(hold, real_at)
             try:
                 await self.move(None, [Move(after, reserved=-back)], Empty())
             except Conflict:
                 continue  # somebody released or ordered it, or another sweeper was faster
-        return len(rows)
+            swept += 1
+        return swept
 
     # other use cases -------------------------------------------------------------------------------------------------
 

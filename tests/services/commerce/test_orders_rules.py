@@ -11,7 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from services.commerce.catalog.rules import Price, Text, Variant
 from services.commerce.orders import history, rules, sight
 from services.commerce.orders.history import ImportedLine, ImportedOrder
-from services.commerce.orders.rules import AppliedCoupon, Cancel, Order, PaymentMethod, State
+from services.commerce.orders.nouns import AppliedCoupon, Cancel, Order, PaymentAsked, PaymentMethod, State
 from services.commerce.orders.scenario import Basis, Scenario, Touchpoint
 from services.commerce.stock import rules as stock_rules
 from services.commerce.stock.rules import LIVE, Hold, Method, Stock, available
@@ -148,9 +148,8 @@ class Shop(RuleBasedStateMachine):
     def pay(self, data: st.DataObject, token: str) -> None:
         order = data.draw(st.sampled_from(list(self.orders.values())))
         try:
-            self.orders[order.id] = rules.approve(
-                order, payment_id="pay_a", method=PaymentMethod.SANDBOX, token=token, at=self.at, real_at=self.at
-            )
+            asked = PaymentAsked(order.id, PaymentMethod.SANDBOX, token)
+            self.orders[order.id], _ = rules.approve(order, payment_id="pay_a", asked=asked, at=self.at, real_at=self.at)
         except Conflict:
             assert order.state in (State.PLACING, State.CANCELLED) or token == "decline" or (order.pay_by and order.pay_by <= self.at)
 
@@ -160,12 +159,12 @@ class Shop(RuleBasedStateMachine):
         order = data.draw(st.sampled_from(list(self.orders.values())))
         if order.state not in (State.PAYING, State.PAID):
             with pytest.raises(Conflict):
-                rules.settle(order, self.at)
+                rules.settle(order)
             return
         if order.coupons and order.state is State.PAYING:
             assert self.locked_by == order.id
             self.locked_by, self.spent_by = "", order.id
-        after, facts = rules.settle(order, self.at)
+        after, facts = rules.settle(order)
         self.told += [fact.order_id for fact in facts]
         self.orders[order.id] = after
         for hold in self.held_by(order):
@@ -237,19 +236,23 @@ TestShop = Shop.TestCase
 
 def test_paying_what_is_paid_changes_nothing_and_declining_leaves_it_open() -> None:
     order = placed((variant(1, 100), 2))
-    pay = {"payment_id": "pay_a", "method": PaymentMethod.SANDBOX, "at": NOW, "real_at": NOW}
+
+    def pay(order: Order, token: str) -> Order:
+        asked = PaymentAsked(order.id, PaymentMethod.SANDBOX, token)
+        return rules.approve(order, payment_id="pay_a", asked=asked, at=NOW, real_at=NOW)[0]
+
     with pytest.raises(Conflict, match="PAYMENT_DECLINED"):
-        rules.approve(order, token="decline", **pay)
-    paying = rules.approve(order, token="approve", **pay)
-    paid, facts = rules.settle(paying, NOW)
+        pay(order, "decline")
+    paying = pay(order, "approve")
+    paid, facts = rules.settle(paying)
     assert [fact.order.paid_at for fact in facts] == [NOW]
-    assert rules.approve(paid, token="decline", **pay) == paid
-    assert rules.settle(paid, NOW + timedelta(hours=1)) == (paid, [])
+    assert pay(paid, "decline") == paid
+    assert rules.settle(paid) == (paid, [])
     with pytest.raises(Conflict, match="ORDER_PAID"):
         rules.cancel(paid, Cancel.REQUESTED, NOW)
     lost = rules.cancel(paying, Cancel.COUPONS_LOST, NOW)
     with pytest.raises(Conflict, match="COUPONS_LOST"):
-        rules.settle(lost, NOW)
+        rules.settle(lost)
 
 
 def test_what_makes_no_order() -> None:

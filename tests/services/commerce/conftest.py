@@ -1,0 +1,166 @@
+"""A small district to test commerce in: two stores that stand open, white shirts, and who comes by."""
+
+import secrets
+from datetime import datetime
+from typing import Any
+
+import pytest
+
+from quanyu.commerce.v1 import (
+    catalog_pb2,
+    catalog_pb2_grpc,
+    discovery_pb2_grpc,
+    orders_pb2,
+    orders_pb2_grpc,
+    stock_pb2,
+    stock_pb2_grpc,
+)  # fmt: skip
+from quanyu.common.v1.money_pb2 import Money
+from quanyu.common.v1.point_pb2 import Point
+from quanyu.facts.v1 import facts_pb2
+from services.kit import clock
+from services.kit.principals import Grant
+from tests.services.conftest import OPERATOR, Running
+
+HERE = Point(longitude=116.4550, latitude=39.9370)
+"""The hotel."""
+
+
+def consumer(id: str = "con_a") -> Grant:
+    return Grant("ROLE_CONSUMER", "SCOPE_KIND_CONSUMER", id)
+
+
+def of_store(id: str = "str_near", role: str = "ROLE_STORE_MANAGER") -> Grant:
+    return Grant(role, "SCOPE_KIND_STORE", id)
+
+
+def of_brand(id: str = "brd_a") -> Grant:
+    return Grant("ROLE_BRAND_OPERATOR", "SCOPE_KIND_BRAND", id)
+
+
+def fresh() -> str:
+    """A request id."""
+    return secrets.token_hex(8)
+
+
+class Shop:
+    """Stubs as whoever calls, and the things a test needs around them."""
+
+    def __init__(self, commerce: Running) -> None:
+        self.commerce = commerce
+        self.database = commerce.database
+
+    def channel(self, *grants: Grant, offset: float = 0.0) -> Any:
+        subject = grants[0].id or "operator" if grants else "nobody"
+        return self.commerce.channel_as(*grants, subject=subject, offset=offset)
+
+    def catalog(self, *grants: Grant) -> Any:
+        return catalog_pb2_grpc.CatalogServiceStub(self.channel(*(grants or (OPERATOR,))))
+
+    def stock(self, *grants: Grant) -> Any:
+        return stock_pb2_grpc.StockServiceStub(self.channel(*(grants or (OPERATOR,))))
+
+    def discovery(self, *grants: Grant, offset: float = 0.0) -> Any:
+        return discovery_pb2_grpc.DiscoveryServiceStub(self.channel(*grants, offset=offset))
+
+    def orders(self, *grants: Grant, offset: float = 0.0) -> Any:
+        return orders_pb2_grpc.OrderServiceStub(self.channel(*(grants or (OPERATOR,)), offset=offset))
+
+    async def store(self, id: str, brand_id: str = "brd_a", **changed: Any) -> None:
+        """Tells that this store stands; open day and night unless `changed` says otherwise."""
+        told: dict[str, Any] = {
+            "store_id": id, "brand_id": brand_id, "unit_ids": [f"unt_{brand_id}", f"unt_{id}"], "name": id, "zone": "Asia/Shanghai",
+            "position": Point(longitude=116.4560, latitude=39.9380), "opens_minute": 0, "closes_minute": 1440, "delivers": True,
+            "active": True,
+        } | changed  # fmt: skip
+        body = facts_pb2.StoreChanged(**told)
+        fact = facts_pb2.Fact(id=f"fct_{fresh()}", key=id, at=clock.now(), source="organization", store_changed=body)
+        delivered = await self.commerce.deliver(fact, source="organization")
+        assert [item.state for item in delivered] == [facts_pb2.DELIVERY_STATE_APPLIED], delivered
+        self.commerce.house.scopes.forget()
+
+    async def visit(self, kind: str, at: datetime, **body: Any) -> None:
+        """Tells `visit_started`, `visit_left` or `outreach_sent` as of `at`."""
+        source = "member" if kind == "outreach_sent" else "district"
+        fact: Any = facts_pb2.Fact(id=f"fct_{fresh()}", key=body["consumer_id"], at=at, source=source)
+        getattr(fact, kind).MergeFrom(type(getattr(fact, kind))(**body))
+        delivered = await self.commerce.deliver(fact, source=source)
+        assert [item.state for item in delivered] == [facts_pb2.DELIVERY_STATE_APPLIED], delivered
+
+    async def product(self, id: str = "shirt", brand_id: str = "brd_a", sizes: tuple[int, ...] = (40,), minor: int = 39_900) -> None:
+        """A white shirt: `prd_<id>` with `var_<id>_<size>`."""
+        variants = [
+            catalog_pb2.NewVariant(
+                variant_id=f"var_{id}_{size}", attributes={"size": str(size), "colour": "white"}, price=Money(minor=minor, currency="CNY")
+            )
+            for size in sizes
+        ]
+        new = catalog_pb2.NewProduct(
+            product_id=f"prd_{id}", name=catalog_pb2.Text(zh="男士白衬衫", en="Men's white shirt"), category="shirt", variants=variants
+        )
+        await self.catalog().CreateProduct(catalog_pb2.CreateProductRequest(request_id=fresh(), brand_id=brand_id, product=new))
+
+    async def stocked(self, store_id: str = "str_near", variant_id: str = "var_shirt_40", on_hand: int = 1, safety: int = 0) -> None:
+        await self.stock().SetStock(
+            stock_pb2.SetStockRequest(request_id=fresh(), store_id=store_id, variant_id=variant_id, on_hand=on_hand, safety=safety)
+        )
+
+    async def held(
+        self, id: str = "con_a", store_id: str = "str_near", variant_id: str = "var_shirt_40", quantity: int = 1
+    ) -> stock_pb2.Hold:
+        answer = await self.stock(consumer(id)).HoldStock(
+            stock_pb2.HoldStockRequest(request_id=fresh(), store_id=store_id, variant_id=variant_id, quantity=quantity, consumer_id=id)
+        )
+        return answer.hold
+
+    async def placed(self, id: str = "con_a", quantity: int = 1, **more: Any) -> orders_pb2.Order:
+        line = orders_pb2.NewLine(variant_id="var_shirt_40", quantity=quantity)
+        given = {"store_id": "str_near", "lines": [line]} | more
+        answer = await self.orders(consumer(id)).PlaceOrder(orders_pb2.PlaceOrderRequest(request_id=fresh(), consumer_id=id, **given))
+        return answer.order
+
+    async def row(self, store_id: str = "str_near", variant_id: str = "var_shirt_40") -> dict[str, int]:
+        """on_hand and reserved as they stand."""
+        row = await self.database["stock"].find_one({"_id": f"{store_id}:{variant_id}"})
+        return {name: row[name] for name in ("on_hand", "reserved")}
+
+    async def check(self) -> None:
+        """Every row's `reserved` is the sum of its live holds."""
+        stocks = (
+            await self.database["stock"]
+            .find({"$expr": {"$or": [{"$lt": ["$reserved", 0]}, {"$gt": ["$reserved", "$on_hand"]}]}})
+            .to_list(None)
+        )
+        assert stocks == []
+        holds = await self.database["holds"].find({"state": {"$in": ["HOLD_STATE_HELD", "HOLD_STATE_ORDERED"]}}).to_list(None)
+        live: dict[str, int] = {}
+        for hold in holds:
+            live[hold["stock_id"]] = live.get(hold["stock_id"], 0) + hold["quantity"]
+        rows = await self.database["stock"].find({"reserved": {"$gt": 0}}).to_list(None)
+        assert {row["_id"]: row["reserved"] for row in rows} == live
+
+
+@pytest.fixture
+async def shop(commerce: Running) -> Shop:
+    """Commerce with the store `str_near` of brd_a and `var_shirt_40`, one on hand."""
+    shop = Shop(commerce)
+    await shop.store("str_near")
+    await shop.product()
+    await shop.stocked()
+    return shop
+
+
+async def explained(collection: Any, query: dict[str, Any], sort: list[tuple[str, int]] | None = None) -> set[str]:
+    """The stages of the plan that wins for a find."""
+    cursor = collection.find(query)
+    plan = await (cursor.sort(sort) if sort else cursor).explain()
+    return stages(plan["queryPlanner"]["winningPlan"])
+
+
+def stages(plan: Any) -> set[str]:
+    """All stages of a plan, at any depth."""
+    if isinstance(plan, list):
+        return {stage for item in plan for stage in stages(item)}
+    if not isinstance(plan, dict):
+        return set()
+    return ({plan["stage"]} if isinstance(plan.get("stage"), str) else set()) | {stage for item in plan.values() for stage in stages(item)}

@@ -1,0 +1,149 @@
+"""The catalog over the wire: everybody reads and searches it, a brand writes its own part, an import is harmless to repeat."""
+
+import pytest
+
+from quanyu.commerce.v1 import catalog_pb2
+from quanyu.common.v1.money_pb2 import Money
+from quanyu.common.v1.page_pb2 import PageRequest
+from services.commerce.catalog import rules
+from services.commerce.catalog.store import _having
+from services.kit.errors import Conflict, Denied, Invalid, NotFound
+from tests.services.commerce.conftest import Shop, explained, fresh, of_brand
+from tests.services.conftest import Running
+
+
+def test_the_reasons_are_those_of_the_wire() -> None:
+    labels = set(catalog_pb2.CatalogReason.keys()) - {"CATALOG_REASON_UNSPECIFIED"}
+    assert {f"CATALOG_REASON_{reason}" for reason in rules.Reason} == labels
+
+
+def row(
+    id: str, brand_id: str = "brd_a", en: str = "White shirt", zh: str = "白衬衫", sizes: tuple[str, ...] = ("40",)
+) -> catalog_pb2.NewProduct:
+    variants = [
+        catalog_pb2.NewVariant(variant_id=f"var_{id}_{size}", attributes={"size": size}, price=Money(minor=100, currency="CNY"))
+        for size in sizes
+    ]
+    return catalog_pb2.NewProduct(product_id=f"prd_{id}", brand_id=brand_id, name=catalog_pb2.Text(zh=zh, en=en), variants=variants)
+
+
+async def found(shop: Shop, text: str = "", brand_id: str = "", **attributes: str) -> list[str]:
+    answer = await shop.catalog().SearchOffers(catalog_pb2.SearchOffersRequest(text=text, attributes=attributes, brand_id=brand_id))
+    return [offer.id for offer in answer.offers]
+
+
+async def test_what_a_brand_creates_everybody_finds_in_both_languages(commerce: Running) -> None:
+    shop = Shop(commerce)
+    mine = shop.catalog(of_brand("brd_a"))
+    answer = await mine.CreateProduct(
+        catalog_pb2.CreateProductRequest(request_id=fresh(), brand_id="brd_a", product=row("shirt", sizes=("40", "41")))
+    )
+    assert answer.product.name.zh == "白衬衫"
+    assert answer.offer.id == "ofr_shirt"
+    assert sorted(item.variant_id for item in answer.offer.goods) == ["var_shirt_40", "var_shirt_41"]
+    await mine.CreateProduct(
+        catalog_pb2.CreateProductRequest(
+            request_id=fresh(), brand_id="brd_a", product=row("dress", en="Red dress", zh="红裙", sizes=("M",))
+        )
+    )
+    assert await found(shop, "白衬衫") == await found(shop, "WHITE shirts") == ["ofr_shirt"]
+    assert await found(shop, "shirt", size="41") == ["ofr_shirt"]
+    assert await found(shop, "shirt", size="42") == await found(shop, "???") == []
+    assert await found(shop, brand_id="brd_a") == ["ofr_dress", "ofr_shirt"]
+    assert await found(shop, "裙", brand_id="brd_b") == []
+    everything = await shop.catalog().SearchOffers(catalog_pb2.SearchOffersRequest(page=PageRequest(first=1)))
+    rest = await shop.catalog().SearchOffers(catalog_pb2.SearchOffersRequest(page=PageRequest(first=1, after=everything.page.end_cursor)))
+    assert [offer.id for offer in (*everything.offers, *rest.offers)] == ["ofr_dress", "ofr_shirt"]
+    assert (everything.page.has_next_page, rest.page.has_next_page) == (True, False)
+
+
+async def test_an_anonymous_reader_gets_products_variants_and_offers(shop: Shop) -> None:
+    stub = type(shop.catalog())(shop.commerce.anonymous())
+    assert (await stub.GetProduct(catalog_pb2.GetProductRequest(id="prd_shirt"))).product.brand_id == "brd_a"
+    assert (await stub.GetOffer(catalog_pb2.GetOfferRequest(id="ofr_shirt"))).offer.price_from.minor == 39_900
+    products = await stub.BatchGetProducts(catalog_pb2.BatchGetProductsRequest(ids=["prd_shirt", "prd_no"]))
+    offers = await stub.BatchGetOffers(catalog_pb2.BatchGetOffersRequest(ids=["ofr_shirt", "ofr_no"]))
+    variants = await stub.BatchGetVariants(catalog_pb2.BatchGetVariantsRequest(ids=["var_shirt_40", "var_no"]))
+    listed = await stub.BatchListVariants(catalog_pb2.BatchListVariantsRequest(product_ids=["prd_shirt"]))
+    assert (len(products.products), len(offers.offers)) == (1, 1)
+    assert [variant.id for variant in variants.variants] == [variant.id for variant in listed.variants] == ["var_shirt_40"]
+    assert dict(variants.variants[0].attributes) == {"size": "40", "colour": "white"}
+
+
+async def test_a_brand_writes_its_own_part_only(shop: Shop) -> None:
+    other = shop.catalog(of_brand("brd_b"))
+    with pytest.raises(Denied):
+        await other.CreateProduct(catalog_pb2.CreateProductRequest(request_id=fresh(), brand_id="brd_a", product=row("hat")))
+    with pytest.raises(NotFound, match="VARIANT_NOT_FOUND"):
+        await other.SetPrice(
+            catalog_pb2.SetPriceRequest(request_id=fresh(), variant_id="var_shirt_40", price=Money(minor=1, currency="CNY"))
+        )
+    answer = await other.ImportProducts(
+        catalog_pb2.ImportProductsRequest(request_id=fresh(), products=[row("hat", "brd_a"), row("cap", "brd_b")])
+    )
+    assert answer.imported == 1
+    assert [(item.index, item.row_id, item.reason) for item in answer.rejects] == [(0, "prd_hat", "OUT_OF_SCOPE")]
+    with pytest.raises(Conflict, match="PRODUCT_EXISTS"):
+        await other.CreateProduct(catalog_pb2.CreateProductRequest(request_id=fresh(), brand_id="brd_b", product=row("shirt", "brd_b")))
+    with pytest.raises(Invalid, match="INVALID_FIELD"):
+        await other.CreateProduct(catalog_pb2.CreateProductRequest(request_id=fresh(), brand_id="brd_b", product=row("hat", "brd_a")))
+
+
+async def test_a_price_stands_in_variant_and_offer(shop: Shop) -> None:
+    stub = shop.catalog(of_brand("brd_a"))
+    answer = await stub.SetPrice(
+        catalog_pb2.SetPriceRequest(request_id=fresh(), variant_id="var_shirt_40", price=Money(minor=19_900, currency="CNY"))
+    )
+    assert answer.variant.price.minor == 19_900
+    offer = (await stub.GetOffer(catalog_pb2.GetOfferRequest(id="ofr_shirt"))).offer
+    assert offer.price_from.minor == offer.goods[0].price.minor == 19_900
+    with pytest.raises(Invalid, match="INVALID_FIELD"):
+        await stub.SetPrice(
+            catalog_pb2.SetPriceRequest(request_id=fresh(), variant_id="var_shirt_40", price=Money(minor=-1, currency="CNY"))
+        )
+
+
+async def test_an_import_takes_rows_whole_or_leaves_them_out_and_is_harmless_to_repeat(commerce: Running) -> None:
+    shop = Shop(commerce)
+    rows = [
+        row("a", sizes=("1", "2")),
+        row("b", zh="", en=""),
+        row("c", sizes=("1",)),
+        catalog_pb2.NewProduct(product_id="prd_d", brand_id="brd_a", name=catalog_pb2.Text(zh="丁")),
+        catalog_pb2.NewProduct(
+            product_id="prd_e", brand_id="brd_a", name=catalog_pb2.Text(zh="戊"),
+            variants=[catalog_pb2.NewVariant(variant_id="var_a_1", price=Money(minor=1, currency="CNY"))],
+        ),
+    ]  # fmt: skip
+    request = catalog_pb2.ImportProductsRequest(request_id=fresh(), products=rows)
+    first = await shop.catalog().ImportProducts(request)
+    assert first.imported == 2
+    assert [(item.index, item.reason) for item in first.rejects] == [(1, "NAME_MISSING"), (3, "INVALID_FIELD"), (4, "VARIANT_EXISTS")]
+    assert await shop.catalog().ImportProducts(request) == first
+    before = await shop.database["offers"].find({}, {"version": 0}).to_list(None)
+    again = catalog_pb2.ImportProductsRequest(request_id=fresh(), products=rows)
+    assert await shop.catalog().ImportProducts(again) == first
+    assert await shop.database["offers"].find({}, {"version": 0}).to_list(None) == before
+    # A later import of one size keeps the other.
+    await shop.catalog().ImportProducts(
+        catalog_pb2.ImportProductsRequest(request_id=fresh(), products=[row("a", en="Blue shirt", zh="", sizes=("3",))])
+    )
+    offer = (await shop.catalog().GetOffer(catalog_pb2.GetOfferRequest(id="ofr_a"))).offer
+    assert {item.variant_id for item in offer.goods} == {"var_a_1", "var_a_2", "var_a_3"}
+    assert await found(shop, "blue", size="1") == ["ofr_a"]
+
+
+async def test_no_search_reads_the_whole_catalog(shop: Shop) -> None:
+    catalog = [row(f"x{place}", en=f"Thing {place}", zh=f"物{place}") for place in range(60)]
+    await shop.catalog().ImportProducts(catalog_pb2.ImportProductsRequest(request_id=fresh(), products=catalog))
+    offers, variants = shop.database["offers"], shop.database["variants"]
+    by_id = [("_id", 1)]
+    for stages in (
+        await explained(offers, {"goods": {"$elemMatch": _having(["thing", "size=40"])}}, by_id),
+        await explained(offers, {"goods": {"$elemMatch": _having(["白衬", "衬衫"])}, "brand_id": "brd_a"}, by_id),
+        await explained(offers, {"brand_id": "brd_a"}, by_id),
+        await explained(variants, _having(["thing"]), by_id),
+        await explained(variants, {"product_id": {"$in": ["prd_x1", "prd_x2"]}}),
+    ):
+        assert "IXSCAN" in stages
+        assert not stages & {"COLLSCAN", "SORT"}

@@ -1,0 +1,244 @@
+"""Stock over the wire: the last one is never given twice, what is held comes free exactly once, the books are always right."""
+
+import asyncio
+import random
+from datetime import datetime, timedelta
+
+import pytest
+
+from quanyu.commerce.v1 import stock_pb2
+from services.commerce.stock import rules
+from services.commerce.stock.store import StockStore
+from services.kit import access, clock
+from services.kit.errors import Conflict, Denied, Exhausted, Invalid, NotFound
+from tests.services.commerce.conftest import Shop, consumer, explained, fresh, of_brand, of_store
+
+
+def test_the_words_are_those_of_the_wire() -> None:
+    assert {f"STOCK_REASON_{reason}" for reason in rules.Reason} == set(stock_pb2.StockReason.keys()) - {"STOCK_REASON_UNSPECIFIED"}
+    assert set(rules.HoldState) == set(stock_pb2.HoldState.keys()) - {"HOLD_STATE_UNSPECIFIED"}
+    assert set(rules.Method) == set(stock_pb2.Method.keys()) - {"METHOD_UNSPECIFIED"}
+    assert set(rules.Availability) == set(stock_pb2.Availability.keys()) - {"AVAILABILITY_UNSPECIFIED"}
+
+
+def store_of(shop: Shop) -> StockStore:
+    return StockStore(shop.database, shop.commerce.house.lane)
+
+
+def set_stock(on_hand: int, safety: int = 0, store_id: str = "str_near", variant_id: str = "var_shirt_40") -> stock_pb2.SetStockRequest:
+    return stock_pb2.SetStockRequest(request_id=fresh(), store_id=store_id, variant_id=variant_id, on_hand=on_hand, safety=safety)
+
+
+def hold_stock(consumer_id: str, quantity: int = 1) -> stock_pb2.HoldStockRequest:
+    return stock_pb2.HoldStockRequest(
+        request_id=fresh(), store_id="str_near", variant_id="var_shirt_40", quantity=quantity, consumer_id=consumer_id
+    )
+
+
+def adjust(change: int) -> stock_pb2.AdjustStockRequest:
+    return stock_pb2.AdjustStockRequest(request_id=fresh(), store_id="str_near", variant_id="var_shirt_40", change=change)
+
+
+async def test_the_last_one_is_given_once_and_the_others_are_told_until_when(shop: Shop) -> None:
+    stub = shop.stock()
+    asked = [stub.HoldStock(hold_stock(f"con_{place}")) for place in range(40)]
+    answers = await asyncio.gather(*asked, return_exceptions=True)
+    held = [answer.hold for answer in answers if isinstance(answer, stock_pb2.HoldStockResponse)]
+    refused = [answer for answer in answers if isinstance(answer, Exhausted)]
+    assert (len(held), len(refused)) == (1, 39)
+    assert held[0].expires_at.ToDatetime() - held[0].held_at.ToDatetime() == rules.HOLD_LIFE
+    with pytest.raises(Exhausted, match="OUT_OF_STOCK") as later:
+        await shop.stock(consumer("con_z")).HoldStock(hold_stock("con_z"))
+    assert datetime.fromisoformat(later.value.metadata["held_until"]).replace(tzinfo=None) == held[0].expires_at.ToDatetime()
+    await shop.check()
+
+
+async def test_what_is_sold_out_is_not_said_to_be_held(shop: Shop) -> None:
+    await shop.stocked(on_hand=1, safety=1)
+    with pytest.raises(Exhausted, match="OUT_OF_STOCK") as refused:
+        await shop.held()
+    assert "held_until" not in refused.value.metadata
+
+
+async def test_a_repeated_hold_is_the_same_hold(shop: Shop) -> None:
+    request = hold_stock("con_a")
+    stub = shop.stock(consumer())
+    answers = await asyncio.gather(*(stub.HoldStock(request) for _ in range(20)))
+    assert len({answer.hold.id for answer in answers}) == 1
+    request.quantity = 2
+    with pytest.raises(Conflict, match="REQUEST_ID_REUSED"):
+        await stub.HoldStock(request)
+    assert await shop.row() == {"on_hand": 1, "reserved": 1}
+
+
+async def test_released_goods_are_there_again_at_once_and_only_once(shop: Shop) -> None:
+    hold = await shop.held()
+    stub = shop.stock(consumer())
+    releases = [stub.ReleaseHold(stock_pb2.ReleaseHoldRequest(request_id=fresh(), hold_id=hold.id)) for _ in range(10)]
+    answers = await asyncio.gather(*releases)
+    assert {answer.hold.state for answer in answers} == {stock_pb2.HOLD_STATE_RELEASED}
+    assert await shop.row() == {"on_hand": 1, "reserved": 0}
+    assert (await shop.held("con_b")).state == stock_pb2.HOLD_STATE_HELD
+
+
+async def test_the_sweeper_gives_back_by_the_machines_clock_exactly_once(shop: Shop) -> None:
+    await shop.stocked(on_hand=30)
+    holds = [await shop.held(f"con_{place}") for place in range(30)]
+    # Their time is over on the machine's clock, except for two.
+    over = [hold.id for hold in holds[2:]]
+    await shop.database["holds"].update_many({"_id": {"$in": over}}, {"$set": {"sweep_at": clock.real() - timedelta(seconds=1)}})
+    access.current.set(access.SYSTEM)
+    # Three sweepers at once, beside the service's own: each hold counts once.
+    await asyncio.gather(*(store_of(shop).sweep() for _ in range(3)))
+    assert await shop.row() == {"on_hand": 30, "reserved": 2}
+    states = await shop.database["holds"].distinct("state", {"_id": {"$in": over}})
+    assert states == ["HOLD_STATE_EXPIRED"]
+    await shop.check()
+
+
+async def test_a_callers_own_clock_does_not_move_the_sweeper(shop: Shop) -> None:
+    channel = shop.channel(consumer(), offset=-20 * 3600)
+    answer = await type(shop.stock())(channel).HoldStock(hold_stock("con_a"))
+    assert answer.hold.expires_at.ToDatetime() < clock.real().replace(tzinfo=None) - timedelta(hours=19)
+    access.current.set(access.SYSTEM)
+    assert await store_of(shop).sweep() == 0
+    assert await shop.row() == {"on_hand": 1, "reserved": 1}
+
+
+async def test_reserved_is_the_sum_of_live_holds_whatever_happens_at_once_and_whoever_is_killed(shop: Shop) -> None:
+    await shop.stocked(on_hand=12)
+    stub = shop.stock()
+
+    async def come_and_go(seed: int) -> None:
+        dice = random.Random(seed)
+        for _ in range(6):
+            try:
+                answer = await stub.HoldStock(hold_stock(f"con_{seed}", dice.randint(1, 3)))
+                if dice.random() < 0.7:
+                    await stub.ReleaseHold(stock_pb2.ReleaseHoldRequest(request_id=fresh(), hold_id=answer.hold.id))
+                else:
+                    await stub.AdjustStock(
+                        stock_pb2.AdjustStockRequest(
+                            request_id=fresh(), store_id="str_near", variant_id="var_shirt_40", change=dice.choice((-1, 1))
+                        )
+                    )
+            except (Exhausted, Conflict):
+                continue
+
+    tasks = [asyncio.create_task(come_and_go(seed)) for seed in range(12)]
+    # Some callers die in the middle of a call.
+    killed = set(random.Random(1).sample(tasks, 4))
+    await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    for task in killed:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    # What a killed caller had on its way has landed or not once the lane is empty; a call behind it tells.
+    await stub.AdjustStock(adjust(5))
+    await shop.check()
+    assert await store_of(shop).uncounted() == []
+
+
+async def test_uncounted_finds_a_row_that_is_wrong(shop: Shop) -> None:
+    await shop.database["stock"].update_one({"_id": "str_near:var_shirt_40"}, {"$set": {"reserved": 1}})
+    assert await store_of(shop).uncounted() == ["str_near:var_shirt_40"]
+
+
+async def test_a_count_never_goes_below_what_holds_stand_on(shop: Shop) -> None:
+    await shop.stocked(on_hand=3)
+    await shop.held(quantity=2)
+    stub = shop.stock(of_store())
+    with pytest.raises(Conflict, match="STOCK_RESERVED") as refused:
+        await stub.SetStock(set_stock(1))
+    assert refused.value.metadata["reserved"] == "2"
+    answer = await stub.SetStock(set_stock(5, safety=1))
+    assert (answer.stock.on_hand, answer.stock.reserved, answer.stock.available) == (5, 2, 2)
+    with pytest.raises(Conflict, match="STOCK_RESERVED"):
+        await stub.AdjustStock(adjust(-4))
+    with pytest.raises(Invalid, match="INVALID_FIELD"):
+        await stub.SetStock(set_stock(-1))
+
+
+async def test_a_store_keeps_its_own_stock_only(shop: Shop) -> None:
+    await shop.store("str_far", "brd_b")
+    for grant in (of_store("str_far"), of_brand("brd_b")):
+        with pytest.raises(NotFound):
+            await shop.stock(grant).SetStock(set_stock(9))
+        with pytest.raises(NotFound):
+            await shop.stock(grant).AdjustStock(adjust(1))
+        assert list((await shop.stock(grant).BatchGetStocks(stock_pb2.BatchGetStocksRequest(ids=["str_near:var_shirt_40"]))).stocks) == []
+    with pytest.raises(Denied):
+        await shop.stock(consumer()).SetStock(set_stock(9))
+    # A brand's goods lie in another's store: whoever runs the store counts them.
+    answer = await shop.stock(of_brand("brd_b")).SetStock(set_stock(2, store_id="str_far"))
+    assert (answer.stock.brand_id, answer.stock.seller_id) == ("brd_a", "brd_b")
+    own = await shop.stock(of_store("str_far", "ROLE_GUIDE")).ListStocks(stock_pb2.ListStocksRequest(store_id="str_far"))
+    everywhere = await shop.stock().ListStocks(stock_pb2.ListStocksRequest(variant_id="var_shirt_40"))
+    assert [row.id for row in own.stocks] == ["str_far:var_shirt_40"]
+    assert [row.available for row in everywhere.stocks] == [2, 1]
+
+
+async def test_a_hold_is_seen_by_who_holds_and_by_the_store(shop: Shop) -> None:
+    hold = await shop.held()
+    get, listed = stock_pb2.GetHoldRequest(id=hold.id), stock_pb2.ListHoldsRequest(store_id="str_near")
+    assert (await shop.stock(consumer()).GetHold(get)).hold == hold
+    assert list((await shop.stock(of_store(role="ROLE_GUIDE")).ListHolds(listed)).holds) == [hold]
+    mine = await shop.stock(consumer()).ListHolds(stock_pb2.ListHoldsRequest(consumer_id="con_a"))
+    assert list(mine.holds) == [hold]
+    for stranger in (consumer("con_b"), of_store("str_far")):
+        with pytest.raises(NotFound, match="HOLD_NOT_FOUND"):
+            await shop.stock(stranger).GetHold(get)
+        with pytest.raises(NotFound, match="HOLD_NOT_FOUND"):
+            await shop.stock(stranger).ReleaseHold(stock_pb2.ReleaseHoldRequest(request_id=fresh(), hold_id=hold.id))
+    assert list((await shop.stock(consumer("con_b")).BatchGetHolds(stock_pb2.BatchGetHoldsRequest(ids=[hold.id]))).holds) == []
+    with pytest.raises(Denied):
+        await shop.stock(consumer("con_b")).HoldStock(hold_stock("con_a"))
+
+
+async def test_an_import_of_stock_says_which_rows_it_left_out(shop: Shop) -> None:
+    await shop.product("hat", sizes=(1, 2))
+    await shop.held()
+    await shop.store("str_far", "brd_b")
+
+    def row(store: str = "str_near", variant: str = "var_hat_1", on_hand: int = 5) -> stock_pb2.StockRow:
+        return stock_pb2.StockRow(store_id=store, variant_id=variant, on_hand=on_hand)
+
+    rows = [row(), row(), row("str_far"), row("str_no"), row(variant="var_no"), row(variant="var_shirt_40", on_hand=0), row(on_hand=-1)]
+    request = stock_pb2.ImportStockRequest(request_id=fresh(), rows=[*rows, row(variant="var_hat_2", on_hand=7)])
+    answer = await shop.stock(of_brand("brd_a")).ImportStock(request)
+    assert answer.imported == 2
+    assert [(item.index, item.reason) for item in answer.rejects] == [
+        (1, "STOCK_REPEATED"),
+        (2, "STORE_NOT_FOUND"),
+        (3, "STORE_NOT_FOUND"),
+        (4, "VARIANT_NOT_FOUND"),
+        (5, "STOCK_RESERVED"),
+        (6, "INVALID_FIELD"),
+    ]
+    assert answer.rejects[3].row_id == "str_near:var_no"
+    again = stock_pb2.ImportStockRequest(request_id=fresh(), rows=[row(on_hand=6), row(variant="var_shirt_40", on_hand=4)])
+    assert (await shop.stock().ImportStock(again)).imported == 2
+    assert await shop.row() == {"on_hand": 4, "reserved": 1}
+    assert await shop.row(variant_id="var_hat_1") == {"on_hand": 6, "reserved": 0}
+
+
+async def test_stock_follows_its_store_to_another_place(shop: Shop) -> None:
+    await shop.store("str_near", position={"longitude": 121.47, "latitude": 31.23})
+    row = await shop.database["stock"].find_one({"_id": "str_near:var_shirt_40"})
+    assert row["position"] == {"longitude": 121.47, "latitude": 31.23}
+
+
+async def test_no_hot_query_reads_a_whole_collection(shop: Shop) -> None:
+    await shop.stocked(on_hand=50)
+    for place in range(20):
+        await shop.held(f"con_{place}")
+    holds, stock = shop.database["holds"], shop.database["stock"]
+    for stages in (
+        await explained(holds, {"state": "HOLD_STATE_HELD", "sweep_at": {"$lte": clock.real()}}, [("sweep_at", 1)]),
+        await explained(holds, {"stock_id": {"$in": ["str_near:var_shirt_40"]}, "state": {"$in": list(rules.LIVE)}}),
+        await explained(holds, {"consumer_id": "con_1"}, [("held_at", -1), ("_id", 1)]),
+        await explained(holds, {"store_id": "str_near"}, [("held_at", -1), ("_id", 1)]),
+        await explained(stock, {"store_id": "str_near"}, [("_id", 1)]),
+        await explained(stock, {"variant_id": "var_shirt_40"}, [("_id", 1)]),
+    ):
+        assert "IXSCAN" in stages
+        assert not stages & {"COLLSCAN", "SORT"}
