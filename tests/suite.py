@@ -1,0 +1,48 @@
+"""The suite as real processes for the time of one function: for benches, proofs and stories."""
+
+import secrets
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TypeVar
+
+import msgspec
+
+from services.kit.house import SERVICES
+from services.kit.mongo import Database
+from services.kit.settings import Settings
+from services.local.folder import Member
+from services.local.keys import Keys, new_keys
+from services.local.mongod import free_port
+from services.local.suite import stages
+from services.local.supervisor import Supervisor
+
+Answer = TypeVar("Answer")
+
+
+async def with_suite(uri: str, use: Callable[[dict[str, Member], Keys], Awaitable[Answer]], *, gateway: bool = False) -> Answer:
+    """What `use(processes by name, keys)` answers while the four services (and the gateway) run on databases of their own."""
+    keys = new_keys()
+    names = (*SERVICES, *(["gateway"] if gateway else []))
+    ports = {f"{name}_address" if name != "gateway" else "gateway_listen": f"127.0.0.1:{free_port()}" for name in names}
+    settings = Settings(mongo_uri=uri, database_prefix=f"suite{secrets.token_hex(4)}", **ports)  # type: ignore[arg-type]
+    settings = msgspec.structs.replace(settings, secret_keys=keys.secret_key, hash_keys=keys.hash_key)
+    services, gateways = stages(settings, keys)
+    log: list[str] = []
+    supervisor = Supervisor((services, gateways) if gateway else (services,), drain_seconds=settings.drain_seconds, echo=log.append)
+    answers: list[Answer] = []
+
+    async def ready(members: Sequence[Member]) -> None:
+        answers.append(await use({member.name: member for member in members}, keys))
+        supervisor.stop()
+
+    try:
+        await supervisor.run(ready)
+    finally:
+        await _drop(settings)
+    return answers[0]
+
+
+async def _drop(settings: Settings) -> None:
+    for name in SERVICES:
+        database = Database(settings, f"{settings.database_prefix}_{name}")
+        await database.client.drop_database(database.name)
+        await database.close()
