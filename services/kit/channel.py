@@ -61,13 +61,15 @@ def remaining(default_seconds: float) -> float:
 
 
 class Signed(grpc.aio.UnaryUnaryClientInterceptor):
-    """Puts principal, deadline and trace on each call, and raises what a service refused as the refusal it is."""
+    """Puts principal (an empty token: nobody), deadline and trace on each call, and raises what a service refused as the refusal it is."""
 
     def __init__(self, principal_token: Callable[[], str], deadline_seconds: float) -> None:
         self.principal_token, self.deadline_seconds = principal_token, deadline_seconds
 
     async def intercept_unary_unary(self, continuation: Any, details: grpc.aio.ClientCallDetails, request: Any) -> Any:
-        metadata = [*(details.metadata or ()), (access.METADATA_KEY, self.principal_token()), *telemetry.context_metadata()]
+        metadata = [*(details.metadata or ()), *telemetry.context_metadata()]
+        if token := self.principal_token():
+            metadata.append((access.METADATA_KEY, token))
         timeout = details.timeout or remaining(self.deadline_seconds)
         call = await continuation(
             grpc.aio.ClientCallDetails(details.method, timeout, grpc.aio.Metadata(*metadata), details.credentials, details.wait_for_ready),

@@ -242,7 +242,9 @@ class OfferedVariant(_message.Message):
     PRICE_FIELD_NUMBER: _builtins.int
     variant_id: _builtins.str
     @_builtins.property
-    def attributes(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
+    def attributes(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """As of the variant itself."""
+
     @_builtins.property
     def price(self) -> _money_pb2.Money: ...
     def __init__(

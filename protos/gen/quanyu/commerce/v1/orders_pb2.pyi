@@ -121,7 +121,8 @@ class _OrderStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_OrderState
     ORDER_STATE_CANCELLED: _OrderState.ValueType  # 5
     """Cancelled; goods and coupons are free again."""
 
-class OrderState(_OrderState, metaclass=_OrderStateEnumTypeWrapper): ...
+class OrderState(_OrderState, metaclass=_OrderStateEnumTypeWrapper):
+    """How far an order has come."""
 
 ORDER_STATE_UNSPECIFIED: OrderState.ValueType  # 0
 """Not set."""
@@ -154,7 +155,8 @@ class _CancelReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_CancelRe
     CANCEL_REASON_COUPONS_LOST: _CancelReason.ValueType  # 4
     """The coupons were no longer locked when it was paid."""
 
-class CancelReason(_CancelReason, metaclass=_CancelReasonEnumTypeWrapper): ...
+class CancelReason(_CancelReason, metaclass=_CancelReasonEnumTypeWrapper):
+    """Why an order was cancelled."""
 
 CANCEL_REASON_UNSPECIFIED: CancelReason.ValueType  # 0
 """Not cancelled."""
@@ -179,7 +181,8 @@ class _PaymentMethodEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Payment
     PAYMENT_METHOD_SANDBOX: _PaymentMethod.ValueType  # 1
     """Takes no money: the token `approve` pays, everything else declines. For development and demonstration."""
 
-class PaymentMethod(_PaymentMethod, metaclass=_PaymentMethodEnumTypeWrapper): ...
+class PaymentMethod(_PaymentMethod, metaclass=_PaymentMethodEnumTypeWrapper):
+    """How an order is paid."""
 
 PAYMENT_METHOD_UNSPECIFIED: PaymentMethod.ValueType  # 0
 """Not set."""
@@ -349,6 +352,8 @@ Global___AppliedCoupon: _TypeAlias = AppliedCoupon  # noqa: Y015
 
 @_typing.final
 class Order(_message.Message):
+    """Goods a consumer takes from one store, with the coupons spent on them."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     ID_FIELD_NUMBER: _builtins.int

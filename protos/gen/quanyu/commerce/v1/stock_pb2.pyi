@@ -151,7 +151,8 @@ class _HoldStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_HoldState.V
     HOLD_STATE_EXPIRED: _HoldState.ValueType  # 5
     """Nobody ordered in time; given back."""
 
-class HoldState(_HoldState, metaclass=_HoldStateEnumTypeWrapper): ...
+class HoldState(_HoldState, metaclass=_HoldStateEnumTypeWrapper):
+    """What became of a hold."""
 
 HOLD_STATE_UNSPECIFIED: HoldState.ValueType  # 0
 """Not set."""

@@ -190,6 +190,8 @@ Global___Figures: _TypeAlias = Figures  # noqa: Y015
 
 @_typing.final
 class ScenarioFigures(_message.Message):
+    """What was sold in one scenario."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     SCENARIO_FIELD_NUMBER: _builtins.int
@@ -221,6 +223,8 @@ Global___ScenarioFigures: _TypeAlias = ScenarioFigures  # noqa: Y015
 
 @_typing.final
 class StoreFigures(_message.Message):
+    """What one store fulfilled."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     STORE_ID_FIELD_NUMBER: _builtins.int

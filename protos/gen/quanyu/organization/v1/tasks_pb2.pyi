@@ -95,7 +95,8 @@ class _TaskStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_TaskState.V
     TASK_STATE_WITHDRAWN: _TaskState.ValueType  # 4
     """No longer asked for."""
 
-class TaskState(_TaskState, metaclass=_TaskStateEnumTypeWrapper): ...
+class TaskState(_TaskState, metaclass=_TaskStateEnumTypeWrapper):
+    """How far a task has come."""
 
 TASK_STATE_UNSPECIFIED: TaskState.ValueType  # 0
 """Not set."""
@@ -139,6 +140,8 @@ Global___TaskOutcome: _TypeAlias = TaskOutcome  # noqa: Y015
 
 @_typing.final
 class Task(_message.Message):
+    """Something asked of a member of staff."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     ID_FIELD_NUMBER: _builtins.int

@@ -1,0 +1,76 @@
+"""The gateway's process: `python -m gateway`."""
+
+import asyncio
+import os
+import signal
+import socket
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import uvicorn
+import uvloop
+
+from gateway.app import build
+from services.kit import logs, telemetry
+from services.kit.settings import Settings, SettingsError, load
+
+BACKLOG = 2048
+
+
+class Server(uvicorn.Server):
+    """Uvicorn, ended by us: a signal ends requests in progress in order and the process with status 0."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self.handle_exit, number, None)
+        yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if not self.should_exit:
+            logs.logger().info("ready", address=self.config.app.state.address)  # type: ignore[union-attr]
+
+
+def listen(address: str) -> socket.socket:
+    """A socket at `host:port`; OSError says why there is none."""
+    host, _, port = address.rpartition(":")
+    try:
+        return socket.create_server((host, int(port)), backlog=BACKLOG)
+    except (OSError, OverflowError) as error:
+        raise OSError(f"cannot listen at {address}: {error}") from None
+
+
+def serve(settings: Settings) -> None:
+    """Answers until SIGTERM or SIGINT, then lets requests in progress end, for at most `drain_seconds`."""
+    logs.configure(settings, "gateway")
+    telemetry.serve_metrics(settings.metrics_listen)
+    app = build(settings)
+    config = uvicorn.Config(
+        app,
+        http="httptools",
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=max(1, round(settings.drain_seconds)),
+    )
+    with listen(settings.gateway_listen) as listening:
+        app.state.address = "{}:{}".format(*listening.getsockname()[:2])
+        uvloop.run(Server(config).serve([listening]))
+
+
+def main() -> None:
+    """Exit status 2 and one line when it cannot start."""
+    try:
+        serve(load(os.environ))
+    except (SettingsError, OSError) as error:
+        print(f"gateway cannot start: {error}", file=sys.stderr)  # noqa: T201 - for the person who started it
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

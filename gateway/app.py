@@ -1,0 +1,77 @@
+"""The gateway's application: routes, and what they stand on from start to end."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from gateway import schema
+from gateway.clients import Clients
+from gateway.execution import Executor
+from gateway.http import Endpoint
+from gateway.principal import Sessions
+from services.kit.settings import Settings
+
+CORS_SECONDS = 600
+
+
+def build(settings: Settings) -> Starlette:
+    """The application. SettingsError when a setting cannot be used; channels open when it starts and close when it ends."""
+    clients = Clients(settings)
+    executor = Executor(schema.build(), suggestions=settings.env == "development")
+    endpoint = Endpoint(executor, Sessions(settings, clients), clients, deadline_seconds=settings.deadline_seconds)
+
+    async def health(request: Request) -> Response:
+        """The process answers."""
+        return JSONResponse({"status": "ok"})
+
+    async def ready(request: Request) -> Response:
+        """The services answer too; which of them do."""
+        services = await clients.ready()
+        return JSONResponse({"ready": all(services.values()), "services": services}, 200 if all(services.values()) else 503)
+
+    async def metrics(request: Request) -> Response:
+        """For Prometheus."""
+        return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
+
+    @asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        await clients.open()
+        try:
+            yield
+        finally:
+            await clients.close()
+
+    async def graphql(request: Request) -> Response:
+        return await endpoint(request)
+
+    routes = [
+        Route("/graphql", graphql, methods=["GET", "POST"]),
+        Route("/health", health),
+        Route("/ready", ready),
+        Route("/metrics", metrics),
+    ]
+    app = Starlette(routes=routes, middleware=_middleware(settings), lifespan=lifespan)
+    app.state.clients, app.state.executor = clients, executor
+    return app
+
+
+def _middleware(settings: Settings) -> list[Middleware]:
+    origins = [origin.strip() for origin in settings.cors_origins.split(",") if origin.strip()]
+    if not origins:
+        return []
+    return [
+        Middleware(
+            CORSMiddleware,
+            allow_origins=origins,
+            allow_methods=["GET", "POST"],
+            allow_headers=["authorization", "content-type"],
+            max_age=CORS_SECONDS,
+        )
+    ]

@@ -1,0 +1,170 @@
+"""Fields that call an rpc with arguments: look-ups, pages and mutations.
+
+offers: OfferConnection | None = page(catalog_pb2.SearchOffersRequest, arguments=OfferSearch)
+tasks: TaskConnection | None = page(tasks_pb2.ListTasksRequest, by={"staff_id": "id"})
+pay_order: PayOrderPayload | None = mutation(PayOrderInput)
+"""
+
+from collections.abc import Mapping
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any
+
+from google.protobuf.message import Message
+from strawberry.annotation import StrawberryAnnotation
+from strawberry.types import Info
+from strawberry.types.arguments import StrawberryArgument
+from strawberry.types.base import StrawberryOptional
+from strawberry.types.union import StrawberryUnion
+
+from gateway import connections, descriptions, errors
+from gateway.clients import rpc_of
+from gateway.edges import Batch
+from gateway.fields import GraphField
+from gateway.form import IDEMPOTENCY_KEY, Form
+from gateway.names import NAMES, annotation
+from services.kit.errors import Refusal
+
+if TYPE_CHECKING:
+    from gateway.context import Context
+
+
+class CallField(GraphField):
+    """See `ask` and `page`."""
+
+    def __init__(
+        self,
+        request: type[Message],
+        form: Form,
+        by: Mapping[str, str],
+        item: str,
+        *,
+        paged: bool,
+        first: Batch | None,
+        description: str | None,
+    ) -> None:
+        super().__init__(description=description)
+        self.rpc = rpc_of(request)
+        self.form, self.paged, self.first = form, paged, first
+        self.by = {name: attrgetter(attribute) for name, attribute in by.items()}
+        self.item = attrgetter(item) if item else None
+        self._arguments = [*form.arguments(), *(connections.arguments() if paged else ())]
+
+    @property
+    def is_basic_field(self) -> bool:
+        return False
+
+    def check(self, where: str) -> None:
+        if not self.wanted.nullable:
+            raise TypeError(f"{where} asks a service: it must be nullable")
+
+    def described(self) -> str | None:
+        return descriptions.of(self.rpc.method.full_name)
+
+    def get_result(self, source: Any, info: Info[Any, Any] | None, args: list[Any], kwargs: Any) -> Any:
+        assert info is not None
+        bound = {name: value(source) for name, value in self.by.items()}
+        return self._ask(info.context, bound, kwargs)
+
+    async def _ask(self, context: "Context", bound: dict[str, Any], given: dict[str, Any]) -> Any:
+        if not all(bound.values()):
+            return None
+        if self.paged:
+            page = connections.page_request(given.get("first"), given.get("after"))
+            if self.first is not None and not page.after:
+                (key,) = bound.values()
+                found = await context.loader(self.first, (("first", page.first),)).load(key)
+                return self.rpc.response() if found is None else found
+            bound["page"] = page
+        answer = await context.call(self.form.build(given, context, **bound))
+        if self.item is None:
+            return answer
+        return self.item(answer)
+
+
+def _form_of(arguments: type[Any] | None, request: type[Message]) -> Form:
+    form: Form = getattr(arguments, "__form__", None) or Form(request, ())
+    if form.message is not request:
+        raise TypeError(f"{arguments} is no form of {request.DESCRIPTOR.full_name}")
+    return form
+
+
+def ask(
+    request: type[Message],
+    *,
+    arguments: type[Any] | None = None,
+    by: Mapping[str, str] | None = None,
+    item: str = "",
+    description: str | None = None,
+) -> Any:
+    """A field that answers what an rpc does, or one `item` of its response.
+
+    `arguments` are the parts of a form; `by` fills fields of the request from the source's attributes (null when one of those is empty).
+    """
+    return CallField(request, _form_of(arguments, request), by or {}, item, paged=False, first=None, description=description)
+
+
+def page(
+    request: type[Message],
+    *,
+    arguments: type[Any] | None = None,
+    by: Mapping[str, str] | None = None,
+    first: Batch | None = None,
+    description: str | None = None,
+) -> Any:
+    """A connection over a `List…` rpc. With `first`, a `BatchList…` rpc, the first pages of many sources are one call."""
+    return CallField(request, _form_of(arguments, request), by or {}, "", paged=True, first=first, description=description)
+
+
+class MutationField(GraphField):
+    """See `mutation`."""
+
+    def __init__(self, given: type[Any]) -> None:
+        self.given, self.form = given, given.__form__
+        self.rpc = rpc_of(self.form.message)
+        super().__init__()
+        self.members: tuple[type[Any], ...] = ()
+
+    @property
+    def is_basic_field(self) -> bool:
+        return False
+
+    def check(self, where: str) -> None:
+        if not self.wanted.nullable:
+            raise TypeError(f"{where} asks a service: it must be nullable")
+        if not any(part.name == IDEMPOTENCY_KEY for part in self.form.parts):
+            raise TypeError(f"{where} takes no idempotency key")
+        self.members = tuple(dict.fromkeys((*errors.named_by(self.rpc.method.full_name), *errors.general())))
+        self._arguments = [
+            StrawberryArgument(
+                python_name="input", graphql_name=None, type_annotation=annotation(self.given.__name__), description="What is asked for."
+            )
+        ]
+
+    def described(self) -> str | None:
+        return descriptions.of(self.rpc.method.full_name)
+
+    def resolve_annotation(self) -> None:
+        payload = NAMES[self.wanted.name]
+        name = self.wanted.name.removesuffix("Payload") + "Result"
+        described = f"What came of `{descriptions.camel(self.python_name)}`: it was done, or why not."
+        members = (payload, *self.members)
+        union = StrawberryUnion(name=name, type_annotations=tuple(map(StrawberryAnnotation, members)), description=described)
+        self.type_annotation = StrawberryAnnotation(StrawberryOptional(of_type=union))
+
+    def get_result(self, source: Any, info: Info[Any, Any] | None, args: list[Any], kwargs: Any) -> Any:
+        assert info is not None
+        return self._carry_out(info.context, vars(kwargs["input"]))
+
+    async def _carry_out(self, context: "Context", given: dict[str, Any]) -> Any:
+        try:
+            return await context.call(self.form.build(given, context))
+        except Refusal as refused:
+            if refused.reason in errors.TOP_LEVEL:
+                raise
+            return errors.told(refused, self.members)
+
+
+def mutation(given: type[Any]) -> Any:
+    """A mutation that carries out the rpc of a form, annotated with its payload. Its result is a union of the payload and of the refusals
+    that the rpc's comment names by reasons with a type of their own, and the general ones."""
+    return MutationField(given)

@@ -1,0 +1,112 @@
+"""The services as the gateway calls them: any rpc by its request, on behalf of whoever asks, within what is left of the operation's time.
+
+A request message belongs to exactly one rpc (buf's RPC_REQUEST_RESPONSE_UNIQUE), so that its type says which one is meant.
+"""
+
+import asyncio
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, TypeAlias
+
+import grpc
+from google.protobuf.message import Message
+from google.protobuf.message_factory import GetMessageClass
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from msgspec import Struct
+
+from services.kit.channel import open_channel
+from services.kit.house import SERVICES
+from services.kit.principals import Principal, Signer
+from services.kit.settings import Settings
+
+READY_SECONDS_MAX = 1.0
+
+Descriptor: TypeAlias = Any
+"""A descriptor; the library's two implementations share no type."""
+
+asking: ContextVar[Principal | None] = ContextVar("asking", default=None)
+"""Whoever the current operation is for; None: nobody signed in, who reaches public rpcs only."""
+
+
+class Rpc(Struct, frozen=True):
+    """One rpc: the service of the suite that answers it, its path, and what it answers."""
+
+    service: str
+    path: str
+    request: type[Message]
+    response: type[Message]
+    method: Descriptor
+
+
+def rpc_of(request: type[Message]) -> Rpc:
+    """The rpc a request belongs to; TypeError when it is no request."""
+    descriptor: Descriptor = request.DESCRIPTOR
+    for service in descriptor.file.services_by_name.values():
+        for method in service.methods:
+            if method.input_type is descriptor:
+                path = f"/{service.full_name}/{method.name}"
+                return Rpc(descriptor.full_name.split(".")[1], path, request, GetMessageClass(method.output_type), method)
+    raise TypeError(f"{descriptor.full_name} is no rpc's request")
+
+
+@contextmanager
+def acting_as(principal: Principal | None) -> Iterator[None]:
+    """Calls within the block are made on behalf of `principal`."""
+    before = asking.set(principal)
+    try:
+        yield
+    finally:
+        asking.reset(before)
+
+
+class Clients:
+    """A channel to each service and the rpcs called so far. `await clients.call(request)` raises refusals of `services.kit.errors`."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings, self.signer = settings, Signer("gateway", settings.signing_key)
+        self.channels: dict[str, grpc.aio.Channel] = {}
+        self.called: dict[type[Message], Callable[[Message], Any]] = {}
+
+    async def open(self) -> None:
+        """Opens the channels, in the event loop that uses them."""
+        for name in SERVICES:
+            address = getattr(self.settings, f"{name}_address")
+            self.channels[name] = open_channel(address, self._token(name), self.settings.deadline_seconds)
+
+    def _token(self, audience: str) -> Callable[[], str]:
+        def token() -> str:
+            principal = asking.get()
+            return self.signer.token(audience, principal) if principal is not None else ""
+
+        return token
+
+    async def call(self, request: Message) -> Any:
+        """The rpc's answer."""
+        kind = type(request)
+        called = self.called.get(kind)
+        if called is None:
+            rpc = rpc_of(kind)
+            called = self.called[kind] = self.channels[rpc.service].unary_unary(
+                rpc.path, request_serializer=kind.SerializeToString, response_deserializer=rpc.response.FromString
+            )
+        return await called(request)
+
+    async def ready(self) -> dict[str, bool]:
+        """Which services say that they serve."""
+        serving = await asyncio.gather(*map(self._serving, self.channels.values()))
+        return dict(zip(self.channels, serving, strict=True))
+
+    async def _serving(self, channel: grpc.aio.Channel) -> bool:
+        try:
+            answer = await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=READY_SECONDS_MAX)
+        except Exception:  # whatever it is: not ready
+            return False
+        return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
+
+    async def close(self) -> None:
+        """Ends all channels."""
+        for channel in self.channels.values():
+            await channel.close()
+        self.channels.clear()
+        self.called.clear()

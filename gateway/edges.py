@@ -1,0 +1,136 @@
+"""Edges: fields that lead from one message to others by their ids, one rpc for all of a level.
+
+    store_by_id = Batch(chart_pb2.BatchGetStoresRequest)
+    store: Store | None = edge(by="store_id", through=store_by_id)
+
+A batch follows one `BatchGet…` rpc. Within a request a key is fetched once, across levels; ids that are missing or out of scope
+give null. Every edge is nullable: a service that is down costs the fields it owns and not the page.
+"""
+
+from collections.abc import Mapping, Sequence
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any
+
+from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.message import Message
+from strawberry.dataloader import DataLoader
+from strawberry.types import Info
+
+from gateway import descriptions
+from gateway.clients import Descriptor, rpc_of
+from gateway.fields import GraphField
+
+if TYPE_CHECKING:
+    from gateway.context import Context
+
+KEYS_MAX = 500
+"""Keys of one call; more are asked for in several."""
+
+Bound = tuple[tuple[str, Any], ...]
+"""Further fields of a batch's request, and their values: keys with different ones are different batches."""
+
+
+class Batch:
+    """A batch rpc: `keys` of its request are asked for, `items` of its response carry theirs as `key`.
+
+    Names may be left out where the messages have one repeated field only. `value` names the part of an item that is meant (default:
+    the item itself), `many` says that several items share a key.
+    """
+
+    def __init__(
+        self,
+        request: type[Message],
+        *,
+        keys: str = "",
+        items: str = "",
+        key: str = "id",
+        value: str = "",
+        many: bool = False,
+        keys_max: int = KEYS_MAX,
+    ) -> None:
+        self.rpc = rpc_of(request)
+        self.keys, self.items = keys or _only_repeated(request), items or _only_repeated(self.rpc.response)
+        response: Descriptor = self.rpc.response.DESCRIPTOR
+        self.item: Descriptor = response.fields_by_name[self.items].message_type
+        for name in (key, value):
+            if name and name not in self.item.fields_by_name:
+                raise TypeError(f"{self.item.full_name} has no field {name}")
+        self.key, self.value = attrgetter(key), attrgetter(value) if value else None
+        self.many, self.keys_max = many, keys_max
+
+    async def load(self, context: "Context", keys: Sequence[str], bound: Bound = ()) -> list[Any]:
+        """What the keys stand for, in their order: None (or [] with `many`) for what is missing."""
+        response = await context.call(self.rpc.request(**{self.keys: keys}, **dict(bound)))
+        found: dict[str, Any] = {}
+        for item in getattr(response, self.items):
+            value = self.value(item) if self.value else item
+            if self.many:
+                found.setdefault(self.key(item), []).append(value)
+            else:
+                found[self.key(item)] = value
+        return [found.get(key, []) for key in keys] if self.many else [found.get(key) for key in keys]
+
+    def loader(self, context: "Context", bound: Bound = ()) -> DataLoader[str, Any]:
+        """The batch's loader within one request."""
+
+        async def load(keys: list[str]) -> list[Any]:
+            return await self.load(context, keys, bound)
+
+        return DataLoader(load_fn=load, max_batch_size=self.keys_max)
+
+
+def _only_repeated(message: type[Message]) -> str:
+    repeated = [field.name for field in message.DESCRIPTOR.fields if field.is_repeated]
+    if len(repeated) != 1:
+        raise TypeError(f"{message.DESCRIPTOR.full_name} has {len(repeated)} repeated fields; name the one that is meant")
+    return repeated[0]
+
+
+class EdgeField(GraphField):
+    """See `edge`."""
+
+    def __init__(self, by: str, through: Batch, using: Mapping[str, str], description: str | None) -> None:
+        super().__init__(description=description)
+        self.by, self.through, self.key = by, through, attrgetter(by)
+        self.using = tuple((name, attrgetter(attribute)) for name, attribute in using.items())
+
+    @property
+    def is_basic_field(self) -> bool:
+        return False
+
+    def check(self, where: str) -> None:
+        if not self.wanted.nullable and not self.wanted.many:
+            raise TypeError(f"{where} leads to another service: it must be nullable")
+        if self.owner is not None:
+            keyed = _field_at(self.owner, self.by)
+            if keyed is None:
+                raise TypeError(f"{where}: {self.owner.full_name} has no field {self.by}")
+
+    def described(self) -> str | None:
+        field = _field_at(self.owner, self.by) if self.owner is not None else None
+        return descriptions.of_field(field) if field is not None else None
+
+    def get_result(self, source: Any, info: Info[Any, Any] | None, args: list[Any], kwargs: Any) -> Any:
+        assert info is not None
+        keys = self.key(source)
+        loader = info.context.loader(self.through, tuple((name, value(source)) for name, value in self.using))
+        if isinstance(keys, str):
+            return loader.load(keys) if keys else None
+        return loader.load_many(list(keys))
+
+
+def _field_at(owner: Descriptor, path: str) -> FieldDescriptor | None:
+    """The field a dotted path leads to."""
+    field = None
+    for name in path.split("."):
+        field = owner.fields_by_name.get(name) if owner is not None else None
+        owner = field.message_type if field is not None else None
+    return field
+
+
+def edge(*, by: str, through: Batch, using: Mapping[str, str] | None = None, description: str | None = None) -> Any:
+    """An edge to what `by` (a field of the message: one id or several) names.
+
+    `using` fills further fields of the batch's request from fields of the message. The description is the key's unless given.
+    """
+    return EdgeField(by, through, using or {}, description)

@@ -1,0 +1,132 @@
+"""What a client hears when something is refused or goes wrong.
+
+Expected refusals of a mutation are members of its result, all of them `Refusal`s: one table tells which reason is which type. Everything
+else is an error of the answer, with `extensions.code`; an exception nobody expected is masked, with an id that is in the log.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+import grpc
+import strawberry
+from graphql import GraphQLError
+from strawberry.types.field import StrawberryField
+
+from gateway import descriptions
+from gateway.names import annotation, declare
+from services.kit import errors, ids, telemetry
+from services.kit.logs import logger
+
+T = TypeVar("T")
+
+UNAUTHENTICATED = "UNAUTHENTICATED"
+INTERNAL = "INTERNAL"
+TOP_LEVEL = frozenset({UNAUTHENTICATED, "INVALID_PRINCIPAL"})
+"""Reasons that concern the whole request and no single mutation."""
+READ: Mapping[str, Callable[[str], Any]] = {"str": str, "Long": int, "DateTime": str}
+"""How metadata of a refusal become fields of its type."""
+REASON = re.compile(r"\b[A-Z][A-Z0-9]*(?:_[A-Z0-9]+)+\b")
+
+BY_REASON: dict[str, type[Any]] = {}
+BY_FAMILY: dict[type[errors.Refusal], type[Any]] = {}
+
+
+@strawberry.interface(description="Why a mutation did not do what was asked. Nothing was changed by it.")
+class Refusal:
+    message: str = strawberry.field(description="What to do about it, for a person.")
+    code: str = strawberry.field(description="The reason, for a program: like OUT_OF_STOCK.")
+    retryable: bool = strawberry.field(description="Whether the same call, with the same key, may succeed later without any other change.")
+
+
+declare("Refusal", Refusal)
+
+
+def fact(description: str) -> Any:
+    """A field of a refusal, read from the metadata of that name; null when the service did not say it."""
+    return StrawberryField(default=None, description=description)
+
+
+def refusal(*reasons: str, families: tuple[type[errors.Refusal], ...] = ()) -> Callable[[type[T]], type[T]]:
+    """A refusal of the graph for these reasons, or for whole families of the kit."""
+
+    def declared(cls: type[T]) -> type[T]:
+        own = {name: str(text) for name, text in cls.__annotations__.items()}
+        strawberry.type(cls, description=cls.__doc__)
+        definition: Any = cls.__strawberry_definition__  # type: ignore[attr-defined]
+        for field in definition.fields:
+            if field.python_name in own:
+                field.type_annotation = annotation(own[field.python_name])
+        cls.__facts__ = {name: READ[text.removesuffix(" | None")] for name, text in own.items()}  # type: ignore[attr-defined]
+        declare(cls.__name__, cls)
+        BY_REASON.update(dict.fromkeys(reasons, cls))
+        BY_FAMILY.update(dict.fromkeys(families, cls))
+        return cls
+
+    return declared
+
+
+def type_of(refused: errors.Refusal) -> type[Any]:
+    """The type of the graph that tells this refusal: its reason's, else its family's."""
+    return BY_REASON.get(refused.reason) or BY_FAMILY[type(refused)]
+
+
+def named_by(rpc_full_name: str) -> tuple[type[Any], ...]:
+    """The refusals of their own type that an rpc's comment names."""
+    words = REASON.findall(descriptions.of(rpc_full_name) or "")
+    return tuple(dict.fromkeys(BY_REASON[word] for word in words if word in BY_REASON))
+
+
+def told(refused: errors.Refusal, members: tuple[type[Any], ...]) -> Any:
+    """The refusal as a member of a mutation's result: as the type of its reason where the result has it, else of its family."""
+    chosen = type_of(refused)
+    if chosen not in members:
+        chosen = BY_FAMILY[type(refused)]
+    facts = {name: read(refused.metadata[name]) for name, read in chosen.__facts__.items() if refused.metadata.get(name)}
+    return chosen(message=refused.message, code=refused.reason, retryable=refused.retryable, **facts)
+
+
+def general() -> tuple[type[Any], ...]:
+    """The refusals that any mutation may answer with."""
+    return tuple(dict.fromkeys(BY_FAMILY.values()))
+
+
+def formatted(error: GraphQLError) -> dict[str, Any]:
+    """An error of the answer: message, where it is, `extensions.code`; nothing else of what is behind it."""
+    message, extensions = _explained(error)
+    answer: dict[str, Any] = {"message": message, "extensions": extensions}
+    if error.locations:
+        answer["locations"] = [{"line": location.line, "column": location.column} for location in error.locations]
+    if error.path:
+        answer["path"] = error.path
+    return answer
+
+
+def _explained(error: GraphQLError) -> tuple[str, dict[str, Any]]:
+    cause = error.original_error
+    while isinstance(cause, GraphQLError) and cause.original_error is not None:
+        cause = cause.original_error
+    if isinstance(cause, errors.Refusal):
+        return cause.message, {"code": cause.reason, "retryable": cause.retryable}
+    if cause is None or isinstance(cause, GraphQLError):
+        return error.message, {"code": "BAD_REQUEST"} | (error.extensions or {})
+    return masked(cause, path=".".join(str(part) for part in error.path or ()))
+
+
+def masked(cause: BaseException, *, path: str = "") -> tuple[str, dict[str, Any]]:
+    """What is said of an exception nobody expected: an id, under which the log has the rest."""
+    bug = ids.new("bug")
+    telemetry.BUGS.labels("gateway").inc()
+    if isinstance(cause, grpc.aio.AioRpcError):
+        # The service has logged it under its own id; what it says may be shown to those who read logs only.
+        logger().error("service failed", bug=bug, path=path, code=cause.code().name, details=cause.details())
+    else:
+        logger().error("bug", bug=bug, path=path, exc_info=cause)
+    return "internal error", {"code": INTERNAL, "id": bug}
+
+
+def request_error(refused: errors.Refusal) -> dict[str, Any]:
+    """A refusal of a whole request."""
+    return {"message": refused.message, "extensions": {"code": refused.reason, "retryable": refused.retryable}}

@@ -1,0 +1,89 @@
+"""A document is parsed and validated once and run many times, by Strawberry's executor over the schema."""
+
+from collections import OrderedDict
+from collections.abc import Mapping
+from inspect import isawaitable
+from typing import Any
+
+import strawberry
+from graphql import DocumentNode, ExecutionResult, GraphQLError, OperationDefinitionNode, execute, parse, validate
+from msgspec import Struct
+
+from gateway.context import Context
+
+TOKENS_MAX = 4_000
+"""Of a document. The largest of the front ends' has some 600, a full introspection 300."""
+PREPARED_MAX = 1_000
+PREPARED_CHARACTERS_MAX = 20_000
+ERRORS_MAX = 20
+"""Of validation; then it stops."""
+
+
+class Prepared(Struct, frozen=True):
+    """A document that is valid, or why it is not."""
+
+    document: DocumentNode | None
+    errors: tuple[GraphQLError, ...] = ()
+
+    def operation(self, name: str | None) -> OperationDefinitionNode | None:
+        """The operation that `name` means; None when that is not one."""
+        definitions = self.document.definitions if self.document is not None else ()
+        found = [item for item in definitions if isinstance(item, OperationDefinitionNode) and (name is None or _named(item) == name)]
+        return found[0] if len(found) == 1 else None
+
+
+def _named(operation: OperationDefinitionNode) -> str | None:
+    return operation.name.value if operation.name else None
+
+
+class Executor:
+    """Runs documents against the schema. Prepared ones are kept, the latest used, within bounds."""
+
+    def __init__(self, schema: strawberry.Schema, *, suggestions: bool) -> None:
+        self.schema, self.core, self.suggestions = schema, schema._schema, suggestions
+        self.kept: OrderedDict[str, Prepared] = OrderedDict()
+
+    def prepare(self, query: str) -> Prepared:
+        """The document, parsed and validated."""
+        kept = self.kept.get(query)
+        if kept is not None:
+            self.kept.move_to_end(query)
+            return kept
+        prepared = self._prepare(query)
+        if len(query) <= PREPARED_CHARACTERS_MAX:
+            self.kept[query] = prepared
+            if len(self.kept) > PREPARED_MAX:
+                self.kept.popitem(last=False)
+        return prepared
+
+    def _prepare(self, query: str) -> Prepared:
+        try:
+            document = parse(query, max_tokens=TOKENS_MAX)
+            errors = validate(self.core, document, max_errors=ERRORS_MAX, hide_suggestions=not self.suggestions)
+        except GraphQLError as error:
+            return Prepared(None, (error,))
+        except RecursionError:
+            return Prepared(None, (GraphQLError("the document nests too deep"),))
+        return Prepared(document if not errors else None, tuple(errors))
+
+    async def run(
+        self, prepared: Prepared, context: Context, variables: Mapping[str, Any] | None = None, operation_name: str | None = None
+    ) -> ExecutionResult:
+        """The answer of a valid document."""
+        assert prepared.document is not None
+        result = execute(
+            self.core,
+            prepared.document,
+            root_value=context.session,
+            context_value=context,
+            variable_values=dict(variables or {}),
+            operation_name=operation_name,
+            execution_context_class=self.schema.execution_context_class,
+        )
+        answer: Any = await result if isawaitable(result) else result
+        return answer  # type: ignore[no-any-return]
+
+
+def begun(result: ExecutionResult) -> bool:
+    """Whether execution began: else the request itself was wrong (variables, operation name) and there is no `data` to speak of."""
+    return result.data is not None or any(error.path for error in result.errors or ())

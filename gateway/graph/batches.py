@@ -1,0 +1,37 @@
+"""The batch rpcs that edges and `node` follow, by the noun they find."""
+
+from gateway.edges import Batch
+from quanyu.commerce.v1 import catalog_pb2, orders_pb2, stock_pb2
+from quanyu.district.v1 import campaigns_pb2, packs_pb2, places_pb2, wallet_pb2
+from quanyu.member.v1 import identity_pb2, outreach_pb2, relation_pb2
+from quanyu.organization.v1 import chart_pb2, targets_pb2, tasks_pb2
+
+brand_by_id = Batch(chart_pb2.BatchGetBrandsRequest)
+unit_by_id = Batch(chart_pb2.BatchGetUnitsRequest)
+store_by_id = Batch(chart_pb2.BatchGetStoresRequest)
+staff_by_id = Batch(chart_pb2.BatchGetStaffRequest)
+task_by_id = Batch(tasks_pb2.BatchGetTasksRequest)
+credit_by_order = Batch(targets_pb2.BatchGetCreditsRequest)
+
+consumer_by_id = Batch(identity_pb2.BatchGetConsumersRequest)
+outreach_by_id = Batch(outreach_pb2.BatchGetOutreachesRequest)
+binding_by_consumer = Batch(outreach_pb2.BatchGetBindingsRequest, key="consumer_id", value="binding")
+"""With the `brand_id` it is for."""
+relation_by_consumer = Batch(relation_pb2.BatchGetRelationsRequest, key="consumer_id", value="relation")
+"""With the `brand_id` it is with."""
+relations_of_consumer = Batch(relation_pb2.BatchListRelationsRequest, key="consumer_id", keys_max=100)
+
+product_by_id = Batch(catalog_pb2.BatchGetProductsRequest)
+variant_by_id = Batch(catalog_pb2.BatchGetVariantsRequest)
+variants_of_product = Batch(catalog_pb2.BatchListVariantsRequest, key="product_id", many=True, keys_max=100)
+offer_by_id = Batch(catalog_pb2.BatchGetOffersRequest)
+hold_by_id = Batch(stock_pb2.BatchGetHoldsRequest)
+order_by_id = Batch(orders_pb2.BatchGetOrdersRequest)
+
+district_by_id = Batch(places_pb2.BatchGetDistrictsRequest)
+venue_by_id = Batch(places_pb2.BatchGetVenuesRequest)
+visit_by_id = Batch(places_pb2.BatchGetVisitsRequest)
+campaign_by_id = Batch(campaigns_pb2.BatchGetCampaignsRequest)
+budget_by_id = Batch(campaigns_pb2.BatchGetBudgetsRequest)
+pack_by_id = Batch(packs_pb2.BatchGetPacksRequest)
+coupon_by_id = Batch(wallet_pb2.BatchGetCouponsRequest)

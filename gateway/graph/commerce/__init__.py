@@ -1,0 +1,1 @@
+"""What `commerce` shows in the graph."""

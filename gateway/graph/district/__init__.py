@@ -1,0 +1,1 @@
+"""What `district` shows in the graph."""

@@ -1,0 +1,1 @@
+"""What `member` shows in the graph."""

@@ -1,0 +1,1 @@
+"""What `organization` shows in the graph."""

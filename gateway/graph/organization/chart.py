@@ -1,0 +1,319 @@
+"""Brands, the units of their organisation, stores and the people who work there."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from strawberry import ID
+
+from gateway.calls import ask, mutation, page
+from gateway.connections import connection
+from gateway.edges import edge
+from gateway.form import form
+from gateway.graph.batches import brand_by_id, staff_by_id, store_by_id, unit_by_id
+from gateway.graph.commerce.catalog import BrandOffers
+from gateway.graph.district.wallet import CouponFilter
+from gateway.graph.organization.targets import Period
+from gateway.graph.organization.tasks import TaskFilter
+from gateway.nodes import by_id
+from gateway.view import Node, enumeration, view
+from quanyu.access.v1 import access_pb2
+from quanyu.commerce.v1 import catalog_pb2, orders_pb2, stock_pb2
+from quanyu.district.v1 import campaigns_pb2, wallet_pb2
+from quanyu.member.v1 import outreach_pb2, relation_pb2
+from quanyu.organization.v1 import chart_pb2, targets_pb2, tasks_pb2
+
+if TYPE_CHECKING:
+    from gateway.graph.commerce.catalog import OfferConnection
+    from gateway.graph.commerce.orders import OrderConnection
+    from gateway.graph.commerce.stock import HoldConnection, StockConnection
+    from gateway.graph.common import Point, PointInput, Text, TextInput
+    from gateway.graph.district.campaigns import BudgetConnection
+    from gateway.graph.district.wallet import CouponConnection
+    from gateway.graph.member.outreach import ClientConnection, OutreachConnection
+    from gateway.graph.member.relation import RelationConnection
+    from gateway.graph.organization.targets import CreditConnection, Scorecard
+    from gateway.graph.organization.tasks import TaskConnection
+    from gateway.scalars import DateTime
+
+
+@enumeration(chart_pb2.BrandKind)
+class BrandKind: ...
+
+
+@enumeration(chart_pb2.UnitKind)
+class UnitKind: ...
+
+
+@enumeration(chart_pb2.StoreKind)
+class StoreKind: ...
+
+
+@enumeration(access_pb2.Role)
+class Role: ...
+
+
+@enumeration(access_pb2.ScopeKind)
+class ScopeKind: ...
+
+
+@view(chart_pb2.Brand, node=("brd_", "rtl_"), through=brand_by_id)
+class Brand(Node):
+    id: ID
+    kind: BrandKind
+    name: Text | None
+    zone: str
+    currency: str
+    franchised: bool
+    headquarters: Unit | None = edge(by="headquarters_unit_id", through=unit_by_id)
+    offers: OfferConnection | None = page(catalog_pb2.SearchOffersRequest, by={"brand_id": "id"}, arguments=BrandOffers)
+    orders: OrderConnection | None = page(orders_pb2.ListOrdersRequest, by={"brand_id": "id"})
+    budgets: BudgetConnection | None = page(campaigns_pb2.ListBudgetsRequest, by={"brand_id": "id"})
+    coupons: CouponConnection | None = page(wallet_pb2.ListCouponsRequest, by={"brand_id": "id"}, arguments=CouponFilter)
+    relations: RelationConnection | None = page(relation_pb2.ListRelationsRequest, by={"brand_id": "id"})
+    outreaches: OutreachConnection | None = page(outreach_pb2.ListOutreachesRequest, by={"brand_id": "id"})
+    scorecard: Scorecard | None = ask(targets_pb2.GetScorecardRequest, by={"brand_id": "id"}, arguments=Period, item="scorecard")
+
+
+@view(chart_pb2.Unit, node="unt_", through=unit_by_id)
+class Unit(Node):
+    id: ID
+    kind: UnitKind
+    name: Text | None
+    valid_from: str | None
+    valid_until: str | None
+    brand: Brand | None = edge(by="brand_id", through=brand_by_id)
+    parent: Unit | None = edge(by="parent_id", through=unit_by_id)
+    path: list[Unit | None] = edge(by="unit_ids", through=unit_by_id)
+    store: Store | None = edge(by="store_id", through=store_by_id)
+    units: UnitConnection | None = page(chart_pb2.ListUnitsRequest, by={"unit_id": "id"})
+    scorecard: Scorecard | None = ask(targets_pb2.GetScorecardRequest, by={"unit_id": "id"}, arguments=Period, item="scorecard")
+
+
+@view(chart_pb2.Store, node="str_", through=store_by_id)
+class Store(Node):
+    id: ID
+    kind: StoreKind
+    name: Text | None
+    position: Point | None
+    zone: str
+    opens_minute: int
+    closes_minute: int
+    delivers: bool
+    active: bool
+    brand: Brand | None = edge(by="brand_id", through=brand_by_id)
+    unit: Unit | None = edge(by="unit_id", through=unit_by_id)
+    staff: StaffConnection | None = page(chart_pb2.ListStaffRequest, by={"store_id": "id"})
+    tasks: TaskConnection | None = page(tasks_pb2.ListTasksRequest, by={"store_id": "id"}, arguments=TaskFilter)
+    stocks: StockConnection | None = page(stock_pb2.ListStocksRequest, by={"store_id": "id"})
+    holds: HoldConnection | None = page(stock_pb2.ListHoldsRequest, by={"store_id": "id"})
+    orders: OrderConnection | None = page(orders_pb2.ListOrdersRequest, by={"store_id": "id"})
+    outreaches: OutreachConnection | None = page(outreach_pb2.ListOutreachesRequest, by={"store_id": "id"})
+    credits: CreditConnection | None = page(targets_pb2.ListCreditsRequest, by={"store_id": "id"})
+    scorecard: Scorecard | None = ask(targets_pb2.GetScorecardRequest, by={"store_id": "id"}, arguments=Period, item="scorecard")
+
+
+@view(chart_pb2.Staff, node="stf_", through=staff_by_id)
+class Staff(Node):
+    id: ID
+    name: str | None
+    title: str | None
+    active: bool
+    brand: Brand | None = edge(by="brand_id", through=brand_by_id)
+    unit: Unit | None = edge(by="unit_id", through=unit_by_id)
+    store: Store | None = edge(by="store_id", through=store_by_id)
+    tasks: TaskConnection | None = page(tasks_pb2.ListTasksRequest, by={"staff_id": "id"}, arguments=TaskFilter)
+    clients: ClientConnection | None = page(outreach_pb2.ListClientsRequest, by={"staff_id": "id"})
+    outreaches: OutreachConnection | None = page(outreach_pb2.ListOutreachesRequest, by={"staff_id": "id"})
+    credits: CreditConnection | None = page(targets_pb2.ListCreditsRequest, by={"staff_id": "id"})
+
+
+@view(chart_pb2.Grant)
+class Grant:
+    id: ID
+    role: Role
+    kind: ScopeKind
+    scope_id: ID | None
+    valid_from: DateTime | None
+    valid_until: DateTime | None
+    staff: Staff | None = edge(by="staff_id", through=staff_by_id)
+
+
+@connection(chart_pb2.ListUnitsResponse, items="units")
+class UnitConnection:
+    nodes: list[Unit]
+
+
+@connection(chart_pb2.ListStaffResponse, items="staff")
+class StaffConnection:
+    nodes: list[Staff]
+
+
+class Queries:
+    brand: Brand | None = by_id(brand_by_id)
+    unit: Unit | None = by_id(unit_by_id)
+    store: Store | None = by_id(store_by_id)
+    staff: Staff | None = by_id(staff_by_id)
+
+
+@form(chart_pb2.CreateBrandRequest)
+class CreateBrandInput:
+    idempotency_key: str | None
+    brand_id: ID | None
+    kind: BrandKind
+    name: TextInput
+    zone: str
+    currency: str
+    franchised: bool | None
+
+
+@view(chart_pb2.CreateBrandResponse)
+class CreateBrandPayload:
+    brand: Brand
+
+
+@form(chart_pb2.CreateUnitRequest)
+class CreateUnitInput:
+    idempotency_key: str | None
+    unit_id: ID | None
+    kind: UnitKind
+    parent_id: ID
+    name: TextInput
+    valid_from: str | None
+    valid_until: str | None
+
+
+@view(chart_pb2.CreateUnitResponse)
+class CreateUnitPayload:
+    unit: Unit
+
+
+@form(chart_pb2.MoveUnitRequest)
+class MoveUnitInput:
+    idempotency_key: str | None
+    unit_id: ID
+    parent_id: ID
+
+
+@view(chart_pb2.MoveUnitResponse)
+class MoveUnitPayload:
+    unit: Unit
+
+
+@form(chart_pb2.CreateStoreRequest)
+class CreateStoreInput:
+    idempotency_key: str | None
+    store_id: ID | None
+    kind: StoreKind
+    parent_id: ID
+    name: TextInput
+    position: PointInput
+    zone: str | None
+    opens_minute: int | None
+    closes_minute: int | None
+    delivers: bool | None
+
+
+@view(chart_pb2.CreateStoreResponse)
+class CreateStorePayload:
+    store: Store
+
+
+@form(chart_pb2.UpdateStoreRequest)
+class UpdateStoreInput:
+    idempotency_key: str | None
+    store_id: ID
+    name: TextInput | None
+    position: PointInput | None
+    zone: str | None
+    opens_minute: int | None
+    closes_minute: int | None
+    delivers: bool | None
+    active: bool | None
+
+
+@view(chart_pb2.UpdateStoreResponse)
+class UpdateStorePayload:
+    store: Store
+
+
+@form(chart_pb2.HireStaffRequest)
+class HireStaffInput:
+    idempotency_key: str | None
+    staff_id: ID | None
+    store_id: ID | None
+    unit_id: ID | None
+    name: str
+    title: str | None
+    subject: str | None
+
+
+@view(chart_pb2.HireStaffResponse)
+class HireStaffPayload:
+    staff: Staff | None = edge(by="staff_id", through=staff_by_id)
+
+
+@form(chart_pb2.MoveStaffRequest)
+class MoveStaffInput:
+    idempotency_key: str | None
+    staff_id: ID
+    store_id: ID | None
+    unit_id: ID | None
+
+
+@view(chart_pb2.MoveStaffResponse)
+class MoveStaffPayload:
+    staff: Staff | None = edge(by="staff_id", through=staff_by_id)
+    ended_grant_ids: list[ID]
+
+
+@form(chart_pb2.DismissStaffRequest)
+class DismissStaffInput:
+    idempotency_key: str | None
+    staff_id: ID
+
+
+@view(chart_pb2.DismissStaffResponse)
+class DismissStaffPayload:
+    staff: Staff | None = edge(by="staff_id", through=staff_by_id)
+    ended_grant_ids: list[ID]
+
+
+@form(chart_pb2.GrantRoleRequest)
+class GrantRoleInput:
+    idempotency_key: str | None
+    staff_id: ID
+    role: Role
+    kind: ScopeKind
+    scope_id: ID | None
+    valid_from: DateTime | None
+    valid_until: DateTime | None
+
+
+@view(chart_pb2.GrantRoleResponse)
+class GrantRolePayload:
+    grant: Grant
+
+
+@form(chart_pb2.RevokeGrantRequest)
+class RevokeGrantInput:
+    idempotency_key: str | None
+    grant_id: ID
+
+
+@view(chart_pb2.RevokeGrantResponse)
+class RevokeGrantPayload:
+    grant: Grant
+
+
+class Mutations:
+    create_brand: CreateBrandPayload | None = mutation(CreateBrandInput)
+    create_unit: CreateUnitPayload | None = mutation(CreateUnitInput)
+    move_unit: MoveUnitPayload | None = mutation(MoveUnitInput)
+    create_store: CreateStorePayload | None = mutation(CreateStoreInput)
+    update_store: UpdateStorePayload | None = mutation(UpdateStoreInput)
+    hire_staff: HireStaffPayload | None = mutation(HireStaffInput)
+    move_staff: MoveStaffPayload | None = mutation(MoveStaffInput)
+    dismiss_staff: DismissStaffPayload | None = mutation(DismissStaffInput)
+    grant_role: GrantRolePayload | None = mutation(GrantRoleInput)
+    revoke_grant: RevokeGrantPayload | None = mutation(RevokeGrantInput)

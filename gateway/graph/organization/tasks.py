@@ -1,0 +1,116 @@
+"""Tasks: what a fact asks of a member of staff, from birth to outcome."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from strawberry import ID
+
+from gateway.calls import mutation
+from gateway.connections import connection
+from gateway.edges import edge
+from gateway.form import form
+from gateway.graph.batches import (
+    brand_by_id,
+    consumer_by_id,
+    coupon_by_id,
+    district_by_id,
+    outreach_by_id,
+    relation_by_consumer,
+    staff_by_id,
+    store_by_id,
+    task_by_id,
+    visit_by_id,
+)
+from gateway.nodes import by_id
+from gateway.view import Node, enumeration, view
+from quanyu.organization.v1 import tasks_pb2
+
+if TYPE_CHECKING:
+    from gateway.graph.district.places import District, Visit
+    from gateway.graph.district.wallet import Coupon
+    from gateway.graph.member.identity import Consumer
+    from gateway.graph.member.outreach import Outreach
+    from gateway.graph.member.relation import Relation
+    from gateway.graph.organization.chart import Brand, Staff, Store
+    from gateway.scalars import DateTime
+
+
+@enumeration(tasks_pb2.TaskKind)
+class TaskKind: ...
+
+
+@enumeration(tasks_pb2.TaskState)
+class TaskState: ...
+
+
+@enumeration(tasks_pb2.TaskOutcome)
+class TaskOutcome: ...
+
+
+@view(tasks_pb2.Task, node="tsk_", through=task_by_id)
+class Task(Node):
+    id: ID
+    kind: TaskKind
+    state: TaskState
+    outcome: TaskOutcome | None
+    created_at: DateTime | None
+    due_at: DateTime | None
+    acknowledged_at: DateTime | None
+    closed_at: DateTime | None
+    assignee: Staff | None = edge(by="staff_id", through=staff_by_id)
+    store: Store | None = edge(by="store_id", through=store_by_id)
+    brand: Brand | None = edge(by="brand_id", through=brand_by_id)
+    consumer: Consumer | None = edge(by="consumer_id", through=consumer_by_id)
+    relation: Relation | None = edge(
+        by="consumer_id",
+        through=relation_by_consumer,
+        using={"brand_id": "brand_id"},
+        description="How the consumer stands with the brand the task is done for.",
+    )
+    district: District | None = edge(by="district_id", through=district_by_id)
+    visit: Visit | None = edge(by="visit_id", through=visit_by_id)
+    coupons: list[Coupon | None] = edge(by="coupon_ids", through=coupon_by_id)
+    outreach: Outreach | None = edge(by="outreach_id", through=outreach_by_id)
+
+
+@connection(tasks_pb2.ListTasksResponse, items="tasks")
+class TaskConnection:
+    nodes: list[Task]
+
+
+@form(tasks_pb2.ListTasksRequest)
+class TaskFilter:
+    state: TaskState | None
+
+
+class Queries:
+    task: Task | None = by_id(task_by_id)
+
+
+@form(tasks_pb2.AcknowledgeTaskRequest)
+class AcknowledgeTaskInput:
+    idempotency_key: str | None
+    task_id: ID
+
+
+@view(tasks_pb2.AcknowledgeTaskResponse)
+class AcknowledgeTaskPayload:
+    task: Task
+
+
+@form(tasks_pb2.CompleteTaskRequest)
+class CompleteTaskInput:
+    idempotency_key: str | None
+    task_id: ID
+    outcome: TaskOutcome
+
+
+@view(tasks_pb2.CompleteTaskResponse)
+class CompleteTaskPayload:
+    task: Task
+
+
+class Mutations:
+    acknowledge_task: AcknowledgeTaskPayload | None = mutation(AcknowledgeTaskInput)
+    complete_task: CompleteTaskPayload | None = mutation(CompleteTaskInput)

@@ -1,0 +1,77 @@
+"""Relay's `node` and `nodes`: whatever has an id, found by it. An id's prefix tells its type."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any
+
+from strawberry.types import Info
+from strawberry.types.arguments import StrawberryArgument
+
+from gateway import descriptions
+from gateway.edges import Batch
+from gateway.fields import GraphField
+from gateway.names import annotation
+from gateway.view import NODES, Node
+from services.kit.errors import Invalid
+
+if TYPE_CHECKING:
+    from gateway.context import Context
+
+NODES_MAX = 100
+ID_SHAPE = re.compile(r"[a-z]{3}_[A-Za-z0-9_:.-]{1,120}")
+
+
+class NodeField(GraphField):
+    """A field that finds what an id, or several, stand for."""
+
+    def __init__(self, argument: str, text: str, described: str, description: str | None, load: Callable[[Context, Any], Any]) -> None:
+        super().__init__(description=description)
+        self.argument, self.load = argument, load
+        self._arguments = [
+            StrawberryArgument(python_name=argument, graphql_name=None, type_annotation=annotation(text), description=described)
+        ]
+
+    @property
+    def is_basic_field(self) -> bool:
+        return False
+
+    def get_result(self, source: Any, info: Info[Any, Any] | None, args: list[Any], kwargs: Any) -> Any:
+        assert info is not None
+        return self.load(info.context, kwargs[self.argument])
+
+
+def one(context: Context, id: str) -> Awaitable[Any]:
+    """The node, or None; `Invalid` for what is no id of any of the graph's types."""
+    found = NODES.get(id[:4]) if ID_SHAPE.fullmatch(id) else None
+    if found is None:
+        raise Invalid("INVALID_ID", "this is no id of the graph", field="id")
+    return context.loader(found.through).load(id)
+
+
+def several(context: Context, ids: list[str]) -> list[Awaitable[Any] | Invalid]:
+    """The nodes in the order of their ids, all loading at once; one that is no id refuses its own place only."""
+    if len(ids) > NODES_MAX:
+        raise Invalid("INVALID_FIELD", f"ask for at most {NODES_MAX} nodes", field="ids")
+    found: list[Awaitable[Any] | Invalid] = []
+    for id in ids:
+        try:
+            found.append(one(context, id))
+        except Invalid as refused:
+            found.append(refused)
+    return found
+
+
+def by_id(through: Batch) -> Any:
+    """A root field that finds one thing by its id; several of them take one call."""
+    noun = through.item.full_name
+    description = f"{descriptions.of(noun)} Null when there is none that you may see."
+    return NodeField("id", "ID", "Its id.", description, lambda context, id: context.loader(through).load(id))
+
+
+class Queries:
+    node: Node | None = NodeField("id", "ID", "The id, of any type.", "Whatever this id stands for; null when you may not see it.", one)  # type: ignore[assignment]
+    nodes: list[Node | None] = NodeField(  # type: ignore[assignment]
+        "ids", "list[ID]", f"At most {NODES_MAX} ids, of any types.", "The same for several ids, in their order.", several
+    )
