@@ -128,13 +128,16 @@ class Consumers:
     async def readable(self, table: Table[Any], consumer_ids: Iterable[str]) -> tuple[Table[Any], Document]:
         """How the caller may read rows of one person in a table that is scoped by brand and consumer: the table and a filter to add.
 
-        Staff read what belongs to the brands for which they, or their store, look after the person; everybody else keeps the scope.
+        The person reads all of their own rows, staff what belongs to the brands for which they, or their store, look after the
+        person; everybody else keeps the scope.
         """
-        who, consumer_ids = caller(), set(consumer_ids)
+        consumer_ids = set(consumer_ids)
+        if is_self(consumer_ids):
+            return table.unscoped, {}
         served = await self.served_brands(consumer_ids)
-        if not served or not consumer_ids.isdisjoint(who.reach.get(Kind.CONSUMER, frozenset())):
+        if not served:
             return table, {}
-        brands = who.reach.get(Kind.BRAND, frozenset()).union(*served.values())
+        brands = caller().reach.get(Kind.BRAND, frozenset()).union(*served.values())
         return table.unscoped, {"brand_id": {"$in": sorted(brands)}}
 
     # registering -----------------------------------------------------------------------------------------------------
@@ -227,6 +230,11 @@ class Consumers:
             query["kind"] = kind
         found = self.identities.collection.find(query).sort([("created_at", 1), ("_id", 1)]).limit(IDENTITIES_SHOWN_MAX)
         return [as_struct(row, Identity) async for row in found]
+
+
+def is_self(consumer_ids: Iterable[str]) -> bool:
+    """Whether the caller is the person with these ids. A person who was linked reaches all of them through any."""
+    return not caller().reach.get(Kind.CONSUMER, frozenset()).isdisjoint(consumer_ids)
 
 
 def _written(document: Document) -> ReplaceOne[Document]:

@@ -126,10 +126,10 @@ class Outreaches:
         brands = {line.brand_id for line in told.lines} | {told.seller_id}
         await self.replace(unit, rules.followed(found, brands, told.order_id, told.paid_at))
 
-    async def of_caller(self, unit: Unit, ids: Sequence[str]) -> list[Outreach]:
-        """Those of these messages that the caller may change."""
-        rows = self.table.collection.find(self.table.within({"_id": {"$in": list(ids)}}, writing=True), session=unit.session)
-        return [as_struct(row, Outreach) async for row in rows]
+    async def sent_to_one(self, unit: Unit, ids: Sequence[str], consumer_ids: Sequence[str]) -> list[Outreach]:
+        """Those of these messages that went to one person."""
+        query = {"_id": {"$in": list(ids)}, "consumer_id": {"$in": list(consumer_ids)}}
+        return [as_struct(row, Outreach) async for row in self.table.collection.find(query, session=unit.session)]
 
     async def replace(self, unit: Unit, changed: Sequence[Outreach]) -> None:
         """Writes messages whose outcome moved on."""
@@ -138,9 +138,9 @@ class Outreaches:
             await self.table.collection.bulk_write(rows, ordered=False, session=unit.session)
 
     async def unread(self, consumer_ids: Sequence[str]) -> int:
-        """How many messages in the caller's scope these consumers have not read, counted up to UNREAD_COUNTED_MAX."""
+        """How many messages these consumers have not read, counted up to UNREAD_COUNTED_MAX."""
         query = {"consumer_id": {"$in": sorted(consumer_ids)}, "unread": True}
-        count: int = await self.table.collection.count_documents(self.table.within(query), limit=UNREAD_COUNTED_MAX)
+        count: int = await self.table.collection.count_documents(query, limit=UNREAD_COUNTED_MAX)
         return count
 
 

@@ -12,7 +12,7 @@ from services.kit.house import House
 from services.kit.mongo import Document, Shaped
 from services.kit.table import BATCH_MAX
 from services.kit.unit import Unit, write
-from services.member.identity.store import Consumers
+from services.member.identity.store import Consumers, is_self
 from services.member.relation import rules
 from services.member.relation.rules import Interaction, Reason, Relation, Transition
 from services.member.relation.store import Relations
@@ -67,7 +67,7 @@ class RelationService(relation_pb2_grpc.RelationServiceServicer):
         wanted = {id: rules.relation_id(people.person_of(id), brand_id) for id in asked}
         table, query = self.relations.relations, {"_id": {"$in": sorted(set(wanted.values()))}}
         served = await self.consumers.served_brands(asked)
-        theirs = {wanted[id] for id, brands in served.items() if brand_id in brands}
+        theirs = {wanted[id] for id in asked if brand_id in served.get(id, ()) or is_self(people.ids_of(id))}
         rows = await table.find(query, limit=BATCH_MAX)
         if missing := theirs - {row["id"] for row in rows}:
             rows += await table.unscoped.find({"_id": {"$in": sorted(missing)}}, limit=BATCH_MAX)
@@ -77,11 +77,13 @@ class RelationService(relation_pb2_grpc.RelationServiceServicer):
     async def ListRelations(self, request: relation_pb2.ListRelationsRequest, context: Any) -> relation_pb2.ListRelationsResponse:
         if bool(request.consumer_id) == bool(request.brand_id):
             raise Invalid(Reason.CONSUMER_OR_BRAND, "give either a consumer or a brand", field="consumer_id")
-        query: Document = {"brand_id": request.brand_id}
+        table, query = self.relations.relations, {"brand_id": request.brand_id}
         if request.consumer_id:
-            query = {"consumer_id": (await self.consumers.people([request.consumer_id])).person_of(request.consumer_id)}
-        rows, info = await self.relations.relations.page(query, request.page, order=LATEST_FIRST)
-        answer: dict[str, Any] = {"relations": [self._now(one) for one in await whole(self.relations.relations, rows)], "page": info}
+            people = await self.consumers.people([request.consumer_id])
+            query = {"consumer_id": people.person_of(request.consumer_id)}
+            table = table.unscoped if is_self(people.ids_of(request.consumer_id)) else table
+        rows, info = await table.page(query, request.page, order=LATEST_FIRST)
+        answer: dict[str, Any] = {"relations": [self._now(one) for one in await whole(table, rows)], "page": info}
         return relation_pb2.ListRelationsResponse(**answer)
 
     async def BatchListRelations(

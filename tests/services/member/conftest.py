@@ -1,0 +1,111 @@
+"""A member service in which two brands have a store and a guide each, and the ways their people speak to it."""
+
+import secrets
+from typing import Any
+
+import pytest
+
+from quanyu.facts.v1 import facts_pb2
+from quanyu.member.v1 import (
+    consent_pb2,
+    consent_pb2_grpc,
+    identity_pb2,
+    identity_pb2_grpc,
+    outreach_pb2_grpc,
+    relation_pb2_grpc,
+)
+from services.kit.principals import Grant
+
+OPERATOR = Grant("ROLE_OPERATOR", "SCOPE_KIND_INSTALLATION")
+SERVICE = Grant("ROLE_SERVICE", "SCOPE_KIND_INSTALLATION")
+
+
+def brand(id: str) -> Grant:
+    return Grant("ROLE_BRAND_OPERATOR", "SCOPE_KIND_BRAND", id)
+
+
+def shopper(*ids: str) -> tuple[Grant, ...]:
+    return tuple(Grant("ROLE_CONSUMER", "SCOPE_KIND_CONSUMER", id) for id in ids)
+
+
+def guide(staff_id: str, store_id: str) -> tuple[Grant, ...]:
+    return Grant("ROLE_GUIDE", "SCOPE_KIND_STORE", store_id), Grant("ROLE_GUIDE", "SCOPE_KIND_STAFF", staff_id)
+
+
+def manager(store_id: str) -> Grant:
+    return Grant("ROLE_STORE_MANAGER", "SCOPE_KIND_STORE", store_id)
+
+
+def new_request() -> str:
+    return secrets.token_hex(8)
+
+
+class Speaker:
+    """Somebody who calls the service."""
+
+    def __init__(self, channel: Any) -> None:
+        self.identity = identity_pb2_grpc.IdentityServiceStub(channel)
+        self.consent = consent_pb2_grpc.ConsentServiceStub(channel)
+        self.relation = relation_pb2_grpc.RelationServiceStub(channel)
+        self.outreach = outreach_pb2_grpc.OutreachServiceStub(channel)
+
+
+class Town:
+    """Brand 1 with store and guide 1, brand 2 with store and guide 2."""
+
+    def __init__(self, member: Any) -> None:
+        self.member, self.database = member, member.database
+
+    def speaker(self, *grants: Grant, subject: str = "tester", offset: float = 0.0) -> Speaker:
+        return Speaker(self.member.channel_as(*grants, subject=subject, offset=offset))
+
+    @property
+    def operator(self) -> Speaker:
+        return self.speaker(OPERATOR, subject="operator")
+
+    async def tell(self, *facts: Any, source: str) -> None:
+        """Delivers facts and expects that each is applied."""
+        deliveries = await self.member.deliver(*facts, source=source)
+        assert [one.reason for one in deliveries if one.state != facts_pb2.DELIVERY_STATE_APPLIED] == []
+
+    async def open(self) -> None:
+        for number in (1, 2):
+            store = facts_pb2.StoreChanged(
+                store_id=f"str_{number}", brand_id=f"brd_{number}", unit_ids=[f"unt_{number}"], zone="Asia/Shanghai", active=True
+            )
+            staff = facts_pb2.StaffChanged(staff_id=f"stf_{number}", brand_id=f"brd_{number}", store_id=f"str_{number}", active=True)
+            await self.tell(
+                facts_pb2.Fact(key=store.store_id, source="organization", store_changed=store),
+                facts_pb2.Fact(key=staff.staff_id, source="organization", staff_changed=staff),
+                source="organization",
+            )
+
+    async def registered(self, phone: str = "", brand_id: str = "brd_1", consumer_id: str = "", **more: Any) -> str:
+        """A consumer of the brand, by a verified phone or an external id of their own."""
+        kind = identity_pb2.IDENTITY_KIND_PHONE if phone else identity_pb2.IDENTITY_KIND_EXTERNAL
+        given = identity_pb2.NewIdentity(kind=kind, value=phone or new_request(), verified=True)
+        answer = await self.operator.identity.RegisterConsumer(
+            identity_pb2.RegisterConsumerRequest(
+                request_id=new_request(), consumer_id=consumer_id, brand_id=brand_id, identities=[given], **more
+            )
+        )
+        return str(answer.consumer_id)
+
+    async def consent(self, consumer_id: str, brand_id: str = "brd_1", granted: bool = True) -> None:
+        await self.operator.consent.SetConsent(
+            consent_pb2.SetConsentRequest(
+                request_id=new_request(),
+                consumer_id=consumer_id,
+                brand_id=brand_id,
+                purpose=consent_pb2.PURPOSE_OUTREACH,
+                granted=granted,
+                touchpoint="TOUCHPOINT_STORE",
+            )
+        )
+
+
+@pytest.fixture
+async def town(member: Any) -> Town:
+    town = Town(member)
+    await town.open()
+    return town

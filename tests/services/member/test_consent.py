@@ -1,0 +1,102 @@
+"""Consent through the running service."""
+
+import pytest
+
+from quanyu.common.v1.page_pb2 import PageRequest
+from quanyu.member.v1 import consent_pb2 as pb
+from quanyu.member.v1 import identity_pb2
+from services.kit.errors import Denied, NotFound
+from tests.services.member.conftest import SERVICE, brand, guide, manager, new_request, shopper
+
+
+def said(consumer_id, granted=True, brand_id="brd_1", purpose=pb.PURPOSE_OUTREACH, **more):
+    return pb.SetConsentRequest(
+        request_id=new_request(), consumer_id=consumer_id, brand_id=brand_id, purpose=purpose, granted=granted, **more
+    )  # fmt: skip
+
+
+async def granted(town, consumer_id, *brand_ids, purpose=pb.PURPOSE_OUTREACH):
+    request = pb.CheckConsentsRequest(consumer_id=consumer_id, brand_ids=brand_ids, purpose=purpose)
+    return list((await town.speaker(SERVICE).consent.CheckConsents(request)).brand_ids)
+
+
+async def test_the_newest_word_counts_and_all_are_kept(town):
+    id = await town.registered()
+    assert await granted(town, id, "brd_1", "brd_2") == []
+    herself = town.speaker(*shopper(id)).consent
+    await herself.SetConsent(said(id, touchpoint="TOUCHPOINT_MINI_PROGRAM"))
+    await herself.SetConsent(said(id, brand_id="brd_2"))
+    assert await granted(town, id, "brd_2", "brd_1", "brd_3") == ["brd_2", "brd_1"]
+    assert await granted(town, id, "brd_1", purpose=pb.PURPOSE_DISTRICT_COUPONS) == []
+    await town.speaker(brand("brd_1"), subject="operator of 1").consent.SetConsent(said(id, granted=False))
+    assert await granted(town, id, "brd_1", "brd_2") == ["brd_2"]
+    stands = await herself.ListConsents(pb.ListConsentsRequest(consumer_id=id))
+    assert [(one.brand_id, one.granted, one.recorded_by) for one in stands.consents] == [
+        ("brd_1", False, "operator of 1"),
+        ("brd_2", True, "tester"),
+    ]
+    changes = await town.speaker(brand("brd_1")).consent.ListConsentChanges(pb.ListConsentChangesRequest(consumer_id=id))
+    assert [one.granted for one in changes.consents] == [False, True]
+    assert changes.consents[1].touchpoint == 2
+
+
+async def test_who_may_speak_for_a_consumer(town):
+    id = await town.registered()
+    for grants, more in (
+        ([brand("brd_1")], {}),
+        ([manager("str_1")], {"store_id": "str_1"}),
+        (guide("stf_1", "str_1"), {"store_id": "str_1"}),
+    ):
+        await town.speaker(*grants).consent.SetConsent(said(id, **more))
+    refused = [
+        (shopper("con_other"), {}),
+        ([brand("brd_2")], {}),
+        ([manager("str_2")], {"store_id": "str_2"}),
+        ([manager("str_2")], {"store_id": "str_1"}),
+        (guide("stf_1", "str_1"), {}),
+    ]
+    for grants, more in refused:
+        with pytest.raises(Denied):
+            await town.speaker(*grants).consent.SetConsent(said(id, **more))
+    with pytest.raises(NotFound, match="CONSUMER_NOT_FOUND"):
+        await town.speaker(brand("brd_2")).consent.SetConsent(said(id, brand_id="brd_2"))
+    with pytest.raises(Denied):
+        await town.speaker(*shopper(id)).consent.CheckConsents(pb.CheckConsentsRequest(consumer_id=id))
+
+
+async def test_the_consents_of_linked_consumers_are_one_persons(town):
+    first, second = await town.registered(), await town.registered()
+    await town.consent(second)
+    await town.consent(first, granted=False)
+    link = identity_pb2.LinkConsumersRequest(
+        request_id=new_request(), consumer_id=first, linked_consumer_id=second, evidence=["IDENTITY_KIND_PHONE"]
+    )  # fmt: skip
+    await town.operator.identity.LinkConsumers(link)
+    assert await granted(town, second, "brd_1") == []
+    await town.consent(second)
+    assert await granted(town, first, "brd_1") == ["brd_1"]
+    assert len((await town.operator.consent.ListConsents(pb.ListConsentsRequest(consumer_id=first))).consents) == 1
+
+
+async def test_imported_consents_are_dated_like_their_consumer_and_pages_hold_all(town):
+    brands = [f"brd_{n:02}" for n in range(30)]
+    row = identity_pb2.ImportedConsumer(
+        consumer_id="con_1", consents=[identity_pb2.ImportedConsent(brand_id=id, purpose="PURPOSE_OUTREACH", granted=True) for id in brands]
+    )
+    row.created_at.FromJsonString("2025-01-01T00:00:00Z")
+    request = identity_pb2.ImportConsumersRequest(request_id=new_request(), brand_id="brd_00", consumers=[row])
+    await town.operator.identity.ImportConsumers(request)
+    assert await granted(town, "con_1", *brands) == brands
+    found, after = [], ""
+    while True:
+        page = PageRequest(first=7, after=after)
+        answer = await town.operator.consent.ListConsents(pb.ListConsentsRequest(consumer_id="con_1", page=page))
+        found += [one.brand_id for one in answer.consents]
+        if not answer.page.has_next_page:
+            break
+        after = answer.page.end_cursor
+    assert found == brands
+    await town.consent("con_1", "brd_00", granted=False)
+    again = identity_pb2.ImportConsumersRequest(request_id=new_request(), brand_id="brd_00", consumers=[row])
+    await town.operator.identity.ImportConsumers(again)
+    assert "brd_00" not in await granted(town, "con_1", *brands)

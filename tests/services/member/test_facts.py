@@ -1,0 +1,63 @@
+"""Which facts member hears, and that its hot queries follow an index."""
+
+import pytest
+
+from quanyu.facts.v1 import facts_pb2
+from services.kit.facts.outbox import route
+from services.member.relation.rules import relation_id
+
+HOT = {
+    "consumers": [{"_id": {"$in": ["con_1"]}}, {"person_id": {"$in": ["con_1"]}}],
+    "identities": [{"hash": {"$in": ["x"]}, "stands": True}, {"consumer_id": {"$in": ["con_1"]}}],
+    "links": [{"$or": [{"consumer_id": {"$in": ["con_1"]}}, {"linked_consumer_id": {"$in": ["con_1"]}}]}],
+    "consents": [{"consumer_id": {"$in": ["con_1"]}, "brand_id": {"$in": ["brd_1"]}, "purpose": "PURPOSE_OUTREACH"}],
+    "interactions": [{"consumer_id": {"$in": ["con_1"]}, "brand_id": {"$in": ["brd_1"]}}],
+    "relations": [{"_id": {"$in": [relation_id("con_1", "brd_1")]}}, {"consumer_id": "con_1"}],
+    "transitions": [{"consumer_id": "con_1", "brand_id": "brd_1"}],
+    "bindings": [{"consumer_id": {"$in": ["con_1"]}, "active": True}],
+    "outreaches": [{"consumer_id": {"$in": ["con_1"]}, "unread": True}],
+}
+PAGES = {
+    "consent_changes": [({"consumer_id": {"$in": ["con_1", "con_2"]}}, [("at", -1), ("_id", 1)])],
+    "interactions": [
+        ({"consumer_id": {"$in": ["con_1", "con_2"]}}, [("at", -1), ("_id", 1)]),
+        ({"consumer_id": {"$in": ["con_1", "con_2"]}, "brand_id": "brd_1"}, [("at", -1), ("_id", 1)]),
+    ],
+    "relations": [({"consumer_id": "con_1"}, [("last_at", -1), ("_id", 1)]), ({"brand_id": "brd_1"}, [("last_at", -1), ("_id", 1)])],
+    "transitions": [({"consumer_id": "con_1", "brand_id": "brd_1"}, [("number", -1), ("_id", 1)])],
+    "bindings": [({"staff_id": "stf_1", "active": True}, [("bound_at", -1), ("_id", 1)])],
+    "outreaches": [
+        ({"consumer_id": {"$in": ["con_1", "con_2"]}}, [("sent_at", -1), ("_id", 1)]),
+        ({"staff_id": "stf_1"}, [("sent_at", -1), ("_id", 1)]),
+        ({"store_id": "str_1"}, [("sent_at", -1), ("_id", 1)]),
+        ({"brand_id": "brd_1"}, [("sent_at", -1), ("_id", 1)]),
+    ],
+}
+
+
+def test_every_fact_that_names_member_has_its_effect_here(member_facts):
+    body = facts_pb2.Fact.DESCRIPTOR.oneofs_by_name["body"]
+    assert set(member_facts) == {field.name for field in body.fields if "member" in route(field.name).heard_by}
+
+
+@pytest.fixture
+async def member_facts(member):
+    return member.wiring.facts
+
+
+def stages(plan):
+    """The names of all stages of a winning plan."""
+    found = [plan["stage"]]
+    for inner in [plan.get("inputStage"), *plan.get("inputStages", []), *plan.get("shards", [])]:
+        found += stages(inner) if inner else []
+    return found
+
+
+async def test_hot_queries_follow_an_index_and_pages_come_sorted_from_it(member):
+    asked = [(name, query, []) for name, queries in HOT.items() for query in queries]
+    asked += [(name, query, sort) for name, pages in PAGES.items() for query, sort in pages]
+    for name, query, sort in asked:
+        found = member.database[name].find(query)
+        explained = await (found.sort(sort) if sort else found).explain()
+        used = stages(explained["queryPlanner"]["winningPlan"])
+        assert "COLLSCAN" not in used and "SORT" not in used, (name, query, used)

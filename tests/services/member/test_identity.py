@@ -1,0 +1,193 @@
+"""Identity through the running service: who is found, who is who, and who sees what of whom."""
+
+import asyncio
+
+import pytest
+
+from quanyu.member.v1 import identity_pb2 as pb
+from services.kit.errors import Conflict, Denied, Invalid, NotFound
+from tests.services.member.conftest import OPERATOR, SERVICE, brand, guide, new_request, shopper
+
+PHONE, OPEN_ID, CARD, OIDC = (
+    pb.IDENTITY_KIND_PHONE,
+    pb.IDENTITY_KIND_OPEN_ID,
+    pb.IDENTITY_KIND_CARD,
+    pb.IDENTITY_KIND_OIDC_SUBJECT,
+)
+
+
+def register(*identities, brand_id="brd_1", **more):
+    return pb.RegisterConsumerRequest(request_id=new_request(), brand_id=brand_id, identities=identities, **more)
+
+
+def phone(value, verified=True):
+    return pb.NewIdentity(kind=PHONE, value=value, verified=verified)
+
+
+def link(id, linked_id):
+    return pb.LinkConsumersRequest(request_id=new_request(), consumer_id=id, linked_consumer_id=linked_id, evidence=[PHONE])
+
+
+async def test_a_verified_phone_finds_across_brands_a_card_only_within_its_brand(town):
+    mine, theirs = town.speaker(brand("brd_1")).identity, town.speaker(brand("brd_2")).identity
+    first = await mine.RegisterConsumer(register(phone("138 1234 1234"), pb.NewIdentity(kind=CARD, value="A1")))
+    assert first.created
+    again = await theirs.RegisterConsumer(register(phone("+8613812341234"), brand_id="brd_2"))
+    assert (again.consumer_id, again.created) == (first.consumer_id, False)
+    by_card = await mine.RegisterConsumer(register(pb.NewIdentity(kind=CARD, value="A1")))
+    assert (by_card.consumer_id, by_card.created) == (first.consumer_id, False)
+    other_card = await theirs.RegisterConsumer(register(pb.NewIdentity(kind=CARD, value="A1"), brand_id="brd_2"))
+    assert other_card.consumer_id != first.consumer_id
+    unverified = await mine.RegisterConsumer(register(phone("13812341234", verified=False)))
+    assert unverified.created
+
+
+async def test_one_request_registers_once_and_one_phone_belongs_to_one_consumer(town):
+    speaker = town.speaker(brand("brd_1")).identity
+    request = register(phone("13900001111"))
+    answers = await asyncio.gather(*(speaker.RegisterConsumer(request) for _ in range(10)))
+    assert len({answer.consumer_id for answer in answers}) == 1 and all(answer.created for answer in answers)
+    answers = await asyncio.gather(*(speaker.RegisterConsumer(register(phone("13900002222"))) for _ in range(10)))
+    assert len({answer.consumer_id for answer in answers}) == 1 and sum(answer.created for answer in answers) == 1
+
+
+async def test_identities_of_two_people_are_refused_and_a_taken_id_too(town):
+    first, second = await town.registered("13900000001"), await town.registered("13900000002")
+    speaker = town.speaker(brand("brd_1")).identity
+    with pytest.raises(Conflict, match="IDENTITIES_DISAGREE"):
+        await speaker.RegisterConsumer(register(phone("13900000001"), phone("13900000002")))
+    with pytest.raises(Conflict, match="IDENTITY_TAKEN"):
+        await speaker.AddIdentity(
+            pb.AddIdentityRequest(request_id=new_request(), consumer_id=first, brand_id="brd_1", identity=phone("13900000002"))
+        )
+    with pytest.raises(Conflict, match="CONSUMER_ID_TAKEN"):
+        await town.speaker(brand("brd_2")).identity.RegisterConsumer(
+            register(pb.NewIdentity(kind=CARD, value="x"), brand_id="brd_2", consumer_id=second)
+        )
+    with pytest.raises(Invalid, match="INVALID_PHONE"):
+        await speaker.RegisterConsumer(register(phone("12")))
+    with pytest.raises(Denied):
+        await speaker.RegisterConsumer(register(phone("13900000003"), brand_id="brd_2"))
+
+
+async def test_each_sees_of_a_consumer_what_is_theirs_to_see(town):
+    id = await town.registered("13812341234", display_name="Li Na", sizes={"shirt": "40"})
+    await town.speaker(brand("brd_2")).identity.RegisterConsumer(
+        register(phone("13812341234"), pb.NewIdentity(kind=CARD, value="CARD-778899"), brand_id="brd_2", display_name="Lina")
+    )
+
+    async def seen(*grants):
+        return (await town.speaker(*grants).identity.GetConsumer(pb.GetConsumerRequest(id=id))).consumer
+
+    herself, first, second = await seen(*shopper(id)), await seen(brand("brd_1")), await seen(brand("brd_2"))
+    assert (herself.phone, herself.sizes["shirt"]) == ("13812341234", "40")
+    assert (first.display_name, first.phone, dict(first.sizes)) == ("Li Na", "138****1234", {"shirt": "40"})
+    assert (second.display_name, second.phone, dict(second.sizes)) == ("Lina", "138****1234", {})
+    for grants in ([brand("brd_3")], shopper("con_other"), guide("stf_1", "str_1")):
+        with pytest.raises(NotFound, match="CONSUMER_NOT_FOUND"):
+            await seen(*grants)
+        batch = await town.speaker(*grants).identity.BatchGetConsumers(pb.BatchGetConsumersRequest(ids=[id]))
+        assert not batch.consumers
+    kinds = {}
+    for name, grants in {"first": [brand("brd_1")], "second": [brand("brd_2")], "herself": shopper(id)}.items():
+        listed = await town.speaker(*grants).identity.ListIdentities(pb.ListIdentitiesRequest(consumer_id=id))
+        kinds[name] = [(one.kind, one.shown, list(one.brand_ids)) for one in listed.identities]
+    assert kinds["first"] == [(PHONE, "138****1234", ["brd_1"])]
+    assert kinds["second"] == [(PHONE, "138****1234", ["brd_2"]), (CARD, "****8899", ["brd_2"])]
+    assert kinds["herself"] == [(PHONE, "13812341234", ["brd_1", "brd_2"]), (CARD, "CARD-778899", ["brd_2"])]
+
+
+async def test_nothing_personal_is_kept_in_the_clear(town):
+    await town.registered("13812341234", display_name="Li Na")
+    for name in await town.database.raw.list_collection_names():
+        async for row in town.database[name].find():
+            assert "13812341234" not in str(row) and "Li Na" not in str(row), name
+
+
+async def test_a_link_makes_one_person_and_undoing_it_restores_both(town):
+    first = await town.registered("13900000001", display_name="Li Na")
+    second = await town.registered("13900000002", brand_id="brd_2")
+    identity = town.operator.identity
+    before = [await identity.GetConsumer(pb.GetConsumerRequest(id=id)) for id in (first, second)]
+    linked = await identity.LinkConsumers(link(first, second))
+    assert linked.consumer_id == first
+    resolved = await town.speaker(SERVICE).identity.ResolveConsumer(pb.ResolveConsumerRequest(subject=second))
+    assert (resolved.consumer_id, list(resolved.consumer_ids)) == (first, [first, second])
+    # Whoever knows one of them finds the person under either id, and still sees only what is theirs.
+    seen = (await town.speaker(brand("brd_2")).identity.GetConsumer(pb.GetConsumerRequest(id=first))).consumer
+    assert (seen.person_id, seen.display_name, seen.phone) == (first, "", "139****0002")
+    links = await identity.ListLinks(pb.ListLinksRequest(consumer_id=second))
+    assert [(one.consumer_id, one.linked_consumer_id, one.linked_by) for one in links.links] == [(first, second, "operator")]
+    with pytest.raises(Conflict, match="SAME_PERSON"):
+        await identity.LinkConsumers(link(second, first))
+    await identity.UnlinkConsumers(pb.UnlinkConsumersRequest(request_id=new_request(), consumer_id=first, linked_consumer_id=second))
+    assert [await identity.GetConsumer(pb.GetConsumerRequest(id=id)) for id in (first, second)] == before
+    with pytest.raises(NotFound):
+        await town.speaker(brand("brd_2")).identity.GetConsumer(pb.GetConsumerRequest(id=first))
+    links = await identity.ListLinks(pb.ListLinksRequest(consumer_id=second))
+    assert links.links[0].undone_by == "operator"
+    told = [fact.WhichOneof("body") for fact in await town.member.facts_told()]
+    assert told == ["consumer_linked", "consumer_unlinked"]
+
+
+async def test_a_brand_links_only_whom_it_registered_alone(town):
+    first, second = await town.registered(), await town.registered("13900000002")
+    speaker = town.speaker(brand("brd_1")).identity
+    await town.speaker(brand("brd_2")).identity.RegisterConsumer(register(phone("13900000002"), brand_id="brd_2"))
+    with pytest.raises(Denied, match="LINK_NOT_YOURS"):
+        await speaker.LinkConsumers(link(first, second))
+    with pytest.raises(NotFound):
+        await town.speaker(brand("brd_2")).identity.LinkConsumers(link(second, first))
+    third = await town.registered()
+    assert (await speaker.LinkConsumers(link(first, third))).consumer_id == first
+
+
+async def test_two_links_at_once_never_make_a_circle(town):
+    first, second, third = [await town.registered() for _ in range(3)]
+    asked = [link(first, second), link(second, third), link(third, first), link(second, first)]
+    answers = await asyncio.gather(*(town.operator.identity.LinkConsumers(one) for one in asked), return_exceptions=True)
+    assert all(isinstance(one, Conflict | pb.LinkConsumersResponse) for one in answers)
+    resolved = [
+        await town.speaker(SERVICE).identity.ResolveConsumer(pb.ResolveConsumerRequest(subject=id)) for id in (first, second, third)
+    ]
+    assert len({one.consumer_id for one in resolved}) == 1
+
+
+async def test_a_signed_in_subject_is_resolved_by_its_issuer_only(town):
+    speaker = town.speaker(brand("brd_1")).identity
+    subject = pb.NewIdentity(kind=OIDC, namespace="https://login.example", value="con_sub", verified=True)
+    id = (await speaker.RegisterConsumer(register(subject))).consumer_id
+    service = town.speaker(SERVICE).identity
+    found = await service.ResolveConsumer(pb.ResolveConsumerRequest(issuer="https://login.example", subject="con_sub"))
+    assert list(found.consumer_ids) == [id]
+    for issuer, who in (("https://other.example", "con_sub"), ("", "con_sub"), ("https://login.example", id)):
+        with pytest.raises(NotFound, match="CONSUMER_NOT_FOUND"):
+            await service.ResolveConsumer(pb.ResolveConsumerRequest(issuer=issuer, subject=who))
+
+
+async def test_an_import_registers_what_can_be_and_names_the_rest(town):
+    known = await town.registered("13900000009")
+    rows = [pb.ImportedConsumer(consumer_id=f"con_{n:03}", sizes={"shirt": str(n)}) for n in range(200)]
+    rows += [
+        pb.ImportedConsumer(identities=[phone("13900000009")], display_name="known"),
+        pb.ImportedConsumer(identities=[phone("1")]),
+        pb.ImportedConsumer(),
+        pb.ImportedConsumer(consumer_id="con_x", consents=[pb.ImportedConsent(brand_id="brd_2", purpose="PURPOSE_OUTREACH")]),
+        pb.ImportedConsumer(consumer_id="con_y", identities=[phone("13900000010")]),
+        pb.ImportedConsumer(consumer_id="con_z", identities=[phone("13900000010")]),
+    ]
+    request = pb.ImportConsumersRequest(request_id=new_request(), brand_id="brd_1", consumers=rows)
+    speaker = town.speaker(brand("brd_1")).identity
+    answer = await speaker.ImportConsumers(request)
+    assert (answer.created, answer.found) == (201, 2)
+    assert answer.consumer_ids[200] == known and list(answer.consumer_ids[204:]) == ["con_y", "con_y"]
+    assert [(one.index, one.reason) for one in answer.rejects] == [
+        (201, "INVALID_PHONE"),
+        (202, "INVALID_FIELD"),
+        (203, "BRAND_NOT_YOURS"),
+    ]
+    assert await speaker.ImportConsumers(request) == answer
+    repeated = pb.ImportConsumersRequest(request_id=new_request(), brand_id="brd_1", consumers=rows)
+    assert (await speaker.ImportConsumers(repeated)).created == 0
+    seen = await town.speaker(OPERATOR).identity.BatchGetConsumers(pb.BatchGetConsumersRequest(ids=[f"con_{n:03}" for n in range(200)]))
+    assert len(seen.consumers) == 200
