@@ -221,26 +221,18 @@ class StockStore:
 
     async def near(self, variant_ids: Sequence[str], near: Point, metres: int, *, limit: int, free: bool) -> list[tuple[Stock, int]]:
         """The nearest rows of these variants with their distance in metres: those with something available, or those all held."""
+        cursor = await self.database.aggregate(STOCK, self.near_pipeline(variant_ids, near, metres, limit=limit, free=free))
+        return [(as_struct(row, Stock), round(row["metres"])) async for row in cursor]
+
+    @staticmethod
+    def near_pipeline(variant_ids: Sequence[str], near: Point, metres: int, *, limit: int, free: bool) -> list[Document]:
+        """How `near` looks them up."""
         left = {"$subtract": ["$on_hand", {"$add": ["$reserved", "$safety"]}]}
         held = {"$and": [{"$lte": [left, 0]}, {"$gt": [{"$subtract": ["$on_hand", "$safety"]}, 0]}]}
-        pipeline: list[Document] = [
-            {
-                "$geoNear": {
-                    "near": {"type": "Point", "coordinates": [near.longitude, near.latitude]},
-                    "key": "position",
-                    "distanceField": "metres",
-                    "maxDistance": metres,
-                    "query": {
-                        "variant_id": {"$in": list(variant_ids)},
-                        "on_hand": {"$gt": 0},
-                        "$expr": {"$gt": [left, 0]} if free else held,
-                    },
-                }
-            },
-            {"$limit": limit},
-        ]
-        cursor = await self.database.aggregate(STOCK, pipeline)
-        return [(as_struct(row, Stock), round(row["metres"])) async for row in cursor]
+        wanted = {"variant_id": {"$in": list(variant_ids)}, "on_hand": {"$gt": 0}, "$expr": {"$gt": [left, 0]} if free else held}
+        place = {"type": "Point", "coordinates": [near.longitude, near.latitude]}
+        nearest = {"near": place, "key": "position", "distanceField": "metres", "maxDistance": metres, "query": wanted}
+        return [{"$geoNear": nearest}, {"$limit": limit}]
 
     async def uncounted(self) -> list[str]:
         """The rows whose `reserved` is not the sum of their live holds: none, or something is wrong. Reads everything."""

@@ -1,0 +1,242 @@
+"""Orders over the wire: placed, paid exactly once, cancelled, seen by whom they concern, in the scenario they came from."""
+
+import asyncio
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from quanyu.commerce.v1 import orders_pb2, stock_pb2
+from quanyu.common.v1 import touch_pb2
+from quanyu.common.v1.page_pb2 import PageRequest
+from quanyu.facts.v1 import facts_pb2
+from services.commerce.facts import handlers
+from services.commerce.orders import nouns, rules
+from services.commerce.orders.store import OrderStore
+from services.commerce.stock.store import StockStore
+from services.kit import clock
+from services.kit.errors import Conflict, Denied, Exhausted, Invalid, NotFound
+from services.kit.facts.outbox import route
+from tests.services.commerce.conftest import HERE, Shop, consumer, explained, fresh, of_brand, of_store
+from tests.services.conftest import Running
+
+
+def test_the_words_are_those_of_the_wire() -> None:
+    assert {f"ORDERS_REASON_{reason}" for reason in rules.Reason} == set(orders_pb2.OrdersReason.keys()) - {"ORDERS_REASON_UNSPECIFIED"}
+    for words, label in ((nouns.State, "OrderState"), (nouns.Cancel, "CancelReason"), (nouns.PaymentMethod, "PaymentMethod")):
+        known = set(getattr(orders_pb2, label).keys())
+        assert set(words) == {name for name in known if not name.endswith("_UNSPECIFIED")}
+
+
+async def test_commerce_hears_exactly_what_the_routes_say(commerce: Running) -> None:
+    house = commerce.house
+    kinds = facts_pb2.Fact.DESCRIPTOR.oneofs_by_name["body"].fields
+    heard = {field.name for field in kinds if "commerce" in route(field.name).heard_by}
+    assert set(handlers(house, StockStore(house.database, house.lane), OrderStore(house.database))) == heard
+
+
+def paying(order_id: str, token: str = "approve") -> orders_pb2.PayOrderRequest:
+    return orders_pb2.PayOrderRequest(request_id=fresh(), order_id=order_id, method=orders_pb2.PAYMENT_METHOD_SANDBOX, sandbox_token=token)
+
+
+async def test_an_order_of_a_hold_keeps_the_hold_until_it_is_paid(shop: Shop) -> None:
+    hold = await shop.held()
+    order = await shop.placed(lines=[], hold_ids=[hold.id], store_id="", touchpoint=touch_pb2.TOUCHPOINT_MINI_PROGRAM)
+    assert (order.state, order.store_id, order.seller_id) == (orders_pb2.ORDER_STATE_PLACED, "str_near", "brd_a")
+    assert [(line.hold_id, line.paid.minor) for line in order.lines] == [(hold.id, 39_900)]
+    assert order.pay_by.ToDatetime() - order.placed_at.ToDatetime() == rules.PAY_WITHIN
+    assert await shop.row() == {"on_hand": 1, "reserved": 1}
+    with pytest.raises(Conflict, match="HOLD_ORDERED"):
+        await shop.stock(consumer()).ReleaseHold(stock_pb2.ReleaseHoldRequest(request_id=fresh(), hold_id=hold.id))
+    with pytest.raises(Conflict, match="HOLD_ORDERED"):
+        await shop.placed(lines=[], hold_ids=[hold.id])
+    paid = (await shop.orders(consumer()).PayOrder(paying(order.id))).order
+    assert (paid.state, paid.payment.amount.minor) == (orders_pb2.ORDER_STATE_PAID, 39_900)
+    assert await shop.row() == {"on_hand": 0, "reserved": 0}
+    kept = (await shop.stock(consumer()).GetHold(stock_pb2.GetHoldRequest(id=hold.id))).hold
+    assert (kept.state, kept.order_id) == (stock_pb2.HOLD_STATE_SOLD, order.id)
+
+
+async def test_paying_is_done_once_however_often_and_by_how_many(shop: Shop) -> None:
+    order = await shop.placed()
+    one = paying(order.id)
+    requests = [one] * 25 + [paying(order.id) for _ in range(15)]
+    stub = shop.orders(consumer())
+    answers = await asyncio.gather(*(stub.PayOrder(request) for request in requests))
+    assert len({answer.order.payment.id for answer in answers}) == 1
+    assert {answer.order.state for answer in answers} == {orders_pb2.ORDER_STATE_PAID}
+    assert await shop.row() == {"on_hand": 0, "reserved": 0}
+    told = [fact for fact in await shop.commerce.facts_told() if fact.WhichOneof("body") == "order_paid"]
+    assert [fact.order_paid.order_id for fact in told] == [order.id]
+    summary = told[0].order_paid.order
+    assert (summary.store_id, summary.seller_id, summary.lines[0].paid.minor) == ("str_near", "brd_a", 39_900)
+    assert summary.paid_at == answers[0].order.paid_at
+    one.sandbox_token = "decline"
+    with pytest.raises(Conflict, match="REQUEST_ID_REUSED"):
+        await stub.PayOrder(one)
+
+
+async def test_a_declined_payment_leaves_the_order_open(shop: Shop) -> None:
+    order = await shop.placed()
+    declined = paying(order.id, "decline")
+    for _ in range(2):
+        with pytest.raises(Conflict, match="PAYMENT_DECLINED"):
+            await shop.orders(consumer()).PayOrder(declined)
+    assert await shop.row() == {"on_hand": 1, "reserved": 1}
+    assert (await shop.orders(consumer()).PayOrder(paying(order.id))).order.state == orders_pb2.ORDER_STATE_PAID
+
+
+async def test_the_last_one_is_ordered_once(shop: Shop) -> None:
+    answers = await asyncio.gather(*(shop.placed(f"con_{place}") for place in range(20)), return_exceptions=True)
+    assert sum(isinstance(answer, orders_pb2.Order) for answer in answers) == 1
+    assert sum(isinstance(answer, Exhausted) for answer in answers) == 19
+    await shop.check()
+
+
+async def test_lines_are_taken_all_or_none_and_once(shop: Shop) -> None:
+    await shop.product("hat", sizes=(1,), minor=10_000)
+    await shop.stocked(variant_id="var_hat_1", on_hand=3)
+    both = [orders_pb2.NewLine(variant_id="var_hat_1", quantity=2), orders_pb2.NewLine(variant_id="var_shirt_40", quantity=2)]
+    with pytest.raises(Exhausted, match="OUT_OF_STOCK"):
+        await shop.placed(lines=both)
+    with pytest.raises(NotFound, match="STOCK_NOT_FOUND"):
+        await shop.placed(lines=[orders_pb2.NewLine(variant_id="var_no", quantity=1)])
+    assert await shop.row(variant_id="var_hat_1") == {"on_hand": 3, "reserved": 0}
+    both[1].quantity = 1
+    request = orders_pb2.PlaceOrderRequest(request_id=fresh(), consumer_id="con_a", store_id="str_near", lines=both)
+    answers = await asyncio.gather(*(shop.orders(consumer()).PlaceOrder(request) for _ in range(10)))
+    assert len({answer.order.id for answer in answers}) == 1
+    assert answers[0].order.total.minor == 59_900
+    assert await shop.row(variant_id="var_hat_1") == {"on_hand": 3, "reserved": 2}
+
+
+async def test_a_cancelled_order_frees_its_goods_and_cannot_be_paid(shop: Shop) -> None:
+    order = await shop.placed()
+    cancel = orders_pb2.CancelOrderRequest(request_id=fresh(), order_id=order.id)
+    stub = shop.orders(consumer())
+    answers = await asyncio.gather(*(stub.CancelOrder(cancel) for _ in range(10)))
+    assert {answer.order.state for answer in answers} == {orders_pb2.ORDER_STATE_CANCELLED}
+    assert await shop.row() == {"on_hand": 1, "reserved": 0}
+    await stub.CancelOrder(orders_pb2.CancelOrderRequest(request_id=fresh(), order_id=order.id))
+    with pytest.raises(Conflict, match="ORDER_CANCELLED"):
+        await stub.PayOrder(paying(order.id))
+    other = await shop.placed()
+    await stub.PayOrder(paying(other.id))
+    with pytest.raises(Conflict, match="ORDER_PAID"):
+        await stub.CancelOrder(orders_pb2.CancelOrderRequest(request_id=fresh(), order_id=other.id))
+
+
+async def test_what_makes_no_order(shop: Shop) -> None:
+    hold = await shop.held()
+    with pytest.raises(Invalid, match="LINES_MISSING"):
+        await shop.placed(lines=[])
+    with pytest.raises(Invalid, match="LINES_MISSING"):
+        await shop.placed(hold_ids=[hold.id])
+    with pytest.raises(NotFound, match="HOLD_NOT_FOUND"):
+        await shop.placed("con_b", lines=[], hold_ids=[hold.id])
+    with pytest.raises(Denied):
+        request = orders_pb2.PlaceOrderRequest(request_id=fresh(), consumer_id="con_a", hold_ids=[hold.id])
+        await shop.orders(consumer("con_b")).PlaceOrder(request)
+    with pytest.raises(Invalid, match="STORES_MIXED"):
+        await shop.placed(lines=[], hold_ids=[hold.id], store_id="str_other")
+    with pytest.raises(Invalid, match="DESTINATION_MISSING"):
+        await shop.placed(lines=[], hold_ids=[hold.id], method=stock_pb2.METHOD_INSTANT_DELIVERY)
+    await shop.store("str_far")
+    await shop.stocked("str_far")
+    far = await shop.held(store_id="str_far")
+    with pytest.raises(Invalid, match="STORES_MIXED"):
+        await shop.placed(lines=[], hold_ids=[hold.id, far.id], store_id="")
+
+
+async def test_a_destination_is_for_the_consumer_and_the_store_only(shop: Shop) -> None:
+    destination = orders_pb2.Destination(address="三里屯路 1 号 808", recipient="王女士", phone="13800000000", position=HERE)
+    order = await shop.placed(method=stock_pb2.METHOD_INSTANT_DELIVERY, destination=destination)
+    asked = orders_pb2.GetDestinationRequest(order_id=order.id)
+    assert (await shop.orders(consumer()).GetDestination(asked)).destination == destination
+    assert (await shop.orders(of_store(role="ROLE_GUIDE")).GetDestination(asked)).destination == destination
+    for stranger in (consumer("con_b"), of_store("str_far")):
+        with pytest.raises(NotFound, match="ORDER_NOT_FOUND"):
+            await shop.orders(stranger).GetDestination(asked)
+    with pytest.raises(Denied):
+        await shop.orders(of_brand()).GetDestination(asked)
+    everything = str([await shop.database[name].find().to_list(None) for name in await shop.database.raw.list_collection_names()])
+    assert not any(word in everything for word in ("三里屯路", "王女士", "13800000000"))
+
+
+async def test_the_scenario_is_derived_from_what_is_known(shop: Shop) -> None:
+    await shop.stocked(on_hand=9)
+    now = clock.now()
+
+    async def scenario(**more: Any) -> tuple[str, str, str]:
+        order = await shop.placed(touchpoint=touch_pb2.TOUCHPOINT_MINI_PROGRAM, **more)
+        return touch_pb2.Scenario.Name(order.scenario), order.scenario_basis.rule, order.scenario_basis.evidence_id
+
+    assert await scenario() == ("SCENARIO_AT_HOME", "otherwise", "")
+    visit = {"visit_id": "vis_a", "consumer_id": "con_a", "district_id": "dst_a"}
+    await shop.visit("visit_started", now - timedelta(hours=2), **visit)
+    assert await scenario() == ("SCENARIO_DISTRICT_VISIT", "visit_open", "vis_a")
+    await shop.visit("visit_left", now - timedelta(hours=1), **visit)
+    assert await scenario() == ("SCENARIO_AT_HOME", "otherwise", "")
+    await shop.visit("outreach_sent", now - timedelta(minutes=30), outreach_id="out_a", consumer_id="con_a", brand_id="brd_a")
+    assert await scenario() == ("SCENARIO_OFF_STORE", "reached_after_visit", "out_a")
+    assert await scenario(needed_by=now + timedelta(hours=2)) == ("SCENARIO_URGENT_NEED", "needed_soon", "")
+
+
+async def test_who_sees_what_of_an_order(shop: Shop) -> None:
+    """A retailer's store sells shirts of brd_a and hats of brd_b in one order."""
+    await shop.store("str_mall", "rtl_m")
+    await shop.product("hat", "brd_b", sizes=(1,), minor=10_000)
+    await shop.stocked("str_mall")
+    await shop.stocked("str_mall", "var_hat_1")
+    lines = [orders_pb2.NewLine(variant_id="var_shirt_40", quantity=1), orders_pb2.NewLine(variant_id="var_hat_1", quantity=1)]
+    order = await shop.placed(store_id="str_mall", lines=lines)
+    await shop.orders(consumer()).PayOrder(paying(order.id))
+    get = orders_pb2.GetOrderRequest(id=order.id)
+    for whole in (consumer(), of_store("str_mall"), of_brand("rtl_m")):
+        seen = (await shop.orders(whole).GetOrder(get)).order
+        assert (len(seen.lines), seen.total.minor, seen.partial) == (2, 49_900, False)
+    part = (await shop.orders(of_brand("brd_b")).GetOrder(get)).order
+    assert [line.variant_id for line in part.lines] == ["var_hat_1"]
+    assert (part.total.minor, part.amount.minor, part.partial, part.HasField("payment")) == (10_000, 10_000, True, False)
+    listed = await shop.orders(of_brand("brd_b")).ListOrders(orders_pb2.ListOrdersRequest(brand_id="brd_b"))
+    batch = await shop.orders(of_brand("brd_b")).BatchGetOrders(orders_pb2.BatchGetOrdersRequest(ids=[order.id, "ord_no"]))
+    assert list(listed.orders) == list(batch.orders) == [part]
+    for stranger in (consumer("con_b"), of_store("str_near"), of_brand("brd_c")):
+        with pytest.raises(NotFound, match="ORDER_NOT_FOUND"):
+            await shop.orders(stranger).GetOrder(get)
+        assert list((await shop.orders(stranger).BatchGetOrders(orders_pb2.BatchGetOrdersRequest(ids=[order.id]))).orders) == []
+        for asked in ({"consumer_id": "con_a"}, {"store_id": "str_mall"}, {"brand_id": "brd_b"}):
+            assert list((await shop.orders(stranger).ListOrders(orders_pb2.ListOrdersRequest(**asked))).orders) == []
+    for pays in (consumer("con_b"), of_store("str_near")):
+        with pytest.raises(NotFound, match="ORDER_NOT_FOUND"):
+            await shop.orders(pays).PayOrder(paying(order.id))
+        with pytest.raises(NotFound, match="ORDER_NOT_FOUND"):
+            await shop.orders(pays).CancelOrder(orders_pb2.CancelOrderRequest(request_id=fresh(), order_id=order.id))
+
+
+async def test_lists_go_page_by_page_latest_first(shop: Shop) -> None:
+    await shop.stocked(on_hand=9)
+    placed = [await shop.placed() for _ in range(5)]
+    stub, seen, after = shop.orders(consumer()), [], ""
+    for _ in range(3):
+        answer = await stub.ListOrders(orders_pb2.ListOrdersRequest(consumer_id="con_a", page=PageRequest(first=2, after=after)))
+        seen += [order.id for order in answer.orders]
+        after = answer.page.end_cursor
+    assert seen == [order.id for order in sorted(placed, key=lambda order: (-order.placed_at.ToMicroseconds(), order.id))]
+    with pytest.raises(Invalid, match="INVALID_FIELD"):
+        await stub.ListOrders(orders_pb2.ListOrdersRequest())
+
+
+async def test_no_hot_query_reads_a_whole_collection(shop: Shop) -> None:
+    await shop.stocked(on_hand=30)
+    for _ in range(12):
+        await shop.placed()
+    orders, latest = shop.database["orders"], [("placed_at", -1), ("_id", 1)]
+    for query in ({"consumer_id": "con_a"}, {"store_id": "str_near"}, {"$or": [{"brand_ids": "brd_a"}, {"seller_id": "brd_a"}]}):
+        stages = await explained(orders, query, latest)
+        assert "IXSCAN" in stages
+        assert not stages & {"COLLSCAN", "SORT"}
+    for query in ({"sweep_at": {"$lte": clock.real()}}, {"rollback": True}):
+        stages = await explained(orders, query)
+        assert "IXSCAN" in stages
+        assert "COLLSCAN" not in stages
