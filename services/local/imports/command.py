@@ -59,16 +59,18 @@ async def load(folder: Folder, source: Path, console: Console, *, anew: bool = F
     async with client.channels(folder) as channels:
         with Progress(*columns, console=console) as progress:
             tasks: dict[str, TaskID] = {}
+            latest: dict[str, int] = {}
 
             def seen(name: str, done: int, total: int, rejected: int) -> None:
                 if name not in tasks:
                     tasks[name] = progress.add_task(name, total=total, note="")
+                latest[name] = done
                 progress.update(tasks[name], completed=done, total=total, note=f"[red]{rejected} rejected[/]" if rejected else "")
 
             async def settle(name: str) -> None:
                 """Waits until what was told is applied everywhere."""
                 if name in tasks:
-                    progress.update(tasks[name], total=progress.tasks[tasks[name]].completed)
+                    progress.update(tasks[name], total=latest[name])
                 deadline = time.monotonic() + SETTLE_SECONDS_MAX
                 task: TaskID | None = None
                 while (backlog := await client.backlog(channels))[0]:
