@@ -118,9 +118,10 @@ def page(
 class MutationField(GraphField):
     """See `mutation`."""
 
-    def __init__(self, given: type[Any]) -> None:
+    def __init__(self, given: type[Any], passed_on: tuple[type[Message], ...]) -> None:
         self.given, self.form = given, given.__form__
         self.rpc = rpc_of(self.form.message)
+        self.refusing = (self.rpc, *map(rpc_of, passed_on))
         super().__init__()
         self.members: tuple[type[Any], ...] = ()
 
@@ -133,7 +134,8 @@ class MutationField(GraphField):
             raise TypeError(f"{where} asks a service: it must be nullable")
         if not any(part.name == IDEMPOTENCY_KEY for part in self.form.parts):
             raise TypeError(f"{where} takes no idempotency key")
-        self.members = tuple(dict.fromkeys((*errors.named_by(self.rpc.method.full_name), *errors.general())))
+        named = [member for rpc in self.refusing for member in errors.named_by(rpc.method.full_name)]
+        self.members = tuple(dict.fromkeys((*named, *errors.general())))
         self._arguments = [
             StrawberryArgument(
                 python_name="input", graphql_name=None, type_annotation=annotation(self.given.__name__), description="What is asked for."
@@ -164,7 +166,10 @@ class MutationField(GraphField):
             return errors.told(refused, self.members)
 
 
-def mutation(given: type[Any]) -> Any:
-    """A mutation that carries out the rpc of a form, annotated with its payload. Its result is a union of the payload and of the refusals
-    that the rpc's comment names by reasons with a type of their own, and the general ones."""
-    return MutationField(given)
+def mutation(given: type[Any], *, passed_on: tuple[type[Message], ...] = ()) -> Any:
+    """A mutation that carries out the rpc of a form; it is annotated with its payload.
+
+    Its result is a union of the payload, the refusals whose reasons the rpc's comment names and that have a type of their own, and the
+    general ones. `passed_on`: requests of rpcs whose refusals this one passes on.
+    """
+    return MutationField(given, passed_on)

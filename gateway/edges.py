@@ -108,7 +108,9 @@ class EdgeField(GraphField):
 
     def described(self) -> str | None:
         field = _field_at(self.owner, self.by) if self.owner is not None else None
-        return descriptions.of_field(field) if field is not None else None
+        if field is None:
+            return None
+        return descriptions.of(field.full_name) or descriptions.PLAIN.get(self.python_name) or descriptions.of_field(field)
 
     def get_result(self, source: Any, info: Info[Any, Any] | None, args: list[Any], kwargs: Any) -> Any:
         assert info is not None

@@ -78,7 +78,6 @@ class Executor:
             context_value=context,
             variable_values=dict(variables or {}),
             operation_name=operation_name,
-            execution_context_class=self.schema.execution_context_class,
         )
         answer: Any = await result if isawaitable(result) else result
         return answer  # type: ignore[no-any-return]
