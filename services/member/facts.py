@@ -9,7 +9,7 @@ from services.kit.house import Handler
 from services.kit.unit import Unit
 from services.member.identity.store import Consumers
 from services.member.outreach.store import Bindings, Outreaches
-from services.member.relation import rules as relation
+from services.member.relation import told
 from services.member.relation.store import Relations
 from services.member.stores import Stores
 
@@ -19,19 +19,19 @@ def table(stores: Stores, consumers: Consumers, relations: Relations, bindings: 
 
     async def pack_issued(unit: Unit, fact: facts_pb2.Fact) -> None:
         """Each brand with a coupon in the pack reached the consumer."""
-        await relations.record(unit, relation.of_pack(fields(fact.pack_issued), fact.at.ToDatetime(tzinfo=UTC)))
+        await relations.record(unit, told.of_pack(fields(fact.pack_issued), fact.at.ToDatetime(tzinfo=UTC)))
 
     async def order_paid(unit: Unit, fact: facts_pb2.Fact) -> None:
         """A purchase with each brand in the order; the outcome of what a guide wrote before."""
         order = fields(fact.order_paid.order)
-        await relations.record(unit, relation.of_order(order))
+        await relations.record(unit, told.of_order(order))
         if consumer_id := order.get("consumer_id"):
             people = await consumers.people([consumer_id], unit.session)
             await outreaches.ordered(unit, order, people.ids_of(consumer_id))
 
     async def orders_imported(unit: Unit, fact: facts_pb2.Fact) -> None:
         """Purchases of the past; nobody wrote to anybody then."""
-        await relations.record(unit, [one for order in fact.orders_imported.orders for one in relation.of_order(fields(order))])
+        await relations.record(unit, [one for order in fact.orders_imported.orders for one in told.of_order(fields(order))])
 
     return {
         "store_changed": stores.changed,

@@ -18,15 +18,14 @@ import math
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import Annotated, Any
+from typing import Annotated
 
 from msgspec import Meta, Struct
 from msgspec.structs import replace
 
 LOYAL_ORDERS = 3
-LOYAL_WITHIN = timedelta(days=180)
-PURCHASE_WITHIN = timedelta(days=365)
-INTEREST_WITHIN = timedelta(days=180)
+INSTANT = timedelta(milliseconds=1)
+"""The grain of time in the whole suite."""
 HALF_LIFE = timedelta(days=30)
 HEAT_SCALE = 40.0
 AHEAD_MAX = timedelta(minutes=5)
@@ -50,6 +49,8 @@ class Stage(StrEnum):
     LOYALTY = "STAGE_LOYALTY"
 
 
+WITHIN = {Stage.LOYALTY: timedelta(days=180), Stage.PURCHASE: timedelta(days=365), Stage.INTEREST: timedelta(days=180)}
+"""For how long an event holds a stage up."""
 DEPTH = {stage: depth for depth, stage in enumerate(Stage)}
 
 
@@ -91,7 +92,7 @@ class Money(Struct, frozen=True):
     currency: str
 
 
-class Interaction(Struct, frozen=True):
+class Interaction(Struct, frozen=True, omit_defaults=True):
     """Something that happened between a consumer and a brand."""
 
     id: str
@@ -119,8 +120,8 @@ class Mark(Struct, frozen=True):
     cause: Cause
 
 
-class Relation(Struct, frozen=True):
-    """What the fold knows after the interactions so far. `heat` is as of `last_at`; `closeness` and `lapses_at` follow (see `as_of`)."""
+class Relation(Struct, frozen=True, omit_defaults=True):
+    """What the fold knows after the interactions so far. `heat` is as of `last_at`; `closeness` is told by `as_of` only."""
 
     id: str
     consumer_id: str
@@ -144,7 +145,7 @@ class Relation(Struct, frozen=True):
     version: int = 1
 
 
-class Transition(Struct, frozen=True):
+class Transition(Struct, frozen=True, omit_defaults=True):
     """One move of a stage."""
 
     id: str
@@ -224,128 +225,68 @@ def _born(person_id: str, brand_id: str, first: Interaction) -> Relation:
 
 def _after(relation: Relation, interaction: Interaction, moves: list[Transition]) -> Relation:
     """One step of the fold: the event itself."""
-    cause = Cause(interaction.id, interaction.kind, interaction.ref)
-    mark = Mark(interaction.at, cause)
+    at, cause = interaction.at, Cause(interaction.id, interaction.kind, interaction.ref)
+    mark = Mark(at, cause)
     is_order = interaction.kind is Kind.ORDER_PAID
-    heat = cooled(relation.heat, interaction.at - relation.last_at) + WEIGHT[interaction.kind]
-    relation = replace(
+    orders = [*relation.orders, mark][-LOYAL_ORDERS:] if is_order else relation.orders
+    turned = mark if interaction.kind in TURNS_TO else relation.turned
+    stage, held_by = _stage(orders, turned, at)
+    if moved := stage is not relation.stage:
+        moves.append(_move(relation, stage, at, Direction.ADVANCE, cause))
+    return replace(
         relation,
-        last_at=interaction.at,
+        stage=stage,
+        stage_since=at if moved else relation.stage_since,
+        transition_count=relation.transition_count + moved,
+        lapses_at=held_by.at + WITHIN[stage] if held_by else None,
+        last_at=at,
         last=cause,
-        heat=heat,
-        closeness=closeness(heat),
+        heat=cooled(relation.heat, at - relation.last_at) + WEIGHT[interaction.kind],
         interaction_count=relation.interaction_count + 1,
         order_count=relation.order_count + is_order,
         spent=_plus(relation.spent, interaction.paid),
-        orders=[*relation.orders, mark][-LOYAL_ORDERS:] if is_order else relation.orders,
-        turned=mark if interaction.kind in TURNS_TO else relation.turned,
+        orders=orders,
+        turned=turned,
     )
-    stage = _stage(relation, interaction.at)
-    relation = _moved(relation, stage, interaction.at, Direction.ADVANCE, cause, moves)
-    held_by, window = _held(relation)
-    return replace(relation, lapses_at=held_by.at + window if held_by else None)
 
 
 def _lapsed(relation: Relation, at: datetime, moves: list[Transition]) -> Relation:
     """The relation after everything that ran out until `at`."""
-    while relation.lapses_at is not None and relation.lapses_at <= at:
-        held_by, _ = _held(relation)
-        assert held_by is not None
-        then = relation.lapses_at
-        relation = _moved(relation, _stage(relation, then), then, Direction.LAPSE, held_by.cause, moves)
-        held_by, window = _held(relation)
-        relation = replace(relation, lapses_at=held_by.at + window if held_by else None)
+    while (then := relation.lapses_at) is not None and then <= at:
+        _, ran_out = _stage(relation.orders, relation.turned, then - INSTANT)
+        assert ran_out is not None
+        stage, held_by = _stage(relation.orders, relation.turned, then)
+        moves.append(_move(relation, stage, then, Direction.LAPSE, ran_out.cause))
+        relation = replace(
+            relation,
+            stage=stage,
+            stage_since=then,
+            transition_count=relation.transition_count + 1,
+            lapses_at=held_by.at + WITHIN[stage] if held_by else None,
+        )
     return relation
 
 
-def _moved(relation: Relation, stage: Stage, at: datetime, direction: Direction, cause: Cause, moves: list[Transition]) -> Relation:
-    if stage is relation.stage:
-        return relation
+def _move(relation: Relation, stage: Stage, at: datetime, direction: Direction, cause: Cause) -> Transition:
     number = relation.transition_count + 1
     id, consumer_id, brand_id = f"{relation.id}_{number}", relation.consumer_id, relation.brand_id
-    moves.append(Transition(id, consumer_id, brand_id, relation.stage, stage, at, direction, cause, number))
-    return replace(relation, stage=stage, stage_since=at, transition_count=number)
+    return Transition(id, consumer_id, brand_id, relation.stage, stage, at, direction, cause, number)
 
 
-def _stage(relation: Relation, at: datetime) -> Stage:
-    """The deepest stage that holds at a moment not before the last event."""
-    orders = relation.orders
-    if len(orders) == LOYAL_ORDERS and at < orders[0].at + LOYAL_WITHIN:
-        return Stage.LOYALTY
-    if orders and at < orders[-1].at + PURCHASE_WITHIN:
-        return Stage.PURCHASE
-    if relation.turned and at < relation.turned.at + INTEREST_WITHIN:
-        return Stage.INTEREST
-    return Stage.AWARENESS
-
-
-def _held(relation: Relation) -> tuple[Mark | None, timedelta]:
-    """The event that holds the stage up, and for how long it does."""
-    if relation.stage is Stage.LOYALTY:
-        return relation.orders[0], LOYAL_WITHIN
-    if relation.stage is Stage.PURCHASE:
-        return relation.orders[-1], PURCHASE_WITHIN
-    if relation.stage is Stage.INTEREST:
-        return relation.turned, INTEREST_WITHIN
-    return None, timedelta()
+def _stage(orders: Sequence[Mark], turned: Mark | None, at: datetime) -> tuple[Stage, Mark | None]:
+    """The deepest stage that holds at a moment not before the last event, and the event that holds it up."""
+    if len(orders) == LOYAL_ORDERS and at < orders[0].at + WITHIN[Stage.LOYALTY]:
+        return Stage.LOYALTY, orders[0]
+    if orders and at < orders[-1].at + WITHIN[Stage.PURCHASE]:
+        return Stage.PURCHASE, orders[-1]
+    if turned and at < turned.at + WITHIN[Stage.INTEREST]:
+        return Stage.INTEREST, turned
+    return Stage.AWARENESS, None
 
 
 def _plus(spent: list[Money], paid: Money | None) -> list[Money]:
     if paid is None or not paid.minor:
         return spent
-    total = paid.minor + sum(money.minor for money in spent if money.currency == paid.currency)
-    others = [money for money in spent if money.currency != paid.currency]
-    return sorted([*others, Money(total, paid.currency)], key=lambda money: money.currency)
-
-
-# what facts mean -----------------------------------------------------------------------------------------------------
-
-
-def of_order(order: dict[str, Any]) -> list[Interaction]:
-    """What a paid order (an OrderSummary's fields) means: a purchase with each brand in it, and with the seller if that is none of them."""
-    if not order.get("consumer_id"):
-        return []
-    lines = order.get("lines", [])
-    paid: dict[str, dict[str, int]] = {}
-    for line in lines:
-        money = line.get("paid", {})
-        brand = paid.setdefault(line["brand_id"], {})
-        brand[money.get("currency", "")] = brand.get(money.get("currency", ""), 0) + money.get("minor", 0)
-    if (seller_id := order.get("seller_id", "")) and seller_id not in paid:
-        total: dict[str, int] = {}
-        for by_currency in paid.values():
-            for currency, minor in by_currency.items():
-                total[currency] = total.get(currency, 0) + minor
-        paid[seller_id] = total
-    return [
-        Interaction(
-            id=interaction_id(order["order_id"], brand_id),
-            consumer_id=order["consumer_id"],
-            brand_id=brand_id,
-            kind=Kind.ORDER_PAID,
-            at=order["paid_at"],
-            touchpoint=order.get("touchpoint", "TOUCHPOINT_UNSPECIFIED"),
-            scenario=order.get("scenario", "SCENARIO_UNSPECIFIED"),
-            ref=order["order_id"],
-            # An order is in one currency.
-            paid=next((Money(minor, currency) for currency, minor in by_currency.items() if currency), None),
-        )
-        for brand_id, by_currency in paid.items()
-    ]
-
-
-def of_pack(pack: dict[str, Any], at: datetime) -> list[Interaction]:
-    """What a given pack (a PackIssued's fields) means: each brand with a coupon in it reached the consumer."""
-    return [
-        Interaction(
-            id=interaction_id(pack["pack_id"], brand_id),
-            consumer_id=pack["consumer_id"],
-            brand_id=brand_id,
-            kind=Kind.PACK_RECEIVED,
-            at=at,
-            touchpoint=pack.get("touchpoint", "TOUCHPOINT_UNSPECIFIED"),
-            scenario="SCENARIO_DISTRICT_VISIT",
-            ref=pack["pack_id"],
-        )
-        for brand_id in dict.fromkeys(coupon["brand_id"] for coupon in pack.get("coupons", []))
-    ]
+    totals = {money.currency: money.minor for money in spent}
+    totals[paid.currency] = totals.get(paid.currency, 0) + paid.minor
+    return [Money(totals[currency], currency) for currency in sorted(totals)]

@@ -1,8 +1,8 @@
 """Interactions as they happened, and the relations and transitions that follow from them, in the same write."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 
-from pymongo import ASCENDING, DESCENDING, DeleteMany, IndexModel, ReplaceOne
+from pymongo import ASCENDING, DESCENDING, DeleteMany, DeleteOne, IndexModel, ReplaceOne
 
 from quanyu.member.v1 import relation_pb2
 from services.kit.access import Kind
@@ -33,8 +33,8 @@ class Relations:
             message=relation_pb2.Interaction,
             scopes=SCOPES,
             indexes=[
-                IndexModel([("consumer_id", ASCENDING), ("at", DESCENDING), ("_id", ASCENDING)]),
-                IndexModel([("consumer_id", ASCENDING), ("brand_id", ASCENDING), ("at", DESCENDING), ("_id", ASCENDING)]),
+                # One index, since every order writes here: the brand at its end is looked at without fetching other brands' rows.
+                IndexModel([("consumer_id", ASCENDING), ("at", DESCENDING), ("_id", ASCENDING), ("brand_id", ASCENDING)]),
             ],
             shard_key="consumer_id",
         )
@@ -82,7 +82,7 @@ class Relations:
                 folded[person, brand] = rules.recount(person, brand, [*earlier[person, brand], *ones])
             else:
                 folded[person, brand] = rules.advance(standing.get((person, brand)), person, brand, ones)
-        await self._write(unit, folded, anew=late)
+        await self._write(unit, folded, standing, late)
         await self._meet(unit, new, standing, people)
         return {place: relation for place, (relation, _) in folded.items() if relation}
 
@@ -98,7 +98,7 @@ class Relations:
         )
         gone: dict[Place, rules.Folded] = {(row["consumer_id"], row["brand_id"]): (None, []) async for row in before}
         folded = gone | {(person, brand): rules.recount(person, brand, ones) for (person, brand), ones in by_place.items()}
-        await self._write(unit, folded, anew=folded.keys())
+        await self._write(unit, folded, gone, folded.keys())
 
     # inside a write --------------------------------------------------------------------------------------------------
 
@@ -126,21 +126,27 @@ class Relations:
                 found[place].append(as_struct(row, Interaction))
         return found
 
-    async def _write(self, unit: Unit, folded: Mapping[Place, rules.Folded], anew: Iterable[Place]) -> None:
-        """Relations as they stand now and their new moves; `anew`: places whose moves replace all earlier ones."""
+    async def _write(self, unit: Unit, folded: Mapping[Place, rules.Folded], standing: Container[Place], anew: Iterable[Place]) -> None:
+        """Relations as they stand now and their new moves. `standing`: where there is one; `anew`: where moves replace all earlier ones."""
         if not folded:
             return
-        rows: list[ReplaceOne[Document] | DeleteMany] = []
-        for (person, brand), (relation, _) in folded.items():
-            id = rules.relation_id(person, brand)
-            rows.append(ReplaceOne({"_id": id}, _document(relation), upsert=True) if relation else DeleteMany({"_id": id}))
-        await self.relations.collection.bulk_write(rows, ordered=False, session=unit.session)
+        born: list[Document] = []
+        changed: list[ReplaceOne[Document] | DeleteOne] = []
+        for place, (relation, _) in folded.items():
+            if relation is None:
+                changed.append(DeleteOne({"_id": rules.relation_id(*place)}))
+            elif place in standing:
+                changed.append(ReplaceOne({"_id": relation.id}, _document(relation)))
+            else:
+                born.append(_document(relation))
         gone = [DeleteMany({"consumer_id": person, "brand_id": brand}) for person, brand in anew]
-        if gone:
-            await self.transitions.collection.bulk_write(gone, ordered=False, session=unit.session)
         moves = [_document(move) for _, moves in folded.values() for move in moves]
-        if moves:
-            await self.transitions.collection.insert_many(moves, ordered=False, session=unit.session)
+        for table, operations in ((self.relations, changed), (self.transitions, gone)):
+            if operations:
+                await table.collection.bulk_write(operations, ordered=False, session=unit.session)
+        for table, rows in ((self.relations, born), (self.transitions, moves)):
+            if rows:
+                await table.collection.insert_many(rows, ordered=False, session=unit.session)
 
     async def _meet(self, unit: Unit, new: Sequence[Interaction], standing: Mapping[Place, Relation], people: People) -> None:
         """Brands know a consumer from the first interaction on. Of a person with several ids each meets the brand for itself."""
@@ -167,6 +173,6 @@ class Relations:
 
 def _document(row: Relation | Interaction | Transition) -> Document:
     """The row as it is stored. The fold keeps the bounds, so that bulk writes need not check them again."""
-    document: Document = {name: value for name, value in builtins(row).items() if value is not None}
+    document: Document = builtins(row)
     document["_id"] = document.pop("id")
     return document

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from quanyu.member.v1 import relation_pb2
-from services.member.relation import rules
+from services.member.relation import rules, told
 from services.member.relation.rules import DEPTH, Cause, Direction, Interaction, Kind, Money, Stage
 
 START = datetime(2025, 1, 1, tzinfo=UTC)
@@ -57,11 +57,11 @@ def stage_by_definition(interactions, at):
     if not so_far:
         return Stage.NONE
     orders = [one for one in so_far if one.kind is Kind.ORDER_PAID]
-    if sum(at < one.at + rules.LOYAL_WITHIN for one in orders) >= rules.LOYAL_ORDERS:
+    if sum(at < one.at + rules.WITHIN[Stage.LOYALTY] for one in orders) >= rules.LOYAL_ORDERS:
         return Stage.LOYALTY
-    if any(at < one.at + rules.PURCHASE_WITHIN for one in orders):
+    if any(at < one.at + rules.WITHIN[Stage.PURCHASE] for one in orders):
         return Stage.PURCHASE
-    if any(at < one.at + rules.INTEREST_WITHIN for one in so_far if one.kind in rules.TURNS_TO):
+    if any(at < one.at + rules.WITHIN[Stage.INTEREST] for one in so_far if one.kind in rules.TURNS_TO):
         return Stage.INTEREST
     return Stage.AWARENESS
 
@@ -143,11 +143,11 @@ def test_an_order_is_a_purchase_for_each_brand_in_it_and_for_the_seller():
             {"brand_id": "brd_1", "paid": {"minor": 5, "currency": "CNY"}},
         ],
     }  # fmt: skip
-    told = {one.brand_id: one for one in rules.of_order(order)}
-    assert {brand: one.paid.minor for brand, one in told.items()} == {"brd_1": 105, "brd_2": 30, "rtl_1": 135}
-    assert {one.id for one in told.values()} == {"int_ord_1_brd_1", "int_ord_1_brd_2", "int_ord_1_rtl_1"}
-    assert [one.brand_id for one in rules.of_order(order | {"seller_id": "brd_2"})] == ["brd_1", "brd_2"]
-    assert rules.of_order(order | {"consumer_id": ""}) == []
+    meant = {one.brand_id: one for one in told.of_order(order)}
+    assert {brand: one.paid.minor for brand, one in meant.items()} == {"brd_1": 105, "brd_2": 30, "rtl_1": 135}
+    assert {one.id for one in meant.values()} == {"int_ord_1_brd_1", "int_ord_1_brd_2", "int_ord_1_rtl_1"}
+    assert [one.brand_id for one in told.of_order(order | {"seller_id": "brd_2"})] == ["brd_1", "brd_2"]
+    assert told.of_order(order | {"consumer_id": ""}) == []
 
 
 def test_reasons_and_labels_are_those_of_the_protos():
