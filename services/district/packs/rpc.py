@@ -5,6 +5,7 @@ from typing import Any
 import msgspec
 
 from quanyu.district.v1 import packs_pb2, packs_pb2_grpc
+from services.district.packs import rules
 from services.district.packs.store import Claim, Packs, Ranking
 from services.district.places import store as places
 from services.district.places.persons import Persons
@@ -23,9 +24,11 @@ class PackService(packs_pb2_grpc.PackServiceServicer):
 
     async def ClaimPack(self, request: packs_pb2.ClaimPackRequest, context: Any) -> packs_pb2.ClaimPackResponse:
         once, at = Once.of(caller().id, CLAIM, request), self.clock()
-        visit = await self.visits.load(request.visit_id)
-        district = await self.districts.load(visit.district_id)
         person = await self.persons.of(request.consumer_id)
+        # Of a linked person's grants only that for `consumer_id` counts here; the visit may be under another of their ids.
+        visit = await self.visits.unscoped.load(request.visit_id)
+        rules.check_owner(visit, person.ids)
+        district = await self.districts.load(visit.district_id)
         claim = Claim(consumer_id=request.consumer_id, person=person, visit=visit, today=day_of(at, district.zone), at=at)
         if not await self.packs.stands(claim):
             claim = msgspec.structs.replace(claim, ranked=await self.ranking.ranked(claim))
@@ -39,5 +42,5 @@ class PackService(packs_pb2_grpc.PackServiceServicer):
 
     async def ListPacks(self, request: packs_pb2.ListPacksRequest, context: Any) -> packs_pb2.ListPacksResponse:
         person = await self.persons.of(request.consumer_id)
-        rows, page = await self.packs.page({"consumer_id": {"$in": sorted(person.ids)}}, request.page, order=[("issued_at", -1)])
+        rows, page = await self.packs.unscoped.page({"consumer_id": {"$in": sorted(person.ids)}}, request.page, order=[("issued_at", -1)])
         return packs_pb2.ListPacksResponse(packs=rows, page=page)

@@ -10,8 +10,9 @@ from msgspec import Struct
 from services.district.campaigns.rules import Budget
 from services.district.matching.rules import Interest, frequency
 from services.district.places.rules import PackedCoupon, Touchpoint, Visit, VisitState
+from services.district.places.rules import Reason as VisitReason
 from services.district.wallet.rules import Coupon, packed
-from services.kit.errors import Conflict, Exhausted
+from services.kit.errors import Conflict, Exhausted, NotFound
 from services.kit.money import Money
 
 COUPONS_MAX = 6
@@ -110,9 +111,15 @@ def coupon_id(pack: str, brand_id: str) -> str:
     return f"cpn_{blake2b(f'{pack}|{brand_id}'.encode(), digest_size=16).hexdigest()}"
 
 
-def check_visit(visit: Visit, owners: Collection[str], today: date) -> None:
-    """`Conflict` VISIT_OVER unless the visit is this person's, open, and of today."""
-    if visit.consumer_id not in owners or visit.state is not VisitState.OPEN or visit.day != today.isoformat():
+def check_owner(visit: Visit, owners: Collection[str]) -> None:
+    """`NotFound` VISIT_NOT_FOUND unless the visit is this person's, under whichever of their ids."""
+    if visit.consumer_id not in owners:
+        raise NotFound(VisitReason.VISIT_NOT_FOUND, "there is no such visit for you", id=visit.id)
+
+
+def check_visit(visit: Visit, today: date) -> None:
+    """`Conflict` VISIT_OVER unless the visit is open and of today."""
+    if visit.state is not VisitState.OPEN or visit.day != today.isoformat():
         raise Conflict(Reason.VISIT_OVER, "a pack is given on an open visit of today; enter the district again", visit_id=visit.id)
 
 

@@ -54,7 +54,7 @@ class Ranking:
 
     async def ranked(self, claim: Claim) -> tuple[Candidate, ...]:
         """The candidates for a claim, the best first; `Conflict` VISIT_OVER when the visit allows none."""
-        rules.check_visit(claim.visit, claim.person.ids, claim.today)
+        rules.check_visit(claim.visit, claim.today)
         budgets = await self.budgets.running(claim.visit.district_id, claim.at)
         interests = await self.affinity.interests(claim.person.ids, {budget.brand_id for budget in budgets})
         seed = f"{claim.person.id}|{claim.visit.day}"
@@ -111,7 +111,7 @@ class Packs(Table[Pack]):
 def issue(claim: Claim, standing: Mapping[str, Document | None], visit: Ref, state: State) -> Outcome:
     """What issuing changes: a coupon off each budget, pack, coupons and fact. The visit is held to as it was read: who leaves at the
     same moment leaves with the pack or without it."""
-    rules.check_visit(as_struct(state[visit] or {}, Visit), claim.person.ids, claim.today)
+    rules.check_visit(as_struct(state[visit] or {}, Visit), claim.today)
     budgets = {id: as_struct(document, Budget) for id, document in standing.items() if document is not None}
     issued = rules.assemble(
         claim.ranked, budgets, id=claim.pack_ids[claim.consumer_id], visit=claim.visit, consumer_id=claim.consumer_id, at=claim.at

@@ -34,9 +34,10 @@ class Coupons(Table[Coupon]):
         )  # fmt: skip
 
     async def listed(self, owner: Document, state: str, page: PageRequest, at: datetime) -> tuple[list[Shaped], PageInfo]:
-        """A page of the coupons that match `owner`, newest first, in `state` as of `at` (empty: in any)."""
+        """A page of the coupons of `owner`, newest first, in `state` as of `at` (empty: in any). The owner is whom the caller may ask for:
+        of a linked person's grants only one counts there, the person's other ids are theirs all the same."""
         query = {"$and": [owner, in_state(CouponState(state), at)]} if state else owner
-        rows, info = await self.page(query, page, order=[("issued_at", -1)])
+        rows, info = await self.unscoped.page(query, page, order=[("issued_at", -1)])
         return [as_of(row, at) for row in rows], info
 
     async def standing(self, ids: Sequence[str], session: Session) -> dict[str, Coupon]:

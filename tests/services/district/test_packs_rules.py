@@ -12,7 +12,7 @@ from services.district.campaigns.rules import Budget, CouponTerms
 from services.district.packs import rules
 from services.district.packs.rules import Candidate, DeclineReason, PickKind, PickReason
 from services.district.places.rules import Touchpoint, Visit, VisitState
-from services.kit.errors import Conflict, Exhausted
+from services.kit.errors import Conflict, Exhausted, NotFound
 from services.kit.money import Money
 
 AT = datetime(2026, 11, 22, 13, 40, tzinfo=UTC)
@@ -89,14 +89,20 @@ def test_without_a_campaign_the_refusal_says_so() -> None:
     [
         msgspec.structs.replace(VISIT, state=VisitState.LEFT),
         msgspec.structs.replace(VISIT, day="2026-11-21"),
-        msgspec.structs.replace(VISIT, consumer_id="con_b"),
     ],
 )
-def test_a_pack_is_given_on_an_open_visit_of_today_and_of_oneself(visit: Visit) -> None:
-    rules.check_visit(VISIT, {"con_a"}, DAY)
+def test_a_pack_is_given_on_an_open_visit_of_today(visit: Visit) -> None:
+    rules.check_visit(VISIT, DAY)
     with pytest.raises(Conflict) as refused:
-        rules.check_visit(visit, {"con_a"}, DAY)
+        rules.check_visit(visit, DAY)
     assert refused.value.reason == "VISIT_OVER"
+
+
+def test_anothers_visit_is_not_found() -> None:
+    rules.check_owner(VISIT, {"con_a", "con_b"})
+    with pytest.raises(NotFound) as refused:
+        rules.check_owner(VISIT, {"con_b"})
+    assert refused.value.reason == "VISIT_NOT_FOUND"
 
 
 @given(st.lists(st.tuples(st.booleans(), st.integers(0, 3)), max_size=40))
