@@ -1,5 +1,6 @@
 """The consumer asset through the running service: facts in, relations right after, causes named, nothing lost."""
 
+import asyncio
 import random
 from datetime import datetime, timedelta
 
@@ -157,6 +158,31 @@ async def test_linking_counts_both_people_and_unlinking_restores_each(town):
     await town.operator.identity.UnlinkConsumers(identity_pb2.UnlinkConsumersRequest(**{**link, "request_id": new_request()}))
     assert await everything(town) == before
     assert [row["known_to"] async for row in town.database["consumers"].find().sort("_id")] == known_before
+
+
+async def test_links_undone_and_made_while_things_happen_lose_nothing(town):
+    first, second = await town.registered(), await town.registered()
+    link = {"consumer_id": first, "linked_consumer_id": second}
+    start = clock.now() - 200 * DAY
+
+    async def happen(id, source):
+        for number in range(12):
+            brands = [f"brd_{number % 4}"]
+            fact = imported(f"bat_{id}_{number}", [summary(f"ord_{id}_{number}", id, start + number * DAY, brands=brands)])
+            await town.tell(fact, source=source)
+
+    async def link_and_unlink():
+        for _ in range(4):
+            request = identity_pb2.LinkConsumersRequest(request_id=new_request(), **link, evidence=["IDENTITY_KIND_PHONE"])
+            await town.operator.identity.LinkConsumers(request)
+            await town.operator.identity.UnlinkConsumers(identity_pb2.UnlinkConsumersRequest(request_id=new_request(), **link))
+
+    await asyncio.gather(happen(first, "commerce"), happen(second, "commerce"), link_and_unlink())
+    await assert_exact(town)
+    assert await town.database["interactions"].count_documents({}) == 42
+    for id in (first, second):
+        row = await town.database["consumers"].find_one({"_id": id})
+        assert set(row["known_to"]) == {"brd_0", "brd_1", "brd_2", "brd_3"}
 
 
 async def test_a_relation_is_as_of_now_lapses_included_and_pages_hold_every_move(town):
