@@ -8,10 +8,13 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
+from gateway.principal import Tokens
 from services.kit import settings as kit_settings
+from services.kit.errors import Denied
 from services.kit.principals import Grant, Principal, Signer, Verifier
 from services.local.cli import main
-from services.local.keys import SERVICES
+from services.local.keys import SERVICES, new_keys
+from services.local.token import bearer
 
 ROOT = Path(__file__).parents[3]
 K8S = ROOT / "k8s"
@@ -91,6 +94,12 @@ def test_production_keys_let_the_gateway_speak_and_no_command(keys: dict[str, di
     assert '"local"' not in read["member"].issuers
     assert "QUANYU_TOKEN_KEYS" not in keys["gateway"] and "QUANYU_SECRET_KEYS" not in keys["gateway"]
     assert len({each.secret_keys for name, each in read.items() if name in SERVICES}) == 1
+
+
+def test_a_production_gateway_takes_no_local_token(keys: dict[str, dict[str, str]]) -> None:
+    tokens = Tokens(kit_settings.load(keys["gateway"] | {"QUANYU_ENV": "production"}))
+    with pytest.raises(Denied, match="cannot be trusted"):
+        tokens.check(bearer(new_keys().tokens, "operator"))
 
 
 def test_keys_are_never_overwritten(tmp_path: Path) -> None:
