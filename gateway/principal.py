@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 from joserfc import jwt
 from joserfc.errors import JoseError
-from joserfc.jwk import KeySet
+from joserfc.jwk import KeySet, OKPKey
 from msgspec import Struct
 
 from gateway.clients import Clients, acting_as
@@ -66,7 +66,8 @@ class Tokens:
     def __init__(self, settings: Settings) -> None:
         try:
             given: Any = msgspec.json.decode(settings.token_keys)
-            self.keys = KeySet.import_key_set(given)
+            # Not `import_key_set`: it refuses a set without keys, which is what production has.
+            self.keys = KeySet([OKPKey.import_key(key) for key in given["keys"]])
         except (JoseError, msgspec.DecodeError, ValueError, TypeError, KeyError):
             raise SettingsError("QUANYU_TOKEN_KEYS is not a JSON Web Key Set") from None
         self.development = settings.env == "development"
