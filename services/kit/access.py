@@ -29,6 +29,7 @@ class Kind(StrEnum):
     STAFF = "SCOPE_KIND_STAFF"
 
 
+KINDS = frozenset(kind.value for kind in Kind)
 Reach = Mapping[Kind, frozenset[str]]
 
 # How a request field tells its kind.
@@ -85,6 +86,8 @@ def check_rules(services: Iterable[ServiceDescriptor]) -> None:
             fields = method.input_type.fields_by_name
             if not rule.public and not rule.roles:
                 wrong.append(f"{method.full_name} declares no rule (quanyu.access.v1.rule)")
+            if (rule.public and (rule.roles or rule.within or rule.installation)) or (rule.within and rule.installation):
+                wrong.append(f"{method.full_name}: public, within and installation exclude each other, and public needs no roles")
             wrong += [
                 f"{method.full_name}: within names {name!r}, which is no field of a known kind of {method.input_type.full_name}"
                 for name in rule.within
@@ -118,6 +121,8 @@ class Gate:
             return await self._caller(principal, principal.grants)
         allowed = _role_labels(tuple(rule.roles))
         grants = [grant for grant in principal.grants if grant.role in allowed]
+        if rule.installation:
+            grants = [grant for grant in grants if grant.kind == INSTALLATION]
         if rule.within:
             grants = [grant for grant in grants if await self._within(grant, rule.within, request)]
         if not grants:
@@ -134,7 +139,9 @@ class Gate:
         return Caller(principal.id, grants, principal.on_behalf_of, everywhere, reach)
 
     async def _reach(self, grant: Grant) -> Reach:
-        """What one grant reaches: itself, and below a brand or unit also its stores and units."""
+        """What one grant reaches: itself, and below a brand or unit also its stores and units; nothing when it names nothing known here."""
+        if grant.kind not in KINDS or not grant.id:
+            return {}
         kind = Kind(grant.kind)
         own = frozenset({grant.id})
         if kind is Kind.BRAND:

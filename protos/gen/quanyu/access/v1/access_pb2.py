@@ -25,19 +25,19 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import descriptor_pb2 as google_dot_protobuf_dot_descriptor__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dquanyu/access/v1/access.proto\x12\x10quanyu.access.v1\x1a google/protobuf/descriptor.proto\"d\n\x05Grant\x12$\n\x04role\x18\x01 \x01(\x0e\x32\x16.quanyu.access.v1.Role\x12)\n\x04kind\x18\x02 \x01(\x0e\x32\x1b.quanyu.access.v1.ScopeKind\x12\n\n\x02id\x18\x03 \x01(\t\"M\n\x04Rule\x12\x0e\n\x06public\x18\x01 \x01(\x08\x12%\n\x05roles\x18\x02 \x03(\x0e\x32\x16.quanyu.access.v1.Role\x12\x0e\n\x06within\x18\x03 \x03(\t*\xc6\x01\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\x11\n\rROLE_CONSUMER\x10\x01\x12\x0e\n\nROLE_GUIDE\x10\x02\x12\x16\n\x12ROLE_STORE_MANAGER\x10\x03\x12\x13\n\x0fROLE_SUPERVISOR\x10\x04\x12\x17\n\x13ROLE_BRAND_OPERATOR\x10\x05\x12\x1a\n\x16ROLE_DISTRICT_OPERATOR\x10\x06\x12\x11\n\rROLE_OPERATOR\x10\x07\x12\x10\n\x0cROLE_SERVICE\x10\x08*\xcd\x01\n\tScopeKind\x12\x1a\n\x16SCOPE_KIND_UNSPECIFIED\x10\x00\x12\x1b\n\x17SCOPE_KIND_INSTALLATION\x10\x01\x12\x14\n\x10SCOPE_KIND_BRAND\x10\x02\x12\x13\n\x0fSCOPE_KIND_UNIT\x10\x03\x12\x14\n\x10SCOPE_KIND_STORE\x10\x04\x12\x17\n\x13SCOPE_KIND_DISTRICT\x10\x05\x12\x17\n\x13SCOPE_KIND_CONSUMER\x10\x06\x12\x14\n\x10SCOPE_KIND_STAFF\x10\x07:F\n\x04rule\x12\x1e.google.protobuf.MethodOptions\x18\xfd\x88\x03 \x01(\x0b\x32\x16.quanyu.access.v1.Rule:1\n\x08personal\x12\x1d.google.protobuf.FieldOptions\x18\xfe\x88\x03 \x01(\x08\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dquanyu/access/v1/access.proto\x12\x10quanyu.access.v1\x1a google/protobuf/descriptor.proto\"d\n\x05Grant\x12$\n\x04role\x18\x01 \x01(\x0e\x32\x16.quanyu.access.v1.Role\x12)\n\x04kind\x18\x02 \x01(\x0e\x32\x1b.quanyu.access.v1.ScopeKind\x12\n\n\x02id\x18\x03 \x01(\t\"c\n\x04Rule\x12\x0e\n\x06public\x18\x01 \x01(\x08\x12%\n\x05roles\x18\x02 \x03(\x0e\x32\x16.quanyu.access.v1.Role\x12\x0e\n\x06within\x18\x03 \x03(\t\x12\x14\n\x0cinstallation\x18\x04 \x01(\x08*\xc6\x01\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\x11\n\rROLE_CONSUMER\x10\x01\x12\x0e\n\nROLE_GUIDE\x10\x02\x12\x16\n\x12ROLE_STORE_MANAGER\x10\x03\x12\x13\n\x0fROLE_SUPERVISOR\x10\x04\x12\x17\n\x13ROLE_BRAND_OPERATOR\x10\x05\x12\x1a\n\x16ROLE_DISTRICT_OPERATOR\x10\x06\x12\x11\n\rROLE_OPERATOR\x10\x07\x12\x10\n\x0cROLE_SERVICE\x10\x08*\xcd\x01\n\tScopeKind\x12\x1a\n\x16SCOPE_KIND_UNSPECIFIED\x10\x00\x12\x1b\n\x17SCOPE_KIND_INSTALLATION\x10\x01\x12\x14\n\x10SCOPE_KIND_BRAND\x10\x02\x12\x13\n\x0fSCOPE_KIND_UNIT\x10\x03\x12\x14\n\x10SCOPE_KIND_STORE\x10\x04\x12\x17\n\x13SCOPE_KIND_DISTRICT\x10\x05\x12\x17\n\x13SCOPE_KIND_CONSUMER\x10\x06\x12\x14\n\x10SCOPE_KIND_STAFF\x10\x07:F\n\x04rule\x12\x1e.google.protobuf.MethodOptions\x18\xfd\x88\x03 \x01(\x0b\x32\x16.quanyu.access.v1.Rule:1\n\x08personal\x12\x1d.google.protobuf.FieldOptions\x18\xfe\x88\x03 \x01(\x08\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'quanyu.access.v1.access_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_ROLE']._serialized_start=267
-  _globals['_ROLE']._serialized_end=465
-  _globals['_SCOPEKIND']._serialized_start=468
-  _globals['_SCOPEKIND']._serialized_end=673
+  _globals['_ROLE']._serialized_start=289
+  _globals['_ROLE']._serialized_end=487
+  _globals['_SCOPEKIND']._serialized_start=490
+  _globals['_SCOPEKIND']._serialized_end=695
   _globals['_GRANT']._serialized_start=85
   _globals['_GRANT']._serialized_end=185
   _globals['_RULE']._serialized_start=187
-  _globals['_RULE']._serialized_end=264
+  _globals['_RULE']._serialized_end=286
 # @@protoc_insertion_point(module_scope)

@@ -154,8 +154,13 @@ class Rule(_message.Message):
     PUBLIC_FIELD_NUMBER: _builtins.int
     ROLES_FIELD_NUMBER: _builtins.int
     WITHIN_FIELD_NUMBER: _builtins.int
+    INSTALLATION_FIELD_NUMBER: _builtins.int
     public: _builtins.bool
     """Anybody, without a token too. The rpc answers nothing that belongs to a tenant or a person."""
+    installation: _builtins.bool
+    """Only a grant for the whole installation will do: what is asked or written here is no single tenant's, so that a machine client
+    registered for one brand is refused.
+    """
     @_builtins.property
     def roles(self) -> _containers.RepeatedScalarFieldContainer[Global___Role.ValueType]:
         """The caller holds one of these roles."""
@@ -172,10 +177,11 @@ class Rule(_message.Message):
         public: _builtins.bool = ...,
         roles: _abc.Iterable[Global___Role.ValueType] | None = ...,
         within: _abc.Iterable[_builtins.str] | None = ...,
+        installation: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["public", b"public", "roles", b"roles", "within", b"within"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["installation", b"installation", "public", b"public", "roles", b"roles", "within", b"within"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
