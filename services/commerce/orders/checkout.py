@@ -110,6 +110,7 @@ class Checkout:
         return lambda holds: rules.place(
             holds, variants, id=order_id, at=at, real_at=real_at, scenario=derived, basis=basis, touchpoint=asked.touchpoint,
             method=asked.method, needed_by=asked.needed_by, coupon_ids=asked.coupon_ids, destination=destination,
+            of_holds=bool(asked.hold_ids),
         )  # fmt: skip
 
     # paying ----------------------------------------------------------------------------------------------------------
@@ -138,14 +139,17 @@ class Checkout:
     # cancelling ------------------------------------------------------------------------------------------------------
 
     async def cancel(self, order: Order, reason: Cancel, *, once: Once | None = None, refused: Refused | None = None) -> Order:
-        """The order cancelled, its goods free (held again, when it never stood), its coupons free or to be freed by the sweeper."""
+        """The order cancelled: its goods are free (held again, when they were held before and a coupon was refused), and its coupons too.
+
+        When the wallet does not answer, the sweeper frees the coupons.
+        """
         for _ in range(ATTEMPTS_MAX):
             after = rules.cancel(order, reason, clock.now())
             moves: list[Move] = []
             updates = []
             if after is not order:
                 after = replace(after, refused=refused)
-                back = self._hold_again if reason is Cancel.COUPON_REFUSED else stock_rules.give_back
+                back = self._hold_again if reason is Cancel.COUPON_REFUSED and order.of_holds else stock_rules.give_back
                 moves = [Move(hold, reserved=-free) for hold, free in map(back, await self._holds(order))]
                 updates = [(ORDERS, *self.orders.change(after))]
             try:

@@ -11,7 +11,9 @@ from services.commerce.orders.nouns import Line, Order, OrderId, OrderSummary, S
 from services.commerce.orders.rules import Reason
 from services.commerce.orders.scenario import Scenario, Touchpoint
 from services.commerce.stock.rules import ConsumerId, StoreId
+from services.kit.documents import as_struct
 from services.kit.errors import Invalid, NotFound
+from services.kit.money import MINOR_MAX, Currency
 
 IMPORT_MAX = 500
 LINES_MAX = 200
@@ -21,20 +23,31 @@ class ImportedLine(Struct, frozen=True):
     """A line of an imported order."""
 
     variant_id: str
-    quantity: Annotated[int, Meta(ge=1, le=1_000_000)]
+    quantity: int
     paid: Price
 
 
 class ImportedOrder(Struct, frozen=True):
-    """An order of the time before."""
+    """An order of the time before, not checked yet."""
+
+    order_id: str
+    consumer_id: str
+    store_id: str
+    paid_at: datetime
+    lines: tuple[ImportedLine, ...] = ()
+    touchpoint: Touchpoint = Touchpoint.UNSPECIFIED
+    scenario: Scenario = Scenario.UNSPECIFIED
+
+
+class Bounds(Struct, frozen=True):
+    """What is checked of a row, in one pass: a check of each of its lines as a struct would cost more than all the rest."""
 
     order_id: OrderId
     consumer_id: ConsumerId
     store_id: StoreId
-    paid_at: datetime
-    lines: Annotated[tuple[ImportedLine, ...], Meta(max_length=LINES_MAX)] = ()
-    touchpoint: Touchpoint = Touchpoint.UNSPECIFIED
-    scenario: Scenario = Scenario.UNSPECIFIED
+    currency: Currency
+    quantity: list[Annotated[int, Meta(ge=1, le=1_000_000)]]
+    paid: list[Annotated[int, Meta(ge=0, le=MINOR_MAX)]]
 
 
 class OrdersImported(Struct, frozen=True):
@@ -46,7 +59,7 @@ class OrdersImported(Struct, frozen=True):
 
 def order_of(row: ImportedOrder, *, batch_id: str, now: datetime, seller_id: str | None, brands: Mapping[str, str]) -> Order:
     """The paid order a row becomes. `seller_id` runs its store (None: no such store), `brands` are those of the variants that exist."""
-    if not row.lines:
+    if not 0 < len(row.lines) <= LINES_MAX:
         raise Invalid(Reason.LINES_MISSING, f"an order has 1 to {LINES_MAX} lines", field="lines")
     if seller_id is None:
         raise NotFound(Reason.STORE_NOT_FOUND, "there is no such store", store_id=row.store_id)
@@ -58,6 +71,7 @@ def order_of(row: ImportedOrder, *, batch_id: str, now: datetime, seller_id: str
             raise NotFound(Reason.VARIANT_NOT_FOUND, f"there is no variant {line.variant_id}", variant_id=line.variant_id)
         if line.paid.currency != currency:
             raise Invalid(Reason.CURRENCY_MIXED, "one order is in one currency", field="paid")
+    _check(row, currency)
     nothing = Price(currency)
     lines = tuple(Line(line.variant_id, brands[line.variant_id], line.quantity, line.paid, nothing, line.paid) for line in row.lines)
     total = Price(currency, sum(line.paid.minor for line in row.lines))
@@ -77,6 +91,20 @@ def order_of(row: ImportedOrder, *, batch_id: str, now: datetime, seller_id: str
         total=total,
         lines=lines,
         batch_id=batch_id,
+    )
+
+
+def _check(row: ImportedOrder, currency: str) -> None:
+    as_struct(
+        {
+            "order_id": row.order_id,
+            "consumer_id": row.consumer_id,
+            "store_id": row.store_id,
+            "currency": currency,
+            "quantity": [line.quantity for line in row.lines],
+            "paid": [line.paid.minor for line in row.lines],
+        },
+        Bounds,
     )
 
 

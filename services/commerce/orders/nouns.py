@@ -124,7 +124,8 @@ class Order(Struct, frozen=True):
     """An order.
 
     Beside what its message tells: `brand_ids` are those of its lines; `rollback` says that its coupons are still to be rolled back;
-    `refused` is what the wallet refused it with; `sweep_at` is when, on the machine's clock, the sweeper looks after it.
+    `refused` is what the wallet refused it with; `of_holds`, that its goods were held before it; `sweep_at` is when, on the machine's
+    clock, the sweeper looks after it.
     """
 
     id: OrderId
@@ -154,6 +155,7 @@ class Order(Struct, frozen=True):
     destination: bytes | None = None
     refused: Refused | None = None
     rollback: bool = False
+    of_holds: bool = False
     sweep_at: datetime | None = None
     batch_id: str = ""
     version: int = 1

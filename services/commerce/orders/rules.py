@@ -102,6 +102,7 @@ def place(
     needed_by: datetime | None = None,
     coupon_ids: Sequence[str] = (),
     destination: bytes | None = None,
+    of_holds: bool = False,
 ) -> Order:
     """The order of these holds: it waits for its coupons, else for its payment. `at` is the caller's time, `real_at` the machine's."""
     lines = lines_of(holds, variants)
@@ -127,6 +128,7 @@ def place(
         arrives_at=max((promise.arrives_at for promise in promises), default=None),
         coupon_ids=list(coupon_ids),
         destination=destination,
+        of_holds=of_holds,
         amount=NOTHING,
         discount=NOTHING,
         total=NOTHING,

@@ -14,7 +14,7 @@ from services.commerce.orders.nouns import Order
 from services.commerce.orders.scenario import Visit
 from services.commerce.orders.sight import visible_to
 from services.kit.access import Kind, caller
-from services.kit.documents import as_document, as_struct
+from services.kit.documents import as_document, as_struct, builtins
 from services.kit.mongo import Database, Document, Session, Shaped
 from services.kit.table import Table
 from services.kit.unit import Unit
@@ -90,14 +90,13 @@ class OrderStore:
         where = {"_id": order.id, "version": order.version, "sweep_at": {"$exists": True}}
         await self.orders.collection.update_one(where, {"$set": {"sweep_at": real_at}, "$inc": {"version": 1}})
 
-    async def bring(self, unit: Unit, batch_id: str, orders: Sequence[Order]) -> int:
-        """Adds the paid orders of a batch that do not stand yet, and tells them; how many there were."""
-        ids = [order.id for order in orders]
-        found = await self.orders.collection.find({"_id": {"$in": ids}}, {"_id": 1}, session=unit.session).to_list(None)
-        standing = {row["_id"] for row in found}
-        fresh = [order for order in orders if order.id not in standing]
+    async def bring(self, unit: Unit, batch_id: str, orders: Mapping[str, Order]) -> int:
+        """Adds the paid orders of a batch (by id, bounds checked) that do not stand yet, and tells them; how many there were."""
+        found = self.orders.collection.find({"_id": {"$in": list(orders)}}, {"_id": 1}, session=unit.session)
+        standing = {row["_id"] for row in await found.to_list(None)}
+        fresh = [order for id, order in orders.items() if id not in standing]
         if fresh:
-            await self.orders.collection.insert_many([as_document(order) for order in fresh], ordered=False, session=unit.session)
+            await self.orders.collection.insert_many([_document(order) for order in fresh], ordered=False, session=unit.session)
             unit.tell(OrdersImported(batch_id, tuple(rules.summary(order) for order in fresh)))
         return len(fresh)
 
@@ -112,3 +111,10 @@ class OrderStore:
 
 
 LISTED_BY = ("consumer_id", "store_id", "brand_ids", "seller_id")
+
+
+def _document(order: Order) -> Document:
+    """`as_document` without its check, which costs more than all the rest of an import."""
+    document: Document = {name: item for name, item in builtins(order).items() if item is not None}
+    document["_id"] = document.pop("id")
+    return document

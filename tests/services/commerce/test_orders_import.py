@@ -1,0 +1,109 @@
+"""The orders of the time before: taken whole or left out whole, harmless to repeat, told to the others, without moving stock."""
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+import pytest
+
+from quanyu.commerce.v1 import orders_pb2
+from quanyu.common.v1 import touch_pb2
+from quanyu.common.v1.money_pb2 import Money
+from services.kit import clock
+from services.kit.errors import Conflict, Denied, Invalid
+from tests.services.commerce.conftest import Shop, consumer, fresh, of_brand
+
+
+def line(variant_id: str = "var_shirt_40", quantity: int = 1, minor: int = 500, currency: str = "CNY") -> orders_pb2.ImportedLine:
+    return orders_pb2.ImportedLine(variant_id=variant_id, quantity=quantity, paid=Money(minor=minor, currency=currency))
+
+
+def old(id: str, *lines: orders_pb2.ImportedLine, **more: Any) -> orders_pb2.ImportedOrder:
+    given: dict[str, Any] = {
+        "order_id": f"ord_{id}", "consumer_id": "con_a", "store_id": "str_near", "paid_at": clock.now() - timedelta(days=400),
+        "touchpoint": touch_pb2.TOUCHPOINT_STORE, "lines": lines or [line()],
+    } | more  # fmt: skip
+    return orders_pb2.ImportedOrder(**given)
+
+
+def batch(orders: Sequence[orders_pb2.ImportedOrder], id: str = "") -> orders_pb2.ImportOrdersRequest:
+    return orders_pb2.ImportOrdersRequest(request_id=id or fresh(), orders=orders)
+
+
+async def told(shop: Shop) -> list[Any]:
+    return [fact.orders_imported for fact in await shop.commerce.facts_told() if fact.WhichOneof("body") == "orders_imported"]
+
+
+async def test_rows_are_taken_whole_or_left_out_with_their_reason(shop: Shop) -> None:
+    await shop.product("hat", "brd_b", sizes=(1,))
+    orders = [
+        old("0", line(minor=300, quantity=2), line("var_hat_1", minor=99)),
+        old("1", line(), line("var_no")),
+        old("2", store_id="str_no"),
+        old("3", line(quantity=-1)),
+        old("4", line(minor=-1)),
+        old("5", lines=[]),
+        old("6", line(), line(currency="USD")),
+        old("7", paid_at=clock.now() + timedelta(hours=1)),
+        old("0"),
+        old("8", consumer_id="who"),
+    ]
+    answer = await shop.orders().ImportOrders(batch(orders, "batch-1"))
+    assert (answer.imported, answer.known) == (1, 0)
+    assert [(item.index, item.row_id, item.reason) for item in answer.rejects] == [
+        (1, "ord_1", "VARIANT_NOT_FOUND"),
+        (2, "ord_2", "STORE_NOT_FOUND"),
+        (3, "ord_3", "INVALID_FIELD"),
+        (4, "ord_4", "INVALID_FIELD"),
+        (5, "ord_5", "LINES_MISSING"),
+        (6, "ord_6", "CURRENCY_MIXED"),
+        (7, "ord_7", "NOT_PAST"),
+        (8, "ord_0", "ORDER_REPEATED"),
+        (9, "ord_8", "INVALID_FIELD"),
+    ]
+    stored = await shop.database["orders"].find().to_list(None)
+    assert [(row["_id"], len(row["lines"]), row["total"]["minor"]) for row in stored] == [("ord_0", 2, 399)]
+    assert await shop.row() == {"on_hand": 1, "reserved": 0}
+    (fact,) = await told(shop)
+    assert (fact.batch_id, [order.order_id for order in fact.orders]) == ("batch-1", ["ord_0"])
+    assert [(item.brand_id, item.paid.minor) for item in fact.orders[0].lines] == [("brd_a", 300), ("brd_b", 99)]
+    assert (fact.orders[0].scenario, fact.orders[0].seller_id) == (touch_pb2.SCENARIO_IN_STORE, "brd_a")
+
+
+async def test_an_import_may_be_repeated_or_taken_up_again(shop: Shop) -> None:
+    orders = [old(str(place)) for place in range(6)]
+    first = batch(orders[:4])
+    assert (await shop.orders().ImportOrders(first)).imported == 4
+    assert (await shop.orders().ImportOrders(first)).imported == 4
+    again = await shop.orders().ImportOrders(batch(orders))
+    assert (again.imported, again.known) == (2, 4)
+    assert [len(fact.orders) for fact in await told(shop)] == [4, 2] or [len(fact.orders) for fact in await told(shop)] == [2, 4]
+    first.orders[0].store_id = "str_far"
+    with pytest.raises(Conflict, match="REQUEST_ID_REUSED"):
+        await shop.orders().ImportOrders(first)
+    assert await shop.database["orders"].count_documents({}) == 6
+
+
+async def test_imported_orders_are_seen_like_any_other(shop: Shop) -> None:
+    at = clock.now() - timedelta(days=3)
+    await shop.orders().ImportOrders(batch([old("1", paid_at=at)]))
+    order = (await shop.orders(consumer()).GetOrder(orders_pb2.GetOrderRequest(id="ord_1"))).order
+    assert (order.state, order.placed_at.ToDatetime(), order.total.minor) == (orders_pb2.ORDER_STATE_PAID, _naive(at), 500)
+    assert not order.lines[0].HasField("price")
+    pay = orders_pb2.PayOrderRequest(request_id=fresh(), order_id="ord_1", method=orders_pb2.PAYMENT_METHOD_SANDBOX)
+    assert (await shop.orders(consumer()).PayOrder(pay)).order == order
+    with pytest.raises(Conflict, match="ORDER_PAID"):
+        await shop.orders(consumer()).CancelOrder(orders_pb2.CancelOrderRequest(request_id=fresh(), order_id="ord_1"))
+
+
+async def test_only_the_operator_imports_and_within_bounds(shop: Shop) -> None:
+    with pytest.raises(Denied):
+        await shop.orders(of_brand()).ImportOrders(batch([old("1")]))
+    with pytest.raises(Invalid, match="INVALID_FIELD"):
+        await shop.orders().ImportOrders(batch([]))
+    with pytest.raises(Invalid, match="INVALID_FIELD"):
+        await shop.orders().ImportOrders(batch([old(str(place)) for place in range(501)]))
+
+
+def _naive(at: datetime) -> datetime:
+    return at.replace(tzinfo=None)
