@@ -1,6 +1,6 @@
 """Regenerates protos/gen from the protos; `--check` fails when what is committed differs.
 
-    python protos/generate.py [--check]
+python protos/generate.py [--check]
 """
 
 import filecmp
