@@ -20,10 +20,15 @@ deadline: ContextVar[float | None] = ContextVar("deadline", default=None)
 HAND_ON_MARGIN_SECONDS = 0.05
 MESSAGE_BYTES_MAX = 16 * 1024 * 1024
 
-OPTIONS: list[tuple[str, Any]] = [
+KEEPALIVE_MS = 60_000
+
+LIMITS: list[tuple[str, Any]] = [
     ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
     ("grpc.max_send_message_length", MESSAGE_BYTES_MAX),
-    ("grpc.keepalive_time_ms", 30_000),
+]
+OPTIONS: list[tuple[str, Any]] = [
+    *LIMITS,
+    ("grpc.keepalive_time_ms", KEEPALIVE_MS),
     ("grpc.keepalive_timeout_ms", 10_000),
     (
         "grpc.service_config",

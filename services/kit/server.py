@@ -25,6 +25,10 @@ CALLS_MAX = 512
 """Calls in progress at once; further ones are answered RESOURCE_EXHAUSTED by the transport."""
 
 
+KEEPALIVE = [("grpc.http2.min_ping_interval_without_data_ms", channel.KEEPALIVE_MS // 2), ("grpc.keepalive_permit_without_calls", 1)]
+"""Our own channels ping while they are idle, which a server takes for an attack unless told."""
+
+
 def descriptor_of(servicer: object) -> ServiceDescriptor:
     """The service a servicer serves, found by its generated base class; every rpc of it must be built."""
     for base in type(servicer).__mro__:
@@ -108,7 +112,7 @@ class Server:
         services = [descriptor_of(servicer) for _, servicer in servicers]
         access.check_rules(services)
         self.drain_seconds = drain_seconds
-        options = [*channel.OPTIONS[:2], ("grpc.so_reuseport", 0)]
+        options = [*channel.LIMITS, *KEEPALIVE, ("grpc.so_reuseport", 0)]
         self.server = grpc.aio.server(interceptors=[Calls(gate, services)], options=options, maximum_concurrent_rpcs=CALLS_MAX)
         for add, servicer in servicers:
             add(servicer, self.server)

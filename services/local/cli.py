@@ -14,6 +14,7 @@ from services.local.imports.command import import_
 from services.local.keyfiles import keys
 from services.local.mongod import MongodError
 from services.local.status import status
+from services.local.story.command import story
 from services.local.token import token
 from services.local.up import up
 
@@ -35,5 +36,5 @@ def main() -> None:
     """Quanyu on one machine: starts the suite, shows how it is, gives out development tokens and keys."""
 
 
-for command in (up, status, token, keys, demo, import_, facts):
+for command in (up, status, token, keys, demo, import_, story, facts):
     main.add_command(command)

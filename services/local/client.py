@@ -1,5 +1,6 @@
 """The command's own calls to the running suite, as the operator."""
 
+import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
@@ -14,6 +15,7 @@ from services.local.folder import Folder
 from services.local.keys import LOCAL, OPERATOR, SERVICES, Keys
 
 DEADLINE_SECONDS = 60.0
+SETTLE_POLL_SECONDS = 0.1
 STANDS = ("_EXISTS", "JOINED_ALREADY", "SAME_PERSON", "REQUEST_ID_REUSED")
 """Ends of the reasons by which a service says that what was to be made is there."""
 COMMAND = Principal("operator", (Grant(OPERATOR, INSTALLATION), Grant(SERVICE, INSTALLATION)))
@@ -50,6 +52,12 @@ async def backlog(opened: Mapping[str, grpc.aio.Channel]) -> tuple[int, int]:
         for each in (await stub.GetBacklog(facts_pb2.GetBacklogRequest())).backlogs:
             waiting, parked = waiting + each.waiting, parked + each.parked
     return waiting, parked
+
+
+async def settled(opened: Mapping[str, grpc.aio.Channel]) -> None:
+    """Returns once every fact told so far is applied or parked."""
+    while (await backlog(opened))[0]:  # noqa: ASYNC110 - other processes do the work
+        await asyncio.sleep(SETTLE_POLL_SECONDS)
 
 
 async def standing(call: Any) -> None:

@@ -1,0 +1,32 @@
+"""Who acts in the walk, where, and what is looked for."""
+
+from collections.abc import Mapping
+
+import grpc
+from msgspec import Struct
+
+from services.local.story.stage import Person
+
+Channels = Mapping[str, grpc.aio.Channel]
+
+
+class Cast(Struct, frozen=True):
+    """One world's cast. Places are WGS 84 points; of the brands `spent` and `unconsented` a refusal is due, empty: of none."""
+
+    consumer: Person
+    friend: Person
+    guide: Person
+    manager: Person
+    operator: Person
+    brand_id: str
+    store_id: str
+    region_unit_id: str
+    district_id: str
+    inside: dict[str, float]
+    hotel: dict[str, float]
+    text: str
+    attributes: list[dict[str, str]]
+    last_of: str = ""
+    """The variant of which this store has only one; empty: there are more near by."""
+    spent: str = ""
+    unconsented: str = ""

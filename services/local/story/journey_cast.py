@@ -1,0 +1,78 @@
+"""Who and what the walk needs in the Complete Journey: a real household, in the district of the busiest stores."""
+
+import random
+from typing import Any
+
+from quanyu.commerce.v1 import catalog_pb2, catalog_pb2_grpc, orders_pb2, orders_pb2_grpc, stock_pb2, stock_pb2_grpc
+from quanyu.common.v1.page_pb2 import PageRequest
+from quanyu.district.v1 import places_pb2, places_pb2_grpc
+from services.local.imports import journey
+from services.local.story.cast import Cast, Channels
+from services.local.story.stage import Person, Stage, Surprise
+
+ADVICE = "was the Complete Journey imported? (quanyu import --complete-journey)"
+PAGE = PageRequest(first=100)
+PREFIX = "con_cj_"
+
+
+async def cast(stage: Stage, channels: Channels) -> Cast:
+    """A household of a guide's client book that holds no coupons; it looks for something in stock, bought before if it can be."""
+    store_id, guide, clients, kept = await _client_book(stage, channels)
+    orders: Any = orders_pb2_grpc.OrderServiceStub(channels["commerce"])
+    listed = await orders.ListOrders(orders_pb2.ListOrdersRequest(consumer_id=clients[0], page=PAGE))
+    bought = {line.variant_id for order in listed.orders for line in order.lines}
+    wanted = next((variant_id for variant_id in kept if variant_id in bought), kept[0])
+    catalog: Any = catalog_pb2_grpc.CatalogServiceStub(channels["commerce"])
+    (variant,) = (await catalog.BatchGetVariants(catalog_pb2.BatchGetVariantsRequest(ids=[wanted]))).variants
+    middle = {"longitude": journey.MIDDLE.longitude, "latitude": journey.MIDDLE.latitude}
+    return Cast(
+        consumer=_household(clients[0]),
+        friend=_household(clients[1]),
+        guide=guide,
+        manager=guide,
+        operator=Person("stf_cj_operator", "retailer's operator"),
+        brand_id=journey.RETAILER,
+        store_id=store_id,
+        region_unit_id=f"unt_{journey.RETAILER}",
+        district_id=journey.DISTRICT,
+        inside=middle,
+        hotel=middle,
+        text=variant.name.zh or variant.name.en,
+        attributes=[],
+    )
+
+
+def _household(consumer_id: str) -> Person:
+    return Person(consumer_id, f"household {consumer_id.removeprefix(PREFIX)}")
+
+
+async def _client_book(stage: Stage, channels: Channels) -> tuple[str, Person, list[str], list[str]]:
+    """A store of the district, its guide, two of the guide's clients who hold no coupons, and the variants the store keeps."""
+    places: Any = places_pb2_grpc.PlaceServiceStub(channels["district"])
+    stocks: Any = stock_pb2_grpc.StockServiceStub(channels["commerce"])
+    venues = (await places.ListVenues(places_pb2.ListVenuesRequest(district_id=journey.DISTRICT, page=PAGE))).venues
+    stores = [venue.store_id for venue in venues if venue.store_id]
+    random.shuffle(stores)
+    for store_id in stores:
+        rows = await stocks.ListStocks(stock_pb2.ListStocksRequest(store_id=store_id, page=PAGE))
+        kept = [row.variant_id for row in rows.stocks if row.available > 0]
+        guide = Person(store_id.replace("str_", "stf_"), f"guide of store {store_id.removeprefix('str_cj_')}")
+        clients = await _clients(stage, guide) if kept else []
+        if len(clients) == 2:
+            return store_id, guide, clients, kept
+    raise Surprise(f"no guide has two clients without coupons; {ADVICE}")
+
+
+async def _clients(stage: Stage, guide: Person) -> list[str]:
+    """At most two clients who hold no coupons."""
+    staff = (await stage.ask(guide, "guide_clients", first=50))["viewer"]["staff"]
+    ids = [node["consumer"]["id"] for node in staff["clients"]["nodes"]]
+    random.shuffle(ids)
+    free: list[str] = []
+    for consumer_id in ids:
+        wallet = await stage.ask(_household(consumer_id), "my_wallet", first=1)
+        if not wallet["viewer"]["consumer"]["coupons"]["nodes"]:
+            free.append(consumer_id)
+        if len(free) == 2:
+            break
+    return free
