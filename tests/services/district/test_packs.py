@@ -95,9 +95,6 @@ async def test_the_pack_holds_what_the_consumer_buys_most_and_says_why(here: Dis
         assert (coupon.brand_id, coupon.pack_id, coupon.value, coupon.consumer_id) == (entry.brand_id, pack.id, entry.value, "con_anna")
         assert coupon.state == wallet_pb2.COUPON_STATE_ISSUED
         assert (await here.budget(entry.brand_id)).issued == 1
-    (fact,) = [fact.pack_issued for fact in await here.running.facts_told() if fact.WhichOneof("body") == "pack_issued"]
-    assert (fact.pack_id, fact.consumer_id, fact.touchpoint) == (pack.id, "con_anna", touch_pb2.TOUCHPOINT_MINI_PROGRAM)
-    assert [coupon.coupon_id for coupon in fact.coupons] == [entry.coupon_id for entry in pack.entries]
 
 
 async def test_a_spent_budget_and_a_missing_consent_are_refused_visibly(here: District) -> None:

@@ -6,6 +6,7 @@ from datetime import date
 
 import pytest
 
+from quanyu.common.v1 import touch_pb2
 from quanyu.district.v1 import packs_pb2, places_pb2
 from services.district.campaigns.store import Budgets
 from services.district.packs.rules import Candidate, PickKind, PickReason
@@ -109,6 +110,20 @@ async def test_who_leaves_at_that_moment_leaves_with_the_pack_or_without_it(worl
             assert (answer.reason, unspent[visit.id]) == ("VISIT_OVER", 0)
     assert not [answer for answer in answers[1::2] if isinstance(answer, Exception)]
     await issuing.recount()
+
+
+async def test_the_pack_is_told_once_with_its_coupons(world: World, issuing: Issuing, district: Running) -> None:
+    await world.join("brd_0")
+    await world.join("brd_1")
+    visit = await world.enter("con_anna")
+    pack = await issuing.claim(visit, 0)
+    assert await issuing.claim(visit, 1) == pack
+    (fact,) = [fact.pack_issued for fact in await district.facts_told() if fact.WhichOneof("body") == "pack_issued"]
+    assert (fact.pack_id, fact.consumer_id, fact.district_id) == (pack.id, "con_anna", HERE)
+    assert fact.touchpoint == touch_pb2.TOUCHPOINT_MINI_PROGRAM
+    assert [coupon.coupon_id for coupon in fact.coupons] == [entry.coupon_id for entry in pack.entries]
+    assert [coupon.value for coupon in fact.coupons] == [entry.value for entry in pack.entries]
+    assert [coupon.expires_at for coupon in fact.coupons] == [entry.expires_at for entry in pack.entries]
 
 
 async def test_a_refused_claim_leaves_nothing(world: World, issuing: Issuing) -> None:
