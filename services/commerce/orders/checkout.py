@@ -58,7 +58,7 @@ class Checkout:
         order = place(holds)
         for hold in holds:
             await self.stocks.holds.replace(unit, stock_rules.order(hold, order.id, unit.at, rules.pay_by(order)), before=hold)
-        return await self.orders.insert(unit, order)
+        return await self.store.own.insert(unit, order)
 
     async def place_lines(self, once: Once, asked: NewOrder, destination: bytes | None, at: datetime) -> orders_pb2.PlaceOrderResponse:
         """An order of goods that are taken from the store's stock with it, all or none."""

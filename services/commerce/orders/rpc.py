@@ -55,17 +55,17 @@ class Orders(orders_pb2_grpc.OrderServiceServicer):
 
     async def _with_coupons(self, request: orders_pb2.PlaceOrderRequest, order_id: str) -> orders_pb2.PlaceOrderResponse:
         """The order with its coupons' discounts, once. Whoever repeats the call takes it up where it stopped."""
-        order = await self.store.orders.load(order_id)
+        order = await self.store.own.load(order_id)
         if order.refused:
             raise said_again(order.refused)
         priced = await self.checkout.lock_coupons(order) if order.state is State.PLACING else order
 
         async def body(unit: Unit) -> orders_pb2.PlaceOrderResponse:
-            now = await self.store.orders.load(order_id, session=unit.session)
+            now = await self.store.own.load(order_id, session=unit.session)
             if now.state is State.PLACING:
                 now = msgspec.structs.replace(priced, version=now.version)
-                return orders_pb2.PlaceOrderResponse(order=await self.store.orders.replace(unit, now))
-            return orders_pb2.PlaceOrderResponse(order=await self.store.orders.get(order_id, session=unit.session))
+                return orders_pb2.PlaceOrderResponse(order=await self.store.own.replace(unit, now))
+            return orders_pb2.PlaceOrderResponse(order=await self.store.own.get(order_id, session=unit.session))
 
         method = "Orders/PlaceOrder:coupons"
         placed = await self.units.run(access.caller().id, method, request, orders_pb2.PlaceOrderResponse, body)
@@ -79,7 +79,7 @@ class Orders(orders_pb2_grpc.OrderServiceServicer):
 
         async def body(unit: Unit) -> orders_pb2.PayOrderResponse:
             asked = as_struct(fields(request), PaymentAsked)
-            order = await self.store.orders.decide(
+            order = await self.store.own.decide(
                 unit, asked.order_id, rules.approve, payment_id=payment_id, asked=asked, at=unit.at, real_at=clock.real()
             )
             return orders_pb2.PayOrderResponse(order=order)
@@ -88,13 +88,13 @@ class Orders(orders_pb2_grpc.OrderServiceServicer):
         order = await self.checkout.finish(approved.order.id)
         if order.state is State.CANCELLED:
             raise rules.cancelled(order)
-        return orders_pb2.PayOrderResponse(order=await self.store.orders.get(order.id))
+        return orders_pb2.PayOrderResponse(order=await self.store.own.get(order.id))
 
     async def CancelOrder(self, request: orders_pb2.CancelOrderRequest, context: Any) -> orders_pb2.CancelOrderResponse:
         once = Once.of(access.caller().id, "Orders/CancelOrder", request)
-        order = await self.store.orders.load(request.order_id, writing=True)
+        order = await self.store.own.load(request.order_id, writing=True)
         await self.checkout.cancel(order, Cancel.REQUESTED, once=once)
-        return orders_pb2.CancelOrderResponse(order=await self.store.orders.get(order.id))
+        return orders_pb2.CancelOrderResponse(order=await self.store.own.get(order.id))
 
     async def GetOrder(self, request: orders_pb2.GetOrderRequest, context: Any) -> orders_pb2.GetOrderResponse:
         return orders_pb2.GetOrderResponse(order=await self.store.get(request.id))
@@ -110,7 +110,7 @@ class Orders(orders_pb2_grpc.OrderServiceServicer):
         return orders_pb2.ListOrdersResponse(orders=orders, page=page)
 
     async def GetDestination(self, request: orders_pb2.GetDestinationRequest, context: Any) -> orders_pb2.GetDestinationResponse:
-        order = await self.store.orders.load(request.order_id)
+        order = await self.store.own.load(request.order_id)
         if order.destination is None:
             raise NotFound(rules.Reason.DESTINATION_MISSING, "this order is not delivered")
         return orders_pb2.GetDestinationResponse(destination=msgspec.json.decode(self.secrets.decrypt(order.destination)))

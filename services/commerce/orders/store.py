@@ -38,6 +38,11 @@ class OrderStore:
                 IndexModel([("rollback", ASCENDING), ("_id", ASCENDING)], partialFilterExpression={"rollback": True}),
             ],
         )  # fmt: skip
+        # A brand whose goods are in an order sees its part of it; who may change it is the consumer, the store and who runs the store.
+        self.own = Table(
+            database, ORDERS, struct=Order, message=orders_pb2.Order,
+            scopes={Kind.CONSUMER: "consumer_id", Kind.STORE: "store_id", Kind.BRAND: "seller_id"},
+        )  # fmt: skip
         self.visits = Table(database, "visit_view", struct=Visit, scopes={})
 
     @property

@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 from services.commerce.catalog import rules, words
 from services.commerce.catalog.rules import NewProduct, NewVariant, Price, Text
 from services.kit.errors import Conflict, Invalid
-from services.kit.money import allocate
 
 HAN = st.text(st.sampled_from("白衬衫男士长袖黑色连衣裙棉质经典"), min_size=1, max_size=12)
 WORD = st.text(st.sampled_from("abcdefgtuwxyz0123456789"), min_size=1, max_size=8)
@@ -58,22 +57,6 @@ def test_an_attribute_is_found_exactly_and_never_by_a_word() -> None:
     assert set(words.of_query("shirt 白", {"size": "４０"})) <= tokens
     assert not set(words.of_query("", {"size": "4"})) <= tokens
     assert not words.asked("size=40") <= words.indexed("size 41")
-
-
-@given(st.lists(st.integers(0, 10**9), min_size=1, max_size=30), st.data())
-def test_shares_sum_to_the_whole_and_none_is_more_than_its_weight(weights: list[int], data: st.DataObject) -> None:
-    total = data.draw(st.integers(0, sum(weights)))
-    shares = allocate(total, weights)
-    assert sum(shares) == total
-    assert all(0 <= share <= weight for share, weight in zip(shares, weights, strict=True))
-    whole = sum(weights) or 1
-    assert all(abs(share - total * weight / whole) < 1 + 1e-3 for share, weight in zip(shares, weights, strict=True))
-
-
-def test_nothing_can_be_shared_out_to_nobody() -> None:
-    assert allocate(0, [0, 0]) == [0, 0]
-    with pytest.raises(ValueError, match="nothing to share"):
-        allocate(1, [0])
 
 
 SHIRT = Text("白衬衫", "White shirt")

@@ -17,6 +17,7 @@ from services.commerce.stock.store import StockStore
 from services.kit import clock
 from services.kit.errors import Conflict, Denied, Exhausted, Invalid, NotFound
 from services.kit.facts.outbox import route
+from services.kit.principals import Grant
 from tests.services.commerce.conftest import HERE, Shop, consumer, explained, fresh, of_brand, of_store
 from tests.services.conftest import Running
 
@@ -207,7 +208,8 @@ async def test_who_sees_what_of_an_order(shop: Shop) -> None:
         assert list((await shop.orders(stranger).BatchGetOrders(orders_pb2.BatchGetOrdersRequest(ids=[order.id]))).orders) == []
         for asked in ({"consumer_id": "con_a"}, {"store_id": "str_mall"}, {"brand_id": "brd_b"}):
             assert list((await shop.orders(stranger).ListOrders(orders_pb2.ListOrdersRequest(**asked))).orders) == []
-    for pays in (consumer("con_b"), of_store("str_near")):
+    # Not even the machine of a brand whose goods are in it changes an order that another store took.
+    for pays in (consumer("con_b"), of_store("str_near"), Grant("ROLE_SERVICE", "SCOPE_KIND_BRAND", "brd_b")):
         with pytest.raises(NotFound, match="ORDER_NOT_FOUND"):
             await shop.orders(pays).PayOrder(paying(order.id))
         with pytest.raises(NotFound, match="ORDER_NOT_FOUND"):

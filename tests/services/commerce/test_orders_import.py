@@ -11,6 +11,7 @@ from quanyu.common.v1 import touch_pb2
 from quanyu.common.v1.money_pb2 import Money
 from services.kit import clock
 from services.kit.errors import Conflict, Denied, Invalid
+from services.kit.principals import Grant
 from tests.services.commerce.conftest import Shop, consumer, fresh, of_brand
 
 
@@ -97,8 +98,9 @@ async def test_imported_orders_are_seen_like_any_other(shop: Shop) -> None:
 
 
 async def test_only_the_operator_imports_and_within_bounds(shop: Shop) -> None:
-    with pytest.raises(Denied):
-        await shop.orders(of_brand()).ImportOrders(batch([old("1")]))
+    for grant in (of_brand(), Grant("ROLE_SERVICE", "SCOPE_KIND_BRAND", "brd_a")):
+        with pytest.raises(Denied):
+            await shop.orders(grant).ImportOrders(batch([old("1")]))
     with pytest.raises(Invalid, match="INVALID_FIELD"):
         await shop.orders().ImportOrders(batch([]))
     with pytest.raises(Invalid, match="INVALID_FIELD"):
