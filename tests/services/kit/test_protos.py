@@ -145,7 +145,7 @@ USE_CASES = _use_cases()
 
 
 SPOKEN = {
-    (file.package.split(".")[1], Path(file.name).stem) for file in FILES if file.services_by_name and file.package.split(".")[1] in SERVICES
+    (scenario, Path(file.name).stem) for file in FILES if file.services_by_name and (scenario := file.package.split(".")[1]) in SERVICES
 }
 
 
