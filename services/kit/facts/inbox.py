@@ -5,7 +5,8 @@ fails, its facts are applied one by one, so that only the failing fact's key is 
 """
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from datetime import UTC
+from datetime import UTC, datetime
+from itertools import groupby
 from typing import Any
 
 from msgspec import Struct
@@ -29,6 +30,22 @@ GROUP_ATTEMPTS_MAX = 4
 
 Handler = Callable[[Unit, facts_pb2.Fact], Awaitable[None]]
 """The effect of one kind of fact; it writes through `unit.session` only. `unit.at` is when the fact happened."""
+
+Happened = tuple[Unit, facts_pb2.Fact]
+
+
+class Together:
+    """An effect that takes neighbours of one kind in one call, in their order: what every fact would read and write alone is done once.
+
+    All share the transaction; each comes with its own unit. When it raises, the facts of the batch are applied one by one.
+    """
+
+    def __init__(self, effect: Callable[[Sequence[Happened]], Awaitable[None]]) -> None:
+        self.effect = effect
+
+    async def __call__(self, unit: Unit, fact: facts_pb2.Fact) -> None:
+        await self.effect([(unit, fact)])
+
 
 APPLIED, FAILED, WAITING = facts_pb2.DELIVERY_STATE_APPLIED, facts_pb2.DELIVERY_STATE_FAILED, facts_pb2.DELIVERY_STATE_WAITING
 
@@ -123,23 +140,28 @@ class FactSink(facts_pb2_grpc.FactSinkServiceServicer):
                 ordered=False,
                 session=session,
             )
-        for fact in planned.apply:
-            await self._effect(session, fact)
+        for kind, facts_of_kind in groupby(planned.apply, lambda fact: fact.WhichOneof("body") or ""):
+            await self._effect(session, kind, list(facts_of_kind))
         return [
             facts_pb2.Delivery(fact_id=fact.id, state=state, reason="" if state == APPLIED else "EARLIER_MISSING")
             for fact, state in zip(facts, planned.states, strict=True)
         ]
 
-    async def _effect(self, session: Session, fact: facts_pb2.Fact) -> None:
-        kind = fact.WhichOneof("body")
-        handler = self.handlers.get(kind or "")
+    async def _effect(self, session: Session, kind: str, facts: Sequence[facts_pb2.Fact]) -> None:
+        handler = self.handlers.get(kind)
         if handler is None:
             # A newer version tells it; the sender keeps it until this one is replaced, too.
             raise Invalid("UNKNOWN_KIND", f"nobody here hears {kind}")
-        at = fact.at.ToDatetime(tzinfo=UTC) if fact.HasField("at") else self.clock()
-        unit = Unit(session, at, self.outbox)
-        await handler(unit, fact)
-        await unit.flush()
+        happened = [(Unit(session, self._at(fact), self.outbox), fact) for fact in facts]
+        if isinstance(handler, Together):
+            await handler.effect(happened)
+        for unit, fact in happened:
+            if not isinstance(handler, Together):
+                await handler(unit, fact)
+            await unit.flush()
+
+    def _at(self, fact: facts_pb2.Fact) -> datetime:
+        return fact.at.ToDatetime(tzinfo=UTC) if fact.HasField("at") else self.clock()
 
 
 def _out_of_reach(error: Exception) -> bool:
