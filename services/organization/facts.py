@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 from quanyu.facts.v1 import facts_pb2
+from services.kit.facts.inbox import Together
 from services.kit.house import Handler
 from services.kit.unit import Unit
 from services.organization.targets.store import Targets
@@ -24,7 +25,7 @@ def table(targets: Targets, tasks: Tasks) -> Mapping[str, Handler]:
     return {
         "consumer_bound": consumer_bound,
         "outreach_sent": outreach_sent,
-        "order_paid": targets.order_paid,
-        "orders_imported": targets.orders_imported,
+        "order_paid": Together(targets.orders_paid),
+        "orders_imported": Together(targets.orders_imported),
         "visit_left": tasks.visit_left,
     }

@@ -4,6 +4,7 @@
 are copies of what member tells: {_id: "<consumer>:<brand>", …} and {_id: "<consumer>:<brand>:<staff>", …}.
 """
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, date, datetime
 from typing import Any
@@ -17,6 +18,7 @@ from quanyu.organization.v1 import targets_pb2
 from services.kit import documents
 from services.kit.access import Kind
 from services.kit.errors import NotFound
+from services.kit.facts.inbox import Happened
 from services.kit.house import House
 from services.kit.mongo import Document, Session, Shaped
 from services.kit.table import Table
@@ -56,18 +58,32 @@ class Targets:
 
     # Counting --------------------------------------------------------------------------------------------------------
 
-    async def order_paid(self, unit: Unit, fact: facts_pb2.Fact) -> None:
-        """Counts an order and credits it to its store and, where she is bound to one, to a guide."""
-        summary = fact.order_paid.order
-        for credit in await self._fresh([summary], unit.session):
-            bound = await self._bound(summary.consumer_id, [credit.brand_id, *(share.brand_id for share in credit.brands)], unit.session)
-            wrote = await self._wrote(summary.consumer_id, bound, unit.session)
-            decision = rules.attribute(credit, bound, wrote)
-            await self._count([replace(credit, **decision._asdict()) if decision else credit], unit.session)
+    async def orders_paid(self, happened: Sequence[Happened]) -> None:
+        """Counts orders and credits each to its store and, where she is bound to one, to a guide."""
+        session = happened[0][0].session
+        consumers = {fact.order_paid.order.order_id: fact.order_paid.order.consumer_id for _, fact in happened}
+        credits = await self._fresh([fact.order_paid.order for _, fact in happened], session)
+        bound = await self._bound(
+            {
+                (consumers[credit.id], brand_id)
+                for credit in credits
+                for brand_id in (credit.brand_id, *(share.brand_id for share in credit.brands))
+            },
+            session,
+        )
+        wrote = await self._wrote(bound, session)
+        decided = []
+        for credit in credits:
+            consumer_id = consumers[credit.id]
+            decision = rules.attribute(credit, bound.get(consumer_id, []), wrote.get(consumer_id, []))
+            decided.append(replace(credit, **decision._asdict()) if decision else credit)
+        await self._count(decided, session)
 
-    async def orders_imported(self, unit: Unit, fact: facts_pb2.Fact) -> None:
+    async def orders_imported(self, happened: Sequence[Happened]) -> None:
         """Counts orders from before this installation: credited to their stores, to no guide."""
-        await self._count(await self._fresh(fact.orders_imported.orders, unit.session), unit.session)
+        session = happened[0][0].session
+        orders = [order for _, fact in happened for order in fact.orders_imported.orders]
+        await self._count(await self._fresh(orders, session), session)
 
     async def _fresh(self, summaries: Sequence[facts_pb2.OrderSummary], session: Session) -> list[Credit]:
         """Orders as they count; those that are counted already are left out. `NotFound` for a store the chart does not know."""
@@ -81,6 +97,8 @@ class Targets:
 
     async def _sellers(self, store_ids: Iterable[str], session: Session) -> Mapping[str, Seller]:
         ids = [unit_of_store(id) for id in store_ids]
+        if not ids:
+            return {}
         units = await self.chart.units.collection.find(
             {"_id": {"$in": ids}}, {"brand_id": 1, "unit_ids": 1, "store_id": 1}, session=session
         ).to_list(len(ids))
@@ -116,25 +134,40 @@ class Targets:
 
     async def wrote(self, unit: Unit, sent: facts_pb2.OutreachSent) -> None:
         """Keeps the last message of a guide to a consumer for a brand."""
-        row = {"brand_id": sent.brand_id, "staff_id": sent.staff_id, "outreach_id": sent.outreach_id, "at": unit.at}
+        row = {
+            "consumer_id": sent.consumer_id,
+            "brand_id": sent.brand_id,
+            "staff_id": sent.staff_id,
+            "outreach_id": sent.outreach_id,
+            "at": unit.at,
+        }
         id = f"{sent.consumer_id}:{sent.brand_id}:{sent.staff_id}"
         await self.outreach.collection.replace_one({"_id": id}, row, upsert=True, session=unit.session)
 
-    async def bound_rows(self, consumer_id: str, brand_ids: Iterable[str], session: Session) -> list[Document]:
-        """The bindings of a consumer for some brands: {brand_id, staff_id, store_id, bound_at}; those to nobody left out."""
-        ids = [f"{consumer_id}:{brand_id}" for brand_id in set(brand_ids)]
+    async def bound_rows(self, pairs: Iterable[tuple[str, str]], session: Session) -> list[Document]:
+        """The bindings of (consumer, brand) pairs: {consumer_id, brand_id, staff_id, store_id, bound_at}; those to nobody left out."""
+        ids = [f"{consumer_id}:{brand_id}" for consumer_id, brand_id in pairs]
+        if not ids:
+            return []
         rows: list[Document] = await self.bindings.collection.find({"_id": {"$in": ids}}, session=session).to_list(len(ids))
         return [row for row in rows if row["staff_id"]]
 
-    async def _bound(self, consumer_id: str, brand_ids: Iterable[str], session: Session) -> list[Binding]:
-        return [documents.as_struct(row, Binding) for row in await self.bound_rows(consumer_id, brand_ids, session)]
+    async def _bound(self, pairs: Iterable[tuple[str, str]], session: Session) -> dict[str, list[Binding]]:
+        """Bindings by consumer."""
+        found: dict[str, list[Binding]] = defaultdict(list)
+        for row in await self.bound_rows(pairs, session):
+            found[row["consumer_id"]].append(documents.as_struct(row, Binding))
+        return found
 
-    async def _wrote(self, consumer_id: str, bound: Sequence[Binding], session: Session) -> list[Reached]:
-        ids = [f"{consumer_id}:{one.brand_id}:{one.staff_id}" for one in bound]
+    async def _wrote(self, bound: Mapping[str, Sequence[Binding]], session: Session) -> dict[str, list[Reached]]:
+        """The last messages of the guides they are bound to, by consumer."""
+        ids = [f"{consumer_id}:{one.brand_id}:{one.staff_id}" for consumer_id, ones in bound.items() for one in ones]
         if not ids:
-            return []
-        rows = await self.outreach.collection.find({"_id": {"$in": ids}}, session=session).to_list(len(ids))
-        return [documents.as_struct(row, Reached) for row in rows]
+            return {}
+        found: dict[str, list[Reached]] = defaultdict(list)
+        for row in await self.outreach.collection.find({"_id": {"$in": ids}}, session=session).to_list(len(ids)):
+            found[row["consumer_id"]].append(documents.as_struct(row, Reached))
+        return found
 
     # Scorecards ------------------------------------------------------------------------------------------------------
 

@@ -44,7 +44,7 @@ class Tasks:
         """She left with coupons unspent: the guide of each of those brands follows up."""
         left = fact.visit_left
         unspent = rules.by_brand((coupon.brand_id, coupon.coupon_id) for coupon in left.unspent)
-        rows = await self.targets.bound_rows(left.consumer_id, unspent, unit.session) if unspent else []
+        rows = await self.targets.bound_rows([(left.consumer_id, brand_id) for brand_id in unspent], unit.session)
         guides = {row["brand_id"]: Guide(row["staff_id"], row["store_id"]) for row in rows}
         visit = Visit(left.visit_id, left.consumer_id, left.district_id, unspent, unit.at)
         operations = []

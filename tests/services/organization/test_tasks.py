@@ -1,0 +1,193 @@
+"""Tasks from birth to outcome, and who sees them."""
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from quanyu.common.v1.page_pb2 import PageRequest
+from quanyu.facts.v1 import facts_pb2
+from quanyu.organization.v1 import tasks_pb2
+from services.kit.errors import Conflict, Invalid, NotFound
+from services.kit.principals import Grant
+from services.organization.facts import table
+from services.organization.tasks import rules
+from services.organization.tasks.rules import Reason
+from tests.services.organization.conftest import BRAND, GUIDE_1, GUIDE_1B, MANAGER_1, MANAGER_2, OTHER_BRAND, SUPERVISOR, House
+from tests.services.organization.test_targets import applied, fact
+
+AT = datetime(2026, 5, 20, 13, 40, tzinfo=UTC)
+
+
+def test_the_reasons_are_those_of_the_proto() -> None:
+    prefix = "TASKS_REASON_"
+    assert {prefix + reason for reason in Reason} | {f"{prefix}UNSPECIFIED"} == set(tasks_pb2.TasksReason.keys())
+
+
+def test_exactly_the_facts_that_are_routed_here_are_heard() -> None:
+    bodies = facts_pb2.Fact.DESCRIPTOR.oneofs_by_name["body"].fields
+    routed = {field.name for field in bodies if "organization" in field.message_type.GetOptions().Extensions[facts_pb2.route].heard_by}
+
+    class Nothing:
+        def __getattr__(self, name: str) -> object:
+            return name
+
+    assert set(table(Nothing(), Nothing())) == routed  # type: ignore[arg-type]
+
+
+def bound(staff_id: str, brand_id: str = "brd_a", store_id: str = "str_1") -> facts_pb2.Fact:
+    return fact(
+        facts_pb2.ConsumerBound(consumer_id="con_1", brand_id=brand_id, staff_id=staff_id, store_id=store_id),
+        "con_1",
+        AT - timedelta(days=9),
+    )
+
+
+def left(visit_id: str = "vis_1", *brands: str, at: datetime = AT) -> facts_pb2.Fact:
+    unspent = [
+        facts_pb2.PackedCoupon(coupon_id=f"cpn_{n}", brand_id=brand) for n, brand in enumerate(brands or ("brd_a", "brd_none", "brd_a"))
+    ]
+    return fact(facts_pb2.VisitLeft(visit_id=visit_id, consumer_id="con_1", district_id="dst_1", unspent=unspent), "con_1", at)
+
+
+def answered(task_id: str, consumer_id: str = "con_1") -> facts_pb2.Fact:
+    body = facts_pb2.OutreachSent(
+        outreach_id="out_1", consumer_id=consumer_id, brand_id="brd_a", staff_id="stf_guide1", store_id="str_1", task_id=task_id
+    )
+    return fact(body, consumer_id, AT + timedelta(hours=1))
+
+
+async def born(house: House) -> str:
+    await applied(house, bound("stf_guide1"), source="member")
+    await applied(house, left(), source="district")
+    return rules.task_id("vis_1", "brd_a")
+
+
+async def get(house: House, id: str, *who: Grant) -> tasks_pb2.Task:
+    return (await house.tasks(*who).GetTask(tasks_pb2.GetTaskRequest(id=id))).task
+
+
+async def test_leaving_with_coupons_unspent_asks_the_bound_guide_once(shop: House) -> None:
+    id = await born(shop)
+    again = left()
+    again.visit_left.visit_id = "vis_1"
+    await applied(shop, again, source="district")
+    (task,) = (await shop.tasks(*GUIDE_1).ListTasks(tasks_pb2.ListTasksRequest(staff_id="stf_guide1"))).tasks
+    assert (task.id, task.kind, task.state) == (id, tasks_pb2.TASK_KIND_FOLLOW_UP_VISIT, tasks_pb2.TASK_STATE_OPEN)
+    assert (task.staff_id, task.store_id, task.brand_id, task.consumer_id) == ("stf_guide1", "str_1", "brd_a", "con_1")
+    assert (task.visit_id, task.district_id, list(task.coupon_ids)) == ("vis_1", "dst_1", ["cpn_0", "cpn_2"])
+    assert task.due_at.ToDatetime(tzinfo=UTC) == AT + timedelta(hours=24)
+    assert await shop.database["tasks"].count_documents({}) == 1
+
+
+async def test_nothing_unspent_or_nobody_bound_asks_nothing(shop: House) -> None:
+    await applied(shop, left("vis_0"), source="district")
+    await applied(shop, bound("stf_guide1"), source="member")
+    await applied(shop, fact(facts_pb2.VisitLeft(visit_id="vis_2", consumer_id="con_1", district_id="dst_1"), "con_1"), source="district")
+    assert await shop.database["tasks"].count_documents({}) == 0
+
+
+async def test_acknowledged_then_answered_by_a_message(shop: House) -> None:
+    id = await born(shop)
+    seen = (await shop.tasks(*GUIDE_1).AcknowledgeTask(tasks_pb2.AcknowledgeTaskRequest(request_id="a", task_id=id))).task
+    assert (seen.state, seen.HasField("acknowledged_at")) == (tasks_pb2.TASK_STATE_ACKNOWLEDGED, True)
+    again = (await shop.tasks(*GUIDE_1).AcknowledgeTask(tasks_pb2.AcknowledgeTaskRequest(request_id="b", task_id=id))).task
+    assert again == seen
+    await applied(shop, answered(id, "con_2"), answered("tsk_none"), source="member")
+    assert await get(shop, id, *GUIDE_1) == seen
+    await applied(shop, answered(id), source="member")
+    done = await get(shop, id, *GUIDE_1)
+    assert (done.state, done.outcome, done.outreach_id) == (tasks_pb2.TASK_STATE_DONE, tasks_pb2.TASK_OUTCOME_REACHED, "out_1")
+    assert done.closed_at.ToDatetime(tzinfo=UTC) == AT + timedelta(hours=1)
+    with pytest.raises(Conflict) as refused:
+        await shop.tasks(*GUIDE_1).AcknowledgeTask(tasks_pb2.AcknowledgeTaskRequest(request_id="c", task_id=id))
+    assert (refused.value.reason, refused.value.metadata["state"]) == ("TASK_CLOSED", "TASK_STATE_DONE")
+
+
+async def test_completed_by_hand_with_an_outcome(shop: House) -> None:
+    id = await born(shop)
+
+    async def complete(request_id: str, outcome: tasks_pb2.TaskOutcome.ValueType) -> tasks_pb2.Task:
+        request = tasks_pb2.CompleteTaskRequest(request_id=request_id, task_id=id, outcome=outcome)
+        return (await shop.tasks(*GUIDE_1).CompleteTask(request)).task
+
+    with pytest.raises(Invalid):
+        await complete("a", tasks_pb2.TASK_OUTCOME_UNSPECIFIED)
+    done = await complete("b", tasks_pb2.TASK_OUTCOME_NOT_WANTED)
+    assert (done.state, done.outcome) == (tasks_pb2.TASK_STATE_DONE, tasks_pb2.TASK_OUTCOME_NOT_WANTED)
+    assert await complete("c", tasks_pb2.TASK_OUTCOME_NOT_WANTED) == done
+    with pytest.raises(Conflict):
+        await complete("d", tasks_pb2.TASK_OUTCOME_REACHED)
+    await applied(shop, answered(id), source="member")
+    assert await get(shop, id, *GUIDE_1) == done
+
+
+async def test_a_task_follows_the_binding_or_is_withdrawn(shop: House) -> None:
+    id = await born(shop)
+    await shop.tasks(*GUIDE_1).AcknowledgeTask(tasks_pb2.AcknowledgeTaskRequest(request_id="a", task_id=id))
+    await applied(shop, bound("stf_guide1b"), source="member")
+    handed = await get(shop, id, *GUIDE_1B)
+    assert (handed.staff_id, handed.state, handed.HasField("acknowledged_at")) == ("stf_guide1b", tasks_pb2.TASK_STATE_OPEN, False)
+    with pytest.raises(NotFound):
+        await get(shop, id, *GUIDE_1)
+    await applied(shop, bound("", store_id=""), source="member")
+    assert (await get(shop, id, *MANAGER_1)).state == tasks_pb2.TASK_STATE_WITHDRAWN
+
+
+async def test_only_the_assignee_and_who_stands_above_see_a_task(shop: House) -> None:
+    id = await born(shop)
+    both = (*GUIDE_1B, *MANAGER_1)
+    for who in (GUIDE_1, MANAGER_1, SUPERVISOR, BRAND, both):
+        assert (await get(shop, id, *who)).id == id
+        assert len((await shop.tasks(*who).BatchGetTasks(tasks_pb2.BatchGetTasksRequest(ids=[id, "tsk_none"]))).tasks) == 1
+    for who in (GUIDE_1B, MANAGER_2, OTHER_BRAND):
+        with pytest.raises(NotFound) as refused:
+            await get(shop, id, *who)
+        assert refused.value.reason == Reason.TASK_NOT_FOUND
+        assert not (await shop.tasks(*who).BatchGetTasks(tasks_pb2.BatchGetTasksRequest(ids=[id]))).tasks
+        for subject in ({"staff_id": "stf_guide1"}, {"store_id": "str_1"}):
+            assert not (await shop.tasks(*who).ListTasks(tasks_pb2.ListTasksRequest(**subject))).tasks
+    for who in (GUIDE_1B, MANAGER_2):
+        with pytest.raises(NotFound):
+            await shop.tasks(*who).AcknowledgeTask(tasks_pb2.AcknowledgeTaskRequest(request_id="x", task_id=id))
+
+
+async def test_tasks_are_listed_by_state_those_due_first_first(shop: House) -> None:
+    await born(shop)
+    await applied(shop, *(left(f"vis_{n}", "brd_a", at=AT - timedelta(hours=n)) for n in range(2, 6)), source="district")
+    done = rules.task_id("vis_3", "brd_a")
+    await applied(shop, answered(done), source="member")
+
+    async def listed(state: tasks_pb2.TaskState.ValueType, **subject: str) -> list[str]:
+        visits, after = [], ""
+        while True:
+            request = tasks_pb2.ListTasksRequest(state=state, page=PageRequest(first=2, after=after), **subject)
+            answer = await shop.tasks(*MANAGER_1).ListTasks(request)
+            visits += [task.visit_id for task in answer.tasks]
+            if not answer.page.has_next_page:
+                return visits
+            after = answer.page.end_cursor
+
+    for subject in ({"staff_id": "stf_guide1"}, {"store_id": "str_1"}):
+        assert await listed(tasks_pb2.TASK_STATE_UNSPECIFIED, **subject) == ["vis_5", "vis_4", "vis_3", "vis_2", "vis_1"]
+        assert await listed(tasks_pb2.TASK_STATE_OPEN, **subject) == ["vis_5", "vis_4", "vis_2", "vis_1"]
+        assert await listed(tasks_pb2.TASK_STATE_DONE, **subject) == ["vis_3"]
+    with pytest.raises(Invalid):
+        await listed(tasks_pb2.TASK_STATE_OPEN)
+
+
+async def test_hot_queries_read_by_an_index(shop: House) -> None:
+    await born(shop)
+    states = ["TASK_STATE_ACKNOWLEDGED", "TASK_STATE_DONE", "TASK_STATE_OPEN", "TASK_STATE_WITHDRAWN"]
+    for query, sort in [
+        (
+            {"$and": [{"staff_id": "stf_guide1", "state": {"$in": states}}, {"staff_id": {"$in": ["stf_guide1"]}}]},
+            [("due_at", 1), ("_id", 1)],
+        ),
+        (
+            {"$and": [{"store_id": "str_1", "state": {"$in": states}}, {"$or": [{"brand_id": {"$in": ["brd_a"]}}]}]},
+            [("due_at", 1), ("_id", 1)],
+        ),
+        ({"consumer_id": "con_1", "brand_id": "brd_a", "state": {"$in": states[:2]}}, None),
+    ]:
+        plan = await shop.plan("tasks", query, sort)
+        assert "IXSCAN" in plan and "COLLSCAN" not in plan and "'SORT'" not in plan, plan
