@@ -353,7 +353,7 @@ class Scorecard(_message.Message):
 
     @_builtins.property
     def attainments(self) -> _containers.RepeatedCompositeFieldContainer[Global___Attainment]:
-        """Targets of the months the period touches, by month."""
+        """Targets of the months the period touches, by month. They are set for units: a brand's scorecard has none."""
 
     @_builtins.property
     def other_currencies(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
@@ -466,7 +466,7 @@ class SetTargetRequest(_message.Message):
     month: _builtins.str
     scenario: _touch_pb2.Scenario.ValueType
     online_minor: _builtins.int
-    """In the tenant's currency, from 0 to 10^15."""
+    """In the tenant's currency, from 0 to 5 * 10^14."""
     offline_minor: _builtins.int
     def __init__(
         self,
