@@ -31,7 +31,7 @@ STOCKED_PRODUCTS, STOCKED_STORES, ON_HAND = 5, 40, 20
 MIDDLE = Point(longitude=121.4600, latitude=31.2290)
 DISTRICT_METRES, METRES_PER_DEGREE = 1200, 111_320
 ZONE, CURRENCY = "Asia/Shanghai", "USD"
-COUPONS, VALUE_MINOR, MINIMUM_MINOR, VALIDITY_DAYS = 5_000, 100, 300, 14
+COUPONS, VALUE_MINOR, MINIMUM_MINOR, VALIDITY_DAYS = 5_000, 50, 100, 14
 SEED = 20181120
 
 
@@ -208,7 +208,8 @@ async def stage(source: Path, channels: Mapping[str, grpc.aio.Channel]) -> None:
     import pandas as pd
 
     stores = pd.read_parquet(source / "stores.parquet").head(DISTRICT_STORES)
-    brands = list(pd.read_parquet(source / "brands.parquet").brand_id[1 : CAMPAIGN_BRANDS + 1])
+    # The retailer takes part with its own label: its guides are the ones who look after the households.
+    brands = list(pd.read_parquet(source / "brands.parquet").brand_id[: CAMPAIGN_BRANDS + 1])
     places: Any = places_pb2_grpc.PlaceServiceStub(channels["district"])
     campaigns: Any = campaigns_pb2_grpc.CampaignServiceStub(channels["district"])
     fence = places_pb2.Geofence(radius_metres=DISTRICT_METRES)
@@ -243,7 +244,7 @@ async def stage(source: Path, channels: Mapping[str, grpc.aio.Channel]) -> None:
     campaign.ends_at.FromDatetime(today + timedelta(days=360))
     await standing(campaigns.CreateCampaign(campaign))
     terms = campaigns_pb2.CouponTerms(
-        name="满3减1", name_en="1 off from 3", validity_days=VALIDITY_DAYS, value=Money(minor=VALUE_MINOR, currency=CURRENCY),
+        name="满1减0.5", name_en="0.50 off from 1", validity_days=VALIDITY_DAYS, value=Money(minor=VALUE_MINOR, currency=CURRENCY),
         minimum_spend=Money(minor=MINIMUM_MINOR, currency=CURRENCY),
     )  # fmt: skip
     await asyncio.gather(

@@ -19,6 +19,9 @@ class Cast(Struct, frozen=True):
     manager: Person
     operator: Person
     brand_id: str
+    goods_brand_id: str
+    """The brand of what is looked for; in a retailer's store it is not the store's."""
+    goods_operator: Person
     store_id: str
     region_unit_id: str
     district_id: str

@@ -11,6 +11,7 @@ from services.local.folder import Folder
 from services.local.keys import Keys
 from services.local.options import data_option
 from services.local.story import demo_cast, journey_cast
+from services.local.story.cast import Channels
 from services.local.story.stage import Stage, Surprise
 from services.local.story.timeline import Timeline
 from services.local.story.walk import Walk
@@ -33,17 +34,20 @@ def story(folder: Folder, world: str, verbose: bool) -> None:
 
 async def play(folder: Folder, world: str, console: Console, *, verbose: bool = False) -> Timeline:
     """The timeline of one walk on the suite that runs on `folder`; `LocalError` where it goes another way than it is told."""
-    run = folder.running()
-    timeline = Timeline(console)
-    stage = Stage(run.gateway, folder.read_keys(Keys).tokens, console, verbose=verbose)
+    run, keys = folder.running(), folder.read_keys(Keys)
+    async with client.channels(folder) as channels:
+        return await tell(Stage(run.gateway, keys.tokens, console, verbose=verbose), channels, world)
+
+
+async def tell(stage: Stage, channels: Channels, world: str) -> Timeline:
+    """Prepares the world's cast and plays the walk with it; the stage is closed behind it."""
+    timeline = Timeline(stage.console)
     try:
-        async with client.channels(folder) as channels:
-            try:
-                cast = await WORLDS[world](stage, channels)
-                await client.settled(channels)
-            except Refusal as refusal:
-                raise Surprise(f"{refusal.message} ({refusal.reason})") from refusal
+        cast = await WORLDS[world](stage, channels)
+        await client.settled(channels)
         await Walk(stage, cast, timeline).play()
+    except Refusal as refusal:
+        raise Surprise(f"{refusal.message} ({refusal.reason})") from refusal
     finally:
         await stage.close()
     return timeline

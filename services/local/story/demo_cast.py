@@ -16,7 +16,9 @@ PURPOSES = (consent_pb2.PURPOSE_PERSONALIZATION, consent_pb2.PURPOSE_OUTREACH, c
 LIKED = ("baiyu", "shiguang", "lantang", "muhe", "yunluo", "zhiwei", "hupo", "nanqiao", "qingye")
 """Brands of the fresh consumer's history, the dearest first."""
 UNCONSENTED = "lantang"
-ORDERS_OF_DEAREST, FEN = 12, 100
+DEAREST_DAYS_AGO = (5, 30, 410)
+"""Two orders within half a year: the next one makes her loyal. The oldest lapsed meanwhile."""
+FEN = 100
 
 
 async def cast(stage: Stage, channels: Channels) -> Cast:
@@ -30,6 +32,8 @@ async def cast(stage: Stage, channels: Channels) -> Cast:
         manager=Person(f"stf_{brand.key}_{store.key}_manager", "店长 store manager"),
         operator=Person(f"stf_{brand.key}_operator", "品牌运营 brand operator"),
         brand_id=brand.id,
+        goods_brand_id=brand.id,
+        goods_operator=Person(f"stf_{brand.key}_operator", "品牌运营 brand operator"),
         store_id=tables.store_id(brand, store),
         region_unit_id=f"unt_{brand.key}_north",
         district_id=world.DISTRICT,
@@ -81,11 +85,11 @@ async def _people(stage: Stage, channels: Channels, cast: Cast) -> None:
 
 
 async def _histories(stage: Stage, channels: Channels, cast: Cast) -> None:
-    """Fourteen months of purchases, the last of them yesterday's; the friend bought glasses once."""
+    """Fourteen months of purchases; the friend bought glasses once."""
     orders = [_order(stage, cast.friend.subject, "shiguang", 0, 40)]
     for rank, key in enumerate(LIKED):
-        count = max(1, ORDERS_OF_DEAREST - 2 * rank)
-        orders += [_order(stage, cast.consumer.subject, key, number, 2 + rank + number * 400 // count) for number in range(count)]
+        ages = (4 + 4 * rank, 80 + 20 * rank, 300 + 10 * rank) if rank else DEAREST_DAYS_AGO
+        orders += [_order(stage, cast.consumer.subject, key, number, days_ago) for number, days_ago in enumerate(ages)]
     stub: Any = orders_pb2_grpc.OrderServiceStub(channels["commerce"])
     answer = await stub.ImportOrders(orders_pb2.ImportOrdersRequest(request_id=f"story:{stage.key}", orders=orders))
     if answer.rejects:

@@ -1,6 +1,7 @@
 """Who and what the walk needs in the Complete Journey: a real household, in the district of the busiest stores."""
 
 import random
+from collections import Counter
 from typing import Any
 
 from quanyu.commerce.v1 import catalog_pb2, catalog_pb2_grpc, orders_pb2, orders_pb2_grpc, stock_pb2, stock_pb2_grpc
@@ -16,14 +17,16 @@ PREFIX = "con_cj_"
 
 
 async def cast(stage: Stage, channels: Channels) -> Cast:
-    """A household of a guide's client book that holds no coupons; it looks for something in stock, bought before if it can be."""
+    """A household of a guide's client book that holds no coupons; it looks for something of the brand it buys most."""
     store_id, guide, clients, kept = await _client_book(stage, channels)
     orders: Any = orders_pb2_grpc.OrderServiceStub(channels["commerce"])
     listed = await orders.ListOrders(orders_pb2.ListOrdersRequest(consumer_id=clients[0], page=PAGE))
-    bought = {line.variant_id for order in listed.orders for line in order.lines}
-    wanted = next((variant_id for variant_id in kept if variant_id in bought), kept[0])
+    bought = Counter(line.brand_id for order in listed.orders for line in order.lines)
     catalog: Any = catalog_pb2_grpc.CatalogServiceStub(channels["commerce"])
-    (variant,) = (await catalog.BatchGetVariants(catalog_pb2.BatchGetVariantsRequest(ids=[wanted]))).variants
+    request = catalog_pb2.BatchGetVariantsRequest(ids=[row.variant_id for row in kept])
+    # Of the brand it buys most, whose coupon is in its pack, and dear enough to spend it on.
+    dear = [each for each in (await catalog.BatchGetVariants(request)).variants if each.price.minor >= journey.MINIMUM_MINOR]
+    variant = max(dear, key=lambda each: bought[each.brand_id])
     middle = {"longitude": journey.MIDDLE.longitude, "latitude": journey.MIDDLE.latitude}
     return Cast(
         consumer=_household(clients[0]),
@@ -32,6 +35,8 @@ async def cast(stage: Stage, channels: Channels) -> Cast:
         manager=guide,
         operator=Person("stf_cj_operator", "retailer's operator"),
         brand_id=journey.RETAILER,
+        goods_brand_id=variant.brand_id,
+        goods_operator=Person("operator", "installation's operator"),
         store_id=store_id,
         region_unit_id=f"unt_{journey.RETAILER}",
         district_id=journey.DISTRICT,
@@ -46,8 +51,8 @@ def _household(consumer_id: str) -> Person:
     return Person(consumer_id, f"household {consumer_id.removeprefix(PREFIX)}")
 
 
-async def _client_book(stage: Stage, channels: Channels) -> tuple[str, Person, list[str], list[str]]:
-    """A store of the district, its guide, two of the guide's clients who hold no coupons, and the variants the store keeps."""
+async def _client_book(stage: Stage, channels: Channels) -> tuple[str, Person, list[str], list[stock_pb2.Stock]]:
+    """A store of the district, its guide, two of the guide's clients who hold no coupons, and what the store keeps."""
     places: Any = places_pb2_grpc.PlaceServiceStub(channels["district"])
     stocks: Any = stock_pb2_grpc.StockServiceStub(channels["commerce"])
     venues = (await places.ListVenues(places_pb2.ListVenuesRequest(district_id=journey.DISTRICT, page=PAGE))).venues
@@ -55,7 +60,7 @@ async def _client_book(stage: Stage, channels: Channels) -> tuple[str, Person, l
     random.shuffle(stores)
     for store_id in stores:
         rows = await stocks.ListStocks(stock_pb2.ListStocksRequest(store_id=store_id, page=PAGE))
-        kept = [row.variant_id for row in rows.stocks if row.available > 0]
+        kept = [row for row in rows.stocks if row.available > 0]
         guide = Person(store_id.replace("str_", "stf_"), f"guide of store {store_id.removeprefix('str_cj_')}")
         clients = await _clients(stage, guide) if kept else []
         if len(clients) == 2:

@@ -17,15 +17,18 @@ class Walk:
 
     def __init__(self, stage: Stage, cast: Cast, timeline: Timeline) -> None:
         self.stage, self.cast, self.timeline = stage, cast, timeline
+        self.served_by = cast.store_id
 
     async def play(self) -> None:
         """All chapters in order."""
         coupons = await self._visit()
         await self._out_of_store()
         hold = await self._stain()
+        self.served_by = hold["promise"]["storeId"]
+        before = await self._scorecards()
         order_id = await self._buy(hold, coupons)
         await self._asset(order_id)
-        await self._scorecards(order_id)
+        await self._counted_once(before)
 
     def _key(self, what: str) -> str:
         return f"story:{self.stage.key}:{what}"
@@ -269,8 +272,8 @@ class Walk:
         return order_id
 
     async def _place(self, hold: Answer, coupons: list[Answer]) -> Answer:
-        """With the guide's brand's coupon, or the first that this order may spend; without one if none applies."""
-        own = sorted(coupons, key=lambda entry: entry["brand"]["id"] != self.cast.brand_id)
+        """With the coupon of the goods' brand, or the first that this order may spend; without one if none applies."""
+        own = sorted(coupons, key=lambda entry: entry["brand"]["id"] != self.cast.goods_brand_id)
         for coupon in [*own, None]:
             result = await self.stage.act(
                 self.cast.consumer,
@@ -304,6 +307,9 @@ class Walk:
             return relation if order_id in refs else None
 
         relation = await stage.until("the relation", counted)
+        newest = relation["transitions"]["nodes"][0]
+        if cast.last_of and (newest["toStage"], newest["cause"]["ref"]) != ("LOYALTY", order_id):
+            raise Surprise("this order did not move her stage")
         self._tell(
             cast.operator.called,
             f"sees stage {relation['stage']}, closeness {relation['closeness']:.0f} of 100",
@@ -320,28 +326,35 @@ class Walk:
             at = datetime.fromisoformat(event["at"])
             self._tell(f"  {at:%Y-%m-%d}", event["kind"].replace("_", " ").lower(), event["ref"] or "")
 
-    async def _scorecards(self, order_id: str) -> None:
-        """The order on the scorecards of store, region and brand: once, online, fulfilled by the store."""
-        cast, stage = self.cast, self.stage
+    async def _scorecards(self) -> dict[str, Answer]:
+        """The day's scorecards of the store, its region and the brand of the goods, as their operators see them."""
+        cast, day = self.cast, str(self.stage.day)
+        subjects = {
+            "store": (cast.operator, {"storeId": self.served_by}),
+            "region": (cast.operator, {"unitId": cast.region_unit_id}),
+            "brand": (cast.goods_operator, {"brandId": cast.goods_brand_id}),
+        }
+        return {
+            name: (await self.stage.ask(person, "scorecard", **subject, fromDay=day, untilDay=day))["scorecard"]
+            for name, (person, subject) in subjects.items()
+        }
+
+    async def _counted_once(self, before: dict[str, Answer]) -> None:
+        """The order on each scorecard: once, online, under its scenario, fulfilled by the store."""
         self.timeline.chapter("6  The scorecards: counted once, taken online, fulfilled by the store")
-        subjects = {"store": {"storeId": cast.store_id}, "region": {"unitId": cast.region_unit_id}, "brand": {"brandId": cast.brand_id}}
-        for name, subject in subjects.items():
-            card = (await stage.ask(cast.operator, "scorecard", **subject, fromDay=f"{stage.day}", untilDay=f"{stage.day}"))["scorecard"]
-            urgent = next((each for each in card["byScenario"] if each["scenario"] == "URGENT_NEED"), None)
-            if urgent is None or int(card["total"]["orders"]) != int(card["online"]["orders"]) + int(card["offline"]["orders"]):
-                raise Surprise(f"the scorecard of the {name} does not show the order once")
+        for name, card in (await self._scorecards()).items():
+            gained = {what: count - _counts(before[name], self.served_by)[what] for what, count in _counts(card, self.served_by).items()}
+            if gained != {"orders": 1, "online": 1, "offline": 0, "urgent need": 1, "by the store": 1}:
+                raise Surprise(f"the scorecard of the {name} gained {gained}")
             fulfilled = ", ".join(f"{_name(each['store'])} {each['total']['orders']}" for each in card["byStore"][:3])
             self._tell(
                 f"scorecard of the {name}",
-                f"{_figures(card['total'])}: online {card['online']['orders']}, offline {card['offline']['orders']}",
-                f"urgent need {urgent['total']['orders']}; fulfilled by {fulfilled}",
+                f"+1 order: {_figures(card['total'])}, online {card['online']['orders']}, offline {card['offline']['orders']}",
+                f"scenario urgent_need; fulfilled by {fulfilled}",
             )
             for attainment in card["attainments"]:
-                self._tell(
-                    "  target",
-                    f"{attainment['totalRatio']:.2%} of {_money(attainment['target']['total'])}",
-                    f"online {attainment['onlineRatio']:.2%}, offline {attainment['offlineRatio']:.2%}",
-                )
+                ratios = f"online {attainment['onlineRatio']:.2%}, offline {attainment['offlineRatio']:.2%}"
+                self._tell("  target of the month", f"{attainment['totalRatio']:.2%} of {_money(attainment['target']['total'])}", ratios)
 
 
 DECLINED = {"BUDGET_SPENT": "the brand's budget has nothing left", "CONSENT_MISSING": "she has not allowed this brand to match her"}
@@ -355,6 +368,15 @@ def _name(named: Answer | None) -> str:
 
 def _money(money: Answer | None) -> str:
     return f"{money['amount']} {money['currency']}" if money else "nothing"
+
+
+def _counts(card: Answer, store_id: str) -> dict[str, int]:
+    """Orders of a scorecard, in all and by what the walk looks at."""
+    urgent = [each for each in card["byScenario"] if each["scenario"] == "URGENT_NEED"]
+    stores = [each for each in card["byStore"] if each["store"]["id"] == store_id]
+    parts = {"orders": [card], "urgent need": urgent, "by the store": stores}
+    counted = {what: sum(int(each["total"]["orders"]) for each in found) for what, found in parts.items()}
+    return counted | {what: int(card[what]["orders"]) for what in ("online", "offline")}
 
 
 def _figures(figures: Answer) -> str:
