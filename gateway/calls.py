@@ -22,7 +22,7 @@ from gateway.edges import Batch
 from gateway.fields import GraphField
 from gateway.form import IDEMPOTENCY_KEY, Form
 from gateway.names import NAMES, annotation
-from services.kit.errors import Refusal
+from services.kit.errors import NotFound, Refusal
 
 if TYPE_CHECKING:
     from gateway.context import Context
@@ -75,10 +75,13 @@ class CallField(GraphField):
                 found = await context.loader(self.first, (("first", page.first),)).load(key)
                 return self.rpc.response() if found is None else found
             bound["page"] = page
-        answer = await context.call(self.form.build(given, context, **bound))
+        request = self.form.build(given, context, **bound)
         if self.item is None:
-            return answer
-        return self.item(answer)
+            return await context.call(request)
+        try:
+            return self.item(await context.call(request))
+        except NotFound:
+            return None
 
 
 def _form_of(arguments: type[Any] | None, request: type[Message]) -> Form:
@@ -96,7 +99,7 @@ def ask(
     item: str = "",
     description: str | None = None,
 ) -> Any:
-    """A field that answers what an rpc does, or one `item` of its response.
+    """A field that answers what an rpc does, or one `item` of its response: null when there is no such thing.
 
     `arguments` are the parts of a form; `by` fills fields of the request from the source's attributes (null when one of those is empty).
     """

@@ -17,6 +17,7 @@ from strawberry.types.field import StrawberryField
 
 from gateway import descriptions
 from gateway.names import annotation, declare
+from gateway.scalars import utc
 from services.kit import errors, ids, telemetry
 from services.kit.logs import logger
 
@@ -26,7 +27,7 @@ UNAUTHENTICATED = "UNAUTHENTICATED"
 INTERNAL = "INTERNAL"
 TOP_LEVEL = frozenset({UNAUTHENTICATED, "INVALID_PRINCIPAL"})
 """Reasons that concern the whole request and no single mutation."""
-READ: Mapping[str, Callable[[str], Any]] = {"str": str, "Long": int, "DateTime": str}
+READ: Mapping[str, Callable[[str], Any]] = {"str": str, "Long": int, "DateTime": utc}
 """How metadata of a refusal become fields of its type."""
 REASON = re.compile(r"\b[A-Z][A-Z0-9]*(?:_[A-Z0-9]+)+\b")
 
@@ -85,6 +86,8 @@ def told(refused: errors.Refusal, members: tuple[type[Any], ...]) -> Any:
     if chosen not in members:
         chosen = BY_FAMILY[type(refused)]
     facts = {name: read(refused.metadata[name]) for name, read in chosen.__facts__.items() if refused.metadata.get(name)}
+    if "field" in facts:
+        facts["field"] = descriptions.camel(facts["field"])
     return chosen(message=refused.message, code=refused.reason, retryable=refused.retryable, **facts)
 
 

@@ -24,7 +24,9 @@ ID_SHAPE = re.compile(r"[a-z]{3}_[A-Za-z0-9_:.-]{1,120}")
 
 
 class NodeField(GraphField):
-    """A field that finds what an id, or several, stand for."""
+    """A field that finds what an id, or several, stand for; `through` names the batch when there is only one."""
+
+    through: Batch | None = None
 
     def __init__(self, argument: str, text: str, described: str, description: str | None, load: Callable[[Context, Any], Any]) -> None:
         super().__init__(description=description)
@@ -67,7 +69,9 @@ def by_id(through: Batch) -> Any:
     """A root field that finds one thing by its id; several of them take one call."""
     noun = through.item.full_name
     description = f"{descriptions.of(noun)} Null when there is none that you may see."
-    return NodeField("id", "ID", "Its id.", description, lambda context, id: context.loader(through).load(id))
+    field = NodeField("id", "ID", "Its id.", description, lambda context, id: context.loader(through).load(id))
+    field.through = through
+    return field
 
 
 class Queries:

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from typing import Any, NewType
 
 import strawberry
+from google.protobuf.timestamp_pb2 import Timestamp
 from graphql import GraphQLError
 from strawberry.types.scalar import ScalarDefinition
 
@@ -36,6 +37,13 @@ def _parse_date_time(value: Any) -> datetime:
         return at.astimezone(UTC)
     except (ValueError, OverflowError):
         raise GraphQLError("DateTime is a time with its offset, like 2018-11-20T21:40:00+08:00") from None
+
+
+def utc(text: str) -> str:
+    """An RFC 3339 moment as the graph writes every other; ValueError when it is none."""
+    at = Timestamp()
+    at.FromJsonString(text)
+    return at.ToJsonString()
 
 
 def _parse_decimal(value: Any) -> decimal.Decimal:

@@ -25,6 +25,7 @@ product_by_id = Batch(catalog_pb2.BatchGetProductsRequest)
 variant_by_id = Batch(catalog_pb2.BatchGetVariantsRequest)
 variants_of_product = Batch(catalog_pb2.BatchListVariantsRequest, key="product_id", many=True, keys_max=100)
 offer_by_id = Batch(catalog_pb2.BatchGetOffersRequest)
+stock_by_id = Batch(stock_pb2.BatchGetStocksRequest)
 hold_by_id = Batch(stock_pb2.BatchGetHoldsRequest)
 order_by_id = Batch(orders_pb2.BatchGetOrdersRequest)
 

@@ -10,7 +10,7 @@ from gateway.calls import mutation, page
 from gateway.connections import connection
 from gateway.edges import edge
 from gateway.form import form, part
-from gateway.graph.batches import brand_by_id, consumer_by_id, hold_by_id, offer_by_id, order_by_id, store_by_id, variant_by_id
+from gateway.graph.batches import brand_by_id, consumer_by_id, hold_by_id, offer_by_id, order_by_id, stock_by_id, store_by_id, variant_by_id
 from gateway.nodes import by_id
 from gateway.view import Node, enumeration, view
 from quanyu.commerce.v1 import stock_pb2
@@ -105,6 +105,7 @@ class StocksOf:
 
 class Queries:
     hold: Hold | None = by_id(hold_by_id)
+    stock: Stock | None = by_id(stock_by_id)
     stocks: StockConnection | None = page(stock_pb2.ListStocksRequest, arguments=StocksOf)
 
 

@@ -1,0 +1,179 @@
+"""GraphQL over HTTP: what is answered how, and what is turned away."""
+
+import httpx
+import orjson
+import pytest
+
+from tests.gateway.conftest import GRAPHQL, Gateway, Open
+
+JSON = "application/json"
+ASKED = {"query": "{ __typename }"}
+
+
+@pytest.mark.parametrize(
+    ("accept", "media"),
+    [
+        (None, JSON),
+        ("*/*", JSON),
+        (JSON, JSON),
+        (GRAPHQL, GRAPHQL),
+        (f"{GRAPHQL}, {JSON};q=0.9", GRAPHQL),
+        (f"{GRAPHQL};q=0.1, {JSON}", JSON),
+        ("application/json; charset=utf-8", JSON),
+    ],
+)
+async def test_the_client_chooses_the_media_type(alone: Gateway, accept: str | None, media: str) -> None:
+    request = alone.http.build_request("POST", "/graphql", json=ASKED)
+    request.headers.pop("accept")
+    if accept:
+        request.headers["accept"] = accept
+    response = await alone.http.send(request)
+    assert response.status_code == 200
+    assert response.headers["content-type"] == f"{media}; charset=utf-8"
+    assert response.json() == {"data": {"__typename": "Query"}}
+
+
+async def test_a_client_that_takes_neither_media_type_is_told(alone: Gateway) -> None:
+    assert (await alone.http.post("/graphql", json=ASKED, headers={"accept": "text/html"})).status_code == 406
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"query": "{"},
+        {"query": "{ nothing }"},
+        {"query": "query A { __typename } query B { __typename }"},
+        {"query": "query A { __typename }", "operationName": "B"},
+        {"query": "query ($id: ID!) { brand(id: $id) { id } }", "variables": {"id": {}}},
+        {"query": "query ($id: ID!) { brand(id: $id) { id } }"},
+    ],
+)
+async def test_a_wrong_document_is_400_without_data_and_200_for_those_who_take_json_only(alone: Gateway, body: object) -> None:
+    told = await alone.http.post("/graphql", json=body, headers={"accept": GRAPHQL})
+    assert told.status_code == 400
+    assert "data" not in told.json()
+    assert told.json()["errors"][0]["extensions"]["code"] == "BAD_REQUEST"
+    plain = await alone.http.post("/graphql", json=body, headers={"accept": JSON})
+    assert plain.status_code == 200
+    assert "data" not in plain.json()
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b'[{"query": "{ __typename }"}]',
+        b"{}",
+        b'{"query": 1}',
+        b'{"query": "{ __typename }", "variables": []}',
+        b'{"query": "{ __typename }", "operationName": 7}',
+        b'{"query": "{ __typename }", "extensions": "x"}',
+        b"\xff",
+        b"[" * 100_000,
+    ],
+)
+@pytest.mark.parametrize("accept", [JSON, GRAPHQL])
+async def test_what_is_no_graphql_request_is_400(alone: Gateway, body: bytes, accept: str) -> None:
+    response = await alone.http.post("/graphql", content=body, headers={"content-type": JSON, "accept": accept})
+    assert response.status_code == 400
+    assert "data" not in response.json()
+
+
+async def test_nulls_are_as_good_as_nothing(alone: Gateway) -> None:
+    response = await alone.http.post("/graphql", json=ASKED | {"variables": None, "operationName": None, "extensions": None})
+    assert response.json() == {"data": {"__typename": "Query"}}
+
+
+@pytest.mark.parametrize(
+    "media", ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x", "application/json; charset=gbk"]
+)
+async def test_only_json_in_utf8_is_taken_so_that_no_form_of_another_site_can_send_it(alone: Gateway, media: str) -> None:
+    response = await alone.http.post("/graphql", content=orjson.dumps(ASKED), headers={"content-type": media})
+    assert response.status_code == 415
+
+
+async def test_a_body_has_a_bound(alone: Gateway) -> None:
+    response = await alone.http.post("/graphql", json={"query": "{ __typename }" + " " * 300_000})
+    assert response.status_code == 413
+
+
+async def test_get_is_for_queries(alone: Gateway) -> None:
+    query = {"query": "query Q($yes: Boolean!) { __typename @include(if: $yes) }", "variables": '{"yes": true}', "operationName": "Q"}
+    assert (await alone.http.get("/graphql", params=query)).json() == {"data": {"__typename": "Query"}}
+    assert (await alone.http.get("/graphql", params={"query": "{ __typename }", "variables": "{"})).status_code == 400
+    refused = await alone.http.get("/graphql", params={"query": "mutation { markRead(input: {outreachIds: []}) { __typename } }"})
+    assert refused.status_code == 405
+    assert refused.headers["allow"] == "POST"
+    assert (await alone.http.put("/graphql", json=ASKED)).status_code == 405
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "{" + " __typename" * 5_000 + "}",
+        "{ brand(id: 1) " + "{ headquarters { brand " * 900 + "}" * 1801,
+        "{ a" + "(b: [" * 800,
+        "{" * 3_000,
+    ],
+)
+async def test_a_document_has_a_bound(alone: Gateway, query: str) -> None:
+    response = await alone.post({"query": query})
+    assert response.status_code == 400
+    assert "data" not in response.json()
+
+
+async def test_documents_that_nest_are_no_bug(alone: Gateway) -> None:
+    for depth in (50, 100, 200, 400, 800):
+        query = "{ brand(id: 1) " + "{ headquarters { brand " * depth + "{ id } " + "}" * (2 * depth + 1)
+        assert (await alone.post({"query": query})).status_code in (200, 400)
+
+
+async def test_what_nobody_expected_is_masked_and_stands_in_the_log_under_its_id(
+    alone: Gateway, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(request: object) -> None:
+        raise LookupError("secret")
+
+    alone.app.state.clients.call = broken
+    answer = (await alone.post({"query": '{ brand(id: "brd_x") { id } }'})).json()
+    (error,) = answer["errors"]
+    assert answer["data"] == {"brand": None}
+    assert error["message"] == "internal error"
+    assert error["path"] == ["brand"]
+    assert error["extensions"]["code"] == "INTERNAL"
+    logged = capsys.readouterr().out
+    assert error["extensions"]["id"] in logged
+    assert "secret" in logged
+
+
+async def test_a_service_that_does_not_answer_is_told_as_such(alone: Gateway) -> None:
+    answer = (await alone.post({"query": '{ brand(id: "brd_x") { id } __typename }'})).json()
+    assert answer["data"] == {"brand": None, "__typename": "Query"}
+    assert answer["errors"][0]["extensions"] == {"code": answer["errors"][0]["extensions"]["code"], "retryable": True}
+
+
+async def test_health_ready_and_metrics(alone: Gateway, open_gateway: Open) -> None:
+    assert (await alone.http.get("/health")).status_code == 200
+    assert (await alone.http.get("/ready")).status_code == 503
+    await alone.post(ASKED)
+    assert "quanyu_graphql_seconds_count" in (await alone.http.get("/metrics")).text
+    ready = await open_gateway("organization")
+    assert (await ready.http.get("/ready")).json()["services"] == {
+        "member": False,
+        "commerce": False,
+        "district": False,
+        "organization": True,
+    }
+
+
+async def test_browsers_of_named_origins_may_call(open_gateway: Open) -> None:
+    gateway = await open_gateway(cors_origins="https://console.example")
+    asked = {"access-control-request-method": "POST", "access-control-request-headers": "authorization,content-type"}
+
+    async def preflight(origin: str) -> httpx.Response:
+        return await gateway.http.options("/graphql", headers={"origin": origin} | asked)
+
+    assert (await preflight("https://console.example")).headers["access-control-allow-origin"] == "https://console.example"
+    assert "access-control-allow-origin" not in (await preflight("https://elsewhere.example")).headers

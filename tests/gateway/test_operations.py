@@ -1,0 +1,174 @@
+"""The front ends' operations, played as the walk has them, and the rpcs that each of them takes."""
+
+import asyncio
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+from zoneinfo import ZoneInfo
+
+from services.local.token import clock_offset
+from tests.gateway import world
+from tests.gateway.conftest import OPERATIONS, Gateway, Open
+from tests.gateway.world import NEAR, key
+
+TAKES = {
+    "acknowledge_task": "AcknowledgeTask",
+    "bind_consumer": "BatchGetStaff BatchGetStores BindConsumer",
+    "brand_budgets": "BatchGetBrands BatchGetCampaigns BatchGetDistricts ListBudgets",
+    "claim_pack": "BatchGetBrands ClaimPack",
+    "consumer_asset": "BatchGetBindings BatchGetBrands BatchGetConsumers BatchGetStaff GetRelation ListInteractions ListTransitions",
+    "district": "BatchGetBrands BatchGetDistricts ListCampaigns ListParticipants ListVenues",
+    "enter_district": "BatchGetDistricts EnterDistrict ListCampaigns",
+    "guide_clients": "BatchGetBrands BatchGetConsumers BatchGetRelations BatchGetStaff ListClients",
+    "guide_results": "BatchGetConsumers BatchGetOrders BatchGetStaff ListCredits ListOutreaches",
+    "guide_tasks": "BatchGetBrands BatchGetConsumers BatchGetDistricts BatchGetRelations BatchGetStaff BatchGetStores ListTasks",
+    "hold_promise": "HoldPromise",
+    "leave_district": "LeaveDistrict",
+    "link_consumers": "BatchGetConsumers LinkConsumers",
+    "mark_read": "MarkRead",
+    "my_consents": "BatchGetBrands BatchGetConsumers ListConsents",
+    "my_inbox": "BatchGetBrands BatchGetConsumers BatchGetStores ListInbox",
+    "my_orders": "BatchGetConsumers BatchGetStores BatchGetVariants ListOrders",
+    "my_wallet": "BatchGetBrands BatchGetConsumers BatchGetDistricts ListCoupons",
+    "offer": "BatchGetBrands BatchGetOffers BatchGetProducts BatchGetVariants BatchListVariants",
+    "offers": "BatchGetBrands SearchOffers",
+    "order": "BatchGetBrands BatchGetCampaigns BatchGetCoupons BatchGetOrders BatchGetStores BatchGetVariants",
+    "order_credit": "BatchGetCredits BatchGetOrders BatchGetOutreaches BatchGetStaff BatchGetStores",
+    "organisation": "BatchGetBrands BatchGetStores BatchGetUnits BatchGetUnits ListUnits",
+    "pay_order": "PayOrder",
+    "place_order": "BatchGetBrands BatchGetCoupons BatchGetVariants PlaceOrder",
+    "promises": "BatchGetBrands SearchPromises",
+    "register_consumer": "BatchGetConsumers RegisterConsumer",
+    "scorecard": "BatchGetBrands BatchGetStores GetScorecard",
+    "send_outreach": "BatchGetOutreaches SendOutreach",
+    "set_consent": "SetConsent",
+    "set_stock": "SetStock",
+    "store_counter": "BatchGetConsumers BatchGetOrders BatchGetStores BatchGetVariants ListHolds ListOrders ListStocks",
+    "unlink_consumers": "BatchGetConsumers UnlinkConsumers",
+}
+"""The rpcs of each operation, however long its lists are."""
+
+
+class Play:
+    """One evening of the small world."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        self.gateway, self.takes = gateway, dict[str, str]()
+        self.offset = clock_offset(21 * 60 + 40, ZoneInfo("Asia/Shanghai"), datetime.now(UTC))
+
+    async def play(self, name: str, variables: dict[str, Any] | None = None, *, who: str = "") -> Any:
+        """One operation; what its (only) field answers."""
+        data = await self.gateway.data(name, variables, who=who, offset=self.offset if who else 0.0)
+        self.takes[name] = max(self.takes.get(name, ""), " ".join(sorted(self.gateway.calls)), key=len)
+        (answer,) = data.values()
+        return answer
+
+    async def until(self, found: Callable[[Any], bool], name: str, variables: dict[str, Any] | None = None, *, who: str = "") -> Any:
+        """The same, asked until facts under way have arrived."""
+        async with asyncio.timeout(world.SECONDS_MAX):
+            while True:
+                answer = await self.play(name, variables, who=who)
+                if found(answer):
+                    return answer
+                await asyncio.sleep(0.02)
+
+
+async def test_the_walk(open_gateway: Open) -> None:
+    gateway = await open_gateway("member", "commerce", "district", "organization")
+    await world.build(gateway)
+    play = Play(gateway)
+    anna, bea, guide, operator = "con_anna", "con_bea", "stf_guide", "operator"
+
+    entered = await play.play(
+        "enter_district", {"input": {"districtId": "dst_d", "touchpoint": "MINI_PROGRAM", "position": NEAR}}, who=anna
+    )
+    visit = entered["visit"]["id"]
+    claim = {"input": {"idempotencyKey": key(), "visitId": visit}}
+    pack = (await play.play("claim_pack", claim, who=anna))["pack"]
+    assert (await play.play("claim_pack", {"input": {"idempotencyKey": key(), "visitId": visit}}, who=anna))["pack"] == pack
+    (entry,) = pack["entries"]
+    wallet = await play.play("my_wallet", who=anna)
+    assert [each["state"] for each in wallet["consumer"]["coupons"]["nodes"]] == ["ISSUED"]
+    assert (await play.play("leave_district", {"input": {"visitId": visit}}, who=anna))["visit"]["state"] == "LEFT"
+
+    tasks = await play.until(lambda answer: bool(answer["staff"]["tasks"]["nodes"]), "guide_tasks", {"state": "OPEN"}, who=guide)
+    (task,) = tasks["staff"]["tasks"]["nodes"]
+    assert task["consumer"]["sizes"] == [{"name": "shirt", "value": "40"}]
+    seen = await play.play("acknowledge_task", {"input": {"taskId": task["id"]}}, who=guide)
+    assert seen["task"]["state"] == "ACKNOWLEDGED"
+    writing = {"consumerId": anna, "brandId": "brd_a", "taskId": task["id"], "text": "白衬衫到了"}
+    sent = await play.play("send_outreach", {"input": writing | {"idempotencyKey": key()}}, who=guide)
+    assert sent["remaining"] == 2
+    inbox = (await play.play("my_inbox", who=anna))["consumer"]["inbox"]
+    assert (inbox["unread"], inbox["nodes"][0]["text"]) == (1, "白衬衫到了")
+    assert (await play.play("mark_read", {"input": {"outreachIds": [inbox["nodes"][0]["id"]]}}, who=anna))["marked"] == 1
+    refused = await play.play("send_outreach", {"input": writing | {"consumerId": bea, "idempotencyKey": key()}}, who=guide)
+    assert refused["__typename"] == "NotBoundToYou"
+
+    search = {"near": NEAR, "text": "白衬衫", "attributes": [{"name": "size", "value": "40"}]}
+    found = (await play.play("promises", search, who=anna))["promises"]
+    assert {each["availability"] for each in found} == {"LAST_ONE"}
+    wanted = {"variantId": "var_40", "storeId": "str_a1", "method": "INSTANT_DELIVERY", "destination": NEAR}
+    hold = (await play.play("hold_promise", {"input": wanted | {"idempotencyKey": key()}}, who=anna))["hold"]
+    too_late = await play.play("hold_promise", {"input": wanted | {"idempotencyKey": key()}}, who=bea)
+    assert (too_late["__typename"], too_late["available"], too_late["heldUntil"]) == ("OutOfStock", 0, hold["expiresAt"])
+
+    placing = {"holdIds": [hold["id"]], "couponIds": [entry["couponId"]], "touchpoint": "MINI_PROGRAM", "destination": {"address": "酒店"}}
+    place = {"input": placing | {"idempotencyKey": key()}}
+    order = (await play.play("place_order", place, who=anna))["order"]
+    assert order["total"] == {"amount": "379.00", "currency": "CNY"}
+    pay = {"input": {"idempotencyKey": key(), "orderId": order["id"], "method": "SANDBOX", "sandboxToken": "approve"}}
+    paid = [await play.play("pay_order", pay, who=anna) for _ in range(3)]
+    assert paid[0]["order"]["state"] == "PAID"
+    assert paid[1:] == paid[:2]
+
+    whole = await play.play("order", {"id": order["id"]}, who=anna)
+    assert whole["coupons"][0]["coupon"]["state"] == "REDEEMED"
+    assert await play.play("order", {"id": order["id"]}, who=bea) is None
+    assert len((await play.play("my_orders", {"first": 5}, who=anna))["consumer"]["orders"]["nodes"]) == 1
+    credited = await play.until(lambda answer: answer["credit"] is not None, "order_credit", {"id": order["id"]}, who=operator)
+    assert credited["credit"]["staff"]["id"] == guide
+    asset = {"consumerId": anna, "brandId": "brd_a", "first": 10}
+    relation = await play.until(lambda answer: bool(answer) and answer["stage"] == "PURCHASE", "consumer_asset", asset, who=operator)
+    assert relation["transitions"]["nodes"][0]["cause"]["ref"] == order["id"]
+    day = datetime.fromtimestamp(datetime.now(UTC).timestamp() + play.offset, ZoneInfo("Asia/Shanghai")).date().isoformat()
+    for subject in ({"storeId": "str_a1"}, {"unitId": "unt_a"}, {"brandId": "brd_a"}):
+        card = await play.play("scorecard", subject | {"fromDay": day, "untilDay": day}, who=operator)
+        assert (card["total"]["orders"], card["online"]["orders"]) == (1, 1)
+        assert [each["scenario"] for each in card["byScenario"]] == [whole["scenario"]]
+        assert [each["store"]["id"] for each in card["byStore"]] == ["str_a1"]
+    results = await play.until(
+        lambda answer: bool(answer["staff"]["credits"]["nodes"]) and answer["staff"]["outreaches"]["nodes"][0]["outcome"] == "ORDERED",
+        "guide_results",
+        {"first": 5},
+        who=guide,
+    )
+    assert results["staff"]["credits"]["nodes"][0]["id"] == order["id"]
+
+    clients = await play.play("guide_clients", who=guide)
+    assert clients["staff"]["clients"]["nodes"][0]["relation"]["orderCount"] == 1
+    assert len((await play.play("my_consents", who=anna))["consumer"]["consents"]["nodes"]) == 2
+    withdrawn = {"brandId": "brd_a", "purpose": "OUTREACH", "granted": False, "touchpoint": "MINI_PROGRAM"}
+    assert not (await play.play("set_consent", {"input": withdrawn}, who=anna))["consent"]["granted"]
+    assert (await play.play("send_outreach", {"input": writing | {"idempotencyKey": key()}}, who=guide))["__typename"] == "ConsentMissing"
+    assert len((await play.play("offers", {"text": "shirt"}))["edges"]) == 1
+    assert len((await play.play("offer", {"id": "ofr_shirt"}))["product"]["variants"]) == 3
+    assert (await play.play("district", {"id": "dst_d"}))["campaigns"]["nodes"][0]["participants"]["nodes"][0]["brand"]["id"] == "brd_a"
+    assert (await play.play("store_counter", {"id": "str_a1", "first": 5}, who=operator))["stocks"]["nodes"][0]["available"] == 0
+    counted = {"idempotencyKey": key(), "storeId": "str_a2", "variantId": "var_40", "onHand": 7, "safety": 1}
+    assert (await play.play("set_stock", {"input": counted}, who=operator))["stock"]["available"] == 6
+    assert len((await play.play("organisation", {"brandId": "brd_a"}, who=operator))["headquarters"]["units"]["nodes"]) == 4
+    assert (await play.play("brand_budgets", {"brandId": "brd_a"}, who=operator))["budgets"]["nodes"][0]["issued"] == 1
+
+    new = {"brandId": "brd_a", "identities": [{"kind": "CARD", "namespace": "brd_a", "value": "C-1", "verified": True}]}
+    cleo = (await play.play("register_consumer", {"input": new}, who=operator))["consumer"]["id"]
+    bound = await play.play("bind_consumer", {"input": {"consumerId": cleo, "brandId": "brd_a", "staffId": guide}}, who=operator)
+    assert bound["binding"]["staff"]["id"] == guide
+    two = {"consumerId": bea, "linkedConsumerId": cleo}
+    linked = await play.play("link_consumers", {"input": two | {"evidence": ["PHONE"]}}, who=operator)
+    assert set(linked["consumer"]["consumerIds"]) == {bea, cleo}
+    unlinked = await play.play("unlink_consumers", {"input": two}, who=operator)
+    assert unlinked["linkedConsumer"]["consumerIds"] == [cleo]
+
+    assert set(TAKES) == {path.stem for path in OPERATIONS.glob("*.graphql")}
+    assert play.takes == TAKES

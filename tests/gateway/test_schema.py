@@ -1,0 +1,194 @@
+"""The schema is golden, described, and true to the protos and to the front ends' operations."""
+
+import re
+from importlib import import_module, resources
+from pathlib import Path
+from typing import Any
+
+import pytest
+from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.descriptor_pb2 import FileDescriptorSet
+from google.protobuf.message_factory import GetMessageClass
+from graphql import (
+    GraphQLEnumType,
+    GraphQLInputObjectType,
+    GraphQLInterfaceType,
+    GraphQLNamedType,
+    GraphQLNonNull,
+    GraphQLObjectType,
+    GraphQLUnionType,
+    get_named_type,
+    parse,
+    specified_scalar_types,
+    validate,
+    validate_schema,
+)
+
+from gateway import errors, schema
+from gateway.calls import CallField, MutationField
+from gateway.clients import rpc_of
+from gateway.edges import EdgeField
+from gateway.nodes import NodeField
+from gateway.view import ENUMS, NODES, MessageField
+from quanyu.access.v1 import access_pb2
+from quanyu.common.v1 import money_pb2
+from services.kit.errors import FAMILY
+from tests.gateway.conftest import OPERATIONS
+
+CORE = schema.build()._schema
+TYPES = {name: type_ for name, type_ in CORE.type_map.items() if not name.startswith("__") and name not in specified_scalar_types}
+
+
+def declared(kind: type[Any]) -> list[tuple[str, Any]]:
+    """Every field of the graph that was declared so, and where."""
+    found = []
+    for type_ in TYPES.values():
+        if isinstance(type_, GraphQLObjectType):
+            for name, field in type_.fields.items():
+                own = field.extensions["strawberry-definition"]
+                if isinstance(own, kind):
+                    found.append((f"{type_.name}.{name}", own))
+    return found
+
+
+def test_the_schema_is_the_golden_one() -> None:
+    golden = (resources.files("gateway") / "schema.graphql").read_text()
+    assert golden == schema.printed(), "run python -m gateway.schema > gateway/schema.graphql"
+
+
+def test_the_schema_is_valid() -> None:
+    assert validate_schema(CORE) == []
+
+
+@pytest.mark.parametrize("type_", TYPES.values(), ids=str)
+def test_everything_is_described(type_: GraphQLNamedType) -> None:
+    assert type_.description
+    if isinstance(type_, GraphQLObjectType | GraphQLInterfaceType | GraphQLInputObjectType):
+        fields: dict[str, Any] = dict(type_.fields)
+        bare = [name for name, field in fields.items() if not field.description]
+        bare += [f"{name}({arg})" for name, field in fields.items() for arg, of in getattr(field, "args", {}).items() if not of.description]
+        assert bare == []
+    if isinstance(type_, GraphQLEnumType):
+        assert [name for name, value in type_.values.items() if not value.description] == []
+
+
+@pytest.mark.parametrize("path", sorted(OPERATIONS.glob("*.graphql")), ids=lambda path: path.stem)
+def test_the_front_ends_operations_are_valid_and_say_whose_they_are(path: Path) -> None:
+    text = path.read_text()
+    assert text.startswith("# ")
+    assert validate(CORE, parse(text)) == []
+
+
+def test_views_are_true_to_their_messages() -> None:
+    for where, field in declared(MessageField):
+        if field.owner is None:
+            continue
+        proto: FieldDescriptor = field.owner.fields_by_name[field.python_name]
+        if proto.enum_type is not None:
+            assert field.wanted.name == ENUMS[proto.enum_type.full_name], where
+        elif proto.message_type is not None and not proto.message_type.GetOptions().map_entry:
+            if proto.message_type.full_name == "google.protobuf.Timestamp":
+                assert field.wanted.name == "DateTime", where
+            else:
+                view: Any = TYPES[field.wanted.name]
+                assert view.is_type_of(_message_of(proto), None), where
+
+
+def _message_of(field: FieldDescriptor) -> Any:
+    assert field.message_type is not None
+    return GetMessageClass(field.message_type)()
+
+
+def test_edges_lead_to_what_their_batch_finds() -> None:
+    for where, field in declared(EdgeField):
+        if field.through.value:
+            continue
+        item = _message_of(field.through.rpc.response.DESCRIPTOR.fields_by_name[field.through.items])
+        view: Any = TYPES[field.wanted.name]
+        assert view.is_type_of(item, None), where
+
+
+def test_whatever_asks_a_service_may_fail_alone() -> None:
+    for type_ in TYPES.values():
+        if isinstance(type_, GraphQLObjectType):
+            for name, field in type_.fields.items():
+                own = field.extensions["strawberry-definition"]
+                if isinstance(own, CallField | MutationField) or (isinstance(own, EdgeField) and not own.wanted.many):
+                    assert not isinstance(field.type, GraphQLNonNull), f"{type_.name}.{name}"
+
+
+def test_every_type_with_an_id_of_its_own_prefix_is_a_node() -> None:
+    node = CORE.type_map["Node"]
+    assert isinstance(node, GraphQLInterfaceType)
+    assert {type_.name for type_ in CORE.get_possible_types(node)} == {each.name for each in NODES.values()}
+
+
+def test_a_mutation_answers_with_its_payload_or_a_refusal() -> None:
+    mutation = CORE.mutation_type
+    assert mutation is not None
+    for name, field in mutation.fields.items():
+        union = get_named_type(field.type)
+        assert isinstance(union, GraphQLUnionType)
+        payload, *refusals = union.types
+        assert payload.name == name[0].upper() + name[1:] + "Payload"
+        assert {"InvalidInput", "NotFound", "NotPermitted", "Conflict", "Exhausted", "TryAgain"} <= {each.name for each in refusals}
+        assert all("Refusal" in {interface.name for interface in each.interfaces} for each in refusals)
+
+
+MOVING = (
+    "claimPack setPrice setStock adjustStock holdStock releaseHold holdPromise placeOrder payOrder cancelOrder joinCampaign sendOutreach"
+)
+
+
+@pytest.mark.parametrize("name", MOVING.split())
+def test_what_moves_money_stock_coupons_or_messages_requires_a_key(name: str) -> None:
+    assert CORE.mutation_type is not None
+    given = get_named_type(CORE.mutation_type.fields[name].args["input"].type)
+    assert isinstance(given, GraphQLInputObjectType)
+    assert isinstance(given.fields["idempotencyKey"].type, GraphQLNonNull)
+
+
+def _files() -> list[Any]:
+    """Every file of the protos whose messages the graph may show."""
+    set_ = FileDescriptorSet.FromString((resources.files("quanyu") / "descriptors.binpb").read_bytes())
+    return [import_module(file.name.removesuffix(".proto").replace("/", ".") + "_pb2").DESCRIPTOR for file in set_.file]
+
+
+def _reasons() -> set[str]:
+    """Every reason of the protos, as it goes over the wire."""
+    found = set()
+    for file in _files():
+        for enum in file.enum_types_by_name.values():
+            first = enum.values_by_number[0].name
+            if enum.name.endswith("Reason") and first.endswith("_REASON_UNSPECIFIED"):
+                found |= {value.name.removeprefix(first.removesuffix("UNSPECIFIED")) for value in enum.values if value.number}
+    return found
+
+
+def test_the_table_of_refusals_names_reasons_of_the_protos() -> None:
+    assert set(errors.BY_REASON) <= _reasons()
+
+
+def test_every_refusal_has_a_type() -> None:
+    assert set(errors.BY_FAMILY) == set(FAMILY)
+
+
+def test_every_rpc_of_the_walk_for_people_is_in_the_graph() -> None:
+    """All but bulk imports, what only services may call, and facts. A `Get…` beside a `BatchGet…` is reached by the latter."""
+    fields = [field for kind in (CallField, MutationField) for _, field in declared(kind)]
+    batches = [field.through for kind in (EdgeField, NodeField) for _, field in declared(kind) if field.through is not None]
+    batches += [field.first for field in fields if getattr(field, "first", None) is not None]
+    used = {each.rpc.method.full_name for each in (*fields, *batches)}
+    used |= {re.sub(r"BatchGet(\w+?)s?$", r"Get\1", name) for name in used}
+    missing = set()
+    for service in (service for file in _files() for service in file.services_by_name.values() if file.package != "quanyu.facts.v1"):
+        for method in service.methods:
+            internal = list(method.GetOptions().Extensions[access_pb2.rule].roles) == [access_pb2.ROLE_SERVICE]
+            if not internal and not method.name.startswith("Import") and method.full_name not in used:
+                missing.add(method.full_name)
+    assert missing == set()
+
+
+def test_a_request_belongs_to_one_rpc() -> None:
+    with pytest.raises(TypeError):
+        rpc_of(money_pb2.Money)

@@ -1,0 +1,140 @@
+"""Views read messages as the graph shows them; declarations that cannot be met are refused when they are made."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from graphql import GraphQLError
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway import descriptions, schema
+from gateway.edges import Batch, edge
+from gateway.graph import common
+from gateway.names import wanted
+from gateway.scalars import Long
+from gateway.view import NODES, view
+from quanyu.commerce.v1 import catalog_pb2, orders_pb2
+from quanyu.common.v1 import money_pb2, touch_pb2
+from quanyu.member.v1 import identity_pb2
+from quanyu.organization.v1 import chart_pb2, targets_pb2, tasks_pb2
+from services.kit.errors import Invalid
+
+CORE = schema.build()._schema
+
+
+def read(message: Any, name: str) -> Any:
+    """A field of a message as the view named like it shows it, serialised."""
+    type_: Any = CORE.type_map[message.DESCRIPTOR.name]
+    field = type_.fields[name]
+    value = field.resolve(message, None)
+    leaf = getattr(field.type, "of_type", field.type)
+    return leaf.serialize(value) if value is not None and hasattr(leaf, "serialize") else value
+
+
+def test_what_is_not_set_is_null_and_no_object_of_zeros() -> None:
+    order = orders_pb2.Order(id="ord_1")
+    assert read(order, "total") is None
+    assert read(order, "paidAt") is None
+    assert read(order, "scenario") is None
+    assert read(order, "lines") == []
+    assert read(targets_pb2.Attainment(), "onlineRatio") is None
+    assert read(targets_pb2.Attainment(online_ratio=0.0), "onlineRatio") == 0.0
+    assert read(chart_pb2.Staff(), "title") is None
+
+
+def test_a_zero_that_is_set_stays_a_zero() -> None:
+    order = orders_pb2.Order(total=money_pb2.Money(currency="CNY"))
+    assert read(read(order, "total"), "amount") == "0.00"
+    assert read(targets_pb2.Figures(), "orders") == 0
+
+
+def test_enums_go_by_name_without_their_prefix() -> None:
+    assert read(orders_pb2.Order(state=orders_pb2.ORDER_STATE_PAID), "state") == "PAID"
+    assert read(orders_pb2.Order(touchpoint=touch_pb2.TOUCHPOINT_GUIDE_CHAT), "touchpoint") == "GUIDE_CHAT"
+    values: Any = CORE.type_map["TaskState"]
+    assert list(values.values) == ["OPEN", "ACKNOWLEDGED", "DONE", "WITHDRAWN"]
+    with pytest.raises(GraphQLError):
+        read(orders_pb2.Order(state=99), "state")  # type: ignore[arg-type]
+
+
+def test_times_are_utc_and_maps_are_lists_of_attributes() -> None:
+    task = tasks_pb2.Task()
+    task.due_at.FromDatetime(datetime(2018, 11, 20, 13, 40, 0, 250_000, tzinfo=UTC))
+    assert read(task, "dueAt") == "2018-11-20T13:40:00.250Z"
+    sizes = read(identity_pb2.Consumer(sizes={"shoe": "41", "shirt": "40"}), "sizes")
+    assert [(each.name, each.value) for each in sizes] == [("shirt", "40"), ("shoe", "41")]
+
+
+@given(st.integers(-(2**62), 2**62))
+def test_sixty_four_bits_pass_whole(number: int) -> None:
+    assert read(targets_pb2.Figures(items=number), "items") == number
+
+
+@given(st.integers(-(10**15), 10**15), st.sampled_from(["CNY", "JPY", "KWD", "USD"]))
+def test_money_is_shown_and_taken_to_the_minor_unit(minor: int, currency: str) -> None:
+    shown = common.amount(money_pb2.Money(minor=minor, currency=currency))
+    assert "E" not in shown
+    assert common.minor(Decimal(shown), currency) == minor
+
+
+def test_more_digits_than_the_currency_has_are_refused() -> None:
+    with pytest.raises(Invalid):
+        common.minor(Decimal("1.234"), "CNY")
+    with pytest.raises(Invalid):
+        common.minor(Decimal("0.1"), "JPY")
+
+
+def test_a_view_tells_its_own_messages_from_others() -> None:
+    text: Any = CORE.type_map["Text"]
+    assert text.is_type_of(catalog_pb2.Text(), None)
+    assert text.is_type_of(chart_pb2.Name(), None)
+    assert not text.is_type_of(chart_pb2.Store(), None)
+
+
+def test_descriptions_come_from_the_protos() -> None:
+    task: Any = CORE.type_map["Task"]
+    assert task.fields["dueAt"].description == "Within 24 hours of its birth."
+    assert "`neededBy`" in (descriptions.of("quanyu.commerce.v1.DiscoveryService.SearchPromises") or "")
+
+
+def test_ids_are_told_by_their_prefix() -> None:
+    assert {NODES["brd_"].name, NODES["rtl_"].name, NODES["ord_"].name} == {"Brand", "Order"}
+    assert all(len(prefix) == 4 and prefix.endswith("_") for prefix in NODES)
+
+
+def declare(annotation: str, name: str = "items", field: Any = None) -> None:
+    members = {"__annotations__": {name: annotation}} | ({name: field} if field is not None else {})
+    view(targets_pb2.Figures)(type("Wrong", (), members))
+
+
+def test_a_declaration_the_message_cannot_meet_is_refused() -> None:
+    with pytest.raises(TypeError, match="may be one of Long"):
+        declare("int")
+    with pytest.raises(TypeError, match="no such field"):
+        declare("Long", "pieces")
+    with pytest.raises(TypeError, match="declared as many"):
+        declare("list[Long]")
+    with pytest.raises(TypeError, match="must be nullable"):
+        declare("Brand", "brand", edge(by="items", through=Batch(chart_pb2.BatchGetBrandsRequest)))
+    with pytest.raises(TypeError, match="has no field brand_id"):
+        declare("Brand | None", "brand", edge(by="brand_id", through=Batch(chart_pb2.BatchGetBrandsRequest)))
+
+
+@pytest.mark.parametrize("text", ["dict[str, int]", "list[list[int]]", "A | B", "", "list[A", Long])
+def test_annotations_have_four_shapes(text: object) -> None:
+    with pytest.raises(TypeError):
+        wanted(text)
+
+
+def test_the_four_shapes() -> None:
+    assert [wanted(text).nullable for text in ("A", "A | None", "list[A]", "list[A | None]", "list[A] | None")] == [
+        False,
+        True,
+        False,
+        False,
+        True,
+    ]

@@ -1,0 +1,86 @@
+"""A small world, built through the graph itself by whoever may: a brand with two stores, its people, goods, a district and a campaign."""
+
+import asyncio
+import uuid
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from tests.gateway.conftest import Gateway
+
+NEAR = {"longitude": 116.4551, "latitude": 39.9365}
+SECONDS_MAX = 20.0
+
+
+def key() -> str:
+    return uuid.uuid4().hex
+
+
+async def do(
+    gateway: Gateway, mutation: str, given: dict[str, Any], *, who: str = "operator", offset: float = 0.0, fields: str = ""
+) -> Any:
+    """Carries a mutation out; the payload. AssertionError tells the refusal."""
+    noun = mutation[0].upper() + mutation[1:]
+    selection = f"... on {noun}Payload {{ {fields} }}" if fields else ""
+    query = (
+        f"mutation ($input: {noun}Input!) {{ {mutation}(input: $input) {{ __typename {selection} ... on Refusal {{ code message }} "
+        "... on InvalidInput { field } } }"
+    )
+    answer = (await gateway.data(query, {"input": given}, who=who, offset=offset))[mutation]
+    assert answer["__typename"] == f"{noun}Payload", answer
+    return answer
+
+
+async def eventually(gateway: Gateway, mutation: str, given: dict[str, Any], *, keyed: bool = False, **options: Any) -> Any:
+    """The same for what needs facts of another service, which are under way; with a fresh key each time where one is required."""
+    async with asyncio.timeout(SECONDS_MAX):
+        while True:
+            try:
+                return await do(gateway, mutation, given | ({"idempotencyKey": key()} if keyed else {}), **options)
+            except AssertionError as refused:
+                if "NOT_FOUND" not in str(refused) and "UNKNOWN" not in str(refused):
+                    raise
+            await asyncio.sleep(0.02)
+
+
+async def build(gateway: Gateway) -> None:
+    """`brd_a` with `unt_a`, `str_a1` and `str_a2`, the guide `stf_guide`, `ofr_shirt`; `dst_d` with `cmp_c`; `con_anna` and `con_bea`."""
+    name = {"zh": "甲", "en": "A"}
+    await do(
+        gateway,
+        "createBrand",
+        {"brandId": "brd_a", "kind": "BRAND", "name": name, "zone": "Asia/Shanghai", "currency": "CNY"},
+    )
+    await do(gateway, "createUnit", {"unitId": "unt_a", "kind": "REGION", "parentId": "unt_brd_a", "name": name})
+    for store in ("str_a1", "str_a2"):
+        given = {"storeId": store, "kind": "STORE", "parentId": "unt_a", "name": name, "position": NEAR}
+        await do(gateway, "createStore", given | {"opensMinute": 0, "closesMinute": 1440, "delivers": True})
+    await do(gateway, "hireStaff", {"staffId": "stf_guide", "storeId": "str_a1", "name": "Gu"})
+    await do(gateway, "grantRole", {"staffId": "stf_guide", "role": "GUIDE", "kind": "STORE", "scopeId": "str_a1"})
+    price = {"amount": "399.00", "currency": "CNY"}
+    variants = [
+        {"variantId": f"var_{size}", "attributes": [{"name": "size", "value": size}], "price": price} for size in ("39", "40", "41")
+    ]
+    product = {"productId": "prd_shirt", "name": {"zh": "白衬衫", "en": "White shirt"}, "category": "shirt", "variants": variants}
+    await do(gateway, "createProduct", {"brandId": "brd_a", "product": product})
+    await do(
+        gateway,
+        "createDistrict",
+        {"id": "dst_d", "name": "区", "position": NEAR, "zone": "Asia/Shanghai", "geofence": {"radiusMetres": 900}},
+    )
+    now = datetime.now(UTC)
+    runs = {"startsAt": (now - timedelta(days=1)).isoformat(), "endsAt": (now + timedelta(days=30)).isoformat()}
+    await do(gateway, "createCampaign", {"id": "cmp_c", "districtId": "dst_d", "name": "券"} | runs)
+    terms = {"name": "满100减20", "value": {"amount": "20", "currency": "CNY"}, "minimumSpend": {"amount": "100.00", "currency": "CNY"}}
+    joining = {"idempotencyKey": key(), "campaignId": "cmp_c", "brandId": "brd_a", "terms": terms | {"validityDays": 14}, "total": 100}
+    await do(gateway, "joinCampaign", joining)
+    for store in ("str_a1", "str_a2"):
+        given = {"storeId": store, "variantId": "var_40", "onHand": 1}
+        await eventually(gateway, "setStock", given, keyed=True)
+    for consumer, phone in (("con_anna", "19900000001"), ("con_bea", "19900000002")):
+        identity = {"kind": "PHONE", "value": phone, "verified": True}
+        given = {"consumerId": consumer, "brandId": "brd_a", "identities": [identity], "displayName": consumer}
+        await do(gateway, "registerConsumer", given | {"sizes": [{"name": "shirt", "value": "40"}]})
+        for purpose in ("OUTREACH", "DISTRICT_COUPONS"):
+            consent = {"brandId": "brd_a", "purpose": purpose, "granted": True, "touchpoint": "MINI_PROGRAM"}
+            await do(gateway, "setConsent", consent, who=consumer)
+    await eventually(gateway, "bindConsumer", {"consumerId": "con_anna", "brandId": "brd_a", "staffId": "stf_guide"})
