@@ -3,7 +3,7 @@
 import time
 from collections import OrderedDict
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from msgspec import Struct
 from pymongo import ASCENDING, IndexModel
@@ -12,13 +12,16 @@ from quanyu.facts.v1 import facts_pb2
 from services.kit.errors import Exhausted
 from services.kit.mongo import Database, Session, ensure
 
-if TYPE_CHECKING:
-    from services.kit.unit import Unit
-
 COLLECTION = "scope_view"
 CACHE_SECONDS = 15.0
 CACHE_MAX = 2_000
 STORES_MAX = 10_000
+
+
+class InTransaction(Protocol):
+    """Whatever has the session of a transaction: a unit of work."""
+
+    session: Session
 
 
 class Reached(Struct, frozen=True):
@@ -71,7 +74,7 @@ class Scopes:
         for key in list(ids) or list(self.cache):
             self.cache.pop(key, None)
 
-    async def store_changed(self, unit: "Unit", fact: facts_pb2.Fact) -> None:
+    async def store_changed(self, unit: InTransaction, fact: facts_pb2.Fact) -> None:
         """The handler of StoreChanged that each service puts into its table of facts (and may wrap)."""
         await self.keep(unit.session, fact.store_changed)
         self.forget()

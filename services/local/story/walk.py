@@ -2,9 +2,9 @@
 
 from datetime import datetime
 from typing import Any
-from zoneinfo import ZoneInfo
 
 from services.kit.calendar import moment
+from services.local.story import wording
 from services.local.story.cast import Cast
 from services.local.story.stage import ZONE, Answer, Stage, Surprise
 from services.local.story.timeline import Timeline
@@ -46,17 +46,24 @@ class Walk:
             await self._friend_takes_the_last(cast)
         stage.clock(19, 30)
         entered = await self._enter(cast.consumer.subject)
-        self._tell(cast.consumer.called, f"enters {_name(entered['district'])}", "the geofence noticed her phone: an open visit")
+        self._tell(cast.consumer.called, f"enters {wording.name(entered['district'])}", "the geofence noticed her phone: an open visit")
         stage.clock(19, 31)
         pack = await self._claim("pack", entered["id"])
         self._tell(
             cast.consumer.called, f"gets one pack of {len(pack['entries'])} coupons", "her own purchases decide, budgets and consent allow"
         )
         for entry in pack["entries"]:
-            self._tell(f"  {_name(entry['brand'])}", f"{_name(entry)}, {_money(entry['value'])} off", _reason(entry["reason"]))
+            self._tell(
+                f"  {wording.name(entry['brand'])}",
+                f"{wording.name(entry)}, {wording.money(entry['value'])} off",
+                wording.reason(entry["reason"]),
+            )
         for declined in pack["declined"]:
             self._tell(
-                f"  {_name(declined['brand'])}", declined["reason"].replace("_", " ").lower(), DECLINED[declined["reason"]], refused=True
+                f"  {wording.name(declined['brand'])}",
+                declined["reason"].replace("_", " ").lower(),
+                wording.DECLINED[declined["reason"]],
+                refused=True,
             )
         due = {(cast.spent, "BUDGET_SPENT"), (cast.unconsented, "CONSENT_MISSING")} - {("", "BUDGET_SPENT"), ("", "CONSENT_MISSING")}
         if missing := due - {(declined["brand"]["id"], declined["reason"]) for declined in pack["declined"]}:
@@ -173,13 +180,13 @@ class Walk:
         for promise in found["promises"][:4]:
             self._tell(
                 f"  {promise['storeName']}",
-                _promise(promise),
-                f"{promise['availability'].replace('_', ' ').lower()}, {_money(promise['price'])}",
+                wording.promise(promise),
+                f"{promise['availability'].replace('_', ' ').lower()}, {wording.money(promise['price'])}",
             )
         chosen = found["promises"][0]
         held = await stage.done(cast.consumer, "hold_promise", **self._choice(chosen, "hold"))
         until = held["hold"]["expiresAt"]
-        self._tell(cast.consumer.called, f"holds it at {chosen['storeName']}", f"kept back until {_clock(until)}")
+        self._tell(cast.consumer.called, f"holds it at {chosen['storeName']}", f"kept back until {wording.clock(until)}")
         if cast.last_of:
             await self._too_late_for_a_friend(chosen)
         hold: Answer = held["hold"]
@@ -195,7 +202,7 @@ class Walk:
         self._tell(
             cast.friend.called,
             f"searches the same: the last one at {gone[0]['storeName']} is held",
-            f"until {_clock(gone[0]['until'])}",
+            f"until {wording.clock(gone[0]['until'])}",
             refused=True,
         )
         refused = await stage.act(cast.friend, "hold_promise", **self._choice(chosen, "friend's hold"))
@@ -242,7 +249,7 @@ class Walk:
         order = placed["order"]
         self._tell(
             cast.consumer.called,
-            f"orders for {_money(order['total'])}, {_money(order['discount'])} off by coupon",
+            f"orders for {wording.money(order['total'])}, {wording.money(order['discount'])} off by coupon",
             f"scenario {order['scenario'].lower()}: {order['scenarioBasis']['rule'].lower()}",
         )
         stage.clock(21, 44)
@@ -256,7 +263,7 @@ class Walk:
             raise Surprise("paying three times with one key gave different answers")
         self._tell(
             cast.consumer.called,
-            f"pays {_money(answers[0]['order']['total'])}, three times with one key",
+            f"pays {wording.money(answers[0]['order']['total'])}, three times with one key",
             "one payment: every retry hears the first answer",
         )
 
@@ -267,7 +274,7 @@ class Walk:
         credit = await stage.until("the credit", credited)
         guide = credit["staff"]["name"] or credit["staff"]["id"] if credit["staff"] else "nobody"
         basis = (credit["basis"] or "").lower()
-        self._tell("organization", f"credits {_name(credit['store'])} and guide {guide}", f"decided by {basis or 'the store'}")
+        self._tell("organization", f"credits {wording.name(credit['store'])} and guide {guide}", f"decided by {basis or 'the store'}")
         order_id: str = order["id"]
         return order_id
 
@@ -289,7 +296,7 @@ class Walk:
                 return result
             if result["__typename"] != "CouponRefused" or self.cast.last_of:
                 raise Surprise(f"the order is refused: {result['message']} ({result['code']})")
-            self._tell(f"  {_name(coupon['brand']) if coupon else ''}", result["message"], result["code"], refused=True)
+            self._tell(f"  {wording.name(coupon['brand']) if coupon else ''}", result["message"], result["code"], refused=True)
         raise Surprise("no order could be placed")
 
     # 5, 6 ------------------------------------------------------------------------------------------------------------
@@ -343,57 +350,20 @@ class Walk:
         """The order on each scorecard: once, online, under its scenario, fulfilled by the store."""
         self.timeline.chapter("6  The scorecards: counted once, taken online, fulfilled by the store")
         for name, card in (await self._scorecards()).items():
-            gained = {what: count - _counts(before[name], self.served_by)[what] for what, count in _counts(card, self.served_by).items()}
+            gained = {
+                what: count - wording.counts(before[name], self.served_by)[what]
+                for what, count in wording.counts(card, self.served_by).items()
+            }
             if gained != {"orders": 1, "online": 1, "offline": 0, "urgent need": 1, "by the store": 1}:
                 raise Surprise(f"the scorecard of the {name} gained {gained}")
-            fulfilled = ", ".join(f"{_name(each['store'])} {each['total']['orders']}" for each in card["byStore"][:3])
+            fulfilled = ", ".join(f"{wording.name(each['store'])} {each['total']['orders']}" for each in card["byStore"][:3])
             self._tell(
                 f"scorecard of the {name}",
-                f"+1 order: {_figures(card['total'])}, online {card['online']['orders']}, offline {card['offline']['orders']}",
+                f"+1 order: {wording.figures(card['total'])}, online {card['online']['orders']}, offline {card['offline']['orders']}",
                 f"scenario urgent_need; fulfilled by {fulfilled}",
             )
             for attainment in card["attainments"]:
                 ratios = f"online {attainment['onlineRatio']:.2%}, offline {attainment['offlineRatio']:.2%}"
-                self._tell("  target of the month", f"{attainment['totalRatio']:.2%} of {_money(attainment['target']['total'])}", ratios)
-
-
-DECLINED = {"BUDGET_SPENT": "the brand's budget has nothing left", "CONSENT_MISSING": "she has not allowed this brand to match her"}
-
-
-def _name(named: Answer | None) -> str:
-    if not named or not named.get("name"):
-        return named["id"] if named else "–"
-    return str(named["name"]["zh"] or named["name"]["en"])
-
-
-def _money(money: Answer | None) -> str:
-    return f"{money['amount']} {money['currency']}" if money else "nothing"
-
-
-def _counts(card: Answer, store_id: str) -> dict[str, int]:
-    """Orders of a scorecard, in all and by what the walk looks at."""
-    urgent = [each for each in card["byScenario"] if each["scenario"] == "URGENT_NEED"]
-    stores = [each for each in card["byStore"] if each["store"]["id"] == store_id]
-    parts = {"orders": [card], "urgent need": urgent, "by the store": stores}
-    counted = {what: sum(int(each["total"]["orders"]) for each in found) for what, found in parts.items()}
-    return counted | {what: int(card[what]["orders"]) for what in ("online", "offline")}
-
-
-def _figures(figures: Answer) -> str:
-    return f"{figures['orders']} orders, {_money(figures['amount'])}"
-
-
-def _clock(at: str) -> str:
-    return f"{datetime.fromisoformat(at).astimezone(ZoneInfo(ZONE)):%H:%M}"
-
-
-def _reason(reason: Answer) -> str:
-    if reason["purchaseCount"]:
-        last = datetime.fromisoformat(reason["lastPurchaseAt"]) if reason["lastPurchaseAt"] else None
-        return f"bought {reason['purchaseCount']} times" + (f", last on {last:%Y-%m-%d}" if last else "")
-    return str(reason["kind"]).replace("_", " ").lower()
-
-
-def _promise(promise: Answer) -> str:
-    how = "pick up" if promise["method"] == "PICKUP" else "delivered"
-    return f"{promise['distanceMetres']} m, {how} by {_clock(promise['arrivesAt'] or promise['readyAt'])}"
+                self._tell(
+                    "  target of the month", f"{attainment['totalRatio']:.2%} of {wording.money(attainment['target']['total'])}", ratios
+                )

@@ -1,0 +1,47 @@
+"""What the gateway answers, in the timeline's words."""
+
+from datetime import datetime
+from zoneinfo import ZoneInfo
+
+from services.local.story.stage import ZONE, Answer
+
+DECLINED = {"BUDGET_SPENT": "the brand's budget has nothing left", "CONSENT_MISSING": "she has not allowed this brand to match her"}
+
+
+def name(named: Answer | None) -> str:
+    if not named or not named.get("name"):
+        return named["id"] if named else "–"
+    return str(named["name"]["zh"] or named["name"]["en"])
+
+
+def money(amount: Answer | None) -> str:
+    return f"{amount['amount']} {amount['currency']}" if amount else "nothing"
+
+
+def counts(card: Answer, store_id: str) -> dict[str, int]:
+    """Orders of a scorecard, in all and by what the walk looks at."""
+    urgent = [each for each in card["byScenario"] if each["scenario"] == "URGENT_NEED"]
+    stores = [each for each in card["byStore"] if each["store"]["id"] == store_id]
+    parts = {"orders": [card], "urgent need": urgent, "by the store": stores}
+    counted = {what: sum(int(each["total"]["orders"]) for each in found) for what, found in parts.items()}
+    return counted | {what: int(card[what]["orders"]) for what in ("online", "offline")}
+
+
+def figures(counted: Answer) -> str:
+    return f"{counted['orders']} orders, {money(counted['amount'])}"
+
+
+def clock(at: str) -> str:
+    return f"{datetime.fromisoformat(at).astimezone(ZoneInfo(ZONE)):%H:%M}"
+
+
+def reason(given: Answer) -> str:
+    if given["purchaseCount"]:
+        last = datetime.fromisoformat(given["lastPurchaseAt"]) if given["lastPurchaseAt"] else None
+        return f"bought {given['purchaseCount']} times" + (f", last on {last:%Y-%m-%d}" if last else "")
+    return str(given["kind"]).replace("_", " ").lower()
+
+
+def promise(made: Answer) -> str:
+    how = "pick up" if made["method"] == "PICKUP" else "delivered"
+    return f"{made['distanceMetres']} m, {how} by {clock(made['arrivesAt'] or made['readyAt'])}"
