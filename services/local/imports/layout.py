@@ -179,3 +179,17 @@ FILES = (
     ),
 )  # fmt: skip
 BY_NAME = {file.name: file for file in FILES}
+
+
+def described() -> str:
+    """The columns of all files as the README shows them."""
+    lines = []
+    for file in FILES:
+        lines += [f"**{file.name}** - {file.about}", "", "| column | |", "|---|---|"]
+        lines += [f"| `{column.name}`{'' if column.required else ' (optional)'} | {column.about} |" for column in file.columns]
+        lines.append("")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    print(described())  # noqa: T201 - python -m services.local.imports.layout

@@ -17,7 +17,7 @@ from quanyu.member.v1 import relation_pb2, relation_pb2_grpc
 from services.kit.errors import Unavailable
 from services.local import client
 from services.local.demo import tables
-from services.local.imports import cells, importer
+from services.local.imports import cells, importer, layout
 from services.local.imports.importer import CHECKPOINT, REJECTS, Counted, Import, batches
 from services.local.imports.items import Item, Reject, items
 from services.local.keys import Keys
@@ -132,6 +132,11 @@ async def test_importing_again_from_the_start_changes_nothing(tmp_path: Path, ch
     (tmp_path / CHECKPOINT).unlink()
     assert await loading(tmp_path, channels).run() == first
     assert await orders_of(channels, "con_1") == {"ord_1": 2}
+
+
+def test_the_readme_describes_the_columns() -> None:
+    readme = Path(__file__).parents[3] / "README.md"
+    assert layout.described().strip() in readme.read_text(encoding="utf-8")
 
 
 def test_the_demo_world_has_no_row_that_cannot_be_read(tmp_path: Path) -> None:
