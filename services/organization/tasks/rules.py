@@ -140,9 +140,10 @@ def complete(task: Task, outcome: Outcome | None, at: datetime, outreach_id: str
     return replace(task, state=State.DONE, outcome=outcome, closed_at=at, outreach_id=outreach_id), []
 
 
-def reached(task: Task, consumer_id: str, outreach_id: str, at: datetime) -> Task:
-    """The task after a message was sent that answers it; one for somebody else, or after it was closed, changes nothing."""
-    if task.state in CLOSED or task.consumer_id != consumer_id:
+def reached(task: Task, consumer_id: str, brand_id: str, outreach_id: str, at: datetime) -> Task:
+    """The task after a message was sent that answers it; one to somebody else or for another brand, or after it was closed, changes
+    nothing: whoever writes names the task."""
+    if task.state in CLOSED or (task.consumer_id, task.brand_id) != (consumer_id, brand_id):
         return task
     return complete(task, Outcome.REACHED, at, outreach_id)[0]
 

@@ -69,4 +69,5 @@ class Tasks:
         if row is None:
             return
         task = documents.as_struct(row, Task)
-        await self.tasks.unscoped.replace(unit, rules.reached(task, sent.consumer_id, sent.outreach_id, unit.at), before=task)
+        answered = rules.reached(task, sent.consumer_id, sent.brand_id, sent.outreach_id, unit.at)
+        await self.tasks.unscoped.replace(unit, answered, before=task)

@@ -44,7 +44,7 @@ def after(born: Task, actions: list) -> list[Task]:
                 case "complete":
                     states.append(rules.complete(last, argument, at)[0])
                 case "reached":
-                    states.append(rules.reached(last, argument, "out_1", at))
+                    states.append(rules.reached(last, argument, last.brand_id, "out_1", at))
                 case _:
                     states.append(rules.rebind(last, argument, at))
         except Conflict as refused:
@@ -86,9 +86,10 @@ def test_coupons_are_grouped_in_their_order() -> None:
     assert rules.by_brand([("brd_a", "1"), ("brd_b", "2"), ("brd_a", "3")]) == {"brd_a": ("1", "3"), "brd_b": ("2",)}
 
 
-def test_a_message_to_somebody_else_closes_nothing() -> None:
-    assert rules.reached(task(), "con_2", "out_1", AT) == task()
-    done = rules.reached(task(), "con_1", "out_1", AT)
+def test_a_message_to_somebody_else_or_for_another_brand_closes_nothing() -> None:
+    assert rules.reached(task(), "con_2", "brd_a", "out_1", AT) == task()
+    assert rules.reached(task(), "con_1", "brd_b", "out_1", AT) == task()
+    done = rules.reached(task(), "con_1", "brd_a", "out_1", AT)
     assert (done.state, done.outcome, done.outreach_id) == (State.DONE, Outcome.REACHED, "out_1")
 
 
