@@ -151,10 +151,10 @@ def settle(staff: Staff, place: Place) -> Staff:
 
 def move(staff: Staff, place: Place) -> tuple[Staff, list[StaffChanged]]:
     """The person at another place of the same tenant; at the same place nothing happens."""
+    if staff.brand_id != place.brand_id:  # first of all: whether somebody left is their tenant's to know
+        raise Conflict(Reason.UNIT_OF_ANOTHER_BRAND, "staff move within their tenant", staff_id=staff.id)
     if not staff.active:
         raise Conflict(Reason.STAFF_LEFT, "this person has left", staff_id=staff.id)
-    if staff.brand_id != place.brand_id:
-        raise Conflict(Reason.UNIT_OF_ANOTHER_BRAND, "staff move within their tenant", staff_id=staff.id)
     moved = settle(staff, place)
     return (moved, [changed(moved)]) if moved != staff else (staff, [])
 
