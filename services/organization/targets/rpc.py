@@ -72,7 +72,8 @@ class TargetServicer(targets_pb2_grpc.TargetServiceServicer):
         raise Invalid(Reason.SUBJECT_REQUIRED, "say whose scorecard", field="unit_id")
 
     async def BatchGetCredits(self, request: targets_pb2.BatchGetCreditsRequest, context: Any) -> targets_pb2.BatchGetCreditsResponse:
-        return targets_pb2.BatchGetCreditsResponse(credits=await self.targets.credits.batch(request.order_ids))
+        credits = await self.targets.credits.batch(request.order_ids)
+        return targets_pb2.BatchGetCreditsResponse(credits=await self.targets.shown(credits))
 
     async def ListCredits(self, request: targets_pb2.ListCreditsRequest, context: Any) -> targets_pb2.ListCreditsResponse:
         subject = request.WhichOneof("subject")
@@ -80,7 +81,7 @@ class TargetServicer(targets_pb2_grpc.TargetServiceServicer):
             raise Invalid(Reason.SUBJECT_REQUIRED, "say whose credits", field="staff_id")
         query: Document = {subject: getattr(request, subject)}
         credits, page = await self.targets.credits.page(query, request.page, order=[("paid_at", -1)])
-        return targets_pb2.ListCreditsResponse(credits=credits, page=page)
+        return targets_pb2.ListCreditsResponse(credits=await self.targets.shown(credits), page=page)
 
 
 def figures(sum: Sum, currency: str) -> Document:

@@ -6,6 +6,7 @@ from enum import StrEnum
 from typing import Annotated, NamedTuple
 
 from msgspec import Meta, Struct
+from msgspec.structs import replace
 
 from services.kit.calendar import day_of
 from services.kit.errors import Invalid
@@ -68,6 +69,13 @@ class Credit(Struct, frozen=True, kw_only=True):
     day: str
     brands: tuple[BrandShare, ...] = ()
     version: int = 1
+
+
+def part_of(credit: Credit) -> Credit:
+    """The credit as the guide of a product brand sees it whom another tenant's order is credited to: what was paid for her brand."""
+    share = next((one for one in credit.brands if one.brand_id == credit.bound_brand_id), None)
+    items, minor = (share.items, share.minor) if share else (0, 0)
+    return replace(credit, items=items, amount=Money(credit.amount.currency, minor))
 
 
 class Line(NamedTuple):

@@ -16,7 +16,7 @@ from quanyu.common.v1.touch_pb2 import Scenario, Touchpoint
 from quanyu.facts.v1 import facts_pb2
 from quanyu.organization.v1 import targets_pb2
 from services.kit import documents
-from services.kit.access import Kind
+from services.kit.access import Kind, caller
 from services.kit.errors import NotFound
 from services.kit.facts.inbox import Happened
 from services.kit.house import House
@@ -121,6 +121,20 @@ class Targets:
             for (subject, bucket), cells in scorecards.counters(credits).items()
         ]
         await self.scorecards.collection.bulk_write(operations, ordered=False, session=session)
+
+    # Credits ---------------------------------------------------------------------------------------------------------
+
+    async def shown(self, found: Sequence[Shaped]) -> list[Shaped]:
+        """Credits that were found in scope, as the caller may see them: whole by the store and its tenant, else the own brand's part."""
+        who = caller()
+        partial = {
+            row["id"] for row in found if not who.reaches(Kind.STORE, row["store_id"]) and not who.reaches(Kind.BRAND, row["brand_id"])
+        }
+        if not partial:
+            return list(found)
+        rows = await self.credits.collection.find({"_id": {"$in": sorted(partial)}}).to_list(len(partial))
+        parts = {row["_id"]: documents.as_document(rules.part_of(documents.as_struct(row, Credit))) for row in rows}
+        return [self.credits.answer(parts[row["id"]]) if row["id"] in parts else row for row in found]
 
     # Bindings and messages -------------------------------------------------------------------------------------------
 
