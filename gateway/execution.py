@@ -78,6 +78,7 @@ class Executor:
             context_value=context,
             variable_values=dict(variables or {}),
             operation_name=operation_name,
+            hide_suggestions=not self.suggestions,
         )
         answer: Any = await result if isawaitable(result) else result
         return answer  # type: ignore[no-any-return]

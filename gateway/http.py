@@ -19,7 +19,7 @@ from gateway.clients import Clients, acting_as
 from gateway.context import Context
 from gateway.execution import Executor, Prepared, begun
 from gateway.principal import Session, Sessions
-from services.kit import channel
+from services.kit import channel, telemetry
 from services.kit.errors import Denied, Refusal
 from services.kit.logs import logger
 
@@ -73,7 +73,8 @@ class Endpoint:
         try:
             if media is None:
                 raise BadRequest(406, f"accept {GRAPHQL} or {JSON}")
-            answer = await self._answer(request)
+            with telemetry.TRACER.start_as_current_span("graphql", context=telemetry.context_from(request.headers)):
+                answer = await self._answer(request)
         except BadRequest as wrong:
             answer = Answer(wrong.status, {"errors": [{"message": wrong.message, "extensions": {"code": "BAD_REQUEST"}}]})
         except Refusal as refused:

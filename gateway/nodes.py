@@ -23,14 +23,15 @@ NODES_MAX = 100
 ID_SHAPE = re.compile(r"[a-z]{3}_[A-Za-z0-9_:.-]{1,120}")
 
 
+Load = Callable[["Context", Any], Any]
+
+
 class NodeField(GraphField):
     """A field that finds what an id, or several, stand for; `through` names the batch when there is only one."""
 
-    through: Batch | None = None
-
-    def __init__(self, argument: str, text: str, described: str, description: str | None, load: Callable[[Context, Any], Any]) -> None:
+    def __init__(self, argument: str, text: str, described: str, description: str, load: Load, through: Batch | None = None) -> None:
         super().__init__(description=description)
-        self.argument, self.load = argument, load
+        self.argument, self.load, self.through = argument, load, through
         self._arguments = [
             StrawberryArgument(python_name=argument, graphql_name=None, type_annotation=annotation(text), description=described)
         ]
@@ -69,13 +70,16 @@ def by_id(through: Batch) -> Any:
     """A root field that finds one thing by its id; several of them take one call."""
     noun = through.item.full_name
     description = f"{descriptions.of(noun)} Null when there is none that you may see."
-    field = NodeField("id", "ID", "Its id.", description, lambda context, id: context.loader(through).load(id))
-    field.through = through
-    return field
+    return NodeField("id", "ID", "Its id.", description, lambda context, id: context.loader(through).load(id), through)
+
+
+def by_any_id(argument: str, text: str, described: str, description: str, load: Load) -> Any:
+    """A root field that finds things of any type."""
+    return NodeField(argument, text, described, description, load)
 
 
 class Queries:
-    node: Node | None = NodeField("id", "ID", "The id, of any type.", "Whatever this id stands for; null when you may not see it.", one)  # type: ignore[assignment]
-    nodes: list[Node | None] = NodeField(  # type: ignore[assignment]
+    node: Node | None = by_any_id("id", "ID", "The id, of any type.", "Whatever this id stands for; null when you may not see it.", one)
+    nodes: list[Node | None] = by_any_id(
         "ids", "list[ID]", f"At most {NODES_MAX} ids, of any types.", "The same for several ids, in their order.", several
     )

@@ -1,8 +1,12 @@
 """GraphQL over HTTP: what is answered how, and what is turned away."""
 
+import json
+
 import httpx
 import orjson
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from tests.gateway.conftest import GRAPHQL, Gateway, Open
 
@@ -122,6 +126,24 @@ async def test_a_document_has_a_bound(alone: Gateway, query: str) -> None:
     response = await alone.post({"query": query})
     assert response.status_code == 400
     assert "data" not in response.json()
+
+
+JSON_VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner)
+)
+DOCUMENTS = st.sampled_from(["{ node(id: $id) { id } }", "query ($id: ID!, $ids: [ID!]!) { node(id: $id) { id } nodes(ids: $ids) { id } }"])
+
+
+@given(st.data())
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+async def test_whatever_is_sent_is_no_bug(alone: Gateway, data: st.DataObject) -> None:
+    values = {
+        "query": data.draw(DOCUMENTS | st.text() | JSON_VALUES),
+        "variables": data.draw(st.fixed_dictionaries({"id": JSON_VALUES}) | JSON_VALUES),
+    }
+    body = data.draw(st.binary() | st.just(json.dumps(values).encode()))
+    response = await alone.http.post("/graphql", content=body, headers={"content-type": JSON, "accept": GRAPHQL})
+    assert response.status_code in (200, 400)
 
 
 async def test_documents_that_nest_are_no_bug(alone: Gateway) -> None:

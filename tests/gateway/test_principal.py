@@ -77,7 +77,7 @@ def test_a_token_that_passed_expires_all_the_same(tokens: Tokens, sign: Callable
     token = sign()
     tokens.check(token)
     later = time.time() + 3600
-    monkeypatch.setattr(principal.time, "time", lambda: later)
+    monkeypatch.setattr(time, "time", lambda: later)
     with pytest.raises(Denied, match="expired"):
         tokens.check(token)
 
@@ -129,7 +129,7 @@ async def test_grants_are_asked_for_once_however_many_wait_and_for_thirty_second
     await gateway.post(body, who="operator")
     assert gateway.called.count("ResolveGrantsRequest") == 1
     later = time.monotonic() + principal.KEPT_SECONDS + 1
-    monkeypatch.setattr(principal.time, "monotonic", lambda: later)
+    monkeypatch.setattr(time, "monotonic", lambda: later)
     await gateway.post(body, who="operator")
     assert gateway.called.count("ResolveGrantsRequest") == 2
 

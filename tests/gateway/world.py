@@ -52,7 +52,7 @@ async def build(gateway: Gateway) -> None:
     )
     await do(gateway, "createUnit", {"unitId": "unt_a", "kind": "REGION", "parentId": "unt_brd_a", "name": name})
     for store in ("str_a1", "str_a2"):
-        given = {"storeId": store, "kind": "STORE", "parentId": "unt_a", "name": name, "position": NEAR}
+        given: dict[str, Any] = {"storeId": store, "kind": "STORE", "parentId": "unt_a", "name": name, "position": NEAR}
         await do(gateway, "createStore", given | {"opensMinute": 0, "closesMinute": 1440, "delivers": True})
     await do(gateway, "hireStaff", {"staffId": "stf_guide", "storeId": "str_a1", "name": "Gu"})
     await do(gateway, "grantRole", {"staffId": "stf_guide", "role": "GUIDE", "kind": "STORE", "scopeId": "str_a1"})

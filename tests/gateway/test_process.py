@@ -1,0 +1,66 @@
+"""`python -m gateway`: it starts, tells in one line when it cannot, and ends in order."""
+
+import asyncio
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx
+import pytest
+
+from services.local.keys import Keys
+from services.local.mongod import free_port
+
+ROOT = Path(__file__).parents[2]
+SECONDS_MAX = 20.0
+
+
+def environment(keys: Keys, **settings: str) -> dict[str, str]:
+    own = {"QUANYU_SIGNING_KEY": keys.signing_setting("gateway"), "QUANYU_TOKEN_KEYS": keys.tokens_setting(), "QUANYU_DRAIN_SECONDS": "1"}
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("QUANYU_")}
+    return inherited | own | {f"QUANYU_{name.upper()}": value for name, value in settings.items()}
+
+
+@pytest.mark.parametrize(
+    ("settings", "why"),
+    [
+        ({"gateway_listen": "nowhere"}, "QUANYU_GATEWAY_LISTEN"),
+        ({"colour": "red"}, "unknown setting QUANYU_COLOUR"),
+        ({"signing_key": ""}, "QUANYU_SIGNING_KEY is empty"),
+        ({"token_keys": "[]"}, "QUANYU_TOKEN_KEYS"),
+        ({"env": "production"}, "QUANYU_TOKEN_KEYS"),
+        ({"gateway_listen": "127.0.0.1:99999"}, "cannot listen"),
+    ],
+)
+def test_a_setting_that_cannot_be_used_is_one_line_and_status_2(keys: Keys, settings: dict[str, str], why: str) -> None:
+    ended = subprocess.run(
+        [sys.executable, "-m", "gateway"], cwd=ROOT, env=environment(keys, **settings), capture_output=True, text=True, timeout=SECONDS_MAX
+    )
+    assert ended.returncode == 2
+    (line,) = ended.stderr.splitlines()
+    assert line.startswith("gateway cannot start: ")
+    assert why in line
+
+
+def test_a_port_in_use_is_one_line_and_status_2(keys: Keys) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        settings = {"gateway_listen": f"127.0.0.1:{taken.getsockname()[1]}"}
+        test_a_setting_that_cannot_be_used_is_one_line_and_status_2(keys, settings, "cannot listen")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_it_answers_and_ends_in_order(keys: Keys, number: signal.Signals) -> None:
+    port = free_port()
+    own = environment(keys, gateway_listen=f"127.0.0.1:{port}")
+    process = await asyncio.create_subprocess_exec(sys.executable, "-m", "gateway", cwd=ROOT, env=own, stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    async with asyncio.timeout(SECONDS_MAX):
+        assert b"ready" in await process.stdout.readline()
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", trust_env=False) as http:
+            assert (await http.get("/health")).status_code == 200
+            assert (await http.post("/graphql", json={"query": "{ __typename }"})).json() == {"data": {"__typename": "Query"}}
+        process.send_signal(number)
+        assert await process.wait() == 0
