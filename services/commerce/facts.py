@@ -33,7 +33,8 @@ def handlers(house: House, stocks: StockStore, orders: OrderStore) -> Mapping[st
 
     async def outreach_sent(unit: Unit, fact: facts_pb2.Fact) -> None:
         told = fact.outreach_sent
-        await _keep(unit, scenario.reached(await _visit(unit, told.consumer_id), told.outreach_id, fact.at.ToDatetime(UTC)))
+        visit = await _visit(unit, told.consumer_id)
+        await _keep(unit, scenario.reached(visit, told.brand_id, told.outreach_id, fact.at.ToDatetime(UTC)))
 
     async def _visit(unit: Unit, consumer_id: str) -> Visit:
         return await orders.visit_of(consumer_id, unit.session) or Visit(consumer_id)

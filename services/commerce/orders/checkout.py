@@ -105,13 +105,19 @@ class Checkout:
         """What makes the order of holds: all that has to be read for it is read."""
         variants = await self.catalog.known(variant_ids, session)
         visit = await self.store.visit_of(asked.consumer_id, session)
-        derived, basis = scenario.derive(scenario.Situation(at, asked.touchpoint, asked.needed_by, asked.scenario_hint, visit))
         order_id, real_at = ids.new("ord"), clock.real()
-        return lambda holds: rules.place(
-            holds, variants, id=order_id, at=at, real_at=real_at, scenario=derived, basis=basis, touchpoint=asked.touchpoint,
-            method=asked.method, needed_by=asked.needed_by, coupon_ids=asked.coupon_ids, destination=destination,
-            of_holds=bool(asked.hold_ids),
-        )  # fmt: skip
+
+        def place(holds: Sequence[Hold]) -> Order:
+            brand_ids = frozenset(id for hold in holds for id in (hold.seller_id, hold.brand_id))
+            situation = scenario.Situation(at, asked.touchpoint, asked.needed_by, asked.scenario_hint, visit, brand_ids)
+            derived, basis = scenario.derive(situation)
+            return rules.place(
+                holds, variants, id=order_id, at=at, real_at=real_at, scenario=derived, basis=basis, touchpoint=asked.touchpoint,
+                method=asked.method, needed_by=asked.needed_by, coupon_ids=asked.coupon_ids, destination=destination,
+                of_holds=bool(asked.hold_ids),
+            )  # fmt: skip
+
+        return place
 
     # paying ----------------------------------------------------------------------------------------------------------
 

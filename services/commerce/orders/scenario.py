@@ -5,6 +5,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 
 class Scenario(StrEnum):
@@ -34,15 +35,24 @@ class Touchpoint(StrEnum):
     DELIVERY = "TOUCHPOINT_DELIVERY"
 
 
+class Reached(Struct, frozen=True):
+    """A message of a brand's guide."""
+
+    outreach_id: str
+    at: datetime
+
+
 class Visit(Struct, frozen=True):
-    """The last visit of a consumer to a district and the last outreach, as commerce heard of them (`visit_view`); `id` is the consumer."""
+    """The last visit of a consumer to a district and, by brand, the last message since, as commerce heard of them (`visit_view`).
+
+    `id` is the consumer.
+    """
 
     id: str
     visit_id: str = ""
     entered_at: datetime | None = None
     left_at: datetime | None = None
-    outreach_id: str = ""
-    reached_at: datetime | None = None
+    reached: dict[str, Reached] = {}
     version: int = 1
 
 
@@ -54,6 +64,8 @@ class Situation(Struct, frozen=True):
     needed_by: datetime | None = None
     hint: Scenario = Scenario.UNSPECIFIED
     visit: Visit | None = None
+    brand_ids: frozenset[str] = frozenset()
+    """Who sells and whose goods: what other brands wrote is none of this order's business."""
 
 
 class Condition(StrEnum):
@@ -139,11 +151,11 @@ def _visit_open(rule: Rule, now: Situation) -> Evidence | None:
 
 def _reached_after_visit(rule: Rule, now: Situation) -> Evidence | None:
     visit = now.visit
-    if visit is None or visit.left_at is None or visit.reached_at is None:
+    if visit is None or visit.left_at is None or now.at - visit.left_at >= rule.within:
         return None
-    if visit.reached_at < visit.left_at or now.at - visit.left_at >= rule.within:
-        return None
-    return visit.outreach_id, visit.reached_at
+    since = [one for brand_id, one in visit.reached.items() if brand_id in now.brand_ids and one.at >= visit.left_at]
+    last = max(since, key=lambda one: (one.at, one.outreach_id), default=None)
+    return (last.outreach_id, last.at) if last else None
 
 
 def _touched_at(rule: Rule, now: Situation) -> Evidence | None:
@@ -165,16 +177,20 @@ CONDITIONS: dict[Condition, Callable[[Rule, Situation], Evidence | None]] = {
 
 def entered(visit: Visit, visit_id: str, at: datetime) -> Visit:
     """The view after VisitStarted."""
-    return Visit(visit.id, visit_id, at, None, visit.outreach_id, visit.reached_at, visit.version)
+    return Visit(visit.id, visit_id, at, None, _since(visit, at), visit.version)
 
 
 def left(visit: Visit, visit_id: str, at: datetime) -> Visit:
     """The view after VisitLeft; a leaving of an earlier visit changes nothing."""
     if visit.visit_id not in ("", visit_id):
         return visit
-    return Visit(visit.id, visit_id, visit.entered_at or at, at, visit.outreach_id, visit.reached_at, visit.version)
+    return Visit(visit.id, visit_id, visit.entered_at or at, at, _since(visit, at), visit.version)
 
 
-def reached(visit: Visit, outreach_id: str, at: datetime) -> Visit:
+def reached(visit: Visit, brand_id: str, outreach_id: str, at: datetime) -> Visit:
     """The view after OutreachSent."""
-    return Visit(visit.id, visit.visit_id, visit.entered_at, visit.left_at, outreach_id, at, visit.version)
+    return replace(visit, reached=visit.reached | {brand_id: Reached(outreach_id, at)})
+
+
+def _since(visit: Visit, at: datetime) -> dict[str, Reached]:
+    return {brand_id: one for brand_id, one in visit.reached.items() if one.at >= at}

@@ -10,7 +10,7 @@ def visible_to(order: Document, reach: Reach, *, everywhere: bool = False) -> Do
     """An order shaped like its message, as whoever reaches this may see it.
 
     For a brand that only has lines in it: those lines, its coupons and their sums; `partial` says so. Neither another brand's amount
-    nor what was paid in all can be told from it.
+    nor what was paid in all can be told from it, nor the message of another brand's guide that the scenario follows from.
     """
     if everywhere or _whole(order, reach):
         return order
@@ -24,6 +24,8 @@ def visible_to(order: Document, reach: Reach, *, everywhere: bool = False) -> Do
         "total": _sum(lines, "paid"),
         "partial": True,
     }
+    if basis := order.get("scenario_basis"):
+        seen["scenario_basis"] = {name: value for name, value in basis.items() if not name.startswith("evidence")}
     seen.pop("payment", None)
     return seen
 

@@ -240,7 +240,9 @@ class ScenarioBasis(_message.Message):
     rule: _builtins.str
     """The name of the rule: `needed_soon`, `visit_open`, `reached_after_visit`, `in_store`, `looking_around`, `otherwise`."""
     evidence_id: _builtins.str
-    """What the rule looked at: the visit or the outreach; empty when the order itself decided."""
+    """What the rule looked at: the visit, or the outreach of a brand in the order; empty when the order itself decided, and where the
+    order is shown in part.
+    """
     @_builtins.property
     def evidence_at(self) -> _timestamp_pb2.Timestamp:
         """When that happened."""

@@ -84,7 +84,8 @@ class TargetServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListCredits(self, request, context):
-        """The orders credited to a guide or a store, the latest first. A guide sees her own.
+        """The orders credited to a guide or a store, the latest first. A guide sees her own; of an order in another tenant's store, which
+        is credited to her as the guide of one of its product brands, she sees what was paid for that brand's goods.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

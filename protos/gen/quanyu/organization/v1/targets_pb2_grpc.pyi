@@ -48,7 +48,9 @@ class TargetServiceStub:
     BatchGetCredits: _grpc.UnaryUnaryMultiCallable[_targets_pb2.BatchGetCreditsRequest, _targets_pb2.BatchGetCreditsResponse]
     """Who is credited with these orders (at most 500); those outside the caller's scope are absent."""
     ListCredits: _grpc.UnaryUnaryMultiCallable[_targets_pb2.ListCreditsRequest, _targets_pb2.ListCreditsResponse]
-    """The orders credited to a guide or a store, the latest first. A guide sees her own."""
+    """The orders credited to a guide or a store, the latest first. A guide sees her own; of an order in another tenant's store, which
+    is credited to her as the guide of one of its product brands, she sees what was paid for that brand's goods.
+    """
 
 @_typing.type_check_only
 class TargetServiceAsyncStub(TargetServiceStub):
@@ -65,7 +67,9 @@ class TargetServiceAsyncStub(TargetServiceStub):
     BatchGetCredits: _aio.UnaryUnaryMultiCallable[_targets_pb2.BatchGetCreditsRequest, _targets_pb2.BatchGetCreditsResponse]  # type: ignore[assignment]
     """Who is credited with these orders (at most 500); those outside the caller's scope are absent."""
     ListCredits: _aio.UnaryUnaryMultiCallable[_targets_pb2.ListCreditsRequest, _targets_pb2.ListCreditsResponse]  # type: ignore[assignment]
-    """The orders credited to a guide or a store, the latest first. A guide sees her own."""
+    """The orders credited to a guide or a store, the latest first. A guide sees her own; of an order in another tenant's store, which
+    is credited to her as the guide of one of its product brands, she sees what was paid for that brand's goods.
+    """
 
 class TargetServiceServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -103,6 +107,8 @@ class TargetServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _targets_pb2.ListCreditsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_targets_pb2.ListCreditsResponse, _abc.Awaitable[_targets_pb2.ListCreditsResponse]]:
-        """The orders credited to a guide or a store, the latest first. A guide sees her own."""
+        """The orders credited to a guide or a store, the latest first. A guide sees her own; of an order in another tenant's store, which
+        is credited to her as the guide of one of its product brands, she sees what was paid for that brand's goods.
+        """
 
 def add_TargetServiceServicer_to_server(servicer: TargetServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
