@@ -20,6 +20,7 @@ from services.member.identity.store import LINKS_SHOWN_MAX, Consumers
 
 ROWS_MAX = 500
 CONSENTS_MAX = 300
+REMARKS = ("note", "linked_by", "undone_by")
 
 Import = Callable[[Unit, Sequence[tuple[str, identity_pb2.ImportedConsumer]]], Awaitable[None]]
 """What another use case takes from imported rows: (consumer id, row)."""
@@ -120,7 +121,7 @@ class IdentityService(identity_pb2_grpc.IdentityServiceServicer):
         """All rows of both people, if the caller may decide on them."""
         persons = {(await self.consumers.reached(one, unit.session)).person_id for one in (id, linked_id)}
         rows = await self.consumers.rows(persons, unit.session)
-        rules.may_link(rows, lambda brand_id: unit.caller.reaches(Kind.BRAND, brand_id))
+        rules.may_link(rows, _reaches_brand)
         return rows
 
     async def _rearranged(self, unit: Unit, rows: Sequence[Consumer], parents: rules.Parents) -> dict[str, str]:
@@ -204,10 +205,22 @@ class IdentityService(identity_pb2_grpc.IdentityServiceServicer):
 
     async def ListLinks(self, request: identity_pb2.ListLinksRequest, context: Any) -> identity_pb2.ListLinksResponse:
         consumer = await self.consumers.reached(request.consumer_id)
-        members = [row.id for row in await self.consumers.rows([consumer.person_id])]
+        rows = await self.consumers.rows([consumer.person_id])
+        members = [row.id for row in rows]
         query = {"$or": [{"consumer_id": {"$in": members}}, {"linked_consumer_id": {"$in": members}}]}
         links = await self.consumers.links.unscoped.find(query, sort=[("linked_at", -1), ("_id", -1)], limit=LINKS_SHOWN_MAX)
+        if not caller().everywhere:
+            # An undone link may name somebody who is none of the caller's business, and remarks are for those who decide on links.
+            named = {id for link in links for id in (link["consumer_id"], link["linked_consumer_id"])}
+            reached = await self.consumers.within_reach(named)
+            links = [link for link in links if {link["consumer_id"], link["linked_consumer_id"]} <= reached]
+            if not rules.decides(rows, _reaches_brand):
+                links = [link | dict.fromkeys(REMARKS, "") for link in links]
         return identity_pb2.ListLinksResponse(links=links)
+
+
+def _reaches_brand(brand_id: str) -> bool:
+    return caller().reaches(Kind.BRAND, brand_id)
 
 
 class _People:

@@ -258,9 +258,14 @@ def unlink(parents: Parents, id: str, linked_id: str) -> dict[str, str | None]:
     return {**parents, linked_id: None}
 
 
+def decides(rows: Iterable[Consumer], reaches: Callable[[str], bool]) -> bool:
+    """Whether every brand that registered one of these consumers lies within the caller's scope."""
+    return all(reaches(brand_id) for row in rows for brand_id in row.brand_ids)
+
+
 def may_link(rows: Iterable[Consumer], reaches: Callable[[str], bool]) -> None:
-    """`Denied` unless every brand that registered one of these consumers lies within the caller's scope."""
-    if not all(reaches(brand_id) for row in rows for brand_id in row.brand_ids):
+    """`Denied` unless the caller decides on all of these consumers."""
+    if not decides(rows, reaches):
         raise Denied(Reason.LINK_NOT_YOURS, "another brand registered one of them; the installation's operator decides")
 
 

@@ -112,6 +112,11 @@ class Consumers:
             raise rules.missing(id)
         return as_struct(row, Consumer)
 
+    async def within_reach(self, ids: Iterable[str]) -> set[str]:
+        """Those of these consumers whom the caller reaches."""
+        query = self.table.within({"_id": {"$in": sorted(set(ids))}})
+        return {row["_id"] async for row in self.table.collection.find(query, {"_id": 1})}
+
     async def served_brands(self, consumer_ids: Iterable[str]) -> dict[str, set[str]]:
         """Per consumer the brands for which the caller, or the caller's store, looks after them."""
         who = caller()

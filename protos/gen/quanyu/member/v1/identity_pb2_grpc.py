@@ -168,7 +168,8 @@ class IdentityServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListLinks(self, request, context):
-        """The links of the person, newest first, undone ones included: at most 100. Refuses with CONSUMER_NOT_FOUND.
+        """The links of the person, newest first, undone ones included: at most 100, between consumers within the caller's scope. Who could not
+        link them sees neither remarks nor who did it. Refuses with CONSUMER_NOT_FOUND.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -72,7 +72,9 @@ class IdentityServiceStub:
     ListIdentities: _grpc.UnaryUnaryMultiCallable[_identity_pb2.ListIdentitiesRequest, _identity_pb2.ListIdentitiesResponse]
     """The identities of the person, oldest first; a brand and its staff see only those the brand supplied. Refuses with CONSUMER_NOT_FOUND."""
     ListLinks: _grpc.UnaryUnaryMultiCallable[_identity_pb2.ListLinksRequest, _identity_pb2.ListLinksResponse]
-    """The links of the person, newest first, undone ones included: at most 100. Refuses with CONSUMER_NOT_FOUND."""
+    """The links of the person, newest first, undone ones included: at most 100, between consumers within the caller's scope. Who could not
+    link them sees neither remarks nor who did it. Refuses with CONSUMER_NOT_FOUND.
+    """
 
 @_typing.type_check_only
 class IdentityServiceAsyncStub(IdentityServiceStub):
@@ -116,7 +118,9 @@ class IdentityServiceAsyncStub(IdentityServiceStub):
     ListIdentities: _aio.UnaryUnaryMultiCallable[_identity_pb2.ListIdentitiesRequest, _identity_pb2.ListIdentitiesResponse]  # type: ignore[assignment]
     """The identities of the person, oldest first; a brand and its staff see only those the brand supplied. Refuses with CONSUMER_NOT_FOUND."""
     ListLinks: _aio.UnaryUnaryMultiCallable[_identity_pb2.ListLinksRequest, _identity_pb2.ListLinksResponse]  # type: ignore[assignment]
-    """The links of the person, newest first, undone ones included: at most 100. Refuses with CONSUMER_NOT_FOUND."""
+    """The links of the person, newest first, undone ones included: at most 100, between consumers within the caller's scope. Who could not
+    link them sees neither remarks nor who did it. Refuses with CONSUMER_NOT_FOUND.
+    """
 
 class IdentityServiceServicer(metaclass=_abc_1.ABCMeta):
     """Consumers, what identifies them, and which of them are the same person."""
@@ -217,6 +221,8 @@ class IdentityServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _identity_pb2.ListLinksRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_identity_pb2.ListLinksResponse, _abc.Awaitable[_identity_pb2.ListLinksResponse]]:
-        """The links of the person, newest first, undone ones included: at most 100. Refuses with CONSUMER_NOT_FOUND."""
+        """The links of the person, newest first, undone ones included: at most 100, between consumers within the caller's scope. Who could not
+        link them sees neither remarks nor who did it. Refuses with CONSUMER_NOT_FOUND.
+        """
 
 def add_IdentityServiceServicer_to_server(servicer: IdentityServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
