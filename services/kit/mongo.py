@@ -13,7 +13,7 @@ from typing import Any, TypeAlias, TypeVar
 
 from motor.motor_asyncio import AsyncIOMotorClient
 from pymongo import AsyncMongoClient, ReadPreference, WriteConcern
-from pymongo.errors import ConnectionFailure, OperationFailure, PyMongoError, ServerSelectionTimeoutError
+from pymongo.errors import ConnectionFailure, OperationFailure, PyMongoError, ServerSelectionTimeoutError, WriteConcernError
 from pymongo.read_concern import ReadConcern
 
 from services.kit import telemetry
@@ -27,12 +27,14 @@ Session = Any
 """A driver's session inside a transaction. Pass it to every query and write that belongs to the transaction."""
 Answer = TypeVar("Answer")
 
-ATTEMPTS_MAX = 40
-"""Tries of one transaction that keeps meeting write conflicts; with the backoff below about five seconds."""
+ATTEMPTS_MAX = 60
+"""Tries of one transaction that keeps meeting write conflicts; with the backoff below about seven seconds."""
 BACKOFF_SECONDS_MAX = 0.25
 ATTEMPTS_BEFORE_ORPHANS = 10
 """Tries after which a transaction asks whether a dead process holds what it wants; about half a second."""
-ORPHANED_SECONDS = 2.0
+INTERRUPTED = 11601
+"""The code of an operation whose session somebody ended: a replica that took our transaction for an orphan."""
+ORPHANED_SECONDS = 5.0
 """A transaction that did nothing for so long belongs to a dead process, or to one that will simply run it anew."""
 
 
@@ -113,7 +115,7 @@ class Database:
                 except ServerSelectionTimeoutError as error:  # has waited its time; another try would wait as long again
                     raise Unavailable("DATABASE_UNAVAILABLE", "the database does not answer; try again") from error
                 except PyMongoError as error:
-                    if not error.has_error_label("TransientTransactionError"):
+                    if not (error.has_error_label("TransientTransactionError") or getattr(error, "code", None) == INTERRUPTED):
                         if isinstance(error, ConnectionFailure):
                             raise Unavailable("DATABASE_UNAVAILABLE", "the database does not answer; try again") from error
                         raise
@@ -141,8 +143,8 @@ class Database:
                 await session.commit_transaction()
                 return
             except (ConnectionFailure, OperationFailure) as error:
-                # Repeating a commit is safe: the server knows the transaction's number.
-                if not error.has_error_label("UnknownTransactionCommitResult"):
+                # Repeating a commit is safe: the server knows the transaction's number. A commit that did not hear of its majority stands.
+                if not (error.has_error_label("UnknownTransactionCommitResult") or isinstance(error, WriteConcernError)):
                     raise
         raise Unavailable("COMMIT_UNKNOWN", "the database did not confirm; make the same call again")
 
