@@ -5,6 +5,7 @@ python protos/generate.py [--check]
 
 import filecmp
 import os
+import shutil
 import sys
 import tempfile
 from importlib import resources
@@ -48,10 +49,17 @@ def main() -> None:
         if drift:
             sys.exit("protos/gen differs from the protos; run python protos/generate.py:\n  " + "\n  ".join(drift))
         return
-    for path in sorted(GENERATED.rglob("*"), reverse=True):
-        if path.is_file():
-            path.unlink()
-    generate(GENERATED)
+    with tempfile.TemporaryDirectory() as folder:
+        generate(Path(folder))
+        for name in differences(Path(folder), GENERATED):
+            fresh, kept = Path(folder, name), GENERATED / name
+            if fresh.exists():
+                kept.parent.mkdir(parents=True, exist_ok=True)
+                # Moved into place whole: whoever imports meanwhile reads the old module or the new one.
+                shutil.move(fresh, kept.with_suffix(".fresh"))
+                kept.with_suffix(".fresh").replace(kept)
+            else:
+                kept.unlink()
 
 
 if __name__ == "__main__":

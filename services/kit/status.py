@@ -26,10 +26,11 @@ CODES: dict[type[errors.Refusal], grpc.StatusCode] = {
 KINDS = {kind.__name__: kind for kind in CODES}
 BY_CODE = {code: kind for kind, code in reversed(CODES.items())}
 # What a server or channel says itself, without our details.
-TRANSPORT = {
-    grpc.StatusCode.DEADLINE_EXCEEDED: "DEADLINE_EXCEEDED",
-    grpc.StatusCode.UNAVAILABLE: "SERVICE_UNAVAILABLE",
-    grpc.StatusCode.CANCELLED: "CANCELLED",
+TRANSPORT: dict[grpc.StatusCode, tuple[type[errors.Refusal], str]] = {
+    grpc.StatusCode.DEADLINE_EXCEEDED: (errors.Unavailable, "DEADLINE_EXCEEDED"),
+    grpc.StatusCode.UNAVAILABLE: (errors.Unavailable, "SERVICE_UNAVAILABLE"),
+    grpc.StatusCode.CANCELLED: (errors.Unavailable, "CANCELLED"),
+    grpc.StatusCode.RESOURCE_EXHAUSTED: (errors.Overloaded, "SERVICE_OVERLOADED"),
 }
 
 
@@ -68,10 +69,11 @@ def from_status(status: status_pb2.Status) -> errors.Refusal | None:
 
 
 def from_rpc_error(error: grpc.aio.AioRpcError) -> errors.Refusal | None:
-    """The refusal a failed call carries. A transport's own failure is `Unavailable`; a bug of the other side is None."""
+    """The refusal a failed call carries. A transport's own failure is retryable; a bug of the other side is None."""
     status = rpc_status.from_call(error)
     if status is not None and (refusal := from_status(status)):
         return refusal
-    if reason := TRANSPORT.get(error.code()):
-        return errors.Unavailable(reason, "the service does not answer; try again")
+    if said := TRANSPORT.get(error.code()):
+        kind, reason = said
+        return kind(reason, "the service does not answer now; try again")
     return None
