@@ -34,6 +34,7 @@ class Reason(StrEnum):
     TOO_MANY_LINKED = "TOO_MANY_LINKED"
     BRAND_NOT_YOURS = "BRAND_NOT_YOURS"
     INVALID_FIELD = "INVALID_FIELD"
+    SUBJECT_NOT_YOURS = "SUBJECT_NOT_YOURS"
 
 
 class Kind(StrEnum):
@@ -178,6 +179,12 @@ def claim(given: NewIdentity, brand_id: str) -> Claim:
     owner = "" if given.kind in ACROSS_BRANDS else brand_id
     stands = given.verified or given.kind is not Kind.PHONE
     return Claim(given.kind, namespace, value, f"{owner}\0{namespace}\0{value}", given.verified, stands)
+
+
+def may_give(kind: Kind, *, everywhere: bool) -> None:
+    """`Denied` for what signs people in, unless the installation states it: whoever gives it could be anybody they know."""
+    if kind is Kind.OIDC_SUBJECT and not everywhere:
+        raise Denied(Reason.SUBJECT_NOT_YOURS, "whom a sign-in stands for is stated by the installation, not by a brand")
 
 
 def phone(written: str) -> str:

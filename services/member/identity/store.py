@@ -153,7 +153,8 @@ class Consumers:
         return Entry(registration, [self.given(identity, brand_id) for identity in registration.identities], name)
 
     def given(self, identity: NewIdentity, brand_id: str) -> Given:
-        """An identity with its look-up hashes and its ciphertext."""
+        """An identity with its look-up hashes and its ciphertext; a refusal when it cannot be, or not by this caller."""
+        rules.may_give(identity.kind, everywhere=caller().everywhere)
         claim = rules.claim(identity, brand_id)
         return Given(claim, self.secrets.hashes(claim.kind, claim.hashed), self.secrets.encrypt(claim.value))
 

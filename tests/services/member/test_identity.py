@@ -154,15 +154,28 @@ async def test_two_links_at_once_never_make_a_circle(town):
 
 
 async def test_a_signed_in_subject_is_resolved_by_its_issuer_only(town):
-    speaker = town.speaker(brand("brd_1")).identity
     subject = pb.NewIdentity(kind=OIDC, namespace="https://login.example", value="con_sub", verified=True)
-    id = (await speaker.RegisterConsumer(register(subject))).consumer_id
+    id = (await town.operator.identity.RegisterConsumer(register(subject))).consumer_id
     service = town.speaker(SERVICE).identity
     found = await service.ResolveConsumer(pb.ResolveConsumerRequest(issuer="https://login.example", subject="con_sub"))
     assert list(found.consumer_ids) == [id]
     for issuer, who in (("https://other.example", "con_sub"), ("", "con_sub"), ("https://login.example", id)):
         with pytest.raises(NotFound, match="CONSUMER_NOT_FOUND"):
             await service.ResolveConsumer(pb.ResolveConsumerRequest(issuer=issuer, subject=who))
+
+
+async def test_a_brand_does_not_say_whom_a_sign_in_stands_for(town):
+    """It could sign in as anybody it knows, and see what other brands know of them."""
+    id, speaker = await town.registered(), town.speaker(brand("brd_1")).identity
+    subject = pb.NewIdentity(kind=OIDC, namespace="https://login.example", value="me", verified=True)
+    for asked in (register(subject), register(subject, consumer_id=id)):
+        with pytest.raises(Denied, match="SUBJECT_NOT_YOURS"):
+            await speaker.RegisterConsumer(asked)
+    with pytest.raises(Denied, match="SUBJECT_NOT_YOURS"):
+        await speaker.AddIdentity(pb.AddIdentityRequest(request_id=new_request(), consumer_id=id, brand_id="brd_1", identity=subject))
+    rows = [pb.ImportedConsumer(consumer_id=id, identities=[subject])]
+    answer = await speaker.ImportConsumers(pb.ImportConsumersRequest(request_id=new_request(), brand_id="brd_1", consumers=rows))
+    assert [one.reason for one in answer.rejects] == ["SUBJECT_NOT_YOURS"]
 
 
 async def test_an_import_registers_what_can_be_and_names_the_rest(town):

@@ -58,6 +58,8 @@ class _IdentityReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Identi
     """A consent of the row belongs to a brand outside the caller's scope."""
     IDENTITY_REASON_INVALID_FIELD: _IdentityReason.ValueType  # 13
     """A value is missing or too long."""
+    IDENTITY_REASON_SUBJECT_NOT_YOURS: _IdentityReason.ValueType  # 14
+    """Whom a sign-in stands for is stated by the installation's operator or service: a brand could make itself anybody it knows."""
 
 class IdentityReason(_IdentityReason, metaclass=_IdentityReasonEnumTypeWrapper):
     """Why an identity write is refused: the reason of the status, without the prefix `IDENTITY_REASON_`."""
@@ -90,6 +92,8 @@ IDENTITY_REASON_BRAND_NOT_YOURS: IdentityReason.ValueType  # 12
 """A consent of the row belongs to a brand outside the caller's scope."""
 IDENTITY_REASON_INVALID_FIELD: IdentityReason.ValueType  # 13
 """A value is missing or too long."""
+IDENTITY_REASON_SUBJECT_NOT_YOURS: IdentityReason.ValueType  # 14
+"""Whom a sign-in stands for is stated by the installation's operator or service: a brand could make itself anybody it knows."""
 Global___IdentityReason: _TypeAlias = IdentityReason  # noqa: Y015
 
 class _IdentityKind:
@@ -111,7 +115,7 @@ class _IdentityKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Identity
     IDENTITY_KIND_EXTERNAL: _IdentityKind.ValueType  # 5
     """The id of a person in another system of the brand; the namespace may name the system."""
     IDENTITY_KIND_OIDC_SUBJECT: _IdentityKind.ValueType  # 6
-    """The subject of an OpenID Connect issuer; the namespace is the issuer. Joins people."""
+    """The subject of an OpenID Connect issuer; the namespace is the issuer. Joins people and signs them in."""
 
 class IdentityKind(_IdentityKind, metaclass=_IdentityKindEnumTypeWrapper):
     """What kind of identifier an identity is."""
@@ -129,7 +133,7 @@ IDENTITY_KIND_CARD: IdentityKind.ValueType  # 4
 IDENTITY_KIND_EXTERNAL: IdentityKind.ValueType  # 5
 """The id of a person in another system of the brand; the namespace may name the system."""
 IDENTITY_KIND_OIDC_SUBJECT: IdentityKind.ValueType  # 6
-"""The subject of an OpenID Connect issuer; the namespace is the issuer. Joins people."""
+"""The subject of an OpenID Connect issuer; the namespace is the issuer. Joins people and signs them in."""
 Global___IdentityKind: _TypeAlias = IdentityKind  # noqa: Y015
 
 @_typing.final

@@ -96,8 +96,8 @@ class IdentityServiceServicer:
         an OIDC subject find across brands; an open id, a card and an external id only within the brand that supplied them. Identities that
         are new are added to the consumer found.
         Refuses with IDENTITIES_DISAGREE when the identities stand for different people (link those first), with CONSUMER_ID_TAKEN when
-        `consumer_id` names a consumer this brand does not know, with INVALID_PHONE for a phone that cannot exist and with
-        TOO_MANY_IDENTITIES beyond 50 of one consumer.
+        `consumer_id` names a consumer this brand does not know, with INVALID_PHONE for a phone that cannot exist, with SUBJECT_NOT_YOURS
+        for an OIDC subject given by a brand, and with TOO_MANY_IDENTITIES beyond 50 of one consumer.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -105,7 +105,7 @@ class IdentityServiceServicer:
 
     def AddIdentity(self, request, context):
         """Adds an identity to a consumer the brand knows. Adding one that the person already has changes nothing.
-        Refuses with IDENTITY_TAKEN when it stands for another person, INVALID_PHONE, TOO_MANY_IDENTITIES and CONSUMER_NOT_FOUND.
+        Refuses with IDENTITY_TAKEN when it stands for another person, INVALID_PHONE, SUBJECT_NOT_YOURS, TOO_MANY_IDENTITIES and CONSUMER_NOT_FOUND.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

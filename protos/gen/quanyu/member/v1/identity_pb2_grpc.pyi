@@ -40,12 +40,12 @@ class IdentityServiceStub:
     an OIDC subject find across brands; an open id, a card and an external id only within the brand that supplied them. Identities that
     are new are added to the consumer found.
     Refuses with IDENTITIES_DISAGREE when the identities stand for different people (link those first), with CONSUMER_ID_TAKEN when
-    `consumer_id` names a consumer this brand does not know, with INVALID_PHONE for a phone that cannot exist and with
-    TOO_MANY_IDENTITIES beyond 50 of one consumer.
+    `consumer_id` names a consumer this brand does not know, with INVALID_PHONE for a phone that cannot exist, with SUBJECT_NOT_YOURS
+    for an OIDC subject given by a brand, and with TOO_MANY_IDENTITIES beyond 50 of one consumer.
     """
     AddIdentity: _grpc.UnaryUnaryMultiCallable[_identity_pb2.AddIdentityRequest, _identity_pb2.AddIdentityResponse]
     """Adds an identity to a consumer the brand knows. Adding one that the person already has changes nothing.
-    Refuses with IDENTITY_TAKEN when it stands for another person, INVALID_PHONE, TOO_MANY_IDENTITIES and CONSUMER_NOT_FOUND.
+    Refuses with IDENTITY_TAKEN when it stands for another person, INVALID_PHONE, SUBJECT_NOT_YOURS, TOO_MANY_IDENTITIES and CONSUMER_NOT_FOUND.
     """
     ImportConsumers: _grpc.UnaryUnaryMultiCallable[_identity_pb2.ImportConsumersRequest, _identity_pb2.ImportConsumersResponse]
     """Registers up to 500 consumers of one brand at once, with sizes and consents; rows that cannot be are told one by one, the others stand."""
@@ -86,12 +86,12 @@ class IdentityServiceAsyncStub(IdentityServiceStub):
     an OIDC subject find across brands; an open id, a card and an external id only within the brand that supplied them. Identities that
     are new are added to the consumer found.
     Refuses with IDENTITIES_DISAGREE when the identities stand for different people (link those first), with CONSUMER_ID_TAKEN when
-    `consumer_id` names a consumer this brand does not know, with INVALID_PHONE for a phone that cannot exist and with
-    TOO_MANY_IDENTITIES beyond 50 of one consumer.
+    `consumer_id` names a consumer this brand does not know, with INVALID_PHONE for a phone that cannot exist, with SUBJECT_NOT_YOURS
+    for an OIDC subject given by a brand, and with TOO_MANY_IDENTITIES beyond 50 of one consumer.
     """
     AddIdentity: _aio.UnaryUnaryMultiCallable[_identity_pb2.AddIdentityRequest, _identity_pb2.AddIdentityResponse]  # type: ignore[assignment]
     """Adds an identity to a consumer the brand knows. Adding one that the person already has changes nothing.
-    Refuses with IDENTITY_TAKEN when it stands for another person, INVALID_PHONE, TOO_MANY_IDENTITIES and CONSUMER_NOT_FOUND.
+    Refuses with IDENTITY_TAKEN when it stands for another person, INVALID_PHONE, SUBJECT_NOT_YOURS, TOO_MANY_IDENTITIES and CONSUMER_NOT_FOUND.
     """
     ImportConsumers: _aio.UnaryUnaryMultiCallable[_identity_pb2.ImportConsumersRequest, _identity_pb2.ImportConsumersResponse]  # type: ignore[assignment]
     """Registers up to 500 consumers of one brand at once, with sizes and consents; rows that cannot be are told one by one, the others stand."""
@@ -135,8 +135,8 @@ class IdentityServiceServicer(metaclass=_abc_1.ABCMeta):
         an OIDC subject find across brands; an open id, a card and an external id only within the brand that supplied them. Identities that
         are new are added to the consumer found.
         Refuses with IDENTITIES_DISAGREE when the identities stand for different people (link those first), with CONSUMER_ID_TAKEN when
-        `consumer_id` names a consumer this brand does not know, with INVALID_PHONE for a phone that cannot exist and with
-        TOO_MANY_IDENTITIES beyond 50 of one consumer.
+        `consumer_id` names a consumer this brand does not know, with INVALID_PHONE for a phone that cannot exist, with SUBJECT_NOT_YOURS
+        for an OIDC subject given by a brand, and with TOO_MANY_IDENTITIES beyond 50 of one consumer.
         """
 
     @_abc_1.abstractmethod
@@ -146,7 +146,7 @@ class IdentityServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_identity_pb2.AddIdentityResponse, _abc.Awaitable[_identity_pb2.AddIdentityResponse]]:
         """Adds an identity to a consumer the brand knows. Adding one that the person already has changes nothing.
-        Refuses with IDENTITY_TAKEN when it stands for another person, INVALID_PHONE, TOO_MANY_IDENTITIES and CONSUMER_NOT_FOUND.
+        Refuses with IDENTITY_TAKEN when it stands for another person, INVALID_PHONE, SUBJECT_NOT_YOURS, TOO_MANY_IDENTITIES and CONSUMER_NOT_FOUND.
         """
 
     @_abc_1.abstractmethod
