@@ -27,7 +27,8 @@ ATTEMPTS_MAX = 10
 """`FAILED` answers after which a row is parked; with the waits below after about three minutes."""
 RETRY = Backoff(first_seconds=0.5, cap_seconds=60.0)
 REASON_LENGTH_MAX = 200
-BATCH_BYTES_MAX = 4 * 1024 * 1024
+BATCH_BYTES_MAX = 1024 * 1024
+"""The receiver applies a batch in one transaction, within the seconds of one call: large facts go few at a time."""
 FIELDS = {"key": 1, "sequence": 1, "state": 1, "attempts": 1, "delays": 1, "fact": 1}
 
 

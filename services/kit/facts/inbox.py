@@ -4,7 +4,9 @@ A batch is one transaction (a group commit): last sequences, effects and told fa
 fails, its facts are applied one by one, so that only the failing fact's key is held back.
 """
 
+import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from datetime import UTC, datetime
 from itertools import groupby
 from typing import Any
@@ -38,6 +40,8 @@ class Together:
     """An effect that takes neighbours of one kind in one call, in their order: what every fact would read and write alone is done once.
 
     All share the transaction; each comes with its own unit. When it raises, the facts of the batch are applied one by one.
+    Batches with such a fact take turns in a process: what neighbours share other batches share as well, and of two transactions that
+    meet in one document the second does all its work again.
     """
 
     def __init__(self, effect: Callable[[Sequence[Happened]], Awaitable[None]]) -> None:
@@ -77,6 +81,7 @@ class FactSink(facts_pb2_grpc.FactSinkServiceServicer):
 
     def __init__(self, database: Database, handlers: Mapping[str, Handler], outbox: Outbox, clock: Clock = now) -> None:
         self.database, self.handlers, self.outbox, self.clock = database, handlers, outbox, clock
+        self.turn = asyncio.Lock()
 
     async def prepare(self) -> None:
         """The collection, which a transaction on a shard of its own could not create."""
@@ -87,7 +92,9 @@ class FactSink(facts_pb2_grpc.FactSinkServiceServicer):
         if not request.source or len(facts) > BATCH_MAX or any(fact.source != request.source for fact in facts):
             raise Invalid("INVALID_BATCH", f"give a source and at most {BATCH_MAX} facts, all of that source", field="facts")
         access.current.set(access.SYSTEM)
-        deliveries = await self._together(request.source, facts) or await self._singly(request.source, facts)
+        shares = any(isinstance(self.handlers.get(fact.WhichOneof("body") or ""), Together) for fact in facts)
+        async with self.turn if shares else nullcontext():
+            deliveries = await self._together(request.source, facts) or await self._singly(request.source, facts)
         return facts_pb2.DeliverResponse(deliveries=deliveries)
 
     async def _together(self, source: str, facts: Sequence[facts_pb2.Fact]) -> list[facts_pb2.Delivery]:

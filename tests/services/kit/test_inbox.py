@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from quanyu.facts.v1 import facts_pb2, facts_pb2_grpc
 from services.kit import access
 from services.kit.errors import Conflict, Unavailable
-from services.kit.facts.inbox import APPLIED, BATCH_MAX, FAILED, WAITING, plan
+from services.kit.facts.inbox import APPLIED, BATCH_MAX, FAILED, WAITING, Happened, Together, plan
 from services.kit.facts.outbox import DELIVERIES
 from services.kit.mongo import Database
 from services.kit.unit import Unit
@@ -129,6 +129,23 @@ async def test_the_same_facts_from_many_relays_at_once_take_effect_once(listener
     for answers in await asyncio.gather(*(deliver(listener, facts) for _ in range(8))):
         assert states(answers) == [APPLIED] * len(facts)
     assert await listener.applied() == {key: [1, 2, 3] for key in "abc"}
+
+
+async def test_batches_that_take_neighbours_together_take_turns_and_do_nothing_twice(listener: Listener) -> None:
+    taken: list[int] = []
+
+    async def count(happened: Sequence[Happened]) -> None:
+        taken.append(len(happened))
+        session = happened[0][0].session
+        await listener.database["counted"].update_one({"_id": "all"}, {"$inc": {"facts": len(happened)}}, upsert=True, session=session)
+
+    listener.handlers["visit_started"] = Together(count)
+    await listener.stop()
+    await listener.start()
+    batches = [sequenced([visit(f"{key}{number}", 1) for number in range(3)]) for key in "abcdef"]
+    await asyncio.gather(*(deliver(listener, batch) for batch in batches))
+    assert taken == [3] * 6
+    assert await listener.database["counted"].find_one() == {"_id": "all", "facts": 18}
 
 
 async def test_effects_run_as_the_service_at_the_time_of_the_fact_and_may_tell_facts(listener: Listener) -> None:
