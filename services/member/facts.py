@@ -1,10 +1,11 @@
 """What member does about each fact it hears. A test holds this table against the routes in facts.proto."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC
 
 from quanyu.facts.v1 import facts_pb2
 from services.kit.documents import fields
+from services.kit.facts.inbox import Happened, Together
 from services.kit.house import Handler
 from services.kit.unit import Unit
 from services.member.identity.store import Consumers
@@ -23,20 +24,21 @@ def table(stores: Stores, consumers: Consumers, relations: Relations, bindings: 
 
     async def order_paid(unit: Unit, fact: facts_pb2.Fact) -> None:
         """A purchase with each brand in the order; the outcome of what a guide wrote before."""
-        order = fields(fact.order_paid.order)
+        order = fact.order_paid.order
         await relations.record(unit, told.of_order(order))
-        if consumer_id := order.get("consumer_id"):
-            people = await consumers.people([consumer_id], unit.session)
-            await outreaches.ordered(unit, order, people.ids_of(consumer_id))
+        if order.consumer_id:
+            people = await consumers.people([order.consumer_id], unit.session)
+            await outreaches.ordered(unit, fields(order), people.ids_of(order.consumer_id))
 
-    async def orders_imported(unit: Unit, fact: facts_pb2.Fact) -> None:
+    async def orders_imported(happened: Sequence[Happened]) -> None:
         """Purchases of the past; nobody wrote to anybody then."""
-        await relations.record(unit, [one for order in fact.orders_imported.orders for one in told.of_order(fields(order))])
+        orders = (order for _, fact in happened for order in fact.orders_imported.orders)
+        await relations.record(happened[0][0], [one for order in orders for one in told.of_order(order)])
 
     return {
         "store_changed": stores.changed,
         "staff_changed": bindings.staff_changed,
         "pack_issued": pack_issued,
         "order_paid": order_paid,
-        "orders_imported": orders_imported,
+        "orders_imported": Together(orders_imported),
     }

@@ -75,7 +75,7 @@ class Relations:
         standing = await self._standing(unit, by_place)
         late = {place for place, ones in by_place.items() if rules.is_late(standing.get(place), ones[0])}
         earlier = await self._happened(unit, late, people)
-        await self.interactions.collection.insert_many([_document(one) for one in new], ordered=False, session=unit.session)
+        await self.interactions.collection.insert_many(_documents(new), ordered=False, session=unit.session)
         folded: dict[Place, rules.Folded] = {}
         for (person, brand), ones in by_place.items():
             if (person, brand) in late:
@@ -130,17 +130,14 @@ class Relations:
         """Relations as they stand now and their new moves. `standing`: where there is one; `anew`: where moves replace all earlier ones."""
         if not folded:
             return
-        born: list[Document] = []
-        changed: list[ReplaceOne[Document] | DeleteOne] = []
-        for place, (relation, _) in folded.items():
-            if relation is None:
-                changed.append(DeleteOne({"_id": rules.relation_id(*place)}))
-            elif place in standing:
-                changed.append(ReplaceOne({"_id": relation.id}, _document(relation)))
-            else:
-                born.append(_document(relation))
+        changed: list[ReplaceOne[Document] | DeleteOne] = [
+            DeleteOne({"_id": rules.relation_id(*place)}) for place, (relation, _) in folded.items() if relation is None
+        ]
+        after = _documents([relation for place, (relation, _) in folded.items() if relation and place in standing])
+        changed += [ReplaceOne({"_id": document["_id"]}, document) for document in after]
+        born = _documents([relation for place, (relation, _) in folded.items() if relation and place not in standing])
         gone = [DeleteMany({"consumer_id": person, "brand_id": brand}) for person, brand in anew]
-        moves = [_document(move) for _, moves in folded.values() for move in moves]
+        moves = _documents([move for _, moves in folded.values() for move in moves])
         for table, operations in ((self.relations, changed), (self.transitions, gone)):
             if operations:
                 await table.collection.bulk_write(operations, ordered=False, session=unit.session)
@@ -171,8 +168,9 @@ class Relations:
         return found
 
 
-def _document(row: Relation | Interaction | Transition) -> Document:
-    """The row as it is stored. The fold keeps the bounds, so that bulk writes need not check them again."""
-    document: Document = builtins(row)
-    document["_id"] = document.pop("id")
-    return document
+def _documents(rows: Sequence[Relation] | Sequence[Interaction] | Sequence[Transition]) -> list[Document]:
+    """The rows as they are stored. The fold keeps the bounds, so that bulk writes need not check them again."""
+    documents: list[Document] = builtins(rows)
+    for document in documents:
+        document["_id"] = document.pop("id")
+    return documents

@@ -1,41 +1,41 @@
 """What facts mean for relations: the interactions they stand for. The same fact means the same interactions."""
 
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
+from quanyu.common.v1.touch_pb2 import Scenario, Touchpoint
+from quanyu.facts.v1 import facts_pb2
 from services.member.relation.rules import Interaction, Kind, Money, interaction_id
 
 
-def of_order(order: dict[str, Any]) -> list[Interaction]:
-    """What a paid order (an OrderSummary's fields) means: a purchase with each brand in it, and with the seller if that is none of them."""
-    if not order.get("consumer_id"):
+def of_order(order: facts_pb2.OrderSummary) -> list[Interaction]:
+    """What a paid order means: a purchase with each brand in it, and with the seller if that is none of them."""
+    if not order.consumer_id:
         return []
-    lines = order.get("lines", [])
-    paid: dict[str, dict[str, int]] = {}
-    for line in lines:
-        money = line.get("paid", {})
-        brand = paid.setdefault(line["brand_id"], {})
-        brand[money.get("currency", "")] = brand.get(money.get("currency", ""), 0) + money.get("minor", 0)
-    if (seller_id := order.get("seller_id", "")) and seller_id not in paid:
-        total: dict[str, int] = {}
-        for by_currency in paid.values():
-            for currency, minor in by_currency.items():
-                total[currency] = total.get(currency, 0) + minor
-        paid[seller_id] = total
+    paid: dict[str, int] = {}
+    currency = ""
+    for line in order.lines:
+        money, brand_id = line.paid, line.brand_id
+        paid[brand_id] = paid.get(brand_id, 0) + money.minor
+        # An order is in one currency.
+        currency = currency or money.currency
+    if order.seller_id:
+        paid.setdefault(order.seller_id, sum(paid.values()))
+    order_id, consumer_id, at = order.order_id, order.consumer_id, order.paid_at.ToDatetime(tzinfo=UTC)
+    touchpoint, scenario = Touchpoint.Name(order.touchpoint), Scenario.Name(order.scenario)
     return [
         Interaction(
-            id=interaction_id(order["order_id"], brand_id),
-            consumer_id=order["consumer_id"],
+            id=interaction_id(order_id, brand_id),
+            consumer_id=consumer_id,
             brand_id=brand_id,
             kind=Kind.ORDER_PAID,
-            at=order["paid_at"],
-            touchpoint=order.get("touchpoint", "TOUCHPOINT_UNSPECIFIED"),
-            scenario=order.get("scenario", "SCENARIO_UNSPECIFIED"),
-            ref=order["order_id"],
-            # An order is in one currency.
-            paid=next((Money(minor, currency) for currency, minor in by_currency.items() if currency), None),
+            at=at,
+            touchpoint=touchpoint,
+            scenario=scenario,
+            ref=order_id,
+            paid=Money(minor, currency) if currency else None,
         )
-        for brand_id, by_currency in paid.items()
+        for brand_id, minor in paid.items()
     ]
 
 

@@ -1,11 +1,13 @@
 """The fold: one result whatever the order, a cause for every move, and nothing lost when people are linked and unlinked."""
 
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from quanyu.facts.v1 import facts_pb2
 from quanyu.member.v1 import relation_pb2
 from services.member.relation import rules, told
 from services.member.relation.rules import DEPTH, Cause, Direction, Interaction, Kind, Money, Stage
@@ -134,20 +136,23 @@ def test_three_orders_make_loyalty_and_time_takes_it_back():
 
 
 def test_an_order_is_a_purchase_for_each_brand_in_it_and_for_the_seller():
-    order = {
-        "order_id": "ord_1", "consumer_id": "con_a", "seller_id": "rtl_1", "paid_at": START, "touchpoint": "TOUCHPOINT_APP",
-        "scenario": "SCENARIO_URGENT_NEED",
-        "lines": [
-            {"brand_id": "brd_1", "paid": {"minor": 100, "currency": "CNY"}},
-            {"brand_id": "brd_2", "paid": {"minor": 30, "currency": "CNY"}},
-            {"brand_id": "brd_1", "paid": {"minor": 5, "currency": "CNY"}},
-        ],
-    }  # fmt: skip
+    lines: list[Any] = [
+        {"brand_id": "brd_1", "paid": {"minor": 100, "currency": "CNY"}},
+        {"brand_id": "brd_2", "paid": {"minor": 30, "currency": "CNY"}},
+        {"brand_id": "brd_1", "paid": {"minor": 5, "currency": "CNY"}},
+    ]
+    order = facts_pb2.OrderSummary(
+        order_id="ord_1", consumer_id="con_a", seller_id="rtl_1", paid_at=START, touchpoint="TOUCHPOINT_APP",
+        scenario="SCENARIO_URGENT_NEED", lines=lines,
+    )  # fmt: skip
     meant = {one.brand_id: one for one in told.of_order(order)}
     assert {brand: one.paid.minor for brand, one in meant.items()} == {"brd_1": 105, "brd_2": 30, "rtl_1": 135}
     assert {one.id for one in meant.values()} == {"int_ord_1_brd_1", "int_ord_1_brd_2", "int_ord_1_rtl_1"}
-    assert [one.brand_id for one in told.of_order(order | {"seller_id": "brd_2"})] == ["brd_1", "brd_2"]
-    assert told.of_order(order | {"consumer_id": ""}) == []
+    assert {(one.at, one.touchpoint, one.scenario) for one in meant.values()} == {(START, "TOUCHPOINT_APP", "SCENARIO_URGENT_NEED")}
+    order.seller_id = "brd_2"
+    assert [one.brand_id for one in told.of_order(order)] == ["brd_1", "brd_2"]
+    order.consumer_id = ""
+    assert told.of_order(order) == []
 
 
 def test_reasons_and_labels_are_those_of_the_protos():
