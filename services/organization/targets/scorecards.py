@@ -8,7 +8,7 @@ of a document, so sums over cells never count it twice.
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import date, timedelta
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from msgspec import Struct
 
@@ -54,6 +54,18 @@ def _add(sums: dict[Key, Cells], subject: str, day: str, cell: str, items: int, 
         cells[orders_path] = cells.get(orders_path, 0) + 1
         cells[items_path] = cells.get(items_path, 0) + items
         cells[minor_path] = cells.get(minor_path, 0) + minor
+
+
+def nested(cells: Cells) -> dict[str, Any]:
+    """The document that `$inc` paths make where there is none."""
+    document: dict[str, Any] = {}
+    for path, value in cells.items():
+        *heads, last = path.split(".")
+        within = document
+        for head in heads:
+            within = within.setdefault(head, {})
+        within[last] = value
+    return document
 
 
 def paths(cells: Mapping[str, Mapping[str, Mapping[str, Mapping[str, int]]]]) -> Cells:

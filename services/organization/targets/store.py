@@ -116,11 +116,15 @@ class Targets:
         if not credits:
             return
         await self.credits.collection.insert_many([documents.as_document(credit) for credit in credits], ordered=False, session=session)
-        operations = [
-            UpdateOne({"_id": f"{subject}:{bucket}"}, {"$inc": cells}, upsert=True)
-            for (subject, bucket), cells in scorecards.counters(credits).items()
-        ]
-        await self.scorecards.collection.bulk_write(operations, ordered=False, session=session)
+        counted = {f"{subject}:{bucket}": cells for (subject, bucket), cells in scorecards.counters(credits).items()}
+        collection, ids = self.scorecards.collection, list(counted)
+        rows = await collection.find({"_id": {"$in": ids}}, {"_id": 1}, session=session).batch_size(len(ids)).to_list(None)
+        standing = {row["_id"] for row in rows}
+        # Not upserts: they cost the server four times what inserts do, and in an import most documents are new.
+        if fresh := [{"_id": id} | scorecards.nested(cells) for id, cells in counted.items() if id not in standing]:
+            await collection.insert_many(fresh, ordered=False, session=session)
+        if grown := [UpdateOne({"_id": id}, {"$inc": counted[id]}) for id in standing]:
+            await collection.bulk_write(grown, ordered=False, session=session)
 
     # Credits ---------------------------------------------------------------------------------------------------------
 

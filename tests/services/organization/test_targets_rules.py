@@ -40,16 +40,8 @@ def credits(drafts: list) -> list[Credit]:
 
 
 def stored(sums: dict) -> dict:
-    """The documents that these increments leave, as MongoDB would nest them."""
-    documents: dict = {}
-    for key, cells in sums.items():
-        for path, value in cells.items():
-            at = documents.setdefault(key, {})
-            *heads, last = path.split(".")
-            for head in heads:
-                at = at.setdefault(head, {})
-            at[last] = at.get(last, 0) + value
-    return documents
+    """The documents that these increments leave."""
+    return {key: scorecards.nested(cells) for key, cells in sums.items()}
 
 
 @given(
