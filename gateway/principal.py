@@ -1,44 +1,33 @@
 """Who asks: from a bearer token to the grants with which the services are called.
 
-Tokens are the local issuer's (`quanyu token`), for development. Grants come from organization and the person's consumer ids from member;
-both are kept for at most `KEPT_SECONDS`.
+Grants come from organization and the person's consumer ids from member; both are kept for at most `KEPT_SECONDS`.
 """
 
 import asyncio
 import time
 from collections import OrderedDict
-from typing import Any
+from hashlib import sha256
 
 import msgspec
-from joserfc import jwt
-from joserfc.errors import JoseError
-from joserfc.jwk import KeySet, OKPKey
 from msgspec import Struct
 
 from gateway.clients import Clients, acting_as
+from gateway.tokens import Token, Tokens, unauthenticated
 from quanyu.access.v1 import access_pb2
 from quanyu.member.v1.identity_pb2 import ResolveConsumerRequest
 from quanyu.organization.v1.chart_pb2 import ResolveGrantsRequest
-from services.kit.errors import Denied, NotFound
-from services.kit.principals import ALGORITHM, INSTALLATION, SERVICE, Grant, Principal
-from services.kit.settings import Settings, SettingsError
+from services.kit.errors import Invalid, NotFound, Unavailable
+from services.kit.principals import INSTALLATION, SERVICE, Grant, Principal
+from services.kit.settings import Settings
 
-ISSUER = "quanyu-local"
-AUDIENCE = "quanyu"
-CLOCK_SKEW_SECONDS = 10
 KEPT_SECONDS = 30.0
 KEPT_MAX = 10_000
-TOKEN_LENGTH_MAX = 8192
 CONSUMER = Grant("ROLE_CONSUMER", "SCOPE_KIND_CONSUMER")
+OPERATOR = Grant("ROLE_OPERATOR", INSTALLATION)
 GATEWAY = Principal(id="service:gateway", grants=(Grant(SERVICE, INSTALLATION),))
-
-
-class Token(Struct, frozen=True):
-    """What a bearer token states."""
-
-    subject: str
-    clock_offset: float
-    expires_at: float
+SUITE_SUBJECT = "operator"
+SUITE_IDS = ("stf_", "con_")
+"""Subjects that only the suite's own tokens may have: to a provider's user of such a name they would lend somebody's place."""
 
 
 class Person(Struct, frozen=True):
@@ -47,6 +36,8 @@ class Person(Struct, frozen=True):
     staff_id: str = ""
     consumer_id: str = ""
     grants: tuple[Grant, ...] = ()
+    whole: bool = True
+    """Whether all who were asked have answered."""
 
 
 class Session(Struct, frozen=True):
@@ -58,51 +49,8 @@ class Session(Struct, frozen=True):
 
 
 ANONYMOUS = Session()
-
-
-class Tokens:
-    """Checks bearer tokens. One that passed is remembered until it expires."""
-
-    def __init__(self, settings: Settings) -> None:
-        try:
-            given: Any = msgspec.json.decode(settings.token_keys)
-            # Not `import_key_set`: it refuses a set without keys, which is what production has.
-            self.keys = KeySet([OKPKey.import_key(key) for key in given["keys"]])
-        except (JoseError, msgspec.DecodeError, ValueError, TypeError, KeyError):
-            raise SettingsError("QUANYU_TOKEN_KEYS is not a JSON Web Key Set") from None
-        self.development = settings.env == "development"
-        if self.keys.keys and not self.development:
-            raise SettingsError("QUANYU_TOKEN_KEYS names a local issuer, which is for development; unset it in production")
-        self.checked: OrderedDict[str, Token] = OrderedDict()
-
-    def check(self, text: str) -> Token:
-        """What the token states; `Denied` for anything that is not in order."""
-        token = self.checked.get(text)
-        if token is None:
-            try:
-                token = self._decode(text)
-            except (JoseError, ValueError, KeyError, TypeError):
-                raise _unauthenticated("this token cannot be trusted") from None
-            self.checked[text] = token
-            if len(self.checked) > KEPT_MAX:
-                self.checked.popitem(last=False)
-        if token.expires_at + CLOCK_SKEW_SECONDS <= time.time():
-            self.checked.pop(text, None)
-            raise _unauthenticated("this token has expired")
-        return token
-
-    def _decode(self, text: str) -> Token:
-        if len(text) > TOKEN_LENGTH_MAX:
-            raise ValueError("too long")
-        claims: dict[str, Any] = jwt.decode(text, self.keys, algorithms=[ALGORITHM]).claims
-        if claims["iss"] != ISSUER or claims["aud"] != AUDIENCE or not isinstance(claims["sub"], str) or not claims["sub"]:
-            raise ValueError("another issuer, audience or kind of subject")
-        if float(claims.get("nbf", claims.get("iat", 0))) - CLOCK_SKEW_SECONDS > time.time():
-            raise ValueError("not valid yet")
-        offset = float(claims.get("clock_offset", 0.0))
-        if offset and not self.development:
-            raise ValueError("only a development installation moves clocks")
-        return Token(claims["sub"], offset, float(claims["exp"]))
+Who = tuple[str, str, float]
+"""Issuer, subject, and how far their clock is moved."""
 
 
 class Sessions:
@@ -110,8 +58,9 @@ class Sessions:
 
     def __init__(self, settings: Settings, clients: Clients) -> None:
         self.tokens, self.clients = Tokens(settings), clients
-        self.known: OrderedDict[str, tuple[float, Person]] = OrderedDict()
-        self.asked: dict[str, asyncio.Task[Person]] = {}
+        # Sessions and not people: the same principal again is signed for in a fraction of a microsecond.
+        self.known: OrderedDict[Who, tuple[float, Session]] = OrderedDict()
+        self.asked: dict[Who, asyncio.Task[Session]] = {}
 
     async def of(self, authorization: str | None) -> Session:
         """The session; `Denied` (UNAUTHENTICATED) for a token that is not in order, `Unavailable` when nobody can say who it is."""
@@ -119,53 +68,81 @@ class Sessions:
             return ANONYMOUS
         scheme, _, text = authorization.partition(" ")
         if scheme.lower() != "bearer" or not text.strip():
-            raise _unauthenticated("say `Authorization: Bearer …`")
-        token = self.tokens.check(text.strip())
-        person = await self.person(token.subject)
-        principal = Principal(
-            id=person.staff_id or person.consumer_id or token.subject, grants=person.grants, clock_offset=token.clock_offset
-        )
-        return Session(principal, person.staff_id, person.consumer_id)
+            raise unauthenticated("say `Authorization: Bearer …`")
+        return await self.session(await self.tokens.check(text.strip()))
 
-    async def person(self, subject: str) -> Person:
-        """Who the subject is; asked once however many operations wait for it. Nobody is not remembered."""
-        kept = self.known.get(subject)
+    async def session(self, token: Token) -> Session:
+        """Whose token it is; asked once however many operations wait for it. Nobody is not remembered."""
+        who = (token.issuer, token.subject, token.clock_offset)
+        kept = self.known.get(who)
         if kept is not None and kept[0] > time.monotonic():
             return kept[1]
-        task = self.asked.get(subject)
+        task = self.asked.get(who)
         if task is None:
-            task = self.asked[subject] = asyncio.create_task(self._resolve(subject))
-            task.add_done_callback(lambda _: self.asked.pop(subject, None))
-        person = await asyncio.shield(task)
-        if person.grants:
-            self.known[subject] = (time.monotonic() + KEPT_SECONDS, person)
-            self.known.move_to_end(subject)
+            task = self.asked[who] = asyncio.create_task(self._resolve(who, token))
+            task.add_done_callback(lambda _: self.asked.pop(who, None))
+        return await asyncio.shield(task)
+
+    async def _resolve(self, who: Who, token: Token) -> Session:
+        asked_at = time.monotonic()
+        with acting_as(GATEWAY):
+            person = await (self._vouched(token) if token.issuer else self._own(token.subject))
+        id = person.staff_id or person.consumer_id or _nobody(token)
+        session = Session(Principal(id, person.grants, clock_offset=token.clock_offset), person.staff_id, person.consumer_id)
+        if person.grants and person.whole:
+            self.known[who] = (asked_at + KEPT_SECONDS, session)
+            self.known.move_to_end(who)
             if len(self.known) > KEPT_MAX:
                 self.known.popitem(last=False)
-        return person
+        return session
 
-    async def _resolve(self, subject: str) -> Person:
-        with acting_as(GATEWAY):
-            staff, consumer = await asyncio.gather(self._staff(subject), self._consumer(subject))
-        return Person(staff.staff_id, consumer.consumer_id, (*staff.grants, *consumer.grants))
+    async def _own(self, subject: str) -> Person:
+        """Of the suite's own token, whose subject is a consumer's id, a staff id or the operator."""
+        staff = self._staff(subject) if not subject.startswith("con_") else _no_one()
+        consumer = self._consumer("", subject) if not subject.startswith("stf_") and subject != SUITE_SUBJECT else _no_one()
+        return _one(*await asyncio.gather(staff, consumer))
+
+    async def _vouched(self, token: Token) -> Person:
+        """Of a provider's token: whom it vouches for. A member of staff goes on working while nobody can say whether they shop too."""
+        provider, subject = self.tokens.provider(token), token.subject
+        known = "staff" in provider.people and not subject.startswith(SUITE_IDS) and subject != SUITE_SUBJECT
+        staff, consumer = await asyncio.gather(
+            self._staff(subject) if known else _no_one(),
+            self._consumer(provider.issuer, subject) if "consumers" in provider.people else _no_one(),
+            return_exceptions=True,
+        )
+        if isinstance(staff, BaseException):
+            raise staff
+        operator = (OPERATOR,) if subject in provider.operators else ()
+        if isinstance(consumer, Unavailable) and staff.staff_id:
+            consumer = Person(whole=False)
+        if isinstance(consumer, BaseException):
+            raise consumer
+        person = _one(staff, consumer)
+        return msgspec.structs.replace(person, grants=(*operator, *person.grants))
 
     async def _staff(self, subject: str) -> Person:
-        if subject.startswith("con_"):
-            return Person()
         answer = await self.clients.call(ResolveGrantsRequest(subject=subject))
         grants = (Grant(access_pb2.Role.Name(grant.role), access_pb2.ScopeKind.Name(grant.kind), grant.id) for grant in answer.grants)
         return Person(staff_id=answer.staff_id, grants=tuple(grants))
 
-    async def _consumer(self, subject: str) -> Person:
-        if subject.startswith("stf_") or subject == "operator":
-            return Person()
+    async def _consumer(self, issuer: str, subject: str) -> Person:
         try:
-            answer = await self.clients.call(ResolveConsumerRequest(subject=subject))
-        except NotFound:
+            answer = await self.clients.call(ResolveConsumerRequest(issuer=issuer, subject=subject))
+        except (NotFound, Invalid):
             return Person()
         grants = tuple(msgspec.structs.replace(CONSUMER, id=id) for id in answer.consumer_ids)
         return Person(consumer_id=answer.consumer_id, grants=grants)
 
 
-def _unauthenticated(message: str) -> Denied:
-    return Denied("UNAUTHENTICATED", message)
+async def _no_one() -> Person:
+    return Person()
+
+
+def _one(staff: Person, consumer: Person) -> Person:
+    return Person(staff.staff_id, consumer.consumer_id, (*staff.grants, *consumer.grants), consumer.whole)
+
+
+def _nobody(token: Token) -> str:
+    """The id of a principal whom nobody here knows. A provider's subject may be personal, and must not pass for an id of ours."""
+    return f"sub_{sha256(f'{token.issuer} {token.subject}'.encode()).hexdigest()[:32]}" if token.issuer else token.subject

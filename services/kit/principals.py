@@ -35,7 +35,7 @@ class Grant(Struct, frozen=True, array_like=True):
     id: str = ""
 
 
-class Principal(Struct, frozen=True):
+class Principal(Struct, frozen=True, cache_hash=True):
     """Who calls (`id`), what they may be (`grants`), for whom (`on_behalf_of`), and how far their clock is moved (development)."""
 
     id: str

@@ -41,6 +41,9 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     """Who may assert what: JSON of issuer name -> {keys: [public JWK], roles: [ROLE_…]}."""
     token_keys: str = '{"keys": []}'
     """The JWKS of the local issuer whose bearer tokens the gateway takes (development only)."""
+    oidc_issuers: str = "[]"
+    """Whose bearer tokens the gateway takes: JSON list of {issuer, audience, jwks_uri, algorithms, people, operators}; all but the
+    first two may be left out (`gateway/oidc.py` says what they mean)."""
     secret_keys: str = ""
     """Comma-separated Fernet keys for personal data; the first encrypts, all decrypt."""
     hash_keys: str = ""

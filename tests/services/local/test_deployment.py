@@ -8,7 +8,7 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
-from gateway.principal import Tokens
+from gateway.tokens import Tokens
 from services.kit import settings as kit_settings
 from services.kit.errors import Denied
 from services.kit.principals import Grant, Principal, Signer, Verifier
@@ -96,10 +96,10 @@ def test_production_keys_let_the_gateway_speak_and_no_command(keys: dict[str, di
     assert len({each.secret_keys for name, each in read.items() if name in SERVICES}) == 1
 
 
-def test_a_production_gateway_takes_no_local_token(keys: dict[str, dict[str, str]]) -> None:
+async def test_a_production_gateway_takes_no_local_token(keys: dict[str, dict[str, str]]) -> None:
     tokens = Tokens(kit_settings.load(keys["gateway"] | {"QUANYU_ENV": "production"}))
     with pytest.raises(Denied, match="cannot be trusted"):
-        tokens.check(bearer(new_keys().tokens, "operator"))
+        await tokens.check(bearer(new_keys().tokens, "operator"))
 
 
 def test_keys_are_never_overwritten(tmp_path: Path) -> None:
