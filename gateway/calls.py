@@ -46,7 +46,7 @@ class CallField(GraphField):
         self.rpc = rpc_of(request)
         self.form, self.paged, self.first = form, paged, first
         self.by = {name: attrgetter(attribute) for name, attribute in by.items()}
-        self.item = attrgetter(item) if item else None
+        self.item_name, self.item = item, attrgetter(item) if item else None
         self._arguments = [*form.arguments(), *(connections.arguments() if paged else ())]
 
     @property
@@ -63,9 +63,10 @@ class CallField(GraphField):
     def get_result(self, source: Any, info: Info[Any, Any] | None, args: list[Any], kwargs: Any) -> Any:
         assert info is not None
         bound = {name: value(source) for name, value in self.by.items()}
-        return self._ask(info.context, bound, kwargs)
+        return self.answer(info.context, bound, kwargs)
 
-    async def _ask(self, context: "Context", bound: dict[str, Any], given: dict[str, Any]) -> Any:
+    async def answer(self, context: "Context", bound: dict[str, Any], given: dict[str, Any]) -> Any:
+        """What the rpc says to the arguments and what the source gives; None when that is empty or there is no such thing."""
         if not all(bound.values()):
             return None
         if self.paged:
@@ -158,9 +159,10 @@ class MutationField(GraphField):
 
     def get_result(self, source: Any, info: Info[Any, Any] | None, args: list[Any], kwargs: Any) -> Any:
         assert info is not None
-        return self._carry_out(info.context, vars(kwargs["input"]))
+        return self.carry_out(info.context, vars(kwargs["input"]))
 
-    async def _carry_out(self, context: "Context", given: dict[str, Any]) -> Any:
+    async def carry_out(self, context: "Context", given: dict[str, Any]) -> Any:
+        """The payload, or the refusal as a member of the result."""
         try:
             return await context.call(self.form.build(given, context))
         except Refusal as refused:

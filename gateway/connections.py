@@ -53,7 +53,7 @@ def connection(*responses: type[Message], items: str) -> Callable[[type[T]], typ
     def declared(cls: type[T]) -> type[T]:
         nodes = cls.__annotations__["nodes"]
         noun = nodes.removeprefix("list[").removesuffix("]")
-        cls.nodes = computed(get, "What stands on this page.")  # type: ignore[attr-defined]
+        cls.nodes = computed(get, "What stands on this page.", of=items)  # type: ignore[attr-defined]
         cls.edges = computed(edges, "The same, each with its cursor.")  # type: ignore[attr-defined]
         cls.page_info = computed(_page, "Where this page ends.")  # type: ignore[attr-defined]
         edge_name = f"{cls.__name__.removesuffix('Connection')}Edge"

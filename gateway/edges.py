@@ -55,7 +55,7 @@ class Batch:
         for name in (key, value):
             if name and name not in self.item.fields_by_name:
                 raise TypeError(f"{self.item.full_name} has no field {name}")
-        self.key, self.value = attrgetter(key), attrgetter(value) if value else None
+        self.key, self.value, self.value_name = attrgetter(key), attrgetter(value) if value else None, value
         self.many, self.keys_max = many, keys_max
 
     async def load(self, context: "Context", keys: Sequence[str], bound: Bound = ()) -> list[Any]:
@@ -112,10 +112,20 @@ class EdgeField(GraphField):
             return None
         return descriptions.of(field.full_name) or descriptions.PLAIN.get(self.python_name) or descriptions.of_field(field)
 
+    @property
+    def keyed_by_many(self) -> bool:
+        """Whether its key is several ids."""
+        field = _field_at(self.owner, self.by) if self.owner is not None else None
+        return field is not None and field.is_repeated
+
+    def bound(self, source: Any) -> Bound:
+        """The further fields of the batch's request."""
+        return tuple((name, value(source)) for name, value in self.using)
+
     def get_result(self, source: Any, info: Info[Any, Any] | None, args: list[Any], kwargs: Any) -> Any:
         assert info is not None
         keys = self.key(source)
-        loader = info.context.loader(self.through, tuple((name, value(source)) for name, value in self.using))
+        loader = info.context.loader(self.through, self.bound(source))
         if isinstance(keys, str):
             return loader.load(keys) if keys else None
         return loader.load_many(list(keys))

@@ -1,15 +1,20 @@
-"""A document is parsed and validated once and run many times, by Strawberry's executor over the schema."""
+"""A document is parsed, validated and compiled once and run many times: by the engine, or by graphql-core over the same schema."""
 
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from inspect import isawaitable
 from typing import Any
 
+import msgspec
+import orjson
 import strawberry
 from graphql import DocumentNode, ExecutionResult, GraphQLError, OperationDefinitionNode, execute, parse, validate
 from msgspec import Struct
 
+from gateway import errors
 from gateway.context import Context
+from gateway.engine.collect import Uncompiled
+from gateway.engine.engine import Compiled, Engine
 
 TOKENS_MAX = 4_000
 """Of a document. The largest of the front ends' has some 600, a full introspection 300."""
@@ -24,6 +29,8 @@ class Prepared(Struct, frozen=True):
 
     document: DocumentNode | None
     errors: tuple[GraphQLError, ...] = ()
+    compiled: dict[str | None, Compiled | Uncompiled] = msgspec.field(default_factory=dict)
+    """Its operations by the names they were asked for by, as the engine has them."""
 
     def operation(self, name: str | None) -> OperationDefinitionNode | None:
         """The operation that `name` means; None when that is not one."""
@@ -36,11 +43,20 @@ def _named(operation: OperationDefinitionNode) -> str | None:
     return operation.name.value if operation.name else None
 
 
+class Answered(Struct, frozen=True):
+    """The answer of a valid document. `begun`: else the request itself was wrong (variables, operation name), and there is no `data`."""
+
+    body: bytes
+    errors: int
+    begun: bool
+
+
 class Executor:
     """Runs documents against the schema. Prepared ones are kept, the latest used, within bounds."""
 
     def __init__(self, schema: strawberry.Schema, *, suggestions: bool) -> None:
         self.schema, self.core, self.suggestions = schema, schema._schema, suggestions
+        self.engine = Engine(schema, suggestions=suggestions)
         self.kept: OrderedDict[str, Prepared] = OrderedDict()
 
     def prepare(self, query: str) -> Prepared:
@@ -66,10 +82,29 @@ class Executor:
             return Prepared(None, (GraphQLError("the document nests too deep"),))
         return Prepared(document if not errors else None, tuple(errors))
 
+    async def answer(
+        self, prepared: Prepared, context: Context, variables: Mapping[str, Any] | None = None, operation_name: str | None = None
+    ) -> Answered:
+        """The answer of a valid document, whichever way it runs."""
+        outcome = await self.engine.run(self._compiled(prepared, operation_name), context, variables or {})
+        if outcome is not None:
+            return _answered(outcome.data, outcome.errors, begun=outcome.begun)
+        result = await self.run(prepared, context, variables, operation_name)
+        return _answered(result.data, result.errors or (), begun=begun(result))
+
+    def _compiled(self, prepared: Prepared, operation_name: str | None) -> Compiled | Uncompiled:
+        compiled = prepared.compiled.get(operation_name)
+        if compiled is None:
+            operation = prepared.operation(operation_name)
+            if operation is None or prepared.document is None:
+                return Uncompiled("unknown")
+            compiled = prepared.compiled[operation_name] = self.engine.compiled(prepared.document, operation)
+        return compiled
+
     async def run(
         self, prepared: Prepared, context: Context, variables: Mapping[str, Any] | None = None, operation_name: str | None = None
     ) -> ExecutionResult:
-        """The answer of a valid document."""
+        """What graphql-core makes of a valid document."""
         assert prepared.document is not None
         result = execute(
             self.core,
@@ -82,6 +117,13 @@ class Executor:
         )
         answer: Any = await result if isawaitable(result) else result
         return answer  # type: ignore[no-any-return]
+
+
+def _answered(data: Any, failed: Sequence[GraphQLError], *, begun: bool) -> Answered:
+    body: dict[str, Any] = {"errors": [errors.formatted(error) for error in failed]} if failed else {}
+    if begun:
+        body["data"] = data
+    return Answered(orjson.dumps(body), len(failed), begun)
 
 
 def begun(result: ExecutionResult) -> bool:

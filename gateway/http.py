@@ -17,7 +17,7 @@ from starlette.responses import Response
 from gateway import errors
 from gateway.clients import Clients, acting_as
 from gateway.context import Context
-from gateway.execution import Executor, Prepared, begun
+from gateway.execution import Executor, Prepared
 from gateway.principal import Session, Sessions
 from services.kit import channel, telemetry
 from services.kit.errors import Denied, Refusal
@@ -54,7 +54,8 @@ class Answer(Struct, frozen=True):
     """What is sent back; `operation` and `calls` are for the log."""
 
     status: int
-    body: dict[str, Any]
+    body: bytes
+    errors: int = 1
     operation: str = "none"
     calls: int = 0
 
@@ -76,12 +77,12 @@ class Endpoint:
             with telemetry.TRACER.start_as_current_span("graphql", context=telemetry.context_from(request.headers)):
                 answer = await self._answer(request)
         except BadRequest as wrong:
-            answer = Answer(wrong.status, {"errors": [{"message": wrong.message, "extensions": {"code": "BAD_REQUEST"}}]})
-        except Refusal as refused:
-            answer = Answer(401 if isinstance(refused, Denied) else 503, {"errors": [errors.request_error(refused)]})
+            answer = refused(wrong.status, {"message": wrong.message, "extensions": {"code": "BAD_REQUEST"}})
+        except Refusal as refusal:
+            answer = refused(401 if isinstance(refusal, Denied) else 503, errors.request_error(refusal))
         except Exception as bug:
             message, extensions = errors.masked(bug)
-            answer = Answer(500, {"errors": [{"message": message, "extensions": extensions}]})
+            answer = refused(500, {"message": message, "extensions": extensions})
         response = respond(answer, media or JSON)
         seconds = time.perf_counter() - started
         SECONDS.labels(answer.operation, str(response.status_code)).observe(seconds)
@@ -89,7 +90,7 @@ class Endpoint:
             "operation",
             operation=answer.operation,
             status=response.status_code,
-            errors=len(answer.body.get("errors", ())),
+            errors=answer.errors,
             calls=answer.calls,
             milliseconds=round(seconds * 1000, 2),
         )
@@ -100,7 +101,7 @@ class Endpoint:
         session = await self.sessions.of(request.headers.get("authorization"))
         prepared = self.executor.prepare(asked.query)
         if prepared.document is None:
-            return Answer(400, {"errors": [errors.formatted(error) for error in prepared.errors]}, "invalid")
+            return refused(400, *map(errors.formatted, prepared.errors), operation="invalid")
         operation = prepared.operation(asked.operation_name)
         kind = operation.operation if operation is not None else OperationType.QUERY
         if request.method == "GET" and kind is not OperationType.QUERY:
@@ -111,13 +112,15 @@ class Endpoint:
         context = Context(session, self.clients)
         with acting_as(session.principal):
             try:
-                result = await self.executor.run(prepared, context, asked.variables, asked.operation_name)
+                answered = await self.executor.answer(prepared, context, asked.variables, asked.operation_name)
             except RecursionError:
-                return Answer(400, {"errors": [errors.formatted(GraphQLError("the document nests too deep"))]}, kind.value)
-        body: dict[str, Any] = {"errors": [errors.formatted(error) for error in result.errors]} if result.errors else {}
-        if not begun(result):
-            return Answer(400, body, kind.value)
-        return Answer(200, body | {"data": result.data}, kind.value, context.calls)
+                return refused(400, errors.formatted(GraphQLError("the document nests too deep")), operation=kind.value)
+        return Answer(200 if answered.begun else 400, answered.body, answered.errors, kind.value, context.calls)
+
+
+def refused(status: int, *found: dict[str, Any], operation: str = "none") -> Answer:
+    """What is said of a request that was not carried out."""
+    return Answer(status, orjson.dumps({"errors": found}), len(found), operation)
 
 
 def accepted(header: str | None) -> str | None:
@@ -199,4 +202,4 @@ def respond(answer: Answer, media: str) -> Response:
     status = answer.status
     if media == JSON and status == 400 and answer.operation != "none":
         status = 200
-    return Response(orjson.dumps(answer.body), status, HEADERS.get(status), f"{media}; charset=utf-8")
+    return Response(answer.body, status, HEADERS.get(status), f"{media}; charset=utf-8")

@@ -45,18 +45,28 @@ class NodeField(GraphField):
         return self.load(info.context, kwargs[self.argument])
 
 
-def one(context: Context, id: str) -> Awaitable[Any]:
-    """The node, or None; `Invalid` for what is no id of any of the graph's types."""
+def batch_of(id: str) -> Batch:
+    """The batch that finds the node; `Invalid` for what is no id of any of the graph's types."""
     found = NODES.get(id[:4]) if ID_SHAPE.fullmatch(id) else None
     if found is None:
         raise Invalid("INVALID_ID", "this is no id of the graph", field="id")
-    return context.loader(found.through).load(id)
+    return found.through
+
+
+def check_count(ids: list[str]) -> None:
+    """`Invalid` for more nodes than one may ask for."""
+    if len(ids) > NODES_MAX:
+        raise Invalid("INVALID_FIELD", f"ask for at most {NODES_MAX} nodes", field="ids")
+
+
+def one(context: Context, id: str) -> Awaitable[Any]:
+    """The node, or None; `Invalid` for what is no id of any of the graph's types."""
+    return context.loader(batch_of(id)).load(id)
 
 
 def several(context: Context, ids: list[str]) -> list[Awaitable[Any] | Invalid]:
     """The nodes in the order of their ids, all loading at once; one that is no id refuses its own place only."""
-    if len(ids) > NODES_MAX:
-        raise Invalid("INVALID_FIELD", f"ask for at most {NODES_MAX} nodes", field="ids")
+    check_count(ids)
     found: list[Awaitable[Any] | Invalid] = []
     for id in ids:
         try:

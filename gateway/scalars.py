@@ -52,7 +52,8 @@ def _parse_decimal(value: Any) -> decimal.Decimal:
     return decimal.Decimal(value)
 
 
-def _as_it_is(value: Any) -> Any:
+def as_it_is(value: Any) -> Any:
+    """What a message holds is what the answer has."""
     return value
 
 
@@ -60,20 +61,20 @@ SCALARS: dict[object, ScalarDefinition] = {
     Long: strawberry.scalar(
         name="Long",
         description="A whole number of up to 64 bits.",
-        serialize=_as_it_is,
+        serialize=as_it_is,
         parse_value=_parse_long,
     ),
     DateTime: strawberry.scalar(
         name="DateTime",
         description="A moment, RFC 3339. Answered in UTC; given with any offset.",
         specified_by_url="https://www.rfc-editor.org/rfc/rfc3339",
-        serialize=_as_it_is,
+        serialize=as_it_is,
         parse_value=_parse_date_time,
     ),
     Decimal: strawberry.scalar(
         name="Decimal",
         description='A decimal number as a text, so that nothing of it is lost: "12.30".',
-        serialize=_as_it_is,
+        serialize=as_it_is,
         parse_value=_parse_decimal,
     ),
 }

@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 import strawberry
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
+from google.protobuf.timestamp_pb2 import Timestamp
 from msgspec import Struct
 from strawberry.types import Info
 
@@ -89,17 +90,22 @@ class MessageField(GraphField):
 class ComputedField(GraphField):
     """A field worked out from the whole message."""
 
-    def __init__(self, read: Read, description: str) -> None:
+    def __init__(self, read: Read, description: str, of: str = "") -> None:
         super().__init__(description=description)
-        self.read = read
+        self.read, self.of = read, of
 
     def get_result(self, source: Any, info: Info[Any, Any] | None, args: list[Any], kwargs: Any) -> Any:
         return self.read(source)
 
 
-def computed(read: Read, description: str) -> Any:
-    """A field that `read` works out from the message, without asking anybody."""
-    return ComputedField(read, description)
+def computed(read: Read, description: str, *, of: str = "") -> Any:
+    """A field that `read` works out from the message, without asking anybody. `of`: the repeated field that it is, under another name."""
+    return ComputedField(read, description, of)
+
+
+def moment(at: Timestamp) -> str:
+    """A time as the graph writes it; ValueError for one that no calendar has."""
+    return at.ToJsonString()
 
 
 def reader(field: FieldDescriptor, *, nullable: bool) -> Read:
@@ -112,7 +118,7 @@ def reader(field: FieldDescriptor, *, nullable: bool) -> Read:
     if field.is_repeated:
         return get
     if message is not None and message.full_name == TIMESTAMP:
-        return lambda source: get(source).ToJsonString() if source.HasField(name) else None
+        return lambda source: moment(get(source)) if source.HasField(name) else None
     if field.has_presence:
         return lambda source: get(source) if source.HasField(name) else None
     if nullable and field.type in (FieldDescriptor.TYPE_STRING, FieldDescriptor.TYPE_ENUM):
@@ -128,6 +134,7 @@ def view(*messages: type[Message], node: str | tuple[str, ...] = (), through: Ba
     descriptor = messages[0].DESCRIPTOR
 
     def declared(cls: type[T]) -> type[T]:
+        cls.__messages__ = messages  # type: ignore[attr-defined]
         cls.is_type_of = classmethod(lambda _cls, value, _info: isinstance(value, messages))  # type: ignore[attr-defined]
         build(cls, descriptor, description=descriptions.of(descriptor.full_name) or _of_answer(descriptor))
         for prefix in (node,) if isinstance(node, str) else node:

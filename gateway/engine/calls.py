@@ -1,0 +1,96 @@
+"""Calls: fields that ask an rpc of their own. Those of one level are made at once."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from gateway.calls import CallField, MutationField
+from gateway.clients import Descriptor
+from gateway.connections import page_request
+from gateway.engine.collect import Field
+from gateway.engine.deferred import Deferred
+from gateway.engine.edges import known_of
+from gateway.engine.known import Known, of_field, of_messages
+from gateway.engine.run import Container, Slot
+
+if TYPE_CHECKING:
+    import strawberry
+
+    from gateway.engine.run import Run
+
+
+class Call(Deferred):
+    """A look-up or a page."""
+
+    definition: CallField
+
+    def __init__(self, field: Field, schema: strawberry.Schema, *, suggestions: bool) -> None:
+        super().__init__(field, schema, suggestions=suggestions)
+        self.known = of_messages(self.definition.rpc.response.DESCRIPTOR)
+        if self.definition.item_name:
+            item: Descriptor = self.definition.rpc.response.DESCRIPTOR.fields_by_name[self.definition.item_name]
+            self.known = of_field(item, nullable=False)
+
+    def rpc(self) -> str:
+        return str(self.definition.rpc.method.name)
+
+    def key(self, source: Any) -> Any:
+        bound = {name: value(source) for name, value in self.definition.by.items()}
+        return bound if all(bound.values()) else None
+
+    def start(self, run: Run, key: Any, container: Container, slot: Slot) -> None:
+        try:
+            given = self.given(run) if self.arguments is not None else {}
+        except Exception as wrong:
+            self.refuse(run, wrong, container, slot)
+            return
+        run.call(self.definition.answer(run.context, dict(key), given), self, container, slot)
+
+
+class FirstPage(Call):
+    """A page whose first ones are one call for many sources."""
+
+    def __init__(self, field: Field, schema: strawberry.Schema, *, suggestions: bool) -> None:
+        super().__init__(field, schema, suggestions=suggestions)
+        assert self.definition.first is not None
+        self.batch = self.definition.first
+        self.known = Known(messages=self.known.messages | known_of(self.batch).messages)
+
+    def rpc(self) -> str:
+        return f"{self.batch.rpc.method.name} (further pages {self.definition.rpc.method.name})"
+
+    def start(self, run: Run, key: Any, container: Container, slot: Slot) -> None:
+        try:
+            given = self.given(run) if self.arguments is not None else {}
+            page = page_request(given.get("first"), given.get("after"))
+        except Exception as wrong:
+            self.refuse(run, wrong, container, slot)
+            return
+        if page.after:
+            super().start(run, key, container, slot)
+        else:
+            (id,) = key.values()
+            run.want(run.load(self.batch, (("first", page.first),)), id, self, container, slot)
+
+    def settle(self, run: Run, value: Any, container: Container, slot: Slot) -> bool:
+        return super().settle(run, self.definition.rpc.response() if value is None else value, container, slot)
+
+
+class Mutation(Deferred):
+    """A mutation: its payload, or the refusal it was answered with."""
+
+    definition: MutationField
+
+    def rpc(self) -> str:
+        return str(self.definition.rpc.method.name)
+
+    def key(self, source: Any) -> Any:
+        return True
+
+    def start(self, run: Run, key: Any, container: Container, slot: Slot) -> None:
+        try:
+            given = self.given(run)
+        except Exception as wrong:
+            self.refuse(run, wrong, container, slot)
+            return
+        run.call(self.definition.carry_out(run.context, vars(given["input"])), self, container, slot)

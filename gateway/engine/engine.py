@@ -1,0 +1,101 @@
+"""The engine: compiles what it can, once, and runs it; tells how often it could not, and why."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from graphql import DocumentNode, GraphQLError, OperationDefinitionNode, OperationType
+from prometheus_client import Counter
+
+from gateway.engine.arguments import Variables
+from gateway.engine.collect import Conditions, Uncompiled, conditions_of
+from gateway.engine.plan import Plan
+from gateway.engine.run import Run
+from services.kit.logs import logger
+
+if TYPE_CHECKING:
+    import strawberry
+
+    from gateway.context import Context
+
+RUNS = Counter("quanyu_graphql_runs_total", "Operations by the way they ran: compiled, or the reason why not.", ["way"])
+COMPILED = RUNS.labels("compiled")
+
+
+class Compiled:
+    """An operation and its plans, one for each combination of its conditions that was asked for."""
+
+    def __init__(self, schema: strawberry.Schema, document: DocumentNode, operation: OperationDefinitionNode, *, suggestions: bool) -> None:
+        if operation.operation is OperationType.SUBSCRIPTION:
+            raise Uncompiled("subscription")
+        self.schema, self.document, self.operation, self.suggestions = schema, document, operation, suggestions
+        self.variables = Variables(schema._schema, operation, suggestions=suggestions)
+        self.conditions = conditions_of(document, operation)
+        self.plans: dict[tuple[bool, ...], Plan | Uncompiled] = {}
+
+    def plan(self, variables: Mapping[str, Any]) -> Plan:
+        """The plan for these variables."""
+        values: Any = tuple([variables.get(name) for name in self.conditions])
+        plan = self.plans.get(values)
+        if plan is None:
+            if not all(isinstance(value, bool) for value in values):
+                raise Uncompiled("condition")
+            plan = self.plans[values] = self._compiled(dict(zip(self.conditions, values, strict=True)))
+        if isinstance(plan, Uncompiled):
+            raise plan
+        return plan
+
+    def _compiled(self, conditions: Conditions) -> Plan | Uncompiled:
+        try:
+            return Plan(self.schema, self.document, self.operation, conditions, suggestions=self.suggestions)
+        except Uncompiled as reason:
+            return reason
+        except RecursionError:
+            return Uncompiled("depth")
+        except Exception as bug:  # of the compiler: the ordinary executor answers all the same
+            logger().error("bug", what="a document was not compiled", exc_info=bug)
+            return Uncompiled("bug")
+
+
+class Outcome:
+    """What a compiled operation came to: data (absent when the request itself was wrong) and errors."""
+
+    __slots__ = ("begun", "data", "errors")
+
+    def __init__(self, data: dict[str, Any] | None, errors: list[GraphQLError], *, begun: bool = True) -> None:
+        self.data, self.errors, self.begun = data, errors, begun
+
+
+class Engine:
+    """Compiles operations. What it makes of one is kept by whoever keeps the document, and goes with it."""
+
+    def __init__(self, schema: strawberry.Schema, *, suggestions: bool) -> None:
+        self.schema, self.suggestions = schema, suggestions
+
+    def compiled(self, document: DocumentNode, operation: OperationDefinitionNode) -> Compiled | Uncompiled:
+        """The operation, or why it is left to the ordinary executor."""
+        try:
+            return Compiled(self.schema, document, operation, suggestions=self.suggestions)
+        except Uncompiled as reason:
+            return reason
+        except RecursionError:
+            return Uncompiled("depth")
+
+    async def run(self, compiled: Compiled | Uncompiled, context: Context, given: Mapping[str, Any]) -> Outcome | None:
+        """The outcome; None when the operation is not compiled."""
+        try:
+            if isinstance(compiled, Uncompiled):
+                raise compiled
+            variables = compiled.variables.coerced(given)
+            if isinstance(variables, list):
+                COMPILED.inc()
+                return Outcome(None, variables, begun=False)
+            plan = compiled.plan(variables)
+        except Uncompiled as uncompiled:
+            RUNS.labels(uncompiled.reason).inc()
+            return None
+        COMPILED.inc()
+        run = Run(context, variables, lambda: compiled.variables.exact(given))
+        data = await plan.run(context.session, run)
+        return Outcome(data, run.errors(data) if run.failures else [])

@@ -1,0 +1,25 @@
+"""Lists: comprehensions over a repeated field, or over what a call answered."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from graphql import GraphQLList
+
+from gateway.engine import values
+from gateway.engine.known import ANYTHING, Known
+from gateway.engine.source import Source
+
+if TYPE_CHECKING:
+    from gateway.engine.collect import Field
+
+
+def many(source: Source, field: Field, type_: GraphQLList, text: str, known: Known) -> str:  # type: ignore[type-arg]
+    """The list that `text` iterates over."""
+    item = source.name("x")
+    made = values.value(source, field, type_.of_type, item, known.items or ANYTHING)
+    if made == item:
+        return f"list({text})"
+    if ":=" in made:  # a comprehension would reach out for what it binds
+        made = f"{source.function('item', f'{item}, R', f'    return {made}')}({item}, R)"
+    return f"[{made} for {item} in {text}]"

@@ -1,0 +1,146 @@
+"""A plan: one operation, compiled for the values of its conditions. It keeps nothing of any request.
+
+Printed, it shows level for level what is asked: a batch once for all the fields that follow it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from graphql import DocumentNode, OperationDefinitionNode, OperationType
+
+from gateway.calls import CallField, MutationField
+from gateway.edges import EdgeField
+from gateway.engine import careful, objects, values
+from gateway.engine.calls import Call, FirstPage, Mutation
+from gateway.engine.collect import TYPENAME, Collector, Conditions, Field, Selection, Uncompiled
+from gateway.engine.deferred import Deferred
+from gateway.engine.edges import Edge, LookUp, Several
+from gateway.engine.source import Source
+from gateway.nodes import NodeField, several
+
+if TYPE_CHECKING:
+    import strawberry
+
+    from gateway.engine.run import Run
+
+ONE_CALL = re.compile(r"(\w+)\(v, R\)")
+
+
+def kind_of(definition: Any) -> type[Deferred] | None:
+    """How a field's value comes later; None when it is there."""
+    if isinstance(definition, EdgeField):
+        return Edge
+    if isinstance(definition, NodeField):
+        return Several if definition.load is several else LookUp
+    if isinstance(definition, CallField):
+        return FirstPage if definition.first is not None else Call
+    return Mutation if isinstance(definition, MutationField) else None
+
+
+class Plan:
+    """Compiles when it is made; raises `Uncompiled`."""
+
+    def __init__(
+        self,
+        schema: strawberry.Schema,
+        document: DocumentNode,
+        operation: OperationDefinitionNode,
+        conditions: Conditions,
+        *,
+        suggestions: bool,
+    ) -> None:
+        self.schema, self.operation, self.suggestions = schema, operation, suggestions
+        self.selection = Collector(schema._schema, document, conditions).operation(operation)
+        self.serial = operation.operation is OperationType.MUTATION
+        for field in _fields(self.selection):
+            kind = kind_of(field.definition)
+            if kind is not None:
+                field.deferred = kind(field, schema, suggestions=suggestions)
+        self.source, self.root = self._compiled()
+
+    def _compiled(self) -> tuple[str, list[Callable[[Any, Run], Any]]]:
+        """The source, and the functions of the root: one, or one for each field of a mutation."""
+        source = Source()
+        parts = [Selection(self.selection.type, [field]) for field in self.selection.fields] if self.serial else [self.selection]
+        roots = [objects.function(source, part) for part in parts]
+        completing: list[tuple[Deferred, str]] = []
+        for field in _fields(self.selection):
+            later = field.deferred
+            if later is not None:
+                made = values.value(source, field, later.type, "v", later.known.present)
+                whole = ONE_CALL.fullmatch(made)
+                completing.append((later, whole[1] if whole else source.function("complete", "v, R", f"    return {made}")))
+                later.pure = not any(map(objects.deferred_below, field.selections.values()))
+        module = source.run()
+        for later, name in completing:
+            later.complete = module(name)
+        return source.text, [module(name) for name in roots]
+
+    async def run(self, session: Any, run: Run) -> dict[str, Any] | None:
+        """The data of the answer; what failed is noted in the run."""
+        data: dict[str, Any] = {}
+        for number, root in enumerate(self.root):
+            try:
+                part = root(session, run)
+            except Exception:
+                run.queue.clear()
+                selection = Selection(self.selection.type, self.selection.fields[number : number + 1]) if self.serial else self.selection
+                part = careful.root(selection, session, run)
+                if part is None:
+                    return None
+            if not self.serial:
+                data = part
+            else:
+                data.update(part)
+                run.queue[:] = [(target, key, data, slot) for target, key, _, slot in run.queue]
+            if run.queue:
+                await run.drain()
+                if run.doomed:
+                    return None
+        return data
+
+    def __str__(self) -> str:
+        name = self.operation.name.value if self.operation.name else ""
+        lines = [f"{self.operation.operation.value} {name}".strip()]
+        for number, level in enumerate(self.levels(), 1):
+            lines.append(f"  level {number}")
+            for rpc, paths in level.items():
+                lines.append(f"    {rpc}")
+                lines.extend(f"      {path}" for path in paths)
+        return "\n".join(lines)
+
+    def levels(self) -> list[dict[str, list[str]]]:
+        """What is asked at each level, with the paths of the fields that ask."""
+        found: list[dict[str, list[str]]] = []
+        _find_levels(self.selection, 0, "", found)
+        return found
+
+
+def _fields(selection: Selection) -> Iterator[Field]:
+    """All fields of a plan that have a definition."""
+    for field in selection.fields:
+        if field.name == TYPENAME:
+            continue
+        if field.definition is None:
+            raise Uncompiled("field")
+        yield field
+        for below in field.selections.values():
+            yield from _fields(below)
+
+
+def _find_levels(selection: Selection, level: int, path: str, found: list[dict[str, list[str]]]) -> None:
+    for field in selection.fields:
+        here = f"{path}.{field.key}" if path else field.key
+        deeper = level
+        if field.deferred is not None:
+            while len(found) <= level:
+                found.append({})
+            paths = found[level].setdefault(field.deferred.rpc(), [])
+            if here not in paths:
+                paths.append(here)
+            deeper = level + 1
+        for below in field.selections.values():
+            _find_levels(below, deeper, here, found)
