@@ -1,7 +1,7 @@
 """Real services in this process on free ports, over a real MongoDB: `member`, `commerce`, `district`, `organization`."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, asynccontextmanager
 from importlib import import_module
 
 import grpc
@@ -86,9 +86,9 @@ def keys() -> Keys:
     return new_keys()
 
 
-@pytest.fixture
-async def start(settings: Settings, keys: Keys) -> AsyncIterator[Start]:
-    """`await start("member", "district")`: those services, with each other's addresses. The rest answers nobody."""
+@asynccontextmanager
+async def starting(settings: Settings, keys: Keys) -> AsyncIterator[Start]:
+    """`await start("member", "district")` within the block: those services, with each other's addresses. The rest answers nobody."""
     shared = msgspec.structs.replace(
         settings,
         issuers=keys.issuers_setting(),
@@ -114,6 +114,13 @@ async def start(settings: Settings, keys: Keys) -> AsyncIterator[Start]:
         database = Database(settings, f"{settings.database_prefix}_{name}")
         await database.client.drop_database(database.name)
         await database.close()
+
+
+@pytest.fixture
+async def start(settings: Settings, keys: Keys) -> AsyncIterator[Start]:
+    """See `starting`."""
+    async with starting(settings, keys) as start_services:
+        yield start_services
 
 
 def _one(name: str) -> Callable[[Start], Awaitable[Running]]:

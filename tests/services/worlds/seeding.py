@@ -1,0 +1,299 @@
+"""Fills four running services with the world of two tenants, through their rpcs and as the people concerned; facts do the rest.
+
+Beside ash and birch there is what both have a part in: the retailer elm, which sells both brands' goods in one order, a person
+whom both brands know (`con_common`), and a district in which both give coupons.
+"""
+
+import asyncio
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from itertools import count
+from typing import Any
+from zoneinfo import ZoneInfo
+
+from quanyu.commerce.v1 import orders_pb2, stock_pb2
+from quanyu.common.v1.touch_pb2 import TOUCHPOINT_MINI_PROGRAM, TOUCHPOINT_STORE
+from services.kit.facts.outbox import DELIVERIES
+from services.kit.principals import Grant
+from tests.services.conftest import Running
+from tests.services.worlds.rpcs import Person, Suite
+from tests.services.worlds.sides import OPERATOR, Side
+
+ZONE = "Asia/Shanghai"
+SANLITUN = {"longitude": 116.4551, "latitude": 39.9341}
+COMMON, COMMON_TWIN = "con_common", "con_common_twin"
+SETTLED_SECONDS_MAX = 30.0
+PRICES = {"ash": 1_000_003, "birch": 2_000_029}
+numbers = count()
+
+
+def once() -> str:
+    return f"req_{next(numbers)}"
+
+
+def noon() -> float:
+    """Seconds from now to the noon of this day in Shanghai: shops are open, nobody sleeps, and nothing happens around midnight."""
+    now = datetime.now(UTC)
+    return (now.astimezone(ZoneInfo(ZONE)).replace(hour=12, minute=0, second=0) - now).total_seconds()
+
+
+def yuan(minor: int) -> dict[str, Any]:
+    return {"minor": minor, "currency": "CNY"}
+
+
+class World:
+    """The suite with both tenants in it. `common` has the ids of what both have a part in, by noun."""
+
+    def __init__(self, running: Mapping[str, Running]) -> None:
+        self.suite = Suite(running, noon())
+        self.at = datetime.now(UTC) + timedelta(seconds=self.suite.offset)
+        self.ash, self.birch, self.oak = Side("ash"), Side("birch"), Side("oak", brand="ash")
+        self.common: dict[str, list[str]] = {
+            "consumer": [COMMON],
+            "linked_consumer": [COMMON_TWIN],
+            "brand": ["rtl_elm"],
+            "store": ["str_elm"],
+            "district": ["dst_common"],
+            "campaign": ["cmp_common"],
+        }
+        self.person = Person("con_common", "common", (Grant("ROLE_CONSUMER", "SCOPE_KIND_CONSUMER", COMMON),))
+
+    async def do(self, name: str, person: Person = OPERATOR, /, **fields: Any) -> Any:
+        return await self.suite.do(name, person, **fields)
+
+    async def write(self, name: str, person: Person = OPERATOR, /, **fields: Any) -> Any:
+        return await self.suite.do(name, person, request_id=once(), **fields)
+
+    async def settled(self) -> None:
+        """Returns when no service has a fact left to tell."""
+        async with asyncio.timeout(SETTLED_SECONDS_MAX):
+            for running in self.suite.running.values():
+                while await running.database[DELIVERIES].find_one({}, {"_id": 1}):  # noqa: ASYNC110 - the relay tells nobody
+                    await asyncio.sleep(0.02)
+
+    async def grow(self) -> None:
+        """Everything, in the order in which it can come about."""
+        await self._tenants()
+        await self.settled()
+        for side in (self.ash, self.birch):
+            await self._catalog(side)
+        for side in (self.ash, self.birch, self.oak):
+            await self._members(side)
+        await self._member_of_both()
+        await self._districts()
+        for side in (self.ash, self.birch, self.oak):
+            await self._shelves(side)
+        await self.settled()
+        for side in (self.ash, self.birch, self.oak):
+            await self._life(side)
+        await self._life_of_both()
+        await self.settled()
+        await self._born_of_facts()
+
+    # organization ----------------------------------------------------------------------------------------------------
+
+    async def _tenants(self) -> None:
+        for brand, kind in (("brd_ash", 1), ("brd_birch", 1), ("rtl_elm", 2)):
+            await self.write("ChartService.CreateBrand", brand_id=brand, kind=kind, name={"en": brand}, zone=ZONE, currency="CNY")
+        for side in (self.ash, self.birch, self.oak):
+            unit = {"kind": 3, "parent_id": f"unt_brd_{side.brand}", "name": {"en": side.text("north")}}
+            await self.write("ChartService.CreateUnit", unit_id=side.unit, **unit)
+            await self._store(side.store, side.unit)
+            side.knows("unit", f"unt_{side.store}")
+            guide, manager, supervisor, operator = side.ids["staff"]
+            for staff, place in ((guide, {"store_id": side.store}), (manager, {"store_id": side.store}),
+                                 (supervisor, {"unit_id": side.unit}), (operator, {"unit_id": f"unt_brd_{side.brand}"})):  # fmt: skip
+                await self.write("ChartService.HireStaff", staff_id=staff, name=side.text(f"name of {staff}"), title="", **place)
+            granted = await self.write("ChartService.GrantRole", staff_id=guide, role=2, kind=4, scope_id=side.store)
+            side.knows("grant", granted.grant.id)
+            online, offline = side.number(8_100_000_017 + side.serial), side.number(8_200_000_017 + side.serial)
+            side.number(online + offline)
+            target = {"month": f"{self.at:%Y-%m}", "online_minor": online, "offline_minor": offline}
+            await self.write("TargetService.SetTarget", unit_id=side.unit, **target)
+        await self._store("str_elm", "unt_rtl_elm")
+
+    async def _store(self, id: str, parent_id: str) -> None:
+        hours = {"opens_minute": 8 * 60, "closes_minute": 22 * 60, "delivers": True}
+        await self.write("ChartService.CreateStore", store_id=id, kind=1, parent_id=parent_id, name={"en": id}, position=SANLITUN, **hours)
+
+    # commerce --------------------------------------------------------------------------------------------------------
+
+    async def _catalog(self, side: Side) -> None:
+        variant = {"variant_id": side.variant, "attributes": {"size": "40"}, "price": yuan(PRICES[side.brand])}
+        product = {"product_id": side.product, "name": {"en": f"{side.brand} shirt"}, "category": "shirt", "variants": [variant]}
+        await self.write("CatalogService.CreateProduct", side.people["ROLE_BRAND_OPERATOR"], brand_id=side.brand_id, product=product)
+
+    async def _shelves(self, side: Side) -> None:
+        on_hand = side.number(7_310_000 + side.serial)
+        manager = side.people["ROLE_STORE_MANAGER"]
+        await self.write("StockService.SetStock", manager, store_id=side.store, variant_id=side.variant, on_hand=on_hand, safety=1)
+        if side.brand == side.name:
+            await self.write("StockService.SetStock", store_id="str_elm", variant_id=side.variant, on_hand=900, safety=0)
+
+    async def _order(self, who: Person, consumer_id: str, store_id: str, lines: dict[str, int], **more: Any) -> Any:
+        placed = await self.write(
+            "OrderService.PlaceOrder", who, consumer_id=consumer_id, store_id=store_id, touchpoint=TOUCHPOINT_MINI_PROGRAM,
+            lines=[{"variant_id": id, "quantity": quantity} for id, quantity in lines.items()], **more,
+        )  # fmt: skip
+        return placed.order
+
+    async def _pay(self, who: Person, order_id: str) -> None:
+        pay = {"method": orders_pb2.PAYMENT_METHOD_SANDBOX, "sandbox_token": "approve"}
+        await self.write("OrderService.PayOrder", who, order_id=order_id, **pay)
+
+    # member ----------------------------------------------------------------------------------------------------------
+
+    async def _members(self, side: Side) -> None:
+        brand = {"brand_id": side.brand_id}
+        for number, id in enumerate((side.consumer, side.linked_consumer)):
+            identities = [
+                {"kind": 1, "value": f"138000{side.serial}{number}{side.serial}71", "verified": True},
+                {"kind": 4, "value": side.text(f"card {number}")},
+            ]
+            await self.write(
+                "IdentityService.RegisterConsumer", side.people["ROLE_SERVICE"], consumer_id=id, identities=identities,
+                display_name=side.text("Li"), sizes={"shirt": side.text("size")}, preferences={"colour": side.text("white")}, **brand,
+            )  # fmt: skip
+        pair = {"consumer_id": side.consumer, "linked_consumer_id": side.linked_consumer}
+        await self.write(
+            "IdentityService.LinkConsumers", side.people["ROLE_SERVICE"], evidence=[1], note=side.text("note"), **pair
+        )  # fmt: skip
+        await self._member(side, side.consumer)
+
+    async def _member(self, side: Side, consumer_id: str) -> None:
+        """What a brand has with a consumer."""
+        both = {"consumer_id": consumer_id, "brand_id": side.brand_id}
+        for purpose in (2, 3):
+            consent = {"purpose": purpose, "granted": True, "touchpoint": TOUCHPOINT_STORE}
+            await self.write("ConsentService.SetConsent", side.people["ROLE_GUIDE"], store_id=side.store, **consent, **both)
+        await self.write("OutreachService.BindConsumer", side.people["ROLE_SERVICE"], staff_id=side.staff, **both)
+        await self.write(
+            "RelationService.RecordInteraction", side.people["ROLE_SERVICE"], kind=9, touchpoint=TOUCHPOINT_STORE,
+            ref=side.text("question"), **both,
+        )  # fmt: skip
+
+    async def _outreach(self, side: Side, consumer_id: str, **more: Any) -> str:
+        both = {"consumer_id": consumer_id, "brand_id": side.brand_id, "staff_id": side.staff}
+        sent = await self.write("OutreachService.SendOutreach", side.people["ROLE_GUIDE"], text=side.text("hello"), **both, **more)
+        return str(sent.outreach_id)
+
+    async def _member_of_both(self) -> None:
+        """First ash knows her, under two ids that it links; then birch registers her too."""
+        for side, id in ((self.ash, COMMON), (self.ash, COMMON_TWIN), (self.birch, "")):
+            phone = "13900002222" if id == COMMON_TWIN else "13900001111"
+            identities = [{"kind": 1, "value": phone, "verified": True}, {"kind": 4, "value": side.text(f"common card {id}")}]
+            await self.write(
+                "IdentityService.RegisterConsumer", side.people["ROLE_SERVICE"], consumer_id=id, brand_id=side.brand_id,
+                identities=identities, display_name=side.text("common name"), sizes={"shirt": side.text("common size")},
+            )  # fmt: skip
+            if id == COMMON_TWIN:
+                pair = {"consumer_id": COMMON, "linked_consumer_id": COMMON_TWIN}
+                linked = await self.write(
+                    "IdentityService.LinkConsumers", side.people["ROLE_SERVICE"], evidence=[1], note=side.text("note"), **pair
+                )
+                self.common["link"] = [linked.link_id]
+        for side in (self.ash, self.birch):
+            await self._member(side, COMMON)
+
+    # district --------------------------------------------------------------------------------------------------------
+
+    async def _districts(self) -> None:
+        for name, brands in (("ash", ["ash"]), ("birch", ["birch"]), ("common", ["ash", "birch"])):
+            district, campaign = f"dst_{name}", f"cmp_{name}"
+            border = {"position": SANLITUN, "zone": ZONE, "geofence": {"radius_metres": 900}}
+            await self.write("PlaceService.CreateDistrict", id=district, name=district, **border)
+            venue = {"id": f"ven_{name}", "kind": 1, "name": f"ven_{name}", "position": SANLITUN}
+            await self.write("PlaceService.CreateVenue", district_id=district, venue=venue)
+            dates = {"starts_at": self.at - timedelta(days=1), "ends_at": self.at + timedelta(days=30)}
+            await self.write("CampaignService.CreateCampaign", id=campaign, district_id=district, name=campaign, **dates)
+            for side in (self.ash, self.birch):
+                if side.name in brands:
+                    terms = {"name": "coupon", "value": yuan(500), "minimum_spend": yuan(1), "validity_days": 7}
+                    total = side.number(6_600_000 + 10 * len(brands) + side.serial)
+                    joined = await self.write(
+                        "CampaignService.JoinCampaign", side.people["ROLE_BRAND_OPERATOR"], campaign_id=campaign, brand_id=side.brand_id,
+                        terms=terms, total=total,
+                    )  # fmt: skip
+                    side.knows("budget", joined.budget.id)
+        self.oak.ids["district"] = ["dst_common"]
+
+    async def _visit(self, who: Person, consumer_id: str, district_id: str) -> tuple[str, Any]:
+        """Enters, takes the pack and leaves."""
+        entered = await self.write(
+            "PlaceService.EnterDistrict", who, consumer_id=consumer_id, district_id=district_id, touchpoint=TOUCHPOINT_MINI_PROGRAM
+        )
+        claimed = await self.write("PackService.ClaimPack", who, consumer_id=consumer_id, visit_id=entered.visit.id)
+        await self.write("PlaceService.LeaveDistrict", who, visit_id=entered.visit.id)
+        return entered.visit.id, claimed.pack
+
+    # what happens ----------------------------------------------------------------------------------------------------
+
+    async def _life(self, side: Side) -> None:
+        who = side.people["ROLE_CONSUMER"]
+        visit, pack = await self._visit(who, side.consumer, side.district)
+        coupons = [entry.coupon_id for entry in pack.entries if entry.brand_id == side.brand_id]
+        open_visit = await self.write(
+            "PlaceService.EnterDistrict", who, consumer_id=side.consumer, district_id=side.district, touchpoint=TOUCHPOINT_MINI_PROGRAM
+        )
+        side.knows("visit", open_visit.visit.id, visit)
+        side.knows("pack", pack.id)
+        side.knows("coupon", *coupons)
+        side.knows("outreach", await self._outreach(side, side.consumer))
+        held = await self.write(
+            "StockService.HoldStock", who, store_id=side.store, variant_id=side.variant, quantity=3, consumer_id=side.consumer
+        )
+        side.knows("hold", held.hold.id)
+        delivered = {
+            "method": stock_pb2.METHOD_INSTANT_DELIVERY,
+            "destination": {"address": side.text("street"), "recipient": "x", "phone": "1"},
+        }
+        price, quantity = PRICES[side.brand], 6 + side.serial
+        paid = await self._order(who, side.consumer, side.store, {side.variant: quantity}, **delivered)
+        await self._pay(who, paid.id)
+        unpaid = await self._order(who, side.consumer, side.store, {side.variant: quantity + 10}, **delivered)
+        side.knows("order", unpaid.id, paid.id)
+        side.number(price * quantity)
+        side.number(price * (quantity + 10))
+
+    async def _life_of_both(self) -> None:
+        """Both brands' goods in one order at elm; a visit with both brands' coupons; a guide writes, then she buys elsewhere."""
+        self.common["order"] = [await self._mixed(21)]
+        visit, pack = await self._visit(self.person, COMMON, "dst_common")
+        self.common |= {"visit": [visit], "pack": [pack.id]}
+        for side in (self.ash, self.birch):
+            side.knows("coupon", *(entry.coupon_id for entry in pack.entries if entry.brand_id == side.brand_id))
+        await self.settled()
+        for side, other in ((self.ash, self.birch), (self.birch, self.ash)):
+            side.knows("outreach", await self._outreach(side, COMMON))
+            await self.settled()
+            quantity = 30 + other.serial
+            bought = await self._order(self.person, COMMON, other.store, {other.variant: quantity})
+            await self._pay(self.person, bought.id)
+            other.knows("order", bought.id)
+            other.number(quantity * PRICES[other.brand])
+            self.common["order"].append(await self._mixed(40 + other.serial))
+
+    async def _mixed(self, quantity: int) -> str:
+        """An order of both brands' goods at elm: neither may tell what the other's amount to, nor what all of it does."""
+        lines = {side.variant: quantity + side.serial for side in (self.ash, self.birch)}
+        order = await self._order(self.person, COMMON, "str_elm", lines)
+        await self._pay(self.person, order.id)
+        paid = {side: side.number(lines[side.variant] * PRICES[side.brand]) for side in (self.ash, self.birch)}
+        for side in paid:
+            side.number(sum(paid.values()))
+        return str(order.id)
+
+    async def _born_of_facts(self) -> None:
+        """Tasks, which nobody makes by an rpc, and what is left on the shelves."""
+        sides = (self.ash, self.birch, self.oak)
+        async for row in self.suite.running["organization"].database["tasks"].find({}).sort("created_at", 1):
+            next(side for side in sides if row["store_id"] == side.store).knows("task", row["_id"])
+        async for row in self.suite.running["commerce"].database["stock"].find({"store_id": {"$in": [side.store for side in sides]}}):
+            next(side for side in sides if row["store_id"] == side.store).number(row["on_hand"])
+
+
+async def grown(running: Mapping[str, Running]) -> World:
+    """The world, settled."""
+    world = World(running)
+    await world.grow()
+    return world
