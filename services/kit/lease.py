@@ -103,7 +103,8 @@ class Lease:
 
     async def _try(self, bound_seconds: float) -> bool:
         try:
-            return await asyncio.wait_for(self.take(), bound_seconds)
+            async with asyncio.timeout(bound_seconds):
+                return await self.take()
         except (PyMongoError, TimeoutError) as error:
             logger().warning("lease not answered", lease=self.name, error=type(error).__name__)
             return False
@@ -111,4 +112,5 @@ class Lease:
     async def _let_go(self) -> None:
         # Unanswered, it ends by itself.
         with suppress(PyMongoError, TimeoutError):
-            await asyncio.wait_for(self.release(), self.remaining_seconds)
+            async with asyncio.timeout(self.remaining_seconds):
+                await self.release()

@@ -108,7 +108,8 @@ class Watch:
 
     async def _opened(self) -> None:
         try:
-            await asyncio.wait_for(self._open.wait(), OPEN_SECONDS_MAX)
+            async with asyncio.timeout(OPEN_SECONDS_MAX):
+                await self._open.wait()
         except TimeoutError:
             raise Unavailable("WATCH_UNAVAILABLE", "changes cannot be watched now; try again") from None
 

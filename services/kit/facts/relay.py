@@ -6,6 +6,7 @@ over the keys stands: rows are deleted once applied, so whatever is there is sti
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -23,7 +24,8 @@ from services.kit.logs import logger
 from services.kit.mongo import Database
 from services.kit.watch import Watch, Watched
 
-WATCHED = Watched(DELIVERIES, fields=("listener", "shard"), kinds=("insert",))
+WATCHED = Watched(DELIVERIES, kinds=("insert", "update"))
+"""New rows and replayed ones; which pump they belong to stands in their ids."""
 BATCH_MAX = 200
 RETRIES_MAX = 50
 """Rows that failed before go in batches of their own, so that they do not spoil those that did not."""
@@ -85,7 +87,8 @@ class Relay:
                 async with self.watch.subscribe(DELIVERIES) as changes:
                     self._wake_all()
                     async for change in changes:
-                        if pump := self.pumps.get((change.document.get("listener", ""), change.document.get("shard", 0))):
+                        listener, shard, _ = change.id.split(":")
+                        if pump := self.pumps.get((listener, int(shard))):
                             pump.wake.set()
             except Refusal as refusal:
                 logger().warning("relay not woken", reason=refusal.reason)
@@ -185,10 +188,11 @@ class Pump:
         seconds = LOOK_SECONDS
         if due := await self.deliveries.next_due():
             seconds = min(seconds, (due - self.clock()).total_seconds())
-        try:
-            return await asyncio.wait_for(self.wake.wait(), max(0.0, seconds))
-        except TimeoutError:
-            return False
+        # Not wait_for: in Python 3.11 it loses a cancellation that comes together with what it waits for.
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self.wake.wait()
+        return self.wake.is_set()
 
     async def _meter(self) -> None:
         while True:

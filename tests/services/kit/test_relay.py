@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from prometheus_client import REGISTRY
 
 from services.kit.backoff import Backoff
+from services.kit.errors import Unavailable
 from services.kit.facts import relay as relay_module
 from services.kit.facts.deliveries import Deliveries
 from services.kit.facts.outbox import DELIVERIES, PARKED, PENDING, RETRYING, SHARDS, WAITING, row, shard_of
@@ -50,12 +51,6 @@ async def sender(database: Database) -> Sender:
     return sender
 
 
-@pytest.fixture
-def looking_often(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A replay wakes nobody: the relay finds it when it looks by itself."""
-    monkeypatch.setattr(relay_module, "LOOK_SECONDS", 0.1)
-
-
 async def test_facts_arrive_in_order_for_each_key(sender: Sender, listener: Listener) -> None:
     async with sender.relaying({"member": listener.address}):
         for number in range(1, 21):
@@ -84,11 +79,11 @@ async def test_a_relay_that_is_not_woken_looks_by_itself(sender: Sender, listene
 
 @asynccontextmanager
 async def unavailable(*_: Any) -> AsyncIterator[Any]:
-    raise relay_module.Refusal("WATCH_UNAVAILABLE")
+    raise Unavailable("WATCH_UNAVAILABLE")
     yield
 
 
-async def test_a_parked_fact_blocks_its_key_only_and_replays_in_order(sender: Sender, listener: Listener, looking_often: None) -> None:
+async def test_a_parked_fact_blocks_its_key_only_and_replays_in_order(sender: Sender, listener: Listener) -> None:
     listener.refused.add(("a", "2"))
     async with sender.relaying({"member": listener.address}, attempts_max=3):
         await sender.tell(*(visit(key, number) for number in range(1, 5) for key in "ab"))
@@ -115,7 +110,7 @@ async def states_are(sender: Sender, wanted: dict[str, int]) -> bool:
     return found == wanted
 
 
-async def test_a_fact_that_fails_again_after_its_replay_is_parked_again(sender: Sender, listener: Listener, looking_often: None) -> None:
+async def test_a_fact_that_fails_again_after_its_replay_is_parked_again(sender: Sender, listener: Listener) -> None:
     listener.refused |= {("a", "1"), ("b", "1")}
     async with sender.relaying({"member": listener.address}, attempts_max=2):
         await sender.tell(visit("a", 1), visit("b", 1), visit("a", 2))
