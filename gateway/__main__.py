@@ -10,12 +10,39 @@ from contextlib import contextmanager
 
 import uvicorn
 import uvloop
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from gateway.app import build
 from services.kit import logs, telemetry
 from services.kit.settings import Settings, SettingsError, load
 
 BACKLOG = 2048
+CONNECTIONS_MAX = 4_096
+HEAD_BYTES_MAX = 32 * 1024
+"""Of a request's address and headers. httptools itself knows no bound."""
+
+
+class Wire(HttpToolsProtocol):
+    """HTTP/1.1 whose requests have bounded heads; a longer one is answered with 400 and its connection ends."""
+
+    head_bytes = 0
+
+    def on_message_begin(self) -> None:
+        self.head_bytes = 0
+        super().on_message_begin()
+
+    def on_url(self, url: bytes) -> None:
+        self._count(len(url))
+        super().on_url(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._count(len(name) + len(value))
+        super().on_header(name, value)
+
+    def _count(self, more: int) -> None:
+        self.head_bytes += more
+        if self.head_bytes > HEAD_BYTES_MAX:
+            raise ValueError("the head of a request is too long")
 
 
 class Server(uvicorn.Server):
@@ -50,12 +77,14 @@ def serve(settings: Settings) -> None:
     app = build(settings)
     config = uvicorn.Config(
         app,
-        http="httptools",
+        http=Wire,
         ws="none",
         lifespan="on",
         log_config=None,
         access_log=False,
         server_header=False,
+        forwarded_allow_ips=settings.trusted_proxies,
+        limit_concurrency=CONNECTIONS_MAX,
         timeout_graceful_shutdown=max(1, round(settings.drain_seconds)),
     )
     with listen(settings.gateway_listen) as listening:

@@ -11,21 +11,28 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from gateway import schema
+from gateway import documents, schema
+from gateway.asked import PREFLIGHT, Reader
 from gateway.clients import Clients
+from gateway.door import Door
 from gateway.execution import Executor
 from gateway.http import Endpoint
+from gateway.limits import Limits
 from gateway.principal import Sessions
 from services.kit.settings import Settings
 
 CORS_SECONDS = 600
+PATH = "/graphql"
 
 
 def build(settings: Settings) -> Starlette:
     """The application. SettingsError when a setting cannot be used; channels open when it starts and close when it ends."""
     clients = Clients(settings)
-    executor = Executor(schema.build(), suggestions=settings.env == "development")
-    endpoint = Endpoint(executor, Sessions(settings, clients), clients, deadline_seconds=settings.deadline_seconds)
+    told = settings.introspection == "on" or (settings.introspection == "auto" and settings.env == "development")
+    executor = Executor(schema.build(), suggestions=False, limits=Limits.of(settings), introspection=told)
+    reader = Reader(settings, documents.load(settings))
+    sessions = Sessions(settings, clients)
+    endpoint = Endpoint(executor, sessions, clients, reader, settings)
 
     async def health(request: Request) -> Response:
         """The process answers."""
@@ -52,26 +59,27 @@ def build(settings: Settings) -> Starlette:
         return await endpoint(request)
 
     routes = [
-        Route("/graphql", graphql, methods=["GET", "POST"]),
+        Route(PATH, graphql, methods=["GET", "POST"]),
         Route("/health", health),
         Route("/ready", ready),
         Route("/metrics", metrics),
     ]
     app = Starlette(routes=routes, middleware=_middleware(settings), lifespan=lifespan)
-    app.state.clients, app.state.executor = clients, executor
+    app.state.clients, app.state.executor, app.state.sessions = clients, executor, sessions
     return app
 
 
 def _middleware(settings: Settings) -> list[Middleware]:
+    door = Middleware(Door, settings=settings, path=PATH)
     origins = [origin.strip() for origin in settings.cors_origins.split(",") if origin.strip()]
     if not origins:
-        return []
-    return [
-        Middleware(
-            CORSMiddleware,
-            allow_origins=origins,
-            allow_methods=["GET", "POST"],
-            allow_headers=["authorization", "content-type"],
-            max_age=CORS_SECONDS,
-        )
-    ]
+        return [door]
+    cors = Middleware(
+        CORSMiddleware,
+        allow_origins=origins,
+        allow_methods=["GET", "POST"],
+        allow_headers=["authorization", "content-type", *PREFLIGHT],
+        expose_headers=["retry-after"],
+        max_age=CORS_SECONDS,
+    )
+    return [cors, door]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from contextvars import ContextVar
 from typing import Any, TypeVar
 
 import grpc
@@ -22,6 +23,9 @@ from services.kit import errors, ids, telemetry
 from services.kit.logs import logger
 
 T = TypeVar("T")
+
+operation_id: ContextVar[str] = ContextVar("operation_id", default="")
+"""Under which the log and the trace have the current operation. Every error of its answer carries it."""
 
 UNAUTHENTICATED = "UNAUTHENTICATED"
 INTERNAL = "INTERNAL"
@@ -97,9 +101,9 @@ def general() -> tuple[type[Any], ...]:
 
 
 def formatted(error: GraphQLError) -> dict[str, Any]:
-    """An error of the answer: message, where it is, `extensions.code`; nothing else of what is behind it."""
+    """An error of the answer: message, where it is, `extensions.code` and `id`; nothing else of what is behind it."""
     message, extensions = _explained(error)
-    answer: dict[str, Any] = {"message": message, "extensions": extensions}
+    answer: dict[str, Any] = {"message": message, "extensions": identified(extensions)}
     if error.locations:
         answer["locations"] = [{"line": location.line, "column": location.column} for location in error.locations]
     if error.path:
@@ -118,18 +122,24 @@ def _explained(error: GraphQLError) -> tuple[str, dict[str, Any]]:
     return masked(cause, path=".".join(str(part) for part in error.path or ()))
 
 
+def identified(extensions: dict[str, Any]) -> dict[str, Any]:
+    """The same, with the id of the operation they are of."""
+    id = operation_id.get()
+    return extensions | {"id": id} if id else extensions
+
+
 def masked(cause: BaseException, *, path: str = "") -> tuple[str, dict[str, Any]]:
     """What is said of an exception nobody expected: an id, under which the log has the rest."""
-    bug = ids.new("bug")
+    id = operation_id.get() or ids.new("bug")
     telemetry.BUGS.labels("gateway").inc()
     if isinstance(cause, grpc.aio.AioRpcError):
         # The service has logged it under its own id; what it says may be shown to those who read logs only.
-        logger().error("service failed", bug=bug, path=path, code=cause.code().name, details=cause.details())
+        logger().error("service failed", id=id, path=path, code=cause.code().name, details=cause.details())
     else:
-        logger().error("bug", bug=bug, path=path, exc_info=cause)
-    return "internal error", {"code": INTERNAL, "id": bug}
+        logger().error("bug", id=id, path=path, exc_info=cause)
+    return "internal error", {"code": INTERNAL, "id": id}
 
 
 def request_error(refused: errors.Refusal) -> dict[str, Any]:
     """A refusal of a whole request."""
-    return {"message": refused.message, "extensions": {"code": refused.reason, "retryable": refused.retryable}}
+    return {"message": refused.message, "extensions": identified({"code": refused.reason, "retryable": refused.retryable})}

@@ -8,18 +8,28 @@ from typing import Any
 import msgspec
 import orjson
 import strawberry
-from graphql import DocumentNode, ExecutionResult, GraphQLError, OperationDefinitionNode, execute, parse, validate
+from graphql import (
+    DocumentNode,
+    ExecutionResult,
+    GraphQLError,
+    NoSchemaIntrospectionCustomRule,
+    OperationDefinitionNode,
+    execute,
+    parse,
+    specified_rules,
+    validate,
+)
 from msgspec import Struct
 
 from gateway import errors
 from gateway.context import Context
 from gateway.engine.collect import Uncompiled
 from gateway.engine.engine import Compiled, Engine
+from gateway.limits import Limits, Rule, too_long
 
-TOKENS_MAX = 4_000
-"""Of a document. The largest of the front ends' has some 600, a full introspection 300."""
 PREPARED_MAX = 1_000
-PREPARED_CHARACTERS_MAX = 20_000
+PREPARED_CHARACTERS_MAX = 100_000
+"""Of all documents kept. A character of one comes to as much as 300 bytes when it is parsed."""
 ERRORS_MAX = 20
 """Of validation; then it stops."""
 
@@ -29,6 +39,8 @@ class Prepared(Struct, frozen=True):
 
     document: DocumentNode | None
     errors: tuple[GraphQLError, ...] = ()
+    dearest: int = 0
+    """Points of its dearest operation with its dearest variables."""
     compiled: dict[str | None, Compiled | Uncompiled] = msgspec.field(default_factory=dict)
     """Its operations by the names they were asked for by, as the engine has them."""
 
@@ -54,33 +66,51 @@ class Answered(Struct, frozen=True):
 class Executor:
     """Runs documents against the schema. Prepared ones are kept, the latest used, within bounds."""
 
-    def __init__(self, schema: strawberry.Schema, *, suggestions: bool) -> None:
+    def __init__(self, schema: strawberry.Schema, *, suggestions: bool, limits: Limits | None = None, introspection: bool = True) -> None:
         self.schema, self.core, self.suggestions = schema, schema._schema, suggestions
+        self.rule = Rule(self.core, limits or Limits())
+        self.rules = specified_rules if introspection else (*specified_rules, NoSchemaIntrospectionCustomRule)
         self.engine = Engine(schema, suggestions=suggestions)
         self.kept: OrderedDict[str, Prepared] = OrderedDict()
+        self.kept_characters = 0
 
     def prepare(self, query: str) -> Prepared:
-        """The document, parsed and validated."""
+        """The document, parsed, within its bounds and validated."""
         kept = self.kept.get(query)
         if kept is not None:
             self.kept.move_to_end(query)
             return kept
         prepared = self._prepare(query)
-        if len(query) <= PREPARED_CHARACTERS_MAX:
+        if prepared.document is not None:
             self.kept[query] = prepared
-            if len(self.kept) > PREPARED_MAX:
-                self.kept.popitem(last=False)
+            self.kept_characters += len(query)
+            while len(self.kept) > PREPARED_MAX or self.kept_characters > PREPARED_CHARACTERS_MAX:
+                self.kept_characters -= len(self.kept.popitem(last=False)[0])
         return prepared
 
     def _prepare(self, query: str) -> Prepared:
+        limits = self.rule.limits
+        if len(query) > limits.characters:
+            return Prepared(None, (too_long(limits),))
         try:
-            document = parse(query, max_tokens=TOKENS_MAX)
-            errors = validate(self.core, document, max_errors=ERRORS_MAX, hide_suggestions=not self.suggestions)
+            document = parse(query, max_tokens=limits.tokens)
+            checked = self.rule.check(document)
+            if checked.errors:
+                return Prepared(None, checked.errors)
+            errors = validate(self.core, document, self.rules, max_errors=ERRORS_MAX, hide_suggestions=not self.suggestions)
         except GraphQLError as error:
             return Prepared(None, (error,))
         except RecursionError:
             return Prepared(None, (GraphQLError("the document nests too deep"),))
-        return Prepared(document if not errors else None, tuple(errors))
+        return Prepared(document if not errors else None, tuple(errors), checked.dearest)
+
+    def cost(self, prepared: Prepared, operation: OperationDefinitionNode, variables: Mapping[str, Any] | None) -> int:
+        """The points of an operation with its variables. GraphQLError when they are more than it may cost."""
+        assert prepared.document is not None
+        cost = self.rule.cost(prepared.document, operation, variables or {})
+        if cost > self.rule.limits.cost:
+            raise self.rule.too_dear()
+        return cost
 
     async def answer(
         self, prepared: Prepared, context: Context, variables: Mapping[str, Any] | None = None, operation_name: str | None = None

@@ -4,28 +4,31 @@ What is wrong with the request itself is answered with 4xx and without `data`. A
 a wrong document with 200, as that media type has it.
 """
 
+import asyncio
+import math
 import time
 from typing import Any
 
 import orjson
-from graphql import GraphQLError, OperationType
+from graphql import GraphQLError, OperationDefinitionNode, OperationType
 from msgspec import Struct
+from msgspec.structs import replace
 from prometheus_client import Histogram
 from starlette.requests import Request
 from starlette.responses import Response
 
-from gateway import errors
+from gateway import errors, explorer
+from gateway.asked import GRAPHQL, JSON, Asked, BadRequest, Reader, accepted
 from gateway.clients import Clients, acting_as
 from gateway.context import Context
 from gateway.execution import Executor, Prepared
 from gateway.principal import Session, Sessions
-from services.kit import channel, telemetry
-from services.kit.errors import Denied, Refusal
+from gateway.rates import Rates
+from services.kit import channel, ids, telemetry
+from services.kit.errors import Denied, Exhausted, Refusal
 from services.kit.logs import logger
+from services.kit.settings import Settings
 
-BODY_BYTES_MAX = 256 * 1024
-JSON = "application/json"
-GRAPHQL = "application/graphql-response+json"
 SECONDS = Histogram(
     "quanyu_graphql_seconds",
     "Time to answer a request.",
@@ -34,60 +37,42 @@ SECONDS = Histogram(
 )
 
 
-class BadRequest(Exception):
-    """The HTTP request is no GraphQL request; it is answered with `status`."""
-
-    def __init__(self, status: int, message: str) -> None:
-        self.status, self.message = status, message
-        super().__init__(message)
-
-
-class Asked(Struct, frozen=True):
-    """A GraphQL request."""
-
-    query: str
-    operation_name: str | None = None
-    variables: dict[str, Any] | None = None
-
-
 class Answer(Struct, frozen=True):
-    """What is sent back; `operation` and `calls` are for the log."""
+    """What is sent back; `operation` and `calls` are for the log. `retry_seconds`: when to ask again; 0: unsaid."""
 
     status: int
     body: bytes
     errors: int = 1
     operation: str = "none"
     calls: int = 0
+    retry_seconds: int = 0
 
 
 class Endpoint:
     """The handler of `/graphql`."""
 
-    def __init__(self, executor: Executor, sessions: Sessions, clients: Clients, *, deadline_seconds: float) -> None:
-        self.executor, self.sessions, self.clients, self.deadline_seconds = executor, sessions, clients, deadline_seconds
+    def __init__(self, executor: Executor, sessions: Sessions, clients: Clients, reader: Reader, settings: Settings) -> None:
+        self.executor, self.sessions, self.clients, self.reader = executor, sessions, clients, reader
+        self.rates, self.deadline_seconds, self.explorer = Rates(settings), settings.deadline_seconds, settings.env == "development"
 
     async def __call__(self, request: Request) -> Response:
         """Answers one request; whatever happens, in the form the client accepts."""
+        if self.explorer and explorer.wanted(request):
+            return explorer.page()
         started = time.perf_counter()
         channel.deadline.set(time.monotonic() + self.deadline_seconds)
+        id = ids.new("opn")
+        errors.operation_id.set(id)
         media = accepted(request.headers.get("accept"))
-        try:
-            if media is None:
-                raise BadRequest(406, f"accept {GRAPHQL} or {JSON}")
-            with telemetry.TRACER.start_as_current_span("graphql", context=telemetry.context_from(request.headers)):
-                answer = await self._answer(request)
-        except BadRequest as wrong:
-            answer = refused(wrong.status, {"message": wrong.message, "extensions": {"code": "BAD_REQUEST"}})
-        except Refusal as refusal:
-            answer = refused(401 if isinstance(refusal, Denied) else 503, errors.request_error(refusal))
-        except Exception as bug:
-            message, extensions = errors.masked(bug)
-            answer = refused(500, {"message": message, "extensions": extensions})
+        with telemetry.TRACER.start_as_current_span("graphql", context=telemetry.context_from(request.headers)) as span:
+            span.set_attribute("quanyu.operation_id", id)
+            answer = await self._answered(request, media)
         response = respond(answer, media or JSON)
         seconds = time.perf_counter() - started
         SECONDS.labels(answer.operation, str(response.status_code)).observe(seconds)
         logger().info(
             "operation",
+            id=id,
             operation=answer.operation,
             status=response.status_code,
             errors=answer.errors,
@@ -96,9 +81,26 @@ class Endpoint:
         )
         return response
 
+    async def _answered(self, request: Request, media: str | None) -> Answer:
+        try:
+            if media is None:
+                raise BadRequest(406, f"accept {GRAPHQL} or {JSON}")
+            async with asyncio.timeout(self.deadline_seconds):
+                return await self._answer(request)
+        except BadRequest as wrong:
+            return refused(wrong.status, {"message": wrong.message, "extensions": errors.identified({"code": wrong.code})})
+        except Refusal as refusal:
+            return turned_away(refusal)
+        except TimeoutError:
+            told = {"code": "DEADLINE_EXCEEDED", "retryable": True}
+            return refused(504, {"message": "the operation took too long", "extensions": errors.identified(told)})
+        except Exception as bug:
+            message, extensions = errors.masked(bug)
+            return refused(500, {"message": message, "extensions": extensions})
+
     async def _answer(self, request: Request) -> Answer:
-        asked = await read(request)
-        session = await self.sessions.of(request.headers.get("authorization"))
+        asked = await self.reader.read(request)
+        session = await self._admitted(request, asked)
         prepared = self.executor.prepare(asked.query)
         if prepared.document is None:
             return refused(400, *map(errors.formatted, prepared.errors), operation="invalid")
@@ -106,7 +108,28 @@ class Endpoint:
         kind = operation.operation if operation is not None else OperationType.QUERY
         if request.method == "GET" and kind is not OperationType.QUERY:
             raise BadRequest(405, "GET is for queries only; use POST")
-        return await self._run(asked, prepared, session, kind)
+        try:
+            cost = self._cost(asked, prepared, operation)
+        except GraphQLError as too_dear:
+            return refused(400, errors.formatted(too_dear), operation=kind.value)
+        return _with_cost(await self._run(asked, prepared, session, kind), cost if asked.wants_cost else None)
+
+    async def _admitted(self, request: Request, asked: Asked) -> Session:
+        """Whoever asks, once their operation is counted."""
+        address = request.client.host if request.client is not None else ""
+        try:
+            session = await self.sessions.of(request.headers.get("authorization"))
+        except Denied:
+            self.rates.turned_away(address)
+            raise
+        self.rates.admit(session, address, known=asked.query in self.executor.kept)
+        return session
+
+    def _cost(self, asked: Asked, prepared: Prepared, operation: OperationDefinitionNode | None) -> int | None:
+        """What it costs with these variables, where somebody wants to know or other variables would cost too much."""
+        if operation is None or (prepared.dearest <= self.executor.rule.limits.cost and not asked.wants_cost):
+            return None
+        return self.executor.cost(prepared, operation, asked.variables)
 
     async def _run(self, asked: Asked, prepared: Prepared, session: Session, kind: OperationType) -> Answer:
         context = Context(session, self.clients)
@@ -123,78 +146,22 @@ def refused(status: int, *found: dict[str, Any], operation: str = "none") -> Ans
     return Answer(status, orjson.dumps({"errors": found}), len(found), operation)
 
 
-def accepted(header: str | None) -> str | None:
-    """The media type to answer in; None when the client takes neither of ours."""
-    best, chosen = 0.0, None
-    for part in (header or "*/*").split(","):
-        name, *parameters = (text.strip().lower() for text in part.split(";"))
-        offered = {GRAPHQL: GRAPHQL, JSON: JSON, "application/*": JSON, "*/*": JSON}.get(name)
-        weight = _weight(parameters)
-        if offered is not None and weight > best:
-            best, chosen = weight, offered
-    return chosen
+def turned_away(refusal: Refusal) -> Answer:
+    """What is said to somebody whose request is refused as a whole: 401, 429 or 503."""
+    status = 401 if isinstance(refusal, Denied) else 429 if isinstance(refusal, Exhausted) else 503
+    seconds = math.ceil(refusal.retry_after.total_seconds()) if refusal.retry_after is not None else int(status != 401)
+    body = orjson.dumps({"errors": [errors.request_error(refusal)]})
+    return Answer(status, body, retry_seconds=seconds)
 
 
-def _weight(parameters: list[str]) -> float:
-    for parameter in parameters:
-        if parameter.startswith("q="):
-            try:
-                return float(parameter[2:])
-            except ValueError:
-                return 0.0
-    return 1.0
+def _with_cost(answer: Answer, points: int | None) -> Answer:
+    if points is None:
+        return answer
+    extensions = orjson.dumps({"cost": {"points": points}})
+    return replace(answer, body=b'%b,"extensions":%b}' % (answer.body[:-1], extensions))
 
 
-async def read(request: Request) -> Asked:
-    """The GraphQL request within an HTTP request; `BadRequest` when there is none."""
-    if request.method == "GET":
-        given: dict[str, Any] = dict(request.query_params)
-        for name in ("variables", "extensions"):
-            if name in given:
-                given[name] = _parsed(given[name].encode(), name)
-        return _asked(given)
-    media, _, charset = (text.strip().lower() for text in request.headers.get("content-type", "").partition(";"))
-    if media != JSON:
-        raise BadRequest(415, f"send {JSON}")
-    if charset and charset.replace('"', "") not in ("charset=utf-8", "charset=utf8"):
-        raise BadRequest(415, "send UTF-8")
-    given = _parsed(await _body(request), "the body")
-    if not isinstance(given, dict):
-        raise BadRequest(400, "the body is one JSON object; batches are not taken")
-    return _asked(given)
-
-
-async def _body(request: Request) -> bytes:
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > BODY_BYTES_MAX:
-            raise BadRequest(413, f"a body has at most {BODY_BYTES_MAX} bytes")
-    return bytes(body)
-
-
-def _parsed(text: bytes, what: str) -> Any:
-    try:
-        return orjson.loads(text)
-    except orjson.JSONDecodeError:
-        raise BadRequest(400, f"{what} is no JSON") from None
-
-
-def _asked(given: dict[str, Any]) -> Asked:
-    query, name = given.get("query"), given.get("operationName")
-    variables, extensions = given.get("variables"), given.get("extensions")
-    if not isinstance(query, str):
-        raise BadRequest(400, "query is missing or no text")
-    if name is not None and not isinstance(name, str):
-        raise BadRequest(400, "operationName is no text")
-    if not isinstance(variables, dict | None):
-        raise BadRequest(400, "variables is no object")
-    if not isinstance(extensions, dict | None):
-        raise BadRequest(400, "extensions is no object")
-    return Asked(query, name or None, variables)
-
-
-HEADERS = {401: {"WWW-Authenticate": "Bearer"}, 405: {"Allow": "POST"}, 503: {"Retry-After": "1"}}
+HEADERS = {401: {"WWW-Authenticate": "Bearer"}, 405: {"Allow": "POST"}}
 
 
 def respond(answer: Answer, media: str) -> Response:
@@ -202,4 +169,5 @@ def respond(answer: Answer, media: str) -> Response:
     status = answer.status
     if media == JSON and status == 400 and answer.operation != "none":
         status = 200
-    return Response(answer.body, status, HEADERS.get(status), f"{media}; charset=utf-8")
+    headers = {"Retry-After": str(answer.retry_seconds)} if answer.retry_seconds else HEADERS.get(status)
+    return Response(answer.body, status, headers, f"{media}; charset=utf-8")

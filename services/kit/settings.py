@@ -10,6 +10,9 @@ PREFIX = "QUANYU_"
 
 Address = Annotated[str, Meta(pattern=r"^[^\s:]+:\d{1,5}$", description="host:port")]
 Seconds = Annotated[float, Meta(gt=0, le=3600)]
+Bound = Annotated[int, Meta(ge=1, le=10_000_000)]
+Rate = Annotated[float, Meta(ge=0, le=1_000_000)]
+"""A second; 0: without bound."""
 
 
 class SettingsError(Exception):
@@ -50,6 +53,41 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     """Comma-separated keys (32 bytes, base64) of the look-up hashes; the first writes, all are looked up."""
     cors_origins: str = ""
     """Comma-separated origins that browsers may call the gateway from; empty: none."""
+    trusted_proxies: str = "127.0.0.1"
+    """Comma-separated addresses or networks whose `X-Forwarded-For` the gateway believes, to tell callers apart who are not signed in."""
+    introspection: Literal["auto", "on", "off"] = "auto"
+    """Whether the gateway tells its schema; auto: in development only."""
+    documents: Literal["off", "also", "only"] = "off"
+    """Trusted documents: none, those of `documents_file` beside any other, or no other."""
+    documents_file: str = ""
+    """What `quanyu documents` printed: JSON of id -> text."""
+    rate_principal: Rate = 100.0
+    """Operations a second of one person or machine, through one gateway process; twice as many at once."""
+    rate_tenant: Rate = 1_000.0
+    """The same of all who work for one tenant."""
+    rate_address: Rate = 200.0
+    """The same of one address, for those who are not signed in."""
+    operations_max: Bound = 256
+    """Operations that one gateway process has under way; more are sent away at once (503)."""
+    limit_body_bytes: Bound = 256 * 1024
+    limit_variables: Bound = 5_000
+    """Values within an operation's variables, lists and objects included."""
+    limit_characters: Bound = 16_384
+    """Of a document. `gateway/limits.py` says what this and the following bounds count."""
+    limit_tokens: Bound = 1_500
+    limit_fragments: Bound = 50
+    limit_operations: Bound = 10
+    limit_depth: Bound = 12
+    limit_fields: Bound = 500
+    limit_repeats: Bound = 40
+    limit_roots: Bound = 20
+    limit_aliases: Bound = 30
+    limit_directives: Bound = 30
+    limit_spreads: Bound = 100
+    limit_introspected: Bound = 250
+    limit_introspection_depth: Bound = 16
+    limit_cost: Bound = 150_000
+    """Points: one for each value of an answer and 500 for each rpc, at most."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["json", "text"] = "json"
 

@@ -170,10 +170,12 @@ async def test_what_nobody_expected_is_masked_and_stands_in_the_log_under_its_id
     assert "secret" in logged
 
 
-async def test_a_service_that_does_not_answer_is_told_as_such(alone: Gateway) -> None:
+async def test_a_service_that_does_not_answer_is_told_as_such(alone: Gateway, capsys: pytest.CaptureFixture[str]) -> None:
     answer = (await alone.post({"query": '{ brand(id: "brd_x") { id } __typename }'})).json()
     assert answer["data"] == {"brand": None, "__typename": "Query"}
-    assert answer["errors"][0]["extensions"] == {"code": answer["errors"][0]["extensions"]["code"], "retryable": True}
+    told = answer["errors"][0]["extensions"]
+    assert told == {"code": told["code"], "retryable": True, "id": told["id"]}
+    assert told["id"] in capsys.readouterr().out
 
 
 async def test_health_ready_and_metrics(alone: Gateway, open_gateway: Open) -> None:

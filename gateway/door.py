@@ -1,0 +1,65 @@
+"""What stands before every request: no more operations at once than can be borne, and the headers that keep browsers careful.
+
+Who comes when the house is full is sent away at once, before anything is read, so that overload costs next to nothing and keeps nothing.
+"""
+
+from prometheus_client import Counter
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from gateway.asked import JSON
+from services.kit.settings import Settings
+
+RETRY_AFTER_SECONDS = 1
+HEADERS = {
+    "x-content-type-options": "nosniff",
+    "x-frame-options": "DENY",
+    "referrer-policy": "no-referrer",
+    "cross-origin-opener-policy": "same-origin",
+    "content-security-policy": "default-src 'none'; frame-ancestors 'none'",
+    "cache-control": "no-store",
+}
+"""Of every answer that does not say otherwise."""
+SECURE = {"strict-transport-security": "max-age=31536000; includeSubDomains"}
+"""In production, where TLS ends at the gateway or before it."""
+FULL = b'{"errors":[{"message":"too many operations at once; try again","extensions":{"code":"OVERLOADED","retryable":true}}]}'
+
+SENT_AWAY = Counter("quanyu_graphql_sent_away_total", "Requests that came while there were too many.")
+
+
+class Door:
+    """ASGI middleware: at most `operations_max` requests to `path` at once."""
+
+    def __init__(self, app: ASGIApp, settings: Settings, path: str) -> None:
+        self.app, self.most, self.path = app, settings.operations_max, path
+        self.headers = HEADERS | (SECURE if settings.env == "production" else {})
+        self.raw = [(name.encode(), value.encode()) for name, value in self.headers.items()]
+        self.inside = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+
+        async def sending(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                given = {name for name, _ in message["headers"]}
+                message["headers"] = [*message["headers"], *(each for each in self.raw if each[0] not in given)]
+            await send(message)
+
+        if scope["path"] != self.path:
+            await self.app(scope, receive, sending)
+        elif self.inside >= self.most:
+            await self._full(sending)
+        else:
+            self.inside += 1
+            try:
+                await self.app(scope, receive, sending)
+            finally:
+                self.inside -= 1
+
+    async def _full(self, send: Send) -> None:
+        SENT_AWAY.inc()
+        told = {"content-type": JSON, "content-length": str(len(FULL)), "retry-after": str(RETRY_AFTER_SECONDS), "connection": "close"}
+        headers = [(name.encode(), value.encode()) for name, value in told.items()]
+        await send({"type": "http.response.start", "status": 503, "headers": headers})
+        await send({"type": "http.response.body", "body": FULL})

@@ -1,0 +1,118 @@
+"""What a document may ask for: one rule over the parsed document, before it is validated.
+
+`gateway/measure.py` says how it is counted; here are the bounds. Each is a setting (`QUANYU_LIMIT_DEPTH`, …).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from graphql import DocumentNode, GraphQLError, GraphQLSchema, OperationDefinitionNode
+from msgspec import Struct
+
+from gateway.measure import Measure, Measuring, Weights
+from services.kit.settings import Settings
+
+CODE = "LIMIT_EXCEEDED"
+
+
+class Limits(Struct, frozen=True):
+    """The bounds of a document. All but the first four are counted for each operation, a fragment's share wherever it is spread."""
+
+    characters: int = 16_384
+    tokens: int = 1_500
+    fragments: int = 50
+    """That a document defines."""
+    operations: int = 10
+    depth: int = 12
+    """Levels of fields."""
+    fields: int = 500
+    repeats: int = 40
+    """Fields of one name in the answer within one selection. Each is held against each other when the document is validated."""
+    roots: int = 20
+    """Fields of the query, mutation or subscription itself."""
+    aliases: int = 30
+    directives: int = 30
+    spreads: int = 100
+    introspected: int = 250
+    """Fields below `__schema` and `__type`. The introspection query of the usual tools has some 200."""
+    introspection_depth: int = 16
+    cost: int = 150_000
+    """Points."""
+
+    @classmethod
+    def of(cls, settings: Settings) -> Limits:
+        """Those of the settings."""
+        return cls(**{name: getattr(settings, f"limit_{name}") for name in cls.__struct_fields__})
+
+
+class Checked(Struct, frozen=True):
+    """What a document breaks, and the points of its dearest operation with its dearest variables."""
+
+    errors: tuple[GraphQLError, ...] = ()
+    dearest: int = 0
+
+
+class Rule:
+    """The rule of one schema."""
+
+    def __init__(self, schema: GraphQLSchema, limits: Limits) -> None:
+        self.limits, self.weights = limits, Weights(schema)
+
+    def check(self, document: DocumentNode) -> Checked:
+        """The bounds that a document breaks, whatever its variables are."""
+        operations = [item for item in document.definitions if isinstance(item, OperationDefinitionNode)]
+        if len(operations) > self.limits.operations:
+            return Checked((_broken("operations", self.limits),))
+        if len(document.definitions) - len(operations) > self.limits.fragments:
+            return Checked((_broken("fragments", self.limits),))
+        measuring = Measuring(self.weights, document)
+        asked = [measuring.operation(each) for each in operations]
+        unasked = [measuring.fragment(name) for name in measuring.fragments if name not in measuring.measured]
+        broken = {name: None for measure in (*asked, *unasked) for name in self._broken(measure)}
+        if any(measure.roots > self.limits.roots for measure in asked):
+            broken["roots"] = None
+        dearest = max((measure.cost for measure in asked), default=0)
+        if dearest > self.limits.cost and not measuring.varies:
+            broken["cost"] = None
+        return Checked(tuple(_broken(name, self.limits) for name in broken), dearest)
+
+    def _broken(self, measure: Measure) -> list[str]:
+        limits = self.limits
+        return [name for name in BOUNDS if getattr(measure, name) > getattr(limits, name)]
+
+    def cost(self, document: DocumentNode, operation: OperationDefinitionNode, variables: Mapping[str, Any] | None) -> int:
+        """The points of an operation with these variables; without any (None): of the dearest ones."""
+        return Measuring(self.weights, document, variables).operation(operation).cost
+
+    def too_dear(self) -> GraphQLError:
+        """Says that an operation costs more than it may."""
+        return _broken("cost", self.limits)
+
+
+BOUNDS = ("depth", "fields", "repeats", "aliases", "directives", "spreads", "introspected", "introspection_depth")
+WORDS = {
+    "characters": "a document has at most {} characters",
+    "fragments": "a document defines at most {} fragments",
+    "operations": "a document has at most {} operations",
+    "depth": "fields nest at most {} deep",
+    "fields": "an operation selects at most {} fields",
+    "repeats": "a field is selected at most {} times in one place",
+    "roots": "an operation begins with at most {} fields",
+    "aliases": "an operation has at most {} aliases",
+    "directives": "an operation has at most {} directives",
+    "spreads": "an operation spreads at most {} fragments",
+    "introspected": "introspection selects at most {} fields",
+    "introspection_depth": "introspection nests at most {} deep",
+    "cost": "an operation costs at most {} points; ask for shorter pages or fewer things at once",
+}
+
+
+def _broken(name: str, limits: Limits) -> GraphQLError:
+    return GraphQLError(WORDS[name].format(getattr(limits, name)), extensions={"code": CODE})
+
+
+def too_long(limits: Limits) -> GraphQLError:
+    """Says that a document has too many characters to be read at all."""
+    return _broken("characters", limits)
