@@ -99,7 +99,7 @@ class EdgeField(GraphField):
         return False
 
     def check(self, where: str) -> None:
-        if not self.wanted.nullable and not self.wanted.many:
+        if not self.wanted.nullable:
             raise TypeError(f"{where} leads to another service: it must be nullable")
         if self.owner is not None:
             keyed = _field_at(self.owner, self.by)

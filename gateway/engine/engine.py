@@ -23,6 +23,10 @@ RUNS = Counter("quanyu_graphql_runs_total", "Operations by the way they ran: com
 COMPILED = RUNS.labels("compiled")
 
 
+PLANS_MAX = 4
+"""Of one operation, with different conditions; the oldest goes."""
+
+
 class Compiled:
     """An operation and its plans, one for each combination of its conditions that was asked for."""
 
@@ -41,6 +45,8 @@ class Compiled:
         if plan is None:
             if not all(isinstance(value, bool) for value in values):
                 raise Uncompiled("condition")
+            if len(self.plans) >= PLANS_MAX:
+                del self.plans[next(iter(self.plans))]
             plan = self.plans[values] = self._compiled(dict(zip(self.conditions, values, strict=True)))
         if isinstance(plan, Uncompiled):
             raise plan

@@ -64,7 +64,7 @@ class Identity:
     shown: str
     verified: bool
     created_at: DateTime | None
-    brands: list[Brand | None] = edge(by="brand_ids", through=brand_by_id)
+    brands: list[Brand | None] | None = edge(by="brand_ids", through=brand_by_id)
 
 
 @view(identity_pb2.Link)

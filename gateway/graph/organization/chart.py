@@ -84,7 +84,7 @@ class Unit(Node):
     valid_until: str | None
     brand: Brand | None = edge(by="brand_id", through=brand_by_id)
     parent: Unit | None = edge(by="parent_id", through=unit_by_id)
-    path: list[Unit | None] = edge(by="unit_ids", through=unit_by_id)
+    path: list[Unit | None] | None = edge(by="unit_ids", through=unit_by_id)
     store: Store | None = edge(by="store_id", through=store_by_id)
     units: UnitConnection | None = page(chart_pb2.ListUnitsRequest, by={"unit_id": "id"})
     scorecard: Scorecard | None = ask(targets_pb2.GetScorecardRequest, by={"unit_id": "id"}, arguments=Period, item="scorecard")

@@ -70,7 +70,7 @@ class Task(Node):
     )
     district: District | None = edge(by="district_id", through=district_by_id)
     visit: Visit | None = edge(by="visit_id", through=visit_by_id)
-    coupons: list[Coupon | None] = edge(by="coupon_ids", through=coupon_by_id)
+    coupons: list[Coupon | None] | None = edge(by="coupon_ids", through=coupon_by_id)
     outreach: Outreach | None = edge(by="outreach_id", through=outreach_by_id)
 
 

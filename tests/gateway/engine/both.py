@@ -1,0 +1,116 @@
+"""One operation through both executors: graphql-core's and the engine. Their answers must be the same."""
+
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import orjson
+from graphql import parse, validate
+from msgspec import Struct
+
+from gateway import execution, schema
+from gateway.clients import Clients, acting_as
+from gateway.context import Context
+from gateway.engine.collect import Uncompiled
+from gateway.execution import Answered, Executor, Prepared
+from gateway.principal import Session
+from services.kit import channel
+from services.kit.house import SERVICES
+from services.kit.principals import Grant, Principal
+from services.kit.settings import Settings
+from services.local.keys import new_keys
+from tests.gateway.engine.services import Memory, serving
+
+SESSION = Session(Principal(id="stf_1", grants=(Grant("ROLE_GUIDE", "SCOPE_KIND_STORE", "str_1"),)), staff_id="stf_1", consumer_id="con_1")
+SECONDS = 20.0
+
+
+class Pair(Struct, frozen=True):
+    """What the two made of it. `reason` is why the engine left it to the other, empty when it did not."""
+
+    core: Any
+    engine: Any
+    reason: str
+    calls: tuple[list[str], list[str]]
+
+
+class Both:
+    """Two ways to run an operation before services that answer from memory."""
+
+    def __init__(self, memory: Memory, clients: Clients) -> None:
+        self.memory, self.clients = memory, clients
+        self.executor = Executor(schema.build(), suggestions=True)
+        self.seconds = SECONDS
+
+    async def run(
+        self, query: str, variables: dict[str, Any] | None = None, operation_name: str | None = None, session: Session = SESSION
+    ) -> Pair | None:
+        """Both answers in comparable form; None when the document is not valid."""
+        document = parse(query)
+        if validate(self.executor.core, document):
+            return None
+        prepared = Prepared(document)
+        compiled = self.executor._compiled(prepared, operation_name)
+
+        async def core(context: Context) -> Answered:
+            result = await self.executor.run(prepared, context, variables, operation_name)
+            return execution._answered(result.data, result.errors or (), begun=execution.begun(result))
+
+        async def engine(context: Context) -> Answered:
+            return await self.executor.answer(prepared, context, variables, operation_name)
+
+        answers, called = [], []
+        for way in (core, engine):
+            self.memory.calls.clear()
+            channel.deadline.set(time.monotonic() + self.seconds)
+            with acting_as(session.principal):
+                answers.append(comparable(await way(Context(session, self.clients))))
+            called.append(sorted(self.memory.calls))
+        reason = compiled.reason if isinstance(compiled, Uncompiled) else self._reason(compiled, variables)
+        return Pair(*answers, reason, (called[0], called[1]))
+
+    @staticmethod
+    def _reason(compiled: Any, variables: dict[str, Any] | None) -> str:
+        coerced = compiled.variables.coerced(variables or {})
+        if isinstance(coerced, list):
+            return ""
+        try:
+            compiled.plan(coerced)
+        except Uncompiled as uncompiled:
+            return uncompiled.reason
+        return ""
+
+    async def same(self, query: str, variables: dict[str, Any] | None = None, operation_name: str | None = None) -> Pair | None:
+        """Runs both and asserts that they say the same."""
+        pair = await self.run(query, variables, operation_name)
+        if pair is not None:
+            assert pair.engine == pair.core, f"seed {self.memory.seed}\n{query}\n{variables}\ncore   {pair.core}\nengine {pair.engine}"
+        return pair
+
+
+def comparable(answered: Answered) -> bytes:
+    """The answer's bytes, its errors sorted and the ids of bugs, which are new each time, made equal."""
+    body = orjson.loads(answered.body)
+    for error in body.get("errors", ()):
+        if "id" in error.get("extensions", {}):
+            error["extensions"]["id"] = "bug_"
+    if "errors" in body:
+        body["errors"].sort(key=orjson.dumps)
+        assert answered.errors == len(body["errors"])
+    assert answered.begun == ("data" in body)
+    return orjson.dumps(body)
+
+
+@asynccontextmanager
+async def both() -> AsyncIterator[Both]:
+    """The two executors before services in this process."""
+    memory = Memory()
+    async with serving(memory) as address:
+        addresses: dict[str, Any] = {f"{name}_address": address for name in SERVICES}
+        clients = Clients(Settings(**addresses, signing_key=new_keys().signing_setting("gateway")))
+        await clients.open()
+        try:
+            yield Both(memory, clients)
+        finally:
+            await clients.close()
