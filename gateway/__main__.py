@@ -7,42 +7,18 @@ import socket
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import uvicorn
 import uvloop
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from gateway.app import build
+from gateway.wire import Wire
 from services.kit import logs, telemetry
 from services.kit.settings import Settings, SettingsError, load
 
 BACKLOG = 2048
 CONNECTIONS_MAX = 4_096
-HEAD_BYTES_MAX = 32 * 1024
-"""Of a request's address and headers. httptools itself knows no bound."""
-
-
-class Wire(HttpToolsProtocol):
-    """HTTP/1.1 whose requests have bounded heads; a longer one is answered with 400 and its connection ends."""
-
-    head_bytes = 0
-
-    def on_message_begin(self) -> None:
-        self.head_bytes = 0
-        super().on_message_begin()
-
-    def on_url(self, url: bytes) -> None:
-        self._count(len(url))
-        super().on_url(url)
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        self._count(len(name) + len(value))
-        super().on_header(name, value)
-
-    def _count(self, more: int) -> None:
-        self.head_bytes += more
-        if self.head_bytes > HEAD_BYTES_MAX:
-            raise ValueError("the head of a request is too long")
 
 
 class Server(uvicorn.Server):
@@ -70,12 +46,9 @@ def listen(address: str) -> socket.socket:
         raise OSError(f"cannot listen at {address}: {error}") from None
 
 
-def serve(settings: Settings) -> None:
-    """Answers until SIGTERM or SIGINT, then lets requests in progress end, for at most `drain_seconds`."""
-    logs.configure(settings, "gateway")
-    telemetry.serve_metrics(settings.metrics_listen)
-    app = build(settings)
-    config = uvicorn.Config(
+def configured(app: Any, settings: Settings) -> uvicorn.Config:
+    """How uvicorn serves the application."""
+    return uvicorn.Config(
         app,
         http=Wire,
         ws="none",
@@ -87,6 +60,14 @@ def serve(settings: Settings) -> None:
         limit_concurrency=CONNECTIONS_MAX,
         timeout_graceful_shutdown=max(1, round(settings.drain_seconds)),
     )
+
+
+def serve(settings: Settings) -> None:
+    """Answers until SIGTERM or SIGINT, then lets requests in progress end, for at most `drain_seconds`."""
+    logs.configure(settings, "gateway")
+    telemetry.serve_metrics(settings.metrics_listen)
+    app = build(settings)
+    config = configured(app, settings)
     with listen(settings.gateway_listen) as listening:
         app.state.address = "{}:{}".format(*listening.getsockname()[:2])
         uvloop.run(Server(config).serve([listening]))
