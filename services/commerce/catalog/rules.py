@@ -135,12 +135,17 @@ def name_ids(given: dict[str, object], make: Callable[[str], str]) -> dict[str, 
     }
 
 
+def offer_id(product_id: str) -> str:
+    """The offer a product is sold by."""
+    return f"ofr_{product_id.removeprefix('prd_')}"
+
+
 def compose(new: NewProduct, standing: Iterable[Variant] = ()) -> Composed:
     """A product with its variants and offer. `standing` are variants it has already: they stay unless the new ones replace them."""
     if not (new.name.zh.strip() or new.name.en.strip()):
         raise Invalid(Reason.NAME_MISSING, "give the product a name in Chinese or English", field="name")
-    offer_id = f"ofr_{new.product_id.removeprefix('prd_')}"
-    made = [_variant(new, variant, offer_id) for variant in new.variants]
+    offer = offer_id(new.product_id)
+    made = [_variant(new, variant, offer) for variant in new.variants]
     named = {variant.id for variant in made}
     kept = [
         replace(old, name=new.name, category=new.category, search=_search(new, old.attributes)) for old in standing if old.id not in named
@@ -148,7 +153,7 @@ def compose(new: NewProduct, standing: Iterable[Variant] = ()) -> Composed:
     variants = tuple(made + kept)
     _check_apart(variants)
     product = Product(new.product_id, new.brand_id, new.name, new.category)
-    return Composed(product, variants, _offer(product, variants, offer_id))
+    return Composed(product, variants, _offer(product, variants, offer))
 
 
 def set_price(offer: Offer, variant: Variant, price: Price) -> tuple[Offer, Variant]:

@@ -51,7 +51,7 @@ def attribute(name: str, value: str) -> str:
 def of_variant(texts: Iterable[str], attributes: Mapping[str, str]) -> list[str]:
     """All tokens a variant is found by, in order: its texts, the values of its attributes, and its attributes exactly."""
     found = {attribute(name, value) for name, value in attributes.items()}
-    for text in (*texts, *attributes.values()):
+    for text in {*texts, *attributes.values()}:
         found |= indexed(text)
     return sorted(found)
 

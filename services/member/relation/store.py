@@ -6,7 +6,7 @@ from pymongo import ASCENDING, DESCENDING, DeleteMany, DeleteOne, IndexModel, Re
 
 from quanyu.member.v1 import relation_pb2
 from services.kit.access import Kind
-from services.kit.documents import as_struct, builtins
+from services.kit.documents import as_documents, as_struct
 from services.kit.house import House
 from services.kit.mongo import Document
 from services.kit.table import Table
@@ -75,7 +75,7 @@ class Relations:
         standing = await self._standing(unit, by_place)
         late = {place for place, ones in by_place.items() if rules.is_late(standing.get(place), ones[0])}
         earlier = await self._happened(unit, late, people)
-        await self.interactions.collection.insert_many(_documents(new), ordered=False, session=unit.session)
+        await self.interactions.collection.insert_many(as_documents(new), ordered=False, session=unit.session)
         folded: dict[Place, rules.Folded] = {}
         for (person, brand), ones in by_place.items():
             if (person, brand) in late:
@@ -127,17 +127,20 @@ class Relations:
         return found
 
     async def _write(self, unit: Unit, folded: Mapping[Place, rules.Folded], standing: Container[Place], anew: Iterable[Place]) -> None:
-        """Relations as they stand now and their new moves. `standing`: where there is one; `anew`: where moves replace all earlier ones."""
+        """Relations as they stand now and their new moves. `standing`: where there is one; `anew`: where moves replace all earlier ones.
+
+        The fold keeps the bounds of what it folds.
+        """
         if not folded:
             return
         changed: list[ReplaceOne[Document] | DeleteOne] = [
             DeleteOne({"_id": rules.relation_id(*place)}) for place, (relation, _) in folded.items() if relation is None
         ]
-        after = _documents([relation for place, (relation, _) in folded.items() if relation and place in standing])
+        after = as_documents([relation for place, (relation, _) in folded.items() if relation and place in standing])
         changed += [ReplaceOne({"_id": document["_id"]}, document) for document in after]
-        born = _documents([relation for place, (relation, _) in folded.items() if relation and place not in standing])
+        born = as_documents([relation for place, (relation, _) in folded.items() if relation and place not in standing])
         gone = [DeleteMany({"consumer_id": person, "brand_id": brand}) for person, brand in anew]
-        moves = _documents([move for _, moves in folded.values() for move in moves])
+        moves = as_documents([move for _, moves in folded.values() for move in moves])
         for table, operations in ((self.relations, changed), (self.transitions, gone)):
             if operations:
                 await table.collection.bulk_write(operations, ordered=False, session=unit.session)
@@ -166,11 +169,3 @@ class Relations:
         async for row in await self.relations.database.aggregate(self.relations.name, pipeline):
             found.setdefault(row["consumer_id"], []).append(as_struct(row, Relation))
         return found
-
-
-def _documents(rows: Sequence[Relation] | Sequence[Interaction] | Sequence[Transition]) -> list[Document]:
-    """The rows as they are stored. The fold keeps the bounds, so that bulk writes need not check them again."""
-    documents: list[Document] = builtins(rows)
-    for document in documents:
-        document["_id"] = document.pop("id")
-    return documents

@@ -115,7 +115,7 @@ class Targets:
         """Keeps the rows and adds them to every counter document they concern, each document once."""
         if not credits:
             return
-        await self.credits.collection.insert_many([documents.as_document(credit) for credit in credits], ordered=False, session=session)
+        await self.credits.collection.insert_many(documents.as_documents(credits), ordered=False, session=session)
         counted = {f"{subject}:{bucket}": cells for (subject, bucket), cells in scorecards.counters(credits).items()}
         collection, ids = self.scorecards.collection, list(counted)
         rows = await collection.find({"_id": {"$in": ids}}, {"_id": 1}, session=session).batch_size(len(ids)).to_list(None)
