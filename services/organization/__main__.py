@@ -19,7 +19,7 @@ def wire(house: House) -> Wiring:
     tasks = Tasks(house, targets)
     return Wiring(
         servicers=[
-            (chart_pb2_grpc.add_ChartServiceServicer_to_server, ChartServicer(house, chart)),
+            (chart_pb2_grpc.add_ChartServiceServicer_to_server, ChartServicer(house, chart, targets.acquainted)),
             (targets_pb2_grpc.add_TargetServiceServicer_to_server, TargetServicer(house, targets)),
             (tasks_pb2_grpc.add_TaskServiceServicer_to_server, TaskServicer(house, tasks)),
         ],

@@ -27,7 +27,7 @@ TAKES = {
     "link_consumers": "BatchGetConsumers LinkConsumers",
     "mark_read": "MarkRead",
     "my_consents": "BatchGetBrands BatchGetConsumers ListConsents",
-    "my_inbox": "BatchGetBrands BatchGetConsumers BatchGetStores ListInbox",
+    "my_inbox": "BatchGetBrands BatchGetConsumers BatchGetStaff BatchGetStores ListInbox",
     "my_orders": "BatchGetConsumers BatchGetStores BatchGetVariants ListOrders",
     "my_wallet": "BatchGetBrands BatchGetConsumers BatchGetDistricts ListCoupons",
     "offer": "BatchGetBrands BatchGetOffers BatchGetProducts BatchGetVariants BatchListVariants",
@@ -101,6 +101,7 @@ async def test_the_walk(open_gateway: Open) -> None:
     assert sent["remaining"] == 2
     inbox = (await play.play("my_inbox", who=anna))["consumer"]["inbox"]
     assert (inbox["unread"], inbox["nodes"][0]["text"]) == (1, "白衬衫到了")
+    assert inbox["nodes"][0]["staff"]["name"], "who wrote has a name for her"
     assert (await play.play("mark_read", {"input": {"outreachIds": [inbox["nodes"][0]["id"]]}}, who=anna))["marked"] == 1
     refused = await play.play("send_outreach", {"input": writing | {"consumerId": bea, "idempotencyKey": key()}}, who=guide)
     assert refused["__typename"] == "NotBoundToYou"

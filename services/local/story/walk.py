@@ -152,7 +152,9 @@ class Walk:
             self._tell(cast.guide.called, f"writes to {cast.friend.called}: {refused['message']}", refused["code"], refused=True)
         stage.clock(20, 50)
         inbox = (await stage.ask(cast.consumer, "my_inbox", first=5))["viewer"]["consumer"]["inbox"]
-        self._tell(cast.consumer.called, f"reads: “{inbox['nodes'][-1]['text']}”", f"{inbox['unread']} unread")
+        latest = inbox["nodes"][-1]
+        writer = (latest["staff"] or {}).get("name") or "somebody"
+        self._tell(cast.consumer.called, f"reads: “{latest['text']}”", f"{writer} wrote; {inbox['unread']} unread")
 
     async def _write(self, consumer_id: str, task_id: str | None, number: int) -> Answer:
         return await self.stage.act(

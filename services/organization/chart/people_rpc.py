@@ -1,11 +1,12 @@
 """The rpcs of ChartService about people: hiring, moving, leaving, roles, and what a signed-in person may be."""
 
-from typing import Any
+from collections.abc import Awaitable, Callable, Collection
+from typing import Any, TypeAlias
 
 from quanyu.access.v1 import access_pb2
 from quanyu.organization.v1 import chart_pb2
 from services.kit import ids
-from services.kit.access import caller
+from services.kit.access import Kind, caller
 from services.kit.clock import Clock
 from services.kit.documents import as_struct, fields
 from services.kit.errors import Conflict, Denied, Invalid
@@ -20,6 +21,11 @@ from services.organization.chart.store import Chart
 
 OPERATOR = "operator"
 """Who runs a development installation; no such subject exists elsewhere."""
+BADGE = ("id", "name", "title", "active")
+"""What a consumer sees of staff."""
+
+Acquainted: TypeAlias = Callable[[Collection[str], Collection[str]], Awaitable[set[str]]]
+"""Consumer ids (one person's), staff ids -> those of the staff who look after that person or wrote to them."""
 
 
 def held() -> list[Held]:
@@ -38,6 +44,7 @@ class People:
     secrets: Secrets
     clock: Clock
     development: bool
+    acquainted: Acquainted
 
     async def _place(self, request: Any, session: Session) -> Place:
         """Where a request says somebody works; `NotFound` outside the caller's scope."""
@@ -98,8 +105,18 @@ class People:
         return sorted(ended)
 
     async def BatchGetStaff(self, request: chart_pb2.BatchGetStaffRequest, context: Any) -> chart_pb2.BatchGetStaffResponse:
-        rows = await self.chart.staff.batch(request.ids)
-        return chart_pb2.BatchGetStaffResponse(staff=[self._shown(row) for row in rows])
+        rows = [self._shown(row) for row in await self.chart.staff.batch(request.ids)]
+        rows += await self._acquainted(set(request.ids) - {row["id"] for row in rows})
+        return chart_pb2.BatchGetStaffResponse(staff=rows)
+
+    async def _acquainted(self, ids: set[str]) -> list[Shaped]:
+        """Those of these staff who look after the calling consumer or wrote to them, as far as a consumer sees them."""
+        consumer_ids = caller().reach.get(Kind.CONSUMER)
+        if not consumer_ids or not ids:
+            return []
+        known = await self.acquainted(consumer_ids, ids)
+        rows = [self._shown(row) for row in await self.chart.staff.unscoped.batch(sorted(known))]
+        return [{name: row[name] for name in BADGE if name in row} for row in rows]
 
     async def ListStaff(self, request: chart_pb2.ListStaffRequest, context: Any) -> chart_pb2.ListStaffResponse:
         rows, page = await self.chart.staff.page({"store_id": request.store_id, "active": True}, request.page, order=[])

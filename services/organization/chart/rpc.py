@@ -12,6 +12,7 @@ from services.kit.unit import Unit as Work
 from services.kit.unit import write
 from services.organization.chart import rules
 from services.organization.chart.imports import Imports, seen_at_once
+from services.organization.chart.people_rpc import Acquainted
 from services.organization.chart.rules import Brand, Reason, StoreChanges, StoreDraft, UnitDraft
 from services.organization.chart.store import Chart
 
@@ -19,10 +20,10 @@ from services.organization.chart.store import Chart
 class ChartServicer(Imports, chart_pb2_grpc.ChartServiceServicer):
     """Who belongs where."""
 
-    def __init__(self, house: House, chart: Chart) -> None:
+    def __init__(self, house: House, chart: Chart, acquainted: Acquainted) -> None:
         self.units, self.scopes, self.secrets, self.clock = house.units, house.scopes, house.secrets, house.clock
         self.development = house.settings.env == "development"
-        self.chart = chart
+        self.chart, self.acquainted = chart, acquainted
 
     # Tenants ---------------------------------------------------------------------------------------------------------
 

@@ -5,7 +5,7 @@ are copies of what member tells: {_id: "<consumer>:<brand>", …} and {_id: "<co
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import UTC, date, datetime
 from typing import Any
 
@@ -169,6 +169,13 @@ class Targets:
             return []
         rows: list[Document] = await self.bindings.collection.find({"_id": {"$in": ids}}, session=session).to_list(len(ids))
         return [row for row in rows if row["staff_id"]]
+
+    async def acquainted(self, consumer_ids: Collection[str], staff_ids: Collection[str]) -> set[str]:
+        """Those of these staff to whom one of these consumers is bound, or who wrote to one."""
+        # Both views' ids begin with "<consumer>:", and ";" is what follows ":".
+        of_consumers = [{"_id": {"$gte": f"{id}:", "$lt": f"{id};"}} for id in consumer_ids]
+        query: Document = {"$or": of_consumers, "staff_id": {"$in": sorted(staff_ids)}}
+        return {row["staff_id"] for view in (self.bindings, self.outreach) async for row in view.collection.find(query, {"staff_id": 1})}
 
     async def _bound(self, pairs: Iterable[tuple[str, str]], session: Session) -> dict[str, list[Binding]]:
         """Bindings by consumer."""

@@ -273,6 +273,21 @@ async def test_the_guide_who_reached_her_is_credited_with_the_fact_that_decided(
     assert (seen[2].amount.minor, seen[2].items, seen[2].taken, seen[2].scenario) == (100, 2, targets_pb2.TAKEN_ONLINE, URGENT)
 
 
+async def test_a_consumer_sees_the_badge_of_who_looks_after_them_or_wrote_and_of_nobody_else(shop: House) -> None:
+    async def seen(consumer_id: str) -> list[chart_pb2.Staff]:
+        who = Grant("ROLE_CONSUMER", "SCOPE_KIND_CONSUMER", consumer_id)
+        asked = chart_pb2.BatchGetStaffRequest(ids=["stf_guide1", "stf_guide1b", "stf_guide2", "stf_none"])
+        return sorted((await shop.chart(who).BatchGetStaff(asked)).staff, key=lambda one: one.id)
+
+    assert await seen("con_1") == []
+    await applied(shop, bound("stf_guide1"), wrote("stf_guide1b", 1), source="member")
+    badge = {"name": "王芳", "title": "导购", "active": True}
+    assert await seen("con_1") == [chart_pb2.Staff(id=id, **badge) for id in ("stf_guide1", "stf_guide1b")]
+    assert await seen("con_") == await seen("con_10") == []
+    await applied(shop, bound("stf_guide2"), source="member")
+    assert [one.id for one in await seen("con_1")] == ["stf_guide1b", "stf_guide2"]
+
+
 async def test_credits_are_seen_by_the_guide_the_store_and_who_stands_above(shop: House) -> None:
     await applied(shop, bound("stf_guide1"), source="member")
     await applied(shop, *(paid(order(f"ord_{n}", paid_at=AT + timedelta(hours=n))) for n in range(5)))

@@ -297,7 +297,8 @@ class ChartServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def BatchGetStaff(self, request, context):
-        """At most 500 ids; those outside the caller's scope are absent. Who works in a store sees who else does.
+        """At most 500 ids; those outside the caller's scope are absent. Who works in a store sees who else does. A consumer finds those who
+        look after them or wrote to them, with name, title and whether they still work there, and nothing else of them.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

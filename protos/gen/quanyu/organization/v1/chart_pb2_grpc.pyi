@@ -100,7 +100,9 @@ class ChartServiceStub:
     BEYOND_OWN_REACH, PLACE_REQUIRED, INVALID_FIELD, DUPLICATE_ROW. Only what changed is told.
     """
     BatchGetStaff: _grpc.UnaryUnaryMultiCallable[_chart_pb2.BatchGetStaffRequest, _chart_pb2.BatchGetStaffResponse]
-    """At most 500 ids; those outside the caller's scope are absent. Who works in a store sees who else does."""
+    """At most 500 ids; those outside the caller's scope are absent. Who works in a store sees who else does. A consumer finds those who
+    look after them or wrote to them, with name, title and whether they still work there, and nothing else of them.
+    """
     ListStaff: _grpc.UnaryUnaryMultiCallable[_chart_pb2.ListStaffRequest, _chart_pb2.ListStaffResponse]
     """The people of one store who have not left, by id."""
     GrantRole: _grpc.UnaryUnaryMultiCallable[_chart_pb2.GrantRoleRequest, _chart_pb2.GrantRoleResponse]
@@ -184,7 +186,9 @@ class ChartServiceAsyncStub(ChartServiceStub):
     BEYOND_OWN_REACH, PLACE_REQUIRED, INVALID_FIELD, DUPLICATE_ROW. Only what changed is told.
     """
     BatchGetStaff: _aio.UnaryUnaryMultiCallable[_chart_pb2.BatchGetStaffRequest, _chart_pb2.BatchGetStaffResponse]  # type: ignore[assignment]
-    """At most 500 ids; those outside the caller's scope are absent. Who works in a store sees who else does."""
+    """At most 500 ids; those outside the caller's scope are absent. Who works in a store sees who else does. A consumer finds those who
+    look after them or wrote to them, with name, title and whether they still work there, and nothing else of them.
+    """
     ListStaff: _aio.UnaryUnaryMultiCallable[_chart_pb2.ListStaffRequest, _chart_pb2.ListStaffResponse]  # type: ignore[assignment]
     """The people of one store who have not left, by id."""
     GrantRole: _aio.UnaryUnaryMultiCallable[_chart_pb2.GrantRoleRequest, _chart_pb2.GrantRoleResponse]  # type: ignore[assignment]
@@ -379,7 +383,9 @@ class ChartServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _chart_pb2.BatchGetStaffRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_chart_pb2.BatchGetStaffResponse, _abc.Awaitable[_chart_pb2.BatchGetStaffResponse]]:
-        """At most 500 ids; those outside the caller's scope are absent. Who works in a store sees who else does."""
+        """At most 500 ids; those outside the caller's scope are absent. Who works in a store sees who else does. A consumer finds those who
+        look after them or wrote to them, with name, title and whether they still work there, and nothing else of them.
+        """
 
     @_abc_1.abstractmethod
     def ListStaff(
