@@ -31,6 +31,7 @@ def environment(keys: Keys, **settings: str) -> dict[str, str]:
         ({"colour": "red"}, "unknown setting QUANYU_COLOUR"),
         ({"signing_key": ""}, "QUANYU_SIGNING_KEY is empty"),
         ({"token_keys": "[]"}, "QUANYU_TOKEN_KEYS"),
+        ({"oidc_issuers": "[{}]"}, "QUANYU_OIDC_ISSUERS"),
         ({"env": "production"}, "QUANYU_TOKEN_KEYS"),
         ({"gateway_listen": "127.0.0.1:99999"}, "cannot listen"),
     ],

@@ -1,0 +1,54 @@
+"""The schema, as others judge it: `relay-compiler` compiles the front ends' operations, `graphql-inspector` finds what breaks clients."""
+
+import json
+import subprocess
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from tests.gateway.conftest import OPERATIONS
+from tests.judges.node import HERE, run
+
+ROOT = HERE.parents[1]
+SCHEMA = "gateway/schema.graphql"
+NOTES = HERE / "schema.toml"
+
+
+def test_relay_compiles_the_front_ends_operations(node: str, tmp_path: Path) -> None:
+    compiled = run(node, "relay.mjs", str(ROOT / SCHEMA), str(OPERATIONS), str(tmp_path))
+    assert compiled.returncode == 0, compiled.stdout + compiled.stderr
+    artifacts = {path.name.split(".")[0].lower() for path in (tmp_path / "src" / "compiled").glob("*.graphql.js")}
+    expected = {path.stem.replace("_", "").lower() for path in OPERATIONS.glob("*.graphql")}
+    assert {name for name in expected if not any(artifact.startswith(name) for artifact in artifacts)} == set()
+
+
+def test_what_breaks_clients_has_its_note(node: str, tmp_path: Path) -> None:
+    stated = tomllib.loads(NOTES.read_text())
+    before = tmp_path / "baseline.graphql"
+    before.write_bytes(baseline(stated["baseline"]))
+    inspected = run(node, "inspect.mjs", str(before), str(ROOT / SCHEMA))
+    assert inspected.returncode == 0, inspected.stderr
+    changes = [json.loads(line) for line in inspected.stdout.splitlines()]
+    breaking = {change["message"] for change in changes if change["level"] == "BREAKING"}
+    assert breaking - stated["notes"].keys() == set(), f"undo these, or say in {NOTES.name} why and what clients do instead"
+    assert stated["notes"].keys() - breaking == set(), f"these notes of {NOTES.name} tell of nothing that is broken"
+    assert all(len(note) > 20 for note in stated["notes"].values())
+
+
+def baseline(revision: str) -> bytes:
+    """The schema as of that revision; skips with the reason where it cannot be had."""
+    try:
+        shown = subprocess.run(["git", "show", f"{revision}:{SCHEMA}"], cwd=ROOT, capture_output=True, timeout=30)
+    except OSError:
+        pytest.skip("no git here to show the schema's baseline")
+    if shown.returncode:
+        pytest.skip(f"this clone does not hold the schema's baseline {revision}: {shown.stderr.decode().strip()}")
+    return shown.stdout
+
+
+def test_the_inspector_sees_what_breaks(node: str, tmp_path: Path) -> None:
+    (tmp_path / "without.graphql").write_text((ROOT / SCHEMA).read_text().replace("\n  viewer: Viewer\n", "\n  watcher: Viewer\n"))
+    inspected = run(node, "inspect.mjs", str(ROOT / SCHEMA), str(tmp_path / "without.graphql"))
+    levels = {change["path"]: change["level"] for line in inspected.stdout.splitlines() if (change := json.loads(line))}
+    assert levels["Query.viewer"] == "BREAKING", inspected.stderr
