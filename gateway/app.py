@@ -65,7 +65,7 @@ def build(settings: Settings) -> Starlette:
         Route("/metrics", metrics),
     ]
     app = Starlette(routes=routes, middleware=_middleware(settings), lifespan=lifespan)
-    app.state.clients, app.state.executor, app.state.sessions = clients, executor, sessions
+    app.state.clients, app.state.executor, app.state.sessions, app.state.rates = clients, executor, sessions, endpoint.rates
     return app
 
 

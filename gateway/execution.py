@@ -69,6 +69,7 @@ class Executor:
     def __init__(self, schema: strawberry.Schema, *, suggestions: bool, limits: Limits | None = None, introspection: bool = True) -> None:
         self.schema, self.core, self.suggestions = schema, schema._schema, suggestions
         self.rule = Rule(self.core, limits or Limits())
+        self.introspection = introspection
         self.rules = specified_rules if introspection else (*specified_rules, NoSchemaIntrospectionCustomRule)
         self.engine = Engine(schema, suggestions=suggestions)
         self.kept: OrderedDict[str, Prepared] = OrderedDict()
@@ -102,6 +103,8 @@ class Executor:
             return Prepared(None, (error,))
         except RecursionError:
             return Prepared(None, (GraphQLError("the document nests too deep"),))
+        if errors and not self.introspection:
+            return Prepared(None, (GraphQLError("the document does not fit the graph"),))
         return Prepared(document if not errors else None, tuple(errors), checked.dearest)
 
     def cost(self, prepared: Prepared, operation: OperationDefinitionNode, variables: Mapping[str, Any] | None) -> int:

@@ -23,7 +23,7 @@ from gateway.clients import Clients, acting_as
 from gateway.context import Context
 from gateway.execution import Executor, Prepared
 from gateway.principal import Session, Sessions
-from gateway.rates import Rates
+from gateway.rates import COLD_WEIGHT_PER_SECOND, Account, Rates, charge
 from services.kit import channel, ids, telemetry
 from services.kit.errors import Denied, Exhausted, Refusal
 from services.kit.logs import logger
@@ -100,8 +100,8 @@ class Endpoint:
 
     async def _answer(self, request: Request) -> Answer:
         asked = await self.reader.read(request)
-        session = await self._admitted(request, asked)
-        prepared = self.executor.prepare(asked.query)
+        session, account = await self._admitted(request)
+        prepared = self._prepared(asked.query, account)
         if prepared.document is None:
             return refused(400, *map(errors.formatted, prepared.errors), operation="invalid")
         operation = prepared.operation(asked.operation_name)
@@ -114,16 +114,25 @@ class Endpoint:
             return refused(400, errors.formatted(too_dear), operation=kind.value)
         return _with_cost(await self._run(asked, prepared, session, kind), cost if asked.wants_cost else None)
 
-    async def _admitted(self, request: Request, asked: Asked) -> Session:
-        """Whoever asks, once their operation is counted."""
+    async def _admitted(self, request: Request) -> tuple[Session, Account]:
+        """Whoever asks, their operation counted."""
         address = request.client.host if request.client is not None else ""
         try:
             session = await self.sessions.of(request.headers.get("authorization"))
         except Denied:
-            self.rates.turned_away(address)
+            self.rates.admit_address(address)
             raise
-        self.rates.admit(session, address, known=asked.query in self.executor.kept)
-        return session
+        return session, self.rates.admit(session, address)
+
+    def _prepared(self, query: str, account: Account) -> Prepared:
+        """The document; what it takes to read one that is not known is counted too."""
+        if query in self.executor.kept:
+            return self.executor.prepare(query)
+        started = time.perf_counter()
+        try:
+            return self.executor.prepare(query)
+        finally:
+            charge(account, (time.perf_counter() - started) * COLD_WEIGHT_PER_SECOND)
 
     def _cost(self, asked: Asked, prepared: Prepared, operation: OperationDefinitionNode | None) -> int | None:
         """What it costs with these variables, where somebody wants to know or other variables would cost too much."""

@@ -28,7 +28,7 @@ class Limits(Struct, frozen=True):
     depth: int = 12
     """Levels of fields."""
     fields: int = 500
-    repeats: int = 40
+    repeats: int = 25
     """Fields of one name in the answer within one selection. Each is held against each other when the document is validated."""
     roots: int = 20
     """Fields of the query, mutation or subscription itself."""

@@ -5,6 +5,7 @@ is more than `BURST_SECONDS` ahead. Buckets are this process's own: n replicas l
 """
 
 import ipaddress
+import math
 import time
 from collections import OrderedDict
 from collections.abc import Callable
@@ -17,8 +18,8 @@ from services.kit.settings import Settings
 BURST_SECONDS = 2.0
 KEPT_MAX = 10_000
 """Of one kind. Who has asked for nothing the longest is forgotten first; they had a full bucket anyway."""
-COLD_WEIGHT = 5.0
-"""What a document counts that must be parsed and validated first."""
+COLD_WEIGHT_PER_SECOND = 1_000.0
+"""What it counts to parse and validate a document that is not known: as much as an operation for each millisecond it took."""
 IPV6_PREFIX = 64
 """Bits of an IPv6 address that tell callers apart: all others are the caller's to choose."""
 TENANT_SCOPES = ("SCOPE_KIND_BRAND", "SCOPE_KIND_UNIT", "SCOPE_KIND_STORE", "SCOPE_KIND_DISTRICT")
@@ -32,15 +33,13 @@ class Buckets:
         self.per_second, self.clock = per_second, clock
         self.full_at: OrderedDict[str, float] = OrderedDict()
 
-    def wait(self, key: str, weight: float = 1.0) -> float:
-        """Seconds until as much as `weight` may be taken; 0: now."""
+    def wait(self, key: str) -> float:
+        """Seconds until an operation may be taken; 0: now."""
         if not self.per_second:
             return 0.0
-        now = self.clock()
-        after = max(self.full_at.get(key, now), now) + weight / self.per_second
-        return max(after - now - BURST_SECONDS, 0.0)
+        return max(self.full_at.get(key, -math.inf) + 1.0 / self.per_second - self.clock() - BURST_SECONDS, 0.0)
 
-    def take(self, key: str, weight: float = 1.0) -> None:
+    def take(self, key: str, weight: float) -> None:
         """Takes it, whether or not there is as much."""
         if not self.per_second:
             return
@@ -51,34 +50,43 @@ class Buckets:
             self.full_at.popitem(last=False)
 
 
+Account = tuple[tuple[Buckets, str], ...]
+"""The buckets that somebody takes from, each with their key in it."""
+
+
 class Rates:
-    """All buckets of a gateway process."""
+    """All buckets of a gateway process. `Overloaded` (RATE_LIMITED) is raised for who has taken too much."""
 
     def __init__(self, settings: Settings) -> None:
         self.principals, self.tenants = Buckets(settings.rate_principal), Buckets(settings.rate_tenant)
         self.addresses = Buckets(settings.rate_address)
 
-    def admit(self, session: Session, address: str, *, known: bool) -> None:
-        """Counts an operation; `Overloaded` (RATE_LIMITED) when there have been too many. `known`: its document need not be read anew."""
-        weight = 1.0 if known else COLD_WEIGHT
+    def admit(self, session: Session, address: str) -> Account:
+        """Counts an operation of whoever is signed in, else of their address."""
         if session.principal is None:
-            self._take([(self.addresses, _network(address))], weight)
-            return
-        buckets = [(self.principals, session.principal.id)]
+            return self.admit_address(address)
+        account: Account = ((self.principals, session.principal.id),)
         if tenant := tenant_of(session):
-            buckets.append((self.tenants, tenant))
-        self._take(buckets, weight)
+            account = (*account, (self.tenants, tenant))
+        return _admitted(account)
 
-    def turned_away(self, address: str) -> None:
-        """Counts a request whose token is not in order; `Overloaded` when that address has sent too many."""
-        self._take([(self.addresses, _network(address))], 1.0)
+    def admit_address(self, address: str) -> Account:
+        """Counts a request of an address."""
+        return _admitted(((self.addresses, _network(address)),))
 
-    def _take(self, buckets: list[tuple[Buckets, str]], weight: float) -> None:
-        wait = max(kind.wait(key, weight) for kind, key in buckets)
-        if wait > 0:
-            raise Overloaded("RATE_LIMITED", "too many operations; wait and try again", retry_after=timedelta(seconds=wait))
-        for kind, key in buckets:
-            kind.take(key, weight)
+
+def charge(account: Account, weight: float) -> None:
+    """Counts more work of an operation that is under way: it ends, and the next one waits the longer."""
+    for buckets, key in account:
+        buckets.take(key, weight)
+
+
+def _admitted(account: Account) -> Account:
+    wait = max(buckets.wait(key) for buckets, key in account)
+    if wait > 0:
+        raise Overloaded("RATE_LIMITED", "too many operations; wait and try again", retry_after=timedelta(seconds=wait))
+    charge(account, 1.0)
+    return account
 
 
 def tenant_of(session: Session) -> str:

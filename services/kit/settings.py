@@ -79,7 +79,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     limit_operations: Bound = 10
     limit_depth: Bound = 12
     limit_fields: Bound = 500
-    limit_repeats: Bound = 40
+    limit_repeats: Bound = 25
     limit_roots: Bound = 20
     limit_aliases: Bound = 30
     limit_directives: Bound = 30

@@ -101,7 +101,7 @@ BROKEN = [
 
 @pytest.mark.parametrize(("bound", "document"), BROKEN)
 def test_each_bound_is_where_it_says(bound: str, document: Callable[[int], str]) -> None:
-    rule = Rule(schema.build()._schema, msgspec.structs.replace(Limits(), spreads=30) if bound == "spreads" else Limits())
+    rule = Rule(schema.build()._schema, msgspec.structs.replace(Limits(), spreads=20) if bound == "spreads" else Limits())
     most = getattr(rule.limits, bound)
     assert not rule.check(parse(document(most))).errors
     (error,) = rule.check(parse(document(most + 1))).errors

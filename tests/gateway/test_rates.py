@@ -1,0 +1,198 @@
+"""How often, and how many at once: who asks too much waits, nobody else does, and nothing grows by it."""
+
+import asyncio
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.door import RETRY_AFTER_SECONDS
+from gateway.principal import Session
+from gateway.rates import BURST_SECONDS, KEPT_MAX, Buckets, Rates, charge, tenant_of
+from services.kit.errors import Overloaded
+from services.kit.principals import Grant, Principal
+from services.kit.settings import Settings
+from tests.gateway.conftest import Open
+
+ASKED = {"query": "{ __typename }"}
+
+
+class Clock:
+    """A clock that a test moves."""
+
+    def __init__(self) -> None:
+        self.now = 1_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@given(st.integers(1, 500), st.lists(st.floats(0, 3), max_size=200))
+def test_never_more_than_the_rate_and_a_burst(rate: int, waits: list[float]) -> None:
+    clock = Clock()
+    buckets = Buckets(rate, clock)
+    taken = 0
+    for seconds in waits:
+        clock.now += seconds
+        while buckets.wait("a") == 0 and taken < 5_000:
+            buckets.take("a", 1.0)
+            taken += 1
+    assert taken <= rate * (clock.now - 1_000.0 + BURST_SECONDS) + 1
+
+
+@given(st.integers(1, 500), st.floats(0, 100))
+def test_after_the_wait_that_it_says_there_is_one_more(rate: int, weight: float) -> None:
+    clock = Clock()
+    buckets = Buckets(rate, clock)
+    buckets.take("a", weight * rate)
+    wait = buckets.wait("a")
+    clock.now += wait
+    assert buckets.wait("a") == pytest.approx(0, abs=1e-6)
+    assert buckets.wait("b") == 0
+
+
+def test_a_rate_of_0_is_no_bound() -> None:
+    buckets = Buckets(0)
+    buckets.take("a", 1e9)
+    assert buckets.wait("a") == 0
+    assert not buckets.full_at
+
+
+def test_buckets_are_bounded() -> None:
+    buckets = Buckets(1.0)
+    for number in range(KEPT_MAX + 500):
+        buckets.take(str(number), 1.0)
+    assert len(buckets.full_at) == KEPT_MAX
+
+
+def session(id: str, *grants: Grant) -> Session:
+    return Session(Principal(id, grants))
+
+
+GUIDE = Grant("ROLE_GUIDE", "SCOPE_KIND_STORE", "str_1")
+MANAGER = Grant("ROLE_BRAND_MANAGER", "SCOPE_KIND_BRAND", "brd_a")
+
+
+def test_the_tenant_is_what_the_grants_tell() -> None:
+    assert tenant_of(session("stf_1", GUIDE, MANAGER)) == "brd_a"
+    assert tenant_of(session("stf_1", GUIDE)) == "str_1"
+    assert tenant_of(session("con_1", Grant("ROLE_CONSUMER", "SCOPE_KIND_CONSUMER", "con_1"))) == ""
+    assert tenant_of(Session()) == ""
+
+
+def test_each_person_each_tenant_and_each_address_has_its_own() -> None:
+    kept = Rates(Settings(rate_principal=1.0, rate_tenant=2.0, rate_address=1.0))
+
+    def admitted(asking: Session, address: str = "10.0.0.1") -> int:
+        count = 0
+        try:
+            while count < 100:
+                kept.admit(asking, address)
+                count += 1
+        except Overloaded as refused:
+            assert refused.reason == "RATE_LIMITED"
+            assert refused.retryable
+            assert refused.retry_after is not None
+        return count
+
+    burst = round(BURST_SECONDS)
+    assert admitted(session("stf_1", MANAGER)) == burst
+    assert admitted(session("stf_2", MANAGER)) == burst
+    assert admitted(session("stf_3", MANAGER)) == 0, "the tenant has had four"
+    assert admitted(session("stf_4", Grant("ROLE_BRAND_MANAGER", "SCOPE_KIND_BRAND", "brd_b"))) == burst
+    assert admitted(session("con_1")) == burst
+    assert admitted(Session()) == burst
+    assert admitted(Session(), "10.0.0.2") == burst
+    assert admitted(Session(), "2001:db8::1") == burst
+    assert admitted(Session(), "2001:db8::ffff:2") == 0, "the same network of 64 bits"
+
+
+def test_work_that_was_more_than_thought_is_paid_later() -> None:
+    kept = Rates(Settings(rate_address=10.0))
+    charge(kept.admit(Session(), "10.0.0.1"), 500.0)
+    with pytest.raises(Overloaded) as refused:
+        kept.admit(Session(), "10.0.0.1")
+    assert refused.value.retry_after is not None
+    assert 45 < refused.value.retry_after.total_seconds() < 50
+
+
+async def test_who_asks_too_often_is_told_when_to_come_back(open_gateway: Open) -> None:
+    gateway = await open_gateway(rate_address=0.05)
+    statuses = [(await gateway.post(ASKED)).status_code for _ in range(3)]
+    refused = await gateway.post(ASKED)
+    assert 200 not in statuses[1:]
+    assert refused.status_code == 429
+    assert 18 <= int(refused.headers["retry-after"]) <= 3600
+    (error,) = refused.json()["errors"]
+    assert (error["extensions"]["code"], error["extensions"]["retryable"]) == ("RATE_LIMITED", True)
+    assert "data" not in refused.json()
+
+
+async def test_tokens_that_are_not_in_order_are_counted_too(open_gateway: Open) -> None:
+    gateway = await open_gateway(rate_address=0.5)
+    sent = [await gateway.post(ASKED, headers={"authorization": f"Bearer {number}"}) for number in range(3)]
+    assert [each.status_code for each in sent] == [401, 429, 429]
+
+
+async def test_a_new_document_is_counted_by_what_it_takes(open_gateway: Open) -> None:
+    gateway = await open_gateway(rate_address=100.0)
+    clock = Clock()
+    buckets: Buckets = gateway.app.state.rates.addresses
+    buckets.clock = clock
+    query = {"query": "{ viewer { staff { id name brand { id } } } }"}
+    taken = []
+    for _ in range(2):
+        clock.now += 100
+        await gateway.post(query)
+        taken.append((next(iter(buckets.full_at.values())) - clock.now) * buckets.per_second)
+    assert taken[0] > 1.1
+    assert taken[1] == pytest.approx(1)
+
+
+async def test_more_than_can_be_borne_are_sent_away_and_the_rest_is_answered(open_gateway: Open) -> None:
+    gateway = await open_gateway(operations_max=5)
+    arrived, gate = asyncio.Event(), asyncio.Event()
+    under_way = 0
+
+    async def slow(request: Any) -> Any:
+        nonlocal under_way
+        under_way += 1
+        if under_way == 5:
+            arrived.set()
+        await gate.wait()
+        raise Overloaded("SLOW")
+
+    gateway.app.state.clients.call = slow
+    query = {"query": '{ brand(id: "brd_a") { id } }'}
+    asking = [asyncio.create_task(gateway.post(query)) for _ in range(5)]
+    await arrived.wait()
+    refused = await asyncio.gather(*(gateway.post(query) for _ in range(50)))
+    assert {each.status_code for each in refused} == {503}
+    assert {each.headers["retry-after"] for each in refused} == {str(RETRY_AFTER_SECONDS)}
+    assert refused[0].json()["errors"][0]["extensions"] == {"code": "OVERLOADED", "retryable": True}
+    assert under_way == 5
+    assert (await gateway.http.get("/health")).status_code == 200
+    gate.set()
+    assert {(await each).status_code for each in asking} == {200}
+    assert (await gateway.post(ASKED)).status_code == 200, "recovered at once"
+
+
+async def test_an_operation_ends_with_its_time(open_gateway: Open) -> None:
+    gateway = await open_gateway(deadline_seconds=0.2)
+
+    async def never(request: Any) -> Any:
+        await asyncio.Event().wait()
+
+    gateway.app.state.clients.call = never
+    answer = await gateway.post({"query": '{ brand(id: "brd_a") { id } }'})
+    assert answer.status_code == 504
+    (error,) = answer.json()["errors"]
+    assert error["extensions"] == {"code": "DEADLINE_EXCEEDED", "retryable": True, "id": error["extensions"]["id"]}
+    assert "data" not in answer.json()
+
+
+def test_rates_are_settings() -> None:
+    with pytest.raises(msgspec.ValidationError):
+        msgspec.convert({"rate_principal": "-1"}, Settings, strict=False)
