@@ -12,6 +12,7 @@ import msgspec
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 
+from services.kit import bounds
 from services.kit.errors import Invalid
 from services.kit.mongo import Document
 
@@ -61,8 +62,7 @@ def as_struct(document: Document, struct: type[S]) -> S:
     try:
         return msgspec.convert(document, struct)
     except msgspec.ValidationError as error:
-        text, _, where = str(error).partition(" - at ")
-        raise Invalid("INVALID_FIELD", text, field=where.strip("`$.")) from None
+        raise bounds.refused(str(error)) from None
 
 
 def as_document(value: msgspec.Struct) -> Document:

@@ -48,7 +48,8 @@ def sift(rows: Sequence[Row], id_of: Callable[[Row], str], take: Callable[[Row],
             taken.append(take(row))
         except Refusal as refusal:
             where = refusal.metadata.get("field", "")
-            message = f"{where}: {refusal.message}" if where else refusal.message
+            told = not where or where.rpartition(".")[2].replace("_", " ") in refusal.message
+            message = refusal.message if told else f"{where}: {refusal.message}"
             rejects.append(chart_pb2.Reject(index=index, row_id=id_of(row)[:100], reason=refusal.reason, message=message))
     return taken, rejects
 

@@ -1,0 +1,41 @@
+"""A value out of its bounds, told to a person: msgspec speaks to who wrote the struct, this to who filled it in."""
+
+import re
+
+from services.kit.errors import Invalid
+
+MISSING = re.compile(r"^Object missing required field `(?P<name>\w+)`$")
+INDEX = re.compile(r"\[[^]]*\]")
+SAYINGS = (
+    (re.compile(r"^Expected `(?:str|array|object)` of length >= 1$"), "not empty"),
+    (re.compile(r"^Expected `str` of length >= (\d+)$"), "at least {} characters"),
+    (re.compile(r"^Expected `str` of length <= (\d+)$"), "at most {} characters"),
+    (re.compile(r"^Expected `(?:array|object)` of length >= (\d+)$"), "at least {} entries"),
+    (re.compile(r"^Expected `(?:array|object)` of length <= (\d+)$"), "at most {} entries"),
+    (re.compile(r"^Expected `(?:int|float)` >= (\S+?)(?:\.0)?$"), "{} or more"),
+    (re.compile(r"^Expected `(?:int|float)` <= (\S+?)(?:\.0)?$"), "{} at most"),
+    (re.compile(r"^Expected `(?:int|float)` > (\S+?)(?:\.0)?$"), "more than {}"),
+    (re.compile(r"^Expected `(?:int|float)` < (\S+?)(?:\.0)?$"), "less than {}"),
+    (re.compile(r"^Expected `str` matching regex '(.*)'$"), "must match {}"),
+    (re.compile(r"^Invalid enum value '(.*)'$"), "{} is none of the choices"),
+)
+"""What msgspec says, and what a person hears."""
+
+
+def refused(error: str) -> Invalid:
+    """The refusal of what msgspec's ValidationError says: `field` is where, `message` names it too."""
+    text, _, where = error.partition(" - at ")
+    field = where.rpartition("`$")[2].strip("`.")
+    if missing := MISSING.match(text):
+        name = missing["name"]
+        return Invalid("INVALID_FIELD", f"give {_words(name)}", field=f"{field}.{name}" if field else name)
+    for pattern, saying in SAYINGS:
+        if found := pattern.match(text):
+            text = saying.format(*(group.replace("\\\\", "\\") for group in found.groups()))
+            break
+    return Invalid("INVALID_FIELD", f"{_words(field)}: {text}" if field else text, field=field)
+
+
+def _words(path: str) -> str:
+    """The last part of a path, without its place in a list: `lines[0].unit_price` is the unit price."""
+    return INDEX.sub("", path).rpartition(".")[2].replace("_", " ")
