@@ -30,11 +30,12 @@ HISTORY_LOST = {"ChangeStreamHistoryLost", "ChangeStreamFatalError", "InvalidRes
 
 
 class Watched(Struct, frozen=True):
-    """A collection to watch: which kinds of changes, and which fields of the document as it stands come with them."""
+    """A collection to watch: which kinds of changes, which events of these (`where`), and which fields of the document come with them."""
 
     collection: str
     fields: tuple[str, ...] = ()
     kinds: tuple[str, ...] = ("insert", "update", "replace", "delete")
+    where: Document = {}
 
 
 class Change(Struct, frozen=True):
@@ -143,7 +144,7 @@ class Watch:
     def pipeline(self) -> list[Document]:
         """What the server sends: the watched kinds of the watched collections, with the watched fields only."""
         alternatives: list[Document] = [
-            {"ns.coll": each.collection, "operationType": {"$in": list(each.kinds)}} for each in self.watched.values()
+            {"ns.coll": each.collection, "operationType": {"$in": list(each.kinds)}, **each.where} for each in self.watched.values()
         ]
         fields = {f"fullDocument.{field}": 1 for each in self.watched.values() for field in each.fields}
         shown = {"operationType": 1, "ns": 1, "documentKey": 1, **fields}

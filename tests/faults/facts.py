@@ -40,7 +40,7 @@ class World:
         """Starts one of the processes and waits until it is ready."""
         own = (self.uri, self.databases[name].name)
         sender = ("tests.faults.facts_sender", *own, str(self.keys), *(f"{name}={at}" for name, at in self.addresses.items()))
-        arguments = sender if name == SENDER else ("tests.faults.facts_listener", *own, self.addresses[name])
+        arguments = sender if name == SENDER else ("tests.faults.facts_listener", *own, self.addresses[name], "placed")
         process = await asyncio.create_subprocess_exec(sys.executable, "-m", *arguments, cwd=ROOT, stdin=PIPE, stdout=PIPE)
         self.processes[name] = process
         assert process.stdout is not None

@@ -62,9 +62,14 @@ class Outbox:
         last = await self._advance(session, counts)
         given = {key: {listener: last[key][listener] - count for listener, count in several.items()} for key, several in counts.items()}
         rows: list[Document] = []
+        woken = set[tuple[str, int]]()
         for fact, listener in heard:
             given[fact.key][listener] += 1
             rows.append(row(fact, listener, given[fact.key][listener]))
+            if (pump := (listener, rows[-1]["shard"])) in woken:
+                # One row of a transaction wakes its pump; each further event would only cost.
+                rows[-1]["wakes"] = False
+            woken.add(pump)
         await self.database[DELIVERIES].insert_many(rows, session=session)
 
     async def _advance(self, session: Session, counts: Mapping[str, Mapping[str, int]]) -> dict[str, dict[str, int]]:

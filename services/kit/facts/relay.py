@@ -24,8 +24,8 @@ from services.kit.logs import logger
 from services.kit.mongo import Database
 from services.kit.watch import Watch, Watched
 
-WATCHED = Watched(DELIVERIES, kinds=("insert", "update"))
-"""New rows and replayed ones; which pump they belong to stands in their ids."""
+WATCHED = Watched(DELIVERIES, kinds=("insert", "update"), where={"fullDocument.wakes": {"$ne": False}})
+"""The first rows of each transaction and replayed ones; which pump they belong to stands in their ids."""
 BATCH_MAX = 200
 RETRIES_MAX = 50
 """Rows that failed before go in batches of their own, so that they do not spoil those that did not."""

@@ -112,7 +112,7 @@ class Sender:
         return found
 
     async def nothing_left(self) -> bool:
-        return not await self.rows()
+        return await self.database[DELIVERIES].find_one({}, {"_id": 1}) is None
 
     @asynccontextmanager
     async def relaying(self, addresses: Mapping[str, str], **options: Any) -> AsyncIterator[Relay]:
