@@ -1,0 +1,87 @@
+"""Issuers of tokens: a real provider, servers that publish keys, and those who would like to pass for one."""
+
+import asyncio
+import json
+import time
+import warnings
+from base64 import urlsafe_b64encode
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from functools import cache
+from typing import Any
+
+import pytest
+from joserfc import jwt
+from joserfc.jwk import RSAKey
+
+from gateway.tokens import Tokens
+from services.kit.settings import Settings
+from services.local.mongod import free_port
+from tests.judges.provider import Provider, providing
+
+
+@cache
+def rsa(bits: int = 2048) -> RSAKey:
+    """A key of whoever is no provider; slow to make."""
+    with warnings.catch_warnings(action="ignore"):
+        return RSAKey.generate_key(bits, {"kid": "k"})
+
+
+@pytest.fixture(scope="module")
+def process(node: str) -> Iterator[Provider]:
+    with providing(node, free_port()) as provider:
+        yield provider
+
+
+@pytest.fixture
+def provider(process: Provider) -> Provider:
+    process.told("start")
+    return process
+
+
+def trusting(*issuers: str, **changes: Any) -> str:
+    """QUANYU_OIDC_ISSUERS that names these, for consumers only but the first."""
+    others = {"people": ["consumers"]}
+    stated = [{"issuer": issuer, "audience": "quanyu"} | (others if ahead else {}) | changes for ahead, issuer in enumerate(issuers)]
+    return json.dumps(stated)
+
+
+def believing(*issuers: str, **changes: Any) -> Tokens:
+    return Tokens(Settings(oidc_issuers=trusting(*issuers, **changes)))
+
+
+def forged(provider: Provider, key: Any, algorithm: str = "RS256", header: dict[str, Any] | None = None, **changes: Any) -> str:
+    """A token as the provider makes them, signed by another key."""
+    now = int(time.time())
+    claims = {"iss": provider.issuer, "aud": "quanyu", "sub": "anna", "iat": now, "exp": now + 60} | changes
+    return jwt.encode({"alg": algorithm, "typ": "at+jwt"} | (header or {}), claims, key, algorithms=[algorithm])
+
+
+def unsigned(provider: Provider, **header: Any) -> str:
+    parts = ({"alg": "none", "typ": "at+jwt"} | header, {"iss": provider.issuer, "aud": "quanyu", "sub": "anna", "exp": time.time() + 60})
+    return ".".join(base64(json.dumps(part).encode()) for part in parts) + "."
+
+
+def base64(value: bytes) -> str:
+    return urlsafe_b64encode(value).decode().rstrip("=")
+
+
+@asynccontextmanager
+async def serving(body: bytes, status: str = "200 OK", headers: str = "") -> AsyncIterator[str]:
+    """The address of a server that answers anything with this; without a body it never answers."""
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            await reader.readuntil(b"\r\n\r\n")
+            if body:
+                writer.write(f"HTTP/1.1 {status}\r\ncontent-length: {len(body)}\r\n{headers}connection: close\r\n\r\n".encode() + body)
+                await writer.drain()
+            else:
+                await reader.read()
+        except (OSError, asyncio.IncompleteReadError):
+            pass
+        finally:
+            writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        yield "http://{}:{}/jwks".format(*server.sockets[0].getsockname()[:2])

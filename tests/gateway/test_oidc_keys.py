@@ -1,0 +1,203 @@
+"""An identity provider's keys: fetched seldom, rotated, withdrawn, and kept for a time while it is away."""
+
+import asyncio
+import json
+import time
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from gateway import oidc
+from gateway.tokens import Tokens
+from services.kit.errors import Denied, Unavailable
+from services.kit.settings import Settings, SettingsError
+from tests.gateway.conftest import Open
+from tests.gateway.issuing import believing, forged, process, provider, rsa, serving, trusting
+from tests.judges.conftest import node
+from tests.judges.provider import Provider
+
+__all__ = ["node", "process", "provider"]
+
+VIEWER = "{ viewer { consumer { id } staff { id } } }"
+
+
+class Clock:
+    """The monotonic clock as the gateway's keys see it, with what a test adds."""
+
+    def __init__(self) -> None:
+        self.added = 0.0
+
+    def monotonic(self) -> float:
+        return time.monotonic() + self.added
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(oidc, "time", clock)
+    return clock
+
+
+@pytest.mark.parametrize(
+    "answered",
+    [
+        {"body": b"<html>"},
+        {"body": b"[]"},
+        {"body": b"{}"},
+        {"body": b'{"keys": []}'},
+        {"body": b'{"keys": 7}'},
+        {"body": b'{"keys": [7, {"kty": "oct", "k": "eHh4"}, {"kty": "RSA"}, {"kty": "ML-DSA"}]}'},
+        {"body": json.dumps({"keys": [rsa(1024).as_dict(private=False)]}).encode()},
+        {"body": json.dumps({"keys": [rsa().as_dict(private=False) | {"use": "enc"}]}).encode()},
+        {"body": b"x" * (oidc.FETCH_BYTES_MAX + 1)},
+        {"body": b"[" * 100_000},
+        {"body": b"{}", "status": "500 Internal Server Error"},
+        {"body": b"{}", "status": "302 Found", "headers": "location: http://127.0.0.1:1/\r\n"},
+        {"body": b""},
+    ],
+    ids=lambda answered: str(answered)[:60],
+)
+async def test_a_provider_that_publishes_no_keys_is_away_and_asked_seldom(
+    answered: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(oidc, "FETCH_SECONDS_MAX", 0.3)
+    provider = SimpleNamespace(issuer="http://issuer.example")
+    text = forged(provider, rsa())
+    async with serving(**answered) as uri:
+        believed = believing(provider.issuer, jwks_uri=uri)
+        for _ in range(3):
+            with pytest.raises(Unavailable, match="ISSUER_AWAY"):
+                await believed.check(text)
+    assert capsys.readouterr().out.count("identity provider is away") == 1
+
+
+async def test_keys_are_fetched_once_however_many_wait(provider: Provider) -> None:
+    believed = believing(provider.issuer)
+    given = [await provider.token(client) for client in ("anna", "guo", "ops")]
+    await asyncio.gather(*(believed.check(text) for text in given * 20))
+    assert provider.fetched() == 1
+
+
+async def test_rotated_keys_are_believed_at_once_and_withdrawn_ones_no_more(provider: Provider, clock: Clock) -> None:
+    believed = believing(provider.issuer)
+    first = await provider.token("anna")
+    await believed.check(first)
+    clock.added += oidc.REFETCH_SECONDS
+    provider.told("rotate")
+    second = await provider.token("anna")
+    assert second.split(".")[0] != first.split(".")[0]
+    assert (await believed.check(second)).subject == "anna"
+    assert (await believed.check(first)).subject == "anna"
+    assert provider.fetched() == 2
+    clock.added += oidc.REFETCH_SECONDS
+    provider.told("replace")
+    assert (await believed.check(await provider.token("anna"))).subject == "anna"
+    for withdrawn in (first, second):
+        with pytest.raises(Denied):
+            await believed.check(withdrawn)
+
+
+async def test_old_keys_are_fetched_again_behind_the_requests(provider: Provider, clock: Clock) -> None:
+    believed = believing(provider.issuer)
+    text = await provider.token("anna")
+    await believed.check(text)
+    provider.told("replace")
+    assert (await believed.check(text)).subject == "anna"
+    clock.added += oidc.FRESH_SECONDS + 1
+    assert (await believed.check(text)).subject == "anna"
+    keys = believed.issuers[provider.issuer].keys
+    await keys.fetching
+    with pytest.raises(Denied):
+        await believed.check(text)
+
+
+async def test_while_the_provider_is_away_its_last_keys_serve_for_a_stated_time(provider: Provider, clock: Clock) -> None:
+    believed = believing(provider.issuer)
+    texts = [await provider.token("anna") for _ in range(3)]
+    await believed.check(texts[0])
+    provider.told("stop")
+    for seconds in (oidc.FRESH_SECONDS + 1, oidc.OFFLINE_SECONDS - oidc.FRESH_SECONDS - 60):
+        clock.added += seconds
+        assert (await believed.check(texts[0])).subject == "anna"
+        assert (await believed.check(texts[1])).subject == "anna"
+    clock.added += 120
+    for text in (texts[0], texts[2]):
+        with pytest.raises(Unavailable, match="ISSUER_AWAY"):
+            await believed.check(text)
+    provider.told("start")
+    clock.added += oidc.REFETCH_SECONDS
+    assert (await believed.check(texts[0])).subject == "anna"
+
+
+async def test_a_provider_that_was_never_there_is_503_until_it_is(provider: Provider, clock: Clock, open_gateway: Open) -> None:
+    gateway = await open_gateway("member", "organization", oidc_issuers=trusting(provider.issuer))
+    headers = {"authorization": f"Bearer {await provider.token('anna')}"}
+    provider.told("stop")
+    response = await gateway.post({"query": VIEWER}, headers=headers)
+    assert (response.status_code, response.headers["retry-after"]) == (503, "1")
+    extensions = response.json()["errors"][0]["extensions"]
+    assert (extensions["code"], extensions["retryable"]) == ("ISSUER_AWAY", True)
+    assert (await gateway.post({"query": VIEWER}, who="operator")).status_code == 200
+    provider.told("start")
+    clock.added += oidc.REFETCH_SECONDS
+    assert (await gateway.post({"query": VIEWER}, headers=headers)).status_code == 200
+
+
+async def test_a_flood_of_unknown_keys_costs_one_fetch(provider: Provider) -> None:
+    believed = believing(provider.issuer)
+    text = await provider.token("anna")
+    await believed.check(text)
+    keys = believed.issuers[provider.issuer].keys
+    keys.tried_at -= oidc.REFETCH_SECONDS
+    foreign = rsa()
+    flood = [forged(provider, foreign, header={"kid": f"unknown-{number}"}) for number in range(100)]
+    refused = await asyncio.gather(*(believed.check(one) for one in flood), return_exceptions=True)
+    assert all(isinstance(one, Denied) for one in refused)
+    assert provider.fetched() == 2
+    assert (await believed.check(text)).subject == "anna"
+    assert len(believed.checked) == 1
+
+
+async def test_a_key_nobody_can_look_up_is_no_verdict(provider: Provider, clock: Clock) -> None:
+    believed = believing(provider.issuer)
+    await believed.check(await provider.token("anna"))
+    provider.told("rotate")
+    fresh = await provider.token("anna")
+    provider.told("stop")
+    clock.added += oidc.REFETCH_SECONDS
+    with pytest.raises(Unavailable):
+        await believed.check(fresh)
+
+
+@pytest.mark.parametrize(
+    ("stated", "why"),
+    [
+        ("{", "QUANYU_OIDC_ISSUERS"),
+        ('[{"issuer": "http://a.example"}]', "audience"),
+        ('[{"issuer": "quanyu-local", "audience": "quanyu"}]', "issuer"),
+        (trusting("http://a.example", algorithms=["none"]), "algorithms"),
+        (trusting("http://a.example", algorithms=["HS256"]), "algorithms"),
+        (trusting("http://a.example", algorithms=[]), "algorithms"),
+        (trusting("http://a.example", audiences=["quanyu"]), "audiences"),
+        (trusting("http://a.example", "http://a.example"), "twice"),
+        (trusting("http://a.example", "http://b.example", people=["staff"]), "staff"),
+    ],
+)
+def test_issuers_must_be_stated_well(stated: str, why: str) -> None:
+    with pytest.raises(SettingsError, match=why):
+        Tokens(Settings(oidc_issuers=stated))
+
+
+def test_production_reaches_providers_by_https() -> None:
+    Tokens(Settings(env="production", oidc_issuers=trusting("https://a.example")))
+    for stated in (trusting("http://a.example"), trusting("https://a.example", jwks_uri="http://a.example/jwks")):
+        with pytest.raises(SettingsError, match="https"):
+            Tokens(Settings(env="production", oidc_issuers=stated))
+
+
+async def test_a_discovery_document_of_another_issuer_is_not_followed(provider: Provider) -> None:
+    alias = provider.issuer.replace("127.0.0.1", "localhost")
+    text = forged(SimpleNamespace(issuer=alias), rsa())
+    with pytest.raises(Unavailable):
+        await believing(alias).check(text)
