@@ -25,6 +25,7 @@ FACTS_A_TRANSACTION = 20
 WRITERS = 16
 ROUNDS = 5
 ALONE = 30
+LEASE_SECONDS = 60.0
 GOAL = 2000
 ROOT = Path(__file__).parents[2]
 EFFECTS = ("bare", "together")
@@ -60,20 +61,20 @@ class Bench:
 
     async def from_end_to_end(self, effect: str) -> None:
         """Told while they are relayed, until all stand."""
-        async with self.senders[effect].relaying({effect: self.addresses[effect]}):
+        async with self.senders[effect].relaying({effect: self.addresses[effect]}, lease_seconds=LEASE_SECONDS):
             await self.tell(effect)
             await until(self.senders[effect].nothing_left)
 
     async def relay(self) -> None:
         """What was told before is delivered and applied."""
-        async with self.senders[EFFECTS[0]].relaying(self.addresses):
+        async with self.senders[EFFECTS[0]].relaying(self.addresses, lease_seconds=LEASE_SECONDS):
             await until(self.senders[EFFECTS[0]].nothing_left)
 
     async def alone(self) -> float:
         """Milliseconds from the end of the transaction that tells one fact to its row's being gone; median."""
         measured = []
         sender = self.senders[EFFECTS[0]]
-        async with sender.relaying(self.addresses):
+        async with sender.relaying(self.addresses, lease_seconds=LEASE_SECONDS):
             for _ in range(ALONE):
                 await sender.tell(visit("alone", next(self.numbers)))
                 start = time.perf_counter()
