@@ -20,7 +20,7 @@ from gateway.names import annotation
 from gateway.view import build, computed, root
 from quanyu.common.v1 import page_pb2
 from services.kit.errors import Invalid
-from services.kit.pages import PAGE_SIZE_MAX
+from services.kit.pages import PAGE_SIZE, PAGE_SIZE_MAX
 
 T = TypeVar("T")
 
@@ -86,16 +86,18 @@ class PageInfo:
 
 def arguments() -> list[StrawberryArgument]:
     """`first` and `after`."""
-    fields = page_pb2.PageRequest.DESCRIPTOR.fields_by_name
     return [
         StrawberryArgument(
             python_name=name,
             graphql_name=None,
             type_annotation=annotation(text),
-            description=descriptions.of_field(fields[name]),
+            description=described,
             default=UNSET,
         )
-        for name, text in (("first", "int | None"), ("after", "str | None"))
+        for name, text, described in (
+            ("first", "int | None", f"How many items at most: 1 to {PAGE_SIZE_MAX}; left out: {PAGE_SIZE}."),
+            ("after", "str | None", descriptions.of_field(page_pb2.PageRequest.DESCRIPTOR.fields_by_name["after"])),
+        )
     ]
 
 

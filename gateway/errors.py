@@ -91,7 +91,7 @@ def told(refused: errors.Refusal, members: tuple[type[Any], ...]) -> Any:
         chosen = BY_FAMILY[type(refused)]
     facts = {name: read(refused.metadata[name]) for name, read in chosen.__facts__.items() if refused.metadata.get(name)}
     if "field" in facts:
-        facts["field"] = descriptions.camel(facts["field"])
+        facts["field"] = "idempotencyKey" if facts["field"] == "request_id" else descriptions.camel(facts["field"])
     return chosen(message=refused.message, code=refused.reason, retryable=refused.retryable, **facts)
 
 

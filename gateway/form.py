@@ -92,7 +92,9 @@ class Form:
                 continue
             if (oneof := part.field.containing_oneof) is not None and chosen.setdefault(oneof.full_name, part.name) != part.name:
                 raise Invalid(
-                    "INVALID_FIELD", f"give one of {chosen[oneof.full_name]} and {part.name}", field=descriptions.camel(part.name)
+                    "INVALID_FIELD",
+                    f"give one of {descriptions.camel(chosen[oneof.full_name])} and {descriptions.camel(part.name)}",
+                    field=descriptions.camel(part.name),
                 )
             try:
                 _set(message, part.field, value, context)
@@ -105,9 +107,12 @@ class Form:
         if not part.mine:
             return None
         own = getattr(context.session, part.mine)
-        if not own:
-            raise Denied("UNAUTHENTICATED", f"sign in, or say {descriptions.camel(part.name)}")
-        return own
+        if own:
+            return own
+        name = descriptions.camel(part.name)
+        if context.session.principal is None:
+            raise Denied("UNAUTHENTICATED", f"sign in, or say {name}")
+        raise Invalid("INVALID_FIELD", f"say {name}; you are signed in as no {part.mine.removesuffix('_id')}", field=name)
 
     def arguments(self) -> list[StrawberryArgument]:
         """The parts as the arguments of a field."""
@@ -127,7 +132,10 @@ def _set(message: Message, field: FieldDescriptor, value: Any, context: "Context
         else:
             setattr(message, field.name, _plain(value))
     elif field.message_type.GetOptions().map_entry:
-        getattr(message, field.name).update({entry.name: entry.value for entry in value})
+        entries = {entry.name: entry.value for entry in value}
+        if len(entries) < len(value):
+            raise Invalid("INVALID_FIELD", "give each name once", field=descriptions.camel(field.name))
+        getattr(message, field.name).update(entries)
     elif field.is_repeated:
         for item in value:
             _fill(getattr(message, field.name).add(), item, context)

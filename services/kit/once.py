@@ -31,7 +31,7 @@ class Once(Struct, frozen=True):
         """The identity of `request` for this caller; `Invalid` when its `request_id` is missing or too long."""
         request_id: str = getattr(request, "request_id", "")
         if not 0 < len(request_id) <= REQUEST_ID_LENGTH_MAX:
-            raise errors.Invalid("REQUEST_ID_REQUIRED", f"give a request_id of 1 to {REQUEST_ID_LENGTH_MAX} characters", field="request_id")
+            raise errors.Invalid("REQUEST_ID_REQUIRED", f"give a key of 1 to {REQUEST_ID_LENGTH_MAX} characters", field="request_id")
         body = request.SerializeToString(deterministic=True)
         return cls(id=f"{caller_id}:{method}:{request_id}", fingerprint=hashlib.sha256(body).digest())
 
@@ -52,7 +52,7 @@ class Once(Struct, frozen=True):
     def replay(self, record: Document, answer_type: type[Any]) -> Any:
         """The first answer again, or the first refusal raised again; `Conflict` when the body differs from the first one's."""
         if bytes(record["fingerprint"]) != self.fingerprint:
-            raise errors.Conflict("REQUEST_ID_REUSED", "this request_id was used for another request; take a new one")
+            raise errors.Conflict("REQUEST_ID_REUSED", "this key was used for another request; take a new one")
         if refused := record.get("refusal"):
             refusal = next(kind for kind in errors.FAMILY if kind.__name__ == refused["kind"])(refused["reason"], refused["message"])
             refusal.metadata = dict(refused["metadata"])

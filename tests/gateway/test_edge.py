@@ -156,6 +156,24 @@ async def test_the_same_key_is_carried_out_once(gateway: Gateway) -> None:
     assert other["createUnit"]["code"] == "REQUEST_ID_REUSED"
 
 
+async def test_refusals_speak_of_what_a_client_gives(gateway: Gateway) -> None:
+    """Never of a request's own names, which no client knows."""
+    create = """mutation ($input: CreateUnitInput!) { createUnit(input: $input) { ... on InvalidInput { message code field } } }"""
+    unit = {"kind": "REGION", "parentId": "unt_brd_a", "name": {"zh": "区"}}
+    keyless = (await gateway.data(create, {"input": unit | {"idempotencyKey": ""}}, who="operator"))["createUnit"]
+    assert keyless == {"message": "give a key of 1 to 128 characters", "code": "REQUEST_ID_REQUIRED", "field": "idempotencyKey"}
+    enter = """mutation ($input: EnterDistrictInput!) { enterDistrict(input: $input) { ... on InvalidInput { message field } } }"""
+    visit = {"districtId": "dst_d", "touchpoint": "APP"}
+    nobody = (await gateway.data(enter, {"input": visit}, who="operator"))["enterDistrict"]
+    assert nobody == {"message": "say consumerId; you are signed in as no consumer", "field": "consumerId"}
+    anonymous = await gateway.ask(enter, {"input": visit})
+    assert anonymous["errors"][0]["extensions"]["code"] == "UNAUTHENTICATED"
+    register = """mutation ($input: RegisterConsumerInput!) { registerConsumer(input: $input) { ... on InvalidInput { message field } } }"""
+    twice = {"brandId": "brd_a", "identities": [], "sizes": [{"name": "shirt", "value": "40"}, {"name": "shirt", "value": "41"}]}
+    doubled = (await gateway.data(register, {"input": twice}, who="operator"))["registerConsumer"]
+    assert doubled == {"message": "give each name once", "field": "sizes"}
+
+
 async def test_one_of_two_is_one_of_two(gateway: Gateway) -> None:
     answer = await gateway.ask(
         '{ scorecard(unitId: "unt_brd_a", brandId: "brd_a", fromDay: "2026-01-01", untilDay: "2026-01-02") { fromDay } }', who="operator"

@@ -176,7 +176,7 @@ def approve(order: Order, *, payment_id: str, asked: PaymentAsked, at: datetime,
             Reason.ORDER_NOT_PLACED, "the order still waits for its coupons; place it again with the same request_id", order_id=order.id
         )
     if asked.sandbox_token != SANDBOX_APPROVES:
-        raise Conflict(Reason.PAYMENT_DECLINED, "the payment was declined; pay again, with a new request_id", order_id=order.id)
+        raise Conflict(Reason.PAYMENT_DECLINED, "the payment was declined; pay again, with a new key", order_id=order.id)
     payment = Payment(payment_id, asked.method, order.total, at)
     return replace(order, state=State.PAYING, payment=payment, sweep_at=real_at + FINISH_WITHIN), []
 
