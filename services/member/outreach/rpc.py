@@ -141,7 +141,7 @@ class OutreachService(outreach_pb2_grpc.OutreachServiceServicer):
 
     @write
     async def SendOutreach(self, request: outreach_pb2.SendOutreachRequest, unit: Unit) -> outreach_pb2.SendOutreachResponse:
-        draft = as_struct(fields(request), Draft)
+        draft = rules.legible(as_struct(fields(request), Draft))
         people = await self.consumers.people([draft.consumer_id], unit.session)
         members = people.ids_of(draft.consumer_id)
         staff = (await self.bindings.staff_of([draft.staff_id], unit.session)).get(draft.staff_id)

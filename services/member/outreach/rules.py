@@ -200,23 +200,35 @@ def current(bindings: Iterable[Binding]) -> Binding | None:
     return max((one for one in bindings if one.active), key=lambda one: (one.bound_at, one.id), default=None)
 
 
+def legible(draft: Draft) -> Draft:
+    """The draft, if there is something to read in it: a blank message would only use up the cap."""
+    if not draft.text.strip():
+        raise Invalid(Reason.INVALID_FIELD, "write something", field="text")
+    return draft
+
+
 def may_send(
     staff: Staff | None, staff_id: str, bindings: Sequence[Binding], consented: bool, times: Iterable[datetime], at: datetime, zone: str
 ) -> tuple[Binding, int]:
     """The binding in whose name a guide writes, and how many more may follow; a refusal says which rule is against it."""
     binding = current(bindings)
     if binding is None or binding.staff_id != staff_id:
-        raise Denied(Reason.NOT_BOUND, "this consumer is not bound to you")
+        raise Denied(Reason.NOT_BOUND, "this consumer is not bound to you; ask the store's manager or the brand's operator to bind them")
     if staff is None or not staff.active or staff.brand_id != binding.brand_id:
         raise Denied(Reason.STAFF_UNKNOWN, "you are no active member of staff of this brand")
     if not consented:
-        raise Conflict(Reason.NO_CONSENT, "the consumer did not allow the brand to write")
+        raise Conflict(Reason.NO_CONSENT, "the consumer did not allow the brand to write; they may allow it in their consents")
     recent = within_cap(times, at)
     if len(recent) >= CAP:
         free_at = (recent[-CAP] + CAP_WITHIN).isoformat()
-        raise Exhausted(Reason.FREQUENCY_CAP, f"the brand wrote {CAP} times within {CAP_WITHIN.days} days", free_at=free_at, limit=CAP)
+        raise Exhausted(
+            Reason.FREQUENCY_CAP,
+            f"the brand wrote {CAP} times within {CAP_WITHIN.days} days; write when the first of them is older",
+            free_at=free_at,
+            limit=CAP,
+        )
     if (until := quiet_until(at, zone)) is not None:
-        raise Conflict(Reason.QUIET_HOURS, "not between 22:00 and 08:00", free_at=until.isoformat())
+        raise Conflict(Reason.QUIET_HOURS, "not between 22:00 and 08:00; write in the morning", free_at=until.isoformat())
     return binding, CAP - len(recent) - 1
 
 

@@ -9,7 +9,7 @@ from quanyu.facts.v1 import facts_pb2
 from quanyu.member.v1 import identity_pb2, relation_pb2
 from quanyu.member.v1 import outreach_pb2 as pb
 from services.kit import calendar, clock
-from services.kit.errors import Conflict, Denied, Exhausted, NotFound
+from services.kit.errors import Conflict, Denied, Exhausted, Invalid, NotFound
 from tests.services.member.conftest import brand, guide, manager, new_request, shopper
 from tests.services.member.test_relation import paid
 
@@ -150,6 +150,7 @@ async def test_a_message_is_refused_without_binding_consent_or_daylight(town):
         (guide("stf_2", "str_2"), 0, message(id, staff_id="stf_2"), Denied, "NOT_BOUND"),
         (guide("stf_2", "str_2"), 0, message(id), Denied, "NOT_PERMITTED"),
         ([brand("brd_1")], 0, message(id), Denied, "NOT_PERMITTED"),
+        (mine, 0, message(id, " \n\u3000"), Invalid, "INVALID_FIELD"),
     ]
     for grants, later, request, kind, reason in refused:
         with pytest.raises(kind) as caught:
