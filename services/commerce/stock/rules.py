@@ -173,14 +173,12 @@ def available(stock: Stock) -> int:
 
 
 def check_level(on_hand: int, reserved: int) -> None:
-    """Refuses a level on hand that holds and unpaid orders do not fit into."""
-    if on_hand < reserved or on_hand < 0:
-        raise Conflict(
-            Reason.STOCK_RESERVED,
-            "holds and unpaid orders stand on more than would be left; release or cancel them first",
-            reserved=reserved,
-            on_hand=on_hand,
-        )
+    """Refuses a level on hand below nothing, or that holds and unpaid orders do not fit into."""
+    if on_hand >= max(reserved, 0):
+        return
+    fewer = "there are not so many to take away"
+    held = "holds and unpaid orders stand on more than would be left; release or cancel them first"
+    raise Conflict(Reason.STOCK_RESERVED, held if reserved else fewer, reserved=reserved, on_hand=on_hand)
 
 
 def hold(
@@ -273,4 +271,4 @@ def _out_of_stock(stock: Stock, quantity: int, at: datetime, held_until: datetim
         return Exhausted(Reason.OUT_OF_STOCK, "there are not enough left in this store", available=left)
     # Whoever took it since `held_until` was read took it just now.
     until = (held_until or at + HOLD_LIFE).isoformat()
-    return Exhausted(Reason.OUT_OF_STOCK, "others hold what is left; it may come free at held_until", available=left, held_until=until)
+    return Exhausted(Reason.OUT_OF_STOCK, "others hold what is left; ask again when the first hold ends", available=left, held_until=until)

@@ -145,9 +145,11 @@ async def test_uncounted_finds_a_row_that_is_wrong(shop: Shop) -> None:
 
 async def test_a_count_never_goes_below_what_holds_stand_on(shop: Shop) -> None:
     await shop.stocked(on_hand=3)
-    await shop.held(quantity=2)
     stub = shop.stock(of_store())
-    with pytest.raises(Conflict, match="STOCK_RESERVED") as refused:
+    with pytest.raises(Conflict, match="STOCK_RESERVED: there are not so many"):
+        await stub.AdjustStock(adjust(-4))
+    await shop.held(quantity=2)
+    with pytest.raises(Conflict, match="STOCK_RESERVED: holds") as refused:
         await stub.SetStock(set_stock(1))
     assert refused.value.metadata["reserved"] == "2"
     answer = await stub.SetStock(set_stock(5, safety=1))
