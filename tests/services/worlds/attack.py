@@ -14,7 +14,7 @@ from tests.services.worlds.requests import Choice
 from tests.services.worlds.rpcs import Outcome, Person, is_read, roles_of, rpcs
 from tests.services.worlds.seeding import World, once
 from tests.services.worlds.sides import NOBODY, OPERATOR, STRANGER, SYSTEM, Side
-from tests.services.worlds.watching import Change, Own, Watch
+from tests.services.worlds.watching import Change, Own, Watch, said
 
 AT_ONCE_MAX = 16
 GRANTS_OF_ONE_MAX = 2
@@ -27,15 +27,24 @@ class Right(IntEnum):
     REFUSED, BY_A_RULE, DONE, TOLD = range(4)
 
 
-class Allowed(Struct, frozen=True):
-    """What an attacker's call may do to rows of the target, and why that is right: collections with new rows, and with changed ones."""
+class Allowed(Struct, frozen=True, kw_only=True):
+    """What an attacker's call may do to rows of the target, and why that is right.
+
+    `who` begins the labels of those who may (empty: all); `new` and `changed` name the collections; `by` the fields of such a row of
+    which one must hold an id of the attacker's own.
+    """
 
     why: str
+    who: tuple[str, ...] = ("",)
     new: frozenset[str] = frozenset()
     changed: frozenset[str] = frozenset()
+    by: tuple[str, ...] = ()
 
-    def allows(self, change: Change) -> bool:
-        return change.collection in (self.new if change.before is None else self.changed) and change.after is not None
+    def allows(self, change: Change, person: Person, side: Side) -> bool:
+        if change.after is None or change.collection not in (self.new if change.before is None else self.changed):
+            return False
+        own = {id for ids in side.ids.values() for id in ids}
+        return person.label.startswith(self.who) and (not self.by or any(change.after.get(field) in own for field in self.by))
 
 
 class Attacker(Struct, frozen=True):
@@ -58,7 +67,7 @@ class Attacker(Struct, frozen=True):
 class Trial:
     """The rpcs of one process, tried against a target; `problems` says what was seen or changed."""
 
-    def __init__(self, world: World, process: str, target: Side, allowed: Mapping[str, Allowed]) -> None:
+    def __init__(self, world: World, process: str, target: Side, allowed: Mapping[str, Sequence[Allowed]]) -> None:
         self.world, self.process, self.target, self.allowed = world, process, target, allowed
         self.watch = Watch(world.suite.running[process])
         self.elsewhere = {name: Watch(service) for name, service in world.suite.running.items() if name != process}
@@ -118,9 +127,27 @@ class Trial:
 
     async def _unchanged(self, name: str, person: Person, attacker: Attacker) -> None:
         for change in await self.watch.look():
-            allowed = self.allowed.get(name)
-            if attacker.own.touched(self.watch.scopes, change) and not (allowed and allowed.allows(change)):
+            allowed = any(one.allows(change, person, attacker.side) for one in self.allowed.get(name, ()))
+            if attacker.own.touched(self.watch.scopes, change) and not allowed:
                 self.problems.append(f"{name} lets {person.label} change {change.collection}: {change.before} -> {change.after}")
+
+    async def mixed(self, name: str, side: Side) -> None:
+        """One list of the target's ids and their own answers what their own alone do; one of the people at least gets something."""
+        if rule_of(rpcs()[name]).public:
+            return
+        nouns = requests.id_fields(name)
+        lists = [path for path in nouns if path[-1].endswith("ids")]
+        own = requests.whole(name, side.ids)
+        both = own | {path: [*self.target.ids[nouns[path]], *own[path]] for path in lists}
+        pair = [requests.request(name, choice, self.world.at, "") for choice in (own, both)]
+        got = 0
+        for person in (side.people[role] for role in roles_of(name) if role in side.people):
+            alone, among = await self._together(name, [(person, request) for request in pair])
+            got = max(got, len(_items(alone)))
+            if _items(alone) != _items(among):
+                self.problems.append(f"{name} answers {person.label} otherwise beside others' ids: {alone.told} {among.told}")
+        if not got:
+            self.problems.append(f"{name} answers {side.name} nothing of its own")
 
     def _different(self, name: str, choices: Iterable[Choice]) -> list[Message]:
         """The requests that these choices come to, each once."""
@@ -166,6 +193,11 @@ def _right(outcome: Outcome, request: Message, own: Own) -> Right:
     if outcome.answer is not None:
         return Right.TOLD if own.told_by(outcome, type(request)()) else Right.DONE
     return Right.BY_A_RULE if isinstance(outcome.refusal, Conflict | Exhausted) else Right.REFUSED
+
+
+def _items(outcome: Outcome) -> list[str]:
+    """The texts of an answer, whatever their order. Numbers may follow the clock."""
+    return sorted(value for value in said(outcome.answer) if isinstance(value, str)) if outcome.answer is not None else []
 
 
 def _short(request: Message) -> str:
