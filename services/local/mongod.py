@@ -59,11 +59,12 @@ class Mongod:
     """`with Mongod(folder) as mongod: mongod.uri`: a writable primary whose data stays in `folder` and which ends with the block.
 
     `port` 0 takes a free one; the port may change from run to run. It listens on 127.0.0.1 only, without authentication.
+    `cache_gb` bounds its cache: with half a gigabyte, more than half of an import's server time goes into making room in it.
     `parameters` are handed over as `--setParameter`. Ends by SIGTERM, by SIGKILL after `STOP_SECONDS_MAX`, and whenever this process dies.
     """
 
     def __init__(
-        self, folder: Path, *, port: int = 0, cache_gb: float = 0.5, oplog_mb: int = 990, parameters: Mapping[str, str | int] | None = None
+        self, folder: Path, *, port: int = 0, cache_gb: float = 1.0, oplog_mb: int = 990, parameters: Mapping[str, str | int] | None = None
     ) -> None:
         self.folder = folder
         self.port = port

@@ -41,7 +41,7 @@ class PaymentMethod(StrEnum):
     SANDBOX = "PAYMENT_METHOD_SANDBOX"
 
 
-class Line(Struct, frozen=True):
+class Line(Struct, frozen=True, omit_defaults=True):
     """One line: `paid` = `amount` - `discount`."""
 
     variant_id: str
