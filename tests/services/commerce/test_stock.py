@@ -183,7 +183,8 @@ async def test_a_hold_is_seen_by_who_holds_and_by_the_store(shop: Shop) -> None:
     hold = await shop.held()
     get, listed = stock_pb2.GetHoldRequest(id=hold.id), stock_pb2.ListHoldsRequest(store_id="str_near")
     assert (await shop.stock(consumer()).GetHold(get)).hold == hold
-    assert list((await shop.stock(of_store(role="ROLE_GUIDE")).ListHolds(listed)).holds) == [hold]
+    for who in (of_store(role="ROLE_GUIDE"), of_brand("brd_a")):
+        assert list((await shop.stock(who).ListHolds(listed)).holds) == [hold]
     mine = await shop.stock(consumer()).ListHolds(stock_pb2.ListHoldsRequest(consumer_id="con_a"))
     assert list(mine.holds) == [hold]
     for stranger in (consumer("con_b"), of_store("str_far")):
