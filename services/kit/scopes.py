@@ -2,7 +2,7 @@
 
 import time
 from collections import OrderedDict
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 from typing import Protocol
 
 from msgspec import Struct
@@ -59,11 +59,6 @@ class Scopes:
         if len(self.cache) > CACHE_MAX:
             self.cache.popitem(last=False)
         return reached
-
-    async def brands(self, stores: Collection[str]) -> frozenset[str]:
-        """The brands and retailers in whose trees these stores stand."""
-        rows = self.database[COLLECTION].find({"_id": {"$in": sorted(stores)}}, {"brand_id": 1})
-        return frozenset([row["brand_id"] async for row in rows])
 
     async def keep(self, session: Session, changed: facts_pb2.StoreChanged) -> None:
         """Writes what a StoreChanged says; a store that is closed for good stays in its owner's scope, as its history does."""

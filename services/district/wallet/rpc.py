@@ -6,18 +6,16 @@ from quanyu.district.v1 import wallet_pb2, wallet_pb2_grpc
 from services.district.places.persons import Persons
 from services.district.wallet import rules
 from services.district.wallet.store import Coupons, Locks, as_of
-from services.kit.access import Kind, caller
 from services.kit.documents import as_struct, builtins, fields
 from services.kit.errors import Invalid
 from services.kit.house import House
-from services.kit.mongo import Document, Shaped
+from services.kit.mongo import Document
 from services.kit.unit import Unit, write
 
 
 class Wallet(wallet_pb2_grpc.WalletServiceServicer):
     def __init__(self, house: House, persons: Persons, coupons: Coupons, locks: Locks) -> None:
-        self.units, self.scopes, self.clock = house.units, house.scopes, house.clock
-        self.persons, self.coupons, self.locks = persons, coupons, locks
+        self.units, self.clock, self.persons, self.coupons, self.locks = house.units, house.clock, persons, coupons, locks
 
     async def ListCoupons(self, request: wallet_pb2.ListCouponsRequest, context: Any) -> wallet_pb2.ListCouponsResponse:
         if bool(request.consumer_id) == bool(request.brand_id):
@@ -29,17 +27,8 @@ class Wallet(wallet_pb2_grpc.WalletServiceServicer):
         return wallet_pb2.ListCouponsResponse(coupons=rows, page=page)
 
     async def BatchGetCoupons(self, request: wallet_pb2.BatchGetCouponsRequest, context: Any) -> wallet_pb2.BatchGetCouponsResponse:
-        at, rows = self.clock(), await self.coupons.batch(request.ids)
-        rows += await self._of_own_stores(set(request.ids) - {row["id"] for row in rows})
-        return wallet_pb2.BatchGetCouponsResponse(coupons=[as_of(row, at) for row in rows])
-
-    async def _of_own_stores(self, ids: set[str]) -> list[Shaped]:
-        """Those of these coupons that the brands of the caller's stores give: who works there speaks of them with consumers."""
-        stores = caller().reach.get(Kind.STORE)
-        if not stores or not ids:
-            return []
-        brands = await self.scopes.brands(stores)
-        return await self.coupons.unscoped.find({"_id": {"$in": sorted(ids)}, "brand_id": {"$in": sorted(brands)}}, limit=len(ids))
+        at = self.clock()
+        return wallet_pb2.BatchGetCouponsResponse(coupons=[as_of(row, at) for row in await self.coupons.batch(request.ids)])
 
     @write
     async def LockCoupons(self, request: wallet_pb2.LockCouponsRequest, unit: Unit) -> wallet_pb2.LockCouponsResponse:

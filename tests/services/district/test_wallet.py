@@ -181,21 +181,6 @@ async def test_coupons_are_listed_by_state_for_the_person_and_for_the_brand(worl
     assert [coupon.id for coupon in neighbours.coupons] == [ids[1]]
 
 
-async def test_who_works_in_a_store_finds_the_coupons_of_its_brand(world: World, district: Running) -> None:
-    ids = await given_coupons(district)
-    told = [StoreChanged(f"str_{n}", f"brd_{n}", [f"unt_{n}"]) for n in range(2)]
-    await district.deliver(*told, source="organization")
-    for who in (
-        Grant("ROLE_GUIDE", "SCOPE_KIND_STORE", "str_0"),
-        Grant("ROLE_STORE_MANAGER", "SCOPE_KIND_STORE", "str_0"),
-        Grant("ROLE_SUPERVISOR", "SCOPE_KIND_UNIT", "unt_0"),
-    ):
-        seen = await world.wallet(who).BatchGetCoupons(wallet_pb2.BatchGetCouponsRequest(ids=[*ids, "cpn_none"]))
-        assert [coupon.id for coupon in seen.coupons] == [ids[0]]
-    nowhere = Grant("ROLE_GUIDE", "SCOPE_KIND_STORE", "str_9")
-    assert not (await world.wallet(nowhere).BatchGetCoupons(wallet_pb2.BatchGetCouponsRequest(ids=ids))).coupons
-
-
 async def test_a_linked_person_spends_what_either_id_was_given(world: World, district: Running) -> None:
     one, two, _ = await given_coupons(district)
     await district.database["coupons"].update_one({"_id": two}, {"$set": {"consumer_id": "con_card"}})
@@ -206,14 +191,6 @@ async def test_a_linked_person_spends_what_either_id_was_given(world: World, dis
     with pytest.raises(NotFound):
         await world.lock("ord_1", "con_card", [one], brd_0=50_000)
     assert await world.lock("ord_1", "con_card", [two], brd_1=50_000)
-
-
-class StoreChanged(msgspec.Struct, frozen=True):
-    """The fact, as far as it says whose a store is."""
-
-    store_id: str
-    brand_id: str
-    unit_ids: list[str]
 
 
 class ConsumerLinked(msgspec.Struct, frozen=True):

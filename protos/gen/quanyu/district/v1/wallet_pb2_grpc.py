@@ -75,7 +75,7 @@ class WalletServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def BatchGetCoupons(self, request, context):
-        """Several coupons: a consumer sees their own, a brand and who works in its stores the brand's; others are absent from the answer.
+        """Several coupons: a consumer sees their own, a brand its own; others are absent from the answer.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -38,7 +38,7 @@ class WalletServiceStub:
     `consumer_id` and `brand_id`.
     """
     BatchGetCoupons: _grpc.UnaryUnaryMultiCallable[_wallet_pb2.BatchGetCouponsRequest, _wallet_pb2.BatchGetCouponsResponse]
-    """Several coupons: a consumer sees their own, a brand and who works in its stores the brand's; others are absent from the answer."""
+    """Several coupons: a consumer sees their own, a brand its own; others are absent from the answer."""
     LockCoupons: _grpc.UnaryUnaryMultiCallable[_wallet_pb2.LockCouponsRequest, _wallet_pb2.LockCouponsResponse]
     """Locks the given coupons for an order, all or none, and answers what each takes off: its value, never more than the order's lines of
     its brand amount to. Once for each order: the same order with the same coupons and amounts answers the same again, also under another
@@ -68,7 +68,7 @@ class WalletServiceAsyncStub(WalletServiceStub):
     `consumer_id` and `brand_id`.
     """
     BatchGetCoupons: _aio.UnaryUnaryMultiCallable[_wallet_pb2.BatchGetCouponsRequest, _wallet_pb2.BatchGetCouponsResponse]  # type: ignore[assignment]
-    """Several coupons: a consumer sees their own, a brand and who works in its stores the brand's; others are absent from the answer."""
+    """Several coupons: a consumer sees their own, a brand its own; others are absent from the answer."""
     LockCoupons: _aio.UnaryUnaryMultiCallable[_wallet_pb2.LockCouponsRequest, _wallet_pb2.LockCouponsResponse]  # type: ignore[assignment]
     """Locks the given coupons for an order, all or none, and answers what each takes off: its value, never more than the order's lines of
     its brand amount to. Once for each order: the same order with the same coupons and amounts answers the same again, also under another
@@ -107,7 +107,7 @@ class WalletServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _wallet_pb2.BatchGetCouponsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_wallet_pb2.BatchGetCouponsResponse, _abc.Awaitable[_wallet_pb2.BatchGetCouponsResponse]]:
-        """Several coupons: a consumer sees their own, a brand and who works in its stores the brand's; others are absent from the answer."""
+        """Several coupons: a consumer sees their own, a brand its own; others are absent from the answer."""
 
     @_abc_1.abstractmethod
     def LockCoupons(
