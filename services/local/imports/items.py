@@ -93,8 +93,9 @@ def _products(read: Any) -> Iterator[Item | Reject]:
 
 def _orders(folder: Path, orders: Any) -> Iterator[Item | Reject]:
     """Orders with their lines, by consumer and time: then a batch touches few consumers."""
-    lines = _Lines(folder)
-    for cells in reading.rows(orders.sort_by([("consumer_id", "ascending"), ("paid_at", "ascending"), ("order_id", "ascending")])):
+    orders = orders.sort_by([("consumer_id", "ascending"), ("paid_at", "ascending"), ("order_id", "ascending")])
+    lines = _Lines(folder, orders["order_id"])
+    for place, cells in enumerate(reading.rows(orders)):
         order_id = str(cells["order_id"])
         try:
             row = BY_NAME["orders"].row(cells)
@@ -103,7 +104,7 @@ def _orders(folder: Path, orders: Any) -> Iterator[Item | Reject]:
                 consumer_id=row["consumer_id"],
                 store_id=row["store_id"],
                 touchpoint=Touchpoint.Value(f"TOUCHPOINT_{row['touchpoint'].upper()}"),
-                lines=lines.of(order_id),
+                lines=lines.of(place),
             )
             message.paid_at.FromDatetime(row["paid_at"])
         except (BadValue, ValueError) as error:
@@ -114,30 +115,28 @@ def _orders(folder: Path, orders: Any) -> Iterator[Item | Reject]:
 
 
 class _Lines:
-    """The lines of all orders, found by order. Each order's are given out once; what is left at the end belongs to no order."""
+    """The lines of all orders, read along with them in their order. Each order's are given out once; some belong to no order."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, order_ids: Any) -> None:
         path = reading.find(folder, "order_lines")
-        self.columns: list[list[Any]] = []
-        self.spans: dict[str, tuple[int, int]] = {}
-        if path is None:
-            return
-        read = reading.table(path, BY_NAME["order_lines"]).sort_by([("order_id", "ascending"), ("row", "ascending")])
-        self.names = read.column_names
-        self.columns = [column.to_pylist() for column in read.columns]
-        ids = self.columns[self.names.index("order_id")]
-        start = 0
-        for position in range(1, len(ids) + 1):
-            if position == len(ids) or ids[position] != ids[start]:
-                self.spans[str(ids[start])] = (start, position)
-                start = position
+        read = reading.rows(reading.placed(reading.table(path, BY_NAME["order_lines"]), "order_id", order_ids)) if path else ()
+        self.groups = groupby(read, key=lambda cells: (cells["place"], str(cells["order_id"])))
+        self.place: int | None = None
+        self._next()
 
-    def of(self, order_id: str) -> list[orders_pb2.ImportedLine]:
-        """The order's lines; `BadValue` names the row of a line that cannot be read."""
-        start, end = self.spans.pop(order_id, (0, 0))
-        built = []
-        for position in range(start, end):
-            cells = {name: column[position] for name, column in zip(self.names, self.columns, strict=True)}
+    def _next(self) -> None:
+        (self.place, self.order_id), cells = next(self.groups, ((None, ""), ()))
+        self.cells = list(cells)
+
+    def of(self, place: int) -> list[orders_pb2.ImportedLine]:
+        """The lines of the order at a place, asked for in rising order; `BadValue` names the row of a line that cannot be read."""
+        while self.place is not None and self.place < place:
+            self._next()
+        if self.place != place:
+            return []
+        built, cells_of_all = [], self.cells
+        self._next()
+        for cells in cells_of_all:
             try:
                 row = BY_NAME["order_lines"].row(cells)
                 paid = _money(row["paid"], row["currency"])
@@ -148,8 +147,10 @@ class _Lines:
 
     def left(self) -> Iterator[Reject]:
         """Lines whose order does not stand in orders."""
-        for order_id, (start, _) in self.spans.items():
-            yield Reject("order_lines", self.columns[self.names.index("row")][start], order_id, "no such order in orders")
+        while self.cells:
+            if self.place is None:
+                yield Reject("order_lines", self.cells[0]["row"], self.order_id, "no such order in orders")
+            self._next()
 
 
 def _money(value: Any, currency: str) -> Money:
