@@ -1,6 +1,5 @@
 """The GraphQL request within an HTTP request, and the media type that its answer is wanted in."""
 
-import asyncio
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,6 +8,7 @@ from msgspec import Struct
 from starlette.requests import ClientDisconnect, Request
 
 from gateway.documents import Documents
+from gateway.overdue import Overdue
 from services.kit.settings import Settings
 
 JSON = "application/json"
@@ -41,6 +41,7 @@ class Reader:
 
     def __init__(self, settings: Settings, documents: Documents | None) -> None:
         self.bytes_max, self.values_max, self.documents = settings.limit_body_bytes, settings.limit_variables, documents
+        self.overdue = Overdue(BODY_SECONDS_MAX)
 
     async def read(self, request: Request) -> Asked:
         """The GraphQL request within an HTTP request."""
@@ -51,7 +52,10 @@ class Reader:
             raise BadRequest(415, f"send {JSON}")
         if charset and charset.replace('"', "") not in ("charset=utf-8", "charset=utf8"):
             raise BadRequest(415, "send UTF-8")
-        given = _parsed(await self._body(request), "the body")
+        try:
+            given = _parsed(await self.overdue.within(self._body(request)), "the body")
+        except TimeoutError:
+            raise BadRequest(408, "the body did not arrive in time") from None
         if not isinstance(given, dict):
             raise BadRequest(400, "the body is one JSON object; batches are not taken")
         return self._asked(given)
@@ -59,13 +63,10 @@ class Reader:
     async def _body(self, request: Request) -> bytes:
         body = bytearray()
         try:
-            async with asyncio.timeout(BODY_SECONDS_MAX):
-                async for chunk in request.stream():
-                    body += chunk
-                    if len(body) > self.bytes_max:
-                        raise BadRequest(413, f"a body has at most {self.bytes_max} bytes")
-        except TimeoutError:
-            raise BadRequest(408, "the body did not arrive in time") from None
+            async for chunk in request.stream():
+                body += chunk
+                if len(body) > self.bytes_max:
+                    raise BadRequest(413, f"a body has at most {self.bytes_max} bytes")
         except ClientDisconnect:
             raise BadRequest(400, "the body did not arrive") from None
         return bytes(body)

@@ -26,12 +26,9 @@ POLICY = (
 
 def wanted(request: Request) -> bool:
     """Whether somebody opens the address in a browser."""
-    asked = request.query_params
-    return (
-        request.method == "GET"
-        and "text/html" in request.headers.get("accept", "")
-        and not ("query" in asked or "documentId" in asked or "extensions" in asked)
-    )
+    if request.method != "GET" or "text/html" not in request.headers.get("accept", ""):
+        return False
+    return not any(name in request.query_params for name in ("query", "documentId", "extensions"))
 
 
 def page() -> Response:

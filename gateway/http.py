@@ -4,7 +4,6 @@ What is wrong with the request itself is answered with 4xx and without `data`. A
 a wrong document with 200, as that media type has it.
 """
 
-import asyncio
 import math
 import time
 from typing import Any
@@ -22,6 +21,7 @@ from gateway.asked import GRAPHQL, JSON, Asked, BadRequest, Reader, accepted
 from gateway.clients import Clients, acting_as
 from gateway.context import Context
 from gateway.execution import Executor, Prepared
+from gateway.overdue import Overdue
 from gateway.principal import Session, Sessions
 from gateway.rates import COLD_WEIGHT_PER_SECOND, Account, Rates, charge
 from services.kit import channel, ids, telemetry
@@ -53,7 +53,8 @@ class Endpoint:
 
     def __init__(self, executor: Executor, sessions: Sessions, clients: Clients, reader: Reader, settings: Settings) -> None:
         self.executor, self.sessions, self.clients, self.reader = executor, sessions, clients, reader
-        self.rates, self.deadline_seconds, self.explorer = Rates(settings), settings.deadline_seconds, settings.env == "development"
+        self.rates, self.explorer = Rates(settings), settings.env == "development"
+        self.deadline_seconds, self.overdue = settings.deadline_seconds, Overdue(settings.deadline_seconds)
 
     async def __call__(self, request: Request) -> Response:
         """Answers one request; whatever happens, in the form the client accepts."""
@@ -85,8 +86,7 @@ class Endpoint:
         try:
             if media is None:
                 raise BadRequest(406, f"accept {GRAPHQL} or {JSON}")
-            async with asyncio.timeout(self.deadline_seconds):
-                return await self._answer(request)
+            return await self.overdue.within(self._answer(request))
         except BadRequest as wrong:
             return refused(wrong.status, {"message": wrong.message, "extensions": errors.identified({"code": wrong.code})})
         except Refusal as refusal:

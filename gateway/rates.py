@@ -5,7 +5,6 @@ is more than `BURST_SECONDS` ahead. Buckets are this process's own: n replicas l
 """
 
 import ipaddress
-import math
 import time
 from collections import OrderedDict
 from collections.abc import Callable
@@ -33,18 +32,26 @@ class Buckets:
         self.per_second, self.clock = per_second, clock
         self.full_at: OrderedDict[str, float] = OrderedDict()
 
-    def wait(self, key: str) -> float:
-        """Seconds until an operation may be taken; 0: now."""
+    def admit(self, key: str) -> float:
+        """Takes one operation: 0; or takes nothing: seconds until there is one."""
         if not self.per_second:
             return 0.0
-        return max(self.full_at.get(key, -math.inf) + 1.0 / self.per_second - self.clock() - BURST_SECONDS, 0.0)
-
-    def take(self, key: str, weight: float) -> None:
-        """Takes it, whether or not there is as much."""
-        if not self.per_second:
-            return
         now = self.clock()
-        self.full_at[key] = max(self.full_at.get(key, now), now) + weight / self.per_second
+        full_at = self.full_at.get(key, now)
+        step = 1.0 / self.per_second
+        if full_at > now and (wait := full_at + step - now - BURST_SECONDS) > 0:
+            return wait
+        self._set(key, max(full_at, now) + step)
+        return 0.0
+
+    def charge(self, key: str, operations: float) -> None:
+        """Takes as much as so many operations, whether or not it is there."""
+        if self.per_second:
+            now = self.clock()
+            self._set(key, max(self.full_at.get(key, now), now) + operations / self.per_second)
+
+    def _set(self, key: str, full_at: float) -> None:
+        self.full_at[key] = full_at
         self.full_at.move_to_end(key)
         if len(self.full_at) > KEPT_MAX:
             self.full_at.popitem(last=False)
@@ -75,17 +82,16 @@ class Rates:
         return _admitted(((self.addresses, _network(address)),))
 
 
-def charge(account: Account, weight: float) -> None:
+def charge(account: Account, operations: float) -> None:
     """Counts more work of an operation that is under way: it ends, and the next one waits the longer."""
     for buckets, key in account:
-        buckets.take(key, weight)
+        buckets.charge(key, operations)
 
 
 def _admitted(account: Account) -> Account:
-    wait = max(buckets.wait(key) for buckets, key in account)
-    if wait > 0:
-        raise Overloaded("RATE_LIMITED", "too many operations; wait and try again", retry_after=timedelta(seconds=wait))
-    charge(account, 1.0)
+    for buckets, key in account:
+        if wait := buckets.admit(key):
+            raise Overloaded("RATE_LIMITED", "too many operations; wait and try again", retry_after=timedelta(seconds=wait))
     return account
 
 

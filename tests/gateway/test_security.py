@@ -338,8 +338,9 @@ async def test_the_head_of_a_request_is_bounded(alone: Gateway, monkeypatch: pyt
         assert (await spoken(port, b"GET /health HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")).startswith(b"HTTP/1.1 200")
 
 
-async def test_a_body_that_does_not_arrive_is_not_waited_for(alone: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_body_that_does_not_arrive_is_not_waited_for(open_gateway: Open, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gateway.asked.BODY_SECONDS_MAX", 0.2)
+    alone = await open_gateway(deadline_seconds=2.0)
     head = b"POST /graphql HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-type: application/json\r\ncontent-length: 900\r\n\r\n{"
     async with listening(alone) as port:
         assert (await spoken(port, head)).startswith(b"HTTP/1.1 408")
