@@ -76,7 +76,7 @@ TARGETS: Mapping[str, Target] = {
     "products": Target(500, _through("commerce", CATALOG, "ImportProducts", catalog_pb2.ImportProductsRequest, "products")),
     "stock": Target(500, _through("commerce", STOCK, "ImportStock", stock_pb2.ImportStockRequest, "rows")),
     "consumers": Target(
-        250, _through("member", identity_pb2_grpc.IdentityServiceStub, "ImportConsumers", identity_pb2.ImportConsumersRequest, "consumers")
+        100, _through("member", identity_pb2_grpc.IdentityServiceStub, "ImportConsumers", identity_pb2.ImportConsumersRequest, "consumers")
     ),
     "bindings": Target(
         500, _through("member", outreach_pb2_grpc.OutreachServiceStub, "ImportBindings", outreach_pb2.ImportBindingsRequest, "bindings")

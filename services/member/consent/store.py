@@ -8,7 +8,7 @@ from pymongo import ASCENDING, DESCENDING, IndexModel, ReplaceOne
 
 from quanyu.member.v1 import consent_pb2
 from services.kit.access import Kind
-from services.kit.documents import as_document, as_struct
+from services.kit.documents import as_documents, as_struct
 from services.kit.house import House
 from services.kit.mongo import Document, Session
 from services.kit.table import FIND_MAX, Table
@@ -45,13 +45,12 @@ class Consents:
         earlier = {row["_id"]: as_struct(row, Consent) async for row in rows}
         stand = {place: replace(word, id=place) for place, word in rules.by_place([*earlier.values(), *words]).items()}
         changed = [word for word in stand.values() if word != earlier.get(word.id)]
-        new = [as_document(word) for word in changed if word.id not in earlier]
-        if new:
+        if new := as_documents([word for word in changed if word.id not in earlier]):
             await self.standing.collection.insert_many(new, ordered=False, session=unit.session)
-        replaced = [ReplaceOne({"_id": word.id}, as_document(word)) for word in changed if word.id in earlier]
-        if replaced:
+        again = as_documents([word for word in changed if word.id in earlier])
+        if replaced := [ReplaceOne({"_id": document["_id"]}, document) for document in again]:
             await self.standing.collection.bulk_write(replaced, ordered=False, session=unit.session)
-        await self.changes.collection.insert_many([as_document(word) for word in words], ordered=False, session=unit.session)
+        await self.changes.collection.insert_many(as_documents(words), ordered=False, session=unit.session)
         return list(stand.values())
 
     async def granted(self, consumer_ids: Iterable[str], brand_ids: Sequence[str], purpose: Purpose, session: Session = None) -> list[str]:
