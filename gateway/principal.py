@@ -36,6 +36,7 @@ class Person(Struct, frozen=True):
     staff_id: str = ""
     consumer_id: str = ""
     grants: tuple[Grant, ...] = ()
+    tenant_id: str = ""
     whole: bool = True
     """Whether all who were asked have answered."""
 
@@ -46,6 +47,8 @@ class Session(Struct, frozen=True):
     principal: Principal | None = None
     staff_id: str = ""
     consumer_id: str = ""
+    tenant_id: str = ""
+    """Of whoever works for one."""
 
 
 ANONYMOUS = Session()
@@ -88,7 +91,8 @@ class Sessions:
         with acting_as(GATEWAY):
             person = await (self._vouched(token) if token.issuer else self._own(token.subject))
         id = person.staff_id or person.consumer_id or _nobody(token)
-        session = Session(Principal(id, person.grants, clock_offset=token.clock_offset), person.staff_id, person.consumer_id)
+        principal = Principal(id, person.grants, clock_offset=token.clock_offset)
+        session = Session(principal, person.staff_id, person.consumer_id, person.tenant_id)
         if person.grants and person.whole:
             self.known[who] = (asked_at + KEPT_SECONDS, session)
             self.known.move_to_end(who)
@@ -124,7 +128,7 @@ class Sessions:
     async def _staff(self, subject: str) -> Person:
         answer = await self.clients.call(ResolveGrantsRequest(subject=subject))
         grants = (Grant(access_pb2.Role.Name(grant.role), access_pb2.ScopeKind.Name(grant.kind), grant.id) for grant in answer.grants)
-        return Person(staff_id=answer.staff_id, grants=tuple(grants))
+        return Person(staff_id=answer.staff_id, grants=tuple(grants), tenant_id=answer.brand_id)
 
     async def _consumer(self, issuer: str, subject: str) -> Person:
         try:
@@ -140,7 +144,7 @@ async def _no_one() -> Person:
 
 
 def _one(staff: Person, consumer: Person) -> Person:
-    return Person(staff.staff_id, consumer.consumer_id, (*staff.grants, *consumer.grants), consumer.whole)
+    return Person(staff.staff_id, consumer.consumer_id, (*staff.grants, *consumer.grants), staff.tenant_id, consumer.whole)
 
 
 def _nobody(token: Token) -> str:

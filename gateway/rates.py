@@ -21,8 +21,6 @@ COLD_WEIGHT_PER_SECOND = 1_000.0
 """What it counts to parse and validate a document that is not known: as much as an operation for each millisecond it took."""
 IPV6_PREFIX = 64
 """Bits of an IPv6 address that tell callers apart: all others are the caller's to choose."""
-TENANT_SCOPES = ("SCOPE_KIND_BRAND", "SCOPE_KIND_UNIT", "SCOPE_KIND_STORE", "SCOPE_KIND_DISTRICT")
-"""What stands for a tenant in a session: the widest scope somebody has below the installation."""
 
 
 class Buckets:
@@ -73,8 +71,8 @@ class Rates:
         if session.principal is None:
             return self.admit_address(address)
         account: Account = ((self.principals, session.principal.id),)
-        if tenant := tenant_of(session):
-            account = (*account, (self.tenants, tenant))
+        if session.tenant_id:
+            account = (*account, (self.tenants, session.tenant_id))
         return _admitted(account)
 
     def admit_address(self, address: str) -> Account:
@@ -93,12 +91,6 @@ def _admitted(account: Account) -> Account:
         if wait := buckets.admit(key):
             raise Overloaded("RATE_LIMITED", "too many operations; wait and try again", retry_after=timedelta(seconds=wait))
     return account
-
-
-def tenant_of(session: Session) -> str:
-    """The tenant somebody works for, as far as their grants tell it; empty for consumers and the installation's own people."""
-    grants = session.principal.grants if session.principal is not None else ()
-    return next((grant.id for kind in TENANT_SCOPES for grant in grants if grant.kind == kind), "")
 
 
 def _network(address: str) -> str:

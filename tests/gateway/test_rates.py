@@ -9,11 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.door import RETRY_AFTER_SECONDS
+from gateway.overdue import Overdue
 from gateway.principal import Session
-from gateway.rates import BURST_SECONDS, KEPT_MAX, Buckets, Rates, charge, tenant_of
+from gateway.rates import BURST_SECONDS, KEPT_MAX, Buckets, Rates, charge
 from services.kit.errors import Overloaded
-from services.kit.principals import Grant, Principal
+from services.kit.principals import Principal
 from services.kit.settings import Settings
+from tests.gateway import world
 from tests.gateway.conftest import Open
 
 ASKED = {"query": "{ __typename }"}
@@ -66,19 +68,8 @@ def test_buckets_are_bounded() -> None:
     assert len(buckets.full_at) == KEPT_MAX
 
 
-def session(id: str, *grants: Grant) -> Session:
-    return Session(Principal(id, grants))
-
-
-GUIDE = Grant("ROLE_GUIDE", "SCOPE_KIND_STORE", "str_1")
-MANAGER = Grant("ROLE_BRAND_MANAGER", "SCOPE_KIND_BRAND", "brd_a")
-
-
-def test_the_tenant_is_what_the_grants_tell() -> None:
-    assert tenant_of(session("stf_1", GUIDE, MANAGER)) == "brd_a"
-    assert tenant_of(session("stf_1", GUIDE)) == "str_1"
-    assert tenant_of(session("con_1", Grant("ROLE_CONSUMER", "SCOPE_KIND_CONSUMER", "con_1"))) == ""
-    assert tenant_of(Session()) == ""
+def session(id: str, tenant_id: str = "") -> Session:
+    return Session(Principal(id), tenant_id=tenant_id)
 
 
 def test_each_person_each_tenant_and_each_address_has_its_own() -> None:
@@ -97,10 +88,10 @@ def test_each_person_each_tenant_and_each_address_has_its_own() -> None:
         return count
 
     burst = round(BURST_SECONDS)
-    assert admitted(session("stf_1", MANAGER)) == burst
-    assert admitted(session("stf_2", MANAGER)) == burst
-    assert admitted(session("stf_3", MANAGER)) == 0, "the tenant has had four"
-    assert admitted(session("stf_4", Grant("ROLE_BRAND_MANAGER", "SCOPE_KIND_BRAND", "brd_b"))) == burst
+    assert admitted(session("stf_1", "brd_a")) == burst
+    assert admitted(session("stf_2", "brd_a")) == burst
+    assert admitted(session("stf_3", "brd_a")) == 0, "the tenant has had four"
+    assert admitted(session("stf_4", "brd_b")) == burst
     assert admitted(session("con_1")) == burst
     assert admitted(Session()) == burst
     assert admitted(Session(), "10.0.0.2") == burst
@@ -127,6 +118,23 @@ async def test_who_asks_too_often_is_told_when_to_come_back(open_gateway: Open) 
     (error,) = refused.json()["errors"]
     assert (error["extensions"]["code"], error["extensions"]["retryable"]) == ("RATE_LIMITED", True)
     assert "data" not in refused.json()
+
+
+async def test_staff_are_counted_for_the_tenant_they_work_for(open_gateway: Open) -> None:
+    gateway = await open_gateway("organization", rate_tenant=50.0)
+    name = {"zh": "甲", "en": "A"}
+    await world.do(gateway, "createBrand", {"brandId": "brd_a", "kind": "BRAND", "name": name, "zone": "Asia/Shanghai", "currency": "CNY"})
+    store = {"storeId": "str_a", "kind": "STORE", "parentId": "unt_brd_a", "name": name, "position": world.NEAR}
+    await world.do(gateway, "createStore", store | {"opensMinute": 0, "closesMinute": 1440})
+    for staff in ("stf_one", "stf_two"):
+        await world.do(gateway, "hireStaff", {"staffId": staff, "storeId": "str_a", "name": "Gu"})
+    tenants: Buckets = gateway.app.state.rates.tenants
+    assert not tenants.full_at, "the operator works for no tenant"
+    for staff in ("stf_one", "stf_two"):
+        assert (await gateway.post(ASKED, who=staff)).status_code == 200
+    assert list(tenants.full_at) == ["brd_a"]
+    tenants.charge("brd_a", 10_000)
+    assert {(await gateway.post(ASKED, who=staff)).status_code for staff in ("stf_one", "stf_two")} == {429}
 
 
 async def test_tokens_that_are_not_in_order_are_counted_too(open_gateway: Open) -> None:
@@ -195,3 +203,23 @@ async def test_an_operation_ends_with_its_time(open_gateway: Open) -> None:
 def test_rates_are_settings() -> None:
     with pytest.raises(msgspec.ValidationError):
         msgspec.convert({"rate_principal": "-1"}, Settings, strict=False)
+
+
+async def test_what_is_cancelled_from_outside_is_not_overdue() -> None:
+    overdue = Overdue(0.05)
+    with pytest.raises(TimeoutError):
+        await overdue.within(never_ends())
+    task = asyncio.create_task(overdue.within(never_ends()))
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert await overdue.within(asyncio.sleep(0, "done")) == "done"
+    several = await asyncio.gather(*(overdue.within(never_ends()) for _ in range(3)), return_exceptions=True)
+    assert [type(each) for each in several] == [TimeoutError] * 3
+    assert not overdue.until
+    assert not overdue.ended
+
+
+async def never_ends() -> None:
+    await asyncio.Event().wait()

@@ -154,7 +154,7 @@ class People:
         if staff is None or not staff.active:
             return chart_pb2.ResolveGrantsResponse()
         grants = people.resolve(staff, await self.chart.grants_of([staff.id]), self.clock())[:GRANTS_MAX]
-        return chart_pb2.ResolveGrantsResponse(staff_id=staff.id, grants=[_message(one) for one in grants])
+        return chart_pb2.ResolveGrantsResponse(staff_id=staff.id, brand_id=staff.brand_id, grants=[_message(one) for one in grants])
 
     async def _signed_in(self, subject: str) -> Staff | None:
         """The person of a subject that an identity provider vouched for, or of a staff id."""

@@ -1809,8 +1809,11 @@ class ResolveGrantsResponse(_message.Message):
 
     STAFF_ID_FIELD_NUMBER: _builtins.int
     GRANTS_FIELD_NUMBER: _builtins.int
+    BRAND_ID_FIELD_NUMBER: _builtins.int
     staff_id: _builtins.str
     """Empty when nobody here is that subject."""
+    brand_id: _builtins.str
+    """The tenant they work for; empty for staff of the installation."""
     @_builtins.property
     def grants(self) -> _containers.RepeatedCompositeFieldContainer[_access_pb2.Grant]:
         """At most 200."""
@@ -1820,10 +1823,11 @@ class ResolveGrantsResponse(_message.Message):
         *,
         staff_id: _builtins.str = ...,
         grants: _abc.Iterable[_access_pb2.Grant] | None = ...,
+        brand_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["grants", b"grants", "staff_id", b"staff_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["brand_id", b"brand_id", "grants", b"grants", "staff_id", b"staff_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
