@@ -8,7 +8,7 @@ from msgspec.structs import replace
 
 from services.kit.errors import Conflict
 from services.member.identity import rules
-from services.member.identity.rules import Claim, Consumer, Identity, Profile, Reason, Registration
+from services.member.identity.rules import Claim, Consumer, Identity, Kind, Profile, Reason, Registration
 
 NewId = Callable[[str], str]
 """A fresh id of a prefix."""
@@ -31,12 +31,17 @@ class Entry(Struct, frozen=True):
 
 
 class Entered(Struct, frozen=True):
-    """Where an entry went: the consumer that stands for the person, the row that took it, and whether that is new."""
+    """Where an entry went: the consumer that stands for the person, the row that took it, and whether that is somebody new.
+
+    `linked_to_id`: the row is new, and linked to this one of somebody who was there, by what `evidence` is.
+    """
 
     person_id: str
     consumer_id: str
     created: bool
     identity_ids: list[str]
+    linked_to_id: str = ""
+    evidence: list[Kind] = []
 
 
 class Book:
@@ -54,22 +59,32 @@ class Book:
         for identity in self.identities.values():
             self.held.setdefault(identity.consumer_id, {})[identity.hash] = identity.id
 
-    def enter(self, entry: Entry, brand_id: str, at: datetime, *, anybody: bool, new_id: NewId) -> Entered:
-        """Registers or finds the person of an entry for a brand. `anybody`: the caller may name consumers the brand does not know."""
+    def enter(self, entry: Entry, brand_id: str, at: datetime, *, anybody: bool, new_id: NewId, linking: bool = False) -> Entered:
+        """Registers or finds the person of an entry for a brand. `anybody`: the caller may name consumers the brand does not know.
+
+        `linking`: an id of the entry's own is kept. If its identities find somebody else, it is linked to them: what else the brand has
+        under that id, orders and bindings, would mean nobody otherwise.
+        """
         row, named = entry.registration, entry.registration.consumer_id
         held_by = [self.identities[id].consumer_id for given in entry.given if (id := self._standing(given))]
         people = {id: self.consumers[id].person_id for id in (*held_by, named) if id in self.consumers}
         target = rules.holder(named, held_by, people)
         if target is not None and not held_by and not anybody and brand_id not in self.consumers[target].known_to:
             raise Conflict(Reason.CONSUMER_ID_TAKEN, "this consumer id is in use")
-        id = target or named or new_id("con")
+        id = named if linking and named else target or named or new_id("con")
+        linked_to = target if target is not None and id not in self.consumers else None
+        if linked_to and len(self.members[people[linked_to]]) >= rules.LINKED_MAX:
+            raise rules.too_many_linked()
+        evidence = list(dict.fromkeys(given.claim.kind for given in entry.given if self._standing(given))) if linked_to else []
         identities = self._identities(id, entry.given, brand_id, row.created_at or at, new_id)
-        consumer = self.consumers.get(id) or Consumer(id=id, person_id=id, created_at=row.created_at or at)
+        person_id = people[linked_to] if linked_to else id
+        consumer = self.consumers.get(id) or Consumer(id, person_id, row.created_at or at, linked_to)
         profiles = consumer.profiles
         if entry.name or row.sizes or row.preferences:
             profiles = rules.merged(profiles, Profile(brand_id, entry.name, row.sizes, row.preferences))
         self._put(replace(consumer, profiles=profiles, brand_ids=_with(consumer.brand_ids, brand_id)), identities)
-        return Entered(self.consumers[id].person_id, id, target is None, [identity.id for identity in identities])
+        identity_ids = [identity.id for identity in identities]
+        return Entered(self.consumers[id].person_id, id, target is None, identity_ids, linked_to or "", evidence)
 
     def add(self, consumer_id: str, given: Given, brand_id: str, at: datetime, new_id: NewId) -> tuple[str, bool]:
         """Adds an identity to a consumer; its id and whether it is new. IDENTITY_TAKEN when it stands for another person."""

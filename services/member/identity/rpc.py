@@ -66,19 +66,33 @@ class IdentityService(identity_pb2_grpc.IdentityServiceServicer):
                 entries[index] = self._entry(row, request.brand_id)
             except Refusal as refusal:
                 answers[index] = refusal
-        answers |= zip(entries, await self.consumers.register(unit, list(entries.values()), request.brand_id), strict=True)
+        registered = await self.consumers.register(unit, list(entries.values()), request.brand_id, linking=True)
+        answers |= zip(entries, registered, strict=True)
         stand = {index: entered for index, entered in answers.items() if isinstance(entered, Entered)}
+        await self._linked([entered for entered in stand.values() if entered.linked_to_id], unit)
         await self.imported(unit, [(entered.consumer_id, request.consumers[index]) for index, entered in stand.items()])
         return identity_pb2.ImportConsumersResponse(
             created=sum(entered.created for entered in stand.values()),
             found=sum(not entered.created for entered in stand.values()),
             consumer_ids=[stand[index].person_id if index in stand else "" for index in range(len(request.consumers))],
             rejects=[
-                identity_pb2.ImportReject(index=index, reason=refusal.reason)
+                identity_pb2.ImportReject(index=index, reason=refusal.reason, message=refusal.message)
                 for index, refusal in sorted(answers.items())
                 if isinstance(refusal, Refusal)
             ],
         )
+
+    async def _linked(self, entries: Sequence[Entered], unit: Unit) -> None:
+        """Keeps and tells the links of imported rows to who was there before."""
+        if not entries:
+            return
+        for entry in entries:
+            id, linked_id = entry.linked_to_id, entry.consumer_id
+            link = Link(ids.new("lnk"), id, linked_id, entry.evidence, unit.at, unit.caller.id, "imported with the same identity")
+            await self.consumers.links.unscoped.insert(unit, link)
+            unit.tell(ConsumerLinked(id, linked_id))
+        people = await self.consumers.people([entry.person_id for entry in entries], unit.session)
+        await self.moved(unit, {person: people.ids_of(person) for person in {entry.person_id for entry in entries}})
 
     def _entry(self, row: identity_pb2.ImportedConsumer, brand_id: str) -> Entry:
         registration = as_struct(fields(row), Registration)

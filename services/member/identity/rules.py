@@ -254,8 +254,13 @@ def link(parents: Parents, id: str, linked_id: str) -> dict[str, str | None]:
     if (parent := parents[linked_id]) is not None:
         raise Conflict(Reason.ALREADY_LINKED, "this consumer is linked to another one; link that one, or undo it first", consumer_id=parent)
     if len(parents) > LINKED_MAX:
-        raise Conflict(Reason.TOO_MANY_LINKED, f"one person consists of at most {LINKED_MAX} consumers")
+        raise too_many_linked()
     return {**parents, linked_id: id}
+
+
+def too_many_linked() -> Conflict:
+    """A person is as many consumers as may be."""
+    return Conflict(Reason.TOO_MANY_LINKED, f"one person consists of at most {LINKED_MAX} consumers")
 
 
 def unlink(parents: Parents, id: str, linked_id: str) -> dict[str, str | None]:

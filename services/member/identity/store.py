@@ -158,14 +158,18 @@ class Consumers:
         claim = rules.claim(identity, brand_id)
         return Given(claim, self.secrets.hashes(claim.kind, claim.hashed), self.secrets.encrypt(claim.value))
 
-    async def register(self, unit: Unit, entries: Sequence[Entry], brand_id: str) -> list[Entered | Refusal]:
-        """Enters registrations one after the other: each sees the ones before it. What cannot be is answered, not raised."""
+    async def register(self, unit: Unit, entries: Sequence[Entry], brand_id: str, *, linking: bool = False) -> list[Entered | Refusal]:
+        """Enters registrations one after the other: each sees the ones before it. What cannot be is answered, not raised.
+
+        `linking`: see `Book.enter`.
+        """
         named = [entry.registration.consumer_id for entry in entries if entry.registration.consumer_id]
         book = await self._book(unit, [given for entry in entries for given in entry.given], named)
         answers: list[Entered | Refusal] = []
         for entry in entries:
             try:
-                answers.append(book.enter(entry, brand_id, unit.at, anybody=unit.caller.everywhere, new_id=ids.new))
+                everywhere = unit.caller.everywhere
+                answers.append(book.enter(entry, brand_id, unit.at, anybody=everywhere, new_id=ids.new, linking=linking))
             except Refusal as refusal:
                 answers.append(refusal)
         await self._save(unit, book)

@@ -60,7 +60,9 @@ class OutreachService(outreach_pb2_grpc.OutreachServiceServicer):
             raise Invalid(Reason.INVALID_FIELD, f"give 1 to {ROWS_MAX} rows", field="bindings")
         answers = await self._bind(unit, [ImportedBinding(**fields(row)) for row in request.bindings], request.brand_id)
         refused = {index: answer for index, answer in enumerate(answers) if isinstance(answer, Refusal)}
-        rejects = [identity_pb2.ImportReject(index=index, reason=refusal.reason) for index, refusal in refused.items()]
+        rejects = [
+            identity_pb2.ImportReject(index=index, reason=refusal.reason, message=refusal.message) for index, refusal in refused.items()
+        ]
         return outreach_pb2.ImportBindingsResponse(bound=len(answers) - len(rejects), rejects=rejects)
 
     async def _bind(self, unit: Unit, rows: Sequence[ImportedBinding], brand_id: str) -> list[Binding | Refusal]:

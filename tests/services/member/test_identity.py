@@ -204,3 +204,40 @@ async def test_an_import_registers_what_can_be_and_names_the_rest(town):
     assert (await speaker.ImportConsumers(repeated)).created == 0
     seen = await town.speaker(OPERATOR).identity.BatchGetConsumers(pb.BatchGetConsumersRequest(ids=[f"con_{n:03}" for n in range(200)]))
     assert len(seen.consumers) == 200
+    assert all(one.message for one in answer.rejects)
+
+
+async def test_an_import_keeps_its_own_ids_and_links_them_to_who_is_there(town):
+    """Orders and bindings of the same import name them: what they say must not mean nobody."""
+    there = await town.registered("13900000009", display_name="Li Na")
+    rows = [
+        pb.ImportedConsumer(
+            consumer_id="con_mine",
+            identities=[phone("13900000009"), pb.NewIdentity(kind=CARD, value="CARD-445566")],
+            display_name="Lina",
+            consents=[pb.ImportedConsent(brand_id="brd_2", purpose="PURPOSE_OUTREACH", granted=True, touchpoint="TOUCHPOINT_STORE")],
+        ),
+        pb.ImportedConsumer(consumer_id="con_second", identities=[pb.NewIdentity(kind=CARD, value="CARD-445566")]),
+    ]
+    speaker = town.speaker(brand("brd_2")).identity
+    for _ in range(2):
+        request = pb.ImportConsumersRequest(request_id=new_request(), brand_id="brd_2", consumers=rows)
+        answer = await speaker.ImportConsumers(request)
+        assert (answer.created, answer.found, list(answer.consumer_ids)) == (0, 2, [there, there])
+    mine = (await speaker.GetConsumer(pb.GetConsumerRequest(id="con_mine"))).consumer
+    assert (mine.person_id, mine.display_name, mine.phone) == (there, "Lina", "139****0009")
+    assert list(mine.consumer_ids) == [there, "con_mine", "con_second"]
+    links = (await town.operator.identity.ListLinks(pb.ListLinksRequest(consumer_id=there))).links
+    assert {(one.consumer_id, one.linked_consumer_id, tuple(one.evidence)) for one in links} == {
+        (there, "con_mine", (PHONE,)),
+        ("con_mine", "con_second", (CARD,)),
+    }
+    told = [fact.consumer_linked for fact in await town.member.facts_told() if fact.WhichOneof("body") == "consumer_linked"]
+    assert {(one.consumer_id, one.linked_consumer_id) for one in told} == {(there, "con_mine"), ("con_mine", "con_second")}
+    await town.operator.identity.UnlinkConsumers(
+        pb.UnlinkConsumersRequest(request_id=new_request(), consumer_id=there, linked_consumer_id="con_mine")
+    )
+    alone = (await town.operator.identity.GetConsumer(pb.GetConsumerRequest(id=there))).consumer
+    assert (alone.display_name, list(alone.consumer_ids)) == ("Li Na", [there])
+    apart = (await speaker.GetConsumer(pb.GetConsumerRequest(id="con_second"))).consumer
+    assert (apart.person_id, apart.display_name) == ("con_mine", "Lina")

@@ -32,7 +32,7 @@ def hashed(identity: NewIdentity, brand_id: str) -> Given:
     return Given(claim, [f"{claim.kind}:{claim.hashed}"], claim.value.encode())
 
 
-def entered(book, entries):
+def entered(book, entries, linking=False):
     """Enters what is not refused; what was given, per consumer that took it."""
     numbers = count()
     taken = []
@@ -40,8 +40,10 @@ def entered(book, entries):
         entry = Entry(Registration(identities, named), [hashed(one, brand_id) for one in identities])
         before = (dict(book.consumers), dict(book.identities), dict(book.standing))
         try:
-            answer = book.enter(entry, brand_id, AT, anybody=False, new_id=lambda prefix: f"{prefix}_{next(numbers):03}")
+            answer = book.enter(entry, brand_id, AT, anybody=False, new_id=lambda prefix: f"{prefix}_{next(numbers):03}", linking=linking)
             taken.append((answer, brand_id, entry.given))
+            if linking and named:
+                assert answer.consumer_id == named
         except Refusal:
             assert before == (book.consumers, book.identities, book.standing)
     return taken
@@ -74,3 +76,20 @@ def test_entering_the_same_again_creates_nobody(entries):
         assert (repeated.person_id, repeated.created) == (answer.person_id, False)
     assert again.identities.keys() == book.identities.keys()
     assert again.changed() == ([], [])
+
+
+@given(ENTRIES)
+def test_linking_keeps_every_id_and_mixes_nobody(entries):
+    book = Book([], [])
+    for answer, brand_id, all_given in entered(book, entries, linking=True):
+        row = book.consumers[answer.consumer_id]
+        assert (row.person_id, brand_id in row.brand_ids) == (book.consumers[answer.person_id].id, True)
+        assert (answer.linked_to_id != "") == (answer.evidence != [])
+        if answer.linked_to_id:
+            assert row.linked_to_id == answer.linked_to_id
+        for one in all_given:
+            if one.claim.stands:
+                holder = book.identities[book.standing[one.hashes[0]]].consumer_id
+                assert book.consumers[holder].person_id == row.person_id
+    for row in book.consumers.values():
+        assert rules.person_of({one.id: one.linked_to_id for one in book.consumers.values()}, row.id) == row.person_id

@@ -48,7 +48,9 @@ class IdentityServiceStub:
     Refuses with IDENTITY_TAKEN when it stands for another person, INVALID_PHONE, SUBJECT_NOT_YOURS, TOO_MANY_IDENTITIES and CONSUMER_NOT_FOUND.
     """
     ImportConsumers: _grpc.UnaryUnaryMultiCallable[_identity_pb2.ImportConsumersRequest, _identity_pb2.ImportConsumersResponse]
-    """Registers up to 500 consumers of one brand at once, with sizes and consents; rows that cannot be are told one by one, the others stand."""
+    """Registers up to 500 consumers of one brand at once, with sizes and consents; rows that cannot be are told one by one, the others stand.
+    A row with an id of its own keeps it: when its identities find somebody else, the id is linked to them.
+    """
     LinkConsumers: _grpc.UnaryUnaryMultiCallable[_identity_pb2.LinkConsumersRequest, _identity_pb2.LinkConsumersResponse]
     """States that two consumers are one person. `consumer_id` keeps standing for the person; `linked_consumer_id`, with all that is linked to
     it, resolves to that person from now on. Both keep their own identities and interactions, so that the link can be undone.
@@ -94,7 +96,9 @@ class IdentityServiceAsyncStub(IdentityServiceStub):
     Refuses with IDENTITY_TAKEN when it stands for another person, INVALID_PHONE, SUBJECT_NOT_YOURS, TOO_MANY_IDENTITIES and CONSUMER_NOT_FOUND.
     """
     ImportConsumers: _aio.UnaryUnaryMultiCallable[_identity_pb2.ImportConsumersRequest, _identity_pb2.ImportConsumersResponse]  # type: ignore[assignment]
-    """Registers up to 500 consumers of one brand at once, with sizes and consents; rows that cannot be are told one by one, the others stand."""
+    """Registers up to 500 consumers of one brand at once, with sizes and consents; rows that cannot be are told one by one, the others stand.
+    A row with an id of its own keeps it: when its identities find somebody else, the id is linked to them.
+    """
     LinkConsumers: _aio.UnaryUnaryMultiCallable[_identity_pb2.LinkConsumersRequest, _identity_pb2.LinkConsumersResponse]  # type: ignore[assignment]
     """States that two consumers are one person. `consumer_id` keeps standing for the person; `linked_consumer_id`, with all that is linked to
     it, resolves to that person from now on. Both keep their own identities and interactions, so that the link can be undone.
@@ -155,7 +159,9 @@ class IdentityServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _identity_pb2.ImportConsumersRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_identity_pb2.ImportConsumersResponse, _abc.Awaitable[_identity_pb2.ImportConsumersResponse]]:
-        """Registers up to 500 consumers of one brand at once, with sizes and consents; rows that cannot be are told one by one, the others stand."""
+        """Registers up to 500 consumers of one brand at once, with sizes and consents; rows that cannot be are told one by one, the others stand.
+        A row with an id of its own keeps it: when its identities find somebody else, the id is linked to them.
+        """
 
     @_abc_1.abstractmethod
     def LinkConsumers(
