@@ -15,7 +15,7 @@ from google.protobuf.message_factory import GetMessageClass
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from msgspec import Struct
 
-from services.kit.channel import open_channel
+from services.kit import channel
 from services.kit.house import SERVICES
 from services.kit.principals import Principal, Signer
 from services.kit.settings import Settings
@@ -66,47 +66,50 @@ class Clients:
     def __init__(self, settings: Settings) -> None:
         self.settings, self.signer = settings, Signer("gateway", settings.signing_key)
         self.channels: dict[str, grpc.aio.Channel] = {}
-        self.called: dict[type[Message], Callable[[Message], Any]] = {}
+        self.called: dict[type[Message], tuple[str, Callable[..., Any]]] = {}
+        """Of each request, the service that answers it and its rpc."""
 
     async def open(self) -> None:
         """Opens the channels, in the event loop that uses them."""
         for name in SERVICES:
             address = getattr(self.settings, f"{name}_address")
-            self.channels[name] = open_channel(address, self._token(name), self.settings.deadline_seconds)
+            self.channels[name] = channel.open_bare_channel(address)
 
-    def _token(self, audience: str) -> Callable[[], str]:
-        def token() -> str:
-            principal = asking.get()
-            return self.signer.token(audience, principal) if principal is not None else ""
-
-        return token
+    def _token(self, audience: str) -> str:
+        principal = asking.get()
+        return self.signer.token(audience, principal) if principal is not None else ""
 
     async def call(self, request: Message) -> Any:
         """The rpc's answer."""
         kind = type(request)
         called = self.called.get(kind)
         if called is None:
-            rpc = rpc_of(kind)
-            called = self.called[kind] = self.channels[rpc.service].unary_unary(
-                rpc.path, request_serializer=kind.SerializeToString, response_deserializer=rpc.response.FromString
-            )
-        return await called(request)
+            called = self.called[kind] = self._called(kind)
+        service, ask = called
+        timeout = channel.remaining(self.settings.deadline_seconds)
+        return await channel.heard(ask(request, timeout=timeout, metadata=channel.metadata_of(self._token(service))))
+
+    def _called(self, kind: type[Message]) -> tuple[str, Callable[..., Any]]:
+        rpc = rpc_of(kind)
+        return rpc.service, self.channels[rpc.service].unary_unary(
+            rpc.path, request_serializer=kind.SerializeToString, response_deserializer=rpc.response.FromString
+        )
 
     async def ready(self) -> dict[str, bool]:
         """Which services say that they serve."""
         serving = await asyncio.gather(*map(self._serving, self.channels.values()))
         return dict(zip(self.channels, serving, strict=True))
 
-    async def _serving(self, channel: grpc.aio.Channel) -> bool:
+    async def _serving(self, opened: grpc.aio.Channel) -> bool:
         try:
-            answer = await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=READY_SECONDS_MAX)
+            answer = await health_pb2_grpc.HealthStub(opened).Check(health_pb2.HealthCheckRequest(), timeout=READY_SECONDS_MAX)
         except Exception:  # whatever it is: not ready
             return False
         return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
 
     async def close(self) -> None:
         """Ends all channels."""
-        for channel in self.channels.values():
-            await channel.close()
+        for opened in self.channels.values():
+            await opened.close()
         self.channels.clear()
         self.called.clear()

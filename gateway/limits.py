@@ -21,7 +21,7 @@ class Limits(Struct, frozen=True):
     """The bounds of a document. All but the first four are counted for each operation, a fragment's share wherever it is spread."""
 
     characters: int = 16_384
-    tokens: int = 1_500
+    tokens: int = 1_000
     fragments: int = 50
     """That a document defines."""
     operations: int = 10

@@ -5,6 +5,7 @@ import secrets
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
+
 from services.kit.mongo import Database
 from services.kit.settings import Settings
 from services.local.mongod import Mongod

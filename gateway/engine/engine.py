@@ -104,4 +104,4 @@ class Engine:
         COMPILED.inc()
         run = Run(context, variables, lambda: compiled.variables.exact(given))
         data = await plan.run(context.session, run)
-        return Outcome(data, run.errors(data) if run.failures else [])
+        return Outcome(data, run.errors() if run.failures else [])

@@ -15,12 +15,14 @@ from gateway.engine.collect import Uncompiled
 
 class Known(Struct, frozen=True):
     """`nullable`: it may be None. `vouched`: a leaf of a field of a message. `messages`: the full names of the messages it can be,
-    when it is one of them for sure. `items`: of each item, when it is a list."""
+    when it is one of them for sure. `items`: of each item, when it is a list; `entries`: they are those of
+    a map, sorted pairs of name and value."""
 
     nullable: bool = True
     vouched: bool = False
     messages: frozenset[str] = frozenset()
     items: Known | None = None
+    entries: bool = False
 
     @property
     def present(self) -> Known:

@@ -82,6 +82,7 @@ class Plan:
     async def run(self, session: Any, run: Run) -> dict[str, Any] | None:
         """The data of the answer; what failed is noted in the run."""
         data: dict[str, Any] = {}
+        run.data = data
         for number, root in enumerate(self.root):
             try:
                 part = root(session, run)
@@ -92,7 +93,7 @@ class Plan:
                 if part is None:
                     return None
             if not self.serial:
-                data = part
+                run.data = data = part
             else:
                 data.update(part)
                 run.queue[:] = [(target, key, data, slot) for target, key, _, slot in run.queue]

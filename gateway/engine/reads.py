@@ -22,13 +22,22 @@ class Read(Struct, frozen=True):
     guard: str | None = None
 
 
+VOUCHED = frozenset({str, "str", bool, "bool"})
+"""What a function says it returns, where mypy sees to it that it does."""
+
+
+def _returns(function: Any) -> Any:
+    return getattr(function, "__annotations__", {}).get("return")
+
+
 def read(source: Source, field: Field, text: str) -> Read:
     """How the field is read from `text`."""
     definition: Any = field.definition
     if isinstance(definition, ComputedField):
         if definition.of:
             return Read(f"{text}.{definition.of}", of_field(definition.owner.fields_by_name[definition.of], nullable=False))
-        return Read(f"{source.constant(definition.read, 'read')}({text})")
+        known = Known(nullable=False, vouched=True) if _returns(definition.read) in VOUCHED else ANYTHING
+        return Read(f"{source.constant(definition.read, 'read')}({text})", known)
     if isinstance(definition, MessageField):
         if definition.owner is None:
             return Read(f"{text}.{definition.python_name}")
@@ -42,7 +51,7 @@ def _of_message(source: Source, definition: MessageField, field: FieldDescriptor
     """As `view.reader` has it."""
     name, message = field.name, field.message_type
     if message is not None and message.GetOptions().map_entry:
-        return Read(f"{source.constant(definition.read, 'read')}({text})")
+        return Read(f"sorted({text}.{name}.items())", Known(nullable=False, entries=True))
     if field.is_repeated:
         return Read(f"{text}.{name}", of_field(field, nullable=False))
     guard = f"{text}.HasField({name!r})"

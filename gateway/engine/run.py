@@ -76,6 +76,7 @@ class Run:
     __slots__ = (
         "bug",
         "context",
+        "data",
         "doomed",
         "exact",
         "failures",
@@ -104,6 +105,8 @@ class Run:
         self.landed: asyncio.Future[None] | None = None
         self.bug: BaseException | None = None
         self.doomed = False
+        self.data: dict[str, Any] | None = None
+        """The answer as far as it is made. What is `doomed` is not given, but tells where its errors were."""
 
     def exact_variables(self) -> VariableValues:
         """The variables with their sources."""
@@ -218,9 +221,9 @@ class Run:
                 elif target.settle(self, value, container, slot) and target.pure:
                     made_by, made = target, container[slot]
 
-    def errors(self, data: Any) -> list[GraphQLError]:
+    def errors(self) -> list[GraphQLError]:
         """What failed, each with its path in the answer."""
-        places = _places(data, {id(failed.container) for failed in self.failures if failed.container is not None})
+        places = _places(self.data, {id(failed.container) for failed in self.failures if failed.container is not None})
         return [
             located_error(
                 failed.cause, failed.nodes, [*(places[id(failed.container)] if failed.container is not None else ()), *failed.path]

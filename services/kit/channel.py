@@ -5,7 +5,7 @@ Every rpc of the suite may be made again (writes are once by their request id), 
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
 from typing import Any
 
@@ -65,32 +65,45 @@ def remaining(default_seconds: float) -> float:
     return min(left, default_seconds)
 
 
+def metadata_of(token: str) -> list[tuple[str, str]]:
+    """What goes with a call: the principal (an empty token: nobody) and the trace."""
+    metadata = telemetry.context_metadata()
+    if token:
+        metadata.append((access.METADATA_KEY, token))
+    return metadata
+
+
+async def heard(call: Awaitable[Any]) -> Any:
+    """What the call answers; what a service refused is raised as the refusal it is."""
+    try:
+        return await call
+    except grpc.aio.AioRpcError as error:
+        if refusal := status.from_rpc_error(error):
+            raise refusal from None
+        raise
+
+
 class Signed(grpc.aio.UnaryUnaryClientInterceptor):
-    """Puts principal (an empty token: nobody), deadline and trace on each call, and raises what a service refused as the refusal it is."""
+    """Puts principal, deadline and trace on each call of a stub, and raises refusals."""
 
     def __init__(self, principal_token: Callable[[], str], deadline_seconds: float) -> None:
         self.principal_token, self.deadline_seconds = principal_token, deadline_seconds
 
     async def intercept_unary_unary(self, continuation: Any, details: grpc.aio.ClientCallDetails, request: Any) -> Any:
-        metadata = [*(details.metadata or ()), *telemetry.context_metadata()]
-        if token := self.principal_token():
-            metadata.append((access.METADATA_KEY, token))
+        metadata = grpc.aio.Metadata(*(details.metadata or ()), *metadata_of(self.principal_token()))
         timeout = details.timeout or remaining(self.deadline_seconds)
-        call = await continuation(
-            grpc.aio.ClientCallDetails(details.method, timeout, grpc.aio.Metadata(*metadata), details.credentials, details.wait_for_ready),
-            request,
-        )
-        try:
-            return await call
-        except grpc.aio.AioRpcError as error:
-            if refusal := status.from_rpc_error(error):
-                raise refusal from None
-            raise
+        asked = grpc.aio.ClientCallDetails(details.method, timeout, metadata, details.credentials, details.wait_for_ready)
+        return await heard(await continuation(asked, request))
 
 
 def open_channel(address: str, principal_token: Callable[[], str], deadline_seconds: float) -> grpc.aio.Channel:
     """A channel to `host:port` (or `dns:///name:port`, all of whose addresses are used in turn)."""
     return grpc.aio.insecure_channel(address, options=OPTIONS, interceptors=[Signed(principal_token, deadline_seconds)])
+
+
+def open_bare_channel(address: str) -> grpc.aio.Channel:
+    """The same without what is put on each call: for those who do so themselves, without the task that an interceptor takes."""
+    return grpc.aio.insecure_channel(address, options=OPTIONS)
 
 
 class Channels:

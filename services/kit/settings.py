@@ -74,7 +74,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     """Values within an operation's variables, lists and objects included."""
     limit_characters: Bound = 16_384
     """Of a document. `gateway/limits.py` says what this and the following bounds count."""
-    limit_tokens: Bound = 1_500
+    limit_tokens: Bound = 1_000
     limit_fragments: Bound = 50
     limit_operations: Bound = 10
     limit_depth: Bound = 12

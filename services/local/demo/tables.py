@@ -127,6 +127,8 @@ class Tables:
             if self.random.random() < 0.8:
                 bindings.append((consumer_id, home.id, guide_id(home, self.random.choice(shops_of(home)), self.random.randint(1, 2))))
             self.history(consumer_id, liked, since)
+        for twin in TWINS:
+            self._few(str(twin[0]), str(twin[1]))
         consumers += TWINS
         return consumers, bindings
 
@@ -143,6 +145,18 @@ class Tables:
                 variants_of(brand), self.random.randint(1, min(2, len(variants_of(brand))))
             ):
                 self.lines.append((order_id, variant, 1, f"{price}.00"))
+
+    def _few(self, consumer_id: str, brand_id: str) -> None:
+        """Two orders of the first of a pair and one of the second: together they make somebody loyal, apart nobody."""
+        brand = next(each for each in BRANDS if each.id == brand_id)
+        _, variant, _, (_, _, _, price) = variants_of(brand)[0]
+        first = consumer_id.endswith("_1")
+        for number, days in enumerate((90, 20) if first else (10,)):
+            order_id = f"ord_{consumer_id.removeprefix('con_')}_{number:02}"
+            paid_at = moment(self.today - timedelta(days=days), 900, ZONE)
+            touchpoint = "store" if first else "mini_program"
+            self.orders.append((order_id, consumer_id, store_id(brand, shops_of(brand)[0]), touchpoint, paid_at.isoformat()))
+            self.lines.append((order_id, variant, 1, f"{price}.00"))
 
     def _name(self) -> str:
         return self.random.choice(SURNAMES) + self.random.choice(GIVEN)

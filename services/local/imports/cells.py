@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from datetime import UTC, datetime
-from decimal import Decimal
+from decimal import Decimal, InvalidOperation
 from typing import Any
 
 from services.kit.calendar import zone_of
@@ -32,7 +32,10 @@ def number(cell: Any) -> float:
 
 def amount(cell: Any) -> Decimal:
     """An amount in major units, like 12.30."""
-    value = Decimal(str(cell))
+    try:
+        value = Decimal(str(cell).strip())
+    except InvalidOperation:
+        value = Decimal("NaN")
     return value if value.is_finite() else _expected("an amount like 12.30")
 
 
@@ -83,6 +86,12 @@ def choice(*labels: str) -> Callable[[Any], str]:
         return word if word in labels else _expected(f"one of {', '.join(labels)}")
 
     return read
+
+
+def choices(*labels: str) -> Callable[[Any], list[str]]:
+    """Some of these words, with semicolons between them."""
+    one = choice(*labels)
+    return lambda cell: [one(part) for part in names(cell)]
 
 
 def minor(value: Decimal, currency: str) -> int:

@@ -13,7 +13,7 @@ from services.kit.errors import Refusal
 from services.local import client
 from services.local.errors import LocalError
 from services.local.folder import Folder
-from services.local.imports import journey
+from services.local.imports import journey, reading
 from services.local.imports.importer import REJECTS, Counted, Import
 from services.local.imports.layout import FILES
 from services.local.options import data_option
@@ -41,7 +41,12 @@ def import_(source: Path | None, complete_journey: bool, households: int | None,
     if complete_journey:
         source = journey.convert(folder.path / "complete-journey", households=households, console=console)
     assert source is not None
-    counts = asyncio.run(_run(folder, source, anew, console, complete_journey))
+    if not any(reading.find(source, file.name) for file in FILES):
+        raise LocalError(f"{source} holds none of the files; they are called {', '.join(f'{file.name}.csv' for file in FILES)}")
+    try:
+        counts = asyncio.run(_run(folder, source, anew, console, complete_journey))
+    except KeyboardInterrupt:
+        raise LocalError("interrupted; the same command goes on where it stopped", status=130) from None
     console.print(summary(counts, time.monotonic() - started))
     if any(each.rejected for each in counts.values()):
         console.print(f"what was not taken stands in {source / REJECTS}, with the reason")

@@ -69,26 +69,22 @@ def _each(name: str, read: Any, build: Callable[[Values], tuple[str, Message, st
 
 def _products(read: Any) -> Iterator[Item | Reject]:
     for product_id, group in groupby(reading.rows(read), key=lambda cells: cells["product_id"]):
-        cells = list(group)
+        message, place, first = catalog_pb2.NewProduct(), 0, 0
         try:
-            rows = [BY_NAME["products"].row(each) for each in cells]
-            first = rows[0]
-            message = catalog_pb2.NewProduct(
-                product_id=first["product_id"],
-                brand_id=first["brand_id"],
-                name=catalog_pb2.Text(zh=first["name"], en=first["name_en"]),
-                category=first["category"],
-                variants=[
-                    catalog_pb2.NewVariant(
-                        variant_id=row["variant_id"], attributes=row["attributes"], price=_money(row["price"], row["currency"])
+            for cells in group:
+                place = cells["row"]
+                row = BY_NAME["products"].row(cells)
+                if not first:
+                    first, name = place, catalog_pb2.Text(zh=row["name"], en=row["name_en"])
+                    message = catalog_pb2.NewProduct(
+                        product_id=row["product_id"], brand_id=row["brand_id"], name=name, category=row["category"]
                     )
-                    for row in rows
-                ],
-            )
+                price = _money(row["price"], row["currency"])
+                message.variants.add(variant_id=row["variant_id"], attributes=row["attributes"], price=price)
         except (BadValue, ValueError) as error:
-            yield Reject("products", cells[0]["row"], str(product_id), str(error))
+            yield Reject("products", place, str(product_id), str(error))
         else:
-            yield Item(cells[0]["row"], message.product_id, message)
+            yield Item(first, message.product_id, message)
 
 
 def _orders(folder: Path, orders: Any) -> Iterator[Item | Reject]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from services.local.imports.cells import BadValue, amount, choice, flag, hours, integer, moment, names, number, pairs, text
+from services.local.imports.cells import BadValue, amount, choice, choices, flag, hours, integer, moment, names, number, pairs, text
 
 
 class Column(Struct, frozen=True):
@@ -54,6 +54,7 @@ NAME = (
 CURRENCY = Column("currency", text, "ISO 4217, CNY unless given", required=False, default="CNY")
 UNIT_KINDS = ("new_retail_department", "region", "supervisor_area")
 ROLES = ("guide", "store_manager", "supervisor", "brand_operator")
+PURPOSES = ("personalization", "outreach", "district_coupons")
 TOUCHPOINTS = ("store", "mini_program", "app", "web", "live", "guide_chat", "district_screen", "delivery")
 
 FILES = (
@@ -140,7 +141,7 @@ FILES = (
             Column("card", text, "the brand's card number", required=False),
             Column("open_id", text, "as app:open id", required=False),
             Column("sizes", pairs, "like shirt=40;shoe=42", required=False, default={}),
-            Column("consents", names, "purposes granted: personalization;outreach;district_coupons", required=False, default=[]),
+            Column("consents", choices(*PURPOSES), f"purposes granted: {';'.join(PURPOSES)}", required=False, default=[]),
             Column("consent_brands", names, "further brands the same is granted to", required=False, default=[]),
             Column("since", moment, "when they became known", required=False, default=None),
         ),

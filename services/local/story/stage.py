@@ -11,6 +11,7 @@ import httpx
 from msgspec import Struct
 from rich.console import Console
 from rich.json import JSON
+from rich.text import Text
 
 from services.kit.calendar import day_of, moment
 from services.local.errors import LocalError
@@ -82,8 +83,9 @@ class Stage:
         except (httpx.HTTPError, ValueError) as error:
             raise Surprise(f"the gateway does not answer {operation}: {type(error).__name__}") from None
         if self.verbose:
-            self.console.print(f"\n[dim]{document.strip()}[/]")
-            self.console.print(JSON.from_data({"variables": variables, "answer": answered}))
+            # Never wrapped: what is shown is to be copied.
+            self.console.print(Text(f"\n{document.strip()}", "dim"), soft_wrap=True)
+            self.console.print(JSON.from_data({"variables": variables, "answer": answered}), soft_wrap=True)
         if answered.get("errors"):
             raise Surprise(f"{operation} for {person.called}: {answered['errors'][0]['message']}")
         data: Answer = answered["data"]

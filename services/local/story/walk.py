@@ -329,7 +329,7 @@ class Walk:
             self._tell(
                 f"  {at:%Y-%m-%d}",
                 f"{transition['fromStage'] or 'nobody'} → {transition['toStage']}",
-                f"{transition['cause']['kind'].lower()} {transition['cause']['ref'] or ''}",
+                wording.cause(transition),
             )
         for event in reversed(relation["interactions"]["nodes"][:6]):
             at = datetime.fromisoformat(event["at"])

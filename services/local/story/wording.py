@@ -42,6 +42,12 @@ def reason(given: Answer) -> str:
     return str(given["kind"]).replace("_", " ").lower()
 
 
+def cause(transition: Answer) -> str:
+    """What moved a stage: an event, or that nothing came after it for too long."""
+    kind, ref = transition["cause"]["kind"].lower().replace("_", " "), transition["cause"]["ref"] or ""
+    return f"{'nothing since ' if transition['direction'] == 'LAPSE' else ''}{kind} {ref}".strip()
+
+
 def promise(made: Answer) -> str:
     how = "pick up" if made["method"] == "PICKUP" else "delivered"
     return f"{made['distanceMetres']} m, {how} by {clock(made['arrivesAt'] or made['readyAt'])}"

@@ -3,6 +3,7 @@
 `rewritten` takes any valid document (those of hypothesis-graphql too) and gives it all that; `drawn` draws one to begin with.
 """
 
+import json
 import random
 from typing import Any
 
@@ -72,9 +73,7 @@ def literal(type_: Any, value: Any) -> str:
         return "{" + ", ".join(f"{key}: {literal(type_.fields[key].type, each)}" for key, each in value.items()) + "}"
     if isinstance(type_, GraphQLEnumType):
         return str(value)
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    return str(value) if isinstance(value, int | float) else '"' + value.replace('"', '\\"') + '"'
+    return json.dumps(value, ensure_ascii=False)  # whose texts and numbers are GraphQL's too
 
 
 def variables_of(query: str, chance: random.Random) -> dict[str, Any]:

@@ -2,13 +2,16 @@
 
 import asyncio
 import csv
+from collections import Counter
 from collections.abc import AsyncIterator, Mapping
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
+from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -17,7 +20,9 @@ from quanyu.member.v1 import relation_pb2, relation_pb2_grpc
 from services.kit.errors import Unavailable
 from services.local import client
 from services.local.demo import tables
+from services.local.errors import LocalError
 from services.local.imports import cells, importer, layout
+from services.local.imports.command import import_
 from services.local.imports.importer import CHECKPOINT, REJECTS, Counted, Import, batches
 from services.local.imports.items import Item, Reject, items
 from services.local.keys import Keys
@@ -146,6 +151,30 @@ def test_the_demo_world_has_no_row_that_cannot_be_read(tmp_path: Path) -> None:
         assert count and not [item for item in found if isinstance(item, Reject)]
 
 
+def test_the_demo_worlds_pairs_are_loyal_together_and_not_apart(tmp_path: Path) -> None:
+    """So that linking one pair and parting another can be seen in the relations."""
+    today = date(2026, 11, 22)
+    tables.write(tmp_path, datetime(2026, 11, 22, 12, tzinfo=UTC))
+    with (tmp_path / "orders.csv").open(encoding="utf-8-sig", newline="") as file:
+        orders = [row for row in csv.DictReader(file) if row["consumer_id"] in {str(twin[0]) for twin in tables.TWINS}]
+    recent = Counter(row["consumer_id"] for row in orders if today - datetime.fromisoformat(row["paid_at"]).date() < timedelta(days=180))
+    assert recent == {str(twin[0]): 2 if str(twin[0]).endswith("_1") else 1 for twin in tables.TWINS}
+
+
+def test_a_bad_variant_is_named_by_its_own_row(tmp_path: Path) -> None:
+    write(
+        tmp_path, products=FILES["products"] + "prd_hat,brd_a,帽,Hat,hat,var_s,size=S,99.00\nprd_hat,brd_a,帽,Hat,hat,var_m,size=M,dear\n"
+    )
+    found = list(items(tmp_path, "products")[1])
+    assert [item.row for item in found if isinstance(item, Item)] == [1]
+    assert found[1] == Reject("products", 4, "prd_hat", "price: expected an amount like 12.30")
+
+
+def test_a_folder_without_any_file_is_told(tmp_path: Path) -> None:
+    told = CliRunner().invoke(import_, [str(tmp_path), "--data", str(tmp_path)])
+    assert isinstance(told.exception, LocalError) and "holds none of the files" in str(told.exception)
+
+
 @given(st.lists(st.one_of(st.sampled_from("ab"), st.none()), max_size=40), st.integers(1, 5))
 def test_batches_keep_every_item_in_order(groups: list[str | None], size: int) -> None:
     found = [
@@ -168,6 +197,8 @@ def test_batches_keep_every_item_in_order(groups: list[str | None], size: int) -
         (cells.moment, "2026-01-01 12:00", datetime(2026, 1, 1, 4, tzinfo=UTC)),
         (cells.moment, datetime(2026, 1, 1, 4, tzinfo=UTC), datetime(2026, 1, 1, 4, tzinfo=UTC)),
         (cells.integer, 3.0, 3),
+        (cells.amount, " 12.30 ", Decimal("12.30")),
+        (cells.choices("white", "blue"), "White; blue", ["white", "blue"]),
     ],
 )
 def test_cells_are_read(read: Any, cell: Any, value: Any) -> None:

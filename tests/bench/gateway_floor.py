@@ -1,0 +1,119 @@
+"""The floor of the gateway's bench: what somebody writes by hand for these three pages, with Starlette, grpc.aio and orjson.
+
+python -m tests.bench.gateway_floor ADDRESS_OF_SERVICES     prints its address
+"""
+
+import asyncio
+import socket
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import grpc
+import orjson
+import uvicorn
+import uvloop
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from gateway.graph.common import amount
+from gateway.view import moment
+from quanyu.commerce.v1 import catalog_pb2, catalog_pb2_grpc, orders_pb2, orders_pb2_grpc
+from quanyu.common.v1.page_pb2 import PageRequest
+from quanyu.member.v1 import identity_pb2, identity_pb2_grpc
+
+STATES = {value.number: value.name.removeprefix("ORDER_STATE_") for value in orders_pb2.OrderState.DESCRIPTOR.values}
+
+
+def money(value: Any) -> dict[str, Any]:
+    return {"amount": amount(value), "currency": value.currency}
+
+
+def offer(value: Any) -> dict[str, Any]:
+    return {
+        "id": value.id,
+        "category": value.category,
+        "name": {"zh": value.name.zh, "en": value.name.en},
+        "priceFrom": money(value.price_from),
+    }
+
+
+def good(value: Any) -> dict[str, Any]:
+    attributes = [{"name": name, "value": text} for name, text in sorted(value.attributes.items())]
+    return {"variantId": value.variant_id, "price": money(value.price), "attributes": attributes}
+
+
+def page(value: Any) -> dict[str, Any]:
+    return {"endCursor": value.end_cursor, "hasNextPage": value.has_next_page}
+
+
+def order(value: Any, offers: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "id": value.id,
+        "state": STATES[value.state],
+        "placedAt": moment(value.placed_at),
+        "total": money(value.total),
+        "lines": [{"quantity": line.quantity, "paid": money(line.paid), "offer": offers.get(line.offer_id)} for line in value.lines],
+    }
+
+
+def answered(data: Any) -> Response:
+    return Response(orjson.dumps({"data": data}), media_type="application/json")
+
+
+def build(address: str) -> Starlette:
+    """The application."""
+    stubs: dict[str, Any] = {}
+
+    @asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        async with grpc.aio.insecure_channel(address) as channel:
+            stubs["catalog"] = catalog_pb2_grpc.CatalogServiceStub(channel)
+            stubs["orders"] = orders_pb2_grpc.OrderServiceStub(channel)
+            stubs["consumers"] = identity_pb2_grpc.IdentityServiceStub(channel)
+            yield
+
+    async def one(request: Request) -> Response:
+        given = orjson.loads(await request.body())["variables"]
+        found = await stubs["catalog"].BatchGetOffers(catalog_pb2.BatchGetOffersRequest(ids=[given["id"]]))
+        return answered({"offer": offer(found.offers[0]) if found.offers else None})
+
+    async def many(request: Request) -> Response:
+        given = orjson.loads(await request.body())["variables"]
+        found = await stubs["catalog"].SearchOffers(catalog_pb2.SearchOffersRequest(page=PageRequest(first=given["first"])))
+        nodes = [{**offer(each), "goods": [good(one) for one in each.goods]} for each in found.offers]
+        return answered({"offers": {"nodes": nodes, "pageInfo": page(found.page)}})
+
+    async def orders(request: Request) -> Response:
+        given = orjson.loads(await request.body())["variables"]
+        asked = orders_pb2.ListOrdersRequest(consumer_id=given["id"], page=PageRequest(first=given["first"]))
+        consumers, listed = await asyncio.gather(
+            stubs["consumers"].BatchGetConsumers(identity_pb2.BatchGetConsumersRequest(ids=[given["id"]])),
+            stubs["orders"].ListOrders(asked),
+        )
+        ids = {line.offer_id: None for each in listed.orders for line in each.lines}
+        found = await stubs["catalog"].BatchGetOffers(catalog_pb2.BatchGetOffersRequest(ids=list(ids)))
+        offers = {each.id: offer(each) for each in found.offers}
+        consumer = consumers.consumers[0]
+        nodes = [order(each, offers) for each in listed.orders]
+        told = {"id": consumer.id, "displayName": consumer.display_name}
+        return answered({"consumer": told, "orders": {"nodes": nodes, "pageInfo": page(listed.page)}})
+
+    routes = [Route(f"/{path}", endpoint, methods=["POST"]) for path, endpoint in (("one", one), ("page", many), ("orders", orders))]
+    return Starlette(routes=routes, lifespan=lifespan)
+
+
+def main(address: str) -> None:
+    """Answers until it is ended."""
+    with socket.create_server(("127.0.0.1", 0), backlog=128) as listening:
+        sys.stdout.write("{}:{}\n".format(*listening.getsockname()[:2]))
+        sys.stdout.flush()
+        config = uvicorn.Config(build(address), http="httptools", ws="none", log_config=None, access_log=False, server_header=False)
+        uvloop.run(uvicorn.Server(config).serve([listening]))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
