@@ -34,7 +34,7 @@ ATTEMPTS_BEFORE_ORPHANS = 10
 """Tries after which a transaction asks whether a dead process holds what it wants; about half a second."""
 INTERRUPTED = 11601
 """The code of an operation whose session somebody ended: a replica that took our transaction for an orphan."""
-ORPHANED_SECONDS = 5.0
+ORPHANED_SECONDS = 2.0
 """A transaction that did nothing for so long belongs to a dead process, or to one that will simply run it anew."""
 
 

@@ -8,6 +8,7 @@ import click
 
 from services.kit.settings import SettingsError
 from services.local.demo.load import demo
+from services.local.documents import documents
 from services.local.errors import LocalError
 from services.local.facts import facts
 from services.local.imports.command import import_
@@ -36,5 +37,5 @@ def main() -> None:
     """Quanyu on one machine: starts the suite, shows how it is, gives out development tokens and keys."""
 
 
-for command in (up, status, token, keys, demo, import_, story, facts):
+for command in (up, status, token, keys, demo, import_, story, facts, documents):
     main.add_command(command)
