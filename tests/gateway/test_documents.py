@@ -35,7 +35,9 @@ def test_layout_and_comments_do_not_change_an_id() -> None:
 
 
 def test_the_manifest_has_every_operation_of_a_folder() -> None:
-    made = subprocess.run([sys.executable, "-m", "services.local", "documents", str(OPERATIONS)], cwd=ROOT, capture_output=True, text=True)
+    made = subprocess.run(
+        [str(Path(sys.executable).parent / "quanyu"), "documents", str(OPERATIONS)], cwd=ROOT, capture_output=True, text=True
+    )
     assert made.returncode == 0, made.stderr
     texts = orjson.loads(made.stdout)
     assert texts == manifest([OPERATIONS])
