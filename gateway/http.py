@@ -65,7 +65,7 @@ class Endpoint:
         id = ids.new("opn")
         errors.operation_id.set(id)
         media = accepted(request.headers.get("accept"))
-        with telemetry.TRACER.start_as_current_span("graphql", context=telemetry.context_from(request.headers)) as span:
+        with telemetry.span("graphql", request.headers) as span:
             span.set_attribute("quanyu.operation_id", id)
             answer = await self._answered(request, media)
         response = respond(answer, media or JSON)

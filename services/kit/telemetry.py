@@ -4,6 +4,7 @@ Only the API is used: without an SDK configured by the deployment, spans cost ne
 """
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from typing import Any
 
 from opentelemetry import propagate, trace
@@ -17,6 +18,7 @@ CALLS = Histogram(
     ["method", "code"],
     buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10),
 )
+_UNTRACED = nullcontext(trace.INVALID_SPAN)
 BUGS = Counter("quanyu_bugs_total", "Unknown exceptions answered as INTERNAL.", ["method"])
 
 
@@ -28,6 +30,13 @@ def traced() -> bool:
 def context_from(metadata: Mapping[str, str]) -> Any:
     """The trace context a call arrived with."""
     return propagate.extract(metadata)
+
+
+def span(name: str, headers: Mapping[str, str]) -> Any:
+    """A span of what arrived with these headers, as a context manager. Without an SDK there is one only to hand a caller's trace on."""
+    if "traceparent" not in headers and not traced():
+        return _UNTRACED
+    return TRACER.start_as_current_span(name, context=context_from(headers))
 
 
 def context_metadata() -> list[tuple[str, str]]:
