@@ -9,9 +9,9 @@ from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from starlette.routing import Route
+from starlette.routing import BaseRoute, Route
 
-from gateway import documents, schema
+from gateway import documents, explorer, schema
 from gateway.asked import PREFLIGHT, Reader
 from gateway.clients import Clients
 from gateway.door import Door
@@ -58,12 +58,14 @@ def build(settings: Settings) -> Starlette:
     async def graphql(request: Request) -> Response:
         return await endpoint(request)
 
-    routes = [
+    routes: list[BaseRoute] = [
         Route(PATH, graphql, methods=["GET", "POST"]),
         Route("/health", health),
         Route("/ready", ready),
         Route("/metrics", metrics),
     ]
+    if endpoint.explorer:
+        routes.append(explorer.files())
     app = Starlette(routes=routes, middleware=_middleware(settings), lifespan=lifespan)
     app.state.clients, app.state.executor, app.state.sessions, app.state.rates = clients, executor, sessions, endpoint.rates
     return app

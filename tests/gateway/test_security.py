@@ -128,13 +128,18 @@ async def test_cop_trace_mode_and_unhandled_errors(alone: Gateway) -> None:
 
 
 async def test_cop_graphiql(alone: Gateway, production: Gateway) -> None:
-    """An explorer is there in development only; it needs nothing from elsewhere."""
+    """GraphiQL is there in development only, and loads nothing from elsewhere."""
     html = {"accept": "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"}
     page = await alone.http.get("/graphql", headers=html)
     assert page.headers["content-type"] == "text/html; charset=utf-8"
-    assert not re.search(r"https?://|src=|@import", page.text)
-    assert "script-src 'sha256-" in page.headers["content-security-policy"]
-    assert "unsafe" not in page.headers["content-security-policy"]
+    assert "script-src 'self'" in page.headers["content-security-policy"]
+    loaded = re.findall(r'(?:src|href)="([^"]+)"', page.text)
+    assert len(loaded) > 5 and all(path.startswith("/graphiql/") for path in loaded)
+    for path in loaded:
+        file = await alone.http.get(path)
+        assert file.status_code == 200 and file.headers["x-content-type-options"] == "nosniff", path
+        assert path.endswith(".js") or not re.search(r"@import|url\((?!data:)", file.text), path
+        assert (await production.http.get(path)).status_code == 404
     assert (await alone.http.get("/graphql", headers=html, params={"query": "{ __typename }"})).json() == {"data": {"__typename": "Query"}}
     there = await production.http.get("/graphql", headers=html)
     assert there.status_code == 400
