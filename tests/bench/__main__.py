@@ -15,7 +15,7 @@ from tests import bench, proofs
 
 async def main(names: list[str]) -> None:
     console = Console()
-    known = [module.name for module in pkgutil.iter_modules(bench.__path__) if not module.name.startswith("_")]
+    known = [module.name for module in pkgutil.iter_modules(bench.__path__) if not (module.ispkg or module.name.startswith("_"))]
     if unknown := set(names) - set(known):
         sys.exit(f"no bench {', '.join(sorted(unknown))}; there are {', '.join(known)}")
     with proofs.mongod() as uri:

@@ -1,6 +1,6 @@
 """What the gateway costs: CPU milliseconds per request of its own process, before services that answer from memory.
 
-Floor: the same three pages written by hand (`gateway_floor.py`), with the same gRPC calls, in the same run. The gateway does everything
+Floor: the same three pages written by hand (`peers/floor.py`), with the same gRPC calls, in the same run. The gateway does everything
 it does for anybody: checks the bearer token, counts, signs who asks to the services, writes its log line.
 """
 
@@ -26,7 +26,7 @@ from gateway.engine.engine import Compiled
 from services.kit.house import SERVICES
 from services.local.keys import new_keys
 from services.local.token import bearer
-from tests.bench.gateway_services import CONSUMER, OFFERS, ORDERS, offer
+from tests.bench.peers.services import CONSUMER, OFFERS, ORDERS, offer
 
 ROOT = Path(__file__).parents[2]
 ROUNDS, REQUESTS, CONNECTIONS = 5, 400, 4
@@ -77,9 +77,9 @@ class Peer(Struct):
 
 @asynccontextmanager
 async def started(module: str, *arguments: str, env: dict[str, str] | None = None, says: str = "stdout") -> AsyncIterator[Any]:
-    """A process of this package, and the address that it says."""
+    """A process of `peers`, and the address that it says."""
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", f"tests.bench.{module}", *arguments,
+        sys.executable, "-m", f"tests.bench.peers.{module}", *arguments,
         cwd=ROOT, env=dict(os.environ) | (env or {}),
         stdout=PIPE if says == "stdout" else DEVNULL, stderr=PIPE if says == "stderr" else None,
     )  # fmt: skip
@@ -123,14 +123,14 @@ async def peers() -> AsyncIterator[dict[str, Peer]]:
     """The floor and the gateway, both ways, before the same services."""
     keys = new_keys()
     async with AsyncExitStack() as stack:
-        _, services = await stack.enter_async_context(started("gateway_services"))
-        floor = await stack.enter_async_context(started("gateway_floor", services))
+        _, services = await stack.enter_async_context(started("services"))
+        floor = await stack.enter_async_context(started("floor", services))
         found = {"floor": Peer(*floor, False)}
         env = {f"QUANYU_{name.upper()}_ADDRESS": services for name in SERVICES}
         env |= {f"QUANYU_{name.upper()}": value for name, value in keys.settings_of("gateway").items()}
         env |= {f"QUANYU_RATE_{name}": "0" for name in ("PRINCIPAL", "TENANT", "ADDRESS")}
         for way in ("engine", "core"):
-            process = await stack.enter_async_context(started("gateway_process", way, env=env, says="stderr"))
+            process = await stack.enter_async_context(started("gateway", way, env=env, says="stderr"))
             found[way] = Peer(*process, True, bearer(keys.tokens, CONSUMER))
         yield found
 

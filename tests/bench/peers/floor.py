@@ -1,6 +1,6 @@
 """The floor of the gateway's bench: what somebody writes by hand for these three pages, with Starlette, grpc.aio and orjson.
 
-python -m tests.bench.gateway_floor ADDRESS_OF_SERVICES     prints its address
+python -m tests.bench.peers.floor ADDRESS_OF_SERVICES     prints its address
 """
 
 import asyncio

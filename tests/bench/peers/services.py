@@ -1,6 +1,6 @@
 """The services behind the gateway's bench: every answer is made before and sent as bytes, so that the gateway is what is measured.
 
-python -m tests.bench.gateway_services     prints its address
+python -m tests.bench.peers.services     prints its address
 """
 
 import asyncio

@@ -1,6 +1,6 @@
 """The gateway as the bench starts it: as it is, or with graphql-core running every operation.
 
-python -m tests.bench.gateway_process engine|core     with the gateway's settings in the environment; prints its address
+python -m tests.bench.peers.gateway engine|core     with the gateway's settings in the environment; prints its address
 """
 
 import os
