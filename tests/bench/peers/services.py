@@ -65,10 +65,15 @@ ANSWERS: dict[type[Message], Message] = {
     catalog_pb2.SearchOffersRequest: catalog_pb2.SearchOffersResponse(offers=map(offer, range(OFFERS)), page=PAGE),
     orders_pb2.ListOrdersRequest: orders_pb2.ListOrdersResponse(orders=map(order, range(ORDERS)), page=PAGE),
     identity_pb2.BatchGetConsumersRequest: CONSUMERS,
-    identity_pb2.ResolveConsumerRequest: identity_pb2.ResolveConsumerResponse(consumer_id=CONSUMER, consumer_ids=[CONSUMER]),
     chart_pb2.ResolveGrantsRequest: chart_pb2.ResolveGrantsResponse(),
 }
 SINGLE = catalog_pb2.BatchGetOffersRequest(ids=[offer(0).id]).SerializeToString()
+
+
+def resolved(asked: bytes) -> bytes:
+    """A consumer's token is taken for whom it names."""
+    id = identity_pb2.ResolveConsumerRequest.FromString(asked).subject
+    return identity_pb2.ResolveConsumerResponse(consumer_id=id, consumer_ids=[id]).SerializeToString()  # type: ignore[no-any-return]
 
 
 class Answers(grpc.GenericRpcHandler):
@@ -80,6 +85,7 @@ class Answers(grpc.GenericRpcHandler):
         self.handlers = {path: self._handler(lambda _, answer=answer: answer) for path, answer in made.items()}
         path = rpc_of(catalog_pb2.BatchGetOffersRequest).path
         self.handlers[path] = self._handler(lambda asked: one if asked == SINGLE else all_of_orders)
+        self.handlers[rpc_of(identity_pb2.ResolveConsumerRequest).path] = self._handler(resolved)
 
     @staticmethod
     def _handler(answered: Any) -> Any:
