@@ -5,15 +5,17 @@ Every rpc of the suite may be made again (writes are once by their request id), 
 
 import json
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, TypeVar
 
 import grpc
 
 from services.kit import access, clock, status, telemetry
 from services.kit.errors import Unavailable
 from services.kit.principals import INSTALLATION, SERVICE, Grant, Principal, Signer
+
+Answer = TypeVar("Answer")
 
 deadline: ContextVar[float | None] = ContextVar("deadline", default=None)
 """When (monotonic seconds) the answer of the current rpc is worth nothing any more."""
@@ -81,6 +83,19 @@ async def heard(call: Awaitable[Any]) -> Any:
         if refusal := status.from_rpc_error(error):
             raise refusal from None
         raise
+
+
+async def heard_each(call: grpc.aio.UnaryStreamCall[Any, Answer]) -> AsyncIterator[Answer]:
+    """The answers of a streaming call, which is cancelled when this is closed; a refusal is raised as the refusal it is."""
+    try:
+        async for answer in call:
+            yield answer
+    except grpc.aio.AioRpcError as error:
+        if refusal := status.from_rpc_error(error):
+            raise refusal from None
+        raise
+    finally:
+        call.cancel()
 
 
 class Signed(grpc.aio.UnaryUnaryClientInterceptor):

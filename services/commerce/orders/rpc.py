@@ -1,5 +1,6 @@
 """Orders over the wire."""
 
+from collections.abc import AsyncIterator
 from datetime import UTC
 from enum import StrEnum
 from functools import lru_cache
@@ -21,7 +22,7 @@ from services.commerce.rejects import rejects_of
 from services.commerce.stock.store import StockStore
 from services.kit import access, clock, errors, ids
 from services.kit.documents import as_struct, fields
-from services.kit.errors import Invalid, NotFound, Refusal
+from services.kit.errors import Invalid, NotFound, Refusal, Unavailable
 from services.kit.house import House
 from services.kit.once import Once
 from services.kit.unit import Unit, write
@@ -108,6 +109,10 @@ class Orders(orders_pb2_grpc.OrderServiceServicer):
             raise Invalid(rules.Reason.INVALID_FIELD, "name a consumer, a store or a brand", field="consumer_id")
         orders, page = await self.store.page(named, request.page)
         return orders_pb2.ListOrdersResponse(orders=orders, page=page)
+
+    async def WatchOrder(self, request: orders_pb2.WatchOrderRequest, context: Any) -> AsyncIterator[orders_pb2.WatchOrderResponse]:
+        raise Unavailable("WATCH_UNAVAILABLE", "changes cannot be watched yet")
+        yield
 
     async def GetDestination(self, request: orders_pb2.GetDestinationRequest, context: Any) -> orders_pb2.GetDestinationResponse:
         order = await self.store.own.load(request.order_id)

@@ -1,10 +1,11 @@
 """TaskService: what members of staff see of their tasks and do with them."""
 
+from collections.abc import AsyncIterator
 from typing import Any
 
 from quanyu.organization.v1 import tasks_pb2, tasks_pb2_grpc
 from services.kit.documents import fields
-from services.kit.errors import Invalid
+from services.kit.errors import Invalid, Unavailable
 from services.kit.house import House
 from services.kit.unit import Unit, write
 from services.organization.tasks import rules
@@ -43,3 +44,7 @@ class TaskServicer(tasks_pb2_grpc.TaskServiceServicer):
         query = {subject: getattr(request, subject), "state": {"$in": states}}
         tasks, page = await self.tasks.page(query, request.page, order=[("due_at", 1)])
         return tasks_pb2.ListTasksResponse(tasks=tasks, page=page)
+
+    async def WatchTasks(self, request: tasks_pb2.WatchTasksRequest, context: Any) -> AsyncIterator[tasks_pb2.WatchTasksResponse]:
+        raise Unavailable("WATCH_UNAVAILABLE", "changes cannot be watched yet")
+        yield

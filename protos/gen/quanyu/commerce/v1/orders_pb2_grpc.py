@@ -64,6 +64,11 @@ class OrderServiceStub:
                 request_serializer=quanyu_dot_commerce_dot_v1_dot_orders__pb2.ListOrdersRequest.SerializeToString,
                 response_deserializer=quanyu_dot_commerce_dot_v1_dot_orders__pb2.ListOrdersResponse.FromString,
                 _registered_method=True)
+        self.WatchOrder = channel.unary_stream(
+                '/quanyu.commerce.v1.OrderService/WatchOrder',
+                request_serializer=quanyu_dot_commerce_dot_v1_dot_orders__pb2.WatchOrderRequest.SerializeToString,
+                response_deserializer=quanyu_dot_commerce_dot_v1_dot_orders__pb2.WatchOrderResponse.FromString,
+                _registered_method=True)
         self.GetDestination = channel.unary_unary(
                 '/quanyu.commerce.v1.OrderService/GetDestination',
                 request_serializer=quanyu_dot_commerce_dot_v1_dot_orders__pb2.GetDestinationRequest.SerializeToString,
@@ -129,6 +134,17 @@ class OrderServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def WatchOrder(self, request, context):
+        """One order as GetOrder shows it, as it stands now (unless `after` names just this state) and again each time it changed. It is told
+        at least once: the newest state always, one state perhaps twice, those that followed each other quickly perhaps not each. The
+        stream ends without a refusal when its time is over: ask again `after` its last cursor, and nothing is lost.
+        Refuses with ORDER_NOT_FOUND, also when the order leaves the caller's scope meanwhile; INVALID_CURSOR; TOO_MANY_STREAMS. Ends with
+        SUBSCRIBER_TOO_SLOW when it is not read, and with CHANGES_LOST or SERVER_STOPPING: ask again in the same way.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetDestination(self, request, context):
         """Where an order goes: for the consumer and for those who hand it over in the store. Refuses with ORDER_NOT_FOUND, DESTINATION_MISSING.
         """
@@ -177,6 +193,11 @@ def add_OrderServiceServicer_to_server(servicer, server):
                     servicer.ListOrders,
                     request_deserializer=quanyu_dot_commerce_dot_v1_dot_orders__pb2.ListOrdersRequest.FromString,
                     response_serializer=quanyu_dot_commerce_dot_v1_dot_orders__pb2.ListOrdersResponse.SerializeToString,
+            ),
+            'WatchOrder': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchOrder,
+                    request_deserializer=quanyu_dot_commerce_dot_v1_dot_orders__pb2.WatchOrderRequest.FromString,
+                    response_serializer=quanyu_dot_commerce_dot_v1_dot_orders__pb2.WatchOrderResponse.SerializeToString,
             ),
             'GetDestination': grpc.unary_unary_rpc_method_handler(
                     servicer.GetDestination,
@@ -351,6 +372,33 @@ class OrderService:
             '/quanyu.commerce.v1.OrderService/ListOrders',
             quanyu_dot_commerce_dot_v1_dot_orders__pb2.ListOrdersRequest.SerializeToString,
             quanyu_dot_commerce_dot_v1_dot_orders__pb2.ListOrdersResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchOrder(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/quanyu.commerce.v1.OrderService/WatchOrder',
+            quanyu_dot_commerce_dot_v1_dot_orders__pb2.WatchOrderRequest.SerializeToString,
+            quanyu_dot_commerce_dot_v1_dot_orders__pb2.WatchOrderResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -55,6 +55,13 @@ class OrderServiceStub:
     """The orders of a consumer, served by a store, or with a brand's goods, as GetOrder shows them, latest first; what is named must all be so.
     At least one is named, else INVALID_FIELD.
     """
+    WatchOrder: _grpc.UnaryStreamMultiCallable[_orders_pb2.WatchOrderRequest, _orders_pb2.WatchOrderResponse]
+    """One order as GetOrder shows it, as it stands now (unless `after` names just this state) and again each time it changed. It is told
+    at least once: the newest state always, one state perhaps twice, those that followed each other quickly perhaps not each. The
+    stream ends without a refusal when its time is over: ask again `after` its last cursor, and nothing is lost.
+    Refuses with ORDER_NOT_FOUND, also when the order leaves the caller's scope meanwhile; INVALID_CURSOR; TOO_MANY_STREAMS. Ends with
+    SUBSCRIBER_TOO_SLOW when it is not read, and with CHANGES_LOST or SERVER_STOPPING: ask again in the same way.
+    """
     GetDestination: _grpc.UnaryUnaryMultiCallable[_orders_pb2.GetDestinationRequest, _orders_pb2.GetDestinationResponse]
     """Where an order goes: for the consumer and for those who hand it over in the store. Refuses with ORDER_NOT_FOUND, DESTINATION_MISSING."""
     ImportOrders: _grpc.UnaryUnaryMultiCallable[_orders_pb2.ImportOrdersRequest, _orders_pb2.ImportOrdersResponse]
@@ -89,6 +96,13 @@ class OrderServiceAsyncStub(OrderServiceStub):
     ListOrders: _aio.UnaryUnaryMultiCallable[_orders_pb2.ListOrdersRequest, _orders_pb2.ListOrdersResponse]  # type: ignore[assignment]
     """The orders of a consumer, served by a store, or with a brand's goods, as GetOrder shows them, latest first; what is named must all be so.
     At least one is named, else INVALID_FIELD.
+    """
+    WatchOrder: _aio.UnaryStreamMultiCallable[_orders_pb2.WatchOrderRequest, _orders_pb2.WatchOrderResponse]  # type: ignore[assignment]
+    """One order as GetOrder shows it, as it stands now (unless `after` names just this state) and again each time it changed. It is told
+    at least once: the newest state always, one state perhaps twice, those that followed each other quickly perhaps not each. The
+    stream ends without a refusal when its time is over: ask again `after` its last cursor, and nothing is lost.
+    Refuses with ORDER_NOT_FOUND, also when the order leaves the caller's scope meanwhile; INVALID_CURSOR; TOO_MANY_STREAMS. Ends with
+    SUBSCRIBER_TOO_SLOW when it is not read, and with CHANGES_LOST or SERVER_STOPPING: ask again in the same way.
     """
     GetDestination: _aio.UnaryUnaryMultiCallable[_orders_pb2.GetDestinationRequest, _orders_pb2.GetDestinationResponse]  # type: ignore[assignment]
     """Where an order goes: for the consumer and for those who hand it over in the store. Refuses with ORDER_NOT_FOUND, DESTINATION_MISSING."""
@@ -157,6 +171,19 @@ class OrderServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_orders_pb2.ListOrdersResponse, _abc.Awaitable[_orders_pb2.ListOrdersResponse]]:
         """The orders of a consumer, served by a store, or with a brand's goods, as GetOrder shows them, latest first; what is named must all be so.
         At least one is named, else INVALID_FIELD.
+        """
+
+    @_abc_1.abstractmethod
+    def WatchOrder(
+        self,
+        request: _orders_pb2.WatchOrderRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_orders_pb2.WatchOrderResponse], _abc.AsyncIterator[_orders_pb2.WatchOrderResponse]]:
+        """One order as GetOrder shows it, as it stands now (unless `after` names just this state) and again each time it changed. It is told
+        at least once: the newest state always, one state perhaps twice, those that followed each other quickly perhaps not each. The
+        stream ends without a refusal when its time is over: ask again `after` its last cursor, and nothing is lost.
+        Refuses with ORDER_NOT_FOUND, also when the order leaves the caller's scope meanwhile; INVALID_CURSOR; TOO_MANY_STREAMS. Ends with
+        SUBSCRIBER_TOO_SLOW when it is not read, and with CHANGES_LOST or SERVER_STOPPING: ask again in the same way.
         """
 
     @_abc_1.abstractmethod

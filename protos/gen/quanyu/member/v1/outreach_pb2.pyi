@@ -790,6 +790,57 @@ class ListInboxResponse(_message.Message):
 Global___ListInboxResponse: _TypeAlias = ListInboxResponse  # noqa: Y015
 
 @_typing.final
+class WatchInboxRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CONSUMER_ID_FIELD_NUMBER: _builtins.int
+    AFTER_FIELD_NUMBER: _builtins.int
+    consumer_id: _builtins.str
+    after: _builtins.str
+    """The last cursor of an earlier stream of the same person; may be empty."""
+    def __init__(
+        self,
+        *,
+        consumer_id: _builtins.str = ...,
+        after: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "consumer_id", b"consumer_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchInboxRequest: _TypeAlias = WatchInboxRequest  # noqa: Y015
+
+@_typing.final
+class WatchInboxResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    CURSOR_FIELD_NUMBER: _builtins.int
+    UNREAD_FIELD_NUMBER: _builtins.int
+    cursor: _builtins.str
+    """Opaque: all that was told up to here, to go on from with `after`."""
+    unread: _builtins.int
+    """How many are unread in the whole inbox; counted up to 1,000."""
+    @_builtins.property
+    def message(self) -> Global___Outreach: ...
+    def __init__(
+        self,
+        *,
+        message: Global___Outreach | None = ...,
+        cursor: _builtins.str = ...,
+        unread: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cursor", b"cursor", "message", b"message", "unread", b"unread"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchInboxResponse: _TypeAlias = WatchInboxResponse  # noqa: Y015
+
+@_typing.final
 class MarkReadRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 

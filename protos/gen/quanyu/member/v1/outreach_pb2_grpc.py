@@ -85,6 +85,11 @@ class OutreachServiceStub:
                 request_serializer=quanyu_dot_member_dot_v1_dot_outreach__pb2.ListInboxRequest.SerializeToString,
                 response_deserializer=quanyu_dot_member_dot_v1_dot_outreach__pb2.ListInboxResponse.FromString,
                 _registered_method=True)
+        self.WatchInbox = channel.unary_stream(
+                '/quanyu.member.v1.OutreachService/WatchInbox',
+                request_serializer=quanyu_dot_member_dot_v1_dot_outreach__pb2.WatchInboxRequest.SerializeToString,
+                response_deserializer=quanyu_dot_member_dot_v1_dot_outreach__pb2.WatchInboxResponse.FromString,
+                _registered_method=True)
         self.MarkRead = channel.unary_unary(
                 '/quanyu.member.v1.OutreachService/MarkRead',
                 request_serializer=quanyu_dot_member_dot_v1_dot_outreach__pb2.MarkReadRequest.SerializeToString,
@@ -173,6 +178,17 @@ class OutreachServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def WatchInbox(self, request, context):
+        """The messages a person gets from now on, each once it stands in the inbox; with `after` first those that came since. A message is told
+        at least once, perhaps twice; that it was read is not told. The stream ends without a refusal when its time is over: ask again
+        `after` its last cursor, and nothing is lost.
+        Refuses with INVALID_CURSOR and TOO_MANY_STREAMS. Ends with SUBSCRIBER_TOO_SLOW when it is not read, and with CHANGES_LOST or
+        SERVER_STOPPING: ask again in the same way.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def MarkRead(self, request, context):
         """Marks messages as read by their receiver. One that is read already stays as it is; one that is not theirs is refused with
         OUTREACH_NOT_FOUND and nothing changes.
@@ -233,6 +249,11 @@ def add_OutreachServiceServicer_to_server(servicer, server):
                     servicer.ListInbox,
                     request_deserializer=quanyu_dot_member_dot_v1_dot_outreach__pb2.ListInboxRequest.FromString,
                     response_serializer=quanyu_dot_member_dot_v1_dot_outreach__pb2.ListInboxResponse.SerializeToString,
+            ),
+            'WatchInbox': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchInbox,
+                    request_deserializer=quanyu_dot_member_dot_v1_dot_outreach__pb2.WatchInboxRequest.FromString,
+                    response_serializer=quanyu_dot_member_dot_v1_dot_outreach__pb2.WatchInboxResponse.SerializeToString,
             ),
             'MarkRead': grpc.unary_unary_rpc_method_handler(
                     servicer.MarkRead,
@@ -511,6 +532,33 @@ class OutreachService:
             '/quanyu.member.v1.OutreachService/ListInbox',
             quanyu_dot_member_dot_v1_dot_outreach__pb2.ListInboxRequest.SerializeToString,
             quanyu_dot_member_dot_v1_dot_outreach__pb2.ListInboxResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchInbox(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/quanyu.member.v1.OutreachService/WatchInbox',
+            quanyu_dot_member_dot_v1_dot_outreach__pb2.WatchInboxRequest.SerializeToString,
+            quanyu_dot_member_dot_v1_dot_outreach__pb2.WatchInboxResponse.FromString,
             options,
             channel_credentials,
             insecure,

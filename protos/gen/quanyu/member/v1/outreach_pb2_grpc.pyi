@@ -63,6 +63,13 @@ class OutreachServiceStub:
     """Up to 500 outreaches; those that are missing or outside the caller's scope are absent."""
     ListInbox: _grpc.UnaryUnaryMultiCallable[_outreach_pb2.ListInboxRequest, _outreach_pb2.ListInboxResponse]
     """The messages a person got, newest first, and how many are unread."""
+    WatchInbox: _grpc.UnaryStreamMultiCallable[_outreach_pb2.WatchInboxRequest, _outreach_pb2.WatchInboxResponse]
+    """The messages a person gets from now on, each once it stands in the inbox; with `after` first those that came since. A message is told
+    at least once, perhaps twice; that it was read is not told. The stream ends without a refusal when its time is over: ask again
+    `after` its last cursor, and nothing is lost.
+    Refuses with INVALID_CURSOR and TOO_MANY_STREAMS. Ends with SUBSCRIBER_TOO_SLOW when it is not read, and with CHANGES_LOST or
+    SERVER_STOPPING: ask again in the same way.
+    """
     MarkRead: _grpc.UnaryUnaryMultiCallable[_outreach_pb2.MarkReadRequest, _outreach_pb2.MarkReadResponse]
     """Marks messages as read by their receiver. One that is read already stays as it is; one that is not theirs is refused with
     OUTREACH_NOT_FOUND and nothing changes.
@@ -103,6 +110,13 @@ class OutreachServiceAsyncStub(OutreachServiceStub):
     """Up to 500 outreaches; those that are missing or outside the caller's scope are absent."""
     ListInbox: _aio.UnaryUnaryMultiCallable[_outreach_pb2.ListInboxRequest, _outreach_pb2.ListInboxResponse]  # type: ignore[assignment]
     """The messages a person got, newest first, and how many are unread."""
+    WatchInbox: _aio.UnaryStreamMultiCallable[_outreach_pb2.WatchInboxRequest, _outreach_pb2.WatchInboxResponse]  # type: ignore[assignment]
+    """The messages a person gets from now on, each once it stands in the inbox; with `after` first those that came since. A message is told
+    at least once, perhaps twice; that it was read is not told. The stream ends without a refusal when its time is over: ask again
+    `after` its last cursor, and nothing is lost.
+    Refuses with INVALID_CURSOR and TOO_MANY_STREAMS. Ends with SUBSCRIBER_TOO_SLOW when it is not read, and with CHANGES_LOST or
+    SERVER_STOPPING: ask again in the same way.
+    """
     MarkRead: _aio.UnaryUnaryMultiCallable[_outreach_pb2.MarkReadRequest, _outreach_pb2.MarkReadResponse]  # type: ignore[assignment]
     """Marks messages as read by their receiver. One that is read already stays as it is; one that is not theirs is refused with
     OUTREACH_NOT_FOUND and nothing changes.
@@ -200,6 +214,19 @@ class OutreachServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_outreach_pb2.ListInboxResponse, _abc.Awaitable[_outreach_pb2.ListInboxResponse]]:
         """The messages a person got, newest first, and how many are unread."""
+
+    @_abc_1.abstractmethod
+    def WatchInbox(
+        self,
+        request: _outreach_pb2.WatchInboxRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_outreach_pb2.WatchInboxResponse], _abc.AsyncIterator[_outreach_pb2.WatchInboxResponse]]:
+        """The messages a person gets from now on, each once it stands in the inbox; with `after` first those that came since. A message is told
+        at least once, perhaps twice; that it was read is not told. The stream ends without a refusal when its time is over: ask again
+        `after` its last cursor, and nothing is lost.
+        Refuses with INVALID_CURSOR and TOO_MANY_STREAMS. Ends with SUBSCRIBER_TOO_SLOW when it is not read, and with CHANGES_LOST or
+        SERVER_STOPPING: ask again in the same way.
+        """
 
     @_abc_1.abstractmethod
     def MarkRead(

@@ -59,6 +59,11 @@ class TaskServiceStub:
                 request_serializer=quanyu_dot_organization_dot_v1_dot_tasks__pb2.ListTasksRequest.SerializeToString,
                 response_deserializer=quanyu_dot_organization_dot_v1_dot_tasks__pb2.ListTasksResponse.FromString,
                 _registered_method=True)
+        self.WatchTasks = channel.unary_stream(
+                '/quanyu.organization.v1.TaskService/WatchTasks',
+                request_serializer=quanyu_dot_organization_dot_v1_dot_tasks__pb2.WatchTasksRequest.SerializeToString,
+                response_deserializer=quanyu_dot_organization_dot_v1_dot_tasks__pb2.WatchTasksResponse.FromString,
+                _registered_method=True)
 
 
 class TaskServiceServicer:
@@ -102,6 +107,18 @@ class TaskServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def WatchTasks(self, request, context):
+        """The tasks of a member of staff or of a store, each when it is born, handed to them or changed from now on; with `after` first those
+        that were since. A task is told at least once: its newest state always, one state perhaps twice, those that followed each other
+        quickly perhaps not each. One that is handed away is told to its new assignee only. The stream ends without a refusal when its time
+        is over: ask again `after` its last cursor, and nothing is lost.
+        Refuses with SUBJECT_REQUIRED when neither is named; INVALID_CURSOR; TOO_MANY_STREAMS. Ends with SUBSCRIBER_TOO_SLOW when it is not
+        read, and with CHANGES_LOST or SERVER_STOPPING: ask again in the same way.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_TaskServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -129,6 +146,11 @@ def add_TaskServiceServicer_to_server(servicer, server):
                     servicer.ListTasks,
                     request_deserializer=quanyu_dot_organization_dot_v1_dot_tasks__pb2.ListTasksRequest.FromString,
                     response_serializer=quanyu_dot_organization_dot_v1_dot_tasks__pb2.ListTasksResponse.SerializeToString,
+            ),
+            'WatchTasks': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchTasks,
+                    request_deserializer=quanyu_dot_organization_dot_v1_dot_tasks__pb2.WatchTasksRequest.FromString,
+                    response_serializer=quanyu_dot_organization_dot_v1_dot_tasks__pb2.WatchTasksResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -266,6 +288,33 @@ class TaskService:
             '/quanyu.organization.v1.TaskService/ListTasks',
             quanyu_dot_organization_dot_v1_dot_tasks__pb2.ListTasksRequest.SerializeToString,
             quanyu_dot_organization_dot_v1_dot_tasks__pb2.ListTasksResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchTasks(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/quanyu.organization.v1.TaskService/WatchTasks',
+            quanyu_dot_organization_dot_v1_dot_tasks__pb2.WatchTasksRequest.SerializeToString,
+            quanyu_dot_organization_dot_v1_dot_tasks__pb2.WatchTasksResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -52,6 +52,14 @@ class TaskServiceStub:
     """The tasks of a member of staff or of a store, in one state or in all, those due first first.
     Refuses with SUBJECT_REQUIRED when neither is named.
     """
+    WatchTasks: _grpc.UnaryStreamMultiCallable[_tasks_pb2.WatchTasksRequest, _tasks_pb2.WatchTasksResponse]
+    """The tasks of a member of staff or of a store, each when it is born, handed to them or changed from now on; with `after` first those
+    that were since. A task is told at least once: its newest state always, one state perhaps twice, those that followed each other
+    quickly perhaps not each. One that is handed away is told to its new assignee only. The stream ends without a refusal when its time
+    is over: ask again `after` its last cursor, and nothing is lost.
+    Refuses with SUBJECT_REQUIRED when neither is named; INVALID_CURSOR; TOO_MANY_STREAMS. Ends with SUBSCRIBER_TOO_SLOW when it is not
+    read, and with CHANGES_LOST or SERVER_STOPPING: ask again in the same way.
+    """
 
 @_typing.type_check_only
 class TaskServiceAsyncStub(TaskServiceStub):
@@ -71,6 +79,14 @@ class TaskServiceAsyncStub(TaskServiceStub):
     ListTasks: _aio.UnaryUnaryMultiCallable[_tasks_pb2.ListTasksRequest, _tasks_pb2.ListTasksResponse]  # type: ignore[assignment]
     """The tasks of a member of staff or of a store, in one state or in all, those due first first.
     Refuses with SUBJECT_REQUIRED when neither is named.
+    """
+    WatchTasks: _aio.UnaryStreamMultiCallable[_tasks_pb2.WatchTasksRequest, _tasks_pb2.WatchTasksResponse]  # type: ignore[assignment]
+    """The tasks of a member of staff or of a store, each when it is born, handed to them or changed from now on; with `after` first those
+    that were since. A task is told at least once: its newest state always, one state perhaps twice, those that followed each other
+    quickly perhaps not each. One that is handed away is told to its new assignee only. The stream ends without a refusal when its time
+    is over: ask again `after` its last cursor, and nothing is lost.
+    Refuses with SUBJECT_REQUIRED when neither is named; INVALID_CURSOR; TOO_MANY_STREAMS. Ends with SUBSCRIBER_TOO_SLOW when it is not
+    read, and with CHANGES_LOST or SERVER_STOPPING: ask again in the same way.
     """
 
 class TaskServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -118,6 +134,20 @@ class TaskServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_tasks_pb2.ListTasksResponse, _abc.Awaitable[_tasks_pb2.ListTasksResponse]]:
         """The tasks of a member of staff or of a store, in one state or in all, those due first first.
         Refuses with SUBJECT_REQUIRED when neither is named.
+        """
+
+    @_abc_1.abstractmethod
+    def WatchTasks(
+        self,
+        request: _tasks_pb2.WatchTasksRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_tasks_pb2.WatchTasksResponse], _abc.AsyncIterator[_tasks_pb2.WatchTasksResponse]]:
+        """The tasks of a member of staff or of a store, each when it is born, handed to them or changed from now on; with `after` first those
+        that were since. A task is told at least once: its newest state always, one state perhaps twice, those that followed each other
+        quickly perhaps not each. One that is handed away is told to its new assignee only. The stream ends without a refusal when its time
+        is over: ask again `after` its last cursor, and nothing is lost.
+        Refuses with SUBJECT_REQUIRED when neither is named; INVALID_CURSOR; TOO_MANY_STREAMS. Ends with SUBSCRIBER_TOO_SLOW when it is not
+        read, and with CHANGES_LOST or SERVER_STOPPING: ask again in the same way.
         """
 
 def add_TaskServiceServicer_to_server(servicer: TaskServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
