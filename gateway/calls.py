@@ -168,7 +168,7 @@ class MutationField(GraphField):
         except Refusal as refused:
             if refused.reason in errors.TOP_LEVEL:
                 raise
-            return errors.told(refused, self.members)
+            return errors.told(refused, self.members, self.form.written)
 
 
 def mutation(given: type[Any], *, passed_on: tuple[type[Message], ...] = ()) -> Any:

@@ -84,14 +84,17 @@ def named_by(rpc_full_name: str) -> tuple[type[Any], ...]:
     return tuple(dict.fromkeys(BY_REASON[word] for word in words if word in BY_REASON))
 
 
-def told(refused: errors.Refusal, members: tuple[type[Any], ...]) -> Any:
-    """The refusal as a member of a mutation's result: as the type of its reason where the result has it, else of its family."""
+def told(refused: errors.Refusal, members: tuple[type[Any], ...], written: Callable[[str], str]) -> Any:
+    """The refusal as a member of a mutation's result: as the type of its reason where the result has it, else of its family.
+
+    `written` tells how the client wrote a field of the request.
+    """
     chosen = type_of(refused)
     if chosen not in members:
         chosen = BY_FAMILY[type(refused)]
     facts = {name: read(refused.metadata[name]) for name, read in chosen.__facts__.items() if refused.metadata.get(name)}
     if "field" in facts:
-        facts["field"] = "idempotencyKey" if facts["field"] == "request_id" else descriptions.camel(facts["field"])
+        facts["field"] = written(facts["field"])
     return chosen(message=refused.message, code=refused.reason, retryable=refused.retryable, **facts)
 
 

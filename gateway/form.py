@@ -10,6 +10,7 @@ A form is an input object of a mutation, or the arguments of a field. Nullable p
 them. `idempotency_key` is the request's `request_id`. `part` declares what its name does not say.
 """
 
+import re
 from collections.abc import Callable, Mapping
 from enum import Enum
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -25,9 +26,9 @@ from strawberry.types.field import StrawberryField
 
 from gateway import descriptions
 from gateway.clients import Descriptor
-from gateway.names import Wanted, annotation, declare, wanted
+from gateway.names import NAMES, Wanted, annotation, declare, wanted
 from services.kit import ids
-from services.kit.errors import Denied, Invalid
+from services.kit.errors import Denied, Invalid, under
 
 if TYPE_CHECKING:
     from gateway.context import Context
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 IDEMPOTENCY_KEY = "idempotency_key"
+PLACE = re.compile(r"\[(\d+)\]")
+"""A place in a list, as services write it."""
 KEY_DESCRIPTION = (
     "The call's own key, 1 to 128 characters, chosen by whoever calls: calls with the same key are carried out once and answered alike, "
     "so that a call whose answer was lost may be made again."
@@ -98,8 +101,23 @@ class Form:
                 )
             try:
                 _set(message, part.field, value, context)
+            except Invalid as refused:
+                raise refused.under(descriptions.camel(part.name)) from None
             except (ValueError, TypeError):
                 raise Invalid("INVALID_FIELD", "this value cannot be", field=descriptions.camel(part.name)) from None
+
+    def written(self, path: str) -> str:
+        """How a client wrote what a service calls `lines[0].unit_price.minor`: `lines.0.unitPrice.amount`. What no part fills is told
+        under its own name, entries of a map under the map's."""
+        form: Form | None = self
+        steps = PLACE.sub(r".\1", path.replace("[...]", "")).split(".")
+        for index, name in enumerate(steps):
+            if name.isdigit():
+                continue
+            part = next((part for part in form.parts if part.field.name == name), None) if form else None
+            form = getattr(NAMES.get(part.wanted.name), "__form__", None) if part else None
+            steps[index] = descriptions.camel(part.name if part else name)
+        return ".".join(steps)
 
     def _left_out(self, part: Part, context: "Context") -> Any:
         if part.name == IDEMPOTENCY_KEY:
@@ -134,11 +152,12 @@ def _set(message: Message, field: FieldDescriptor, value: Any, context: "Context
     elif field.message_type.GetOptions().map_entry:
         entries = {entry.name: entry.value for entry in value}
         if len(entries) < len(value):
-            raise Invalid("INVALID_FIELD", "give each name once", field=descriptions.camel(field.name))
+            raise Invalid("INVALID_FIELD", "give each name once")
         getattr(message, field.name).update(entries)
     elif field.is_repeated:
-        for item in value:
-            _fill(getattr(message, field.name).add(), item, context)
+        for place, item in enumerate(value):
+            with under(str(place)):
+                _fill(getattr(message, field.name).add(), item, context)
     else:
         _fill(getattr(message, field.name), value, context)
 

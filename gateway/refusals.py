@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 class InvalidInput(Refusal):
     """Something that was given can never be."""
 
-    field: str | None = fact("The part of the input that is meant.")
+    field: str | None = fact("The part of the input that is meant, by its path: `product.variants.0.price.amount`.")
 
 
 @refusal(families=(errors.NotFound,))

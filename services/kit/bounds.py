@@ -37,5 +37,5 @@ def refused(error: str) -> Invalid:
 
 
 def _words(path: str) -> str:
-    """The last part of a path, without its place in a list: `lines[0].unit_price` is the unit price."""
-    return INDEX.sub("", path).rpartition(".")[2].replace("_", " ")
+    """The last part of a path that people know: `lines[0].unit_price`, and `lines[0].unit_price.minor` of Money, are the unit price."""
+    return INDEX.sub("", path).removesuffix(".minor").rpartition(".")[2].replace("_", " ")

@@ -4,6 +4,8 @@ Nothing here knows gRPC. A reason is a member of the use case's own `Reason(StrE
 to act on (ids, limits, times), never personal data.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from enum import StrEnum
 
@@ -26,7 +28,22 @@ class Refusal(Exception):
 
 
 class Invalid(Refusal):
-    """The request itself is wrong: it will never succeed as it is. `field` in the metadata names the part."""
+    """The request itself is wrong: it will never succeed as it is. `field` in the metadata is the path of the part: `lines[0].price`."""
+
+    def under(self, field: str) -> "Invalid":
+        """The same, told of the whole that has `field`: what was `price` is `product.price`."""
+        inner = self.metadata.get("field")
+        self.metadata["field"] = f"{field}.{inner}" if inner else field
+        return self
+
+
+@contextmanager
+def under(field: str) -> Iterator[None]:
+    """Whatever is refused as `Invalid` inside is a part of `field`."""
+    try:
+        yield
+    except Invalid as refused:
+        raise refused.under(field) from None
 
 
 class NotFound(Refusal):

@@ -9,7 +9,7 @@ from services.commerce.catalog.store import LISTED_MAX, CatalogStore
 from services.commerce.rejects import rejects_of
 from services.kit import ids
 from services.kit.documents import as_struct, fields
-from services.kit.errors import Invalid, Refusal
+from services.kit.errors import Invalid, Refusal, under
 from services.kit.house import House
 from services.kit.unit import Unit, write
 
@@ -54,13 +54,15 @@ class Catalog(catalog_pb2_grpc.CatalogServiceServicer):
         given = fields(request.product)
         if given.setdefault("brand_id", request.brand_id) != request.brand_id:
             raise Invalid(rules.Reason.INVALID_FIELD, "the product is of another brand than the request", field="product.brand_id")
-        made = rules.compose(as_struct(rules.name_ids(given, ids.new), NewProduct))
+        with under("product"):
+            made = rules.compose(as_struct(rules.name_ids(given, ids.new), NewProduct))
         product, variants, offer = await self.catalog.create(unit, made)
         return catalog_pb2.CreateProductResponse(product=product, variants=variants, offer=offer)
 
     @write
     async def SetPrice(self, request: catalog_pb2.SetPriceRequest, unit: Unit) -> catalog_pb2.SetPriceResponse:
-        price = as_struct(fields(request.price), rules.Price)
+        with under("price"):
+            price = as_struct(fields(request.price), rules.Price)
         return catalog_pb2.SetPriceResponse(variant=await self.catalog.set_price(unit, request.variant_id, price))
 
     @write

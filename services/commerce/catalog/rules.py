@@ -159,7 +159,7 @@ def compose(new: NewProduct, standing: Iterable[Variant] = ()) -> Composed:
 def set_price(offer: Offer, variant: Variant, price: Price) -> tuple[Offer, Variant]:
     """The offer and its variant at another price."""
     goods = tuple(replace(item, price=price) if item.variant_id == variant.id else item for item in offer.goods)
-    _check_currency([item.price for item in goods])
+    _check_currency([item.price for item in goods], "price")
     return replace(offer, goods=goods, price_from=_lowest(goods)), replace(variant, price=price)
 
 
@@ -192,7 +192,7 @@ def _search(new: NewProduct, attributes: Mapping[str, str]) -> list[str]:
 
 def _offer(product: Product, variants: Sequence[Variant], offer_id: str) -> Offer:
     goods = tuple(OfferedVariant(variant.id, variant.price, variant.attributes, variant.search) for variant in variants)
-    _check_currency([item.price for item in goods])
+    _check_currency([item.price for item in goods], "variants")
     return Offer(offer_id, product.brand_id, product.id, product.name, _lowest(goods), product.category, goods)
 
 
@@ -209,6 +209,6 @@ def _check_apart(variants: Sequence[Variant]) -> None:
         raise Invalid(Reason.VARIANT_REPEATED, "two variants have the same id or the same attributes", field="variants")
 
 
-def _check_currency(prices: Sequence[Price]) -> None:
+def _check_currency(prices: Sequence[Price], field: str) -> None:
     if len({price.currency for price in prices}) > 1:
-        raise Invalid(Reason.CURRENCY_MIXED, "price all variants of one offer in one currency", field="price")
+        raise Invalid(Reason.CURRENCY_MIXED, "price all variants of one offer in one currency", field=field)

@@ -9,7 +9,7 @@ from services.district.places.persons import Person, Persons
 from services.district.places.rules import PackedCoupon, Visit
 from services.kit import ids
 from services.kit.documents import as_struct, fields
-from services.kit.errors import Invalid
+from services.kit.errors import Invalid, under
 from services.kit.house import House
 from services.kit.mongo import Session
 from services.kit.unit import Unit, write
@@ -41,7 +41,8 @@ class Places(places_pb2_grpc.PlaceServiceServicer):
     @write
     async def CreateVenue(self, request: places_pb2.CreateVenueRequest, unit: Unit) -> places_pb2.CreateVenueResponse:
         await self.districts.load(request.district_id, session=unit.session)
-        venue = _venue(request.venue, request.district_id, request.venue.id or ids.new("ven"))
+        with under("venue"):
+            venue = _venue(request.venue, request.district_id, request.venue.id or ids.new("ven"))
         return places_pb2.CreateVenueResponse(venue=await self.venues.insert(unit, venue))
 
     @write

@@ -9,7 +9,7 @@ from quanyu.member.v1 import identity_pb2, identity_pb2_grpc
 from services.kit import ids
 from services.kit.access import Kind, caller
 from services.kit.documents import as_document, as_struct, fields, shaped
-from services.kit.errors import Invalid, Refusal
+from services.kit.errors import Invalid, Refusal, under
 from services.kit.house import House
 from services.kit.table import BATCH_MAX
 from services.kit.unit import Unit, write
@@ -49,7 +49,8 @@ class IdentityService(identity_pb2_grpc.IdentityServiceServicer):
     @write
     async def AddIdentity(self, request: identity_pb2.AddIdentityRequest, unit: Unit) -> identity_pb2.AddIdentityResponse:
         consumer = await self.consumers.known(request.consumer_id, request.brand_id, unit.session)
-        given = self.consumers.given(as_struct(fields(request.identity), NewIdentity), request.brand_id)
+        with under("identity"):
+            given = self.consumers.given(as_struct(fields(request.identity), NewIdentity), request.brand_id)
         id, created = await self.consumers.add(unit, consumer.id, given, request.brand_id)
         return identity_pb2.AddIdentityResponse(identity_id=id, created=created)
 

@@ -10,7 +10,7 @@ from quanyu.member.v1 import identity_pb2
 from services.kit import ids
 from services.kit.access import Kind, caller
 from services.kit.documents import as_document, as_struct
-from services.kit.errors import Refusal
+from services.kit.errors import Refusal, under
 from services.kit.house import House
 from services.kit.mongo import Document, Session
 from services.kit.secrets import Secrets
@@ -150,7 +150,11 @@ class Consumers:
     def entry(self, registration: Registration, brand_id: str) -> Entry:
         """A registration with its personal values hashed and encrypted; `Invalid` when one cannot be."""
         name = self.secrets.encrypt(registration.display_name) if registration.display_name else None
-        return Entry(registration, [self.given(identity, brand_id) for identity in registration.identities], name)
+        given: list[Given] = []
+        for place, identity in enumerate(registration.identities):
+            with under(f"identities[{place}]"):
+                given.append(self.given(identity, brand_id))
+        return Entry(registration, given, name)
 
     def given(self, identity: NewIdentity, brand_id: str) -> Given:
         """An identity with its look-up hashes and its ciphertext; a refusal when it cannot be, or not by this caller."""

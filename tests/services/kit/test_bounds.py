@@ -14,8 +14,13 @@ class Colour(StrEnum):
     WHITE = "COLOUR_WHITE"
 
 
+class Price(Struct, frozen=True):
+    minor: Annotated[int, Meta(ge=1)]
+
+
 class Line(Struct):
     unit_price: Annotated[int, Meta(ge=1, le=100)]
+    price: Price = Price(1)
 
 
 class Form(Struct):
@@ -37,6 +42,7 @@ class Form(Struct):
         ({"lines": [{}]}, "lines[0].unit_price", "give unit price"),
         ({"lines": [{"unit_price": 0}]}, "lines[0].unit_price", "unit price: 1 or more"),
         ({"lines": [{"unit_price": 101}]}, "lines[0].unit_price", "unit price: 100 at most"),
+        ({"lines": [{"unit_price": 1, "price": {"minor": 0}}]}, "lines[0].price.minor", "price: 1 or more"),
         ({"lines": [{"unit_price": 1}] * 2}, "lines", "lines: at most 1 entries"),
         ({"sizes": {"shirt": "4"}}, "sizes", "sizes: at most 2 characters"),
         ({"sizes": {"a": "400"}}, "sizes[...]", "sizes: at most 2 characters"),
