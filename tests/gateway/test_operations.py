@@ -94,6 +94,9 @@ async def test_the_walk(open_gateway: Open) -> None:
     tasks = await play.until(lambda answer: bool(answer["staff"]["tasks"]["nodes"]), "guide_tasks", {"state": "OPEN"}, who=guide)
     (task,) = tasks["staff"]["tasks"]["nodes"]
     assert task["consumer"]["sizes"] == [{"name": "shirt", "value": "40"}]
+    (told,), (held,) = task["coupons"], wallet["consumer"]["coupons"]["nodes"]
+    assert told == {"couponId": held["id"]} | {name: held[name] for name in ("name", "value", "minimumSpend", "expiresAt")}
+    assert told["minimumSpend"] == {"amount": "100.00", "currency": "CNY"}
     seen = await play.play("acknowledge_task", {"input": {"taskId": task["id"]}}, who=guide)
     assert seen["task"]["state"] == "ACKNOWLEDGED"
     writing = {"consumerId": anna, "brandId": "brd_a", "taskId": task["id"], "text": "白衬衫到了"}

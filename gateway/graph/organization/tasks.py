@@ -13,22 +13,21 @@ from gateway.form import form
 from gateway.graph.batches import (
     brand_by_id,
     consumer_by_id,
-    coupon_by_id,
     district_by_id,
     outreach_by_id,
     relation_by_consumer,
     staff_by_id,
     store_by_id,
     task_by_id,
-    visit_by_id,
 )
+from gateway.graph.common import bilingual
 from gateway.nodes import by_id
 from gateway.view import Node, enumeration, view
 from quanyu.organization.v1 import tasks_pb2
 
 if TYPE_CHECKING:
-    from gateway.graph.district.places import District, Visit
-    from gateway.graph.district.wallet import Coupon
+    from gateway.graph.common import Money, Text
+    from gateway.graph.district.places import District
     from gateway.graph.member.identity import Consumer
     from gateway.graph.member.outreach import Outreach
     from gateway.graph.member.relation import Relation
@@ -46,6 +45,15 @@ class TaskState: ...
 
 @enumeration(tasks_pb2.TaskOutcome)
 class TaskOutcome: ...
+
+
+@view(tasks_pb2.TaskCoupon)
+class TaskCoupon:
+    coupon_id: ID
+    name: Text = bilingual("What it is called.")
+    value: Money | None
+    minimum_spend: Money | None
+    expires_at: DateTime | None
 
 
 @view(tasks_pb2.Task, node="tsk_", through=task_by_id)
@@ -69,8 +77,7 @@ class Task(Node):
         description="How the consumer stands with the brand the task is done for.",
     )
     district: District | None = edge(by="district_id", through=district_by_id)
-    visit: Visit | None = edge(by="visit_id", through=visit_by_id)
-    coupons: list[Coupon | None] | None = edge(by="coupon_ids", through=coupon_by_id)
+    coupons: list[TaskCoupon]
     outreach: Outreach | None = edge(by="outreach_id", through=outreach_by_id)
 
 

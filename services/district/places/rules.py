@@ -111,6 +111,9 @@ class PackedCoupon(Struct, frozen=True):
     brand_id: str
     value: Money
     expires_at: datetime
+    name: str
+    name_en: str
+    minimum_spend: Money
 
 
 class VisitStarted(Struct, frozen=True):

@@ -10,6 +10,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from services.kit.errors import Conflict, Invalid
+from services.kit.money import Money
 
 DUE = timedelta(hours=24)
 
@@ -43,6 +44,17 @@ class Outcome(StrEnum):
 CLOSED = frozenset({State.DONE, State.WITHDRAWN})
 
 
+class Coupon(Struct, frozen=True, kw_only=True):
+    """A coupon as the fact told it: what a guide needs to write about it."""
+
+    coupon_id: str
+    name: str = ""
+    name_en: str = ""
+    value: Money | None = None
+    minimum_spend: Money | None = None
+    expires_at: datetime | None = None
+
+
 class Task(Struct, frozen=True, kw_only=True):
     """What a member of staff is asked to do for a consumer."""
 
@@ -55,7 +67,7 @@ class Task(Struct, frozen=True, kw_only=True):
     consumer_id: str
     district_id: str
     visit_id: str
-    coupon_ids: tuple[str, ...] = ()
+    coupons: tuple[Coupon, ...] = ()
     created_at: datetime
     due_at: datetime
     acknowledged_at: datetime | None = None
@@ -78,7 +90,7 @@ class Visit(NamedTuple):
     id: str
     consumer_id: str
     district_id: str
-    unspent: Mapping[str, tuple[str, ...]]
+    unspent: Mapping[str, tuple[Coupon, ...]]
     left_at: datetime
 
 
@@ -103,20 +115,20 @@ def follow_up(visit: Visit, guides: Mapping[str, Guide]) -> list[Task]:
             consumer_id=visit.consumer_id,
             district_id=visit.district_id,
             visit_id=visit.id,
-            coupon_ids=coupon_ids,
+            coupons=coupons,
             created_at=visit.left_at,
             due_at=visit.left_at + DUE,
         )
-        for brand_id, coupon_ids in visit.unspent.items()
-        if coupon_ids and brand_id in guides
+        for brand_id, coupons in visit.unspent.items()
+        if coupons and brand_id in guides
     ]
 
 
-def by_brand(coupons: Iterable[tuple[str, str]]) -> dict[str, tuple[str, ...]]:
+def by_brand(coupons: Iterable[tuple[str, Coupon]]) -> dict[str, tuple[Coupon, ...]]:
     """(brand, coupon) pairs as brand -> coupons, in their order."""
-    grouped: dict[str, tuple[str, ...]] = {}
-    for brand_id, coupon_id in coupons:
-        grouped[brand_id] = (*grouped.get(brand_id, ()), coupon_id)
+    grouped: dict[str, tuple[Coupon, ...]] = {}
+    for brand_id, coupon in coupons:
+        grouped[brand_id] = (*grouped.get(brand_id, ()), coupon)
     return grouped
 
 

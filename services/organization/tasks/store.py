@@ -16,7 +16,7 @@ from services.kit.unit import Unit
 from services.organization.chart.store import Overseen
 from services.organization.targets.store import Targets
 from services.organization.tasks import rules
-from services.organization.tasks.rules import CLOSED, Guide, State, Task, Visit
+from services.organization.tasks.rules import CLOSED, Coupon, Guide, State, Task, Visit
 
 OPEN_OF_ONE_MAX = 1_000
 """Open tasks of one consumer for one brand that follow a changed binding at once."""
@@ -43,7 +43,7 @@ class Tasks:
     async def visit_left(self, unit: Unit, fact: facts_pb2.Fact) -> None:
         """She left with coupons unspent: the guide of each of those brands follows up."""
         left = fact.visit_left
-        unspent = rules.by_brand((coupon.brand_id, coupon.coupon_id) for coupon in left.unspent)
+        unspent = rules.by_brand((coupon.brand_id, documents.as_struct(documents.fields(coupon), Coupon)) for coupon in left.unspent)
         rows = await self.targets.bound_rows([(left.consumer_id, brand_id) for brand_id in unspent], unit.session)
         guides = {row["brand_id"]: Guide(row["staff_id"], row["store_id"]) for row in rows}
         visit = Visit(left.visit_id, left.consumer_id, left.district_id, unspent, unit.at)

@@ -196,6 +196,8 @@ async def test_who_leaves_takes_the_unspent_coupons_along(here: District) -> Non
     assert [coupon.coupon_id for coupon in left.unspent] == [entry.coupon_id for entry in pack.entries[1:]]
     assert left.unspent[0].value == pack.entries[1].value
     assert left.unspent[0].expires_at == pack.entries[1].expires_at
+    (row,) = (await here.wallet(OPERATOR).BatchGetCoupons(wallet_pb2.BatchGetCouponsRequest(ids=[left.unspent[0].coupon_id]))).coupons
+    assert (left.unspent[0].name, left.unspent[0].minimum_spend) == (row.name, row.minimum_spend)
 
 
 async def test_a_pack_is_the_consumers_alone(here: District) -> None:

@@ -4,6 +4,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from quanyu.common.v1.money_pb2 import Money
 from quanyu.common.v1.page_pb2 import PageRequest
 from quanyu.facts.v1 import facts_pb2
 from quanyu.organization.v1 import tasks_pb2
@@ -74,9 +75,26 @@ async def test_leaving_with_coupons_unspent_asks_the_bound_guide_once(shop: Hous
     (task,) = (await shop.tasks(*GUIDE_1).ListTasks(tasks_pb2.ListTasksRequest(staff_id="stf_guide1"))).tasks
     assert (task.id, task.kind, task.state) == (id, tasks_pb2.TASK_KIND_FOLLOW_UP_VISIT, tasks_pb2.TASK_STATE_OPEN)
     assert (task.staff_id, task.store_id, task.brand_id, task.consumer_id) == ("stf_guide1", "str_1", "brd_a", "con_1")
-    assert (task.visit_id, task.district_id, list(task.coupon_ids)) == ("vis_1", "dst_1", ["cpn_0", "cpn_2"])
+    assert (task.visit_id, task.district_id, [one.coupon_id for one in task.coupons]) == ("vis_1", "dst_1", ["cpn_0", "cpn_2"])
     assert task.due_at.ToDatetime(tzinfo=UTC) == AT + timedelta(hours=24)
     assert await shop.database["tasks"].count_documents({}) == 1
+
+
+async def test_a_task_tells_of_its_brands_coupons_what_a_guide_writes(shop: House) -> None:
+    await applied(shop, bound("stf_guide1"), source="member")
+    leaving = left()
+    given = leaving.visit_left.unspent[0]
+    given.MergeFrom(facts_pb2.PackedCoupon(name="满300减60", name_en="60 off 300"))
+    given.expires_at.FromDatetime(AT + timedelta(days=14))
+    given.value.MergeFrom(Money(currency="CNY", minor=6_000))
+    given.minimum_spend.MergeFrom(Money(currency="CNY", minor=30_000))
+    await applied(shop, leaving, source="district")
+    first, second = (await get(shop, rules.task_id("vis_1", "brd_a"), *GUIDE_1)).coupons
+    assert first == tasks_pb2.TaskCoupon(
+        coupon_id="cpn_0", name="满300减60", name_en="60 off 300", value=given.value, minimum_spend=given.minimum_spend,
+        expires_at=given.expires_at,
+    )  # fmt: skip
+    assert second == tasks_pb2.TaskCoupon(coupon_id="cpn_2")
 
 
 async def test_nothing_unspent_or_nobody_bound_asks_nothing(shop: House) -> None:

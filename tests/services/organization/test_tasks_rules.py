@@ -8,13 +8,14 @@ from hypothesis import strategies as st
 
 from services.kit.errors import Conflict, Invalid
 from services.organization.tasks import rules
-from services.organization.tasks.rules import CLOSED, Guide, Outcome, State, Task, Visit
+from services.organization.tasks.rules import CLOSED, Coupon, Guide, Outcome, State, Task, Visit
 
 AT = datetime(2026, 11, 20, 13, 40, tzinfo=UTC)
 GUIDES = {brand: Guide(f"stf_{brand}", f"str_{brand}") for brand in ("brd_a", "brd_b")}
 
 moments = st.integers(0, 48).map(lambda hours: AT + timedelta(hours=hours))
-unspent = st.dictionaries(st.sampled_from(["brd_a", "brd_b", "brd_c"]), st.lists(st.uuids().map(str), max_size=3).map(tuple))
+coupons = st.uuids().map(lambda id: Coupon(coupon_id=f"cpn_{id}"))
+unspent = st.dictionaries(st.sampled_from(["brd_a", "brd_b", "brd_c"]), st.lists(coupons, max_size=3).map(tuple))
 
 
 def task() -> Task:
@@ -73,17 +74,18 @@ def test_acknowledging_again_changes_nothing(times: list[datetime]) -> None:
 
 
 @given(unspent)
-def test_each_brand_with_a_guide_and_something_unspent_asks_once(unspent: dict[str, tuple[str, ...]]) -> None:
+def test_each_brand_with_a_guide_and_something_unspent_asks_once(unspent: dict[str, tuple[Coupon, ...]]) -> None:
     visit = Visit("vis_1", "con_1", "dst_1", unspent, AT)
     tasks = rules.follow_up(visit, GUIDES)
-    assert {one.brand_id: one.coupon_ids for one in tasks} == {brand: unspent[brand] for brand in GUIDES if unspent.get(brand)}
+    assert {one.brand_id: one.coupons for one in tasks} == {brand: unspent[brand] for brand in GUIDES if unspent.get(brand)}
     assert [one.id for one in rules.follow_up(visit, GUIDES)] == [one.id for one in tasks]
     assert len({one.id for one in tasks}) == len(tasks)
     assert all(one.created_at < one.due_at <= one.created_at + timedelta(hours=24) for one in tasks)
 
 
 def test_coupons_are_grouped_in_their_order() -> None:
-    assert rules.by_brand([("brd_a", "1"), ("brd_b", "2"), ("brd_a", "3")]) == {"brd_a": ("1", "3"), "brd_b": ("2",)}
+    one, two, three = (Coupon(coupon_id=f"cpn_{n}") for n in range(3))
+    assert rules.by_brand([("brd_a", one), ("brd_b", two), ("brd_a", three)]) == {"brd_a": (one, three), "brd_b": (two,)}
 
 
 def test_a_message_to_somebody_else_or_for_another_brand_closes_nothing() -> None:

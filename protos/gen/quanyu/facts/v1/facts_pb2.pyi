@@ -824,7 +824,7 @@ Global___VisitStarted: _TypeAlias = VisitStarted  # noqa: Y015
 
 @_typing.final
 class PackedCoupon(_message.Message):
-    """A coupon of a pack as others need to know it."""
+    """A coupon of a pack as others need to know it: enough to write to the consumer about it."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -832,12 +832,24 @@ class PackedCoupon(_message.Message):
     BRAND_ID_FIELD_NUMBER: _builtins.int
     VALUE_FIELD_NUMBER: _builtins.int
     EXPIRES_AT_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    NAME_EN_FIELD_NUMBER: _builtins.int
+    MINIMUM_SPEND_FIELD_NUMBER: _builtins.int
     coupon_id: _builtins.str
     brand_id: _builtins.str
+    name: _builtins.str
+    """What it is called, in Chinese and, where the brand gave it, in English."""
+    name_en: _builtins.str
     @_builtins.property
-    def value(self) -> _money_pb2.Money: ...
+    def value(self) -> _money_pb2.Money:
+        """What it takes off."""
+
     @_builtins.property
     def expires_at(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def minimum_spend(self) -> _money_pb2.Money:
+        """How much must be spent at the brand."""
+
     def __init__(
         self,
         *,
@@ -845,10 +857,13 @@ class PackedCoupon(_message.Message):
         brand_id: _builtins.str = ...,
         value: _money_pb2.Money | None = ...,
         expires_at: _timestamp_pb2.Timestamp | None = ...,
+        name: _builtins.str = ...,
+        name_en: _builtins.str = ...,
+        minimum_spend: _money_pb2.Money | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["expires_at", b"expires_at", "value", b"value"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["expires_at", b"expires_at", "minimum_spend", b"minimum_spend", "value", b"value"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["brand_id", b"brand_id", "coupon_id", b"coupon_id", "expires_at", b"expires_at", "value", b"value"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["brand_id", b"brand_id", "coupon_id", b"coupon_id", "expires_at", b"expires_at", "minimum_spend", b"minimum_spend", "name", b"name", "name_en", b"name_en", "value", b"value"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

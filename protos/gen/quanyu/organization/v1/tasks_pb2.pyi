@@ -14,6 +14,7 @@ from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from quanyu.common.v1 import money_pb2 as _money_pb2
 from quanyu.common.v1 import page_pb2 as _page_pb2
 import builtins as _builtins
 import sys
@@ -139,6 +140,54 @@ TASK_OUTCOME_NOT_WANTED: TaskOutcome.ValueType  # 3
 Global___TaskOutcome: _TypeAlias = TaskOutcome  # noqa: Y015
 
 @_typing.final
+class TaskCoupon(_message.Message):
+    """A coupon a task speaks of, as it stood when the task was born."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COUPON_ID_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    NAME_EN_FIELD_NUMBER: _builtins.int
+    VALUE_FIELD_NUMBER: _builtins.int
+    MINIMUM_SPEND_FIELD_NUMBER: _builtins.int
+    EXPIRES_AT_FIELD_NUMBER: _builtins.int
+    coupon_id: _builtins.str
+    """`cpn_…`."""
+    name: _builtins.str
+    """What it is called."""
+    name_en: _builtins.str
+    """The same in English; may be empty."""
+    @_builtins.property
+    def value(self) -> _money_pb2.Money:
+        """What it takes off."""
+
+    @_builtins.property
+    def minimum_spend(self) -> _money_pb2.Money:
+        """How much must be spent at the brand."""
+
+    @_builtins.property
+    def expires_at(self) -> _timestamp_pb2.Timestamp:
+        """From then on it cannot be spent."""
+
+    def __init__(
+        self,
+        *,
+        coupon_id: _builtins.str = ...,
+        name: _builtins.str = ...,
+        name_en: _builtins.str = ...,
+        value: _money_pb2.Money | None = ...,
+        minimum_spend: _money_pb2.Money | None = ...,
+        expires_at: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["expires_at", b"expires_at", "minimum_spend", b"minimum_spend", "value", b"value"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["coupon_id", b"coupon_id", "expires_at", b"expires_at", "minimum_spend", b"minimum_spend", "name", b"name", "name_en", b"name_en", "value", b"value"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TaskCoupon: _TypeAlias = TaskCoupon  # noqa: Y015
+
+@_typing.final
 class Task(_message.Message):
     """Something asked of a member of staff."""
 
@@ -153,13 +202,13 @@ class Task(_message.Message):
     CONSUMER_ID_FIELD_NUMBER: _builtins.int
     DISTRICT_ID_FIELD_NUMBER: _builtins.int
     VISIT_ID_FIELD_NUMBER: _builtins.int
-    COUPON_IDS_FIELD_NUMBER: _builtins.int
     CREATED_AT_FIELD_NUMBER: _builtins.int
     DUE_AT_FIELD_NUMBER: _builtins.int
     ACKNOWLEDGED_AT_FIELD_NUMBER: _builtins.int
     CLOSED_AT_FIELD_NUMBER: _builtins.int
     OUTCOME_FIELD_NUMBER: _builtins.int
     OUTREACH_ID_FIELD_NUMBER: _builtins.int
+    COUPONS_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     kind: Global___TaskKind.ValueType
     state: Global___TaskState.ValueType
@@ -177,10 +226,6 @@ class Task(_message.Message):
     outreach_id: _builtins.str
     """The outreach that closed it."""
     @_builtins.property
-    def coupon_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """The brand's coupons that were unspent."""
-
-    @_builtins.property
     def created_at(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
     def due_at(self) -> _timestamp_pb2.Timestamp:
@@ -190,6 +235,10 @@ class Task(_message.Message):
     def acknowledged_at(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
     def closed_at(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def coupons(self) -> _containers.RepeatedCompositeFieldContainer[Global___TaskCoupon]:
+        """The coupons of this task's brand, and of no other, that she left with unspent. What became of them since is the brand's to see."""
+
     def __init__(
         self,
         *,
@@ -202,17 +251,17 @@ class Task(_message.Message):
         consumer_id: _builtins.str = ...,
         district_id: _builtins.str = ...,
         visit_id: _builtins.str = ...,
-        coupon_ids: _abc.Iterable[_builtins.str] | None = ...,
         created_at: _timestamp_pb2.Timestamp | None = ...,
         due_at: _timestamp_pb2.Timestamp | None = ...,
         acknowledged_at: _timestamp_pb2.Timestamp | None = ...,
         closed_at: _timestamp_pb2.Timestamp | None = ...,
         outcome: Global___TaskOutcome.ValueType = ...,
         outreach_id: _builtins.str = ...,
+        coupons: _abc.Iterable[Global___TaskCoupon] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["acknowledged_at", b"acknowledged_at", "closed_at", b"closed_at", "created_at", b"created_at", "due_at", b"due_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["acknowledged_at", b"acknowledged_at", "brand_id", b"brand_id", "closed_at", b"closed_at", "consumer_id", b"consumer_id", "coupon_ids", b"coupon_ids", "created_at", b"created_at", "district_id", b"district_id", "due_at", b"due_at", "id", b"id", "kind", b"kind", "outcome", b"outcome", "outreach_id", b"outreach_id", "staff_id", b"staff_id", "state", b"state", "store_id", b"store_id", "visit_id", b"visit_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acknowledged_at", b"acknowledged_at", "brand_id", b"brand_id", "closed_at", b"closed_at", "consumer_id", b"consumer_id", "coupons", b"coupons", "created_at", b"created_at", "district_id", b"district_id", "due_at", b"due_at", "id", b"id", "kind", b"kind", "outcome", b"outcome", "outreach_id", b"outreach_id", "staff_id", b"staff_id", "state", b"state", "store_id", b"store_id", "visit_id", b"visit_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
