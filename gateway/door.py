@@ -59,7 +59,7 @@ class Door:
 
     async def _full(self, send: Send) -> None:
         SENT_AWAY.inc()
-        told = {"content-type": JSON, "content-length": str(len(FULL)), "retry-after": str(RETRY_AFTER_SECONDS), "connection": "close"}
+        told = {"content-type": JSON, "content-length": str(len(FULL)), "retry-after": str(RETRY_AFTER_SECONDS)}
         headers = [(name.encode(), value.encode()) for name, value in told.items()]
         await send({"type": "http.response.start", "status": 503, "headers": headers})
         await send({"type": "http.response.body", "body": FULL})

@@ -178,6 +178,7 @@ async def test_more_than_can_be_borne_are_sent_away_and_the_rest_is_answered(ope
     refused = await asyncio.gather(*(gateway.post(query) for _ in range(50)))
     assert {each.status_code for each in refused} == {503}
     assert {each.headers["retry-after"] for each in refused} == {str(RETRY_AFTER_SECONDS)}
+    assert not any("connection" in each.headers for each in refused), "a new connection costs more than another refusal"
     assert refused[0].json()["errors"][0]["extensions"] == {"code": "OVERLOADED", "retryable": True}
     assert under_way == 5
     assert (await gateway.http.get("/health")).status_code == 200
