@@ -36,6 +36,8 @@ INTERRUPTED = 11601
 """The code of an operation whose session somebody ended: a replica that took our transaction for an orphan."""
 ORPHANED_SECONDS = 2.0
 """A transaction that did nothing for so long belongs to a dead process, or to one that will simply run it anew."""
+IN_FLIGHT_SECONDS = 0.5
+"""How long the body of a transaction may go on once its caller is cancelled, so that the operation in flight is over before the abort."""
 
 
 class Database:
@@ -95,6 +97,8 @@ class Database:
         starting = self.client.start_session()
         session = await starting if self.driver == "motor" else starting
         async with session:
+            if after is not None:
+                session.advance_operation_time(after)
             yield session
 
     async def transact(self, body: Callable[[Session], Awaitable[Answer]], *, attempts_max: int = ATTEMPTS_MAX) -> Answer:
@@ -128,7 +132,7 @@ class Database:
         if self.driver == "pymongo":
             await starting
         try:
-            return await body(session)
+            return await _to_its_end(body(session))
         except BaseException:
             # Cancellation included: the server must not hold the locks of a transaction nobody will end.
             if session.in_transaction:

@@ -1,8 +1,13 @@
-"""A process that dies inside a transaction does not hold its documents for MongoDB's whole minute."""
+"""A transaction nobody will end does not hold its documents for MongoDB's whole minute: a dead process's, a cancelled caller's."""
 
 import asyncio
+import time
+from typing import Any
 
 import pytest
+from motor.motor_asyncio import AsyncIOMotorClient
+from pymongo import AsyncMongoClient
+from pymongo.monitoring import CommandListener
 
 from services.kit import mongo
 from services.kit.mongo import Database
@@ -32,3 +37,50 @@ async def test_what_a_dead_process_held_is_soon_free(settings: Settings, databas
     dying.cancel()
     await asyncio.gather(dying, return_exceptions=True)
     await dead.close()
+
+
+class SlowToSend(CommandListener):
+    """Holds each update back before it is sent, in the thread that sends it."""
+
+    def __init__(self) -> None:
+        self.held, self.done = asyncio.Event(), asyncio.Event()
+        self.loop = asyncio.get_running_loop()
+
+    def started(self, event: Any) -> None:
+        if event.command_name == "update":
+            self.loop.call_soon_threadsafe(self.held.set)
+            time.sleep(0.2)
+
+    def succeeded(self, event: Any) -> None:
+        if event.command_name == "update":
+            self.loop.call_soon_threadsafe(self.done.set)
+
+    failed = succeeded
+
+
+async def test_a_cancelled_caller_leaves_nothing_open(settings: Settings, database: Database) -> None:
+    """Even when the abort would overtake the operation that begins the transaction."""
+    await database["stock"].insert_one({"_id": "s", "reserved": 0})
+    listener = SlowToSend()
+    driver: Any = AsyncIOMotorClient if settings.mongo_driver == "motor" else AsyncMongoClient
+    slow = Database(settings, database.name)
+    await slow.close()
+    slow.client = driver(settings.mongo_uri, event_listeners=[listener], appname=database.name, retryWrites=True)
+    slow.raw = slow.client[database.name]
+
+    async def take(session: mongo.Session) -> None:
+        await slow["stock"].update_one({"_id": "s"}, {"$inc": {"reserved": 1}}, session=session)
+        await asyncio.Event().wait()
+
+    taking = asyncio.create_task(slow.transact(take))
+    await listener.held.wait()
+    taking.cancel()
+    await asyncio.gather(taking, return_exceptions=True)
+    async with asyncio.timeout(10):
+        await listener.done.wait()
+    await slow.close()
+    ours = {"appName": database.name, "transaction": {"$exists": True}}
+    pipeline = [{"$currentOp": {"allUsers": False, "idleSessions": True}}, {"$match": ours}]
+    found = await database.client.admin.command({"aggregate": 1, "pipeline": pipeline, "cursor": {}})
+    assert found["cursor"]["firstBatch"] == []
+    assert (await database["stock"].find_one({"_id": "s"}))["reserved"] == 0
