@@ -92,8 +92,8 @@ class Database:
         return await stream if self.driver == "pymongo" else stream
 
     @asynccontextmanager
-    async def session(self) -> AsyncIterator[Session]:
-        """A driver's session, ended on leaving."""
+    async def session(self, *, after: Any = None) -> AsyncIterator[Session]:
+        """A driver's session, ended on leaving. Its reads see what was committed by `after`, a change's `at`, whoever is primary now."""
         starting = self.client.start_session()
         session = await starting if self.driver == "motor" else starting
         async with session:
@@ -175,3 +175,22 @@ async def ensure(collection: Any, *indexes: Any) -> None:
     """Creates the collection and its indexes where they are missing; a transaction cannot do it on a collection that holds rows."""
     if indexes:
         await collection.create_indexes(list(indexes))
+
+
+async def _to_its_end(body: Awaitable[Answer]) -> Answer:
+    """The result of `body`. When whoever waits for it is cancelled, it is cancelled too, but not before IN_FLIGHT_SECONDS have passed.
+
+    A driver that is stopped in an operation sends it all the same. An abort sent meanwhile may overtake it: then the operation would
+    begin the transaction anew, which nobody would end.
+    """
+    running = asyncio.ensure_future(body)
+    try:
+        await asyncio.wait({running})
+        return running.result()
+    finally:
+        if not running.done():
+            try:
+                await asyncio.wait({running}, timeout=IN_FLIGHT_SECONDS)
+            finally:
+                running.cancel()
+                await asyncio.gather(running, return_exceptions=True)
