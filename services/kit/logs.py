@@ -2,8 +2,10 @@
 
 import logging
 import sys
+from functools import cache
 from typing import Any
 
+import orjson
 import structlog
 
 from services.kit.settings import Settings
@@ -13,9 +15,9 @@ LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNI
 
 def configure(settings: Settings, process: str) -> None:
     """Lines of this process go to stdout, as JSON or as text for a person."""
-    renderer: Any = (
-        structlog.processors.JSONRenderer(ensure_ascii=False) if settings.log_format == "json" else structlog.dev.ConsoleRenderer()
-    )
+    json = settings.log_format == "json"
+    renderer: Any = structlog.processors.JSONRenderer(orjson.dumps) if json else structlog.dev.ConsoleRenderer()
+    logger.cache_clear()
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
@@ -25,13 +27,14 @@ def configure(settings: Settings, process: str) -> None:
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(LEVELS[settings.log_level]),
-        logger_factory=structlog.PrintLoggerFactory(sys.stdout),
+        logger_factory=structlog.BytesLoggerFactory(sys.stdout.buffer) if json else structlog.PrintLoggerFactory(sys.stdout),
         cache_logger_on_first_use=True,
     )
     structlog.contextvars.bind_contextvars(process=process)
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(levelname)s %(name)s %(message)s")
 
 
+@cache
 def logger() -> Any:
     """The process's logger: `logger().info("event", field=value)`."""
     return structlog.get_logger()

@@ -5,6 +5,7 @@ Only the API is used: without an SDK configured by the deployment, spans cost ne
 
 from collections.abc import Mapping
 from contextlib import nullcontext
+from functools import cache
 from typing import Any
 
 from opentelemetry import propagate, trace
@@ -22,8 +23,9 @@ _UNTRACED = nullcontext(trace.INVALID_SPAN)
 BUGS = Counter("quanyu_bugs_total", "Unknown exceptions answered as INTERNAL.", ["method"])
 
 
+@cache
 def traced() -> bool:
-    """Whether a deployment configured an SDK, so that spans go anywhere."""
+    """Whether a deployment configured an SDK before the process was asked anything, so that spans go anywhere."""
     return not isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider)
 
 
@@ -41,6 +43,8 @@ def span(name: str, headers: Mapping[str, str]) -> Any:
 
 def context_metadata() -> list[tuple[str, str]]:
     """The current trace context, to hand on with a call."""
+    if trace.get_current_span() is trace.INVALID_SPAN:
+        return []
     carrier: dict[str, str] = {}
     propagate.inject(carrier)
     return list(carrier.items())

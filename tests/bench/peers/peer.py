@@ -1,0 +1,124 @@
+"""A process that answers the bench's three pages, and how it is asked."""
+
+import asyncio
+import os
+import re
+import sys
+from asyncio.subprocess import DEVNULL, PIPE, Process
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import orjson
+import psutil
+from msgspec import Struct
+
+from tests.bench.peers.services import CONSUMER, OFFERS, ORDERS, offer
+
+HERE = Path(__file__).parent
+ROOT = HERE.parents[2]
+CONNECTIONS = 4
+VARIABLES: dict[str, dict[str, Any]] = {
+    "one": {"id": offer(0).id},
+    "page": {"first": OFFERS},
+    "orders": {"id": CONSUMER, "first": ORDERS},
+}
+TITLES = {
+    "one": "one object by id, one call",
+    "page": "50 offers, 3 variants each, 1,650 leaves",
+    "orders": "a consumer, the offers of their last 20 orders",
+}
+
+
+class Peer(Struct):
+    """A process that answers the three pages, and where it does. `documents`: the folder of its documents; none: a path for each page."""
+
+    process: Process
+    address: str
+    documents: str = ""
+    token: str = ""
+
+    def request(self, page: str) -> bytes:
+        """The HTTP request of a page."""
+        given: dict[str, Any] = {"variables": VARIABLES[page]}
+        if self.documents:
+            given["query"] = (HERE / self.documents / f"{page}.graphql").read_text()
+        body = orjson.dumps(given)
+        path = "graphql" if self.documents else page
+        head = f"POST /{path} HTTP/1.1\r\nhost: gateway\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n"
+        if self.documents:
+            head += "accept: application/graphql-response+json, application/json\r\n"
+        if self.token:
+            head += f"authorization: Bearer {self.token}\r\n"
+        return head.encode() + b"\r\n" + body
+
+    def cpu_seconds(self) -> float:
+        """What the process has used, by its own clock; its children's with it."""
+        root = psutil.Process(self.process.pid)
+        return sum(_cpu_seconds(each) for each in (root, *root.children(recursive=True)))
+
+
+def _cpu_seconds(process: psutil.Process) -> float:
+    tasks = Path(f"/proc/{process.pid}/task")
+    if (tasks / str(process.pid) / "schedstat").exists():  # nanoseconds; the other clock ticks a hundred times a second
+        return sum(int(each.read_text().split()[0]) for each in tasks.glob("*/schedstat")) / 1e9
+    times = process.cpu_times()
+    return float(times.user + times.system)
+
+
+@asynccontextmanager
+async def started(*command: str, env: dict[str, str] | None = None, says: str = "stdout") -> AsyncIterator[tuple[Process, str]]:
+    """A process, and the address that is its first line on `says`."""
+    process = await asyncio.create_subprocess_exec(
+        *command,
+        cwd=ROOT, env=dict(os.environ) | (env or {}),
+        stdout=PIPE if says == "stdout" else DEVNULL, stderr=PIPE if says == "stderr" else None,
+    )  # fmt: skip
+    try:
+        line = (await (process.stdout if says == "stdout" else process.stderr).readline()).decode().strip()  # type: ignore[union-attr]
+        if not re.fullmatch(r"[\d.]+:\d+", line):
+            raise RuntimeError(f"{' '.join(command[:4])} says no address but {line!r}")
+        yield process, line
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.wait()
+
+
+def module(name: str, *arguments: str) -> tuple[str, ...]:
+    """The command of a module of this folder."""
+    return (sys.executable, "-m", f"tests.bench.peers.{name}", *arguments)
+
+
+async def asked(peer: Peer, page: str, times: int) -> bytes:
+    """Asks one after the other over one connection; the last answer's body."""
+    host, _, port = peer.address.partition(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    request, body = peer.request(page), b""
+    for _ in range(times):
+        writer.write(request)
+        head = (await reader.readuntil(b"\r\n\r\n")).lower()
+        assert head.startswith(b"http/1.1 200"), head
+        body = await (_chunks(reader) if b"transfer-encoding: chunked" in head else reader.readexactly(_length(head)))
+    writer.close()
+    return body
+
+
+def _length(head: bytes) -> int:
+    return next(int(line[15:]) for line in head.split(b"\r\n") if line.startswith(b"content-length:"))
+
+
+async def _chunks(reader: asyncio.StreamReader) -> bytes:
+    body = bytearray()
+    while size := int((await reader.readline()).split(b";")[0], 16):
+        body += (await reader.readexactly(size + 2))[:-2]
+    await reader.readline()
+    return bytes(body)
+
+
+async def cost(peer: Peer, page: str, requests: int) -> float:
+    """CPU milliseconds per request."""
+    before = peer.cpu_seconds()
+    await asyncio.gather(*(asked(peer, page, requests // CONNECTIONS) for _ in range(CONNECTIONS)))
+    return (peer.cpu_seconds() - before) * 1000 / (requests // CONNECTIONS * CONNECTIONS)
