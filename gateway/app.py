@@ -9,7 +9,8 @@ from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from starlette.routing import BaseRoute, Route
+from starlette.routing import BaseRoute, Route, WebSocketRoute
+from starlette.websockets import WebSocket
 
 from gateway import documents, explorer, schema
 from gateway.asked import PREFLIGHT, Reader
@@ -18,7 +19,12 @@ from gateway.door import Door
 from gateway.execution import Executor
 from gateway.http import Endpoint
 from gateway.limits import Limits
+from gateway.operations import Operations
 from gateway.principal import Sessions
+from gateway.subscriptions.ending import Endings
+from gateway.subscriptions.sse import EventStreams
+from gateway.subscriptions.stream import Subscriptions
+from gateway.subscriptions.websocket import WebSockets
 from services.kit.settings import Settings
 
 CORS_SECONDS = 600
@@ -32,7 +38,10 @@ def build(settings: Settings) -> Starlette:
     executor = Executor(schema.build(), suggestions=False, limits=Limits.of(settings), introspection=told)
     reader = Reader(settings, documents.load(settings))
     sessions = Sessions(settings, clients)
-    endpoint = Endpoint(executor, sessions, clients, reader, settings)
+    operations, endings = Operations(executor, sessions, clients, settings), Endings()
+    subscriptions = Subscriptions(operations, settings)
+    endpoint = Endpoint(operations, reader, EventStreams(operations, subscriptions, endings, reader), settings)
+    websockets = WebSockets(operations, subscriptions, endings, reader, settings)
 
     async def health(request: Request) -> Response:
         """The process answers."""
@@ -58,8 +67,12 @@ def build(settings: Settings) -> Starlette:
     async def graphql(request: Request) -> Response:
         return await endpoint(request)
 
+    async def websocket(opened: WebSocket) -> None:
+        await websockets(opened)
+
     routes: list[BaseRoute] = [
         Route(PATH, graphql, methods=["GET", "POST"]),
+        WebSocketRoute(PATH, websocket),
         Route("/health", health),
         Route("/ready", ready),
         Route("/metrics", metrics),
@@ -67,7 +80,8 @@ def build(settings: Settings) -> Starlette:
     if endpoint.explorer:
         routes.append(explorer.files())
     app = Starlette(routes=routes, middleware=_middleware(settings), lifespan=lifespan)
-    app.state.clients, app.state.executor, app.state.sessions, app.state.rates = clients, executor, sessions, endpoint.rates
+    app.state.clients, app.state.executor, app.state.sessions, app.state.rates = clients, executor, sessions, operations.rates
+    app.state.endings, app.state.subscriptions = endings, subscriptions
     return app
 
 

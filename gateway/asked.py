@@ -13,6 +13,7 @@ from services.kit.settings import Settings
 
 JSON = "application/json"
 GRAPHQL = "application/graphql-response+json"
+EVENT_STREAM = "text/event-stream"
 BAD_REQUEST = "BAD_REQUEST"
 BODY_SECONDS_MAX = 5.0
 PREFLIGHT = ("authorization", "x-requested-with", "graphql-require-preflight", "apollo-require-preflight")
@@ -46,7 +47,7 @@ class Reader:
     async def read(self, request: Request) -> Asked:
         """The GraphQL request within an HTTP request."""
         if request.method == "GET":
-            return self._asked(_of_address(request))
+            return self.asked(_of_address(request))
         media, _, charset = (text.strip().lower() for text in request.headers.get("content-type", "").partition(";"))
         if media != JSON:
             raise BadRequest(415, f"send {JSON}")
@@ -58,7 +59,7 @@ class Reader:
             raise BadRequest(408, "the body did not arrive in time") from None
         if not isinstance(given, dict):
             raise BadRequest(400, "the body is one JSON object; batches are not taken")
-        return self._asked(given)
+        return self.asked(given)
 
     async def _body(self, request: Request) -> bytes:
         body = bytearray()
@@ -71,7 +72,8 @@ class Reader:
             raise BadRequest(400, "the body did not arrive") from None
         return bytes(body)
 
-    def _asked(self, given: Mapping[str, Any]) -> Asked:
+    def asked(self, given: Mapping[str, Any]) -> Asked:
+        """The GraphQL request that these are the parts of."""
         query, name = given.get("query"), given.get("operationName")
         variables, extensions = given.get("variables"), given.get("extensions")
         if name is not None and not isinstance(name, str):
@@ -142,7 +144,7 @@ def accepted(header: str | None) -> str | None:
     best, chosen = 0.0, None
     for part in (header or "*/*").split(","):
         name, *parameters = (text.strip().lower() for text in part.split(";"))
-        offered = {GRAPHQL: GRAPHQL, JSON: JSON, "application/*": JSON, "*/*": JSON}.get(name)
+        offered = {GRAPHQL: GRAPHQL, JSON: JSON, EVENT_STREAM: EVENT_STREAM, "application/*": JSON, "*/*": JSON}.get(name)
         weight = _weight(parameters)
         if offered is not None and weight > best:
             best, chosen = weight, offered

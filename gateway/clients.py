@@ -89,11 +89,20 @@ class Clients:
         timeout = channel.remaining(self.settings.deadline_seconds)
         return await channel.heard(ask(request, timeout=timeout, metadata=channel.metadata_of(self._token(service))))
 
+    def follow(self, request: Message) -> grpc.aio.UnaryStreamCall[Any, Any]:
+        """The call of a streaming rpc, without a deadline; `channel.heard_each` tells what it answers."""
+        kind = type(request)
+        called = self.called.get(kind)
+        if called is None:
+            called = self.called[kind] = self._called(kind)
+        service, ask = called
+        call: grpc.aio.UnaryStreamCall[Any, Any] = ask(request, metadata=channel.metadata_of(self._token(service)))
+        return call
+
     def _called(self, kind: type[Message]) -> tuple[str, Callable[..., Any]]:
-        rpc = rpc_of(kind)
-        return rpc.service, self.channels[rpc.service].unary_unary(
-            rpc.path, request_serializer=kind.SerializeToString, response_deserializer=rpc.response.FromString
-        )
+        rpc, opened = rpc_of(kind), self.channels[rpc_of(kind).service]
+        method = opened.unary_stream if rpc.method.server_streaming else opened.unary_unary
+        return rpc.service, method(rpc.path, request_serializer=kind.SerializeToString, response_deserializer=rpc.response.FromString)
 
     async def ready(self) -> dict[str, bool]:
         """Which services say that they serve."""

@@ -11,12 +11,14 @@ from gateway.principal import Session
 
 
 class Context:
-    """The context of one operation; its caches live and end with it."""
+    """The context of one operation, or of one event of a subscription; its caches live and end with it. `root`: what its first fields are
+    read from."""
 
-    __slots__ = ("calls", "clients", "loaders", "session")
+    __slots__ = ("calls", "clients", "loaders", "root", "session")
 
-    def __init__(self, session: Session, clients: Clients) -> None:
+    def __init__(self, session: Session, clients: Clients, event: Any = None) -> None:
         self.session, self.clients = session, clients
+        self.root = session if event is None else event
         self.loaders: dict[tuple[Batch, Bound], DataLoader[str, Any]] = {}
         self.calls = 0
 

@@ -1,7 +1,7 @@
 """A document is parsed, validated and compiled once and run many times: by the engine, or by graphql-core over the same schema."""
 
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterable, Mapping, Sequence
 from inspect import isawaitable
 from typing import Any
 
@@ -14,11 +14,13 @@ from graphql import (
     GraphQLError,
     NoSchemaIntrospectionCustomRule,
     OperationDefinitionNode,
+    create_source_event_stream,
     execute,
     parse,
     specified_rules,
     validate,
 )
+from graphql import Executor as CoreExecutor
 from msgspec import Struct
 
 from gateway import errors
@@ -125,6 +127,24 @@ class Executor:
         result = await self.run(prepared, context, variables, operation_name)
         return _answered(result.data, result.errors or (), begun=begun(result))
 
+    def source(
+        self, prepared: Prepared, context: Context, variables: Mapping[str, Any] | None = None, operation_name: str | None = None
+    ) -> AsyncIterable[Any] | Sequence[GraphQLError]:
+        """What a subscription follows: its events are the roots of its answers; or what is wrong with its variables."""
+        assert prepared.document is not None
+        built = CoreExecutor.build(
+            self.core,
+            prepared.document,
+            context_value=context,
+            raw_variable_values=dict(variables or {}),
+            operation_name=operation_name,
+            hide_suggestions=not self.suggestions,
+        )
+        if isinstance(built, list):
+            return built
+        stream: Any = create_source_event_stream(built)
+        return stream.errors if isinstance(stream, ExecutionResult) else stream  # type: ignore[return-value]
+
     def _compiled(self, prepared: Prepared, operation_name: str | None) -> Compiled | Uncompiled:
         compiled = prepared.compiled.get(operation_name)
         if compiled is None:
@@ -142,7 +162,7 @@ class Executor:
         result = execute(
             self.core,
             prepared.document,
-            root_value=context.session,
+            root_value=context.root,
             context_value=context,
             variable_values=dict(variables or {}),
             operation_name=operation_name,

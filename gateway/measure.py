@@ -36,6 +36,7 @@ from msgspec import Struct, field
 
 from gateway.calls import CallField, MutationField
 from gateway.edges import EdgeField
+from gateway.follow import FollowField
 from gateway.nodes import NODES_MAX, NodeField
 from services.kit.pages import PAGE_SIZE, PAGE_SIZE_MAX
 
@@ -259,7 +260,7 @@ def _weight(parent: Any, name: str, core: Any) -> Weight:
     type_ = get_named_type(core.type)
     listed = is_list_type(get_nullable_type(core.type))
     batched = isinstance(declared, EdgeField) or (isinstance(declared, NodeField) and declared.through is not None)
-    called = isinstance(declared, CallField | MutationField | NodeField) and not batched
+    called = isinstance(declared, CallField | MutationField | NodeField | FollowField) and not batched
     return Weight(
         type=type_ if is_composite_type(type_) else None,
         calls=CALL_POINTS if called else 0,

@@ -74,6 +74,10 @@ class Sessions:
             raise unauthenticated("say `Authorization: Bearer …`")
         return await self.session(await self.tokens.check(text.strip()))
 
+    async def expires_at(self, authorization: str | None) -> float | None:
+        """When the token of a header that `of` believed expires (seconds since 1970); None: there is none."""
+        return (await self.tokens.check(authorization.partition(" ")[2].strip())).expires_at if authorization else None
+
     async def session(self, token: Token) -> Session:
         """Whose token it is; asked once however many operations wait for it. Nobody is not remembered."""
         who = (token.issuer, token.subject, token.clock_offset)

@@ -77,7 +77,7 @@ class Rates:
 
     def admit_address(self, address: str) -> Account:
         """Counts a request of an address."""
-        return _admitted(((self.addresses, _network(address)),))
+        return _admitted(((self.addresses, network(address)),))
 
 
 def charge(account: Account, operations: float) -> None:
@@ -93,7 +93,8 @@ def _admitted(account: Account) -> Account:
     return account
 
 
-def _network(address: str) -> str:
+def network(address: str) -> str:
+    """What tells callers apart who are not signed in: their address, of IPv6 its network."""
     if ":" not in address:
         return address
     try:

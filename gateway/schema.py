@@ -50,8 +50,9 @@ def build() -> strawberry.Schema:
     modules = [import_module(f"gateway.graph.{name}") for name in USE_CASES]
     query = _compose("Query", "What can be asked.", (getattr(module, "Queries", None) for module in (nodes, *modules)))
     mutation = _compose("Mutation", "What can be done.", (getattr(module, "Mutations", None) for module in modules))
+    subscription = _compose("Subscription", "What can be followed.", (getattr(module, "Subscriptions", None) for module in modules))
     types = [NAMES[node.name] for node in {node.name: node for node in NODES.values()}.values()]
-    return strawberry.Schema(query, mutation, types=types, config=StrawberryConfig(scalar_map=SCALARS))
+    return strawberry.Schema(query, mutation, subscription, types=types, config=StrawberryConfig(scalar_map=SCALARS))
 
 
 def _compose(name: str, description: str, parts: Iterable[type[Any] | None]) -> type[Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from graphql import DocumentNode, GraphQLError, OperationDefinitionNode, OperationType
+from graphql import DocumentNode, GraphQLError, OperationDefinitionNode
 from prometheus_client import Counter
 
 from gateway.engine.arguments import Variables
@@ -31,8 +31,6 @@ class Compiled:
     """An operation and its plans, one for each combination of its conditions that was asked for."""
 
     def __init__(self, schema: strawberry.Schema, document: DocumentNode, operation: OperationDefinitionNode, *, suggestions: bool) -> None:
-        if operation.operation is OperationType.SUBSCRIPTION:
-            raise Uncompiled("subscription")
         self.schema, self.document, self.operation, self.suggestions = schema, document, operation, suggestions
         self.variables = Variables(schema._schema, operation, suggestions=suggestions)
         self.conditions = conditions_of(document, operation)
@@ -103,5 +101,5 @@ class Engine:
             return None
         COMPILED.inc()
         run = Run(context, variables, lambda: compiled.variables.exact(given))
-        data = await plan.run(context.session, run)
+        data = await plan.run(context.root, run)
         return Outcome(data, run.errors() if run.failures else [])

@@ -79,17 +79,17 @@ class Plan:
             later.complete = module(name)
         return source.text, [module(name) for name in roots]
 
-    async def run(self, session: Any, run: Run) -> dict[str, Any] | None:
+    async def run(self, source: Any, run: Run) -> dict[str, Any] | None:
         """The data of the answer; what failed is noted in the run."""
         data: dict[str, Any] = {}
         run.data = data
         for number, root in enumerate(self.root):
             try:
-                part = root(session, run)
+                part = root(source, run)
             except Exception:
                 run.queue.clear()
                 selection = Selection(self.selection.type, self.selection.fields[number : number + 1]) if self.serial else self.selection
-                part = careful.root(selection, session, run)
+                part = careful.root(selection, source, run)
                 if part is None:
                     return None
             if not self.serial:

@@ -9,8 +9,9 @@ from msgspec import Struct
 
 from gateway.edges import EdgeField
 from gateway.engine.collect import Field, Uncompiled
-from gateway.engine.known import ANYTHING, Known, of_field
+from gateway.engine.known import ANYTHING, Known, of_field, of_messages
 from gateway.engine.source import Source
+from gateway.follow import FollowField
 from gateway.view import TIMESTAMP, ComputedField, MessageField, moment
 
 
@@ -38,6 +39,8 @@ def read(source: Source, field: Field, text: str) -> Read:
             return Read(f"{text}.{definition.of}", of_field(definition.owner.fields_by_name[definition.of], nullable=False))
         known = Known(nullable=False, vouched=True) if _returns(definition.read) in VOUCHED else ANYTHING
         return Read(f"{source.constant(definition.read, 'read')}({text})", known)
+    if isinstance(definition, FollowField):
+        return Read(text, of_messages(definition.rpc.response.DESCRIPTOR, nullable=False))
     if isinstance(definition, MessageField):
         if definition.owner is None:
             return Read(f"{text}.{definition.python_name}")

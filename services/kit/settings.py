@@ -37,6 +37,12 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     metrics_listen: Annotated[str, Meta(pattern=r"^$|^[^\s:]+:\d{1,5}$")] = ""
     drain_seconds: Seconds = 10.0
     deadline_seconds: Seconds = 10.0
+    streams_max: Bound = 2_000
+    """Streaming rpcs that one process of a service has open."""
+    streams_principal: Bound = 64
+    """The same of one person or machine."""
+    stream_seconds_max: Seconds = 300.0
+    """How long one lasts: then its client comes again with its cursor, and is asked anew who it is and what it may see."""
 
     signing_key: str = ""
     """This process's private key, a JWK of type OKP with a `kid`; it signs the principals this process asserts."""
@@ -69,7 +75,17 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     """The same of one address, for those who are not signed in."""
     operations_max: Bound = 256
     """Operations that one gateway process has under way; more are sent away at once (503)."""
+    sockets_max: Bound = 2_000
+    """WebSockets that one gateway process has open; more are refused (503)."""
+    subscriptions_max: Bound = 5_000
+    """Subscriptions that one gateway process has open, over WebSockets and event streams."""
+    subscriptions_principal: Bound = 50
+    """The same of one person or machine, or of one address for those who are not signed in. They have as many WebSockets at most, and on
+    each as many operations at once."""
+    subscription_events: Bound = 100
+    """Events that wait for a slow client before its subscription is ended."""
     limit_body_bytes: Bound = 256 * 1024
+    """Of a request's body, and of a message over a WebSocket."""
     limit_variables: Bound = 5_000
     """Values within an operation's variables, lists and objects included."""
     limit_characters: Bound = 16_384

@@ -9,6 +9,7 @@ from strawberry import ID
 from gateway.calls import ask, mutation, page
 from gateway.connections import connection
 from gateway.edges import edge
+from gateway.follow import follow
 from gateway.form import form, part
 from gateway.graph.batches import (
     brand_by_id,
@@ -137,6 +138,22 @@ class OrdersOf:
 class Queries:
     order: Order | None = by_id(order_by_id)
     orders: OrderConnection | None = page(orders_pb2.ListOrdersRequest, arguments=OrdersOf)
+
+
+@form(orders_pb2.WatchOrderRequest)
+class WatchedOrder:
+    order_id: ID
+    after: str | None
+
+
+@view(orders_pb2.WatchOrderResponse)
+class OrderEvent:
+    order: Order
+    cursor: str
+
+
+class Subscriptions:
+    order_changed: OrderEvent = follow(orders_pb2.WatchOrderRequest, arguments=WatchedOrder)
 
 
 @form(orders_pb2.NewLine)

@@ -9,6 +9,7 @@ from strawberry import ID
 from gateway.calls import mutation
 from gateway.connections import connection
 from gateway.edges import edge
+from gateway.follow import follow
 from gateway.form import form, part
 from gateway.graph.batches import (
     brand_by_id,
@@ -87,6 +88,23 @@ class OutreachConnection:
 class InboxConnection:
     nodes: list[Outreach]
     unread: int
+
+
+@form(outreach_pb2.WatchInboxRequest)
+class WatchedInbox:
+    consumer_id: ID | None = part(mine="consumer_id")
+    after: str | None
+
+
+@view(outreach_pb2.WatchInboxResponse)
+class InboxEvent:
+    message: Outreach
+    cursor: str
+    unread: int
+
+
+class Subscriptions:
+    message_received: InboxEvent = follow(outreach_pb2.WatchInboxRequest, arguments=WatchedInbox)
 
 
 @form(outreach_pb2.BindConsumerRequest)

@@ -9,6 +9,7 @@ from strawberry import ID
 from gateway.calls import mutation
 from gateway.connections import connection
 from gateway.edges import edge
+from gateway.follow import follow
 from gateway.form import form
 from gateway.graph.batches import (
     brand_by_id,
@@ -93,6 +94,23 @@ class TaskFilter:
 
 class Queries:
     task: Task | None = by_id(task_by_id)
+
+
+@form(tasks_pb2.WatchTasksRequest)
+class WatchedTasks:
+    staff_id: ID | None
+    store_id: ID | None
+    after: str | None
+
+
+@view(tasks_pb2.WatchTasksResponse)
+class TaskEvent:
+    task: Task
+    cursor: str
+
+
+class Subscriptions:
+    task_changed: TaskEvent = follow(tasks_pb2.WatchTasksRequest, arguments=WatchedTasks)
 
 
 @form(tasks_pb2.AcknowledgeTaskRequest)

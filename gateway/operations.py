@@ -1,0 +1,174 @@
+"""What becomes of an operation, whichever way it came: it is admitted, read, bounded and run, and told of in log and metrics.
+
+`http.py` and `gateway/subscriptions` are the ways; the steps are here, once.
+"""
+
+import math
+import time
+from collections.abc import Awaitable
+from typing import Any, TypeVar
+
+import orjson
+from graphql import GraphQLError, OperationDefinitionNode, OperationType
+from msgspec import Struct
+from msgspec.structs import replace
+from prometheus_client import Histogram
+
+from gateway import errors
+from gateway.asked import Asked, BadRequest
+from gateway.clients import Clients, acting_as
+from gateway.context import Context
+from gateway.execution import Executor, Prepared
+from gateway.overdue import Overdue
+from gateway.principal import Session, Sessions
+from gateway.rates import COLD_WEIGHT_PER_SECOND, Account, Rates, charge
+from services.kit import channel, ids
+from services.kit.errors import Denied, Exhausted, Refusal
+from services.kit.logs import logger
+from services.kit.settings import Settings
+
+T = TypeVar("T")
+
+SECONDS = Histogram(
+    "quanyu_graphql_seconds",
+    "Time to answer a request.",
+    ["operation", "status"],
+    buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10),
+)
+INVALID = "invalid"
+
+
+class Answer(Struct, frozen=True):
+    """What is answered: 200, or the status of HTTP that says why the operation was not carried out. `operation` and `calls` are for the
+    log. `retry_seconds`: when to ask again; 0: unsaid."""
+
+    status: int
+    body: bytes
+    errors: int = 1
+    operation: str = "none"
+    calls: int = 0
+    retry_seconds: int = 0
+
+
+class Ready(Struct, frozen=True):
+    """An operation that is valid and within its bounds. `cost`: its points, where somebody wants to know."""
+
+    asked: Asked
+    prepared: Prepared
+    kind: OperationType
+    cost: int | None = None
+
+
+class Operations:
+    """The steps of each operation."""
+
+    def __init__(self, executor: Executor, sessions: Sessions, clients: Clients, settings: Settings) -> None:
+        self.executor, self.sessions, self.clients = executor, sessions, clients
+        self.rates = Rates(settings)
+        self.deadline_seconds, self.overdue = settings.deadline_seconds, Overdue(settings.deadline_seconds)
+
+    def begin(self) -> str:
+        """The id of an operation that begins in this task: whatever goes wrong is told under it. Its time begins too."""
+        id = ids.new("opn")
+        errors.operation_id.set(id)
+        self.extend()
+        return id
+
+    def extend(self) -> None:
+        """Gives what this task does next the time of a whole operation."""
+        channel.deadline.set(time.monotonic() + self.deadline_seconds)
+
+    async def answered(self, work: Awaitable[T]) -> T | Answer:
+        """What the work comes to, or what is said when it was refused, took too long or failed."""
+        try:
+            return await self.overdue.within(work)
+        except Exception as failure:
+            return told(failure)
+
+    async def admitted(self, authorization: str | None, address: str) -> tuple[Session, Account]:
+        """Whoever asks, their operation counted."""
+        try:
+            session = await self.sessions.of(authorization)
+        except Denied:
+            self.rates.admit_address(address)
+            raise
+        return session, self.rates.admit(session, address)
+
+    def ready(self, asked: Asked, account: Account) -> Ready | Answer:
+        """The operation that is asked for, or what is wrong with its document."""
+        prepared = self._prepared(asked.query, account)
+        if prepared.document is None:
+            return refused(400, *map(errors.formatted, prepared.errors), operation=INVALID)
+        operation = prepared.operation(asked.operation_name)
+        kind = operation.operation if operation is not None else OperationType.QUERY
+        try:
+            cost = self._cost(asked, prepared, operation)
+        except GraphQLError as too_dear:
+            return refused(400, errors.formatted(too_dear), operation=kind.value)
+        return Ready(asked, prepared, kind, cost if asked.wants_cost else None)
+
+    def _prepared(self, query: str, account: Account) -> Prepared:
+        """The document; what it takes to read one that is not known is counted too."""
+        if query in self.executor.kept:
+            return self.executor.prepare(query)
+        started = time.perf_counter()
+        try:
+            return self.executor.prepare(query)
+        finally:
+            charge(account, (time.perf_counter() - started) * COLD_WEIGHT_PER_SECOND)
+
+    def _cost(self, asked: Asked, prepared: Prepared, operation: OperationDefinitionNode | None) -> int | None:
+        """What it costs with these variables, where somebody wants to know or other variables would cost too much."""
+        if operation is None or (prepared.dearest <= self.executor.rule.limits.cost and not asked.wants_cost):
+            return None
+        return self.executor.cost(prepared, operation, asked.variables)
+
+    async def run(self, ready: Ready, session: Session, event: Any = None) -> Answer:
+        """The answer of the operation; of a subscription, to this event."""
+        asked, kind = ready.asked, ready.kind.value
+        context = Context(session, self.clients, event)
+        with acting_as(session.principal):
+            try:
+                answered = await self.executor.answer(ready.prepared, context, asked.variables, asked.operation_name)
+            except RecursionError:
+                return refused(400, errors.formatted(GraphQLError("the document nests too deep")), operation=kind)
+        return _with_cost(Answer(200 if answered.begun else 400, answered.body, answered.errors, kind, context.calls), ready.cost)
+
+
+def told(failure: Exception) -> Answer:
+    """What is said of an operation that was not carried out."""
+    if isinstance(failure, BadRequest):
+        return refused(failure.status, {"message": failure.message, "extensions": errors.identified({"code": failure.code})})
+    if isinstance(failure, Refusal):
+        return turned_away(failure)
+    if isinstance(failure, TimeoutError):
+        extensions = errors.identified({"code": "DEADLINE_EXCEEDED", "retryable": True})
+        return refused(504, {"message": "the operation took too long", "extensions": extensions})
+    message, extensions = errors.masked(failure)
+    return refused(500, {"message": message, "extensions": extensions})
+
+
+def refused(status: int, *found: dict[str, Any], operation: str = "none") -> Answer:
+    """What is said of a request that was not carried out."""
+    return Answer(status, orjson.dumps({"errors": found}), len(found), operation)
+
+
+def turned_away(refusal: Refusal) -> Answer:
+    """What is said to somebody whose request is refused as a whole: 401, 429 or 503."""
+    status = 401 if isinstance(refusal, Denied) else 429 if isinstance(refusal, Exhausted) else 503
+    seconds = math.ceil(refusal.retry_after.total_seconds()) if refusal.retry_after is not None else int(status != 401)
+    body = orjson.dumps({"errors": [errors.request_error(refusal)]})
+    return Answer(status, body, retry_seconds=seconds)
+
+
+def _with_cost(answer: Answer, points: int | None) -> Answer:
+    if points is None:
+        return answer
+    extensions = orjson.dumps({"cost": {"points": points}})
+    return replace(answer, body=b'%b,"extensions":%b}' % (answer.body[:-1], extensions))
+
+
+def log(id: str, operation: str, status: int, errors: int, calls: int, seconds: float, **more: object) -> None:
+    """The one line of an operation."""
+    milliseconds = round(seconds * 1000, 2)
+    logger().info("operation", id=id, operation=operation, status=status, errors=errors, calls=calls, milliseconds=milliseconds, **more)

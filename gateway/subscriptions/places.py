@@ -1,0 +1,36 @@
+"""How many may be there at once: in all, and of each person."""
+
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from services.kit.errors import Overloaded
+
+OVERLOADED = "OVERLOADED"
+"""There are too many in all."""
+
+
+class Places:
+    """`most` places for what `noun` names in the plural, of which each key has `each` at most."""
+
+    def __init__(self, most: int, each: int, noun: str) -> None:
+        self.most, self.each, self.noun = most, each, noun
+        self.inside = 0
+        self.of: Counter[str] = Counter()
+
+    @contextmanager
+    def taken(self, key: str) -> Iterator[None]:
+        """Within the block one place is taken. `Overloaded` when none is free."""
+        if self.inside >= self.most:
+            raise Overloaded(OVERLOADED, f"too many {self.noun} at once; try again")
+        if self.of[key] >= self.each:
+            raise Overloaded(f"TOO_MANY_{self.noun.upper()}", f"you have {self.each} {self.noun} already; end one of them first")
+        self.inside += 1
+        self.of[key] += 1
+        try:
+            yield
+        finally:
+            self.inside -= 1
+            self.of[key] -= 1
+            if not self.of[key]:
+                del self.of[key]

@@ -1,0 +1,123 @@
+"""GraphQL over server-sent events, one operation a request: the "distinct connections mode" of graphql-sse
+(https://github.com/enisdenjo/graphql-sse/blob/master/PROTOCOL.md).
+
+Who may not ask is told by the status, as over plain HTTP. What is wrong with a document, and why a subscription ends, is told in it.
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
+from typing import TypeAlias
+
+from graphql import OperationType
+from msgspec import Struct
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from gateway.asked import EVENT_STREAM, JSON, BadRequest, Reader
+from gateway.operations import Answer, Operations, Ready, log, told
+from gateway.principal import Session
+from gateway.respond import respond
+from gateway.subscriptions.ending import Endings
+from gateway.subscriptions.stream import Asker, Subscriptions
+
+Body: TypeAlias = Callable[[bytes], Awaitable[None]]
+"""Sends a part of a response's body."""
+KEEP_ALIVE_SECONDS = 12.0
+"""Proxies end what is silent for long."""
+KEEP_ALIVE = b":\n\n"
+COMPLETE = b"event: complete\ndata:\n\n"
+
+
+def event(answer: Answer) -> bytes:
+    """An answer as an event. JSON of ours has no line breaks."""
+    return b"event: next\ndata: %b\n\n" % answer.body
+
+
+class Opened(Struct, frozen=True):
+    """An operation that somebody may ask for."""
+
+    ready: Ready
+    session: Session
+    asker: Asker
+    expires_at: float | None
+
+
+class EventStreams:
+    """The handler of requests that accept an event stream."""
+
+    def __init__(self, operations: Operations, subscriptions: Subscriptions, endings: Endings, reader: Reader) -> None:
+        self.operations, self.subscriptions, self.endings, self.reader = operations, subscriptions, endings, reader
+
+    async def open(self, request: Request) -> Response:
+        """The response to one request: of a subscription a stream, of all else an event and the end."""
+        started, id = time.perf_counter(), self.operations.begin()
+        opened = await self.operations.answered(self._opened(request))
+        if isinstance(opened, Answer):
+            log(id, opened.operation, opened.status, opened.errors, 0, time.perf_counter() - started, way="sse")
+            return respond(opened, JSON) if opened.operation == "none" else _whole(opened)
+        answers = self.subscriptions.answers(id, opened.ready, opened.session, opened.asker, "sse")
+        if opened.ready.kind is OperationType.SUBSCRIPTION:
+            return EventStream(answers, self.endings, opened.expires_at)
+        async with aclosing(answers):
+            return _whole(await anext(answers))
+
+    async def _opened(self, request: Request) -> Opened | Answer:
+        asked = await self.reader.read(request)
+        asker = Asker(request.headers.get("authorization"), request.client.host if request.client is not None else "")
+        session, account = await self.operations.admitted(asker.authorization, asker.address)
+        ready = self.operations.ready(asked, account)
+        if isinstance(ready, Answer):
+            return ready
+        if request.method == "GET" and ready.kind is OperationType.MUTATION:
+            raise BadRequest(405, "GET is for queries and subscriptions only; use POST")
+        return Opened(ready, session, asker, await self.operations.sessions.expires_at(asker.authorization))
+
+
+def _whole(answer: Answer) -> Response:
+    return Response(event(answer) + COMPLETE, media_type=EVENT_STREAM)
+
+
+class EventStream(Response):
+    """A response that goes on until the subscription ends, its client goes, its token expires or the process stops."""
+
+    def __init__(self, answers: AsyncGenerator[Answer, None], endings: Endings, expires_at: float | None) -> None:
+        super().__init__(headers={"x-accel-buffering": "no"}, media_type=EVENT_STREAM)
+        del self.headers["content-length"]
+        self.answers, self.endings, self.expires_at = answers, endings, expires_at
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def body(part: bytes) -> None:
+            await send({"type": "http.response.body", "body": part, "more_body": True})
+
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        with self.endings.one() as ending:
+            async with ending:
+                ending.expire(self.expires_at)
+                ending.task(_tell(self.answers, body))
+                ending.task(_gone(receive))
+                ending.task(_keep_alive(body))
+                failure = await ending.why
+            if failure is not None:
+                await body(event(told(failure)) + COMPLETE)
+            await send({"type": "http.response.body", "body": b""})
+
+
+async def _tell(answers: AsyncGenerator[Answer, None], body: Body) -> None:
+    async with aclosing(answers):
+        async for answer in answers:
+            await body(event(answer))
+    await body(COMPLETE)
+
+
+async def _gone(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+async def _keep_alive(body: Body) -> None:
+    while True:
+        await asyncio.sleep(KEEP_ALIVE_SECONDS)
+        await body(KEEP_ALIVE)

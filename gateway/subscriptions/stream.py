@@ -1,0 +1,163 @@
+"""From an operation to its answers: one of a query or mutation, one for each event of a subscription.
+
+A service ends its streams now and then, so that grants are looked at anew, and when it stops. The subscription goes on then, after the
+last cursor and with the grants its bearer has by now, without its client noticing.
+"""
+
+import asyncio
+import random
+import time
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import Any
+
+from graphql import OperationType
+from msgspec import Struct
+from prometheus_client import Counter, Gauge
+
+from gateway import errors
+from gateway.clients import acting_as
+from gateway.context import Context
+from gateway.follow import Feed
+from gateway.operations import SECONDS, Answer, Operations, Ready, log, refused, told
+from gateway.principal import Session
+from gateway.rates import network
+from gateway.subscriptions.buffer import buffered
+from gateway.subscriptions.places import Places
+from services.kit.errors import Unavailable
+from services.kit.settings import Settings
+
+EVENTS_AT_ONCE = 64
+"""That are executed at a time; others wait in their buffers."""
+RESUMES_MAX = 5
+"""Attempts to go on after a service broke off, until it tells something again."""
+RESUME_SECONDS = 0.2
+"""Before the first of them, at most; each further one waits up to twice as long."""
+ENDED = "SUBSCRIPTION_ENDED"
+
+OPEN = Gauge("quanyu_graphql_subscriptions", "Subscriptions that are open.")
+EVENTS = Counter("quanyu_graphql_subscription_events_total", "Events that were answered.")
+ENDS = Counter(
+    "quanyu_graphql_subscriptions_ended_total", "Subscriptions that ended, by their status; 0: their client ended them.", ["status"]
+)
+
+
+class Asker(Struct, frozen=True):
+    """Who asks: what their `Authorization` says, and from where."""
+
+    authorization: str | None
+    address: str
+
+
+class Tally(Struct):
+    """What an operation came to, for log and metrics. `status` 0: its client ended it."""
+
+    answers: int = 0
+    errors: int = 0
+    calls: int = 0
+    status: int = 0
+
+    def add(self, answer: Answer) -> None:
+        """Counts an answer."""
+        self.answers += 1
+        self.errors += answer.errors
+        self.calls += answer.calls
+        if answer.status != 200:
+            self.status = answer.status
+
+
+class Subscriptions:
+    """All subscriptions of this process, within their bounds."""
+
+    def __init__(self, operations: Operations, settings: Settings) -> None:
+        self.operations, self.sessions = operations, operations.sessions
+        each = settings.subscriptions_principal
+        self.places, self.operating = (
+            Places(settings.subscriptions_max, each, "subscriptions"),
+            Places(settings.operations_max, each, "operations"),
+        )
+        self.events_max = settings.subscription_events
+        self.executing = asyncio.Semaphore(EVENTS_AT_ONCE)
+
+    async def answers(self, id: str, ready: Ready, session: Session, asker: Asker, way: str) -> AsyncGenerator[Answer, None]:
+        """The answers of the operation, told of in the log when they end. One that is not 200 is the last and says why."""
+        tally, started = Tally(), time.perf_counter()
+        try:
+            async with aclosing(self._answers(ready, session, asker)) as answers:
+                async for answer in answers:
+                    tally.add(answer)
+                    yield answer
+            tally.status = tally.status or 200
+        finally:
+            self._tell(id, ready.kind, tally, time.perf_counter() - started, way)
+
+    def _tell(self, id: str, kind: OperationType, tally: "Tally", seconds: float, way: str) -> None:
+        if kind is OperationType.SUBSCRIPTION:
+            ENDS.labels(str(tally.status)).inc()
+        else:
+            SECONDS.labels(kind.value, str(tally.status)).observe(seconds)
+        log(id, kind.value, tally.status, tally.errors, tally.calls, seconds, way=way, answers=tally.answers)
+
+    async def _answers(self, ready: Ready, session: Session, asker: Asker) -> AsyncGenerator[Answer, None]:
+        key = key_of(session, asker)
+        try:
+            if ready.kind is not OperationType.SUBSCRIPTION:
+                with self.operating.taken(key):
+                    yield await self.operations.answered(self.operations.run(ready, session))
+                return
+            with self.places.taken(key), OPEN.track_inprogress():
+                feed = self._feed(ready, session)
+                if isinstance(feed, Answer):
+                    yield feed
+                    return
+                async with aclosing(buffered(self._heard(feed, asker), self.events_max)) as events:
+                    async for event in events:
+                        answer = await self._answer(ready, event, asker)
+                        yield answer
+                        if answer.status != 200:
+                            return
+        except Exception as failure:
+            yield told(failure)
+
+    def _feed(self, ready: Ready, session: Session) -> Feed | Answer:
+        """What it follows, or what is wrong with its variables."""
+        context = Context(session, self.operations.clients)
+        found: Any = self.operations.executor.source(ready.prepared, context, ready.asked.variables, ready.asked.operation_name)
+        if isinstance(found, Feed):
+            return found
+        return refused(400, *map(errors.formatted, found), operation=ready.kind.value)
+
+    async def _heard(self, feed: Feed, asker: Asker) -> AsyncGenerator[Any, None]:
+        """The events of the feed, for as long as somebody tells them."""
+        failures = 0
+        while True:
+            try:
+                session = await self.sessions.of(asker.authorization)
+                with acting_as(session.principal):
+                    responses = feed.follow()
+                async with aclosing(responses):
+                    async for response in responses:
+                        failures = 0
+                        yield response
+            except Unavailable:
+                failures += 1
+                if failures > RESUMES_MAX or not feed.resumable:
+                    raise
+            if not feed.resumable:
+                raise Unavailable(ENDED, "nothing came for long; read anew what you show and subscribe again")
+            await asyncio.sleep(random.uniform(0, RESUME_SECONDS * 2**failures))
+
+    async def _answer(self, ready: Ready, event: Any, asker: Asker) -> Answer:
+        """The answer to one event, with the grants its bearer has now."""
+        EVENTS.inc()
+        async with self.executing:
+            self.operations.extend()
+            return await self.operations.answered(self._executed(ready, event, asker))
+
+    async def _executed(self, ready: Ready, event: Any, asker: Asker) -> Answer:
+        return await self.operations.run(ready, await self.sessions.of(asker.authorization), event)
+
+
+def key_of(session: Session, asker: Asker) -> str:
+    """Whose places somebody takes: their own, or those of their address."""
+    return session.principal.id if session.principal is not None else network(asker.address)
