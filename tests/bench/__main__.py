@@ -1,6 +1,6 @@
 """Benchmarks: `python -m tests.bench [NAME …]`. Each table carries the floor it is held against, measured in the same run.
 
-A bench is a module of this package with `async def run(uri: str) -> rich.table.Table`.
+A bench is a module of this package with `async def run(uri: str)` that answers a table, or several in a `rich.console.Group`.
 """
 
 import asyncio

@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
 from graphql import parse, validate
+from rich.console import Group
 from rich.table import Table
 
 from gateway import schema
@@ -19,6 +20,7 @@ from gateway.engine.engine import Compiled
 from services.kit.house import SERVICES
 from services.local.keys import new_keys
 from services.local.token import bearer
+from tests.bench import _real
 from tests.bench.peers import others
 from tests.bench.peers.peer import HERE, TITLES, VARIABLES, Peer, asked, cost, module, started
 from tests.bench.peers.services import CONSUMER
@@ -46,7 +48,11 @@ async def peers() -> AsyncIterator[dict[str, Peer]]:
         yield found
 
 
-async def run(uri: str) -> Table:
+async def run(uri: str) -> Group:
+    return Group(await _floored(), await _real.run(uri))
+
+
+async def _floored() -> Table:
     async with peers() as found:
         for page in VARIABLES:
             answers = {name: await asked(peer, page, WARM) for name, peer in found.items()}

@@ -5,9 +5,10 @@ import os
 import re
 import sys
 from asyncio.subprocess import DEVNULL, PIPE, Process
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import orjson
@@ -34,14 +35,15 @@ TITLES = {
 class Peer(Struct):
     """A process that answers the three pages, and where it does. `documents`: the folder of its documents; none: a path for each page."""
 
-    process: Process
+    process: Process | psutil.Process
     address: str
     documents: str = ""
     token: str = ""
+    variables: Mapping[str, dict[str, Any]] = MappingProxyType(VARIABLES)
 
     def request(self, page: str) -> bytes:
         """The HTTP request of a page."""
-        given: dict[str, Any] = {"variables": VARIABLES[page]}
+        given: dict[str, Any] = {"variables": self.variables[page]}
         if self.documents:
             given["query"] = (HERE / self.documents / f"{page}.graphql").read_text()
         body = orjson.dumps(given)
@@ -56,10 +58,11 @@ class Peer(Struct):
     def cpu_seconds(self) -> float:
         """What the process has used, by its own clock; its children's with it."""
         root = psutil.Process(self.process.pid)
-        return sum(_cpu_seconds(each) for each in (root, *root.children(recursive=True)))
+        return sum(cpu_seconds(each) for each in (root, *root.children(recursive=True)))
 
 
-def _cpu_seconds(process: psutil.Process) -> float:
+def cpu_seconds(process: psutil.Process) -> float:
+    """What one process has used."""
     tasks = Path(f"/proc/{process.pid}/task")
     if (tasks / str(process.pid) / "schedstat").exists():  # nanoseconds; the other clock ticks a hundred times a second
         return sum(int(each.read_text().split()[0]) for each in tasks.glob("*/schedstat")) / 1e9

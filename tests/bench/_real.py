@@ -1,0 +1,75 @@
+"""The gateway's three pages once more, with the real services and MongoDB behind them: what a request costs in each process."""
+
+import csv
+import statistics
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import psutil
+from rich.table import Table
+
+from services.local import client
+from services.local.demo import stage, tables
+from services.local.folder import Member
+from services.local.imports.importer import Import
+from services.local.keys import Keys
+from services.local.token import bearer
+from tests.bench.peers.peer import OFFERS, ORDERS, TITLES, Peer, asked, cpu_seconds
+from tests.suite import with_suite
+
+ROUNDS, REQUESTS = 5, 100
+
+
+async def run(uri: str) -> Table:
+    """CPU milliseconds of the gateway and of the services, and milliseconds until the answer, one request at a time."""
+
+    async def measured(processes: dict[str, Member], keys: Keys) -> dict[str, list[tuple[float, float, float]]]:
+        with tempfile.TemporaryDirectory() as folder:
+            shopper, offer = await _demo(processes, keys, Path(folder))
+        variables: dict[str, dict[str, Any]] = {
+            "one": {"id": offer},
+            "page": {"first": OFFERS},
+            "orders": {"id": shopper, "first": ORDERS},
+        }
+        peer = Peer(psutil.Process(processes["gateway"].pid), processes["gateway"].address, "ours", bearer(keys.tokens, shopper), variables)
+        services = [psutil.Process(member.pid) for name, member in processes.items() if name != "gateway"]
+        return {page: [await _round(peer, page, services) for _ in range(ROUNDS + 1)][1:] for page in variables}
+
+    rounds = await with_suite(uri, measured, gateway=True, rate_principal=0.0, rate_tenant=0.0, rate_address=0.0)
+    table = Table(title=f"the same with the real services, the demo world in MongoDB: medians of {ROUNDS} rounds")
+    for column in ("page", "CPU ms, gateway", "CPU ms, services", "ms until the answer"):
+        table.add_column(column, justify="left" if column == "page" else "right")
+    table.caption = "the demo world has fewer variants to an offer and fewer orders to a person than the services above"
+    for page, samples in rounds.items():
+        table.add_row(TITLES[page], *(f"{statistics.median(each):.2f}" for each in zip(*samples, strict=True)))
+    return table
+
+
+async def _demo(processes: dict[str, Member], keys: Keys, folder: Path) -> tuple[str, str]:
+    """Loads the demo world; the consumer with the most orders in it, and an offer."""
+    async with client.connected({name: member.address for name, member in processes.items()}, keys) as channels:
+
+        async def settle(name: str) -> None:
+            await client.settled(channels)
+
+        source = tables.write(folder)
+        await Import(source, channels, seen=lambda *progress: None, settle=settle).run()
+        await stage.stage(channels)
+    with (source / "orders.csv").open(encoding="utf-8-sig") as file:
+        shopper = Counter(row["consumer_id"] for row in csv.DictReader(file)).most_common(1)[0][0]
+    with (source / "products.csv").open(encoding="utf-8-sig") as file:
+        offer = next(csv.DictReader(file))["product_id"].replace("prd_", "ofr_", 1)
+    return shopper, offer
+
+
+async def _round(peer: Peer, page: str, services: list[psutil.Process]) -> tuple[float, float, float]:
+    before, busy, started = peer.cpu_seconds(), sum(map(cpu_seconds, services)), time.perf_counter()
+    answer = await asked(peer, page, REQUESTS)
+    took = time.perf_counter() - started
+    assert b'"errors"' not in answer and len(answer) > 100, answer[:500]
+    spent = (peer.cpu_seconds() - before, sum(map(cpu_seconds, services)) - busy, took)
+    gateway, others, seconds = (each * 1000 / REQUESTS for each in spent)
+    return gateway, others, seconds
