@@ -6,10 +6,11 @@ Who comes when the house is full is sent away at once, before anything is read, 
 from prometheus_client import Counter
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from gateway.asked import JSON
+from gateway.asked import EVENT_STREAM, JSON
 from services.kit.settings import Settings
 
 RETRY_AFTER_SECONDS = 1
+STREAMED = f"{EVENT_STREAM}; charset=utf-8".encode()
 HEADERS = {
     "x-content-type-options": "nosniff",
     "x-frame-options": "DENY",
@@ -27,7 +28,8 @@ SENT_AWAY = Counter("quanyu_graphql_sent_away_total", "Requests that came while 
 
 
 class Door:
-    """ASGI middleware: at most `operations_max` requests to `path` at once."""
+    """ASGI middleware: at most `operations_max` requests to `path` at once. An event stream that begins gives its place up: it may last,
+    and has bounds of its own."""
 
     def __init__(self, app: ASGIApp, settings: Settings, path: str) -> None:
         self.app, self.most, self.path = app, settings.operations_max, path
@@ -40,8 +42,13 @@ class Door:
             await self.app(scope, receive, send)
             return
 
+        inside = False
+
         async def sending(message: Message) -> None:
+            nonlocal inside
             if message["type"] == "http.response.start":
+                if inside and (b"content-type", STREAMED) in message["headers"]:
+                    inside, self.inside = False, self.inside - 1
                 given = {name for name, _ in message["headers"]}
                 message["headers"] = [*message["headers"], *(each for each in self.raw if each[0] not in given)]
             await send(message)
@@ -51,11 +58,11 @@ class Door:
         elif self.inside >= self.most:
             await self._full(sending)
         else:
-            self.inside += 1
+            inside, self.inside = True, self.inside + 1
             try:
                 await self.app(scope, receive, sending)
             finally:
-                self.inside -= 1
+                self.inside -= inside
 
     async def _full(self, send: Send) -> None:
         SENT_AWAY.inc()

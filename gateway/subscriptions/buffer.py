@@ -19,13 +19,13 @@ class _End(Struct, frozen=True):
     failure: Exception | None = None
 
 
-async def buffered(source: AsyncGenerator[T, None], most: int, *, full_seconds_max: float = FULL_SECONDS_MAX) -> AsyncGenerator[T, None]:
+async def buffered(source: AsyncGenerator[T, None], most: int) -> AsyncGenerator[T, None]:
     """The events of the source, of which `most` wait at a time; the source's failure ends them.
 
     When nothing is taken from a full buffer, what waits is forgotten: `Overloaded` (SUBSCRIBER_TOO_SLOW). The source is closed with this.
     """
     waiting: asyncio.Queue[T | _End] = asyncio.Queue(most)
-    task = asyncio.create_task(_fill(source, waiting, full_seconds_max))
+    task = asyncio.create_task(_fill(source, waiting))
     try:
         while not isinstance(event := await waiting.get(), _End):
             yield event
@@ -36,24 +36,24 @@ async def buffered(source: AsyncGenerator[T, None], most: int, *, full_seconds_m
         await asyncio.wait([task])
 
 
-async def _fill(source: AsyncGenerator[T, None], waiting: "asyncio.Queue[T | _End]", full_seconds_max: float) -> None:
+async def _fill(source: AsyncGenerator[T, None], waiting: "asyncio.Queue[T | _End]") -> None:
     try:
         async with aclosing(source):
             async for event in source:
-                await _put(waiting, event, full_seconds_max)
-        await _put(waiting, _End(), full_seconds_max)
+                await _put(waiting, event)
+        await _put(waiting, _End())
     except Exception as failure:
         while not waiting.empty():
             waiting.get_nowait()
         waiting.put_nowait(_End(failure))
 
 
-async def _put(waiting: "asyncio.Queue[T | _End]", event: T | _End, full_seconds_max: float) -> None:
+async def _put(waiting: "asyncio.Queue[T | _End]", event: T | _End) -> None:
     if not waiting.full():
         waiting.put_nowait(event)
         return
     try:
-        async with asyncio.timeout(full_seconds_max):
+        async with asyncio.timeout(FULL_SECONDS_MAX):
             await waiting.put(event)
     except TimeoutError:
         raise Overloaded(TOO_SLOW, "events come faster than you take them; subscribe again after your last cursor") from None

@@ -7,7 +7,7 @@ from typing import Any
 
 import orjson
 import structlog
-from graphql import parse, validate
+from graphql import DocumentNode, OperationType, get_operation_ast, parse, validate
 from msgspec import Struct
 
 from gateway import execution, schema
@@ -53,6 +53,7 @@ class Both:
             return None
         prepared = Prepared(document)
         compiled = self.executor._compiled(prepared, operation_name)
+        event = self._event(document, operation_name)
 
         async def core(context: Context) -> Answered:
             result = await self.executor.run(prepared, context, variables, operation_name)
@@ -66,10 +67,19 @@ class Both:
             self.memory.calls.clear()
             channel.deadline.set(time.monotonic() + self.seconds)
             with acting_as(session.principal):
-                answers.append(comparable(await way(Context(session, self.clients))))
+                answers.append(comparable(await way(Context(session, self.clients, event))))
             called.append(sorted(self.memory.calls))
         reason = compiled.reason if isinstance(compiled, Uncompiled) else self._reason(compiled, variables)
         return Pair(*answers, reason, (called[0], called[1]))
+
+    def _event(self, document: DocumentNode, operation_name: str | None) -> Any:
+        """What a subscription is told, which both ways answer to; None for other operations."""
+        operation: Any = get_operation_ast(document, operation_name)
+        if operation is None or operation.operation is not OperationType.SUBSCRIPTION:
+            return None
+        (field,) = operation.selection_set.selections
+        definition: Any = self.executor.core.subscription_type.fields[field.name.value].extensions["strawberry-definition"]  # type: ignore[union-attr]
+        return self.memory.made(definition.rpc.response(), "an event")
 
     @staticmethod
     def _reason(compiled: Any, variables: dict[str, Any] | None) -> str:

@@ -1,0 +1,175 @@
+"""What bounds subscriptions: how many there may be, how often somebody may ask, and how slow a client may be."""
+
+import asyncio
+from collections.abc import AsyncGenerator
+
+import grpc
+import pytest
+from websockets.exceptions import InvalidStatus
+
+from gateway.subscriptions import buffer
+from gateway.subscriptions.buffer import buffered
+from gateway.subscriptions.places import Places
+from services.kit.errors import Denied, Overloaded, Unavailable
+from tests.gateway.conftest import Open
+from tests.gateway.serving import SECONDS_MAX
+from tests.gateway.telling import END
+from tests.gateway.test_subscriptions_websocket import WATCHED, telling_gateway, told
+
+
+async def numbers(most: int) -> AsyncGenerator[int, None]:
+    for number in range(most):
+        yield number
+
+
+async def test_who_takes_what_comes_gets_all_of_a_burst() -> None:
+    assert [number async for number in buffered(numbers(1_000), 4)] == list(range(1_000))
+
+
+async def test_who_takes_nothing_from_a_full_buffer_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(buffer, "FULL_SECONDS_MAX", 0.02)
+    closed = asyncio.Event()
+
+    async def source() -> AsyncGenerator[int, None]:
+        try:
+            async for number in numbers(10):
+                yield number
+        finally:
+            closed.set()
+
+    events = buffered(source(), 4)
+    assert await anext(events) == 0
+    await asyncio.wait_for(closed.wait(), SECONDS_MAX)
+    with pytest.raises(Overloaded, match="SUBSCRIBER_TOO_SLOW"):
+        await anext(events)
+
+
+async def test_a_source_that_fails_ends_its_events() -> None:
+    async def source() -> AsyncGenerator[int, None]:
+        yield 1
+        raise Denied("NO", "no")
+
+    heard = []
+    with pytest.raises(Denied):
+        async for number in buffered(source(), 4):
+            heard.append(number)
+    assert heard in ([], [1])
+
+
+async def test_the_source_is_closed_with_its_buffer() -> None:
+    closed = asyncio.Event()
+
+    async def source() -> AsyncGenerator[int, None]:
+        try:
+            yield 1
+            await asyncio.Event().wait()
+        finally:
+            closed.set()
+
+    events = buffered(source(), 4)
+    assert await anext(events) == 1
+    await events.aclose()
+    assert closed.is_set()
+
+
+def test_places_are_bounded_in_all_and_for_each() -> None:
+    places = Places(3, 2, "things")
+    with places.taken("a"), places.taken("a"):
+        with pytest.raises(Overloaded, match="TOO_MANY_THINGS"), places.taken("a"):
+            pass
+        with places.taken("b"), pytest.raises(Overloaded, match="OVERLOADED"), places.taken("c"):
+            pass
+    assert (places.inside, dict(places.of)) == (0, {})
+
+
+async def test_somebody_has_so_many_subscriptions_over_all_sockets(open_gateway: Open) -> None:
+    async with (
+        telling_gateway(open_gateway, subscriptions_principal=2) as (served, teller),
+        served.socket("operator") as one,
+        served.socket("operator") as other,
+    ):
+        first = await one.subscribe(WATCHED, {"id": "ord_1"})
+        assert (await teller.asked.get()).order_id == "ord_1"
+        async with served.stream(WATCHED, {"id": "ord_2"}, who="operator") as stream:
+            assert (await teller.asked.get()).order_id == "ord_2"
+            refused = await other.subscribe(WATCHED, {"id": "ord_3"})
+            assert await other.error(refused) == "TOO_MANY_SUBSCRIPTIONS"
+            teller.told.put_nowait(1)
+            teller.told.put_nowait(1)
+            assert await one.next(first) == told("ord_1", 1)
+            assert await stream.next() == told("ord_2", 1)
+        assert await teller.left.get() == "ord_2"
+        await other.subscribe(WATCHED, {"id": "ord_4"})
+        assert (await teller.asked.get()).order_id == "ord_4"
+
+
+async def test_somebody_has_so_many_sockets_and_operations_on_each(open_gateway: Open) -> None:
+    async with telling_gateway(open_gateway, subscriptions_principal=1) as (served, _), served.socket("operator") as socket:
+        async with served.socket() as other:
+            await other.say(type="connection_init", payload={"authorization": f"Bearer {served.gateway.token('operator')}"})
+            assert (await other.closed())[0] == 1013
+        await socket.subscribe(WATCHED, {"id": "ord_1"})
+        assert await socket.error(await socket.subscribe("{ __typename }")) == "TOO_MANY_OPERATIONS"
+
+
+async def test_a_full_house_takes_no_more_sockets(open_gateway: Open) -> None:
+    async with telling_gateway(open_gateway, sockets_max=1) as (served, _), served.socket("operator"):
+        with pytest.raises(InvalidStatus) as refused:
+            async with served.socket():
+                pass
+        assert refused.value.response.status_code == 503
+        assert refused.value.response.headers["retry-after"] == "1"
+
+
+async def test_each_operation_counts(open_gateway: Open) -> None:
+    async with telling_gateway(open_gateway, rate_principal=1.0) as (served, _), served.socket("operator") as socket:
+        codes = []
+        for _ in range(4):
+            name = await socket.subscribe("{ __typename }")
+            message = await socket.heard()
+            if message["type"] == "next":
+                await socket.complete(name)
+            codes.append(message["type"])
+        assert codes[0] == "next" and codes[-1] == "error", codes
+
+
+async def test_so_many_messages_a_second_come_over_one_socket(open_gateway: Open) -> None:
+    async with telling_gateway(open_gateway, rate_address=5.0) as (served, _), served.socket("operator") as socket:
+        for _ in range(12):
+            await socket.say(type="pong")
+        assert await socket.closed() == (1008, "too many messages")
+
+
+async def test_a_stream_that_ends_is_gone_on_with_after_its_last_cursor(open_gateway: Open) -> None:
+    async with telling_gateway(open_gateway) as (served, teller), served.socket("operator") as socket:
+        name = await socket.subscribe(WATCHED, {"id": "ord_1", "after": "c0"})
+        assert (await teller.asked.get()).after == "c0"
+        for number, end in enumerate((END, grpc.StatusCode.UNAVAILABLE, Unavailable("CHANGES_LOST", "again")), 1):
+            teller.told.put_nowait(number)
+            assert await socket.next(name) == told("ord_1", number)
+            teller.told.put_nowait(end)
+            async with asyncio.timeout(SECONDS_MAX):
+                assert (await teller.asked.get()).after == f"c{number}"
+        await socket.quiet()
+
+
+async def test_where_a_stream_begins_is_a_cursor_too(open_gateway: Open) -> None:
+    async with telling_gateway(open_gateway) as (served, teller), served.socket("operator") as socket:
+        teller.first_cursor = "from here"
+        await socket.subscribe(WATCHED, {"id": "ord_1"})
+        assert (await teller.asked.get()).after == ""
+        teller.told.put_nowait(END)
+        async with asyncio.timeout(SECONDS_MAX):
+            assert (await teller.asked.get()).after == "from here"
+
+
+async def test_what_cannot_be_gone_on_with_ends(open_gateway: Open) -> None:
+    async with telling_gateway(open_gateway) as (served, teller), served.socket("operator") as socket:
+        teller.told.put_nowait(END)
+        assert await socket.error(await socket.subscribe(WATCHED, {"id": "ord_1"})) == "SUBSCRIPTION_ENDED"
+        teller.told.put_nowait(Denied("NOT_PERMITTED", "not you"))
+        assert await socket.error(await socket.subscribe(WATCHED, {"id": "ord_1"})) == "NOT_PERMITTED"
+        teller.told.put_nowait(Overloaded("SUBSCRIBER_TOO_SLOW", "too slow"))
+        assert await socket.error(await socket.subscribe(WATCHED, {"id": "ord_1"})) == "SUBSCRIBER_TOO_SLOW"
+        teller.told.put_nowait(grpc.StatusCode.INTERNAL)
+        assert await socket.error(await socket.subscribe(WATCHED, {"id": "ord_1"})) == "INTERNAL"
