@@ -14,12 +14,14 @@ import uvicorn
 import uvloop
 
 from gateway.app import build
-from gateway.wire import Wire
+from gateway.wire import Socket, Wire
 from services.kit import logs, telemetry
 from services.kit.settings import Settings, SettingsError, load
 
 BACKLOG = 2048
 CONNECTIONS_MAX = 4_096
+PING_SECONDS = 20.0
+"""Between pings on a WebSocket; a client that does not answer one for as long is gone."""
 
 
 class Server(uvicorn.Server):
@@ -40,6 +42,11 @@ class Server(uvicorn.Server):
         if not self.should_exit:
             logs.logger().info("ready", address=self.config.app.state.address)  # type: ignore[union-attr]
 
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        # Uvicorn waits for answers that are under way, and subscriptions are so without end.
+        await self.config.app.state.endings.stop()  # type: ignore[union-attr]
+        await super().shutdown(sockets)
+
 
 def listen(address: str) -> socket.socket:
     """A socket at `host:port`; OSError says why there is none."""
@@ -55,7 +62,11 @@ def configured(app: Any, settings: Settings) -> uvicorn.Config:
     return uvicorn.Config(
         app,
         http=Wire,
-        ws="none",
+        ws=Socket,
+        ws_max_size=settings.limit_body_bytes,
+        ws_ping_interval=PING_SECONDS,
+        ws_ping_timeout=PING_SECONDS,
+        ws_per_message_deflate=False,
         lifespan="on",
         log_config=None,
         access_log=False,

@@ -1,16 +1,74 @@
-"""HTTP/1.1 as uvicorn and httptools speak it, with a bound for the head of a request: its bytes, and the time it takes to arrive."""
+"""HTTP/1.1 and WebSockets as uvicorn speaks them, with bounds of ours: for the head of a request, its bytes and the time it takes to
+arrive, and for how long a client may take nothing of what it is sent."""
 
 import asyncio
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 HEAD_BYTES_MAX = 32 * 1024
 """Of the address and the headers. A longer head is answered with 400, and its connection ends."""
 HEAD_SECONDS_MAX = 10.0
 """From when it begins (of a connection's first request: from when that is made); a slower connection ends."""
+STALL_SECONDS_MAX = 20.0
+"""For which a client may take nothing of what it is sent; then it is cut off. Closing the connection would wait for it to take the rest."""
 
 
-class Wire(HttpToolsProtocol):
+class Unstalled(asyncio.Protocol):
+    """What both protocols do while a client is slow to take what waits for it."""
+
+    loop: asyncio.AbstractEventLoop
+    transport: asyncio.Transport
+    stalling: asyncio.TimerHandle | None = None
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._look_again()
+
+    def resume_writing(self) -> None:
+        self._moved()
+        super().resume_writing()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._moved()
+        super().connection_lost(exc)
+
+    def _look_again(self) -> None:
+        self.stalling = self.loop.call_later(STALL_SECONDS_MAX, self._cut_off, self.transport.get_write_buffer_size())
+
+    def _cut_off(self, waited: int) -> None:
+        if self.transport.get_write_buffer_size() < waited:
+            self._look_again()
+        else:
+            self.transport.abort()
+
+    def _moved(self) -> None:
+        if self.stalling is not None:
+            self.stalling.cancel()
+            self.stalling = None
+
+
+class Socket(Unstalled, WebSocketsSansIOProtocol):
+    """The protocol of one WebSocket. Nothing is sent before what was sent is taken, so that a stall is seen at once."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        self.transport.set_write_buffer_limits(high=0)
+
+    def send_receive_event_to_app(self) -> None:
+        """A text that is no UTF-8 ends the connection (1007). It is a client's fault, of which uvicorn would tell the log like of a bug."""
+        try:
+            if self.curr_msg_data_type == "text":
+                b"".join(self.frames).decode()
+        except UnicodeDecodeError:
+            self.frames = []
+            self.conn.send_close(1007)
+            self.handle_parser_exception()
+        else:
+            super().send_receive_event_to_app()
+
+
+class Wire(Unstalled, HttpToolsProtocol):
     """The protocol of one connection."""
 
     head_bytes = 0
