@@ -1,7 +1,7 @@
 """GraphQL over server-sent events, one operation a request: the "distinct connections mode" of graphql-sse
 (https://github.com/enisdenjo/graphql-sse/blob/master/PROTOCOL.md).
 
-Who may not ask is told by the status, as over plain HTTP. What is wrong with a document, and why a subscription ends, is told in it.
+Who may not ask is told by the status, as over plain HTTP; what is wrong with a document, and why a subscription ends, in the stream.
 """
 
 import asyncio
@@ -10,6 +10,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from typing import TypeAlias
 
+import orjson
 from graphql import OperationType
 from msgspec import Struct
 from starlette.requests import Request
@@ -34,6 +35,11 @@ COMPLETE = b"event: complete\ndata:\n\n"
 def event(answer: Answer) -> bytes:
     """An answer as an event. JSON of ours has no line breaks."""
     return b"event: next\ndata: %b\n\n" % answer.body
+
+
+def comment(failure: Exception) -> bytes:
+    """Why a connection ends before its subscription does, for whoever looks. Without `complete`, clients come again of their own accord."""
+    return b": %b\n\n" % orjson.loads(told(failure).body)["errors"][0]["message"].encode()
 
 
 class Opened(Struct, frozen=True):
@@ -101,7 +107,7 @@ class EventStream(Response):
                 ending.task(_keep_alive(body))
                 failure = await ending.why
             if failure is not None:
-                await body(event(told(failure)) + COMPLETE)
+                await body(comment(failure))
             await send({"type": "http.response.body", "body": b""})
 
 

@@ -24,6 +24,7 @@ from gateway.principal import Session
 from gateway.rates import network
 from gateway.subscriptions.buffer import buffered
 from gateway.subscriptions.places import Places
+from services.kit import telemetry
 from services.kit.errors import Unavailable
 from services.kit.settings import Settings
 
@@ -103,7 +104,7 @@ class Subscriptions:
         try:
             if ready.kind is not OperationType.SUBSCRIPTION:
                 with self.operating.taken(key):
-                    yield await self.operations.answered(self.operations.run(ready, session))
+                    yield await self.operations.answered(self._run(ready, session))
                 return
             with self.places.taken(key), OPEN.track_inprogress():
                 feed = self._feed(ready, session)
@@ -155,7 +156,12 @@ class Subscriptions:
             return await self.operations.answered(self._executed(ready, event, asker))
 
     async def _executed(self, ready: Ready, event: Any, asker: Asker) -> Answer:
-        return await self.operations.run(ready, await self.sessions.of(asker.authorization), event)
+        return await self._run(ready, await self.sessions.of(asker.authorization), event)
+
+    async def _run(self, ready: Ready, session: Session, event: Any = None) -> Answer:
+        with telemetry.span("graphql", {}) as span:
+            span.set_attribute("quanyu.operation_id", errors.operation_id.get())
+            return await self.operations.run(ready, session, event)
 
 
 def key_of(session: Session, asker: Asker) -> str:

@@ -7,11 +7,12 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import orjson
+from prometheus_client import Gauge
 from starlette.responses import Response
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from gateway import errors
-from gateway.asked import Reader
+from gateway.asked import JSON, Reader
 from gateway.operations import Answer, Operations, Ready, log, told, turned_away
 from gateway.principal import Session
 from gateway.rates import Buckets
@@ -29,6 +30,8 @@ REASON_BYTES_MAX = 123
 GOING_AWAY, POLICY_VIOLATION, TRY_AGAIN_LATER = 1001, 1008, 1013
 BUG, FORBIDDEN = 4500, 4403
 
+SOCKETS = Gauge("quanyu_graphql_sockets", "WebSockets that are open.")
+
 
 class WebSockets:
     """The handler of WebSockets at `/graphql`."""
@@ -36,7 +39,8 @@ class WebSockets:
     def __init__(self, operations: Operations, subscriptions: Subscriptions, endings: Endings, reader: Reader, settings: Settings) -> None:
         self.operations, self.subscriptions, self.endings, self.reader = operations, subscriptions, endings, reader
         self.origins = frozenset(origin.strip() for origin in settings.cors_origins.split(","))
-        self.sockets = Places(settings.sockets_max, settings.subscriptions_principal, "sockets")
+        self.most, self.open = settings.sockets_max, 0
+        self.signed_in = Places(settings.sockets_max, settings.subscriptions_principal, "sockets")
         self.operations_max, self.messages_per_second = settings.subscriptions_principal, settings.rate_address
 
     async def __call__(self, websocket: WebSocket) -> None:
@@ -47,19 +51,27 @@ class WebSockets:
             return
         try:
             self.operations.rates.admit_address(address)
-            if self.sockets.inside >= self.sockets.most or self.endings.stopped:
+            if self.open >= self.most or self.endings.stopped:
                 raise Unavailable("OVERLOADED", "too many sockets at once; try again")
         except Refusal as refusal:
             answer = turned_away(refusal)
             headers = {"retry-after": str(answer.retry_seconds)}
-            await websocket.send_denial_response(Response(answer.body, answer.status, headers, "application/json"))
+            await websocket.send_denial_response(Response(answer.body, answer.status, headers, JSON))
             return
+        self.open += 1
+        try:
+            await self._spoken(websocket, address)
+        finally:
+            self.open -= 1
+
+    async def _spoken(self, websocket: WebSocket, address: str) -> None:
+        """A connection that is let in, if it speaks our protocol."""
         if SUBPROTOCOL not in websocket.scope["subprotocols"]:
             await websocket.accept()
             await websocket.close(4406, "Subprotocol not acceptable")
             return
         await websocket.accept(SUBPROTOCOL)
-        with self.endings.one() as ending:
+        with self.endings.one() as ending, SOCKETS.track_inprogress():
             await Connection(self, websocket, ending, address).last()
 
     def _allowed(self, websocket: WebSocket) -> bool:
@@ -118,7 +130,7 @@ class Connection:
         operations = self.server.operations
         operations.begin()
         session, _ = await operations.overdue.within(operations.admitted(self.asker.authorization, self.asker.address))
-        self.place.enter_context(self.server.sockets.taken(key_of(session, self.asker)))
+        self.place.enter_context(self.server.signed_in.taken(key_of(session, self.asker)))
         self.ending.expire(await operations.sessions.expires_at(self.asker.authorization))
         await self._send(messages.ACKNOWLEDGED)
 

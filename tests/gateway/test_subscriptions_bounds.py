@@ -113,7 +113,7 @@ async def test_somebody_has_so_many_sockets_and_operations_on_each(open_gateway:
 
 
 async def test_a_full_house_takes_no_more_sockets(open_gateway: Open) -> None:
-    async with telling_gateway(open_gateway, sockets_max=1) as (served, _), served.socket("operator"):
+    async with telling_gateway(open_gateway, sockets_max=1) as (served, _), served.socket():
         with pytest.raises(InvalidStatus) as refused:
             async with served.socket():
                 pass

@@ -875,6 +875,8 @@ Global___WatchOrderRequest: _TypeAlias = WatchOrderRequest  # noqa: Y015
 
 @_typing.final
 class WatchOrderResponse(_message.Message):
+    """How an order stands, told while somebody follows it."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     ORDER_FIELD_NUMBER: _builtins.int

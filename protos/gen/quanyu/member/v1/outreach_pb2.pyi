@@ -814,6 +814,8 @@ Global___WatchInboxRequest: _TypeAlias = WatchInboxRequest  # noqa: Y015
 
 @_typing.final
 class WatchInboxResponse(_message.Message):
+    """A message that came, told while somebody follows their inbox."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     MESSAGE_FIELD_NUMBER: _builtins.int
