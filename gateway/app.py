@@ -64,14 +64,11 @@ def build(settings: Settings) -> Starlette:
         finally:
             await clients.close()
 
-    async def graphql(request: Request) -> Response:
-        return await endpoint(request)
-
     async def websocket(opened: WebSocket) -> None:
         await websockets(opened)
 
     routes: list[BaseRoute] = [
-        Route(PATH, graphql, methods=["GET", "POST"]),
+        Route(PATH, endpoint, methods=["GET", "POST"]),
         WebSocketRoute(PATH, websocket),
         Route("/health", health),
         Route("/ready", ready),
@@ -79,14 +76,14 @@ def build(settings: Settings) -> Starlette:
     ]
     if endpoint.explorer:
         routes.append(explorer.files())
-    app = Starlette(routes=routes, middleware=_middleware(settings), lifespan=lifespan)
+    app = Starlette(routes=routes, middleware=_middleware(settings, endpoint), lifespan=lifespan)
     app.state.clients, app.state.executor, app.state.sessions, app.state.rates = clients, executor, sessions, operations.rates
     app.state.endings, app.state.subscriptions = endings, subscriptions
     return app
 
 
-def _middleware(settings: Settings) -> list[Middleware]:
-    door = Middleware(Door, settings=settings, path=PATH)
+def _middleware(settings: Settings, endpoint: Endpoint) -> list[Middleware]:
+    door = Middleware(Door, settings=settings, path=PATH, posted=endpoint)
     origins = [origin.strip() for origin in settings.cors_origins.split(",") if origin.strip()]
     if not origins:
         return [door]

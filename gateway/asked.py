@@ -1,6 +1,7 @@
 """The GraphQL request within an HTTP request, and the media type that its answer is wanted in."""
 
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 import orjson
@@ -16,6 +17,8 @@ GRAPHQL = "application/graphql-response+json"
 EVENT_STREAM = "text/event-stream"
 BAD_REQUEST = "BAD_REQUEST"
 BODY_SECONDS_MAX = 5.0
+ACCEPTED_MAX = 64
+"""`Accept` headers whose meaning is kept."""
 PREFLIGHT = ("authorization", "x-requested-with", "graphql-require-preflight", "apollo-require-preflight")
 """Headers that a page of another site can send only when the gateway allows that page to."""
 
@@ -139,6 +142,7 @@ def _more_values_than(most: int, given: dict[str, Any]) -> bool:
     return False
 
 
+@lru_cache(ACCEPTED_MAX)
 def accepted(header: str | None) -> str | None:
     """The media type to answer in; None when the client takes neither of ours."""
     best, chosen = 0.0, None

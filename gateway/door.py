@@ -27,14 +27,19 @@ FULL = b'{"errors":[{"message":"too many operations at once; try again","extensi
 SENT_AWAY = Counter("quanyu_graphql_sent_away_total", "Requests that came while there were too many.")
 
 
+Headers = list[tuple[bytes, bytes]]
+
+
 class Door:
     """ASGI middleware: at most `operations_max` requests to `path` at once. An event stream that begins gives its place up: it may last,
-    and has bounds of its own."""
+    and has bounds of its own. What is posted to `path` goes straight to `posted`: routes and their exception handlers would cost as much
+    as compiled execution does."""
 
-    def __init__(self, app: ASGIApp, settings: Settings, path: str) -> None:
-        self.app, self.most, self.path = app, settings.operations_max, path
-        self.headers = HEADERS | (SECURE if settings.env == "production" else {})
-        self.raw = [(name.encode(), value.encode()) for name, value in self.headers.items()]
+    def __init__(self, app: ASGIApp, settings: Settings, path: str, posted: ASGIApp) -> None:
+        self.app, self.most, self.path, self.posted = app, settings.operations_max, path, posted
+        headers = HEADERS | (SECURE if settings.env == "production" else {})
+        self.headers = [(name.encode(), value.encode()) for name, value in headers.items()]
+        self.names = {name for name, _ in self.headers}
         self.inside = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -49,8 +54,7 @@ class Door:
             if message["type"] == "http.response.start":
                 if inside and (b"content-type", STREAMED) in message["headers"]:
                     inside, self.inside = False, self.inside - 1
-                given = {name for name, _ in message["headers"]}
-                message["headers"] = [*message["headers"], *(each for each in self.raw if each[0] not in given)]
+                message["headers"] = self._completed(message["headers"])
             await send(message)
 
         if scope["path"] != self.path:
@@ -60,9 +64,14 @@ class Door:
         else:
             inside, self.inside = True, self.inside + 1
             try:
-                await self.app(scope, receive, sending)
+                await (self.posted if scope["method"] == "POST" else self.app)(scope, receive, sending)
             finally:
                 self.inside -= inside
+
+    def _completed(self, headers: Headers) -> Headers:
+        """With those that are not given."""
+        given = self.names & {name for name, _ in headers}
+        return [*headers, *(each for each in self.headers if each[0] not in given)] if given else [*headers, *self.headers]
 
     async def _full(self, send: Send) -> None:
         SENT_AWAY.inc()

@@ -8,11 +8,11 @@ import time
 
 from graphql import OperationType
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gateway import explorer
 from gateway.asked import EVENT_STREAM, GRAPHQL, JSON, BadRequest, Reader, accepted
-from gateway.operations import SECONDS, Answer, Operations, log, told
+from gateway.operations import Answer, Operations, log, timed, told
 from gateway.respond import respond
 from gateway.subscriptions.sse import EventStreams
 from services.kit import telemetry
@@ -20,14 +20,18 @@ from services.kit.settings import Settings
 
 
 class Endpoint:
-    """The handler of `/graphql`."""
+    """The ASGI application of `/graphql`."""
 
     def __init__(self, operations: Operations, reader: Reader, streams: EventStreams, settings: Settings) -> None:
         self.operations, self.reader, self.streams = operations, reader, streams
         self.explorer = settings.env == "development"
 
-    async def __call__(self, request: Request) -> Response:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers one request; whatever happens, in the form the client accepts."""
+        response = await self._response(Request(scope, receive))
+        await response(scope, receive, send)
+
+    async def _response(self, request: Request) -> ASGIApp:
         if self.explorer and explorer.wanted(request):
             return explorer.page()
         media = accepted(request.headers.get("accept"))
@@ -40,7 +44,7 @@ class Endpoint:
             answer = await self._answered(request, media)
         response = respond(answer, media or JSON)
         seconds = time.perf_counter() - started
-        SECONDS.labels(answer.operation, str(response.status_code)).observe(seconds)
+        timed(answer.operation, response.status_code).observe(seconds)
         log(id, answer.operation, response.status_code, answer.errors, answer.calls, seconds)
         return response
 

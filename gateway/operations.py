@@ -6,6 +6,7 @@
 import math
 import time
 from collections.abc import Awaitable
+from functools import cache
 from typing import Any, TypeVar
 
 import orjson
@@ -166,6 +167,12 @@ def _with_cost(answer: Answer, points: int | None) -> Answer:
         return answer
     extensions = orjson.dumps({"cost": {"points": points}})
     return replace(answer, body=b'%b,"extensions":%b}' % (answer.body[:-1], extensions))
+
+
+@cache
+def timed(operation: str, status: int) -> Histogram:
+    """The histogram of such answers."""
+    return SECONDS.labels(operation, str(status))
 
 
 def log(id: str, operation: str, status: int, errors: int, calls: int, seconds: float, **more: object) -> None:

@@ -1,17 +1,35 @@
 """An answer as a response of HTTP."""
 
-from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 
-from gateway.asked import JSON
+from gateway.asked import GRAPHQL, JSON
 from gateway.operations import Answer
 
-HEADERS = {401: {"WWW-Authenticate": "Bearer"}, 405: {"Allow": "POST"}}
+MEDIA = {media: (b"content-type", f"{media}; charset=utf-8".encode()) for media in (GRAPHQL, JSON)}
+HEADERS = {401: [(b"www-authenticate", b"Bearer")], 405: [(b"allow", b"POST")]}
 
 
-def respond(answer: Answer, media: str) -> Response:
+class Whole:
+    """A response whose body is there: what Starlette's own does, without its headers' way into an object and out of it again."""
+
+    __slots__ = ("body", "headers", "status_code")
+
+    def __init__(self, body: bytes, status_code: int, headers: list[tuple[bytes, bytes]]) -> None:
+        self.body, self.status_code, self.headers = body, status_code, headers
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.headers})
+        await send({"type": "http.response.body", "body": self.body})
+
+
+def respond(answer: Answer, media: str) -> Whole:
     """The answer in that media type; with `application/json`, what is wrong with a document or its variables is 200."""
     status = answer.status
     if media == JSON and status == 400 and answer.operation != "none":
         status = 200
-    headers = {"Retry-After": str(answer.retry_seconds)} if answer.retry_seconds else HEADERS.get(status)
-    return Response(answer.body, status, headers, f"{media}; charset=utf-8")
+    headers = [MEDIA[media], (b"content-length", b"%d" % len(answer.body))]
+    if answer.retry_seconds:
+        headers.append((b"retry-after", b"%d" % answer.retry_seconds))
+    elif status in HEADERS:
+        headers += HEADERS[status]
+    return Whole(answer.body, status, headers)
