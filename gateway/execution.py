@@ -27,7 +27,7 @@ from gateway import errors
 from gateway.context import Context
 from gateway.engine.collect import Uncompiled
 from gateway.engine.engine import Compiled, Engine
-from gateway.limits import Limits, Rule, too_long
+from gateway.limits import Limits, Rule
 
 PREPARED_MAX = 1_000
 PREPARED_CHARACTERS_MAX = 100_000
@@ -92,11 +92,10 @@ class Executor:
         return prepared
 
     def _prepare(self, query: str) -> Prepared:
-        limits = self.rule.limits
-        if len(query) > limits.characters:
-            return Prepared(None, (too_long(limits),))
+        if broken := self.rule.scan(query):
+            return Prepared(None, (broken,))
         try:
-            document = parse(query, max_tokens=limits.tokens)
+            document = parse(query)
             checked = self.rule.check(document)
             if checked.errors:
                 return Prepared(None, checked.errors)

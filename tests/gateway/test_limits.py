@@ -11,8 +11,12 @@ from graphql import (
     FieldNode,
     FragmentSpreadNode,
     GraphQLError,
+    GraphQLSyntaxError,
+    Lexer,
     OperationDefinitionNode,
     SelectionSetNode,
+    Source,
+    TokenKind,
     get_introspection_query,
     parse,
 )
@@ -21,7 +25,7 @@ from hypothesis import strategies as st
 
 from gateway import schema
 from gateway.execution import Executor
-from gateway.limits import CODE, WORDS, Limits, Rule
+from gateway.limits import CODE, NESTING_MAX, TOKEN, WORDS, Limits, Rule
 from gateway.measure import CALL_POINTS, LIST_SIZE, Measure, Measuring
 from services.kit.pages import PAGE_SIZE
 from services.kit.settings import Settings
@@ -106,6 +110,83 @@ def test_each_bound_is_where_it_says(bound: str, document: Callable[[int], str])
     assert not rule.check(parse(document(most))).errors
     (error,) = rule.check(parse(document(most + 1))).errors
     assert error.message == WORDS[bound].format(most)
+
+
+NESTED = [
+    lambda n: "{a" * n + "}" * n,
+    lambda n: "{a" + "...{" * (n - 1) + "a" + "}" * n,
+    lambda n: "{a(b:" + "[" * (n - 2) + "]" * (n - 2) + ")}",
+    lambda n: "{a(b:" + "{c:" * (n - 2) + "1" + "}" * (n - 2) + ")}",
+    lambda n: "query($a:" + "[" * (n - 1) + "Int" + "]" * (n - 1) + "){a}",
+]
+
+
+@pytest.mark.parametrize("document", NESTED)
+def test_brackets_nest_as_deep_as_a_parser_goes(executor: Executor, document: Callable[[int], str]) -> None:
+    assert executor.rule.scan(document(NESTING_MAX)) is None
+    parse(document(NESTING_MAX))
+    (error,) = executor.prepare(document(NESTING_MAX + 1)).errors
+    assert error.message == WORDS["nesting"].format(NESTING_MAX)
+
+
+def test_fragments_that_nest_too_deep_for_our_stack_are_refused(executor: Executor) -> None:
+    chain = "".join(f"fragment f{number} on Query{{{'...{' * 4}...f{number + 1}{'}' * 4}}}" for number in range(48))
+    prepared = executor.prepare("{...f0}" + chain + "fragment f48 on Query{__typename}")
+    assert prepared.document is None
+    assert [error.message for error in prepared.errors] in (["the document nests too deep"], ["Validation aborted."])
+
+
+def test_a_text_has_as_many_tokens_as_it_may(executor: Executor) -> None:
+    most = executor.rule.limits.tokens
+    assert executor.rule.scan("{" + "a " * (most - 2) + "}") is None
+    (error,) = executor.prepare("{" + "a " * (most - 1) + "}").errors
+    assert error.message == WORDS["tokens"].format(most)
+
+
+def lexed(text: str) -> tuple[int, bool]:
+    """How many tokens graphql-core finds, comments too, and whether it comes to the end."""
+    lexer, count, end = Lexer(Source(text)), 0, 0
+    try:
+        while (token := lexer.read_next_token(end)).kind is not TokenKind.EOF:
+            count, end = count + 1, token.end
+    except GraphQLSyntaxError:
+        return count, False
+    return count, True
+
+
+PIECES = [
+    '"',
+    '""',
+    '"""',
+    "\\",
+    '\\"',
+    "a",
+    "é",
+    "-1",
+    "0",
+    "1.5e-3",
+    ".",
+    "...",
+    "#",
+    "\n",
+    "\r",
+    " ",
+    ",",
+    "\ufeff",
+    "{",
+    "}",
+    "@",
+    "$",
+    "\x00",
+]
+
+
+@given(st.lists(st.sampled_from(PIECES) | st.characters(max_codepoint=127), max_size=60).map("".join))
+@settings(max_examples=1_000, deadline=None)
+def test_the_scan_finds_no_fewer_tokens_than_a_parser_and_as_many_in_what_is_well_formed(text: str) -> None:
+    count, whole = lexed(text)
+    scanned = len(TOKEN.findall(text))
+    assert scanned == count if whole else scanned >= count
 
 
 def test_the_bounds_are_settings() -> None:
