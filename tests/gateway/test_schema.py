@@ -28,6 +28,7 @@ from gateway import errors, schema
 from gateway.calls import CallField, MutationField
 from gateway.clients import rpc_of
 from gateway.edges import EdgeField
+from gateway.follow import FollowField
 from gateway.nodes import NodeField
 from gateway.view import ENUMS, NODES, MessageField
 from quanyu.access.v1 import access_pb2
@@ -175,7 +176,7 @@ def test_every_refusal_has_a_type() -> None:
 
 def test_every_rpc_of_the_walk_for_people_is_in_the_graph() -> None:
     """All but bulk imports, what only services may call, and facts. A `Get…` beside a `BatchGet…` is reached by the latter."""
-    fields = [field for kind in (CallField, MutationField) for _, field in declared(kind)]
+    fields = [field for kind in (CallField, MutationField, FollowField) for _, field in declared(kind)]
     batches = [field.through for kind in (EdgeField, NodeField) for _, field in declared(kind) if field.through is not None]
     batches += [field.first for field in fields if getattr(field, "first", None) is not None]
     used = {each.rpc.method.full_name for each in (*fields, *batches)}

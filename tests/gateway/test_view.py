@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 
 from gateway import descriptions, schema
 from gateway.edges import Batch, edge
+from gateway.follow import follow
 from gateway.graph import common
+from gateway.graph.commerce.orders import OrdersOf, WatchedOrder
 from gateway.names import wanted
 from gateway.scalars import Long
 from gateway.view import NODES, view
@@ -122,6 +124,15 @@ def test_a_declaration_the_message_cannot_meet_is_refused() -> None:
         declare("Brand", "brand", edge(by="items", through=Batch(chart_pb2.BatchGetBrandsRequest)))
     with pytest.raises(TypeError, match="has no field brand_id"):
         declare("Brand | None", "brand", edge(by="brand_id", through=Batch(chart_pb2.BatchGetBrandsRequest)))
+
+
+def test_a_subscription_follows_a_stream_that_goes_by_cursors() -> None:
+    with pytest.raises(TypeError, match="never null"):
+        declare("OrderEvent | None", "changed", follow(orders_pb2.WatchOrderRequest, arguments=WatchedOrder))
+    with pytest.raises(TypeError, match="streaming rpc"):
+        declare("OrderConnection", "changed", follow(orders_pb2.ListOrdersRequest, arguments=OrdersOf))
+    with pytest.raises(TypeError, match="no form of"):
+        follow(orders_pb2.WatchOrderRequest, arguments=OrdersOf)
 
 
 @pytest.mark.parametrize("text", ["dict[str, int]", "list[list[int]]", "A | B", "", "list[A", Long])
