@@ -31,7 +31,7 @@ UNAUTHENTICATED = "UNAUTHENTICATED"
 INTERNAL = "INTERNAL"
 TOP_LEVEL = frozenset({UNAUTHENTICATED, "INVALID_PRINCIPAL"})
 """Reasons that concern the whole request and no single mutation."""
-READ: Mapping[str, Callable[[str], Any]] = {"str": str, "Long": int, "DateTime": utc}
+READ: Mapping[str, Callable[[str], Any]] = {"str": str, "Long": int, "DateTime": utc, "bool": lambda text: text == "True"}
 """How metadata of a refusal become fields of its type."""
 REASON = re.compile(r"\b[A-Z][A-Z0-9]*(?:_[A-Z0-9]+)+\b")
 

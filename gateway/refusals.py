@@ -50,8 +50,16 @@ class TryAgain(Refusal):
 class OutOfStock(Refusal):
     """Fewer are available than were asked for."""
 
-    available: Long | None = fact("How many are available.")
+    fewer: bool | None = fact("Whether fewer than that could be had.")
     held_until: DateTime | None = fact("When others hold the goods: the time at which the first of those holds ends unless it is bought.")
+
+
+@refusal("TOO_MANY_HOLDS")
+class TooManyHolds(Refusal):
+    """As many holds stand for the consumer as may: pay for one, release it, or wait."""
+
+    limit: Long | None = fact("How many may stand at a time.")
+    free_at: DateTime | None = fact("When the first of them ends.")
 
 
 @refusal("STORE_CLOSED")

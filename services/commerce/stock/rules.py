@@ -3,6 +3,7 @@
 `reserved` is always the sum of the live holds' quantities, and never more than what is on hand.
 """
 
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Annotated
@@ -16,6 +17,8 @@ from services.kit.errors import Conflict, Exhausted
 HOLD_LIFE = timedelta(minutes=15)
 COUNT_MAX = 1_000_000_000
 QUANTITY_MAX = 100
+HOLDS_MAX = 10
+"""Holds that stand for one consumer at a time, those of unpaid orders among them."""
 IMPORT_MAX = 500
 
 Count = Annotated[int, Meta(ge=0, le=COUNT_MAX)]
@@ -33,6 +36,7 @@ class Reason(StrEnum):
     VARIANT_NOT_FOUND = "VARIANT_NOT_FOUND"
     HOLD_NOT_FOUND = "HOLD_NOT_FOUND"
     OUT_OF_STOCK = "OUT_OF_STOCK"
+    TOO_MANY_HOLDS = "TOO_MANY_HOLDS"
     STOCK_RESERVED = "STOCK_RESERVED"
     HOLD_ORDERED = "HOLD_ORDERED"
     HOLD_ENDED = "HOLD_ENDED"
@@ -181,6 +185,15 @@ def check_level(on_hand: int, reserved: int) -> None:
     raise Conflict(Reason.STOCK_RESERVED, held if reserved else fewer, reserved=reserved, on_hand=on_hand)
 
 
+def check_holds(ends: Sequence[datetime]) -> None:
+    """Refuses one more hold for a consumer whose live holds end at these moments, the first first."""
+    if len(ends) >= HOLDS_MAX:
+        raise Exhausted(
+            Reason.TOO_MANY_HOLDS, f"at most {HOLDS_MAX} holds stand for a consumer; pay for one, release it, or wait until one ends",
+            limit=HOLDS_MAX, free_at=ends[0].isoformat(),
+        )  # fmt: skip
+
+
 def hold(
     stock: Stock,
     *,
@@ -266,9 +279,11 @@ def sell(hold: Hold) -> tuple[Hold, int]:
 
 
 def _out_of_stock(stock: Stock, quantity: int, at: datetime, held_until: datetime | None) -> Exhausted:
-    left = max(0, available(stock))
+    # Whether there are fewer is all that is told: how many a store has is its own affair.
+    fewer = available(stock) > 0
     if stock.on_hand - stock.safety < quantity:
-        return Exhausted(Reason.OUT_OF_STOCK, "there are not enough left in this store", available=left)
+        said = "fewer are left in this store; ask for fewer" if fewer else "there are none left in this store"
+        return Exhausted(Reason.OUT_OF_STOCK, said, fewer=fewer)
     # Whoever took it since `held_until` was read took it just now.
     until = (held_until or at + HOLD_LIFE).isoformat()
-    return Exhausted(Reason.OUT_OF_STOCK, "others hold what is left; ask again when the first hold ends", available=left, held_until=until)
+    return Exhausted(Reason.OUT_OF_STOCK, "others hold what is left; ask again when the first hold ends", fewer=fewer, held_until=until)

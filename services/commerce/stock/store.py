@@ -11,6 +11,7 @@ from pymongo import ASCENDING, DESCENDING, GEOSPHERE, IndexModel, UpdateOne
 from quanyu.commerce.v1 import stock_pb2
 from services.commerce.catalog.rules import Variant
 from services.commerce.stock import rules
+from services.commerce.stock.holders import BY_HOLDER, Holders, Standing
 from services.commerce.stock.rules import LIVE, Hold, HoldState, Point, Promise, Stock, Store, stock_id
 from services.kit import clock, ids
 from services.kit.access import Kind
@@ -60,8 +61,10 @@ class StockStore:
                 IndexModel([("stock_id", ASCENDING), ("state", ASCENDING), ("expires_at", ASCENDING)]),
                 IndexModel([("consumer_id", ASCENDING), ("held_at", DESCENDING), ("_id", ASCENDING)]),
                 IndexModel([("store_id", ASCENDING), ("held_at", DESCENDING), ("_id", ASCENDING)]),
+                BY_HOLDER,
             ],
         )  # fmt: skip
+        self.holders = Holders(database, HOLDS)
 
     @property
     def tables(self) -> tuple[Table[Any], ...]:
@@ -139,18 +142,21 @@ class StockStore:
         ref = Ref(STOCK, stock_id(store_id, variant_id))
         id, until = ids.new("hld"), (await self.held_until([ref.id])).get(ref.id)
 
-        def decide(state: State) -> Outcome:
-            row = row_in(state, ref)
-            held = rules.hold(
-                row, id=id, consumer_id=consumer_id, quantity=quantity, at=at, real_at=clock.real(),
-                needed_by=needed_by, promise=promise(row) if promise else None, held_until=until,
-            )  # fmt: skip
-            document = as_document(held)
-            return Outcome(
-                increments={ref: {"reserved": quantity}}, inserts=[(HOLDS, document)], answer=answer(self.holds.answer(document))
-            )
+        async def attempt(standing: Standing) -> Answer:
+            def decide(state: State) -> Outcome:
+                standing.check(state)
+                row = row_in(state, ref)
+                held = rules.hold(
+                    row, id=id, consumer_id=consumer_id, quantity=quantity, at=at, real_at=clock.real(),
+                    needed_by=needed_by, promise=promise(row) if promise else None, held_until=until,
+                )  # fmt: skip
+                document = as_document(held)
+                increments = {ref: {"reserved": quantity}, standing.ref: {}}
+                return Outcome(increments=increments, inserts=[(HOLDS, document)], answer=answer(self.holds.answer(document)))
 
-        return await self.lane.run(once, [ref], decide, answer_type)
+            return await self.lane.run(once, [ref, standing.ref], decide, answer_type)
+
+        return await self.holders.holding(consumer_id, at, attempt)
 
     async def held_until(self, stock_ids: Sequence[str]) -> dict[str, datetime]:
         """When the first of the live holds on each of these rows ends."""

@@ -36,7 +36,7 @@ REFUSALS = (
     errors.Denied("NOT_PERMITTED", "not you"),
     errors.Denied("UNAUTHENTICATED", "who are you"),
     errors.Conflict("TASK_CLOSED", "it is over"),
-    errors.Exhausted("OUT_OF_STOCK", "nothing left", available=2, held_until="2024-05-01T10:00:00.5Z"),
+    errors.Exhausted("OUT_OF_STOCK", "nothing left", fewer=True, held_until="2024-05-01T10:00:00.5Z"),
     errors.Unavailable("SERVICE_UNAVAILABLE", "later"),
 )
 MODES = ("answer",) * 30 + ("refuse",) * 4 + ("break",) * 2 + ("late",) * 2

@@ -295,7 +295,7 @@ class HoldPromiseRequest(_message.Message):
     variant_id: _builtins.str
     store_id: _builtins.str
     quantity: _builtins.int
-    """1 to 100; 0 means 1."""
+    """1 to 100; 1 unless it is given."""
     method: _stock_pb2.Method.ValueType
     @_builtins.property
     def destination(self) -> _point_pb2.Point:
@@ -312,16 +312,18 @@ class HoldPromiseRequest(_message.Message):
         consumer_id: _builtins.str = ...,
         variant_id: _builtins.str = ...,
         store_id: _builtins.str = ...,
-        quantity: _builtins.int = ...,
+        quantity: _builtins.int | None = ...,
         method: _stock_pb2.Method.ValueType = ...,
         destination: _point_pb2.Point | None = ...,
         needed_by: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["destination", b"destination", "needed_by", b"needed_by"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_quantity", b"_quantity", "destination", b"destination", "needed_by", b"needed_by", "quantity", b"quantity"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["consumer_id", b"consumer_id", "destination", b"destination", "method", b"method", "needed_by", b"needed_by", "quantity", b"quantity", "request_id", b"request_id", "store_id", b"store_id", "variant_id", b"variant_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_quantity", b"_quantity", "consumer_id", b"consumer_id", "destination", b"destination", "method", b"method", "needed_by", b"needed_by", "quantity", b"quantity", "request_id", b"request_id", "store_id", b"store_id", "variant_id", b"variant_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__quantity: _TypeAlias = _typing.Literal["quantity"]  # noqa: Y015
+    _WhichOneofArgType__quantity: _TypeAlias = _typing.Literal["_quantity", b"_quantity"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__quantity) -> _WhichOneofReturnType__quantity | None: ...
 
 Global___HoldPromiseRequest: _TypeAlias = HoldPromiseRequest  # noqa: Y015
 

@@ -41,7 +41,7 @@ class DiscoveryServiceStub:
     HoldPromise: _grpc.UnaryUnaryMultiCallable[_discovery_pb2.HoldPromiseRequest, _discovery_pb2.HoldPromiseResponse]
     """Checks one promise anew and holds the goods for 15 minutes, in one call. The hold carries the promise as it stands now.
     Refuses with STOCK_NOT_FOUND, STORE_CLOSED (metadata: opens_at), TOO_LATE (metadata: arrives_at), NOT_DELIVERED_HERE, NEAR_MISSING, and with OUT_OF_STOCK
-    as HoldStock does (metadata: held_until).
+    and TOO_MANY_HOLDS as HoldStock does (metadata: fewer, held_until; limit, free_at).
     """
 
 @_typing.type_check_only
@@ -57,7 +57,7 @@ class DiscoveryServiceAsyncStub(DiscoveryServiceStub):
     HoldPromise: _aio.UnaryUnaryMultiCallable[_discovery_pb2.HoldPromiseRequest, _discovery_pb2.HoldPromiseResponse]  # type: ignore[assignment]
     """Checks one promise anew and holds the goods for 15 minutes, in one call. The hold carries the promise as it stands now.
     Refuses with STOCK_NOT_FOUND, STORE_CLOSED (metadata: opens_at), TOO_LATE (metadata: arrives_at), NOT_DELIVERED_HERE, NEAR_MISSING, and with OUT_OF_STOCK
-    as HoldStock does (metadata: held_until).
+    and TOO_MANY_HOLDS as HoldStock does (metadata: fewer, held_until; limit, free_at).
     """
 
 class DiscoveryServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -82,7 +82,7 @@ class DiscoveryServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_discovery_pb2.HoldPromiseResponse, _abc.Awaitable[_discovery_pb2.HoldPromiseResponse]]:
         """Checks one promise anew and holds the goods for 15 minutes, in one call. The hold carries the promise as it stands now.
         Refuses with STOCK_NOT_FOUND, STORE_CLOSED (metadata: opens_at), TOO_LATE (metadata: arrives_at), NOT_DELIVERED_HERE, NEAR_MISSING, and with OUT_OF_STOCK
-        as HoldStock does (metadata: held_until).
+        and TOO_MANY_HOLDS as HoldStock does (metadata: fewer, held_until; limit, free_at).
         """
 
 def add_DiscoveryServiceServicer_to_server(servicer: DiscoveryServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

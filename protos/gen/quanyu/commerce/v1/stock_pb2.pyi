@@ -56,6 +56,8 @@ class _StockReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_StockReas
     """The import names the same store and variant twice."""
     STOCK_REASON_INVALID_FIELD: _StockReason.ValueType  # 10
     """A field is out of its bounds (metadata: field)."""
+    STOCK_REASON_TOO_MANY_HOLDS: _StockReason.ValueType  # 11
+    """As many holds stand for the consumer as may at a time (metadata: limit, free_at)."""
 
 class StockReason(_StockReason, metaclass=_StockReasonEnumTypeWrapper):
     """Why stock refuses. On the wire the reason is the label without its prefix: `OUT_OF_STOCK`."""
@@ -82,6 +84,8 @@ STOCK_REASON_STOCK_REPEATED: StockReason.ValueType  # 9
 """The import names the same store and variant twice."""
 STOCK_REASON_INVALID_FIELD: StockReason.ValueType  # 10
 """A field is out of its bounds (metadata: field)."""
+STOCK_REASON_TOO_MANY_HOLDS: StockReason.ValueType  # 11
+"""As many holds stand for the consumer as may at a time (metadata: limit, free_at)."""
 Global___StockReason: _TypeAlias = StockReason  # noqa: Y015
 
 class _Method:

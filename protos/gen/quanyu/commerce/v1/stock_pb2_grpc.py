@@ -128,8 +128,9 @@ class StockServiceServicer:
 
     def HoldStock(self, request, context):
         """Keeps goods back for a consumer for 15 minutes.
-        Refuses with STOCK_NOT_FOUND, and with OUT_OF_STOCK when too few are available (metadata: available; held_until, RFC 3339, when it is
-        others' holds that take them: the time at which the first of those ends unless it is bought).
+        Refuses with STOCK_NOT_FOUND, with OUT_OF_STOCK when too few are available (metadata: fewer, whether any are; held_until, RFC 3339, when
+        it is others' holds that take them: the time at which the first of those ends unless it is bought), and with TOO_MANY_HOLDS when 10
+        holds stand for the consumer, those of unpaid orders among them (metadata: limit; free_at, RFC 3339, when the first of them ends).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
