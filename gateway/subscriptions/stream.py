@@ -30,10 +30,11 @@ from services.kit.settings import Settings
 
 EVENTS_AT_ONCE = 64
 """That are executed at a time; others wait in their buffers."""
-RESUMES_MAX = 5
-"""Attempts to go on after a service broke off, until it tells something again."""
-RESUME_SECONDS = 0.2
-"""Before the first of them, at most; each further one waits up to twice as long."""
+RESUMES_MAX = 8
+"""Attempts to go on after streams that did not last."""
+LASTING_SECONDS = 10.0
+RESUME_SECONDS = 0.1
+"""Before the first of them, at most; each further one waits up to twice as long: half a minute in all, for a service that starts anew."""
 ENDED = "SUBSCRIPTION_ENDED"
 
 OPEN = Gauge("quanyu_graphql_subscriptions", "Subscriptions that are open.")
@@ -130,23 +131,23 @@ class Subscriptions:
 
     async def _heard(self, feed: Feed, asker: Asker) -> AsyncGenerator[Any, None]:
         """The events of the feed, for as long as somebody tells them."""
-        failures = 0
+        short = 0
         while True:
+            began = time.monotonic()
+            broken: Unavailable | None = None
             try:
                 session = await self.sessions.of(asker.authorization)
                 with acting_as(session.principal):
                     responses = feed.follow()
                 async with aclosing(responses):
                     async for response in responses:
-                        failures = 0
                         yield response
-            except Unavailable:
-                failures += 1
-                if failures > RESUMES_MAX or not feed.resumable:
-                    raise
-            if not feed.resumable:
-                raise Unavailable(ENDED, "nothing came for long; read anew what you show and subscribe again")
-            await asyncio.sleep(random.uniform(0, RESUME_SECONDS * 2**failures))
+            except Unavailable as refusal:
+                broken = refusal
+            short = short + 1 if time.monotonic() - began < LASTING_SECONDS else 0
+            if short > RESUMES_MAX or not feed.resumable:
+                raise broken or Unavailable(ENDED, "the service told no more; read anew what you show and subscribe again")
+            await asyncio.sleep(random.uniform(0, RESUME_SECONDS * 2**short))
 
     async def _answer(self, ready: Ready, event: Any, asker: Asker) -> Answer:
         """The answer to one event, with the grants its bearer has now."""

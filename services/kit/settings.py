@@ -72,7 +72,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     rate_tenant: Rate = 1_000.0
     """The same of all who work for one tenant."""
     rate_address: Rate = 200.0
-    """The same of one address, for those who are not signed in."""
+    """The same of one address, for those who are not signed in; also the messages a second that one WebSocket may say."""
     operations_max: Bound = 256
     """Operations that one gateway process has under way; more are sent away at once (503)."""
     sockets_max: Bound = 2_000

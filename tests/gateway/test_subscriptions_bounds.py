@@ -7,7 +7,7 @@ import grpc
 import pytest
 from websockets.exceptions import InvalidStatus
 
-from gateway.subscriptions import buffer
+from gateway.subscriptions import buffer, stream
 from gateway.subscriptions.buffer import buffered
 from gateway.subscriptions.places import Places
 from services.kit.errors import Denied, Overloaded, Unavailable
@@ -161,6 +161,15 @@ async def test_where_a_stream_begins_is_a_cursor_too(open_gateway: Open) -> None
         teller.told.put_nowait(END)
         async with asyncio.timeout(SECONDS_MAX):
             assert (await teller.asked.get()).after == "from here"
+
+
+async def test_a_service_that_breaks_off_at_once_is_asked_so_often_and_no_more(open_gateway: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stream, "RESUME_SECONDS", 0.0)
+    async with telling_gateway(open_gateway) as (served, teller), served.socket("operator") as socket:
+        for _ in range(stream.RESUMES_MAX + 1):
+            teller.told.put_nowait(END)
+        assert await socket.error(await socket.subscribe(WATCHED, {"id": "ord_1", "after": "c0"})) == "SUBSCRIPTION_ENDED"
+        assert teller.asked.qsize() == stream.RESUMES_MAX + 1
 
 
 async def test_what_cannot_be_gone_on_with_ends(open_gateway: Open) -> None:
