@@ -17,8 +17,8 @@ GRAPHQL = "application/graphql-response+json"
 EVENT_STREAM = "text/event-stream"
 BAD_REQUEST = "BAD_REQUEST"
 BODY_SECONDS_MAX = 5.0
-ACCEPTED_MAX = 64
-"""`Accept` headers whose meaning is kept."""
+KEPT_MAX = 64
+"""`Accept` and `Content-Type` headers whose meaning is kept."""
 PREFLIGHT = ("authorization", "x-requested-with", "graphql-require-preflight", "apollo-require-preflight")
 """Headers that a page of another site can send only when the gateway allows that page to."""
 
@@ -51,11 +51,7 @@ class Reader:
         """The GraphQL request within an HTTP request."""
         if request.method == "GET":
             return self.asked(_of_address(request))
-        media, _, charset = (text.strip().lower() for text in request.headers.get("content-type", "").partition(";"))
-        if media != JSON:
-            raise BadRequest(415, f"send {JSON}")
-        if charset and charset.replace('"', "") not in ("charset=utf-8", "charset=utf8"):
-            raise BadRequest(415, "send UTF-8")
+        _check(request.headers.get("content-type", ""))
         try:
             given = _parsed(await self.overdue.within(self._body(request)), "the body")
         except TimeoutError:
@@ -109,6 +105,16 @@ class Reader:
         return text
 
 
+@lru_cache(KEPT_MAX)
+def _check(content_type: str) -> None:
+    """BadRequest unless a body of that type is JSON in UTF-8."""
+    media, _, charset = (text.strip().lower() for text in content_type.partition(";"))
+    if media != JSON:
+        raise BadRequest(415, f"send {JSON}")
+    if charset and charset.replace('"', "") not in ("charset=utf-8", "charset=utf8"):
+        raise BadRequest(415, "send UTF-8")
+
+
 def _of_address(request: Request) -> dict[str, Any]:
     """The request within a GET's address. A browser that sends it for another site needs that site to be allowed to."""
     if request.headers.get("sec-fetch-site") in ("cross-site", "same-site") and not any(name in request.headers for name in PREFLIGHT):
@@ -142,7 +148,7 @@ def _more_values_than(most: int, given: dict[str, Any]) -> bool:
     return False
 
 
-@lru_cache(ACCEPTED_MAX)
+@lru_cache(KEPT_MAX)
 def accepted(header: str | None) -> str | None:
     """The media type to answer in; None when the client takes neither of ours."""
     best, chosen = 0.0, None

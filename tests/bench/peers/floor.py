@@ -1,5 +1,8 @@
 """The floor of the gateway's bench: what somebody writes by hand for these three pages, with Starlette, grpc.aio and orjson.
 
+Its calls are the gateway's: over a channel with the same options, with a deadline, and with a principal, which is signed once and for all.
+Nobody's token is checked, nothing is counted, bounded or logged.
+
 python -m tests.bench.peers.floor ADDRESS_OF_SERVICES     prints its address
 """
 
@@ -10,10 +13,10 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-import grpc
 import orjson
 import uvicorn
 import uvloop
+from google.protobuf.message import Message
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
@@ -24,7 +27,13 @@ from gateway.view import moment
 from quanyu.commerce.v1 import catalog_pb2, catalog_pb2_grpc, orders_pb2, orders_pb2_grpc
 from quanyu.common.v1.page_pb2 import PageRequest
 from quanyu.member.v1 import identity_pb2, identity_pb2_grpc
+from services.kit.access import METADATA_KEY
+from services.kit.channel import open_bare_channel
+from services.kit.principals import Grant, Principal, Signer
+from services.local.keys import new_keys
+from tests.bench.peers.services import CONSUMER
 
+DEADLINE_SECONDS = 10.0
 STATES = {value.number: value.name.removeprefix("ORDER_STATE_") for value in orders_pb2.OrderState.DESCRIPTOR.values}
 
 
@@ -70,20 +79,27 @@ def build(address: str) -> Starlette:
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
-        async with grpc.aio.insecure_channel(address) as channel:
+        async with open_bare_channel(address) as channel:
             stubs["catalog"] = catalog_pb2_grpc.CatalogServiceStub(channel)
             stubs["orders"] = orders_pb2_grpc.OrderServiceStub(channel)
             stubs["consumers"] = identity_pb2_grpc.IdentityServiceStub(channel)
             yield
 
+    principal = Principal(CONSUMER, (Grant("ROLE_CONSUMER", "SCOPE_KIND_CONSUMER", CONSUMER),))
+    keys = new_keys()
+    token = Signer("gateway", keys.signing_setting("gateway")).token("commerce", principal)
+
+    async def call(service: str, rpc: str, request: Message) -> Any:
+        return await getattr(stubs[service], rpc)(request, timeout=DEADLINE_SECONDS, metadata=[(METADATA_KEY, token)])
+
     async def one(request: Request) -> Response:
         given = orjson.loads(await request.body())["variables"]
-        found = await stubs["catalog"].BatchGetOffers(catalog_pb2.BatchGetOffersRequest(ids=[given["id"]]))
+        found = await call("catalog", "BatchGetOffers", catalog_pb2.BatchGetOffersRequest(ids=[given["id"]]))
         return answered({"offer": offer(found.offers[0]) if found.offers else None})
 
     async def many(request: Request) -> Response:
         given = orjson.loads(await request.body())["variables"]
-        found = await stubs["catalog"].SearchOffers(catalog_pb2.SearchOffersRequest(page=PageRequest(first=given["first"])))
+        found = await call("catalog", "SearchOffers", catalog_pb2.SearchOffersRequest(page=PageRequest(first=given["first"])))
         nodes = [{**offer(each), "goods": [good(one) for one in each.goods]} for each in found.offers]
         return answered({"offers": {"nodes": nodes, "pageInfo": page(found.page)}})
 
@@ -91,11 +107,11 @@ def build(address: str) -> Starlette:
         given = orjson.loads(await request.body())["variables"]
         asked = orders_pb2.ListOrdersRequest(consumer_id=given["id"], page=PageRequest(first=given["first"]))
         consumers, listed = await asyncio.gather(
-            stubs["consumers"].BatchGetConsumers(identity_pb2.BatchGetConsumersRequest(ids=[given["id"]])),
-            stubs["orders"].ListOrders(asked),
+            call("consumers", "BatchGetConsumers", identity_pb2.BatchGetConsumersRequest(ids=[given["id"]])),
+            call("orders", "ListOrders", asked),
         )
         ids = {line.offer_id: None for each in listed.orders for line in each.lines}
-        found = await stubs["catalog"].BatchGetOffers(catalog_pb2.BatchGetOffersRequest(ids=list(ids)))
+        found = await call("catalog", "BatchGetOffers", catalog_pb2.BatchGetOffersRequest(ids=list(ids)))
         offers = {each.id: offer(each) for each in found.offers}
         consumer = consumers.consumers[0]
         nodes = [order(each, offers) for each in listed.orders]
