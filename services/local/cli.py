@@ -14,6 +14,7 @@ from services.local.facts import facts
 from services.local.imports.command import import_
 from services.local.keyfiles import keys
 from services.local.mongod import MongodError
+from services.local.plan import plan
 from services.local.status import status
 from services.local.story.command import story
 from services.local.token import token
@@ -37,5 +38,5 @@ def main() -> None:
     """Quanyu on one machine: starts the suite, shows how it is, gives out development tokens and keys."""
 
 
-for command in (up, status, token, keys, demo, import_, story, facts, documents):
+for command in (up, status, token, keys, demo, import_, story, facts, documents, plan):
     main.add_command(command)
