@@ -53,7 +53,8 @@ NEEDS_NAMESPACE = frozenset({Kind.OPEN_ID, Kind.UNION_ID, Kind.OIDC_SUBJECT})
 Name = Annotated[str, Meta(max_length=100)]
 Short = Annotated[str, Meta(max_length=100)]
 ConsumerId = Annotated[str, Meta(pattern=r"^(con_[\w.-]{1,96})?$")]
-Traits = Annotated[dict[Short, Short], Meta(max_length=50)]
+Trait = Annotated[str, Meta(pattern=r"^[^\x00-\x1f\x7f]{1,100}$")]
+Traits = Annotated[dict[Trait, Short], Meta(max_length=50)]
 
 
 class NewIdentity(Struct, frozen=True):

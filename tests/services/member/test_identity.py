@@ -66,6 +66,9 @@ async def test_identities_of_two_people_are_refused_and_a_taken_id_too(town):
         )
     with pytest.raises(Invalid, match="INVALID_PHONE"):
         await speaker.RegisterConsumer(register(phone("12")))
+    for name in ("", "sh\x00irt", "s" * 101):
+        with pytest.raises(Invalid, match="sizes"):
+            await speaker.RegisterConsumer(register(phone("13900000003"), sizes={name: "40"}))
     with pytest.raises(Denied):
         await speaker.RegisterConsumer(register(phone("13900000003"), brand_id="brd_2"))
 
