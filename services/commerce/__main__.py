@@ -25,7 +25,7 @@ from services.kit.process import main
 
 def wire(house: House) -> Wiring:
     """Catalog, stock, discovery and orders in one house."""
-    catalog, stocks, orders = CatalogStore(house.database), StockStore(house.database, house.lane), OrderStore(house.database)
+    catalog, stocks, orders = CatalogStore(house.database), StockStore(house.database, house.lane), OrderStore(house.database, house.watch)
     checkout = Checkout(catalog, stocks, orders, Wallet(lambda: house.channels.district))
     return Wiring(
         servicers=[

@@ -5,7 +5,7 @@ Every rpc of the suite may be made again (writes are once by their request id), 
 
 import json
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextvars import ContextVar
 from typing import Any, TypeVar
 
@@ -22,6 +22,8 @@ deadline: ContextVar[float | None] = ContextVar("deadline", default=None)
 HAND_ON_MARGIN_SECONDS = 0.05
 MESSAGE_BYTES_MAX = 16 * 1024 * 1024
 
+CURSOR_KEY = "quanyu-cursor"
+"""The initial metadata of a stream that goes by cursors: where it begins, to go on from when it breaks before its first response."""
 KEEPALIVE_MS = 60_000
 
 LIMITS: list[tuple[str, Any]] = [
@@ -85,7 +87,7 @@ async def heard(call: Awaitable[Any]) -> Any:
         raise
 
 
-async def heard_each(call: grpc.aio.UnaryStreamCall[Any, Answer]) -> AsyncIterator[Answer]:
+async def heard_each(call: grpc.aio.UnaryStreamCall[Any, Answer]) -> AsyncGenerator[Answer, None]:
     """The answers of a streaming call, which is cancelled when this is closed; a refusal is raised as the refusal it is."""
     try:
         async for answer in call:
@@ -96,6 +98,18 @@ async def heard_each(call: grpc.aio.UnaryStreamCall[Any, Answer]) -> AsyncIterat
         raise
     finally:
         call.cancel()
+
+
+class SignedStream(grpc.aio.UnaryStreamClientInterceptor):
+    """Puts principal and trace on each streaming call of a stub. A stream has no deadline; `heard_each` raises its refusals."""
+
+    def __init__(self, principal_token: Callable[[], str]) -> None:
+        self.principal_token = principal_token
+
+    async def intercept_unary_stream(self, continuation: Any, details: grpc.aio.ClientCallDetails, request: Any) -> Any:
+        metadata = grpc.aio.Metadata(*(details.metadata or ()), *metadata_of(self.principal_token()))
+        asked = grpc.aio.ClientCallDetails(details.method, details.timeout, metadata, details.credentials, details.wait_for_ready)
+        return await continuation(asked, request)
 
 
 class Signed(grpc.aio.UnaryUnaryClientInterceptor):
@@ -113,7 +127,9 @@ class Signed(grpc.aio.UnaryUnaryClientInterceptor):
 
 def open_channel(address: str, principal_token: Callable[[], str], deadline_seconds: float) -> grpc.aio.Channel:
     """A channel to `host:port` (or `dns:///name:port`, all of whose addresses are used in turn)."""
-    return grpc.aio.insecure_channel(address, options=OPTIONS, interceptors=[Signed(principal_token, deadline_seconds)])
+    return grpc.aio.insecure_channel(
+        address, options=OPTIONS, interceptors=[Signed(principal_token, deadline_seconds), SignedStream(principal_token)]
+    )
 
 
 def open_bare_channel(address: str) -> grpc.aio.Channel:

@@ -18,6 +18,7 @@ from services.kit.server import Register
 from services.kit.settings import Settings
 from services.kit.table import Table
 from services.kit.unit import Unit, Units
+from services.kit.watch import Watch
 
 SERVICES = ("member", "commerce", "district", "organization")
 Handler = Callable[[Unit, facts_pb2.Fact], Awaitable[None]]
@@ -40,6 +41,7 @@ class House(Struct, frozen=True):
     settings: Settings
     database: Database
     outbox: Outbox
+    watch: Watch
     units: Units
     lane: Lane
     secrets: Secrets
@@ -60,6 +62,7 @@ class House(Struct, frozen=True):
             settings=settings,
             database=database,
             outbox=outbox,
+            watch=Watch(database),
             units=Units(database, outbox, now),
             lane=Lane(database, outbox, now),
             secrets=Secrets.of(settings),

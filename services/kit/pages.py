@@ -3,7 +3,7 @@
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -15,6 +15,7 @@ PAGE_SIZE = 20
 PAGE_SIZE_MAX = 100
 CURSOR_LENGTH_MAX = 1024
 
+T = TypeVar("T")
 Order = Sequence[tuple[str, int]]
 """Fields and directions (1, -1). Every row has every field of an order; `_id` comes last and makes it total."""
 
@@ -26,23 +27,32 @@ def size(page: PageRequest) -> int:
     return page.first or PAGE_SIZE
 
 
+def token(value: Any) -> str:
+    """An opaque token of a plain value (or a struct): letters, digits, `-` and `_`."""
+    return urlsafe_b64encode(msgspec.msgpack.encode(value)).decode().rstrip("=")
+
+
+def opened(token: str, type: type[T]) -> T | None:
+    """The value a token was made of; None when it is too long, damaged or of another type."""
+    if len(token) > CURSOR_LENGTH_MAX:
+        return None
+    try:
+        return msgspec.msgpack.decode(urlsafe_b64decode(token + "=" * (-len(token) % 4)), type=type)
+    except (ValueError, msgspec.MsgspecError):
+        return None
+
+
 def cursor(list_name: str, values: Sequence[Any]) -> str:
     """The opaque token of a row: the list it belongs to and the row's order values."""
-    return urlsafe_b64encode(msgspec.msgpack.encode([list_name, *values])).decode().rstrip("=")
+    return token([list_name, *values])
 
 
 def values(list_name: str, order: Order, token: str) -> list[Any]:
     """The order values a token carries; `Invalid` when it is damaged, made by hand or of another list."""
-    refusal = Invalid("INVALID_CURSOR", "this cursor is not one of this list; start at the first page", field="after")
-    if len(token) > CURSOR_LENGTH_MAX:
-        raise refusal
-    try:
-        name, *found = msgspec.msgpack.decode(urlsafe_b64decode(token + "=" * (-len(token) % 4)), type=list[Any])
-    except (ValueError, msgspec.MsgspecError):
-        raise refusal from None
+    name, *found = opened(token, list[Any]) or [None]
     # Only scalars: a mapping would reach the database as operators.
     if name != list_name or len(found) != len(order) or not all(isinstance(item, str | int | float | bool | datetime) for item in found):
-        raise refusal
+        raise Invalid("INVALID_CURSOR", "this cursor is not one of this list; start at the first page", field="after")
     return found
 
 

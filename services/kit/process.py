@@ -22,7 +22,7 @@ from services.kit.house import SERVICES, House, Wiring
 from services.kit.principals import Verifier
 from services.kit.server import Register, Server
 from services.kit.settings import Settings, SettingsError, load
-from services.kit.watch import Watch
+from services.kit.streams import StreamBounds
 
 Wire = Callable[[House], Wiring]
 
@@ -60,15 +60,18 @@ async def running(name: str, settings: Settings, wire: Wire, *, listen: str) -> 
             (facts_pb2_grpc.add_FactSinkServiceServicer_to_server, sink),
             (facts_pb2_grpc.add_FactOutboxServiceServicer_to_server, FactOutbox(house.database)),
         ]
-        server = Server(servicers, Gate(verifier, house.scopes), drain_seconds=settings.drain_seconds)
+        bounds = StreamBounds(settings.streams_max, settings.streams_principal, settings.stream_seconds_max)
+        server = Server(servicers, Gate(verifier, house.scopes), drain_seconds=settings.drain_seconds, bounds=bounds)
         await prepare(house, wiring)
         await sink.prepare()
-        watch = Watch(house.database, [relaying.WATCHED])
+        house.watch.add(relaying.WATCHED)
         peers = {peer: getattr(house.channels, peer) for peer in SERVICES if peer != name}
-        relay = Relay(house.database, peers, source=name, watch=watch, clock=house.clock)
+        relay = Relay(house.database, peers, source=name, watch=house.watch, clock=house.clock)
         await relay.prepare()
         port = await server.start(listen)
-        tasks = [asyncio.create_task(_as_system(loop), name=f"{name}-background") for loop in (watch.run, relay.run, *wiring.background)]
+        tasks = [
+            asyncio.create_task(_as_system(loop), name=f"{name}-background") for loop in (house.watch.run, relay.run, *wiring.background)
+        ]
         try:
             yield Running(house, wiring, f"{listen.rpartition(':')[0]}:{port}", relay, tuple(tasks))
         finally:

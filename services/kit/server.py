@@ -1,29 +1,22 @@
-"""A service's gRPC server: health, reflection, the first gate, deadlines, refusals, one log line and one span per call."""
+"""A service's gRPC server: health, reflection, and our own services behind `calls`."""
 
-import asyncio
-import time
-from collections.abc import Awaitable, Callable, Iterable
-from datetime import timedelta
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import grpc
-from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
+from google.protobuf.descriptor import ServiceDescriptor
 from google.protobuf.descriptor_pool import Default as default_pool
-from google.protobuf.message import Message
-from google.rpc import status_pb2
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
-from grpc_status import rpc_status
 
-from services.kit import access, channel, clock, ids, status, telemetry
-from services.kit.errors import Refusal
-from services.kit.logs import logger
+from services.kit import access, channel
+from services.kit.calls import CALLS_MAX, Calls
+from services.kit.streams import StreamBounds, Streams
 
 Register = tuple[Callable[[Any, grpc.aio.Server], None], Any]
 """A generated `add_…Servicer_to_server` and the servicer it adds."""
-CALLS_MAX = 512
-"""Calls in progress at once; further ones are answered RESOURCE_EXHAUSTED by the transport."""
-
+OTHERS_MAX = 512
+"""Health checks (one stream for each channel that is open), reflection, and streams that end but are not read."""
 
 KEEPALIVE = [("grpc.http2.min_ping_interval_without_data_ms", channel.KEEPALIVE_MS // 2), ("grpc.keepalive_permit_without_calls", 1)]
 """Our own channels ping while they are idle, which a server takes for an attack unless told."""
@@ -42,78 +35,18 @@ def descriptor_of(servicer: object) -> ServiceDescriptor:
     raise TypeError(f"{type(servicer).__name__} has no generated base class")
 
 
-class Calls(grpc.aio.ServerInterceptor):
-    """What happens around each call of our own services; health and reflection pass untouched."""
-
-    def __init__(self, gate: access.Gate, services: Iterable[ServiceDescriptor]) -> None:
-        self.gate = gate
-        self.methods = {f"/{service.full_name}/{method.name}": method for service in services for method in service.methods}
-        self.wrapped: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
-
-    async def intercept_service(self, continuation: Any, details: grpc.HandlerCallDetails) -> Any:
-        if details.method in self.wrapped:
-            return self.wrapped[details.method]
-        handler = await continuation(details)
-        method = self.methods.get(details.method)
-        if handler is None or method is None:
-            return handler
-        self.wrapped[details.method] = grpc.unary_unary_rpc_method_handler(
-            self._around(method, handler.unary_unary),
-            request_deserializer=handler.request_deserializer,
-            response_serializer=handler.response_serializer,
-        )
-        return self.wrapped[details.method]
-
-    def _around(self, method: MethodDescriptor, behaviour: Callable[[Any, Any], Awaitable[Any]]) -> Any:
-        async def call(request: Message, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
-            started, code, reason = time.perf_counter(), "OK", ""
-            metadata = context.invocation_metadata() or ()
-            trace_context = telemetry.context_from({key: value for key, value in metadata if isinstance(value, str)})
-            with telemetry.TRACER.start_as_current_span(method.full_name, context=trace_context):
-                try:
-                    await self._enter(method, request, context, metadata)
-                    return await behaviour(request, context)
-                except Refusal as refusal:
-                    refused = status.to_status(refusal)
-                    code, reason = status.CODES[type(refusal)].name, refusal.reason
-                    await context.abort_with_status(rpc_status.to_status(refused))
-                except asyncio.CancelledError:
-                    code = "CANCELLED"
-                    raise
-                except Exception:
-                    code, bug = "INTERNAL", ids.new("bug")
-                    telemetry.BUGS.labels(method.full_name).inc()
-                    logger().exception("bug", rpc=method.full_name, bug=bug)
-                    await context.abort_with_status(
-                        rpc_status.to_status(status_pb2.Status(code=grpc.StatusCode.INTERNAL.value[0], message=f"internal error {bug}"))
-                    )
-                finally:
-                    seconds = time.perf_counter() - started
-                    telemetry.CALLS.labels(method.full_name, code).observe(seconds)
-                    logger().debug("call", rpc=method.full_name, code=code, reason=reason, milliseconds=round(seconds * 1000, 2))
-
-        return call
-
-    async def _enter(self, method: MethodDescriptor, request: Message, context: grpc.aio.ServicerContext[Any, Any], metadata: Any) -> None:
-        """Sets who calls, their clock and the time left, which the call's own task carries from here on."""
-        if (left := context.time_remaining()) is not None:
-            channel.deadline.set(time.monotonic() + left)
-        principal = self.gate.principal(metadata)
-        if principal is not None and principal.clock_offset:
-            clock.offset.set(timedelta(seconds=principal.clock_offset))
-        access.current.set(await self.gate.admit(method, principal, request))
-
-
 class Server:
     """The server of one process; `await start()` answers the port it listens at."""
 
-    def __init__(self, servicers: Iterable[Register], gate: access.Gate, *, drain_seconds: float) -> None:
+    def __init__(self, servicers: Iterable[Register], gate: access.Gate, *, drain_seconds: float, bounds: StreamBounds) -> None:
         servicers = list(servicers)
         services = [descriptor_of(servicer) for _, servicer in servicers]
         access.check_rules(services)
-        self.drain_seconds = drain_seconds
+        self.drain_seconds, self.streams = drain_seconds, Streams(bounds)
         options = [*channel.LIMITS, *KEEPALIVE, ("grpc.so_reuseport", 0)]
-        self.server = grpc.aio.server(interceptors=[Calls(gate, services)], options=options, maximum_concurrent_rpcs=CALLS_MAX)
+        # Calls and streams have bounds of their own, with a reason; the transport's is only for what passes by those.
+        most = CALLS_MAX + self.streams.bounds.streams_max + OTHERS_MAX
+        self.server = grpc.aio.server(interceptors=[Calls(gate, services, self.streams)], options=options, maximum_concurrent_rpcs=most)
         for add, servicer in servicers:
             add(servicer, self.server)
         self.health = health.aio.HealthServicer()
@@ -132,6 +65,7 @@ class Server:
         return port
 
     async def stop(self) -> None:
-        """Takes no more calls (health says NOT_SERVING) and lets those in progress end, for at most `drain_seconds`."""
+        """Takes no more calls (health says NOT_SERVING), ends streams and lets calls in progress end, for at most `drain_seconds`."""
         await self.health.enter_graceful_shutdown()
+        self.streams.stop()
         await self.server.stop(self.drain_seconds)

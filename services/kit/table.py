@@ -10,7 +10,7 @@ from pymongo import IndexModel
 from pymongo.errors import DuplicateKeyError
 
 from quanyu.common.v1.page_pb2 import PageInfo, PageRequest
-from services.kit import documents, errors, pages
+from services.kit import clock, documents, errors, pages
 from services.kit.access import Kind, caller
 from services.kit.mongo import Database, Document, Session, Shaped, ensure
 from services.kit.unit import Unit
@@ -19,6 +19,8 @@ S = TypeVar("S", bound=Struct)
 BATCH_MAX = 500
 FIND_MAX = 10_000
 NOTHING: Document = {"_id": {"$in": []}}
+CHANGED_AT = "changed_at"
+"""When a row of a stamped table was written last, by the machine's clock, whatever the caller's shows."""
 
 
 class Table(Generic[S]):
@@ -26,7 +28,7 @@ class Table(Generic[S]):
 
     `scopes` names, per kind of scope, the field (or fields) that hold the id a row belongs to; a row is in scope when one of
     them lies in the caller's reach. `public` rows are read by anybody and written within scope. `shard_key` is the key the
-    collection shards by; hot queries carry it.
+    collection shards by; hot queries carry it. Rows of a `stamped` table carry CHANGED_AT: what a feed goes by.
     """
 
     def __init__(
@@ -40,11 +42,12 @@ class Table(Generic[S]):
         public: bool = False,
         indexes: Sequence[IndexModel] = (),
         shard_key: str = "_id",
+        stamped: bool = False,
         scoped: bool = True,
     ) -> None:
         self.database, self.name, self.struct, self.message = database, name, struct, message
         self.scopes = {kind: (paths,) if isinstance(paths, str) else paths for kind, paths in scopes.items()}
-        self.public, self.indexes, self.shard_key, self.scoped = public, indexes, shard_key, scoped
+        self.public, self.indexes, self.shard_key, self.stamped, self.scoped = public, indexes, shard_key, stamped, scoped
         self.projection = documents.projection(message.DESCRIPTOR) if message else None
         self.noun = struct.__name__.upper()
 
@@ -58,7 +61,7 @@ class Table(Generic[S]):
         """The same table without the caller's scope: for effects of facts and for rows that a rule has justified already."""
         return Table(
             self.database, self.name, struct=self.struct, message=self.message, scopes=self.scopes, public=self.public,
-            indexes=self.indexes, shard_key=self.shard_key, scoped=False,
+            indexes=self.indexes, shard_key=self.shard_key, stamped=self.stamped, scoped=False,
         )  # fmt: skip
 
     async def prepare(self) -> None:
@@ -134,7 +137,7 @@ class Table(Generic[S]):
         if not self._owns(document):
             raise errors.Denied("OUT_OF_SCOPE", "this would belong to somebody else")
         try:
-            await self.collection.insert_one(document, session=unit.session)
+            await self.collection.insert_one(document | self.stamp(), session=unit.session)
         except DuplicateKeyError:
             raise errors.Conflict(f"{self.noun}_EXISTS", f"there is such a {self.struct.__name__.lower()} already") from None
         return self.answer(document)
@@ -164,10 +167,14 @@ class Table(Generic[S]):
         document = documents.as_document(value)
         where = {name: document.pop(name) for name in ("_id", "version")}
         names = {field.encode_name for field in msgspec.structs.fields(self.struct)} - {"id", "version"}
-        update: Document = {"$set": document, "$inc": {"version": 1}}
+        update: Document = {"$set": document | self.stamp(), "$inc": {"version": 1}}
         if gone := names - document.keys():
             update["$unset"] = dict.fromkeys(gone, "")
         return where, update
+
+    def stamp(self) -> Document:
+        """What a write adds to the row: when it was, if the table is stamped."""
+        return {CHANGED_AT: clock.real()} if self.stamped else {}
 
     def answer(self, document: Document) -> Shaped:
         """A stored document as a read would answer it."""

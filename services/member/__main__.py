@@ -19,7 +19,7 @@ def wire(house: House) -> Wiring:
     """Stores first, then the servicers over them; identity hears from the use cases uphill what follows in its writes."""
     stores, consumers, consents = Stores(house), Consumers(house), Consents(house)
     relations = Relations(house, consumers)
-    bindings, outreaches = Bindings(house, consumers), Outreaches(house)
+    bindings, outreaches = Bindings(house, consumers), Outreaches(house, consumers)
     consent = ConsentService(house, consents, consumers, stores)
     return Wiring(
         servicers=[

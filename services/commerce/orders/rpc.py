@@ -1,6 +1,7 @@
 """Orders over the wire."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from datetime import UTC
 from enum import StrEnum
 from functools import lru_cache
@@ -22,7 +23,7 @@ from services.commerce.rejects import rejects_of
 from services.commerce.stock.store import StockStore
 from services.kit import access, clock, errors, ids
 from services.kit.documents import as_struct, fields
-from services.kit.errors import Invalid, NotFound, Refusal, Unavailable
+from services.kit.errors import Invalid, NotFound, Refusal
 from services.kit.house import House
 from services.kit.once import Once
 from services.kit.unit import Unit, write
@@ -110,9 +111,12 @@ class Orders(orders_pb2_grpc.OrderServiceServicer):
         orders, page = await self.store.page(named, request.page)
         return orders_pb2.ListOrdersResponse(orders=orders, page=page)
 
-    async def WatchOrder(self, request: orders_pb2.WatchOrderRequest, context: Any) -> AsyncIterator[orders_pb2.WatchOrderResponse]:
-        raise Unavailable("WATCH_UNAVAILABLE", "changes cannot be watched yet")
-        yield
+    async def WatchOrder(
+        self, request: orders_pb2.WatchOrderRequest, context: Any
+    ) -> AsyncGenerator[orders_pb2.WatchOrderResponse, None]:  # fmt: skip
+        async with aclosing(self.store.follow(request.order_id, request.after)) as states:
+            async for order, cursor in states:
+                yield orders_pb2.WatchOrderResponse(order=order, cursor=cursor)
 
     async def GetDestination(self, request: orders_pb2.GetDestinationRequest, context: Any) -> orders_pb2.GetDestinationResponse:
         order = await self.store.own.load(request.order_id)

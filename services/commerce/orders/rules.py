@@ -23,8 +23,9 @@ from services.commerce.orders.nouns import (
 )  # fmt: skip
 from services.commerce.orders.scenario import Basis, Scenario, Touchpoint
 from services.commerce.stock.rules import Hold, Method
-from services.kit.errors import Conflict, Invalid
+from services.kit.errors import Conflict, Invalid, under
 from services.kit.money import allocate
+from services.kit.phones import e164
 
 PAY_WITHIN = timedelta(minutes=30)
 FINISH_WITHIN = timedelta(seconds=30)
@@ -50,17 +51,21 @@ class Reason(StrEnum):
     NOT_PAST = "NOT_PAST"
     ORDER_NOT_PLACED = "ORDER_NOT_PLACED"
     INVALID_FIELD = "INVALID_FIELD"
+    INVALID_PHONE = "INVALID_PHONE"
 
 
 # placing -------------------------------------------------------------------------------------------------------------
 
 
 def check_asked(asked: NewOrder) -> NewOrder:
-    """Refuses an order of nothing, of goods that are held and goods that are not, or of goods of no store."""
+    """Refuses an order of nothing, of goods held and not held, of goods of no store, or with a phone number that cannot exist."""
     if bool(asked.hold_ids) == bool(asked.lines):
         raise Invalid(Reason.LINES_MISSING, "name the holds, or the lines, that it is made of", field="hold_ids")
     if asked.lines and not asked.store_id:
         raise Invalid(Reason.INVALID_FIELD, "name the store that serves the lines", field="store_id")
+    if asked.destination and asked.destination.phone:
+        with under("destination.phone"):
+            e164(asked.destination.phone)
     return asked
 
 

@@ -1,6 +1,6 @@
 """The collections of orders and of what is known of consumers' visits."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -13,20 +13,28 @@ from services.commerce.orders.history import OrdersImported
 from services.commerce.orders.nouns import Order
 from services.commerce.orders.scenario import Visit
 from services.commerce.orders.sight import visible_to
+from services.kit import pages
 from services.kit.access import Kind, caller
 from services.kit.documents import as_document, as_documents, as_struct
+from services.kit.errors import Invalid
 from services.kit.mongo import Database, Document, Session, Shaped
 from services.kit.table import Table
 from services.kit.unit import Unit
+from services.kit.watch import Watch, Watched
 
 ORDERS = "orders"
 SWEPT_MAX = 200
+COALESCED_MAX = 100
+"""Changes of one order after which it is read once."""
+FOLLOWED = "orders:followed"
 
 
 class OrderStore:
     """Orders, and the visits their scenario is derived from."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, watch: Watch) -> None:
+        self.watch = watch
+        watch.add(Watched(ORDERS, keys=("_id",), kinds=("update", "replace")))
         lists = [IndexModel([(field, ASCENDING), ("placed_at", DESCENDING), ("_id", ASCENDING)]) for field in LISTED_BY]
         self.orders = Table(
             database, ORDERS, struct=Order, message=orders_pb2.Order,
@@ -55,6 +63,24 @@ class OrderStore:
     async def get(self, id: str) -> Shaped:
         """One order as the caller may see it."""
         return self._seen(await self.orders.get(id))
+
+    async def follow(self, id: str, after: str) -> AsyncGenerator[tuple[Shaped, str], None]:
+        """One order as the caller may see it, now (unless `after` names just this state) and each time it changed, with its cursor."""
+        told = _version(after, id) if after else 0
+        projection = (self.orders.projection or {}) | {"_version": "$version"}
+        seen: Shaped = None
+        async with self.watch.subscribe(ORDERS, keys=[id]) as changes:
+            at = changes.after
+            while True:
+                async with self.orders.database.session(after=at) as session:
+                    rows = await self.orders.find({"_id": id}, limit=1, session=session, projection=projection)
+                if not rows:
+                    raise self.orders.missing(id)
+                version, before, seen = rows[0].pop("_version"), seen, self._seen(rows[0])
+                if version != told and seen != before:  # a change may lie in what this caller does not see
+                    yield seen, pages.cursor(FOLLOWED, [id, version])
+                told = version
+                at = (await changes.some(COALESCED_MAX))[-1].at
 
     async def batch(self, ids: Sequence[str]) -> list[Shaped]:
         """Those of these orders that are in scope, as the caller may see them."""
@@ -113,6 +139,14 @@ class OrderStore:
     def _seen(self, order: Shaped) -> Shaped:
         who = caller()
         return visible_to(order, who.reach, everywhere=who.everywhere)
+
+
+def _version(cursor: str, id: str) -> int:
+    """The version of an order that a cursor names; `Invalid` for one that is not of this order."""
+    named, version = pages.values(FOLLOWED, [("_id", 1), ("version", 1)], cursor)
+    if named != id or not isinstance(version, int):
+        raise Invalid("INVALID_CURSOR", "this cursor is not one of this order; begin without one", field="after")
+    return version
 
 
 LISTED_BY = ("consumer_id", "store_id", "brand_ids", "seller_id")

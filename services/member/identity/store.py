@@ -16,6 +16,7 @@ from services.kit.mongo import Document, Session
 from services.kit.secrets import Secrets
 from services.kit.table import Table
 from services.kit.unit import Unit
+from services.kit.watch import Watched
 from services.member.identity import rules
 from services.member.identity.registration import Book, Entered, Entry, Given
 from services.member.identity.rules import Consumer, Identity, Link, NewIdentity, Registration, Served
@@ -61,6 +62,8 @@ class Consumers:
                 IndexModel([("consumer_id", ASCENDING), ("created_at", ASCENDING)]),
             ],
         )
+        # Who is one person changes with a link that is made or undone, and with nothing else.
+        self.relinked = Watched("links", keys=("consumer_id", "linked_consumer_id"), kinds=("insert", "update"))
         self.links = Table(
             house.database,
             "links",
@@ -86,6 +89,10 @@ class Consumers:
             members.setdefault(row["person_id"], []).append(row["_id"])
             persons[row["_id"]] = row["person_id"]
         return People(persons, members)
+
+    async def ids_of(self, consumer_id: str) -> list[str]:
+        """All consumer ids of the person one belongs to, whatever the caller reaches."""
+        return (await self.people([consumer_id])).ids_of(consumer_id)
 
     async def rows(self, person_ids: Iterable[str], session: Session = None) -> list[Consumer]:
         """All rows of these people, whatever the caller reaches."""

@@ -1,6 +1,7 @@
 """OutreachService. Who may bind or write is decided by the rules; the text of a message is opened only for who may read it."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
 from typing import Any
 
 from quanyu.common.v1.page_pb2 import PageInfo, PageRequest
@@ -8,7 +9,7 @@ from quanyu.member.v1 import identity_pb2, outreach_pb2, outreach_pb2_grpc
 from services.kit import ids
 from services.kit.access import Kind
 from services.kit.documents import as_document, as_struct, fields, shaped
-from services.kit.errors import Invalid, NotFound, Refusal, Unavailable
+from services.kit.errors import Invalid, NotFound, Refusal
 from services.kit.house import House
 from services.kit.mongo import Document, Shaped
 from services.kit.table import BATCH_MAX, Table
@@ -190,14 +191,17 @@ class OutreachService(outreach_pb2_grpc.OutreachServiceServicer):
         return outreach_pb2.BatchGetOutreachesResponse(outreaches=[self._opened(one) for one in found])
 
     async def ListInbox(self, request: outreach_pb2.ListInboxRequest, context: Any) -> outreach_pb2.ListInboxResponse:
-        members = (await self.consumers.people([request.consumer_id])).ids_of(request.consumer_id)
+        members = await self.consumers.ids_of(request.consumer_id)
         # The rule let the caller through for one of the ids: all of them are the same person.
         rows, info = await self._page(self.outreaches.table.unscoped, {"consumer_id": {"$in": members}}, request.page)
         return outreach_pb2.ListInboxResponse(outreaches=rows, page=info, unread=await self.outreaches.unread(members))
 
-    async def WatchInbox(self, request: outreach_pb2.WatchInboxRequest, context: Any) -> AsyncIterator[outreach_pb2.WatchInboxResponse]:
-        raise Unavailable("WATCH_UNAVAILABLE", "changes cannot be watched yet")
-        yield
+    async def WatchInbox(
+        self, request: outreach_pb2.WatchInboxRequest, context: Any
+    ) -> AsyncGenerator[outreach_pb2.WatchInboxResponse, None]:  # fmt: skip
+        async with aclosing(self.outreaches.follow(context, request.after, request.consumer_id)) as messages:
+            async for message, cursor, unread in messages:
+                yield outreach_pb2.WatchInboxResponse(message=self._opened(message), cursor=cursor, unread=unread)
 
     async def _page(self, table: Table[Outreach], query: Document, page: PageRequest) -> tuple[list[Shaped], PageInfo]:
         rows, info = await table.page(query, page, order=LATEST_FIRST)

@@ -1,6 +1,8 @@
 """Bindings, the messages guides sent, and what the cap counts. `staff_view` is fed by StaffChanged and never written otherwise."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
+from contextlib import aclosing
+from typing import Any
 
 from pymongo import ASCENDING, DESCENDING, IndexModel, ReplaceOne
 
@@ -8,6 +10,7 @@ from quanyu.facts.v1 import facts_pb2
 from quanyu.member.v1 import outreach_pb2
 from services.kit.access import Kind
 from services.kit.documents import as_document, as_struct
+from services.kit.feed import Feed, feed_index
 from services.kit.house import House
 from services.kit.mongo import Document, Session
 from services.kit.table import Table
@@ -16,6 +19,7 @@ from services.member.identity.rules import Served
 from services.member.identity.store import Consumers, People
 from services.member.outreach import rules
 from services.member.outreach.rules import Binding, Outreach, Sent, Staff
+from services.member.rows import whole
 
 SCOPES: dict[Kind, str | tuple[str, ...]] = {
     Kind.CONSUMER: "consumer_id",
@@ -84,7 +88,8 @@ class Bindings:
 class Outreaches:
     """What guides wrote, and what came of it."""
 
-    def __init__(self, house: House) -> None:
+    def __init__(self, house: House, consumers: Consumers) -> None:
+        self.consumers = consumers
         self.table = Table(
             house.database,
             "outreaches",
@@ -95,9 +100,13 @@ class Outreaches:
                 IndexModel([(field, ASCENDING), ("sent_at", DESCENDING), ("_id", ASCENDING)])
                 for field in ("consumer_id", "staff_id", "store_id", "brand_id")
             ]
-            + [IndexModel([("consumer_id", ASCENDING), ("unread", ASCENDING)])],
+            + [IndexModel([("consumer_id", ASCENDING), ("unread", ASCENDING)]), feed_index("consumer_id", births=True)],
             shard_key="consumer_id",
         )
+        # Whoever may read somebody's inbox reads all of it; who that is changes with a link.
+        self.inbox = Feed(
+            house.watch, self.table.unscoped, keys=("consumer_id",), born_as="out", ids_of=consumers.ids_of, until=consumers.relinked
+        )  # fmt: skip
         self.sent = Table(house.database, "outreach_caps", struct=Sent, scopes={})
 
     async def sent_to(self, people: People, consumer_id: str, brand_id: str, session: Session) -> list[Sent]:
@@ -136,6 +145,15 @@ class Outreaches:
         rows = [ReplaceOne({"_id": row.id}, as_document(row)) for row in changed]
         if rows:
             await self.table.collection.bulk_write(rows, ordered=False, session=unit.session)
+
+    async def follow(self, context: Any, after: str, consumer_id: str) -> AsyncGenerator[tuple[Outreach, str, int], None]:
+        """Each message the person behind a consumer gets, with the cursor to go on from and how many are unread then."""
+        async with aclosing(self.inbox.follow(context, after, "consumer_id", consumer_id)) as feed:
+            async for several in feed:
+                unread = await self.unread(await self.consumers.ids_of(consumer_id))
+                cursors = {told.row["id"]: told.cursor for told in several}
+                for outreach in await whole(self.table, [told.row for told in several]):
+                    yield outreach, cursors[outreach.id], unread
 
     async def unread(self, consumer_ids: Sequence[str]) -> int:
         """How many messages these consumers have not read, counted up to UNREAD_COUNTED_MAX."""

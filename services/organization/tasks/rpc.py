@@ -1,11 +1,12 @@
 """TaskService: what members of staff see of their tasks and do with them."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from typing import Any
 
 from quanyu.organization.v1 import tasks_pb2, tasks_pb2_grpc
 from services.kit.documents import fields
-from services.kit.errors import Invalid, Unavailable
+from services.kit.errors import Invalid
 from services.kit.house import House
 from services.kit.unit import Unit, write
 from services.organization.tasks import rules
@@ -17,7 +18,7 @@ class TaskServicer(tasks_pb2_grpc.TaskServiceServicer):
     """What a fact asks of a member of staff, from birth to outcome."""
 
     def __init__(self, house: House, tasks: Tasks) -> None:
-        self.units, self.tasks = house.units, tasks.tasks
+        self.units, self.tasks, self.feed = house.units, tasks.tasks, tasks.feed
 
     @write
     async def AcknowledgeTask(self, request: tasks_pb2.AcknowledgeTaskRequest, unit: Unit) -> tasks_pb2.AcknowledgeTaskResponse:
@@ -36,15 +37,25 @@ class TaskServicer(tasks_pb2_grpc.TaskServiceServicer):
         return tasks_pb2.BatchGetTasksResponse(tasks=await self.tasks.batch(request.ids))
 
     async def ListTasks(self, request: tasks_pb2.ListTasksRequest, context: Any) -> tasks_pb2.ListTasksResponse:
-        subject = request.WhichOneof("subject")
-        if subject is None:
-            raise Invalid(Reason.SUBJECT_REQUIRED, "say whose tasks", field="staff_id")
+        subject, id = _subject(request)
         states = [fields(request)["state"]] if request.state else sorted(State)
         # Every state is named, so that the index gives the order whichever is asked for.
-        query = {subject: getattr(request, subject), "state": {"$in": states}}
+        query = {subject: id, "state": {"$in": states}}
         tasks, page = await self.tasks.page(query, request.page, order=[("due_at", 1)])
         return tasks_pb2.ListTasksResponse(tasks=tasks, page=page)
 
-    async def WatchTasks(self, request: tasks_pb2.WatchTasksRequest, context: Any) -> AsyncIterator[tasks_pb2.WatchTasksResponse]:
-        raise Unavailable("WATCH_UNAVAILABLE", "changes cannot be watched yet")
-        yield
+    async def WatchTasks(
+        self, request: tasks_pb2.WatchTasksRequest, context: Any
+    ) -> AsyncGenerator[tasks_pb2.WatchTasksResponse, None]:  # fmt: skip
+        async with aclosing(self.feed.follow(context, request.after, *_subject(request))) as feed:
+            async for several in feed:
+                for told in several:
+                    yield tasks_pb2.WatchTasksResponse(task=told.row, cursor=told.cursor)
+
+
+def _subject(request: tasks_pb2.ListTasksRequest | tasks_pb2.WatchTasksRequest) -> tuple[str, str]:
+    """The field of a task that names whose it is, and whose."""
+    subject = request.WhichOneof("subject")
+    if subject is None:
+        raise Invalid(Reason.SUBJECT_REQUIRED, "say whose tasks", field="staff_id")
+    return subject, getattr(request, subject)

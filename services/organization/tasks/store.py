@@ -9,6 +9,7 @@ from quanyu.facts.v1 import facts_pb2
 from quanyu.organization.v1 import tasks_pb2
 from services.kit import documents
 from services.kit.access import Kind
+from services.kit.feed import Feed, feed_index
 from services.kit.house import House
 from services.kit.mongo import Document
 from services.kit.table import Table
@@ -20,6 +21,8 @@ from services.organization.tasks.rules import CLOSED, Coupon, Guide, State, Task
 
 OPEN_OF_ONE_MAX = 1_000
 """Open tasks of one consumer for one brand that follow a changed binding at once."""
+SUBJECTS = ("staff_id", "store_id")
+"""Whose tasks one may follow."""
 UNCLOSED = sorted(set(State) - CLOSED)
 
 
@@ -35,9 +38,12 @@ class Tasks:
             indexes=[
                 IndexModel([("staff_id", ASCENDING), *due]),
                 IndexModel([("store_id", ASCENDING), *due]),
+                *(feed_index(subject) for subject in SUBJECTS),
                 IndexModel([("consumer_id", ASCENDING), ("brand_id", ASCENDING), ("state", ASCENDING)]),
             ],
+            stamped=True,
         )  # fmt: skip
+        self.feed = Feed(house.watch, self.tasks, keys=SUBJECTS)
         self.tables: Sequence[Table[Any]] = (self.tasks,)
 
     async def visit_left(self, unit: Unit, fact: facts_pb2.Fact) -> None:
@@ -49,7 +55,7 @@ class Tasks:
         visit = Visit(left.visit_id, left.consumer_id, left.district_id, unspent, unit.at)
         operations = []
         for task in rules.follow_up(visit, guides):
-            document = documents.as_document(task)
+            document = documents.as_document(task) | self.tasks.stamp()
             operations.append(UpdateOne({"_id": document.pop("_id")}, {"$setOnInsert": document}, upsert=True))
         if operations:
             await self.tasks.collection.bulk_write(operations, session=unit.session)

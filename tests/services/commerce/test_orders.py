@@ -18,6 +18,7 @@ from services.kit import clock
 from services.kit.errors import Conflict, Denied, Exhausted, Invalid, NotFound
 from services.kit.facts.outbox import route
 from services.kit.principals import Grant
+from services.kit.watch import Watch
 from tests.services.commerce.conftest import HERE, Shop, consumer, explained, fresh, of_brand, of_store
 from tests.services.conftest import Running
 
@@ -33,7 +34,7 @@ async def test_commerce_hears_exactly_what_the_routes_say(commerce: Running) -> 
     house = commerce.house
     kinds = facts_pb2.Fact.DESCRIPTOR.oneofs_by_name["body"].fields
     heard = {field.name for field in kinds if "commerce" in route(field.name).heard_by}
-    assert set(handlers(house, StockStore(house.database, house.lane), OrderStore(house.database))) == heard
+    assert set(handlers(house, StockStore(house.database, house.lane), OrderStore(house.database, Watch(house.database)))) == heard
 
 
 def paying(order_id: str, token: str = "approve") -> orders_pb2.PayOrderRequest:
@@ -147,6 +148,15 @@ async def test_what_makes_no_order(shop: Shop) -> None:
     far = await shop.held(store_id="str_far")
     with pytest.raises(Invalid, match="STORES_MIXED"):
         await shop.placed(lines=[], hold_ids=[hold.id, far.id], store_id="")
+
+
+async def test_a_courier_is_given_a_number_that_can_be_rung(shop: Shop) -> None:
+    for written in ("ring twice", "12"):
+        with pytest.raises(Invalid, match="INVALID_PHONE") as refused:
+            await shop.placed(destination=orders_pb2.Destination(address="三里屯路 1 号 808", phone=written))
+        assert refused.value.metadata["field"] == "destination.phone"
+    assert await shop.row() == {"on_hand": 1, "reserved": 0}
+    await shop.placed(destination=orders_pb2.Destination(address="三里屯路 1 号 808", phone="+33 6 12 34 56 78"))
 
 
 async def test_a_destination_is_for_the_consumer_and_the_store_only(shop: Shop) -> None:

@@ -15,6 +15,7 @@ from services.kit.mongo import Database
 from services.kit.principals import INSTALLATION, SERVICE, Grant, Principal, Signer, Verifier
 from services.kit.scopes import Scopes
 from services.kit.server import Server
+from services.kit.streams import StreamBounds
 from services.local.keys import Keys, new_keys
 
 LEAK = "the password is 123456"
@@ -34,7 +35,9 @@ class Raises(facts_pb2_grpc.FactSinkServiceServicer):
 async def stub_of(exception: Exception, database: Database, keys: Keys) -> AsyncIterator["facts_pb2_grpc.FactSinkServiceAsyncStub"]:
     """A client of a real server whose only rpc raises `exception`."""
     gate = Gate(Verifier("here", keys.issuers_setting(), development=True), Scopes(database))
-    server = Server([(facts_pb2_grpc.add_FactSinkServiceServicer_to_server, Raises(exception))], gate, drain_seconds=1)
+    server = Server(
+        [(facts_pb2_grpc.add_FactSinkServiceServicer_to_server, Raises(exception))], gate, drain_seconds=1, bounds=StreamBounds(1, 1, 1.0)
+    )
     port = await server.start("127.0.0.1:0")
     signer = Signer("member", keys.signing_setting("member"))
     principal = Principal("service:member", (Grant(SERVICE, INSTALLATION),))

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
@@ -12,16 +13,24 @@ from services.kit.watch import Subscription, Watch, Watched
 from tests.services.kit.hearing import until
 
 ORDERS = Watched("orders", fields=("state",))
-HOLDS = Watched("holds", kinds=("insert",))
+HOLDS = Watched("holds", kinds=("insert",), keys=("_id", "place"))
+
+
+@asynccontextmanager
+async def running(watch: Watch) -> AsyncIterator[Watch]:
+    """The watch reads for the time of the block."""
+    reading = asyncio.create_task(watch.run())
+    try:
+        yield watch
+    finally:
+        reading.cancel()
+        await asyncio.gather(reading, return_exceptions=True)
 
 
 @pytest.fixture
 async def watch(database: Database) -> AsyncIterator[Watch]:
-    watch = Watch(database, [ORDERS, HOLDS])
-    running = asyncio.create_task(watch.run())
-    yield watch
-    running.cancel()
-    await asyncio.gather(running, return_exceptions=True)
+    async with running(Watch(database, [ORDERS, HOLDS])) as watch:
+        yield watch
 
 
 async def take(subscription: Subscription, number: int) -> list[tuple[str, Any, dict[str, Any]]]:
@@ -43,17 +52,51 @@ async def test_changes_arrive_in_order_with_the_fields_that_are_watched(database
     assert third == ("delete", 1, {})
 
 
-async def test_subscribers_get_their_collection_the_kinds_and_what_they_want(database: Database, watch: Watch) -> None:
-    def even(change: Any) -> bool:
-        return bool(change.id % 2 == 0)
+async def test_subscribers_get_their_collections_the_kinds_and_their_keys(database: Database, watch: Watch) -> None:
+    holds, orders = database["holds"], database["orders"]
+    async with (
+        watch.subscribe("holds", keys=["even", 3]) as some,
+        watch.subscribe("holds") as all_of_them,
+        watch.subscribe("orders", "holds") as both,
+    ):
+        await orders.insert_one({"_id": 9, "place": "even"})
+        for number in range(5):
+            await holds.insert_one({"_id": number, "place": "odd" if number % 2 else "even"})
+            await holds.delete_one({"_id": number})
+        assert [each[1] for each in await take(some, 4)] == [0, 2, 3, 4]
+        assert [each[:2] for each in await take(all_of_them, 5)] == [("insert", number) for number in range(5)]
+        assert [each[1] for each in await take(both, 6)] == [9, 0, 1, 2, 3, 4]
 
-    async with watch.subscribe("holds", even) as some, watch.subscribe("holds") as all_of_them:
-        await database["orders"].insert_one({"_id": 9})
-        for number in range(4):
-            await database["holds"].insert_one({"_id": number})
-            await database["holds"].delete_one({"_id": number})
-        assert [each[1] for each in await take(some, 2)] == [0, 2]
-        assert await take(all_of_them, 4) == [("insert", number, {}) for number in range(4)]
+
+async def test_an_update_comes_by_the_keys_the_document_has_now(database: Database) -> None:
+    watch = Watch(database, [Watched("tasks", keys=("guide",))])
+    async with running(watch), watch.subscribe("tasks", keys=["anna"]) as hers, watch.subscribe("tasks", keys=["bert"]) as his:
+        await database["tasks"].insert_one({"_id": 1, "guide": "anna"})
+        await take(hers, 1)
+        await database["tasks"].update_one({"_id": 1}, {"$set": {"guide": "bert"}})
+        assert await take(his, 1) == [("update", 1, {"guide": "bert"})]
+        await database["tasks"].insert_one({"_id": 2, "guide": "anna"})
+        assert await take(hers, 1) == [("insert", 2, {"guide": "anna"})]
+
+
+async def test_what_waits_is_taken_together_and_time_never_goes_back(database: Database, watch: Watch) -> None:
+    async with watch.subscribe("holds") as changes, watch.subscribe("holds") as other:
+        assert changes.after is None
+        await database["holds"].insert_many([{"_id": number} for number in range(5)])
+        await take(other, 5)
+        first = await changes.some(3)
+        rest = await changes.some(9)
+        assert [[change.id for change in batch] for batch in (first, rest)] == [[0, 1, 2], [3, 4]]
+        times = [change.at for change in (*first, *rest)]
+        assert times == sorted(times)
+    async with watch.subscribe("holds") as later:
+        assert later.after == times[-1]
+
+
+async def test_nothing_is_left_of_who_went(watch: Watch) -> None:
+    async with watch.subscribe("holds", keys=range(50)), watch.subscribe("orders"):
+        assert len(watch._subscribers) == 51
+    assert not watch._subscribers
 
 
 async def test_a_change_of_a_transaction_arrives_once_it_is_committed(database: Database, watch: Watch) -> None:
@@ -111,8 +154,13 @@ async def test_a_subscriber_hears_that_changes_were_lost(database: Database, wat
 
 async def test_only_what_is_watched_can_be_subscribed(watch: Watch) -> None:
     with pytest.raises(ValueError, match="stock is not watched"):
-        async with watch.subscribe("stock"):
+        async with watch.subscribe("holds", "stock"):
             pass
+    with pytest.raises(ValueError, match="orders is not watched by keys"):
+        async with watch.subscribe("orders", keys=[1]):
+            pass
+    with pytest.raises(ValueError, match="holds is watched already"):
+        watch.add(HOLDS)
 
 
 async def test_a_stream_that_does_not_open_refuses(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
