@@ -19,15 +19,15 @@ class Cast(Struct, frozen=True):
     manager: Person
     operator: Person
     brand_id: str
-    goods_brand_id: str
-    """The brand of what is looked for; in a retailer's store it is not the store's."""
+    wishes: dict[str, str]
+    """What is looked for, by its brand, dear enough for a coupon; she looks for the first whose brand's coupon she has. In a retailer's
+    store it is not the store's brand."""
     goods_operator: Person
     store_id: str
     region_unit_id: str
     district_id: str
     inside: dict[str, float]
     hotel: dict[str, float]
-    text: str
     attributes: list[dict[str, str]]
     last_of: str = ""
     """The variant of which this store has only one; empty: there are more near by."""

@@ -1,10 +1,9 @@
 """Who and what the walk needs in the Complete Journey: a real household, in the district of the busiest stores."""
 
 import random
-from collections import Counter
 from typing import Any
 
-from quanyu.commerce.v1 import catalog_pb2, catalog_pb2_grpc, orders_pb2, orders_pb2_grpc, stock_pb2, stock_pb2_grpc
+from quanyu.commerce.v1 import catalog_pb2, catalog_pb2_grpc, stock_pb2, stock_pb2_grpc
 from quanyu.common.v1.page_pb2 import PageRequest
 from quanyu.district.v1 import places_pb2, places_pb2_grpc
 from services.local.imports import journey
@@ -13,20 +12,16 @@ from services.local.story.stage import Person, Stage, Surprise
 
 ADVICE = "was the Complete Journey imported? (quanyu import --complete-journey)"
 PAGE = PageRequest(first=100)
+PAGES_MAX = 5
 PREFIX = "con_cj_"
 
 
 async def cast(stage: Stage, channels: Channels) -> Cast:
-    """A household of a guide's client book that holds no coupons; it looks for something of the brand it buys most."""
+    """A household of a guide's client book that holds no coupons, and what it may look for."""
     store_id, guide, clients, kept = await _client_book(stage, channels)
-    orders: Any = orders_pb2_grpc.OrderServiceStub(channels["commerce"])
-    listed = await orders.ListOrders(orders_pb2.ListOrdersRequest(consumer_id=clients[0], page=PAGE))
-    bought = Counter(line.brand_id for order in listed.orders for line in order.lines)
     catalog: Any = catalog_pb2_grpc.CatalogServiceStub(channels["commerce"])
     request = catalog_pb2.BatchGetVariantsRequest(ids=[row.variant_id for row in kept])
-    # Of the brand it buys most, whose coupon is in its pack, and dear enough to spend it on.
     dear = [each for each in (await catalog.BatchGetVariants(request)).variants if each.price.minor >= journey.MINIMUM_MINOR]
-    variant = max(dear, key=lambda each: bought[each.brand_id])
     middle = {"longitude": journey.MIDDLE.longitude, "latitude": journey.MIDDLE.latitude}
     return Cast(
         consumer=_household(clients[0]),
@@ -35,14 +30,13 @@ async def cast(stage: Stage, channels: Channels) -> Cast:
         manager=guide,
         operator=Person("stf_cj_operator", "retailer's operator"),
         brand_id=journey.RETAILER,
-        goods_brand_id=variant.brand_id,
+        wishes={each.brand_id: each.name.zh or each.name.en for each in dear},
         goods_operator=Person("operator", "installation's operator"),
         store_id=store_id,
         region_unit_id=f"unt_{journey.RETAILER}",
         district_id=journey.DISTRICT,
         inside=middle,
         hotel=middle,
-        text=variant.name.zh or variant.name.en,
         attributes=[],
     )
 
@@ -59,13 +53,25 @@ async def _client_book(stage: Stage, channels: Channels) -> tuple[str, Person, l
     stores = [venue.store_id for venue in venues if venue.store_id]
     random.shuffle(stores)
     for store_id in stores:
-        rows = await stocks.ListStocks(stock_pb2.ListStocksRequest(store_id=store_id, page=PAGE))
-        kept = [row for row in rows.stocks if row.available > 0]
+        kept = await _kept(stocks, store_id)
         guide = Person(store_id.replace("str_", "stf_"), f"guide of store {store_id.removeprefix('str_cj_')}")
         clients = await _clients(stage, guide) if kept else []
         if len(clients) == 2:
             return store_id, guide, clients, kept
     raise Surprise(f"no guide has two clients without coupons; {ADVICE}")
+
+
+async def _kept(stocks: Any, store_id: str) -> list[stock_pb2.Stock]:
+    """All that can be had in the store: what a household buys most may stand on any page."""
+    kept: list[stock_pb2.Stock] = []
+    page = PageRequest(first=100)
+    for _ in range(PAGES_MAX):
+        listed = await stocks.ListStocks(stock_pb2.ListStocksRequest(store_id=store_id, page=page))
+        kept += [row for row in listed.stocks if row.available > 0]
+        if not listed.page.has_next_page:
+            break
+        page.after = listed.page.end_cursor
+    return kept
 
 
 async def _clients(stage: Stage, guide: Person) -> list[str]:

@@ -18,17 +18,24 @@ class Walk:
     def __init__(self, stage: Stage, cast: Cast, timeline: Timeline) -> None:
         self.stage, self.cast, self.timeline = stage, cast, timeline
         self.served_by = cast.store_id
+        self.goods_brand_id, self.wish = next(iter(cast.wishes.items()))
 
     async def play(self) -> None:
         """All chapters in order."""
         coupons = await self._visit()
         await self._out_of_store()
+        self._wish_for(coupons)
         hold = await self._stain()
-        self.served_by = hold["promise"]["storeId"]
         before = await self._scorecards()
         order_id = await self._buy(hold, coupons)
         await self._asset(order_id)
         await self._counted_once(before)
+
+    def _wish_for(self, coupons: list[Answer]) -> None:
+        """What she needs is of a brand whose coupon she has, where the cast allows it."""
+        wishes = self.cast.wishes
+        self.goods_brand_id = next((id for each in coupons if (id := each["brand"]["id"]) in wishes), self.goods_brand_id)
+        self.wish = wishes[self.goods_brand_id]
 
     def _key(self, what: str) -> str:
         return f"story:{self.stage.key}:{what}"
@@ -176,7 +183,7 @@ class Walk:
         stage.clock(21, 40)
         size = "".join(f", {each['name']} {each['value']}" for each in cast.attributes)
         found = await self._promises()
-        self._tell(cast.consumer.called, f"at the hotel: “{cast.text}{size}, tonight”", f"{len(found['promises'])} promises near by")
+        self._tell(cast.consumer.called, f"at the hotel: “{self.wish}{size}, tonight”", f"{len(found['promises'])} promises near by")
         if not found["promises"]:
             raise Surprise("nothing can be had near by")
         for promise in found["promises"][:4]:
@@ -185,7 +192,9 @@ class Walk:
                 wording.promise(promise),
                 f"{promise['availability'].replace('_', ' ').lower()}, {wording.money(promise['price'])}",
             )
-        chosen = found["promises"][0]
+        # Several brands may call a thing the same; of the one that is meant she has a coupon.
+        chosen = min(found["promises"], key=lambda each: each["brand"]["id"] != self.goods_brand_id)
+        self.served_by, self.goods_brand_id = chosen["storeId"], chosen["brand"]["id"]
         held = await stage.done(cast.consumer, "hold_promise", **self._choice(chosen, "hold"))
         until = held["hold"]["expiresAt"]
         self._tell(cast.consumer.called, f"holds it at {chosen['storeName']}", f"kept back until {wording.clock(until)}")
@@ -218,7 +227,7 @@ class Walk:
             person,
             "promises",
             near=self.cast.hotel,
-            text=self.cast.text,
+            text=self.wish,
             attributes=self.cast.attributes,
             neededBy=self._tonight(),
             first=20,
@@ -282,7 +291,7 @@ class Walk:
 
     async def _place(self, hold: Answer, coupons: list[Answer]) -> Answer:
         """With the coupon of the goods' brand, or the first that this order may spend; without one if none applies."""
-        own = sorted(coupons, key=lambda entry: entry["brand"]["id"] != self.cast.goods_brand_id)
+        own = sorted(coupons, key=lambda entry: entry["brand"]["id"] != self.goods_brand_id)
         for coupon in [*own, None]:
             result = await self.stage.act(
                 self.cast.consumer,
@@ -341,7 +350,7 @@ class Walk:
         subjects = {
             "store": (cast.operator, {"storeId": self.served_by}),
             "region": (cast.operator, {"unitId": cast.region_unit_id}),
-            "brand": (cast.goods_operator, {"brandId": cast.goods_brand_id}),
+            "brand": (cast.goods_operator, {"brandId": self.goods_brand_id}),
         }
         return {
             name: (await self.stage.ask(person, "scorecard", **subject, fromDay=day, untilDay=day))["scorecard"]
