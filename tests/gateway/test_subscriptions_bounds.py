@@ -112,6 +112,24 @@ async def test_somebody_has_so_many_sockets_and_operations_on_each(open_gateway:
         assert await socket.error(await socket.subscribe("{ __typename }")) == "TOO_MANY_OPERATIONS"
 
 
+async def test_a_client_that_is_slow_hears_that_it_was_dropped(open_gateway: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(buffer, "FULL_SECONDS_MAX", 0.2)
+    long_id = "ord_" + "x" * 50_000
+    async with telling_gateway(open_gateway, subscription_events=4) as (served, teller), served.socket("operator", max_queue=1) as socket:
+        name = await socket.subscribe(WATCHED, {"id": long_id})
+        for number in range(2_000):
+            teller.told.put_nowait(number)
+        async with asyncio.timeout(SECONDS_MAX):
+            await teller.left.get()
+        heard = 0
+        while (message := await socket.heard())["type"] == "next":
+            assert message["payload"]["data"] == told(long_id, heard)
+            heard += 1
+        assert (message["id"], message["payload"][0]["extensions"]["code"]) == (name, "SUBSCRIBER_TOO_SLOW")
+        assert heard + teller.told.qsize() < 2_000, "what waited in buffers was forgotten"
+        await socket.quiet()
+
+
 async def test_a_full_house_takes_no_more_sockets(open_gateway: Open) -> None:
     async with telling_gateway(open_gateway, sockets_max=1) as (served, _), served.socket():
         with pytest.raises(InvalidStatus) as refused:
