@@ -27,6 +27,7 @@ from gateway import errors
 from gateway.context import Context
 from gateway.engine.collect import Uncompiled
 from gateway.engine.engine import Compiled, Engine
+from gateway.introspection import Introspection, about_schema
 from gateway.limits import Limits, Rule
 
 PREPARED_MAX = 1_000
@@ -74,6 +75,7 @@ class Executor:
         self.introspection = introspection
         self.rules = specified_rules if introspection else (*specified_rules, NoSchemaIntrospectionCustomRule)
         self.engine = Engine(schema, suggestions=suggestions)
+        self.told = Introspection(self.core, suggestions=suggestions)
         self.kept: OrderedDict[str, Prepared] = OrderedDict()
         self.kept_characters = 0
 
@@ -123,6 +125,10 @@ class Executor:
         outcome = await self.engine.run(self._compiled(prepared, operation_name), context, variables or {})
         if outcome is not None:
             return _answered(outcome.data, outcome.errors, begun=outcome.begun)
+        operation = prepared.operation(operation_name)
+        if prepared.document is not None and operation is not None and about_schema(prepared.document, operation):
+            told = await self.told.answer(prepared.document, variables or {}, operation_name)
+            return Answered(told, 0, True) if isinstance(told, bytes) else _answered(told.data, told.errors or (), begun=begun(told))
         result = await self.run(prepared, context, variables, operation_name)
         return _answered(result.data, result.errors or (), begun=begun(result))
 

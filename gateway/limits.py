@@ -13,7 +13,8 @@ from typing import Any
 from graphql import DocumentNode, GraphQLError, GraphQLSchema, OperationDefinitionNode
 from msgspec import Struct
 
-from gateway.measure import Measure, Measuring, Weights
+from gateway.measure import Measure, Measuring
+from gateway.weights import Weights
 from services.kit.settings import Settings
 
 CODE = "LIMIT_EXCEEDED"

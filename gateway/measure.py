@@ -4,13 +4,14 @@ A fragment is measured once, however often it is spread: 26 fragments that each 
 yet count as the 67 million fields they stand for.
 
 **Points** tell what an operation costs at most: one for each value of its answer and `CALL_POINTS` for each rpc. A list counts as often as
-it has items: a page its `first`, `nodes` its `ids`, any other list what its description says ("at most 20"). An edge costs one rpc a level
-and not one an item, since it is followed for all of a level at once; a field that calls an rpc of its own costs one for each item.
+it has items: a page its `first`, `nodes` its `ids`, any other list what its description says ("at most 20"), those of introspection what
+they have on the average. An edge costs one rpc a level and not one an item, since it is followed for all of a level at once; a field that
+calls an rpc of its own costs one for each item.
 """
 
 from __future__ import annotations
 
-import re
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,7 +20,6 @@ from graphql import (
     FieldNode,
     FragmentDefinitionNode,
     FragmentSpreadNode,
-    GraphQLSchema,
     IntValueNode,
     ListValueNode,
     NullValueNode,
@@ -27,27 +27,16 @@ from graphql import (
     SelectionSetNode,
     ValueNode,
     VariableNode,
-    get_named_type,
-    get_nullable_type,
     is_composite_type,
-    is_list_type,
 )
 from msgspec import Struct, field
 
-from gateway.calls import CallField, MutationField
-from gateway.edges import EdgeField
-from gateway.follow import FollowField
-from gateway.nodes import NODES_MAX, NodeField
+from gateway.nodes import NODES_MAX
+from gateway.weights import Weight, Weights
 from services.kit.pages import PAGE_SIZE, PAGE_SIZE_MAX
 
-CALL_POINTS = 500
-"""About what an rpc costs the gateway, in values of an answer."""
-LIST_SIZE = 10
-LIST_SIZE_MAX = 20
-"""Of lists within a message: what the description says, at most this, since not all of them are full at once; else `LIST_SIZE`."""
 MANY = 10**12
 """No count goes beyond it."""
-SIZE = re.compile(r"\bat most (\d+)\b|\b\d+ to (\d+)\b|\bhighest (\d+)\b", re.IGNORECASE)
 
 
 class Measure(Struct):
@@ -99,49 +88,6 @@ class Measure(Struct):
         self.introspected = min(self.introspected + other.introspected, MANY)
         self.shared = min(self.shared + other.shared, MANY)
         self.repeats = max(self.repeats, other.repeats)
-
-
-class Weight(Struct, frozen=True):
-    """What a field of the schema costs, and how many of it there are."""
-
-    type: Any = None
-    """What its value is; None for a leaf."""
-    calls: int = 0
-    """Points for each item that it stands on."""
-    shared: int = 0
-    """Points for a level."""
-    size: int = 1
-    """Items of a list; 1 for what is none."""
-    sized_by: str = ""
-    """The argument that tells how many items its page or list has."""
-    of_page: bool = False
-    """A list with as many items as were asked for where its page is."""
-    first_shared: bool = False
-    """Asked without `after` it is an edge."""
-
-
-UNKNOWN = Weight()
-"""A field that the schema has not; validation says so."""
-
-
-class Weights:
-    """What the fields of a schema weigh, each worked out when first met."""
-
-    def __init__(self, schema: GraphQLSchema) -> None:
-        self.schema = schema
-        self.known: dict[tuple[str, str], Weight] = {}
-
-    def of(self, parent: Any, name: str) -> Weight:
-        """The weight of a field of a type."""
-        if parent is None:
-            return UNKNOWN
-        kept = self.known.get((parent.name, name))
-        if kept is None:
-            found = self.schema.get_field(parent, name)
-            if found is None:
-                return UNKNOWN
-            kept = self.known[parent.name, name] = _weight(parent, name, found)
-        return kept
 
 
 class Measuring:
@@ -201,6 +147,7 @@ class Measuring:
         weight = self.weights.of(parent, node.name.value)
         inner = self._selection(weight.type, node.selection_set) if node.selection_set is not None else Measure()
         measure.within(inner)
+        self._price(weight, node, inner, measure)
         if parent is not None and parent.name.startswith("__"):
             measure.introspected += 1
             measure.introspection_depth = max(measure.introspection_depth, inner.introspection_depth + 1)
@@ -208,7 +155,6 @@ class Measuring:
         measure.fields += 1
         measure.depth = max(measure.depth, inner.depth + 1)
         measure.introspection_depth = max(measure.introspection_depth, inner.introspection_depth)
-        self._price(weight, node, inner, measure)
 
     def _price(self, weight: Weight, node: FieldNode, inner: Measure, measure: Measure) -> None:
         size = self._size(weight, node) if weight.sized_by else PAGE_SIZE
@@ -221,7 +167,7 @@ class Measuring:
             measure.each = min(measure.each + item, MANY)
         else:
             items = size if weight.sized_by == "ids" else weight.size
-            measure.points = min(measure.points + calls + items * item, MANY)
+            measure.points = min(measure.points + calls + math.ceil(items * item), MANY)
 
     def _size(self, weight: Weight, node: FieldNode) -> int:
         """How many items a field is asked for; as many as there may be when a variable says it that is not known."""
@@ -253,25 +199,3 @@ class Measuring:
 
 def _argument(node: FieldNode, name: str) -> ValueNode | None:
     return next((each.value for each in node.arguments or () if each.name.value == name), None)
-
-
-def _weight(parent: Any, name: str, core: Any) -> Weight:
-    declared = (core.extensions or {}).get("strawberry-definition")
-    type_ = get_named_type(core.type)
-    listed = is_list_type(get_nullable_type(core.type))
-    batched = isinstance(declared, EdgeField) or (isinstance(declared, NodeField) and declared.through is not None)
-    called = isinstance(declared, CallField | MutationField | NodeField | FollowField) and not batched
-    return Weight(
-        type=type_ if is_composite_type(type_) else None,
-        calls=CALL_POINTS if called else 0,
-        shared=CALL_POINTS if batched else 0,
-        size=_size_told(core.description) if listed else 1,
-        sized_by=next((argument for argument in ("first", "ids") if argument in core.args), ""),
-        of_page=listed and "pageInfo" in getattr(parent, "fields", ()) and name in ("nodes", "edges"),
-        first_shared=isinstance(declared, CallField) and declared.first is not None,
-    )
-
-
-def _size_told(description: str | None) -> int:
-    found = SIZE.search(description or "")
-    return min(int(next(filter(None, found.groups()))), LIST_SIZE_MAX) if found else LIST_SIZE

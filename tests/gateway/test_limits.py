@@ -26,7 +26,8 @@ from hypothesis import strategies as st
 from gateway import schema
 from gateway.execution import Executor
 from gateway.limits import CODE, NESTING_MAX, TOKEN, WORDS, Limits, Rule
-from gateway.measure import CALL_POINTS, LIST_SIZE, Measure, Measuring
+from gateway.measure import Measure, Measuring
+from gateway.weights import CALL_POINTS, LIST_SIZE
 from services.kit.pages import PAGE_SIZE
 from services.kit.settings import Settings
 from tests.gateway.conftest import OPERATIONS, Gateway, Open
