@@ -108,12 +108,21 @@ class Table(Generic[S]):
         return await self.find({"_id": {"$in": list(set(ids))}}, limit=BATCH_MAX)
 
     async def find(
-        self, query: Document, *, sort: pages.Order | None = None, limit: int, session: Session = None, projection: Document | None = None
+        self,
+        query: Document,
+        *,
+        sort: pages.Order | None = None,
+        hint: pages.Order | None = None,
+        limit: int,
+        session: Session = None,
+        projection: Document | None = None,
     ) -> list[Shaped]:
-        """At most `limit` rows in scope that match."""
+        """At most `limit` rows in scope that match, read by the index `hint` if one is named."""
         rows = self.collection.find(self.within(query), projection or self.projection, session=session).limit(min(limit, FIND_MAX))
         if sort:
             rows = rows.sort(list(sort))
+        if hint:
+            rows = rows.hint(list(hint))
         found: list[Shaped] = await rows.to_list(limit)
         return found
 
