@@ -25,10 +25,12 @@ from gateway.subscriptions.ending import Endings
 from gateway.subscriptions.sse import EventStreams
 from gateway.subscriptions.stream import Subscriptions
 from gateway.subscriptions.websocket import WebSockets
+from gateway.webhooks import Webhooks
 from services.kit.settings import Settings
 
 CORS_SECONDS = 600
 PATH = "/graphql"
+WEBHOOKS = "/webhooks"
 
 
 def build(settings: Settings) -> Starlette:
@@ -70,6 +72,7 @@ def build(settings: Settings) -> Starlette:
     routes: list[BaseRoute] = [
         Route(PATH, endpoint, methods=["GET", "POST"]),
         WebSocketRoute(PATH, websocket),
+        Route(f"{WEBHOOKS}/{{owner}}/{{sender}}", Webhooks(operations, reader), methods=["POST"]),
         Route("/health", health),
         Route("/ready", ready),
         Route("/metrics", metrics),
@@ -83,7 +86,7 @@ def build(settings: Settings) -> Starlette:
 
 
 def _middleware(settings: Settings, endpoint: Endpoint) -> list[Middleware]:
-    door = Middleware(Door, settings=settings, path=PATH, posted=endpoint)
+    door = Middleware(Door, settings=settings, path=PATH, posted=endpoint, webhooks=f"{WEBHOOKS}/")
     origins = [origin.strip() for origin in settings.cors_origins.split(",") if origin.strip()]
     if not origins:
         return [door]

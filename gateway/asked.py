@@ -52,13 +52,17 @@ class Reader:
         if request.method == "GET":
             return self.asked(_of_address(request))
         _check(request.headers.get("content-type", ""))
-        try:
-            given = _parsed(await self.overdue.within(self._body(request)), "the body")
-        except TimeoutError:
-            raise BadRequest(408, "the body did not arrive in time") from None
+        given = _parsed(await self.body(request), "the body")
         if not isinstance(given, dict):
             raise BadRequest(400, "the body is one JSON object; batches are not taken")
         return self.asked(given)
+
+    async def body(self, request: Request) -> bytes:
+        """The raw body, within its bytes and in its time."""
+        try:
+            return await self.overdue.within(self._body(request))
+        except TimeoutError:
+            raise BadRequest(408, "the body did not arrive in time") from None
 
     async def _body(self, request: Request) -> bytes:
         body = bytearray()

@@ -31,12 +31,12 @@ Headers = list[tuple[bytes, bytes]]
 
 
 class Door:
-    """ASGI middleware: at most `operations_max` requests to `path` at once. An event stream that begins gives its place up: it may last,
-    and has bounds of its own. What is posted to `path` goes straight to `posted`: routes and their exception handlers would cost as much
-    as compiled execution does."""
+    """ASGI middleware: at most `operations_max` requests at once, to `path` and to all below `webhooks`. An event stream that begins gives
+    its place up: it may last, and has bounds of its own. What is posted to `path` goes straight to `posted`: routes and their exception
+    handlers would cost as much as compiled execution does."""
 
-    def __init__(self, app: ASGIApp, settings: Settings, path: str, posted: ASGIApp) -> None:
-        self.app, self.most, self.path, self.posted = app, settings.operations_max, path, posted
+    def __init__(self, app: ASGIApp, settings: Settings, path: str, posted: ASGIApp, webhooks: str) -> None:
+        self.app, self.most, self.path, self.posted, self.webhooks = app, settings.operations_max, path, posted, webhooks
         headers = HEADERS | (SECURE if settings.env == "production" else {})
         self.headers = [(name.encode(), value.encode()) for name, value in headers.items()]
         self.names = {name for name, _ in self.headers}
@@ -57,14 +57,15 @@ class Door:
                 message["headers"] = self._completed(message["headers"])
             await send(message)
 
-        if scope["path"] != self.path:
+        path = scope["path"]
+        if path != self.path and not path.startswith(self.webhooks):
             await self.app(scope, receive, sending)
         elif self.inside >= self.most:
             await self._full(sending)
         else:
             inside, self.inside = True, self.inside + 1
             try:
-                await (self.posted if scope["method"] == "POST" else self.app)(scope, receive, sending)
+                await (self.posted if path == self.path and scope["method"] == "POST" else self.app)(scope, receive, sending)
             finally:
                 self.inside -= inside
 

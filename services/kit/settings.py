@@ -57,6 +57,8 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     """Comma-separated Fernet keys for personal data; the first encrypts, all decrypt."""
     hash_keys: str = ""
     """Comma-separated keys (32 bytes, base64) of the look-up hashes; the first writes, all are looked up."""
+    webhook_secrets: str = "{}"
+    """Whose notices (incoming webhooks) are believed: JSON of sender -> secrets that it shares with us, as `whsec_` and base64."""
     cors_origins: str = ""
     """Comma-separated origins that browsers may call the gateway from; empty: none."""
     trusted_proxies: str = "127.0.0.1"

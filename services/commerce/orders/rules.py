@@ -52,6 +52,9 @@ class Reason(StrEnum):
     ORDER_NOT_PLACED = "ORDER_NOT_PLACED"
     INVALID_FIELD = "INVALID_FIELD"
     INVALID_PHONE = "INVALID_PHONE"
+    SIGNATURE_INVALID = "SIGNATURE_INVALID"
+    NOTICE_INVALID = "NOTICE_INVALID"
+    AMOUNT_DIFFERS = "AMOUNT_DIFFERS"
 
 
 # placing -------------------------------------------------------------------------------------------------------------

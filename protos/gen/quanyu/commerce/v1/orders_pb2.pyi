@@ -64,6 +64,14 @@ class _OrdersReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_OrdersRe
     """A field is out of its bounds (metadata: field)."""
     ORDERS_REASON_ORDER_NOT_PLACED: _OrdersReason.ValueType  # 15
     """The order still waits for its coupons: place it again with the same request_id."""
+    ORDERS_REASON_INVALID_PHONE: _OrdersReason.ValueType  # 16
+    """There can be no such phone number (metadata: field)."""
+    ORDERS_REASON_SIGNATURE_INVALID: _OrdersReason.ValueType  # 17
+    """No sender of ours signed the notice, or not within the last five minutes."""
+    ORDERS_REASON_NOTICE_INVALID: _OrdersReason.ValueType  # 18
+    """The notice's body is not what its sender is known to say."""
+    ORDERS_REASON_AMOUNT_DIFFERS: _OrdersReason.ValueType  # 19
+    """What was paid is not the order's total."""
 
 class OrdersReason(_OrdersReason, metaclass=_OrdersReasonEnumTypeWrapper):
     """Why orders refuse. On the wire the reason is the label without its prefix: `ORDER_PAID`."""
@@ -100,6 +108,14 @@ ORDERS_REASON_INVALID_FIELD: OrdersReason.ValueType  # 14
 """A field is out of its bounds (metadata: field)."""
 ORDERS_REASON_ORDER_NOT_PLACED: OrdersReason.ValueType  # 15
 """The order still waits for its coupons: place it again with the same request_id."""
+ORDERS_REASON_INVALID_PHONE: OrdersReason.ValueType  # 16
+"""There can be no such phone number (metadata: field)."""
+ORDERS_REASON_SIGNATURE_INVALID: OrdersReason.ValueType  # 17
+"""No sender of ours signed the notice, or not within the last five minutes."""
+ORDERS_REASON_NOTICE_INVALID: OrdersReason.ValueType  # 18
+"""The notice's body is not what its sender is known to say."""
+ORDERS_REASON_AMOUNT_DIFFERS: OrdersReason.ValueType  # 19
+"""What was paid is not the order's total."""
 Global___OrdersReason: _TypeAlias = OrdersReason  # noqa: Y015
 
 class _OrderState:
@@ -517,7 +533,7 @@ class Destination(_message.Message):
     recipient: _builtins.str
     """At most 100 characters."""
     phone: _builtins.str
-    """At most 32 characters."""
+    """At most 32 characters; a number that can exist, a Chinese one unless it has a country code. May be empty."""
     @_builtins.property
     def position(self) -> _point_pb2.Point: ...
     def __init__(
@@ -672,6 +688,62 @@ class PayOrderResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___PayOrderResponse: _TypeAlias = PayOrderResponse  # noqa: Y015
+
+@_typing.final
+class TakePaymentNoticeRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    SENDER_FIELD_NUMBER: _builtins.int
+    TIMESTAMP_FIELD_NUMBER: _builtins.int
+    SIGNATURE_FIELD_NUMBER: _builtins.int
+    BODY_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """`webhook-id`: the same each time the notice is delivered."""
+    sender: _builtins.str
+    """Who sends it: `sandbox`, a provider that takes no money."""
+    timestamp: _builtins.str
+    """`webhook-timestamp`: seconds since 1970."""
+    signature: _builtins.str
+    """`webhook-signature`."""
+    body: _builtins.bytes
+    """The raw body."""
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        sender: _builtins.str = ...,
+        timestamp: _builtins.str = ...,
+        signature: _builtins.str = ...,
+        body: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["body", b"body", "request_id", b"request_id", "sender", b"sender", "signature", b"signature", "timestamp", b"timestamp"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TakePaymentNoticeRequest: _TypeAlias = TakePaymentNoticeRequest  # noqa: Y015
+
+@_typing.final
+class TakePaymentNoticeResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ACTED_FIELD_NUMBER: _builtins.int
+    acted: _builtins.bool
+    """Whether it was of a kind that is acted upon."""
+    def __init__(
+        self,
+        *,
+        acted: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acted", b"acted"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TakePaymentNoticeResponse: _TypeAlias = TakePaymentNoticeResponse  # noqa: Y015
 
 @_typing.final
 class CancelOrderRequest(_message.Message):

@@ -44,6 +44,11 @@ class OrderServiceStub:
                 request_serializer=quanyu_dot_commerce_dot_v1_dot_orders__pb2.PayOrderRequest.SerializeToString,
                 response_deserializer=quanyu_dot_commerce_dot_v1_dot_orders__pb2.PayOrderResponse.FromString,
                 _registered_method=True)
+        self.TakePaymentNotice = channel.unary_unary(
+                '/quanyu.commerce.v1.OrderService/TakePaymentNotice',
+                request_serializer=quanyu_dot_commerce_dot_v1_dot_orders__pb2.TakePaymentNoticeRequest.SerializeToString,
+                response_deserializer=quanyu_dot_commerce_dot_v1_dot_orders__pb2.TakePaymentNoticeResponse.FromString,
+                _registered_method=True)
         self.CancelOrder = channel.unary_unary(
                 '/quanyu.commerce.v1.OrderService/CancelOrder',
                 request_serializer=quanyu_dot_commerce_dot_v1_dot_orders__pb2.CancelOrderRequest.SerializeToString,
@@ -88,7 +93,7 @@ class OrderServiceServicer:
         """Makes an order of held goods, or of goods that are held by this call. Coupons are locked for it, their discounts shared out to the lines of
         their brand to the minor unit. The order must be paid within 30 minutes; then it is cancelled, its goods and coupons are free again.
         The scenario is derived from what is known of the consumer; the order keeps it with the fact that decided.
-        Refuses with HOLD_NOT_FOUND, HOLD_ENDED, HOLD_ORDERED, LINES_MISSING, STORES_MIXED, CURRENCY_MIXED, DESTINATION_MISSING (a delivery without one), STOCK_NOT_FOUND,
+        Refuses with HOLD_NOT_FOUND, HOLD_ENDED, HOLD_ORDERED, LINES_MISSING, STORES_MIXED, CURRENCY_MIXED, DESTINATION_MISSING (a delivery without one), INVALID_PHONE, STOCK_NOT_FOUND,
         OUT_OF_STOCK (as HoldStock) and with the wallet's reason when a coupon cannot be locked: then held goods stay held.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -99,6 +104,18 @@ class OrderServiceServicer:
         """Takes the payment, spends the coupons and moves the goods out of the stock, exactly once however often it is called; an order that is paid
         is answered as it stands and not charged again. Refuses with ORDER_NOT_FOUND, ORDER_CANCELLED, ORDER_NOT_PLACED, PAYMENT_DECLINED (the order stays, pay again with a new request_id),
         COUPONS_LOST (the wallet no longer has the coupons locked: the order is cancelled, nothing charged).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def TakePaymentNotice(self, request, context):
+        """Takes a payment provider's notice as it came, and verifies it here: by Standard Webhooks (https://www.standardwebhooks.com), with the
+        secret that the provider shares with this installation. Its body is JSON: {"type": "payment.approved", "data": {"order_id": "ord_…",
+        "amount": {"minor": 19900, "currency": "CNY"}}}. An approved payment pays the order as PayOrder does, once however often the notice is
+        delivered; notices of any other type are heard and change nothing.
+        Refuses with SIGNATURE_INVALID (also of an unknown sender, or older than five minutes), NOTICE_INVALID, AMOUNT_DIFFERS (from the order's
+        total), and as PayOrder.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -173,6 +190,11 @@ def add_OrderServiceServicer_to_server(servicer, server):
                     servicer.PayOrder,
                     request_deserializer=quanyu_dot_commerce_dot_v1_dot_orders__pb2.PayOrderRequest.FromString,
                     response_serializer=quanyu_dot_commerce_dot_v1_dot_orders__pb2.PayOrderResponse.SerializeToString,
+            ),
+            'TakePaymentNotice': grpc.unary_unary_rpc_method_handler(
+                    servicer.TakePaymentNotice,
+                    request_deserializer=quanyu_dot_commerce_dot_v1_dot_orders__pb2.TakePaymentNoticeRequest.FromString,
+                    response_serializer=quanyu_dot_commerce_dot_v1_dot_orders__pb2.TakePaymentNoticeResponse.SerializeToString,
             ),
             'CancelOrder': grpc.unary_unary_rpc_method_handler(
                     servicer.CancelOrder,
@@ -264,6 +286,33 @@ class OrderService:
             '/quanyu.commerce.v1.OrderService/PayOrder',
             quanyu_dot_commerce_dot_v1_dot_orders__pb2.PayOrderRequest.SerializeToString,
             quanyu_dot_commerce_dot_v1_dot_orders__pb2.PayOrderResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def TakePaymentNotice(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/quanyu.commerce.v1.OrderService/TakePaymentNotice',
+            quanyu_dot_commerce_dot_v1_dot_orders__pb2.TakePaymentNoticeRequest.SerializeToString,
+            quanyu_dot_commerce_dot_v1_dot_orders__pb2.TakePaymentNoticeResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -35,13 +35,21 @@ class OrderServiceStub:
     """Makes an order of held goods, or of goods that are held by this call. Coupons are locked for it, their discounts shared out to the lines of
     their brand to the minor unit. The order must be paid within 30 minutes; then it is cancelled, its goods and coupons are free again.
     The scenario is derived from what is known of the consumer; the order keeps it with the fact that decided.
-    Refuses with HOLD_NOT_FOUND, HOLD_ENDED, HOLD_ORDERED, LINES_MISSING, STORES_MIXED, CURRENCY_MIXED, DESTINATION_MISSING (a delivery without one), STOCK_NOT_FOUND,
+    Refuses with HOLD_NOT_FOUND, HOLD_ENDED, HOLD_ORDERED, LINES_MISSING, STORES_MIXED, CURRENCY_MIXED, DESTINATION_MISSING (a delivery without one), INVALID_PHONE, STOCK_NOT_FOUND,
     OUT_OF_STOCK (as HoldStock) and with the wallet's reason when a coupon cannot be locked: then held goods stay held.
     """
     PayOrder: _grpc.UnaryUnaryMultiCallable[_orders_pb2.PayOrderRequest, _orders_pb2.PayOrderResponse]
     """Takes the payment, spends the coupons and moves the goods out of the stock, exactly once however often it is called; an order that is paid
     is answered as it stands and not charged again. Refuses with ORDER_NOT_FOUND, ORDER_CANCELLED, ORDER_NOT_PLACED, PAYMENT_DECLINED (the order stays, pay again with a new request_id),
     COUPONS_LOST (the wallet no longer has the coupons locked: the order is cancelled, nothing charged).
+    """
+    TakePaymentNotice: _grpc.UnaryUnaryMultiCallable[_orders_pb2.TakePaymentNoticeRequest, _orders_pb2.TakePaymentNoticeResponse]
+    """Takes a payment provider's notice as it came, and verifies it here: by Standard Webhooks (https://www.standardwebhooks.com), with the
+    secret that the provider shares with this installation. Its body is JSON: {"type": "payment.approved", "data": {"order_id": "ord_…",
+    "amount": {"minor": 19900, "currency": "CNY"}}}. An approved payment pays the order as PayOrder does, once however often the notice is
+    delivered; notices of any other type are heard and change nothing.
+    Refuses with SIGNATURE_INVALID (also of an unknown sender, or older than five minutes), NOTICE_INVALID, AMOUNT_DIFFERS (from the order's
+    total), and as PayOrder.
     """
     CancelOrder: _grpc.UnaryUnaryMultiCallable[_orders_pb2.CancelOrderRequest, _orders_pb2.CancelOrderResponse]
     """Cancels an order that is not paid: goods and coupons are free again. Cancelling twice changes nothing.
@@ -77,13 +85,21 @@ class OrderServiceAsyncStub(OrderServiceStub):
     """Makes an order of held goods, or of goods that are held by this call. Coupons are locked for it, their discounts shared out to the lines of
     their brand to the minor unit. The order must be paid within 30 minutes; then it is cancelled, its goods and coupons are free again.
     The scenario is derived from what is known of the consumer; the order keeps it with the fact that decided.
-    Refuses with HOLD_NOT_FOUND, HOLD_ENDED, HOLD_ORDERED, LINES_MISSING, STORES_MIXED, CURRENCY_MIXED, DESTINATION_MISSING (a delivery without one), STOCK_NOT_FOUND,
+    Refuses with HOLD_NOT_FOUND, HOLD_ENDED, HOLD_ORDERED, LINES_MISSING, STORES_MIXED, CURRENCY_MIXED, DESTINATION_MISSING (a delivery without one), INVALID_PHONE, STOCK_NOT_FOUND,
     OUT_OF_STOCK (as HoldStock) and with the wallet's reason when a coupon cannot be locked: then held goods stay held.
     """
     PayOrder: _aio.UnaryUnaryMultiCallable[_orders_pb2.PayOrderRequest, _orders_pb2.PayOrderResponse]  # type: ignore[assignment]
     """Takes the payment, spends the coupons and moves the goods out of the stock, exactly once however often it is called; an order that is paid
     is answered as it stands and not charged again. Refuses with ORDER_NOT_FOUND, ORDER_CANCELLED, ORDER_NOT_PLACED, PAYMENT_DECLINED (the order stays, pay again with a new request_id),
     COUPONS_LOST (the wallet no longer has the coupons locked: the order is cancelled, nothing charged).
+    """
+    TakePaymentNotice: _aio.UnaryUnaryMultiCallable[_orders_pb2.TakePaymentNoticeRequest, _orders_pb2.TakePaymentNoticeResponse]  # type: ignore[assignment]
+    """Takes a payment provider's notice as it came, and verifies it here: by Standard Webhooks (https://www.standardwebhooks.com), with the
+    secret that the provider shares with this installation. Its body is JSON: {"type": "payment.approved", "data": {"order_id": "ord_…",
+    "amount": {"minor": 19900, "currency": "CNY"}}}. An approved payment pays the order as PayOrder does, once however often the notice is
+    delivered; notices of any other type are heard and change nothing.
+    Refuses with SIGNATURE_INVALID (also of an unknown sender, or older than five minutes), NOTICE_INVALID, AMOUNT_DIFFERS (from the order's
+    total), and as PayOrder.
     """
     CancelOrder: _aio.UnaryUnaryMultiCallable[_orders_pb2.CancelOrderRequest, _orders_pb2.CancelOrderResponse]  # type: ignore[assignment]
     """Cancels an order that is not paid: goods and coupons are free again. Cancelling twice changes nothing.
@@ -122,7 +138,7 @@ class OrderServiceServicer(metaclass=_abc_1.ABCMeta):
         """Makes an order of held goods, or of goods that are held by this call. Coupons are locked for it, their discounts shared out to the lines of
         their brand to the minor unit. The order must be paid within 30 minutes; then it is cancelled, its goods and coupons are free again.
         The scenario is derived from what is known of the consumer; the order keeps it with the fact that decided.
-        Refuses with HOLD_NOT_FOUND, HOLD_ENDED, HOLD_ORDERED, LINES_MISSING, STORES_MIXED, CURRENCY_MIXED, DESTINATION_MISSING (a delivery without one), STOCK_NOT_FOUND,
+        Refuses with HOLD_NOT_FOUND, HOLD_ENDED, HOLD_ORDERED, LINES_MISSING, STORES_MIXED, CURRENCY_MIXED, DESTINATION_MISSING (a delivery without one), INVALID_PHONE, STOCK_NOT_FOUND,
         OUT_OF_STOCK (as HoldStock) and with the wallet's reason when a coupon cannot be locked: then held goods stay held.
         """
 
@@ -135,6 +151,20 @@ class OrderServiceServicer(metaclass=_abc_1.ABCMeta):
         """Takes the payment, spends the coupons and moves the goods out of the stock, exactly once however often it is called; an order that is paid
         is answered as it stands and not charged again. Refuses with ORDER_NOT_FOUND, ORDER_CANCELLED, ORDER_NOT_PLACED, PAYMENT_DECLINED (the order stays, pay again with a new request_id),
         COUPONS_LOST (the wallet no longer has the coupons locked: the order is cancelled, nothing charged).
+        """
+
+    @_abc_1.abstractmethod
+    def TakePaymentNotice(
+        self,
+        request: _orders_pb2.TakePaymentNoticeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_orders_pb2.TakePaymentNoticeResponse, _abc.Awaitable[_orders_pb2.TakePaymentNoticeResponse]]:
+        """Takes a payment provider's notice as it came, and verifies it here: by Standard Webhooks (https://www.standardwebhooks.com), with the
+        secret that the provider shares with this installation. Its body is JSON: {"type": "payment.approved", "data": {"order_id": "ord_…",
+        "amount": {"minor": 19900, "currency": "CNY"}}}. An approved payment pays the order as PayOrder does, once however often the notice is
+        delivered; notices of any other type are heard and change nothing.
+        Refuses with SIGNATURE_INVALID (also of an unknown sender, or older than five minutes), NOTICE_INVALID, AMOUNT_DIFFERS (from the order's
+        total), and as PayOrder.
         """
 
     @_abc_1.abstractmethod
