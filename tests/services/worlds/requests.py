@@ -229,6 +229,8 @@ def _scalar(field: Any, at: datetime) -> Any:
         return {**TEXTS, **days}.get(field.name, field.name)
     if field.type == field.TYPE_BOOL:
         return True
+    if field.type == field.TYPE_BYTES:
+        return field.name.encode()
     if field.type == field.TYPE_DOUBLE:
         return {"longitude": 116.4551, "latitude": 39.9341}[field.name]
     return NUMBERS.get(field.name, 1)
