@@ -522,7 +522,7 @@ class GetScorecardRequest(_message.Message):
     from_day: _builtins.str
     until_day: _builtins.str
     currency: _builtins.str
-    """Empty: the tenant's own."""
+    """ISO 4217; empty: the tenant's own."""
     def __init__(
         self,
         *,

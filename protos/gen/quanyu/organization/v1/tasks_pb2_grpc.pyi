@@ -6,6 +6,8 @@ Tasks: what a fact asks of a member of staff, from birth to outcome.
 A task is born from a fact of another service: a shopper left the district with coupons unspent, so the guide she is bound to
 follows up. It follows the binding: when she is bound to another guide it is handed over, when to nobody it is withdrawn.
 Only the assignee sees a task, and whoever runs the store it belongs to or stands above it.
+
+The initial metadata `quanyu-cursor` of a stream is the cursor it begins at: one that broke before its first response goes on from there.
 """
 
 from collections import abc as _abc
