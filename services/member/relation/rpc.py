@@ -80,8 +80,8 @@ class RelationService(relation_pb2_grpc.RelationServiceServicer):
         table, query = self.relations.relations, {"brand_id": request.brand_id}
         if request.consumer_id:
             people = await self.consumers.people([request.consumer_id])
-            query = {"consumer_id": people.person_of(request.consumer_id)}
-            table = table.unscoped if is_self(people.ids_of(request.consumer_id)) else table
+            table, only = await self.consumers.readable(table, people.ids_of(request.consumer_id))
+            query = {"consumer_id": people.person_of(request.consumer_id), **only}
         rows, info = await table.page(query, request.page, order=LATEST_FIRST)
         answer: dict[str, Any] = {"relations": [self._now(one) for one in await whole(table, rows)], "page": info}
         return relation_pb2.ListRelationsResponse(**answer)
@@ -93,7 +93,8 @@ class RelationService(relation_pb2_grpc.RelationServiceServicer):
             raise Invalid("BATCH_TOO_LARGE", f"ask for at most {LISTS_MAX} at a time", field="consumer_ids")
         first = pages.size(PageRequest(first=request.first))
         people = await self.consumers.people(request.consumer_ids)
-        found = await self.relations.first_of_each([people.person_of(id) for id in request.consumer_ids], first)
+        served = {people.person_of(id): brands for id, brands in (await self.consumers.served_brands(request.consumer_ids)).items()}
+        found = await self.relations.first_of_each([people.person_of(id) for id in request.consumer_ids], first, served)
         lists = []
         for id in dict.fromkeys(request.consumer_ids):
             if relations := found.get(people.person_of(id)):

@@ -158,13 +158,18 @@ class Relations:
 
     # reading ---------------------------------------------------------------------------------------------------------
 
-    async def first_of_each(self, person_ids: Iterable[str], first: int) -> dict[str, list[Relation]]:
-        """Per person the latest touched relations within the caller's scope, at most `first`, one more to tell that there are more."""
-        latest = {
-            "$setWindowFields": {"partitionBy": "$consumer_id", "sortBy": {"last_at": -1, "_id": 1}, "output": {"place": PLACE_IN_LIST}}
-        }
-        match = {"$match": self.relations.within({"consumer_id": {"$in": sorted(set(person_ids))}})}
-        pipeline = [match, latest, {"$match": {"place": {"$lte": first + 1}}}, {"$sort": {"place": 1}}]
+    async def first_of_each(self, person_ids: Iterable[str], first: int, served: Mapping[str, set[str]]) -> dict[str, list[Relation]]:
+        """Per person the latest touched relations, at most `first`, one more to tell that there are more: those within the caller's scope
+        and with the brands for which the caller looks after the person (`served`)."""
+        partition = {"partitionBy": "$consumer_id", "sortBy": {"last_at": -1, "_id": 1}, "output": {"place": PLACE_IN_LIST}}
+        in_scope = self.relations.within({"consumer_id": {"$in": sorted(set(person_ids))}})
+        looked_after = [{"consumer_id": person, "brand_id": {"$in": sorted(brands)}} for person, brands in served.items()]
+        pipeline: list[Document] = [
+            {"$match": {"$or": [in_scope, *looked_after]}},
+            {"$setWindowFields": partition},
+            {"$match": {"place": {"$lte": first + 1}}},
+            {"$sort": {"place": 1}},
+        ]
         found: dict[str, list[Relation]] = {}
         async for row in await self.relations.database.aggregate(self.relations.name, pipeline):
             found.setdefault(row["consumer_id"], []).append(as_struct(row, Relation))

@@ -15,7 +15,7 @@ from services.kit import clock
 from services.kit.errors import Denied, Invalid, NotFound
 from services.member.relation import rules
 from services.member.relation.rules import Interaction
-from tests.services.member.conftest import OPERATOR, brand, guide, new_request, shopper
+from tests.services.member.conftest import OPERATOR, brand, guide, manager, new_request, shopper
 
 DAY = timedelta(days=1)
 
@@ -233,6 +233,15 @@ async def test_recording_by_a_brand_and_its_staff(town):
         await town.operator.relation.RecordInteraction(seen(at=stamp(clock.now() + timedelta(minutes=6))))
 
 
+async def relations(speaker, id):
+    """The brands whose relation with a consumer somebody sees, alone and in a batch."""
+    listed = await speaker.relation.ListRelations(pb.ListRelationsRequest(consumer_id=id))
+    batch = await speaker.relation.BatchListRelations(pb.BatchListRelationsRequest(consumer_ids=[id]))
+    seen = sorted(one.brand_id for one in listed.relations)
+    assert sorted(one.brand_id for consumer in batch.consumers for one in consumer.relations) == seen
+    return seen
+
+
 async def test_who_reads_a_relation(town):
     id, other = await town.registered(), await town.registered(brand_id="brd_2")
     await town.tell(paid("ord_1", id, clock.now(), brands=["brd_1", "brd_2"]), source="commerce")
@@ -245,8 +254,12 @@ async def test_who_reads_a_relation(town):
         assert len((await transitions(speaker, id)).transitions) == 1
     told = await town.speaker(*guide("stf_1", "str_1")).relation.ListInteractions(pb.ListInteractionsRequest(consumer_id=id))
     assert [one.brand_id for one in told.interactions] == ["brd_1"]
+    for grants in ([brand("brd_1")], guide("stf_1", "str_1"), [manager("str_1")]):
+        assert await relations(town.speaker(*grants), id) == ["brd_1"]
+    assert await relations(town.speaker(*shopper(id)), id) == ["brd_1", "brd_2"]
     for grants in ([brand("brd_2")], guide("stf_2", "str_2"), shopper(other)):
         speaker = town.speaker(*grants)
+        assert await relations(speaker, id) == (["brd_2"] if grants == [brand("brd_2")] else [])
         with pytest.raises(NotFound, match="RELATION_NOT_FOUND"):
             await relation(speaker, id)
         assert not (await transitions(speaker, id)).transitions

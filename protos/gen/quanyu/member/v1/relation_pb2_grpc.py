@@ -92,14 +92,15 @@ class RelationServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListRelations(self, request, context):
-        """The relations of a person or of a brand, the latest touched first. Refuses with CONSUMER_OR_BRAND unless exactly one is given.
+        """The relations of a person or of a brand, the latest touched first. A brand sees its own; staff of a store, of a person whom they or
+        their store look after, the one with the brand for which they do. Refuses with CONSUMER_OR_BRAND unless exactly one is given.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def BatchListRelations(self, request, context):
-        """The latest touched relations of each of up to 100 consumers.
+        """The latest touched relations of each of up to 100 consumers, as far as ListRelations shows them.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

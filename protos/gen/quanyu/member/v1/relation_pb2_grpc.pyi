@@ -42,9 +42,11 @@ class RelationServiceStub:
     BatchGetRelations: _grpc.UnaryUnaryMultiCallable[_relation_pb2.BatchGetRelationsRequest, _relation_pb2.BatchGetRelationsResponse]
     """The relations of up to 500 consumers with one brand; those without one are absent."""
     ListRelations: _grpc.UnaryUnaryMultiCallable[_relation_pb2.ListRelationsRequest, _relation_pb2.ListRelationsResponse]
-    """The relations of a person or of a brand, the latest touched first. Refuses with CONSUMER_OR_BRAND unless exactly one is given."""
+    """The relations of a person or of a brand, the latest touched first. A brand sees its own; staff of a store, of a person whom they or
+    their store look after, the one with the brand for which they do. Refuses with CONSUMER_OR_BRAND unless exactly one is given.
+    """
     BatchListRelations: _grpc.UnaryUnaryMultiCallable[_relation_pb2.BatchListRelationsRequest, _relation_pb2.BatchListRelationsResponse]
-    """The latest touched relations of each of up to 100 consumers."""
+    """The latest touched relations of each of up to 100 consumers, as far as ListRelations shows them."""
     ListTransitions: _grpc.UnaryUnaryMultiCallable[_relation_pb2.ListTransitionsRequest, _relation_pb2.ListTransitionsResponse]
     """How the stage of a person with a brand moved, newest first, each move with its cause."""
     ListInteractions: _grpc.UnaryUnaryMultiCallable[_relation_pb2.ListInteractionsRequest, _relation_pb2.ListInteractionsResponse]
@@ -68,9 +70,11 @@ class RelationServiceAsyncStub(RelationServiceStub):
     BatchGetRelations: _aio.UnaryUnaryMultiCallable[_relation_pb2.BatchGetRelationsRequest, _relation_pb2.BatchGetRelationsResponse]  # type: ignore[assignment]
     """The relations of up to 500 consumers with one brand; those without one are absent."""
     ListRelations: _aio.UnaryUnaryMultiCallable[_relation_pb2.ListRelationsRequest, _relation_pb2.ListRelationsResponse]  # type: ignore[assignment]
-    """The relations of a person or of a brand, the latest touched first. Refuses with CONSUMER_OR_BRAND unless exactly one is given."""
+    """The relations of a person or of a brand, the latest touched first. A brand sees its own; staff of a store, of a person whom they or
+    their store look after, the one with the brand for which they do. Refuses with CONSUMER_OR_BRAND unless exactly one is given.
+    """
     BatchListRelations: _aio.UnaryUnaryMultiCallable[_relation_pb2.BatchListRelationsRequest, _relation_pb2.BatchListRelationsResponse]  # type: ignore[assignment]
-    """The latest touched relations of each of up to 100 consumers."""
+    """The latest touched relations of each of up to 100 consumers, as far as ListRelations shows them."""
     ListTransitions: _aio.UnaryUnaryMultiCallable[_relation_pb2.ListTransitionsRequest, _relation_pb2.ListTransitionsResponse]  # type: ignore[assignment]
     """How the stage of a person with a brand moved, newest first, each move with its cause."""
     ListInteractions: _aio.UnaryUnaryMultiCallable[_relation_pb2.ListInteractionsRequest, _relation_pb2.ListInteractionsResponse]  # type: ignore[assignment]
@@ -109,7 +113,9 @@ class RelationServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _relation_pb2.ListRelationsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_relation_pb2.ListRelationsResponse, _abc.Awaitable[_relation_pb2.ListRelationsResponse]]:
-        """The relations of a person or of a brand, the latest touched first. Refuses with CONSUMER_OR_BRAND unless exactly one is given."""
+        """The relations of a person or of a brand, the latest touched first. A brand sees its own; staff of a store, of a person whom they or
+        their store look after, the one with the brand for which they do. Refuses with CONSUMER_OR_BRAND unless exactly one is given.
+        """
 
     @_abc_1.abstractmethod
     def BatchListRelations(
@@ -117,7 +123,7 @@ class RelationServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _relation_pb2.BatchListRelationsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_relation_pb2.BatchListRelationsResponse, _abc.Awaitable[_relation_pb2.BatchListRelationsResponse]]:
-        """The latest touched relations of each of up to 100 consumers."""
+        """The latest touched relations of each of up to 100 consumers, as far as ListRelations shows them."""
 
     @_abc_1.abstractmethod
     def ListTransitions(
