@@ -15,7 +15,7 @@ from graphql import OperationType
 from msgspec import Struct
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gateway.asked import EVENT_STREAM, JSON, BadRequest, Reader
 from gateway.operations import Answer, Operations, Ready, log, told
@@ -57,7 +57,7 @@ class EventStreams:
     def __init__(self, operations: Operations, subscriptions: Subscriptions, endings: Endings, reader: Reader) -> None:
         self.operations, self.subscriptions, self.endings, self.reader = operations, subscriptions, endings, reader
 
-    async def open(self, request: Request) -> Response:
+    async def open(self, request: Request) -> ASGIApp:
         """The response to one request: of a subscription a stream, of all else an event and the end."""
         started, id = time.perf_counter(), self.operations.begin()
         opened = await self.operations.answered(self._opened(request))
