@@ -146,10 +146,10 @@ def operation(text: str) -> str:
 
 
 @asynccontextmanager
-async def serving(gateway: Gateway, **changes: Any) -> AsyncIterator[Served]:
-    """The gateway, listening at a free port."""
+async def serving(gateway: Gateway, at: str = "127.0.0.1:0", **changes: Any) -> AsyncIterator[Served]:
+    """The gateway, listening there; at a free port unless told."""
     settings = msgspec.structs.replace(Settings(drain_seconds=2.0), **changes)
-    with listen("127.0.0.1:0") as listening:
+    with listen(at) as listening:
         address = "{}:{}".format(*listening.getsockname()[:2])
         config = configured(gateway.app, settings)
         config.lifespan = "off"
