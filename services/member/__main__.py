@@ -25,7 +25,7 @@ def wire(house: House) -> Wiring:
         servicers=[
             (
                 identity_pb2_grpc.add_IdentityServiceServicer_to_server,
-                IdentityService(house, consumers, imported=consent.imported, moved=relations.moved),
+                IdentityService(house, consumers, stores, imported=consent.imported, moved=relations.moved),
             ),
             (consent_pb2_grpc.add_ConsentServiceServicer_to_server, consent),
             (relation_pb2_grpc.add_RelationServiceServicer_to_server, RelationService(house, relations, consumers, stores)),

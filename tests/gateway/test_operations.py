@@ -175,6 +175,11 @@ async def walked(gateway: Gateway) -> Play:
 
     new = {"brandId": "brd_a", "identities": [{"kind": "CARD", "namespace": "brd_a", "value": "C-1", "verified": True}]}
     cleo = (await play.play("register_consumer", {"input": new}, who=operator))["consumer"]["id"]
+    walked_in = {"brandId": "brd_a", "storeId": "str_a1", "identities": [{"kind": "PHONE", "value": "13912345678"}], "displayName": "Dan"}
+    dan = await play.play("register_consumer", {"input": walked_in}, who=guide)
+    assert (dan["created"], dan["consumer"]) == (True, None)
+    await play.play("bind_consumer", {"input": {"consumerId": dan["consumerId"], "brandId": "brd_a", "staffId": guide}}, who=guide)
+    assert "Dan" in [each["consumer"]["displayName"] for each in (await play.play("guide_clients", who=guide))["staff"]["clients"]["nodes"]]
     bound = await play.play("bind_consumer", {"input": {"consumerId": cleo, "brandId": "brd_a", "staffId": guide}}, who=operator)
     assert bound["binding"]["staff"]["id"] == guide
     two = {"consumerId": bea, "linkedConsumerId": cleo}

@@ -99,10 +99,12 @@ class RegisterConsumerInput:
     display_name: str | None
     sizes: list[AttributeInput] | None
     preferences: list[AttributeInput] | None
+    store_id: ID | None
 
 
 @view(identity_pb2.RegisterConsumerResponse)
 class RegisterConsumerPayload:
+    consumer_id: ID
     created: bool
     consumer: Consumer | None = edge(by="consumer_id", through=consumer_by_id)
 

@@ -86,6 +86,13 @@ class Book:
         identity_ids = [identity.id for identity in identities]
         return Entered(self.consumers[id].person_id, id, target is None, identity_ids, linked_to or "", evidence)
 
+    def known(self, sought: Sequence[Given], brand_id: str) -> Consumer | None:
+        """The consumer for whom one of these stands, of those the brand knows. IDENTITIES_DISAGREE when they are different people."""
+        holders = [self.consumers[self.identities[id].consumer_id] for given in sought if (id := self._standing(given))]
+        of_brand = {one.id: one.person_id for one in holders if brand_id in one.known_to}
+        found = rules.holder("", of_brand, of_brand)
+        return self.consumers[found] if found else None
+
     def add(self, consumer_id: str, given: Given, brand_id: str, at: datetime, new_id: NewId) -> tuple[str, bool]:
         """Adds an identity to a consumer; its id and whether it is new. IDENTITY_TAKEN when it stands for another person."""
         consumer = self.consumers[consumer_id]

@@ -17,6 +17,7 @@ from services.member.identity import rules
 from services.member.identity.registration import Entered, Entry
 from services.member.identity.rules import Consumer, ConsumerLinked, ConsumerUnlinked, Identity, Link, NewIdentity, Reason, Registration
 from services.member.identity.store import LINKS_SHOWN_MAX, Consumers
+from services.member.stores import Stores
 
 ROWS_MAX = 500
 CONSENTS_MAX = 300
@@ -31,8 +32,8 @@ Move = Callable[[Unit, Mapping[str, list[str]]], Awaitable[None]]
 class IdentityService(identity_pb2_grpc.IdentityServiceServicer):
     """`imported` and `moved` are the use cases uphill that follow in the same write; the wiring hands them in."""
 
-    def __init__(self, house: House, consumers: Consumers, *, imported: Import, moved: Move) -> None:
-        self.units, self.consumers, self.imported, self.moved = house.units, consumers, imported, moved
+    def __init__(self, house: House, consumers: Consumers, stores: Stores, *, imported: Import, moved: Move) -> None:
+        self.units, self.consumers, self.stores, self.imported, self.moved = house.units, consumers, stores, imported, moved
 
     @write
     async def RegisterConsumer(
@@ -41,7 +42,14 @@ class IdentityService(identity_pb2_grpc.IdentityServiceServicer):
         registration = as_struct(fields(request), Registration)
         if not registration.identities:
             raise Invalid(Reason.INVALID_FIELD, "give at least one identity", field="identities")
-        (entered,) = await self.consumers.register(unit, [self.consumers.entry(registration, request.brand_id)], request.brand_id)
+        entry = self.consumers.entry(registration, request.brand_id)
+        if unit.caller.reaches(Kind.BRAND, request.brand_id):
+            (entered,) = await self.consumers.register(unit, [entry], request.brand_id)
+        else:
+            await self.stores.require_brand(request.brand_id, request.store_id, unit.session)
+            if registration.consumer_id:
+                raise Invalid(Reason.INVALID_FIELD, "leave it out: whom a store signs up gets a fresh id", field="consumer_id")
+            entered = await self.consumers.sign_up(unit, entry, request.brand_id)
         if isinstance(entered, Refusal):
             raise entered
         return identity_pb2.RegisterConsumerResponse(consumer_id=entered.person_id, created=entered.created)

@@ -182,6 +182,11 @@ def claim(given: NewIdentity, brand_id: str) -> Claim:
     return Claim(given.kind, namespace, value, f"{owner}\0{namespace}\0{value}", given.verified, stands)
 
 
+def unproved(claim: Claim) -> Claim:
+    """The claim as a store makes it, who proves nothing: what would mean a person to every brand means nobody yet."""
+    return replace(claim, verified=False, stands=False) if claim.kind in ACROSS_BRANDS else claim
+
+
 def may_give(kind: Kind, *, everywhere: bool) -> None:
     """`Denied` for what signs people in, unless the installation states it: whoever gives it could be anybody they know."""
     if kind is Kind.OIDC_SUBJECT and not everywhere:

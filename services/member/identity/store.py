@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from msgspec import Struct
+from msgspec.structs import replace
 from pymongo import ASCENDING, DESCENDING, IndexModel, ReplaceOne, UpdateMany, UpdateOne
 
 from quanyu.member.v1 import identity_pb2
@@ -185,6 +186,20 @@ class Consumers:
                 answers.append(refusal)
         await self._save(unit, book)
         return answers
+
+    async def sign_up(self, unit: Unit, entry: Entry, brand_id: str) -> Entered:
+        """Enters what staff of a store give: somebody their brand knows, who stays as they are, or else somebody new.
+
+        Whether others know them shows in nothing: not in the answer, nor in what is kept.
+        """
+        sought = [replace(given, claim=replace(given.claim, stands=True)) for given in entry.given]
+        book = await self._book(unit, sought, [])
+        if found := book.known(sought, brand_id):
+            return Entered(found.person_id, found.id, False, [])
+        given = [replace(given, claim=rules.unproved(given.claim)) for given in entry.given]
+        entered = book.enter(replace(entry, given=given), brand_id, unit.at, anybody=False, new_id=ids.new)
+        await self._save(unit, book)
+        return entered
 
     async def add(self, unit: Unit, consumer_id: str, given: Given, brand_id: str) -> tuple[str, bool]:
         """Adds an identity to a consumer; its id and whether it is new."""

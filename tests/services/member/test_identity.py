@@ -1,12 +1,15 @@
 """Identity through the running service: who is found, who is who, and who sees what of whom."""
 
 import asyncio
+from datetime import UTC, timedelta
 
 import pytest
 
 from quanyu.member.v1 import identity_pb2 as pb
+from quanyu.member.v1 import outreach_pb2
+from services.kit import clock
 from services.kit.errors import Conflict, Denied, Invalid, NotFound
-from tests.services.member.conftest import OPERATOR, SERVICE, brand, guide, new_request, shopper
+from tests.services.member.conftest import OPERATOR, SERVICE, brand, guide, manager, new_request, shopper
 
 PHONE, OPEN_ID, CARD, OIDC = (
     pb.IDENTITY_KIND_PHONE,
@@ -71,6 +74,57 @@ async def test_identities_of_two_people_are_refused_and_a_taken_id_too(town):
             await speaker.RegisterConsumer(register(phone("13900000003"), sizes={name: "40"}))
     with pytest.raises(Denied):
         await speaker.RegisterConsumer(register(phone("13900000003"), brand_id="brd_2"))
+
+
+async def signed_up(town, *identities, staff=("stf_1", "str_1"), brand_id="brd_1", **more):
+    """What a store's guide hears, and what they can see of the consumer once they look after them."""
+    speaker = town.speaker(*guide(*staff))
+    answer = await speaker.identity.RegisterConsumer(register(*identities, brand_id=brand_id, store_id=staff[1], **more))
+    id = answer.consumer_id
+    bind = outreach_pb2.BindConsumerRequest(request_id=new_request(), consumer_id=id, brand_id=brand_id, staff_id=staff[0])
+    await speaker.outreach.BindConsumer(bind)
+    seen = (await speaker.identity.GetConsumer(pb.GetConsumerRequest(id=id))).consumer
+    listed = (await speaker.identity.ListIdentities(pb.ListIdentitiesRequest(consumer_id=id))).identities
+    return answer, seen, [(one.kind, one.shown, one.verified) for one in listed]
+
+
+async def test_a_guide_signs_up_a_shopper_and_cannot_tell_whether_others_know_them(town):
+    await town.registered("13900000001", brand_id="brd_2", display_name="Li Na")
+    for value, verified in (("13900000001", True), ("13900000001", False), ("13900000002", True)):
+        earliest = clock.now()
+        answer, seen, identities = await signed_up(town, phone(value, verified), display_name="小李", sizes={"shirt": "40"})
+        assert answer.created and seen.created_at.ToDatetime(UTC) >= earliest - timedelta(milliseconds=1)
+        assert (seen.person_id, list(seen.consumer_ids)) == (answer.consumer_id, [answer.consumer_id])
+        assert (seen.display_name, dict(seen.sizes)) == ("小李", {"shirt": "40"})
+        assert identities == [(PHONE, f"139****000{value[-1]}", False)]
+    told = await town.speaker(brand("brd_2")).identity.RegisterConsumer(register(phone("13900000002"), brand_id="brd_2"))
+    assert told.created, "what a store was told stands for nobody"
+
+
+async def test_a_guide_finds_whom_the_brand_knows_and_changes_nothing(town):
+    id = await town.registered("13900000001", display_name="Li Na")
+    before = [row async for row in town.database["identities"].find()]
+    card = pb.NewIdentity(kind=CARD, value="B-1", verified=True)
+    answer, seen, identities = await signed_up(town, phone("13900000001", False), card, display_name="Mallory")
+    assert (answer.consumer_id, answer.created, seen.display_name) == (id, False, "Li Na")
+    assert identities == [(PHONE, "139****0001", True)]
+    assert [row async for row in town.database["identities"].find()] == before
+    other = await town.registered("13900000002")
+    with pytest.raises(Conflict, match="IDENTITIES_DISAGREE") as refused:
+        await signed_up(town, phone("13900000001"), phone("13900000002"))
+    assert str(sorted([id, other])) == refused.value.metadata["consumer_ids"]
+
+
+async def test_a_store_signs_up_for_its_own_brand_only_and_names_no_ids(town):
+    for refused, more in (("NOT_PERMITTED", {"store_id": "str_2"}), ("NOT_PERMITTED", {}), ("BRAND_NOT_YOURS", {"brand_id": "brd_2"})):
+        given = {"store_id": "str_1"} | more if more.get("brand_id") else more
+        for grants in (guide("stf_1", "str_1"), [manager("str_1")]):
+            with pytest.raises(Denied, match=refused):
+                await town.speaker(*grants).identity.RegisterConsumer(register(phone("13900000009"), **given))
+    with pytest.raises(Invalid, match="leave it out"):
+        await signed_up(town, phone("13900000009"), consumer_id="con_mine")
+    with pytest.raises(Denied, match="SUBJECT_NOT_YOURS"):
+        await signed_up(town, pb.NewIdentity(kind=OIDC, namespace="https://id.example", value="s"))
 
 
 async def test_each_sees_of_a_consumer_what_is_theirs_to_see(town):

@@ -55,7 +55,7 @@ class _IdentityReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Identi
     IDENTITY_REASON_TOO_MANY_LINKED: _IdentityReason.ValueType  # 11
     """The person would consist of more than 50 consumers."""
     IDENTITY_REASON_BRAND_NOT_YOURS: _IdentityReason.ValueType  # 12
-    """A consent of the row belongs to a brand outside the caller's scope."""
+    """A consent of the row belongs to a brand outside the caller's scope, or the store in whose name this is asked to another brand."""
     IDENTITY_REASON_INVALID_FIELD: _IdentityReason.ValueType  # 13
     """A value is missing or too long."""
     IDENTITY_REASON_SUBJECT_NOT_YOURS: _IdentityReason.ValueType  # 14
@@ -89,7 +89,7 @@ IDENTITY_REASON_LINK_NOT_YOURS: IdentityReason.ValueType  # 10
 IDENTITY_REASON_TOO_MANY_LINKED: IdentityReason.ValueType  # 11
 """The person would consist of more than 50 consumers."""
 IDENTITY_REASON_BRAND_NOT_YOURS: IdentityReason.ValueType  # 12
-"""A consent of the row belongs to a brand outside the caller's scope."""
+"""A consent of the row belongs to a brand outside the caller's scope, or the store in whose name this is asked to another brand."""
 IDENTITY_REASON_INVALID_FIELD: IdentityReason.ValueType  # 13
 """A value is missing or too long."""
 IDENTITY_REASON_SUBJECT_NOT_YOURS: IdentityReason.ValueType  # 14
@@ -366,14 +366,17 @@ class RegisterConsumerRequest(_message.Message):
     DISPLAY_NAME_FIELD_NUMBER: _builtins.int
     SIZES_FIELD_NUMBER: _builtins.int
     PREFERENCES_FIELD_NUMBER: _builtins.int
+    STORE_ID_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Carried out once; see the kit."""
     consumer_id: _builtins.str
-    """The id to register under, like con_…, of 5 to 100 characters; empty: a fresh one."""
+    """The id to register under, like con_…, of 5 to 100 characters; empty: a fresh one. Staff of a store leave it empty."""
     brand_id: _builtins.str
     """The brand or retailer that supplies the identities."""
     display_name: _builtins.str
     """At most 100 characters."""
+    store_id: _builtins.str
+    """For staff of a store: their store, which must belong to the brand. Empty for everybody else."""
     @_builtins.property
     def identities(self) -> _containers.RepeatedCompositeFieldContainer[Global___NewIdentity]:
         """1 to 20."""
@@ -396,10 +399,11 @@ class RegisterConsumerRequest(_message.Message):
         display_name: _builtins.str = ...,
         sizes: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         preferences: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        store_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["brand_id", b"brand_id", "consumer_id", b"consumer_id", "display_name", b"display_name", "identities", b"identities", "preferences", b"preferences", "request_id", b"request_id", "sizes", b"sizes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["brand_id", b"brand_id", "consumer_id", b"consumer_id", "display_name", b"display_name", "identities", b"identities", "preferences", b"preferences", "request_id", b"request_id", "sizes", b"sizes", "store_id", b"store_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

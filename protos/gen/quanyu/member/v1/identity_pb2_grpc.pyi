@@ -39,7 +39,10 @@ class IdentityServiceStub:
     """Registers a consumer with the identities a brand supplies, or finds the one they already stand for: a verified phone, a union id or
     an OIDC subject find across brands; an open id, a card and an external id only within the brand that supplied them. Identities that
     are new are added to the consumer found.
-    Refuses with IDENTITIES_DISAGREE when the identities stand for different people (link those first), with CONSUMER_ID_TAKEN when
+    Staff of a store sign up whoever stands before them, in the name of their store. They find whom their brand knows, and such a consumer
+    stays as they are; everybody else is registered anew, whether or not other brands know them. Phones and union ids from a store are kept
+    as not verified and join nobody until the brand proves them.
+    Refuses with BRAND_NOT_YOURS when the store given belongs to another brand, with IDENTITIES_DISAGREE when the identities stand for different people (link those first), with CONSUMER_ID_TAKEN when
     `consumer_id` names a consumer this brand does not know, with INVALID_PHONE for a phone that cannot exist, with SUBJECT_NOT_YOURS
     for an OIDC subject given by a brand, and with TOO_MANY_IDENTITIES beyond 50 of one consumer.
     """
@@ -87,7 +90,10 @@ class IdentityServiceAsyncStub(IdentityServiceStub):
     """Registers a consumer with the identities a brand supplies, or finds the one they already stand for: a verified phone, a union id or
     an OIDC subject find across brands; an open id, a card and an external id only within the brand that supplied them. Identities that
     are new are added to the consumer found.
-    Refuses with IDENTITIES_DISAGREE when the identities stand for different people (link those first), with CONSUMER_ID_TAKEN when
+    Staff of a store sign up whoever stands before them, in the name of their store. They find whom their brand knows, and such a consumer
+    stays as they are; everybody else is registered anew, whether or not other brands know them. Phones and union ids from a store are kept
+    as not verified and join nobody until the brand proves them.
+    Refuses with BRAND_NOT_YOURS when the store given belongs to another brand, with IDENTITIES_DISAGREE when the identities stand for different people (link those first), with CONSUMER_ID_TAKEN when
     `consumer_id` names a consumer this brand does not know, with INVALID_PHONE for a phone that cannot exist, with SUBJECT_NOT_YOURS
     for an OIDC subject given by a brand, and with TOO_MANY_IDENTITIES beyond 50 of one consumer.
     """
@@ -138,7 +144,10 @@ class IdentityServiceServicer(metaclass=_abc_1.ABCMeta):
         """Registers a consumer with the identities a brand supplies, or finds the one they already stand for: a verified phone, a union id or
         an OIDC subject find across brands; an open id, a card and an external id only within the brand that supplied them. Identities that
         are new are added to the consumer found.
-        Refuses with IDENTITIES_DISAGREE when the identities stand for different people (link those first), with CONSUMER_ID_TAKEN when
+        Staff of a store sign up whoever stands before them, in the name of their store. They find whom their brand knows, and such a consumer
+        stays as they are; everybody else is registered anew, whether or not other brands know them. Phones and union ids from a store are kept
+        as not verified and join nobody until the brand proves them.
+        Refuses with BRAND_NOT_YOURS when the store given belongs to another brand, with IDENTITIES_DISAGREE when the identities stand for different people (link those first), with CONSUMER_ID_TAKEN when
         `consumer_id` names a consumer this brand does not know, with INVALID_PHONE for a phone that cannot exist, with SUBJECT_NOT_YOURS
         for an OIDC subject given by a brand, and with TOO_MANY_IDENTITIES beyond 50 of one consumer.
         """
