@@ -11,31 +11,26 @@ from gateway.view import computed, enumeration, root, view
 from quanyu.commerce.v1 import catalog_pb2
 from quanyu.common.v1 import money_pb2, point_pb2, touch_pb2
 from quanyu.organization.v1 import chart_pb2
+from services.kit.currencies import DIGITS
 from services.kit.errors import Invalid
+from services.kit.money import MINOR_MAX
 
 if TYPE_CHECKING:
     from gateway.context import Context
     from gateway.scalars import Decimal
 
-DIGITS = 2
-DIGITS_OF = {
-    **dict.fromkeys(
-        ("BIF", "CLP", "DJF", "GNF", "ISK", "JPY", "KMF", "KRW", "PYG", "RWF", "UGX", "UYI", "VND", "VUV", "XAF", "XOF", "XPF"), 0
-    ),
-    **dict.fromkeys(("BHD", "IQD", "JOD", "KWD", "LYD", "OMR", "TND"), 3),
-}
-"""ISO 4217: digits of the minor unit where they are not two."""
-MINOR_MAX = 10**15
+UNKNOWN = 2
+"""Digits of a currency that is in no table: of one withdrawn since, or one that is refused."""
 
 
 def amount(money: money_pb2.Money) -> str:
     """1230 minor units of CNY are 12.30."""
-    return str(Number(money.minor).scaleb(-DIGITS_OF.get(money.currency, DIGITS)))
+    return str(Number(money.minor).scaleb(-DIGITS.get(money.currency, UNKNOWN)))
 
 
 def minor(value: Number, currency: str) -> int:
     """The reverse; `Invalid` for more digits than the currency has, or more money than there is."""
-    scaled = value.scaleb(DIGITS_OF.get(currency, DIGITS))
+    scaled = value.scaleb(DIGITS.get(currency, UNKNOWN))
     if scaled != scaled.to_integral_value() or abs(scaled) > MINOR_MAX:
         raise Invalid("INVALID_FIELD", f"{value} is no amount of {currency}", field="amount")
     return int(scaled)

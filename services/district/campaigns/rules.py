@@ -114,6 +114,8 @@ def join(campaign: Campaign, asked: Joining, at: datetime) -> tuple[Campaign, Bu
         raise Invalid(
             Reason.TERMS_INVALID, "the minimum spend is nothing or more, in the currency of the value", field="terms.minimum_spend"
         )
+    if 0 < minimum.minor < terms.value.minor:
+        raise Invalid(Reason.TERMS_INVALID, "the minimum spend is nothing, or as much as the coupon takes off", field="terms.minimum_spend")
     budget = Budget(
         id=budget_id(campaign.id, asked.brand_id), campaign_id=campaign.id, district_id=campaign.district_id, brand_id=asked.brand_id,
         terms=msgspec.structs.replace(terms, minimum_spend=minimum), total=asked.total, starts_at=campaign.starts_at,

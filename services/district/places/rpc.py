@@ -40,18 +40,18 @@ class Places(places_pb2_grpc.PlaceServiceServicer):
 
     @write
     async def CreateVenue(self, request: places_pb2.CreateVenueRequest, unit: Unit) -> places_pb2.CreateVenueResponse:
-        await self.districts.load(request.district_id, session=unit.session)
+        district = await self.districts.load(request.district_id, session=unit.session)
         with under("venue"):
-            venue = _venue(request.venue, request.district_id, request.venue.id or ids.new("ven"))
+            venue = _venue(request.venue, district, request.venue.id or ids.new("ven"))
         return places_pb2.CreateVenueResponse(venue=await self.venues.insert(unit, venue))
 
     @write
     async def ImportVenues(self, request: places_pb2.ImportVenuesRequest, unit: Unit) -> places_pb2.ImportVenuesResponse:
         if not 0 < len(request.venues) <= rules.IMPORT_MAX or len({venue.id for venue in request.venues}) < len(request.venues):
             raise Invalid("INVALID_FIELD", f"give 1 to {rules.IMPORT_MAX} venues, each once", field="venues")
-        await self.districts.load(request.district_id, session=unit.session)
-        venues = [_venue(venue, request.district_id, venue.id) for venue in request.venues]
-        created, replaced = await self.venues.bring(unit, request.district_id, venues)
+        district = await self.districts.load(request.district_id, session=unit.session)
+        venues = [_venue(venue, district, venue.id) for venue in request.venues]
+        created, replaced = await self.venues.bring(unit, district.id, venues)
         return places_pb2.ImportVenuesResponse(created=created, replaced=replaced)
 
     async def BatchGetVenues(self, request: places_pb2.BatchGetVenuesRequest, context: Any) -> places_pb2.BatchGetVenuesResponse:
@@ -88,5 +88,5 @@ class Places(places_pb2_grpc.PlaceServiceServicer):
         return places_pb2.BatchGetVisitsResponse(visits=await self.visits.batch(request.ids))
 
 
-def _venue(given: places_pb2.NewVenue, district_id: str, id: str) -> rules.Venue:
-    return as_struct(fields(given) | {"id": id, "district_id": district_id}, rules.Venue)
+def _venue(given: places_pb2.NewVenue, district: rules.District, id: str) -> rules.Venue:
+    return rules.check_venue(district, as_struct(fields(given) | {"id": id, "district_id": district.id}, rules.Venue))

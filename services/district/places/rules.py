@@ -152,6 +152,13 @@ def check_position(district: District, position: Point | None) -> None:
         raise Conflict(Reason.OUTSIDE_DISTRICT, "the position given is not in this district", district_id=district.id)
 
 
+def check_venue(district: District, venue: Venue) -> Venue:
+    """A venue that may stand in the district; `Conflict` OUTSIDE_DISTRICT names one beyond its border."""
+    if not holds(district.geofence, district.position, venue.position):
+        raise Conflict(Reason.OUTSIDE_DISTRICT, f"{venue.name} does not stand in this district", district_id=district.id, venue_id=venue.id)
+    return venue
+
+
 def enter(visit_id: str, consumer_id: str, person_id: str, district: District, day: date, touchpoint: Touchpoint, at: datetime) -> Visit:
     """A fresh open visit on the district's local `day`."""
     return Visit(

@@ -9,15 +9,14 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Annotated
 
-import phonenumbers
 from msgspec import Meta, Struct
 from msgspec.structs import replace
 
-from services.kit.errors import Conflict, Denied, Invalid, NotFound
+from services.kit.errors import Conflict, Denied, Invalid, NotFound, under
+from services.kit.phones import e164
 
 IDENTITIES_MAX = 50
 LINKED_MAX = 50
-DEFAULT_REGION = "CN"
 
 
 class Reason(StrEnum):
@@ -174,7 +173,8 @@ def claim(given: NewIdentity, brand_id: str) -> Claim:
     """What `given` by a brand claims; `Invalid` for a phone that cannot exist or a namespace that is missing."""
     namespace, value = given.namespace.strip(), given.value.strip()
     if given.kind is Kind.PHONE:
-        namespace, value = "", phone(value)
+        with under("value"):
+            namespace, value = "", e164(value)
     elif not value or (given.kind in NEEDS_NAMESPACE and not namespace):
         raise Invalid(Reason.INVALID_FIELD, "give a value, and the namespace it is unique in", field="namespace" if value else "value")
     owner = "" if given.kind in ACROSS_BRANDS else brand_id
@@ -191,17 +191,6 @@ def may_give(kind: Kind, *, everywhere: bool) -> None:
     """`Denied` for what signs people in, unless the installation states it: whoever gives it could be anybody they know."""
     if kind is Kind.OIDC_SUBJECT and not everywhere:
         raise Denied(Reason.SUBJECT_NOT_YOURS, "whom a sign-in stands for is stated by the installation, not by a brand")
-
-
-def phone(written: str) -> str:
-    """A phone number as E.164; without a country code it is a Chinese one. `Invalid` when no such number can exist."""
-    try:
-        number = phonenumbers.parse(written, DEFAULT_REGION)
-    except phonenumbers.NumberParseException:
-        number = None
-    if number is None or not phonenumbers.is_possible_number(number):
-        raise Invalid(Reason.INVALID_PHONE, "there can be no such phone number", field="value")
-    return phonenumbers.format_number(number, phonenumbers.PhoneNumberFormat.E164)
 
 
 def whole(kind: Kind, value: str) -> str:

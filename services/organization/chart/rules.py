@@ -10,6 +10,7 @@ from msgspec.structs import replace
 
 from services.kit import calendar
 from services.kit.errors import Conflict, Invalid, NotFound
+from services.kit.money import Currency
 
 BrandId = Annotated[str, Meta(pattern=r"^(brd|rtl)_[A-Za-z0-9_-]{1,64}$")]
 UnitId = Annotated[str, Meta(pattern=r"^unt_[A-Za-z0-9_-]{1,68}$")]
@@ -102,7 +103,7 @@ class Brand(Struct, frozen=True, kw_only=True):
     kind: BrandKind
     name: Name
     zone: str
-    currency: Annotated[str, Meta(pattern=r"^[A-Z]{3}$")]
+    currency: Currency
     franchised: bool = False
     headquarters_unit_id: str = ""
     version: int = 1

@@ -45,7 +45,7 @@ class TargetServicer(targets_pb2_grpc.TargetServiceServicer):
         buckets = scorecards.buckets(from_day, until_day)
         targets = await self.targets.targets_of(subject.unit_id, from_day, until_day) if subject.unit_id else []
         found = await self.targets.cells(subject.id, sorted({*buckets, *(target.month for target in targets)}))
-        currency = request.currency or subject.currency
+        currency = scorecards.currency(request.currency, subject.currency)
         tally = scorecards.tally((cell for bucket in buckets for cell in found.get(bucket, [])), currency)
         card: Shaped = {
             subject.field: getattr(request, subject.field),

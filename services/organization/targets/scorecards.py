@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from msgspec import Struct
 
+from services.kit.currencies import CODES
 from services.kit.errors import Invalid
 from services.organization.targets.rules import SCENARIO_PREFIX, Credit, Reason, Taken
 
@@ -108,6 +109,13 @@ def days(from_day: str, until_day: str) -> tuple[date, date]:
         return date.fromisoformat(from_day), date.fromisoformat(until_day)
     except ValueError:
         raise Invalid(Reason.INVALID_PERIOD, "days are written like 2024-05-31", from_day=from_day, until_day=until_day) from None
+
+
+def currency(asked: str, own: str) -> str:
+    """The currency to count in: the one asked for, else the tenant's own; `Invalid` when there is no such."""
+    if asked and asked not in CODES:
+        raise Invalid("INVALID_FIELD", f"{asked} is no currency of ISO 4217", field="currency")
+    return asked or own
 
 
 class Sum(NamedTuple):

@@ -56,7 +56,14 @@ def test_a_full_campaign_takes_nobody_more() -> None:
 
 @pytest.mark.parametrize(
     ("value", "minimum"),
-    [(Money("CNY"), None), (Money("CNY", -1), None), (Money("CNY", 1), Money("USD")), (Money("CNY", 1), Money("CNY", -1))],
+    [
+        (Money("CNY"), None),
+        (Money("CNY", -1), None),
+        (Money("CNY", 1), Money("USD")),
+        (Money("CNY", 1), Money("CNY", -1)),
+        (Money("CNY", 3000), Money("CNY", 2999)),
+        (Money("CNY", 3000), Money("CNY", 1)),
+    ],
 )
 def test_a_coupon_that_cannot_be_is_refused(value: Money, minimum: Money | None) -> None:
     terms = msgspec.structs.replace(TERMS, value=value, minimum_spend=minimum)
@@ -68,6 +75,11 @@ def test_a_coupon_that_cannot_be_is_refused(value: Money, minimum: Money | None)
 def test_without_a_minimum_any_amount_will_do() -> None:
     _, budget = rules.join(CAMPAIGN, joining(1, msgspec.structs.replace(TERMS, minimum_spend=None)), AT)
     assert budget.terms.minimum_spend == Money("CNY")
+
+
+def test_a_coupon_may_be_worth_as_much_as_must_be_spent() -> None:
+    _, budget = rules.join(CAMPAIGN, joining(1, msgspec.structs.replace(TERMS, minimum_spend=TERMS.value)), AT)
+    assert budget.terms.minimum_spend == TERMS.value
 
 
 def test_the_words_are_those_of_the_protos() -> None:

@@ -80,6 +80,17 @@ async def test_venues_are_kept_by_their_districts_operator(world: World) -> None
     assert list(found.venues) == [created]
 
 
+async def test_what_stands_beyond_the_border_is_no_venue_of_the_district(world: World) -> None:
+    mine = world.places(district_operator(HERE))
+    far = venue(2, position=Point(longitude=SANLITUN.longitude + 0.02, latitude=SANLITUN.latitude))
+    with pytest.raises(Conflict) as refused:
+        await mine.CreateVenue(places_pb2.CreateVenueRequest(request_id=fresh(), district_id=HERE, venue=far))
+    assert (refused.value.reason, refused.value.metadata["venue_id"]) == ("OUTSIDE_DISTRICT", "ven_2")
+    with pytest.raises(Conflict, match="OUTSIDE_DISTRICT"):
+        await mine.ImportVenues(places_pb2.ImportVenuesRequest(request_id=fresh(), district_id=HERE, venues=[venue(1), far]))
+    assert not (await mine.BatchGetVenues(places_pb2.BatchGetVenuesRequest(ids=["ven_1", "ven_2"]))).venues
+
+
 async def test_an_import_adds_and_replaces_and_pages_by_name(world: World) -> None:
     mine = world.places(district_operator(HERE))
 

@@ -104,8 +104,9 @@ def test_a_phone_has_one_writing(written):
 
 @pytest.mark.parametrize("written", ["", "12", "no phone", "+86 1", "1381234123412341234"])
 def test_what_cannot_be_a_phone_is_refused(written):
-    with pytest.raises(Invalid, match="INVALID_PHONE"):
-        rules.phone(written)
+    with pytest.raises(Invalid, match="INVALID_PHONE") as refused:
+        rules.claim(NewIdentity(Kind.PHONE, written), "brd_1")
+    assert refused.value.metadata["field"] == "value"
 
 
 @given(st.sampled_from(list(Kind)), st.text(min_size=1, max_size=20).filter(str.strip), st.booleans())

@@ -50,6 +50,7 @@ async def test_a_brand_comes_with_its_headquarters_and_anybody_may_know_it(shop:
         ({"brand_id": "brd_x.y"}, "INVALID_FIELD"),
         ({"zone": "Mars/Olympus"}, "INVALID_ZONE"),
         ({"currency": "yuan"}, "INVALID_FIELD"),
+        ({"currency": "ZZZ"}, "INVALID_FIELD"),
         ({"name": chart_pb2.Name()}, "INVALID_FIELD"),
         ({"kind": chart_pb2.BRAND_KIND_UNSPECIFIED}, "INVALID_FIELD"),
     ],

@@ -218,6 +218,16 @@ async def test_a_target_that_cannot_be(shop: House, who: tuple[Grant, ...], fiel
     assert refused.value.reason == reason
 
 
+async def test_a_scorecard_is_in_a_currency_that_there_is(shop: House) -> None:
+    period = {"brand_id": "brd_a", "from_day": "2026-05-01", "until_day": "2026-05-31"}
+    for currency in ("zz", "ZZZ", "cny"):
+        with pytest.raises(Refusal) as refused:
+            await shop.targets(*BRAND).GetScorecard(targets_pb2.GetScorecardRequest(currency=currency, **period))
+        assert (refused.value.reason, refused.value.metadata["field"]) == ("INVALID_FIELD", "currency")
+    card = (await shop.targets(*BRAND).GetScorecard(targets_pb2.GetScorecardRequest(currency="USD", **period))).scorecard
+    assert card.total.amount.currency == "USD"
+
+
 async def test_a_scorecard_stays_within_the_callers_scope(shop: House) -> None:
     for who, subject in [
         (MANAGER_1, {"unit_id": "unt_north"}), (MANAGER_1, {"store_id": "str_2"}), (MANAGER_1, {"brand_id": "brd_a"}),

@@ -208,7 +208,7 @@ class World:
             await self.write("CampaignService.CreateCampaign", id=campaign, district_id=district, name=campaign, **dates)
             for side in (self.ash, self.birch):
                 if side.name in brands:
-                    terms = {"name": "coupon", "value": yuan(500), "minimum_spend": yuan(1), "validity_days": 7}
+                    terms = {"name": "coupon", "value": yuan(500), "minimum_spend": yuan(500), "validity_days": 7}
                     total = side.number(6_600_000 + 10 * len(brands) + side.serial)
                     joined = await self.write(
                         "CampaignService.JoinCampaign", side.people["ROLE_BRAND_OPERATOR"], campaign_id=campaign, brand_id=side.brand_id,
@@ -245,7 +245,7 @@ class World:
         side.knows("hold", held.hold.id)
         delivered = {
             "method": stock_pb2.METHOD_INSTANT_DELIVERY,
-            "destination": {"address": side.text("street"), "recipient": "x", "phone": "1"},
+            "destination": {"address": side.text("street"), "recipient": "x", "phone": "13800000000"},
         }
         price, quantity = PRICES[side.brand], 6 + side.serial
         paid = await self._order(who, side.consumer, side.store, {side.variant: quantity}, **delivered)

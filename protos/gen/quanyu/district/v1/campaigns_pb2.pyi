@@ -45,7 +45,7 @@ class _CampaignsReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Campa
     CAMPAIGNS_REASON_CAMPAIGN_FULL: _CampaignsReason.ValueType  # 7
     """As many brands take part as may."""
     CAMPAIGNS_REASON_TERMS_INVALID: _CampaignsReason.ValueType  # 8
-    """The coupon takes nothing off, or its value and minimum spend differ in currency."""
+    """The coupon takes nothing off, or more than must be spent for it, or its value and minimum spend differ in currency."""
 
 class CampaignsReason(_CampaignsReason, metaclass=_CampaignsReasonEnumTypeWrapper):
     """Why a call about campaigns is refused: the reason of the status, without the prefix `CAMPAIGNS_REASON_`."""
@@ -67,7 +67,7 @@ CAMPAIGNS_REASON_JOINED_ALREADY: CampaignsReason.ValueType  # 6
 CAMPAIGNS_REASON_CAMPAIGN_FULL: CampaignsReason.ValueType  # 7
 """As many brands take part as may."""
 CAMPAIGNS_REASON_TERMS_INVALID: CampaignsReason.ValueType  # 8
-"""The coupon takes nothing off, or its value and minimum spend differ in currency."""
+"""The coupon takes nothing off, or more than must be spent for it, or its value and minimum spend differ in currency."""
 Global___CampaignsReason: _TypeAlias = CampaignsReason  # noqa: Y015
 
 @_typing.final
@@ -93,7 +93,9 @@ class CouponTerms(_message.Message):
 
     @_builtins.property
     def minimum_spend(self) -> _money_pb2.Money:
-        """What must be spent at the brand in one order; 0 for any amount. Same currency as the value."""
+        """What must be spent at the brand in one order: as much as the value or more, or 0 for a voucher, which takes off at most what is spent.
+        Same currency as the value.
+        """
 
     def __init__(
         self,

@@ -97,7 +97,8 @@ class CampaignServiceServicer:
     def JoinCampaign(self, request, context):
         """A brand joins a campaign with one kind of coupon and a budget of so many of them. A brand joins a campaign once: again is refused with
         JOINED_ALREADY. Refuses with CAMPAIGN_NOT_FOUND, with CAMPAIGN_OVER after the end, with CAMPAIGN_FULL when 500 brands take part, and with
-        TERMS_INVALID when the value is nothing or value and minimum spend differ in currency.
+        TERMS_INVALID when the value is nothing, when the minimum spend is neither nothing nor as much as the value, or when both differ in
+        currency.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -40,7 +40,8 @@ class CampaignServiceStub:
     JoinCampaign: _grpc.UnaryUnaryMultiCallable[_campaigns_pb2.JoinCampaignRequest, _campaigns_pb2.JoinCampaignResponse]
     """A brand joins a campaign with one kind of coupon and a budget of so many of them. A brand joins a campaign once: again is refused with
     JOINED_ALREADY. Refuses with CAMPAIGN_NOT_FOUND, with CAMPAIGN_OVER after the end, with CAMPAIGN_FULL when 500 brands take part, and with
-    TERMS_INVALID when the value is nothing or value and minimum spend differ in currency.
+    TERMS_INVALID when the value is nothing, when the minimum spend is neither nothing nor as much as the value, or when both differ in
+    currency.
     """
     GetCampaign: _grpc.UnaryUnaryMultiCallable[_campaigns_pb2.GetCampaignRequest, _campaigns_pb2.GetCampaignResponse]
     """One campaign. Refuses with CAMPAIGN_NOT_FOUND."""
@@ -69,7 +70,8 @@ class CampaignServiceAsyncStub(CampaignServiceStub):
     JoinCampaign: _aio.UnaryUnaryMultiCallable[_campaigns_pb2.JoinCampaignRequest, _campaigns_pb2.JoinCampaignResponse]  # type: ignore[assignment]
     """A brand joins a campaign with one kind of coupon and a budget of so many of them. A brand joins a campaign once: again is refused with
     JOINED_ALREADY. Refuses with CAMPAIGN_NOT_FOUND, with CAMPAIGN_OVER after the end, with CAMPAIGN_FULL when 500 brands take part, and with
-    TERMS_INVALID when the value is nothing or value and minimum spend differ in currency.
+    TERMS_INVALID when the value is nothing, when the minimum spend is neither nothing nor as much as the value, or when both differ in
+    currency.
     """
     GetCampaign: _aio.UnaryUnaryMultiCallable[_campaigns_pb2.GetCampaignRequest, _campaigns_pb2.GetCampaignResponse]  # type: ignore[assignment]
     """One campaign. Refuses with CAMPAIGN_NOT_FOUND."""
@@ -107,7 +109,8 @@ class CampaignServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_campaigns_pb2.JoinCampaignResponse, _abc.Awaitable[_campaigns_pb2.JoinCampaignResponse]]:
         """A brand joins a campaign with one kind of coupon and a budget of so many of them. A brand joins a campaign once: again is refused with
         JOINED_ALREADY. Refuses with CAMPAIGN_NOT_FOUND, with CAMPAIGN_OVER after the end, with CAMPAIGN_FULL when 500 brands take part, and with
-        TERMS_INVALID when the value is nothing or value and minimum spend differ in currency.
+        TERMS_INVALID when the value is nothing, when the minimum spend is neither nothing nor as much as the value, or when both differ in
+        currency.
         """
 
     @_abc_1.abstractmethod

@@ -42,7 +42,7 @@ class _PlacesReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_PlacesRe
     PLACES_REASON_GEOFENCE_INVALID: _PlacesReason.ValueType  # 5
     """The geofence is no simple polygon around the position and no circle."""
     PLACES_REASON_OUTSIDE_DISTRICT: _PlacesReason.ValueType  # 6
-    """The given position lies outside the district's geofence; the metadata name the district."""
+    """The given position lies outside the district's geofence; the metadata name the district, and the venue where one is meant."""
 
 class PlacesReason(_PlacesReason, metaclass=_PlacesReasonEnumTypeWrapper):
     """Why a call about places or visits is refused: the reason of the status, without the prefix `PLACES_REASON_`."""
@@ -60,7 +60,7 @@ PLACES_REASON_VENUE_EXISTS: PlacesReason.ValueType  # 4
 PLACES_REASON_GEOFENCE_INVALID: PlacesReason.ValueType  # 5
 """The geofence is no simple polygon around the position and no circle."""
 PLACES_REASON_OUTSIDE_DISTRICT: PlacesReason.ValueType  # 6
-"""The given position lies outside the district's geofence; the metadata name the district."""
+"""The given position lies outside the district's geofence; the metadata name the district, and the venue where one is meant."""
 Global___PlacesReason: _TypeAlias = PlacesReason  # noqa: Y015
 
 class _VenueKind:
@@ -540,7 +540,7 @@ class NewVenue(_message.Message):
     """The store it is; may be empty."""
     @_builtins.property
     def position(self) -> _point_pb2.Point:
-        """Required."""
+        """Required; within the geofence of its district."""
 
     def __init__(
         self,

@@ -133,7 +133,8 @@ class PlaceServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def CreateVenue(self, request, context):
-        """Adds a venue to a district. Refuses with VENUE_EXISTS when the id is taken and with DISTRICT_NOT_FOUND.
+        """Adds a venue to a district. Refuses with VENUE_EXISTS when the id is taken, with OUTSIDE_DISTRICT when it stands beyond the district's
+        geofence, and with DISTRICT_NOT_FOUND.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -141,7 +142,8 @@ class PlaceServiceServicer:
 
     def ImportVenues(self, request, context):
         """Adds or replaces many venues of one district, all or none. A venue is told by its id, so that the same import may run twice.
-        Refuses with DISTRICT_NOT_FOUND, and with VENUE_EXISTS when an id belongs to a venue of another district.
+        Refuses with DISTRICT_NOT_FOUND, with VENUE_EXISTS when an id belongs to a venue of another district, and with OUTSIDE_DISTRICT when one
+        stands beyond the district's geofence.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

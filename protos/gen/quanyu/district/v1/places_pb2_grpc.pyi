@@ -46,10 +46,13 @@ class PlaceServiceStub:
     ListDistricts: _grpc.UnaryUnaryMultiCallable[_places_pb2.ListDistrictsRequest, _places_pb2.ListDistrictsResponse]
     """All districts by name."""
     CreateVenue: _grpc.UnaryUnaryMultiCallable[_places_pb2.CreateVenueRequest, _places_pb2.CreateVenueResponse]
-    """Adds a venue to a district. Refuses with VENUE_EXISTS when the id is taken and with DISTRICT_NOT_FOUND."""
+    """Adds a venue to a district. Refuses with VENUE_EXISTS when the id is taken, with OUTSIDE_DISTRICT when it stands beyond the district's
+    geofence, and with DISTRICT_NOT_FOUND.
+    """
     ImportVenues: _grpc.UnaryUnaryMultiCallable[_places_pb2.ImportVenuesRequest, _places_pb2.ImportVenuesResponse]
     """Adds or replaces many venues of one district, all or none. A venue is told by its id, so that the same import may run twice.
-    Refuses with DISTRICT_NOT_FOUND, and with VENUE_EXISTS when an id belongs to a venue of another district.
+    Refuses with DISTRICT_NOT_FOUND, with VENUE_EXISTS when an id belongs to a venue of another district, and with OUTSIDE_DISTRICT when one
+    stands beyond the district's geofence.
     """
     BatchGetVenues: _grpc.UnaryUnaryMultiCallable[_places_pb2.BatchGetVenuesRequest, _places_pb2.BatchGetVenuesResponse]
     """Several venues; ids that do not exist are absent from the answer."""
@@ -87,10 +90,13 @@ class PlaceServiceAsyncStub(PlaceServiceStub):
     ListDistricts: _aio.UnaryUnaryMultiCallable[_places_pb2.ListDistrictsRequest, _places_pb2.ListDistrictsResponse]  # type: ignore[assignment]
     """All districts by name."""
     CreateVenue: _aio.UnaryUnaryMultiCallable[_places_pb2.CreateVenueRequest, _places_pb2.CreateVenueResponse]  # type: ignore[assignment]
-    """Adds a venue to a district. Refuses with VENUE_EXISTS when the id is taken and with DISTRICT_NOT_FOUND."""
+    """Adds a venue to a district. Refuses with VENUE_EXISTS when the id is taken, with OUTSIDE_DISTRICT when it stands beyond the district's
+    geofence, and with DISTRICT_NOT_FOUND.
+    """
     ImportVenues: _aio.UnaryUnaryMultiCallable[_places_pb2.ImportVenuesRequest, _places_pb2.ImportVenuesResponse]  # type: ignore[assignment]
     """Adds or replaces many venues of one district, all or none. A venue is told by its id, so that the same import may run twice.
-    Refuses with DISTRICT_NOT_FOUND, and with VENUE_EXISTS when an id belongs to a venue of another district.
+    Refuses with DISTRICT_NOT_FOUND, with VENUE_EXISTS when an id belongs to a venue of another district, and with OUTSIDE_DISTRICT when one
+    stands beyond the district's geofence.
     """
     BatchGetVenues: _aio.UnaryUnaryMultiCallable[_places_pb2.BatchGetVenuesRequest, _places_pb2.BatchGetVenuesResponse]  # type: ignore[assignment]
     """Several venues; ids that do not exist are absent from the answer."""
@@ -155,7 +161,9 @@ class PlaceServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _places_pb2.CreateVenueRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_places_pb2.CreateVenueResponse, _abc.Awaitable[_places_pb2.CreateVenueResponse]]:
-        """Adds a venue to a district. Refuses with VENUE_EXISTS when the id is taken and with DISTRICT_NOT_FOUND."""
+        """Adds a venue to a district. Refuses with VENUE_EXISTS when the id is taken, with OUTSIDE_DISTRICT when it stands beyond the district's
+        geofence, and with DISTRICT_NOT_FOUND.
+        """
 
     @_abc_1.abstractmethod
     def ImportVenues(
@@ -164,7 +172,8 @@ class PlaceServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_places_pb2.ImportVenuesResponse, _abc.Awaitable[_places_pb2.ImportVenuesResponse]]:
         """Adds or replaces many venues of one district, all or none. A venue is told by its id, so that the same import may run twice.
-        Refuses with DISTRICT_NOT_FOUND, and with VENUE_EXISTS when an id belongs to a venue of another district.
+        Refuses with DISTRICT_NOT_FOUND, with VENUE_EXISTS when an id belongs to a venue of another district, and with OUTSIDE_DISTRICT when one
+        stands beyond the district's geofence.
         """
 
     @_abc_1.abstractmethod
