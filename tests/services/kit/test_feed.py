@@ -2,149 +2,27 @@
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import aclosing, asynccontextmanager
-from datetime import UTC, datetime, timedelta
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from datetime import timedelta
 from functools import partial
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from msgspec import Struct
 from msgspec.structs import replace
 
-from quanyu.organization.v1 import tasks_pb2
 from services.kit import access, clock, feed, ids, pages
 from services.kit.access import Caller, Kind
-from services.kit.channel import CURSOR_KEY
-from services.kit.errors import Invalid
-from services.kit.facts.outbox import Outbox
-from services.kit.feed import BATCH_MAX, KNOWN_MAX, REWIND, Cursor, Feed, Place, feed_index
+from services.kit.feed import BATCH_MAX, KNOWN_MAX, Cursor
 from services.kit.mongo import Database
-from services.kit.table import CHANGED_AT, Table
-from services.kit.unit import Unit
-from services.kit.watch import Watch, Watched
-
-ANNA = "stf_anna"
-
-
-class Task(Struct, frozen=True):
-    """What of a task this suite looks at: `visit_id` is its state."""
-
-    id: str
-    staff_id: str = ANNA
-    store_id: str = "str_1"
-    visit_id: str = ""
-    version: int = 1
-
-
-class Context:
-    """What a feed asks of a stream's context: to send its first cursor ahead."""
-
-    def __init__(self) -> None:
-        self.cursor: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-
-    async def send_initial_metadata(self, metadata: Sequence[tuple[str, str]]) -> None:
-        self.cursor.set_result(dict(metadata)[CURSOR_KEY])
-
-
-class Stream:
-    """One client's stream, read in the background: `told` are id and state, `cursor` the last one."""
-
-    def __init__(self, several: Any, context: Context, after: str) -> None:
-        self.told: list[tuple[str, str]] = []
-        self.cursors: list[str] = []
-        self.cursor, self.context = after, context
-        self.ended: asyncio.Task[None] = asyncio.create_task(self._read(several))
-        self._news = asyncio.Condition()
-
-    async def _read(self, several: Any) -> None:
-        async with aclosing(several):
-            async for batch in several:
-                for row, cursor in batch:
-                    self.told.append((row["id"], row.get("visit_id", "")))
-                    self.cursors.append(cursor)
-                    self.cursor = cursor
-                async with self._news:
-                    self._news.notify_all()
-
-    async def began(self) -> None:
-        """Waits until it stands."""
-        async with asyncio.timeout(20):
-            await asyncio.wait([self.context.cursor, self.ended], return_when=asyncio.FIRST_COMPLETED)
-        if self.ended.done():
-            await self.ended
-        self.cursor = self.cursor or self.context.cursor.result()
-
-    async def until(self, condition: Callable[[], bool]) -> None:
-        async with asyncio.timeout(30), self._news:
-            await self._news.wait_for(condition)
-
-    async def hears(self, *told: tuple[str, str]) -> None:
-        """Exactly these, in this order, so far."""
-        await self.until(lambda: len(self.told) >= len(told))
-        assert self.told == list(told)
-
-    async def close(self) -> None:
-        self.ended.cancel()
-        await asyncio.gather(self.ended, return_exceptions=True)
-
-
-class Replica:
-    """A process that serves the feeds of this suite: tasks as they change, and as they are born."""
-
-    def __init__(self, database: Database) -> None:
-        self.database = database
-        self.watch = Watch(database)
-        scopes = {Kind.STAFF: "staff_id", Kind.STORE: "store_id"}
-        keys = ("staff_id", "store_id")
-        self.tasks = Table(
-            database, "tasks", struct=Task, message=tasks_pb2.Task, scopes=scopes, stamped=True, indexes=list(map(feed_index, keys))
-        )  # fmt: skip
-        self.changes = Feed(self.watch, self.tasks, keys=keys)
-        self.mail = Table(
-            database, "mail", struct=Task, message=tasks_pb2.Task, scopes=scopes, indexes=[feed_index("staff_id", births=True)]
-        )
-        self.births = Feed(
-            self.watch, self.mail, keys=("staff_id",), born_as="tsk", ids_of=self.ids_of, until=Watched("links", keys=("staff_id",))
-        )  # fmt: skip
-        self.same: dict[str, list[str]] = {}
-
-    async def ids_of(self, id: str) -> list[str]:
-        return self.same.get(id, [id])
-
-    @asynccontextmanager
-    async def following(self, after: str = "", field: str = "staff_id", subject: str = ANNA, births: bool = False) -> AsyncIterator[Stream]:
-        context = Context()
-        stream = Stream((self.births if births else self.changes).follow(context, after, field, subject), context, after)
-        try:
-            await stream.began()
-            yield stream
-        finally:
-            await stream.close()
-
-    async def write(self, table: Table[Task], session: Any, *tasks: Task) -> None:
-        """Inserts tasks whose state is empty, and replaces the others."""
-        unit = Unit(session, clock.now(), Outbox(self.database, "organization"))
-        for task in tasks:
-            await (table.replace(unit, task) if task.visit_id else table.insert(unit, task))
-
-    async def commit(self, *tasks: Task, table: Table[Task] | None = None) -> None:
-        await self.database.transact(lambda session: self.write(table or self.tasks, session, *tasks))
+from services.kit.table import CHANGED_AT
+from tests.services.kit.following import ANNA, Context, Replica, Task, serving, standing
 
 
 @pytest.fixture
 async def replicas(database: Database) -> AsyncIterator[list[Replica]]:
-    access.current.set(access.SYSTEM)
-    found = [Replica(database), Replica(database)]
-    for table in (found[0].tasks, found[0].mail):
-        await table.prepare()
-    reading = [asyncio.create_task(replica.watch.run()) for replica in found]
-    yield found
-    for task in reading:
-        task.cancel()
-    await asyncio.gather(*reading, return_exceptions=True)
+    async with serving(database) as found:
+        yield found
 
 
 async def test_from_now_on_each_task_is_told_when_it_is_born_and_when_it_changes(replicas: list[Replica]) -> None:
@@ -294,6 +172,41 @@ async def test_only_what_the_caller_reaches_is_told_and_nothing_once_it_was_hand
         await stream.hears(("tsk_1", "b"))
 
 
+async def test_what_waited_together_is_told_with_cursors_that_lose_none_of_it(
+    replicas: list[Replica], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Changes that were committed far apart are read in one batch; whoever goes after the first of them hears the second."""
+    monkeypatch.setattr(feed, "REWIND", timedelta(seconds=0.5))
+    here, there = replicas
+    async with aclosing(here.changes.follow(Context(), "", "staff_id", ANNA)) as slow, there.following() as quick:
+        await standing(here, slow)
+        early = clock.real()
+        await here.commit(Task("tsk_first"))
+        await asyncio.sleep(1.5)  # a change's time is told to the second
+        await here.tasks.collection.insert_one({"_id": "tsk_second", "staff_id": ANNA, "version": 1, CHANGED_AT: early})
+        await quick.until(lambda: ("tsk_second", "") in quick.told)
+        async with asyncio.timeout(20):
+            told = [each for each in await anext(slow) if each.row["id"] in ("tsk_first", "tsk_second")]
+        assert [each.row["id"] for each in told] == ["tsk_first", "tsk_second"]
+    async with there.following(told[0].cursor) as again:
+        await again.until(lambda: ("tsk_second", "") in again.told)
+
+
+async def test_a_task_that_went_before_it_was_read_is_not_told(replicas: list[Replica]) -> None:
+    here, there = replicas
+    await here.commit(Task("tsk_0"))
+    async with aclosing(here.changes.follow(Context(), "", "staff_id", ANNA)) as slow, there.following() as quick:
+        await standing(here, slow)
+        await here.commit(Task("tsk_0", visit_id="a"))
+        await quick.until(lambda: ("tsk_0", "a") in quick.told)
+        await here.commit(Task("tsk_0", staff_id="stf_bert", visit_id="b", version=2))
+        await here.commit(Task("tsk_1"))
+        await quick.until(lambda: ("tsk_1", "") in quick.told)
+        async with asyncio.timeout(20):
+            told = [each.row["id"] for each in await anext(slow)]
+        assert "tsk_1" in told and "tsk_0" not in told
+
+
 async def test_births_are_told_once(replicas: list[Replica]) -> None:
     here, there = replicas
     first, second = ids.new("tsk"), ids.new("tsk")
@@ -324,58 +237,17 @@ async def test_a_stream_ends_well_when_its_subject_is_somebody_else_and_goes_on_
         await again.hears((other, ""))
 
 
-@pytest.mark.parametrize(
-    "cursor",
-    [
-        "x",
-        "!" * 2_000,
-        pages.cursor("tasks", [ANNA, 1]),
-        pages.token(Cursor("tasks:staff_id", "stf_bert", datetime.now(UTC))),
-        pages.token(Cursor("tasks:store_id", ANNA, datetime.now(UTC))),
-        pages.token(Cursor("mail:staff_id", ANNA, datetime.now(UTC))),
-        pages.token(["tasks:staff_id", ANNA, datetime(2026, 1, 1), {}]),
-        pages.token(["tasks:staff_id", ANNA, datetime.now(UTC), {"$gt": 1}]),
-        pages.token(["tasks:staff_id", ANNA, {"$gt": 1}, {}]),
-    ],
-)
-async def test_a_cursor_of_something_else_is_refused(replicas: list[Replica], cursor: str) -> None:
-    with pytest.raises(Invalid) as refused:
-        async with replicas[0].following(cursor):
-            pass
-    assert (refused.value.reason, refused.value.metadata) == ("INVALID_CURSOR", {"field": "after"})
-
-
-versions = st.tuples(st.integers(0, 300).map("tsk_{}".format), st.integers(1, 10**6))
-
-
-@given(st.lists(versions, max_size=300))
-def test_a_cursor_stays_within_what_is_taken_and_knows_the_last_versions(told: list[tuple[str, int]]) -> None:
-    at = datetime(2026, 5, 20, tzinfo=UTC)
-    place = Place(Cursor("tasks:staff_id", "stf_" + 32 * "0", at))
-    highest: dict[str, int] = {}
-    recent: list[str] = []
-    for id, version in told:
-        if place.note(id, version, at):
-            highest[id] = version
-            recent = [*(one for one in recent if one != id), id][-KNOWN_MAX:]
-    again = pages.opened(place.token, Cursor)
-    assert again is not None and len(place.token) <= pages.CURSOR_LENGTH_MAX
-    assert not any(Place(again).note(id, highest[id], at) for id in recent)
-    assert all(Place(again).note(id, highest[id] + 1, at) for id in recent)
-
-
-async def test_a_feed_reads_by_its_index_and_lists_do_not(replicas: list[Replica]) -> None:
+async def test_a_stream_that_begins_while_its_subject_becomes_somebody_else_ends_well(
+    replicas: list[Replica], monkeypatch: pytest.MonkeyPatch
+) -> None:
     here, _ = replicas
-    await here.commit(*(Task(f"tsk_{number}") for number in range(20)))
-    await here.commit(*(Task(ids.new("tsk")) for _ in range(20)), table=here.mail)
-    for feed_, floor in ((here.changes, clock.real() - REWIND), (here.births, ids.least("tsk", clock.real() - REWIND))):
-        key, *_ = feed_.order[0]
-        query = {"$and": [{"staff_id": {"$in": [ANNA]}}, {key: {"$gte": floor}}]}
-        plan = await _plan(feed_.table, query, dict(feed_.order), hint={"staff_id": 1, **dict(feed_.order)})
-        assert "IXSCAN" in plan and "COLLSCAN" not in plan and "'SORT'" not in plan, plan
-    assert "COLLSCAN" in await _plan(here.tasks, {"staff_id": ANNA}, {"visit_id": 1})
+    answers = iter([[ANNA], [ANNA, "stf_anne"]])
 
+    async def ids_of(id: str) -> list[str]:
+        return next(answers)
 
-async def _plan(table: Table[Task], query: dict[str, Any], sort: dict[str, int], **more: Any) -> str:
-    explained = await table.database.raw.command({"explain": {"find": table.name, "filter": query, "sort": sort, **more}})
-    return str(explained["queryPlanner"]["winningPlan"])
+    monkeypatch.setattr(here.births, "ids_of", ids_of)
+    async with here.following(births=True) as stream:
+        async with asyncio.timeout(20):
+            await stream.ended
+        assert stream.told == []
