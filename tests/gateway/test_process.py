@@ -10,12 +10,15 @@ from pathlib import Path
 
 import httpx
 import pytest
+from websockets.asyncio.client import connect
+from websockets.typing import Subprotocol
 
 from services.local.keys import Keys
 from services.local.mongod import free_port
 
 ROOT = Path(__file__).parents[2]
 SECONDS_MAX = 20.0
+PROTOCOL = Subprotocol("graphql-transport-ws")
 
 
 def environment(keys: Keys, **settings: str) -> dict[str, str]:
@@ -56,12 +59,19 @@ def test_a_port_in_use_is_one_line_and_status_2(keys: Keys) -> None:
 async def test_it_answers_and_ends_in_order(keys: Keys, number: signal.Signals) -> None:
     port = free_port()
     own = environment(keys, gateway_listen=f"127.0.0.1:{port}")
-    process = await asyncio.create_subprocess_exec(sys.executable, "-m", "gateway", cwd=ROOT, env=own, stdout=subprocess.PIPE)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    process = await asyncio.create_subprocess_exec(sys.executable, "-m", "gateway", cwd=ROOT, env=own, **pipes)
     assert process.stdout is not None
     async with asyncio.timeout(SECONDS_MAX):
         assert b"ready" in await process.stdout.readline()
         async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", trust_env=False) as http:
             assert (await http.get("/health")).status_code == 200
             assert (await http.post("/graphql", json={"query": "{ __typename }"})).json() == {"data": {"__typename": "Query"}}
-        process.send_signal(number)
-        assert await process.wait() == 0
+        async with connect(f"ws://127.0.0.1:{port}/graphql", subprotocols=[PROTOCOL], proxy=None) as socket:
+            await socket.send('{"type": "connection_init"}')
+            assert await socket.recv() == '{"type":"connection_ack"}'
+            process.send_signal(number)
+            await socket.wait_closed()
+            assert socket.close_code == 1001
+        _, said = await process.communicate()
+    assert (process.returncode, said) == (0, b"")
