@@ -101,6 +101,8 @@ SILENT = {
 }
 """Reads that are not public and yet tell nothing of one's own in this world."""
 CONTROLLED_MIN = 0.9
+STREAM_SECONDS = 1.0
+"""How long each stream is heard: one that tells anything tells what happened before at once."""
 BREAKING = ("Cancel", "Release", "Dismiss", "Revoke", "Unbind", "Unlink", "Leave", "Rollback", "Move", "Complete")
 """Verbs that end things: rightful callers come to them last."""
 BY_STORE = ("ROLE_GUIDE", "ROLE_STORE_MANAGER", "ROLE_SUPERVISOR")
@@ -126,7 +128,9 @@ async def test_what_is_allowed_still_exists() -> None:
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def world(mongo_uri: str, keys: Keys) -> AsyncIterator[World]:
     """One world for all: what is tried on it must not change it, and those who may come after those who may not."""
-    settings = Settings(mongo_uri=mongo_uri, database_prefix=f"test{secrets.token_hex(4)}")
+    settings = Settings(
+        mongo_uri=mongo_uri, database_prefix=f"test{secrets.token_hex(4)}", stream_seconds_max=STREAM_SECONDS, streams_principal=1_000
+    )
     async with starting(settings, keys) as start:
         yield await grown(await start(*SERVICES))
 

@@ -150,14 +150,16 @@ class Trial:
             self.problems.append(f"{name} answers {side.name} nothing of its own")
 
     def _different(self, name: str, choices: Iterable[Choice]) -> list[Message]:
-        """The requests that these choices come to, each once."""
+        """The requests that these choices come to, each once; of a stream from before the beginning, where there is a cursor for that."""
         found: dict[bytes, Message] = {}
         for choice in choices:
             request = requests.request(name, choice, self.world.at, "")
             found.setdefault(request.SerializeToString(deterministic=True), request)
-        for request in found.values():
+        for body, request in found.items():
             if "request_id" in request.DESCRIPTOR.fields_by_name:
                 request.request_id = once()  # type: ignore[attr-defined]
+            if cursor := self.world.begun.get((name, body)):
+                request.after = cursor  # type: ignore[attr-defined]
         return list(found.values())
 
     async def _call(self, name: str, person: Person, request: Message) -> Outcome:
@@ -190,14 +192,14 @@ class Trial:
 
 
 def _right(outcome: Outcome, request: Message, own: Own) -> Right:
-    if outcome.answer is not None:
+    if outcome.done:
         return Right.TOLD if own.told_by(outcome, type(request)()) else Right.DONE
     return Right.BY_A_RULE if isinstance(outcome.refusal, Conflict | Exhausted) else Right.REFUSED
 
 
 def _items(outcome: Outcome) -> list[str]:
     """The texts of an answer, whatever their order. Numbers may follow the clock."""
-    return sorted(value for value in said(outcome.answer) if isinstance(value, str)) if outcome.answer is not None else []
+    return sorted(value for answer in outcome.answers for value in said(answer) if isinstance(value, str))
 
 
 def _short(request: Message) -> str:

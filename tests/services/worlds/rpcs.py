@@ -1,7 +1,8 @@
 """Every rpc of the suite, found from the descriptors, and calling one by its name as anybody."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -18,12 +19,14 @@ import quanyu
 from quanyu.access.v1 import access_pb2
 from services.kit import status
 from services.kit.access import rule_of
+from services.kit.channel import CURSOR_KEY, heard_each
 from services.kit.errors import Refusal
 from services.kit.principals import Grant
 from tests.services.conftest import Running
 
-READS = re.compile(r"(Get|BatchGet|List|BatchList|Search|Check|Resolve)(?=[A-Z])")
+READS = re.compile(r"(Get|BatchGet|List|BatchList|Search|Check|Resolve|Watch)(?=[A-Z])")
 FACTS = "quanyu.facts.v1"
+ANSWER_SECONDS_MAX = 20.0
 
 
 @cache
@@ -50,6 +53,11 @@ def is_read(name: str) -> bool:
     return READS.match(rpcs()[name].name) is not None
 
 
+def is_stream(name: str) -> bool:
+    """Whether an rpc answers by a stream. Streams are heard until they end: give the services a short time for them."""
+    return rpcs()[name].server_streaming
+
+
 def roles_of(name: str) -> list[str]:
     """The roles an rpc's rule names."""
     return [access_pb2.Role.Name(role) for role in rule_of(rpcs()[name]).roles]
@@ -69,16 +77,21 @@ class Person(Struct, frozen=True):
 
 
 class Outcome(Struct, frozen=True):
-    """What came of a call: an answer, a refusal, or neither: a bug."""
+    """What came of a call: its answer (of a stream all of them, if any), a refusal, or neither: a bug. Both when a stream breaks off."""
 
-    answer: Message | None = None
+    answers: tuple[Message, ...] = ()
     refusal: Refusal | None = None
     broken: str = ""
 
     @property
+    def done(self) -> bool:
+        """Whether it was let through and ended well."""
+        return self.refusal is None and not self.broken
+
+    @property
     def told(self) -> str:
         """In a word."""
-        return "answered" if self.answer is not None else self.refusal.reason if self.refusal else self.broken
+        return self.refusal.reason if self.refusal else self.broken or "answered"
 
 
 class Suite:
@@ -90,26 +103,50 @@ class Suite:
 
     async def call(self, name: str, person: Person, request: Message, process: str = "") -> Outcome:
         """Calls an rpc at the process that serves it (`process` for those every process has)."""
-        method = rpcs()[name]
-        process = process or method.containing_service.file.package.split(".")[1]
-        path = f"/{method.containing_service.full_name}/{method.name}"
-        answer_type = GetMessageClass(method.output_type)
-        stub = self._channel(process, person).unary_unary(
-            path, request_serializer=type(request).SerializeToString, response_deserializer=answer_type.FromString
-        )
+        answers: list[Message] = []
         try:
-            return Outcome(answer=await stub(request, timeout=20))
+            async with aclosing(self._answers(name, person, request, process)) as heard:
+                async for answer in heard:
+                    answers.append(answer)
         except Refusal as refusal:
-            return Outcome(refusal=refusal)
+            return Outcome(tuple(answers), refusal)
         except grpc.aio.AioRpcError as error:
             refused = status.from_rpc_error(error)
-            return Outcome(refusal=refused) if refused else Outcome(broken=f"{error.code().name} {error.details()}")
+            return Outcome(tuple(answers), refused, "" if refused else f"{error.code().name} {error.details()}")
+        return Outcome(tuple(answers))
+
+    async def beginning(self, name: str, person: Person, request: Message) -> str:
+        """The cursor at which a stream begins; empty when it goes by none before its first response."""
+        call = self._stub(name, person)(request, timeout=ANSWER_SECONDS_MAX)
+        try:
+            return str(dict(await call.initial_metadata()).get(CURSOR_KEY, ""))
+        finally:
+            call.cancel()
+
+    async def _answers(self, name: str, person: Person, request: Message, process: str) -> AsyncGenerator[Message, None]:
+        call = self._stub(name, person, process)(request, timeout=ANSWER_SECONDS_MAX)
+        if is_stream(name):
+            async with aclosing(heard_each(call)) as heard:
+                async for answer in heard:
+                    yield answer
+        else:
+            yield await call
+
+    def _stub(self, name: str, person: Person, process: str = "") -> Any:
+        method = rpcs()[name]
+        channel = self._channel(process or method.containing_service.file.package.split(".")[1], person)
+        return (channel.unary_stream if is_stream(name) else channel.unary_unary)(
+            f"/{method.containing_service.full_name}/{method.name}",
+            request_serializer=GetMessageClass(method.input_type).SerializeToString,
+            response_deserializer=GetMessageClass(method.output_type).FromString,
+        )
 
     async def do(self, name: str, person: Person, /, **fields: Any) -> Any:
         """Calls an rpc that must succeed."""
         outcome = await self.call(name, person, asked(name, **fields))
-        assert outcome.answer is not None, f"{name} as {person.label}: {outcome.refusal or outcome.broken}"
-        return outcome.answer
+        assert outcome.done, f"{name} as {person.label}: {outcome.refusal or outcome.broken}"
+        (answer,) = outcome.answers
+        return answer
 
     def _channel(self, process: str, person: Person) -> grpc.aio.Channel:
         if (process, person) not in self.channels:

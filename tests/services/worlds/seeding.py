@@ -18,6 +18,7 @@ from services.kit.principals import Grant
 from tests.services.conftest import Running
 from tests.services.worlds.rpcs import Person, Suite
 from tests.services.worlds.sides import OPERATOR, Side
+from tests.services.worlds.streams import Begun, begun
 
 ZONE = "Asia/Shanghai"
 SANLITUN = {"longitude": 116.4551, "latitude": 39.9341}
@@ -57,6 +58,7 @@ class World:
             "campaign": ["cmp_common"],
         }
         self.person = Person("con_common", "common", (Grant("ROLE_CONSUMER", "SCOPE_KIND_CONSUMER", COMMON),))
+        self.begun: Begun = {}
 
     async def do(self, name: str, person: Person = OPERATOR, /, **fields: Any) -> Any:
         return await self.suite.do(name, person, **fields)
@@ -73,6 +75,7 @@ class World:
 
     async def grow(self) -> None:
         """Everything, in the order in which it can come about."""
+        self.begun = await begun(self.suite, [self.ash.ids, self.birch.ids, self.oak.ids, self.common], self.at)
         await self._tenants()
         await self.settled()
         for side in (self.ash, self.birch):
@@ -124,7 +127,8 @@ class World:
         await self.write("CatalogService.CreateProduct", side.people["ROLE_BRAND_OPERATOR"], brand_id=side.brand_id, product=product)
 
     async def _shelves(self, side: Side) -> None:
-        on_hand = side.number(7_310_000 + side.serial)
+        # So far apart that nobody counts up to another's by adjusting their own.
+        on_hand = side.number(7_310_000 + 20_000 * side.serial)
         manager = side.people["ROLE_STORE_MANAGER"]
         await self.write("StockService.SetStock", manager, store_id=side.store, variant_id=side.variant, on_hand=on_hand, safety=1)
         if side.brand == side.name:

@@ -113,11 +113,9 @@ class Own(Struct, frozen=True):
     def told_by(self, outcome: Outcome, request: Message) -> list[str]:
         """What of the target's own an outcome tells, beyond the ids the request brought along."""
         echoed = sorted({value for value in said(request) if isinstance(value, str) and len(value) > 3}, key=len, reverse=True)
-        values: list[Any] = []
-        if outcome.answer is not None:
-            values = list(said(outcome.answer))
-        elif outcome.refusal is not None:
-            values = [outcome.refusal.message, *outcome.refusal.metadata.values()]
+        values: list[Any] = [value for answer in outcome.answers for value in said(answer)]
+        if outcome.refusal is not None:
+            values += [outcome.refusal.message, *outcome.refusal.metadata.values()]
         told = []
         for value in values:
             if isinstance(value, str):
