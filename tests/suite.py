@@ -2,7 +2,7 @@
 
 import secrets
 from collections.abc import Awaitable, Callable, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -18,13 +18,18 @@ from services.local.supervisor import Supervisor
 Answer = TypeVar("Answer")
 
 
-async def with_suite(uri: str, use: Callable[[dict[str, Member], Keys], Awaitable[Answer]], *, gateway: bool = False) -> Answer:
-    """What `use(processes by name, keys)` answers while the four services (and the gateway) run on databases of their own."""
+async def with_suite(
+    uri: str, use: Callable[[dict[str, Member], Keys], Awaitable[Answer]], *, gateway: bool = False, **changes: Any
+) -> Answer:
+    """What `use(processes by name, keys)` answers while the four services (and the gateway) run on databases of their own.
+
+    `changes` are settings of all of them.
+    """
     keys = new_keys()
     names = (*SERVICES, *(["gateway"] if gateway else []))
     ports = {f"{name}_address" if name != "gateway" else "gateway_listen": f"127.0.0.1:{free_port()}" for name in names}
     settings = Settings(mongo_uri=uri, database_prefix=f"suite{secrets.token_hex(4)}", **ports)  # type: ignore[arg-type]
-    settings = msgspec.structs.replace(settings, secret_keys=keys.secret_key, hash_keys=keys.hash_key)
+    settings = msgspec.structs.replace(settings, secret_keys=keys.secret_key, hash_keys=keys.hash_key, **changes)
     services, gateways = stages(settings, keys)
     log: list[str] = []
     supervisor = Supervisor((services, gateways) if gateway else (services,), drain_seconds=settings.drain_seconds, echo=log.append)

@@ -1,0 +1,151 @@
+"""20,000 requests made by chance from good ones, before real services: none is answered as if something had gone wrong with us.
+
+The good ones are the whole walk through a small world, so that what is changed of them reaches deep: ids, cursors, amounts, tokens, bytes.
+"""
+
+import asyncio
+import json
+import random
+import re
+import time
+from collections import Counter
+from typing import Any
+
+import httpx
+from msgspec import Struct, field
+from rich.table import Table
+
+from gateway.asked import EVENT_STREAM, JSON
+from services.local.folder import Member
+from services.local.keys import Keys
+from services.local.token import bearer
+from tests.gateway import world
+from tests.gateway.conftest import GRAPHQL, Gateway
+from tests.gateway.test_operations import walked
+from tests.proofs._mutations import MUTATIONS, Asked, mutated
+from tests.suite import with_suite
+
+REQUESTS, SEED, AT_ONCE = 20_000, 20_260, 16
+DEADLINE_SECONDS = 10.0
+IDLE_SECONDS_MAX = 1.0
+"""A connection is given up long before the gateway ends it: else a request may just miss it."""
+FINE = frozenset({200, 400, 401, 403, 405, 406, 408, 413, 415, 431})
+INSIDE = re.compile(
+    r"Traceback|File \"|\.py\b|site-packages|grpc|pymongo|mongodb|msgspec|127\.0\.0\.1|[a-z](?:Error|Exception)\b|0x[0-9a-f]{6}"
+)
+"""What would tell of the insides of ours."""
+EVENT = re.compile(r"^data: (.+)$", re.MULTILINE)
+SHOWN_MAX = 20
+
+
+class Remote(Gateway):
+    """A gateway that runs as a process; it keeps what it was asked."""
+
+    def __init__(self, url: str, keys: Keys) -> None:
+        self.keys, self.called = keys, []
+        limits = httpx.Limits(keepalive_expiry=IDLE_SECONDS_MAX)
+        self.http = httpx.AsyncClient(base_url=url, timeout=2 * DEADLINE_SECONDS, trust_env=False, limits=limits)
+        self.asked: dict[str, Asked] = {}
+
+    async def post(self, body: Any, *, who: str = "", offset: float = 0.0, headers: dict[str, str] | None = None) -> httpx.Response:
+        token = bearer(self.keys.tokens, who, clock_offset=offset) if who else ""
+        self.asked.setdefault(str(body), Asked(body, token))
+        return await super().post(body, who=who, offset=offset, headers=headers)
+
+
+class Seen(Struct):
+    """What came of all of them."""
+
+    statuses: dict[str, Counter[str]] = field(default_factory=lambda: {name: Counter() for name in MUTATIONS})
+    slowest: float = 0.0
+    wrong: list[str] = field(default_factory=list)
+
+
+async def run(uri: str) -> Table:
+    """Full size."""
+    return await nothing_breaks(uri, REQUESTS, SEED)
+
+
+async def nothing_breaks(uri: str, requests: int, seed: int) -> Table:
+    """Asserts the invariant; a table of the answers."""
+
+    async def fuzzed(processes: dict[str, Member], keys: Keys) -> Seen:
+        gateway = Remote(f"http://{processes['gateway'].address}", keys)
+        async with gateway.http:
+            await world.build(gateway)
+            await walked(gateway)
+            return await _fuzzed(gateway, requests, random.Random(seed))
+
+    unbounded = {"rate_principal": 0.0, "rate_tenant": 0.0, "rate_address": 0.0}
+    started = time.perf_counter()
+    seen = await with_suite(uri, fuzzed, gateway=True, deadline_seconds=DEADLINE_SECONDS, **unbounded)
+    assert not seen.wrong, f"seed {seed}: {len(seen.wrong)} answers, of which\n" + "\n".join(seen.wrong[:SHOWN_MAX])
+    assert seen.slowest < DEADLINE_SECONDS
+    return _table(seen, f"gateway: {requests:,} requests by chance, seed {seed}, {time.perf_counter() - started:.0f} s")
+
+
+async def _fuzzed(gateway: Remote, requests: int, chance: random.Random) -> Seen:
+    seen, good = Seen(), list(gateway.asked.values())
+    drawn = iter([mutated(chance.choice(good), good, chance) for _ in range(requests)])
+
+    async def asking() -> None:
+        for name, asked in drawn:
+            await _tried(gateway, name, asked, seen)
+
+    await asyncio.gather(*(asking() for _ in range(AT_ONCE)))
+    assert (await gateway.http.get("/health")).status_code == 200
+    assert (await gateway.http.get("/ready")).status_code == 200, "a service is gone"
+    return seen
+
+
+async def _tried(gateway: Remote, name: str, asked: Asked, seen: Seen) -> None:
+    headers = {"accept": GRAPHQL, "content-type": "application/json"} | asked.headers
+    if asked.token:
+        headers["authorization"] = f"Bearer {asked.token}"
+    encoded = {each: value.encode("utf-8", "surrogatepass") for each, value in headers.items()}
+    started = time.perf_counter()
+    try:
+        if asked.get:
+            answer = await gateway.http.get(f"/graphql?{asked.address()}", headers=encoded)
+        else:
+            answer = await gateway.http.post("/graphql", content=asked.content(), headers=encoded)
+    except httpx.HTTPError as broken:
+        seen.wrong.append(f"{name}: {broken!r} to {asked}"[:2_000])
+        return
+    seen.slowest = max(seen.slowest, time.perf_counter() - started)
+    seen.statuses[name][_kind(answer)] += 1
+    if why := _wrong(answer):
+        seen.wrong.append(f"{name}: {why}: {answer.status_code} {answer.text[:600]}\n  to {asked.content()[:1_400]!r}")
+
+
+def _kind(answer: httpx.Response) -> str:
+    if answer.status_code != 200:
+        return str(answer.status_code)
+    return "200, with errors" if b'"errors":[' in answer.content else "200"
+
+
+def _wrong(answer: httpx.Response) -> str:
+    """Why an answer is not one that a bad request deserves; empty when it is."""
+    if answer.status_code not in FINE:
+        return "status"
+    if found := INSIDE.search(answer.text):
+        return f"it says {found.group()}"
+    media = answer.headers.get("content-type", "").partition(";")[0]
+    if media not in (JSON, GRAPHQL, EVENT_STREAM):
+        return "" if answer.status_code in (400, 405) else "no JSON"
+    texts = EVENT.findall(answer.text) if media == EVENT_STREAM else [answer.text]
+    bodies = [json.loads(text) for text in texts]
+    if answer.status_code != 200 and any("data" in body for body in bodies):
+        return "data beside a refusal"
+    codes = {error["extensions"]["code"] for body in bodies for error in body.get("errors", ())}
+    return f"{codes}" if codes & {"INTERNAL", "UNAVAILABLE", "DEADLINE_EXCEEDED", ""} else ""
+
+
+def _table(seen: Seen, title: str) -> Table:
+    kinds = sorted(set().union(*seen.statuses.values()))
+    table = Table(title=title, caption=f"the slowest took {seen.slowest * 1000:.0f} ms")
+    for column in ("what was changed", *kinds):
+        table.add_column(column, justify="left" if column == "what was changed" else "right")
+    for name, counts in seen.statuses.items():
+        table.add_row(name, *(f"{counts[kind]:,}" for kind in kinds))
+    return table
