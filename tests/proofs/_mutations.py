@@ -194,7 +194,6 @@ def _body(asked: Asked) -> dict[str, Any]:
 MUTATIONS: dict[str, Callable[[Asked, list[Asked], random.Random], Asked]] = {
     "as they were": _unchanged,
     "variables": _variables,
-    "variables of their inputs": _variables,
     "documents": _document,
     "spliced": _spliced,
     "envelopes": _envelope,
