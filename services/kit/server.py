@@ -43,9 +43,11 @@ class Server:
         services = [descriptor_of(servicer) for _, servicer in servicers]
         access.check_rules(services)
         self.drain_seconds, self.streams = drain_seconds, Streams(bounds)
-        options = [*channel.LIMITS, *KEEPALIVE, ("grpc.so_reuseport", 0)]
-        # Calls and streams have bounds of their own, with a reason; the transport's is only for what passes by those.
+        # Calls and streams have bounds of their own, with a reason; the transport's is only for what passes by those. Of those who come at
+        # once it would drop some by chance: when another replica stops, all its streams come here.
         most = CALLS_MAX + self.streams.bounds.streams_max + OTHERS_MAX
+        pending = [(f"grpc.server.max_pending_requests{kind}", most) for kind in ("", "_hard_limit")]
+        options = [*channel.LIMITS, *KEEPALIVE, *pending, ("grpc.so_reuseport", 0)]
         self.server = grpc.aio.server(interceptors=[Calls(gate, services, self.streams)], options=options, maximum_concurrent_rpcs=most)
         for add, servicer in servicers:
             add(servicer, self.server)

@@ -12,7 +12,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from services.kit import access
+from services.kit import access, telemetry
 from services.kit.errors import Overloaded, Unavailable
 
 WRITE_SECONDS_MAX = 10.0
@@ -58,7 +58,7 @@ class Streams:
         """A servicer's generator of responses as a coroutine that writes them, within the bounds."""
 
         async def call(request: Any, context: Any) -> None:
-            with self._place(access.caller()):
+            with self._place(access.caller()), telemetry.STREAMS.track_inprogress():
                 async with self._time(), aclosing(behaviour(request, context)) as responses:
                     async for response in responses:
                         await _write(context, response)

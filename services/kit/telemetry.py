@@ -9,7 +9,7 @@ from functools import cache
 from typing import Any
 
 from opentelemetry import propagate, trace
-from prometheus_client import Counter, Histogram, start_http_server
+from prometheus_client import Counter, Gauge, Histogram, start_http_server
 from pymongo import monitoring
 
 TRACER = trace.get_tracer("quanyu")
@@ -19,6 +19,7 @@ CALLS = Histogram(
     ["method", "code"],
     buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10),
 )
+STREAMS = Gauge("quanyu_streams", "Streaming rpcs that are open.")
 _UNTRACED = nullcontext(trace.INVALID_SPAN)
 BUGS = Counter("quanyu_bugs_total", "Unknown exceptions answered as INTERNAL.", ["method"])
 

@@ -207,6 +207,17 @@ async def test_one_caller_has_so_many_streams_and_all_together_so_many(serve: Se
         await anext(fourth)
 
 
+async def test_all_who_come_at_once_are_let_in(serve: Serve) -> None:
+    """As when another replica stops. The transport would drop some of more than a thousand."""
+    forever, many = Forever(), 1_200
+    async with serve(forever.behaviour, StreamBounds(many, many, 60.0)) as running:
+        channel = running.channel()
+        streams = [running.watch(channel) for _ in range(many)]
+        async with asyncio.timeout(30):
+            await asyncio.gather(*map(anext, streams))
+        assert len(forever.callers) == many
+
+
 async def test_calls_that_fill_their_places_leave_those_of_streams(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("services.kit.calls.CALLS_MAX", 2)
     begun, go = asyncio.Semaphore(0), asyncio.Event()
