@@ -55,7 +55,7 @@ def build(settings: Settings) -> Starlette:
         return JSONResponse({"ready": all(services.values()), "services": services}, 200 if all(services.values()) else 503)
 
     async def metrics(request: Request) -> Response:
-        """For Prometheus."""
+        """For whoever develops; in production they are told at QUANYU_METRICS_LISTEN only."""
         return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
 
     @asynccontextmanager
@@ -75,10 +75,9 @@ def build(settings: Settings) -> Starlette:
         Route(f"{WEBHOOKS}/{{owner}}/{{sender}}", Webhooks(operations, reader), methods=["POST"]),
         Route("/health", health),
         Route("/ready", ready),
-        Route("/metrics", metrics),
     ]
     if endpoint.explorer:
-        routes.append(explorer.files())
+        routes += [explorer.files(), Route("/metrics", metrics)]
     app = Starlette(routes=routes, middleware=_middleware(settings, endpoint), lifespan=lifespan)
     app.state.clients, app.state.executor, app.state.sessions, app.state.rates = clients, executor, sessions, operations.rates
     app.state.endings, app.state.subscriptions = endings, subscriptions

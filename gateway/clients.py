@@ -21,6 +21,7 @@ from services.kit.principals import Principal, Signer
 from services.kit.settings import Settings
 
 READY_SECONDS_MAX = 1.0
+READY_KEPT_SECONDS = 0.25
 
 Descriptor: TypeAlias = Any
 """A descriptor; the library's two implementations share no type."""
@@ -68,6 +69,7 @@ class Clients:
         self.channels: dict[str, grpc.aio.Channel] = {}
         self.called: dict[type[Message], tuple[str, Callable[..., Any]]] = {}
         """Of each request, the service that answers it and its rpc."""
+        self.serving: asyncio.Task[dict[str, bool]] | None = None
 
     async def open(self) -> None:
         """Opens the channels, in the event loop that uses them."""
@@ -105,7 +107,16 @@ class Clients:
         return rpc.service, method(rpc.path, request_serializer=kind.SerializeToString, response_deserializer=rpc.response.FromString)
 
     async def ready(self) -> dict[str, bool]:
-        """Which services say that they serve."""
+        """Which services say that they serve. They are asked once at a time, and then not for `READY_KEPT_SECONDS`: anybody may ask us."""
+        if self.serving is None:
+            self.serving = asyncio.create_task(self._all_serving())
+            self.serving.add_done_callback(lambda task: task.get_loop().call_later(READY_KEPT_SECONDS, self._forget))
+        return await asyncio.shield(self.serving)
+
+    def _forget(self) -> None:
+        self.serving = None
+
+    async def _all_serving(self) -> dict[str, bool]:
         serving = await asyncio.gather(*map(self._serving, self.channels.values()))
         return dict(zip(self.channels, serving, strict=True))
 

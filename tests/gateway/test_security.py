@@ -13,6 +13,7 @@ from graphql import get_introspection_query
 
 from gateway import schema, wire
 from gateway.__main__ import Server, configured
+from services.kit.house import SERVICES
 from services.kit.settings import Settings
 from tests.gateway.conftest import GRAPHQL, Gateway, Open
 from tests.gateway.test_limits import doubling
@@ -247,6 +248,31 @@ async def test_browsers_are_kept_careful(alone: Gateway, production: Gateway) ->
             assert "access-control-allow-origin" not in headers
     assert "strict-transport-security" in (await production.http.get("/health")).headers
     assert "strict-transport-security" not in (await alone.http.get("/health")).headers
+
+
+async def test_metrics_are_not_for_everybody(alone: Gateway, production: Gateway) -> None:
+    assert (await alone.http.get("/metrics")).status_code == 200
+    assert (await production.http.get("/metrics")).status_code == 404
+
+
+async def test_services_are_not_asked_as_often_as_anybody_asks_whether_they_are_ready(open_gateway: Open) -> None:
+    gateway = await open_gateway("member")
+    clients, asked = gateway.app.state.clients, 0
+    serving = clients._serving
+
+    async def counted(channel: Any) -> bool:
+        nonlocal asked
+        asked += 1
+        return bool(await serving(channel))
+
+    clients._serving = counted
+    answers = await asyncio.gather(*(gateway.http.get("/ready") for _ in range(100)))
+    assert {answer.json()["services"]["member"] for answer in answers} == {True}
+    assert asked == len(SERVICES)
+    async with asyncio.timeout(SECONDS_MAX):
+        while asked == len(SERVICES):
+            await gateway.http.get("/ready")
+            await asyncio.sleep(0)  # what is kept is answered without a turn of the event loop, in which it would be forgotten
 
 
 async def test_answers_to_other_origins_are_theirs_to_read_only_when_named(open_gateway: Open) -> None:
