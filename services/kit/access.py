@@ -41,13 +41,15 @@ FIELD_KINDS = {
 
 
 class Caller(Struct, frozen=True):
-    """Whoever an rpc runs for: the grants its rule let through and what those reach. `everywhere` needs no filter."""
+    """Whoever an rpc runs for: the grants its rule let through and what those reach, and which issuer says so. `everywhere` needs no
+    filter."""
 
     id: str
     grants: tuple[Grant, ...] = ()
     on_behalf_of: str = ""
     everywhere: bool = False
     reach: Reach = {}
+    issuer: str = ""
 
     @property
     def roles(self) -> frozenset[str]:
@@ -136,7 +138,7 @@ class Gate:
             for grant in grants:
                 for kind, ids in (await self._reach(grant)).items():
                     reach[kind] = reach.get(kind, frozenset()) | ids
-        return Caller(principal.id, grants, principal.on_behalf_of, everywhere, reach)
+        return Caller(principal.id, grants, principal.on_behalf_of, everywhere, reach, principal.issuer)
 
     async def _reach(self, grant: Grant) -> Reach:
         """What one grant reaches: itself, and below a brand or unit also its stores and units; nothing when it names nothing known here."""

@@ -36,12 +36,14 @@ class Grant(Struct, frozen=True, array_like=True):
 
 
 class Principal(Struct, frozen=True, cache_hash=True):
-    """Who calls (`id`), what they may be (`grants`), for whom (`on_behalf_of`), and how far their clock is moved (development)."""
+    """Who calls (`id`), what they may be (`grants`), for whom (`on_behalf_of`), how far their clock is moved (development), and, once a
+    token was verified, which issuer signed it."""
 
     id: str
     grants: tuple[Grant, ...] = ()
     on_behalf_of: str = ""
     clock_offset: float = 0.0
+    issuer: str = ""
 
 
 class Issuer(Struct, frozen=True):
@@ -130,7 +132,7 @@ class Verifier:
         offset = float(claims["clock_offset"])
         if offset and not self.development:
             raise ValueError("only a development installation moves clocks")
-        return expires_at, Principal(str(claims["sub"]), grants, str(claims["obo"]), offset)
+        return expires_at, Principal(str(claims["sub"]), grants, str(claims["obo"]), offset, issuer)
 
 
 def _unverified_issuer(token: str) -> str:

@@ -14,11 +14,12 @@ import grpc
 import uvloop
 
 from quanyu.facts.v1 import facts_pb2, facts_pb2_grpc
-from services.kit.facts.inbox import FactSink, Handler, Happened, Together
+from services.kit.facts.inbox import Handler, Happened, Together
 from services.kit.facts.outbox import Outbox
 from services.kit.mongo import Database
 from services.kit.settings import Settings
 from services.kit.unit import Unit
+from tests.services.kit.hearing import Trusting
 
 POISON = ("key-0", 2)
 """The key and place in it of the fact that fails."""
@@ -44,7 +45,7 @@ async def main(uri: str, name: str, address: str, effect: str) -> None:
         await database["effects"].insert_many([_row(fact) for _, fact in happened], session=happened[0][0].session)
 
     effects: dict[str, Handler] = {"placed": placed, "bare": bare, "together": Together(together)}
-    sink = FactSink(database, {"visit_started": effects[effect]}, Outbox(database, "listener"))
+    sink = Trusting(database, {"visit_started": effects[effect]}, Outbox(database, "listener"))
     await sink.prepare()
     server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
     facts_pb2_grpc.add_FactSinkServiceServicer_to_server(sink, server)

@@ -48,8 +48,9 @@ class Running:
         self.channels.append(channel)
         return channel
 
-    async def deliver(self, *told: msgspec.Struct | facts_pb2.Fact, source: str) -> list[facts_pb2.Delivery]:
-        """Delivers facts of `source` through the real rpc, numbered on from the last ones per key."""
+    async def deliver(self, *told: msgspec.Struct | facts_pb2.Fact, source: str, signed_by: str = "") -> list[facts_pb2.Delivery]:
+        """Delivers facts of `source`, which signs the call unless told otherwise, through the real rpc, numbered on from the last ones per
+        key."""
         outbox = Outbox(self.database, source)
         facts = [item if isinstance(item, facts_pb2.Fact) else outbox.fact(item, clock.now()) for item in told]
         sequences: dict[str, int] = {}
@@ -60,7 +61,8 @@ class Running:
                     sequences[fact.key] = row["sequence"] if row else 0
                 sequences[fact.key] += 1
                 fact.sequence = sequences[fact.key]
-        signer = Signer(source, self.keys.signing_setting(source))
+        issuer = signed_by or source
+        signer = Signer(issuer, self.keys.signing_setting(issuer))
         principal = Principal(id=f"service:{source}", grants=(Grant(SERVICE, INSTALLATION),))
         channel = open_channel(self.address, lambda: signer.token(self.house.name, principal), DEADLINE_SECONDS)
         async with channel:

@@ -18,8 +18,8 @@ from pymongo.errors import ConnectionFailure, PyMongoError
 from quanyu.facts.v1 import facts_pb2, facts_pb2_grpc
 from services.kit import access, ids
 from services.kit.clock import Clock, now
-from services.kit.errors import Invalid, Refusal, Unavailable
-from services.kit.facts.outbox import Outbox
+from services.kit.errors import Denied, Invalid, Refusal, Unavailable
+from services.kit.facts.outbox import Outbox, route
 from services.kit.logs import logger
 from services.kit.mongo import Database, Session, ensure
 from services.kit.unit import Unit
@@ -91,6 +91,7 @@ class FactSink(facts_pb2_grpc.FactSinkServiceServicer):
         facts = list(request.facts)
         if not request.source or len(facts) > BATCH_MAX or any(fact.source != request.source for fact in facts):
             raise Invalid("INVALID_BATCH", f"give a source and at most {BATCH_MAX} facts, all of that source", field="facts")
+        _check_source(request.source, facts)
         access.current.set(access.SYSTEM)
         shares = any(isinstance(self.handlers.get(fact.WhichOneof("body") or ""), Together) for fact in facts)
         async with self.turn if shares else nullcontext():
@@ -169,6 +170,16 @@ class FactSink(facts_pb2_grpc.FactSinkServiceServicer):
 
     def _at(self, fact: facts_pb2.Fact) -> datetime:
         return fact.at.ToDatetime(tzinfo=UTC) if fact.HasField("at") else self.clock()
+
+
+def _check_source(source: str, facts: Iterable[facts_pb2.Fact]) -> None:
+    """`Denied` unless `source` itself signed the call, and tells facts of this kind at all."""
+    if access.caller().issuer != source:
+        raise Denied("SOURCE_NOT_YOURS", "a service delivers its own facts, signed by itself")
+    for fact in facts:
+        kind = fact.WhichOneof("body")
+        if kind and route(kind).told_by != source:
+            raise Denied("KIND_NOT_YOURS", f"{kind} is told by {route(kind).told_by}")
 
 
 def _out_of_reach(error: Exception) -> bool:

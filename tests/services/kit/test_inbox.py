@@ -63,9 +63,20 @@ async def test_a_fact_behind_a_gap_waits_for_the_missing_one(listener: Listener)
 
 
 async def test_sources_do_not_share_sequences(listener: Listener) -> None:
+    heard = []
+
+    async def bought(unit: Unit, fact: facts_pb2.Fact) -> None:
+        heard.append((fact.source, fact.sequence))
+
+    listener.handlers["order_paid"] = bought
+    await listener.stop()
+    await listener.start()
     await deliver(listener, sequenced([visit("a", 1)]))
-    assert states(await deliver(listener, sequenced([visit("a", 2, "commerce")]), "commerce")) == [APPLIED]
-    assert await listener.applied() == {"a": [1, 2]}
+    paid = visit("a", 2, "commerce")
+    paid.order_paid.CopyFrom(facts_pb2.OrderPaid(order_id="a"))
+    assert states(await deliver(listener, sequenced([paid]), "commerce")) == [APPLIED]
+    assert heard == [("commerce", 1)]
+    assert await listener.applied() == {"a": [1]}
 
 
 async def test_a_failing_fact_holds_back_its_own_key_only(listener: Listener) -> None:

@@ -3,6 +3,7 @@
 import pytest
 
 from quanyu.facts.v1 import facts_pb2
+from services.kit.errors import Denied
 from services.kit.facts.outbox import route
 from services.member.relation.rules import relation_id
 
@@ -43,6 +44,21 @@ def test_every_fact_that_names_member_has_its_effect_here(member_facts):
 @pytest.fixture
 async def member_facts(member):
     return member.wiring.facts
+
+
+async def test_a_service_delivers_no_facts_but_its_own(member):
+    def changed(source):
+        return facts_pb2.Fact(key="str_1", source=source, store_changed=facts_pb2.StoreChanged(store_id="str_1", brand_id="brd_1"))
+
+    for signer in ("commerce", "gateway", "local"):
+        with pytest.raises(Denied, match="SOURCE_NOT_YOURS"):
+            await member.deliver(changed("organization"), source="organization", signed_by=signer)
+    with pytest.raises(Denied, match="KIND_NOT_YOURS"):
+        await member.deliver(changed("commerce"), source="commerce")
+    assert await member.database["store_view"].count_documents({}) == 0
+    (delivery,) = await member.deliver(changed("organization"), source="organization")
+    assert delivery.state == facts_pb2.DELIVERY_STATE_APPLIED
+    assert await member.database["store_view"].count_documents({}) == 1
 
 
 def stages(plan):

@@ -48,6 +48,7 @@ class FactSinkServiceServicer:
 
     def Deliver(self, request, context):
         """Applies facts in the order given. Each is answered for itself: one that fails holds back only later ones of its own key.
+        Refuses with SOURCE_NOT_YOURS unless `source` itself signed the call, and with KIND_NOT_YOURS when another service tells such facts.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -36,7 +36,9 @@ class FactSinkServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> FactSinkServiceAsyncStub: ...
     Deliver: _grpc.UnaryUnaryMultiCallable[_facts_pb2.DeliverRequest, _facts_pb2.DeliverResponse]
-    """Applies facts in the order given. Each is answered for itself: one that fails holds back only later ones of its own key."""
+    """Applies facts in the order given. Each is answered for itself: one that fails holds back only later ones of its own key.
+    Refuses with SOURCE_NOT_YOURS unless `source` itself signed the call, and with KIND_NOT_YOURS when another service tells such facts.
+    """
 
 @_typing.type_check_only
 class FactSinkServiceAsyncStub(FactSinkServiceStub):
@@ -44,7 +46,9 @@ class FactSinkServiceAsyncStub(FactSinkServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Deliver: _aio.UnaryUnaryMultiCallable[_facts_pb2.DeliverRequest, _facts_pb2.DeliverResponse]  # type: ignore[assignment]
-    """Applies facts in the order given. Each is answered for itself: one that fails holds back only later ones of its own key."""
+    """Applies facts in the order given. Each is answered for itself: one that fails holds back only later ones of its own key.
+    Refuses with SOURCE_NOT_YOURS unless `source` itself signed the call, and with KIND_NOT_YOURS when another service tells such facts.
+    """
 
 class FactSinkServiceServicer(metaclass=_abc_1.ABCMeta):
     """Takes facts from another service."""
@@ -55,7 +59,9 @@ class FactSinkServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _facts_pb2.DeliverRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_facts_pb2.DeliverResponse, _abc.Awaitable[_facts_pb2.DeliverResponse]]:
-        """Applies facts in the order given. Each is answered for itself: one that fails holds back only later ones of its own key."""
+        """Applies facts in the order given. Each is answered for itself: one that fails holds back only later ones of its own key.
+        Refuses with SOURCE_NOT_YOURS unless `source` itself signed the call, and with KIND_NOT_YOURS when another service tells such facts.
+        """
 
 def add_FactSinkServiceServicer_to_server(servicer: FactSinkServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
 
