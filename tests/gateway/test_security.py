@@ -272,7 +272,6 @@ async def test_services_are_not_asked_as_often_as_anybody_asks_whether_they_are_
     async with asyncio.timeout(SECONDS_MAX):
         while asked == len(SERVICES):
             await gateway.http.get("/ready")
-            await asyncio.sleep(0)
             await asyncio.sleep(0)  # what is kept is answered without a turn of the event loop, in which it would be forgotten
 
 
