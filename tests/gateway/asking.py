@@ -82,6 +82,15 @@ class Asking:
             yield f"nodes of {kind.name}", "{" + " ".join(f"{call}{{__typename ...f}}" for call in calls) + "}" + fragment
         self.reached |= {("Query", name) for name in self.schema.query_type.fields}
 
+    def subscriptions(self, sides: Mapping[str, Ids]) -> Iterator[tuple[str, str]]:
+        """By the field of the subscription: the same, each with one call, as subscriptions are."""
+        assert self.schema.subscription_type is not None
+        for name, field in self.schema.subscription_type.fields.items():
+            selected = self._selected(get_named_type(field.type), next(iter(sides.values())), DEPTH)
+            self.reached.add(("Subscription", name))
+            for call in dict.fromkeys(self._calls(name, field, sides)):
+                yield name, f"subscription{{{call}{selected}}}"
+
     def _calls(self, name: str, field: GraphQLField, sides: Mapping[str, Ids]) -> Iterator[str]:
         """The field with every choice of ids; each of a side's ids has its turn."""
         thing = get_named_type(field.type).name
@@ -204,8 +213,6 @@ def literal(value: Any) -> str:
 
 
 def fields_of(schema: GraphQLSchema) -> set[tuple[str, str]]:
-    """All fields of the graph, those of subscriptions, their events and introspection left out."""
-    subscribed = schema.subscription_type.fields.values() if schema.subscription_type else ()
-    apart = {schema.subscription_type, *(get_named_type(field.type) for field in subscribed)}
-    kinds = [kind for kind in schema.type_map.values() if is_object_type(kind) and kind not in apart and not kind.name.startswith("__")]
+    """All fields of the graph, those of introspection left out."""
+    kinds = [kind for kind in schema.type_map.values() if is_object_type(kind) and not kind.name.startswith("__")]
     return {(kind.name, name) for kind in kinds for name in kind.fields}

@@ -161,6 +161,7 @@ async def test_the_schema_is_asked_for_everything(street: Street) -> None:
     sides = {"target": world.ash.ids}
     assert list(street.asking.queries(sides))
     assert list(street.asking.mutations(sides))
+    assert list(street.asking.subscriptions(sides))
     assert not street.asking.unknown, "give the world ids for these (tests/services/worlds)"
     assert sorted(fields_of(street.asking.schema) - street.asking.reached) == []
 

@@ -7,15 +7,13 @@ import asyncio
 import json
 from collections.abc import Iterator
 from contextlib import AsyncExitStack, suppress
-from itertools import chain, combinations
 from typing import Any
 
 import grpc
 import pytest
-from graphql import get_named_type
 from websockets.exceptions import ConnectionClosed
 
-from tests.gateway.asking import Ids, choices
+from tests.gateway.asking import Ids
 from tests.gateway.serving import SECONDS_MAX, Served, Socket, serving
 from tests.gateway.test_access import Neighbour, Street, people, quiet, street, told
 from tests.gateway.world import key
@@ -86,21 +84,6 @@ class Follower:
                 yield field, found
 
 
-def subscriptions(street: Street, sides: dict[str, Ids]) -> Iterator[tuple[str, str]]:
-    """By the field: documents with ids in one or more of its arguments, the target's among them."""
-    root = street.asking.schema.subscription_type
-    assert root is not None
-    for name, field in root.fields.items():
-        kind = get_named_type(field.type)
-        places = [each for each, argument in field.args.items() if get_named_type(argument.type).name == "ID"]
-        selected = street.asking._selected(kind, sides["target"], 2)
-        for filled in chain.from_iterable(combinations(places, many) for many in range(1, len(places) + 1)):
-            for choice in choices(filled, sides):
-                if "target" in choice.values():
-                    calls = [street.asking._call(name, field, choice, sides, number) for number in range(4)]
-                    yield from ((name, f"subscription{{{call}{selected}}}") for call in dict.fromkeys(calls))
-
-
 async def happen(street: Street, ash: Side) -> None:
     """Something of each kind that is followed."""
     guide, consumer = (Neighbour("ash's", subject, ash) for subject in (ash.ids["staff"][0], ash.consumer))
@@ -152,11 +135,11 @@ async def test_nobody_follows_what_is_anothers(street: Street) -> None:
             sides: dict[str, Ids] = {"target": ash.ids, "own": side.ids}
             for who in [Neighbour(f"nobody beside {side.name}", "", side), *people(side)]:
                 neighbours.append(await following(stack, served, who, offset))
-                for field, query in subscriptions(street, sides):
+                for field, query in street.asking.subscriptions(sides):
                     await neighbours[-1].subscribe(field, query)
         for who in people(ash):
             rightful.append(await following(stack, served, who, offset))
-            for field, query in subscriptions(street, {"target": ash.ids}):
+            for field, query in street.asking.subscriptions({"target": ash.ids}):
                 await rightful[-1].subscribe(field, query)
         for follower in (*neighbours, *rightful):
             await follower.hear_all()
