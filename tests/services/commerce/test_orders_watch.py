@@ -1,6 +1,5 @@
 """Following an order: as it stands and each time it changed, for whoever may see it."""
 
-
 from quanyu.commerce.v1 import orders_pb2 as pb
 from services.kit import pages
 from services.kit.errors import Denied, Invalid, NotFound

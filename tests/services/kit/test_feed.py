@@ -13,6 +13,7 @@ from msgspec.structs import replace
 
 from services.kit import access, clock, feed, ids, pages
 from services.kit.access import Caller, Kind
+from services.kit.errors import Unavailable
 from services.kit.feed import BATCH_MAX, KNOWN_MAX, Cursor
 from services.kit.mongo import Database
 from services.kit.table import CHANGED_AT
@@ -205,6 +206,21 @@ async def test_a_task_that_went_before_it_was_read_is_not_told(replicas: list[Re
         async with asyncio.timeout(20):
             told = [each.row["id"] for each in await anext(slow)]
         assert "tsk_1" in told and "tsk_0" not in told
+
+
+async def test_a_stream_whose_changes_were_lost_says_so_and_its_cursor_goes_on(replicas: list[Replica]) -> None:
+    here, there = replicas
+    async with here.following() as stream:
+        await here.commit(Task("tsk_0"))
+        await stream.hears(("tsk_0", ""))
+        await here.database.client.drop_database(here.database.name)
+        with pytest.raises(Unavailable) as lost:
+            await asyncio.wait_for(stream.ended, 20)
+        assert lost.value.reason == "CHANGES_LOST"
+    await here.tasks.prepare()
+    await here.commit(Task("tsk_1"))
+    async with there.following(stream.cursor) as again:
+        await again.hears(("tsk_1", ""))
 
 
 async def test_births_are_told_once(replicas: list[Replica]) -> None:
