@@ -23,7 +23,7 @@ from services.kit.house import SERVICES, House
 from services.kit.settings import Settings
 from services.local.keys import new_keys
 
-READS = re.compile(r"(Get|BatchGet|List|BatchList|Search|Check|Resolve)(?=[A-Z])")
+READS = re.compile(r"(Get|BatchGet|List|BatchList|Search|Check|Resolve|Watch)(?=[A-Z])")
 """The verbs of rpcs that change nothing; every other rpc is a write."""
 REPEATABLE = {
     "quanyu.facts.v1.FactSinkService.Deliver",  # once by the sequence of each fact
@@ -105,6 +105,18 @@ def test_reads_take_no_request_id() -> None:
 def test_no_answer_of_a_write_carries_personal_data(method: MethodDescriptor) -> None:
     """It would get into the once-record."""
     assert personal(method.output_type) == []
+
+
+# Streams --------------------------------------------------------------------------------------------------------------
+
+
+def test_what_watches_streams_and_goes_on_by_cursors() -> None:
+    assert [method for method in RPCS if method.client_streaming] == []
+    watching = [method for method in RPCS if method.name.startswith("Watch")]
+    assert watching and watching == [method for method in RPCS if method.server_streaming]
+    for method in watching:
+        after, cursor = method.input_type.fields_by_name["after"], method.output_type.fields_by_name["cursor"]
+        assert after.type == cursor.type == after.TYPE_STRING, method.full_name
 
 
 # Facts ----------------------------------------------------------------------------------------------------------------
