@@ -60,9 +60,11 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
 @pytest.fixture(scope="module", autouse=True)
-def quiet() -> None:
+def quiet() -> Iterator[None]:
     """Thousands of refused operations say nothing that a failed assertion does not."""
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
+    yield
+    structlog.reset_defaults()
 
 
 class Neighbour(Struct, frozen=True):

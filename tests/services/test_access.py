@@ -7,7 +7,7 @@ nothing of ash's own in it. Ash's people then make the same calls, so that it is
 
 import logging
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 
 import pytest
 import pytest_asyncio
@@ -112,9 +112,11 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
 @pytest.fixture(scope="module", autouse=True)
-def quiet() -> None:
+def quiet() -> Iterator[None]:
     """Thousands of refused calls say nothing that a failed assertion does not."""
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
+    yield
+    structlog.reset_defaults()
 
 
 async def test_what_is_public_was_looked_at() -> None:
