@@ -95,7 +95,7 @@ async def test_the_service_ends_with_the_stream(open_gateway: Open) -> None:
 
 async def test_a_stream_ends_with_its_token(open_gateway: Open) -> None:
     async with telling_gateway(open_gateway) as (served, _):
-        expiring = served.gateway.token("operator", lifetime_seconds=1 - CLOCK_SKEW_SECONDS)
+        expiring = served.gateway.token("operator", lifetime_seconds=3 - CLOCK_SKEW_SECONDS)
         headers = {"accept": STREAM, "authorization": f"Bearer {expiring}"}
         async with httpx.AsyncClient(base_url=f"http://{served.address}", trust_env=False, timeout=SECONDS_MAX) as http:
             ended = await http.post("/graphql", json={"query": WATCHED, "variables": {"id": "ord_1"}}, headers=headers)
