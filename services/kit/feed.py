@@ -151,7 +151,7 @@ class Feed(Generic[S]):
         if not after:
             return Place(Cursor(feed, subject, clock.real() - REWIND))
         cursor = pages.opened(after, Cursor)
-        if cursor is None or (cursor.feed, cursor.subject) != (feed, subject):
+        if cursor is None or (cursor.feed, cursor.subject) != (feed, subject) or cursor.floor > clock.real():
             raise Invalid("INVALID_CURSOR", "this cursor is not one of this stream; begin without one", field="after")
         return Place(cursor)
 

@@ -47,13 +47,20 @@ def cursor(list_name: str, values: Sequence[Any]) -> str:
     return token([list_name, *values])
 
 
-def values(list_name: str, order: Order, token: str) -> list[Any]:
-    """The order values a token carries; `Invalid` when it is damaged, made by hand or of another list."""
+def values(list_name: str, order: Order, token: str, kinds: Sequence[type] | None = None) -> list[Any]:
+    """The order values a token carries, of these `kinds`; `Invalid` when it is damaged, made by hand or of another list.
+
+    Whoever does more with them than to ask the database for what comes after them says what kinds they are.
+    """
     name, *found = opened(token, list[Any]) or [None]
-    # Only scalars: a mapping would reach the database as operators.
-    if name != list_name or len(found) != len(order) or not all(isinstance(item, str | int | float | bool | datetime) for item in found):
+    if name != list_name or len(found) != len(order) or not all(map(_scalar, found)) or not all(map(isinstance, found, kinds or ())):
         raise Invalid("INVALID_CURSOR", "this cursor is not one of this list; start at the first page", field="after")
     return found
+
+
+def _scalar(value: Any) -> bool:
+    """Whether the database orders by such values: a mapping would reach it as operators, and it has integers of 64 bits."""
+    return isinstance(value, str | float | datetime) or (isinstance(value, int) and -(2**63) <= value < 2**63)
 
 
 def after(order: Order, last: Sequence[Any]) -> Document:

@@ -64,7 +64,7 @@ class ConsentService(consent_pb2_grpc.ConsentServiceServicer):
         stand = await self.consents.stand(table, query)
         first, after = pages.size(request.page), request.page.after
         if after:
-            brand_id, purpose = pages.values(table.name, STANDING_ORDER, after)
+            brand_id, purpose = pages.values(table.name, STANDING_ORDER, after, kinds=(str, str))
             stand = [word for word in stand if (word.brand_id, word.purpose) > (brand_id, purpose)]
         shown = stand[:first]
         end = pages.cursor(table.name, [shown[-1].brand_id, shown[-1].purpose]) if shown else ""

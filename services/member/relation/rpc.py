@@ -116,7 +116,7 @@ class RelationService(relation_pb2_grpc.RelationServiceServicer):
         query = {"consumer_id": relation.consumer_id, "brand_id": relation.brand_id}
         rows, info = await table.page(query, request.page, order=MOVES_ORDER)
         if request.page.after:
-            last, _ = pages.values(table.name, [*MOVES_ORDER, ("_id", 1)], request.page.after)
+            last, _ = pages.values(table.name, [*MOVES_ORDER, ("_id", 1)], request.page.after, kinds=(int, str))
             due = [move for move in due if move.number < last]
         moves = [*await whole(table, rows), *due]
         shown = sorted(moves, key=lambda move: -move.number)[: pages.size(request.page)]

@@ -32,6 +32,7 @@ async def replicas(database: Database) -> AsyncIterator[list[Replica]]:
         pages.token(Cursor("tasks:store_id", ANNA, datetime.now(UTC))),
         pages.token(Cursor("mail:staff_id", ANNA, datetime.now(UTC))),
         pages.token(["tasks:staff_id", ANNA, datetime(2026, 1, 1), {}]),
+        pages.token(Cursor("tasks:staff_id", ANNA, datetime(9999, 12, 31, 23, 59, tzinfo=UTC), {1: 1})),
         pages.token(["tasks:staff_id", ANNA, datetime.now(UTC), {"$gt": 1}]),
         pages.token(["tasks:staff_id", ANNA, {"$gt": 1}, {}]),
     ],

@@ -63,6 +63,8 @@ def test_a_cursor_keeps_its_values() -> None:
         "A" * 2000,
         pages.cursor("others", [1, "a", "b"]),
         pages.cursor("things", [1, "a"]),
+        pages.cursor("things", [2**63, "a", "b"]),
+        pages.cursor("things", [None, "a", "b"]),
         urlsafe_b64encode(msgspec.msgpack.encode(["things", {"$gt": ""}, "a", "b"])).decode(),
         urlsafe_b64encode(msgspec.msgpack.encode({"things": 1})).decode(),
     ],
@@ -71,6 +73,13 @@ def test_a_cursor_that_is_not_ours_is_refused(token: str) -> None:
     with pytest.raises(Invalid) as caught:
         pages.values("things", ORDER, token)
     assert caught.value.reason == "INVALID_CURSOR"
+
+
+def test_a_cursor_holds_what_it_is_said_to() -> None:
+    token = pages.cursor("things", [1, "a", "b"])
+    assert pages.values("things", ORDER, token, kinds=(int, str, str)) == [1, "a", "b"]
+    with pytest.raises(Invalid):
+        pages.values("things", ORDER, token, kinds=(str, str, str))
 
 
 @given(st.text(max_size=80))
