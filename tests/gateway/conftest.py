@@ -22,6 +22,8 @@ __all__ = ["keys", "start"]
 GRAPHQL = "application/graphql-response+json"
 OPERATIONS = Path(__file__).parents[1] / "stories" / "operations"
 RESOLVING = {"ResolveGrantsRequest", "ResolveConsumerRequest"}
+FAULTS = frozenset({"", "INTERNAL", "SERVICE_UNAVAILABLE", "DATABASE_UNAVAILABLE", "COMMIT_UNKNOWN", "DEADLINE_EXCEEDED"})
+"""Codes of errors that nobody can cause by what they ask."""
 
 
 class Gateway:

@@ -26,7 +26,7 @@ from services.kit.house import SERVICES
 from services.kit.settings import Settings
 from services.local.keys import Keys
 from tests.gateway.asking import Asking, Ids, fields_of
-from tests.gateway.conftest import Gateway
+from tests.gateway.conftest import FAULTS, Gateway
 from tests.services.conftest import starting
 from tests.services.test_access import ALLOWED
 from tests.services.worlds.rpcs import Person
@@ -92,7 +92,7 @@ class Street:
         assert response.status_code == 200, (query[:300], response.text[:600], variables)
         body: dict[str, Any] = response.json()
         codes = {error["extensions"]["code"] for error in body.get("errors", ())}
-        assert not codes & {"INTERNAL", "UNAVAILABLE", "DEADLINE_EXCEEDED"}, (who.label, query[:300], body["errors"][:3])
+        assert not codes & FAULTS, (who.label, query[:300], body["errors"][:3])
         return body
 
     async def answers(self, neighbours: list[Neighbour], query: str) -> list[dict[str, Any]]:

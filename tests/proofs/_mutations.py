@@ -6,11 +6,14 @@ import json
 import random
 import re
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import urlencode
 
 from msgspec import Struct
 from msgspec.structs import replace
+
+from services.kit import pages
 
 WORD = re.compile(r"[A-Za-z_]\w*|\.{3}|\"[^\"]*\"|-?\d+|[^\s\w]")
 LONG, ADDRESS_MAX = 5_000, 30_000
@@ -25,6 +28,12 @@ HOSTILE: tuple[Any, ...] = (
     {str(number): number for number in range(300)},
 )  # fmt: skip
 """What no good client sends."""
+SCALARS: tuple[Any, ...] = (
+    None, True, 0, -1, 2**63 - 1, 2**63, 2**64 - 1, -(2**63), 1e308, -0.0, float("nan"), float("inf"),
+    "", "\x00", "$where", "x" * 600, "9999", "con_", b"\xff", [], {}, {"$gt": ""},
+    *(datetime(*day, tzinfo=UTC) for day in ((1, 1, 1), (2024, 1, 1), (9999, 12, 31, 23, 59, 59, 999_999))),
+)  # fmt: skip
+"""What no cursor of ours holds."""
 WORDS = (
     *("...", "{", "}", "(", ")", "[", "]", ":", "=", "!", "@", "$", "|", "&", '"', '"""', "#", "\ufeff", "-", "null", "true", "on"),
     *("query", "mutation", "subscription", "fragment", "__typename", "__schema", "__type", "id", "node", "nodes", "edges", "cursor"),
@@ -119,6 +128,24 @@ def _bent(text: str, chance: random.Random) -> str:
     return "".join(letters)[:: chance.choice([1, 1, 1, -1])]
 
 
+def _cursors(asked: Asked, everything: list[Asked], chance: random.Random) -> Asked:
+    """A list is asked after what no list ever had: a cursor is opened, changed and closed again, or is that of another list."""
+    lists = [each for each in everything if _after(each)]
+    asked = chance.choice(lists)
+    found = pages.opened(_after(asked), list[Any]) or ["", ""]
+    at = chance.randrange(len(found))
+    others = pages.opened(_after(chance.choice(lists)), list[Any]) or [""]
+    found[at : at + 1] = chance.choice([[], [found[at]] * 2, [chance.choice(SCALARS)], [chance.choice(SCALARS)], [chance.choice(others)]])
+    after = _after(chance.choice(lists)) if chance.random() < 0.1 else pages.token(found)
+    variables = asked.body["variables"] | {"after": after}
+    return replace(asked, body=asked.body | {"variables": variables})
+
+
+def _after(asked: Asked) -> str:
+    """The cursor that is asked after; empty when none is."""
+    return _body(asked).get("variables", {}).get("after") or ""
+
+
 def _document(asked: Asked, everything: list[Asked], chance: random.Random) -> Asked:
     """Some words of the document are missing, doubled, exchanged or others'."""
     query = asked.body.get("query") if isinstance(asked.body, dict) else None
@@ -194,6 +221,7 @@ def _body(asked: Asked) -> dict[str, Any]:
 MUTATIONS: dict[str, Callable[[Asked, list[Asked], random.Random], Asked]] = {
     "as they were": _unchanged,
     "variables": _variables,
+    "cursors": _cursors,
     "documents": _document,
     "spliced": _spliced,
     "envelopes": _envelope,
