@@ -114,6 +114,7 @@ async def starting(settings: Settings, keys: Keys) -> AsyncIterator[Start]:
         yield start_services
     for name in SERVICES:
         database = Database(settings, f"{settings.database_prefix}_{name}")
+        await database.release_orphans(0)
         await database.client.drop_database(database.name)
         await database.close()
 
