@@ -92,7 +92,8 @@ class Sessions:
 
     async def _resolve(self, who: Who, token: Token) -> Session:
         asked_at = time.monotonic()
-        with acting_as(GATEWAY):
+        # By the bearer's clock: a grant that begins at their hour is one at that hour.
+        with acting_as(msgspec.structs.replace(GATEWAY, clock_offset=token.clock_offset)):
             person = await (self._vouched(token) if token.issuer else self._own(token.subject))
         id = person.staff_id or person.consumer_id or _nobody(token)
         principal = Principal(id, person.grants, clock_offset=token.clock_offset)
