@@ -4,12 +4,27 @@ Each file is `NAME.csv` (UTF-8, with or without BOM, header line) or `NAME.parqu
 """
 
 from collections.abc import Callable, Mapping
-from decimal import InvalidOperation
 from typing import Any
 
 from msgspec import Struct
 
-from services.local.imports.cells import BadValue, amount, choice, choices, flag, hours, integer, moment, names, number, pairs, text
+from services.local.imports.cells import (
+    BadValue,
+    amount,
+    choice,
+    choices,
+    currency,
+    flag,
+    hours,
+    integer,
+    moment,
+    names,
+    number,
+    pairs,
+    text,
+)
+
+CELL_CHARACTERS_MAX = 10_000
 
 
 class Column(Struct, frozen=True):
@@ -21,6 +36,20 @@ class Column(Struct, frozen=True):
     required: bool = True
     default: Any = ""
 
+    def value(self, cell: Any) -> Any:
+        """What the cell says, the default when it is empty; `BadValue` when that cannot be."""
+        if cell is None or (isinstance(cell, str) and not cell.strip()):
+            if self.required:
+                raise BadValue(f"{self.name} is missing")
+            return self.default
+        if isinstance(cell, str) and len(cell) > CELL_CHARACTERS_MAX:
+            raise BadValue(f"{self.name}: expected at most {CELL_CHARACTERS_MAX:,} characters")
+        try:
+            return self.read(cell)
+        except (ValueError, ArithmeticError) as error:
+            expected = str(error) if isinstance(error, BadValue) else f"expected {self.about}"
+            raise BadValue(f"{self.name}: {expected}") from None
+
 
 class File(Struct, frozen=True):
     """One file of the folder."""
@@ -31,27 +60,14 @@ class File(Struct, frozen=True):
 
     def row(self, cells: Mapping[str, Any]) -> dict[str, Any]:
         """The values of a row; `BadValue` names the first column that is missing or cannot be read."""
-        values: dict[str, Any] = {}
-        for column in self.columns:
-            cell = cells.get(column.name)
-            if cell is None or cell == "":
-                if column.required:
-                    raise BadValue(f"{column.name} is missing")
-                values[column.name] = column.default
-                continue
-            try:
-                values[column.name] = column.read(cell)
-            except (ValueError, InvalidOperation, OverflowError) as error:
-                expected = str(error) if isinstance(error, BadValue) else f"expected {column.about}"
-                raise BadValue(f"{column.name}: {expected}") from None
-        return values
+        return {column.name: column.value(cells.get(column.name)) for column in self.columns}
 
 
 NAME = (
     Column("name", text, "the name in Chinese"),
     Column("name_en", text, "the name in English", required=False),
 )
-CURRENCY = Column("currency", text, "ISO 4217, CNY unless given", required=False, default="CNY")
+CURRENCY = Column("currency", currency, "ISO 4217, CNY unless given", required=False, default="CNY")
 UNIT_KINDS = ("new_retail_department", "region", "supervisor_area")
 ROLES = ("guide", "store_manager", "supervisor", "brand_operator")
 PURPOSES = ("personalization", "outreach", "district_coupons")
