@@ -34,13 +34,15 @@ class Member(Struct, frozen=True):
 
 
 class Run(Struct, frozen=True):
-    """The running suite: `gateway` is the base URL, `mongo_uri` where the databases stand, `processes` in order of their start."""
+    """The running suite: `gateway` is the base URL, `mongo_uri` where the databases stand, `processes` in order of their start, and
+    `installation` the id of what these databases hold."""
 
     pid: int
     gateway: str
     mongo_uri: str
     database_prefix: str
     processes: list[Member]
+    installation: str = ""
 
     def addresses(self) -> Mapping[str, str]:
         """Process name -> host:port."""

@@ -13,6 +13,7 @@ from services.kit import settings as kit_settings
 from services.kit.settings import Settings
 from services.local.demo.load import load
 from services.local.folder import Folder, Member, Run
+from services.local.installation import installation_of
 from services.local.keys import keys_of
 from services.local.mongod import Mongod, check_server
 from services.local.options import data_option
@@ -24,7 +25,7 @@ from services.local.supervisor import Supervisor
 @data_option
 @click.option("--mongo", metavar="URI", help="A MongoDB replica set to use; else QUANYU_MONGO_URI, else a mongod of our own.")
 @click.option("--port", type=click.IntRange(0, 65535), help="The gateway's port; 0 takes a free one.  [default: 8000]")
-@click.option("--demo", is_flag=True, help="Load the demo world once all is ready, unless it stands there already.")
+@click.option("--demo", is_flag=True, help="Load the demo world once all is ready; where it stands, renew what ran out.")
 def up(folder: Folder, mongo: str | None, port: int | None, demo: bool) -> None:
     """Starts MongoDB, the four services and the gateway, and stays until Ctrl-C.
 
@@ -34,15 +35,16 @@ def up(folder: Folder, mongo: str | None, port: int | None, demo: bool) -> None:
     settings = resolve(kit_settings.load(environ), port)
     with folder.claim(), database(folder, environ.get("QUANYU_MONGO_URI")) as (uri, mongod):
         settings = msgspec.structs.replace(settings, mongo_uri=uri)
+        installation = installation_of(uri, settings.database_prefix)
         supervisor = Supervisor(
             stages(settings, keys_of(folder)), drain_seconds=settings.drain_seconds, mongod_alive=mongod.alive if mongod else None
         )
 
         async def ready(members: Sequence[Member]) -> None:
-            run = Run(os.getpid(), base_url(settings), uri, settings.database_prefix, list(members))
+            run = Run(os.getpid(), base_url(settings), uri, settings.database_prefix, list(members), installation)
             folder.write(folder.run, run)
             if demo:
-                await load(folder, Console())
+                click.echo(await load(folder, Console()))
             announce(run, settings)
 
         asyncio.run(supervisor.run(ready))

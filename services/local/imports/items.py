@@ -22,6 +22,8 @@ from services.local.imports.layout import BY_NAME
 Values = dict[str, Any]
 GROUPED = ("consumers", "bindings")
 """Files whose requests each speak of one brand."""
+UNREADABLE, ORDER_NOT_FOUND = "UNREADABLE", "ORDER_NOT_FOUND"
+"""Reasons that are given here; all others are the services'."""
 
 
 class Item(Struct, frozen=True):
@@ -34,12 +36,13 @@ class Item(Struct, frozen=True):
 
 
 class Reject(Struct, frozen=True):
-    """Something that was not imported: its place, its id and the reason."""
+    """Something that was not imported: its place, its id, the reason as services name theirs, and what is wrong for a person."""
 
     file: str
     row: int
     id: str
     reason: str
+    message: str
 
 
 def items(folder: Path, name: str) -> tuple[int, Iterator[Item | Reject]]:
@@ -61,8 +64,8 @@ def _each(name: str, read: Any, build: Callable[[Values], tuple[str, Message, st
     for cells in reading.rows(read):
         try:
             id, message, group = build(BY_NAME[name].row(cells))
-        except (BadValue, ValueError) as error:
-            yield Reject(name, cells["row"], _id(cells), str(error))
+        except ValueError as error:
+            yield Reject(name, cells["row"], _id(cells), UNREADABLE, str(error))
         else:
             yield Item(cells["row"], id, message, group)
 
@@ -81,8 +84,8 @@ def _products(read: Any) -> Iterator[Item | Reject]:
                     )
                 price = _money(row["price"], row["currency"])
                 message.variants.add(variant_id=row["variant_id"], attributes=row["attributes"], price=price)
-        except (BadValue, ValueError) as error:
-            yield Reject("products", place, str(product_id), str(error))
+        except ValueError as error:
+            yield Reject("products", place, str(product_id), UNREADABLE, str(error))
         else:
             yield Item(first, message.product_id, message)
 
@@ -103,8 +106,8 @@ def _orders(folder: Path, orders: Any) -> Iterator[Item | Reject]:
                 lines=lines.of(place),
             )
             message.paid_at.FromDatetime(row["paid_at"])
-        except (BadValue, ValueError) as error:
-            yield Reject("orders", cells["row"], order_id, str(error))
+        except ValueError as error:
+            yield Reject("orders", cells["row"], order_id, UNREADABLE, str(error))
         else:
             yield Item(cells["row"], order_id, message)
     yield from lines.left()
@@ -137,7 +140,7 @@ class _Lines:
                 row = BY_NAME["order_lines"].row(cells)
                 paid = _money(row["paid"], row["currency"])
                 built.append(orders_pb2.ImportedLine(variant_id=row["variant_id"], quantity=row["quantity"], paid=paid))
-            except (BadValue, ValueError) as error:
+            except ValueError as error:
                 raise BadValue(f"order_lines row {cells['row']}: {error}") from None
         return built
 
@@ -145,7 +148,7 @@ class _Lines:
         """Lines whose order does not stand in orders."""
         while self.cells:
             if self.place is None:
-                yield Reject("order_lines", self.cells[0]["row"], self.order_id, "no such order in orders")
+                yield Reject("order_lines", self.cells[0]["row"], self.order_id, ORDER_NOT_FOUND, "there is no such order in orders")
             self._next()
 
 

@@ -15,8 +15,8 @@ from quanyu.organization.v1 import chart_pb2, chart_pb2_grpc
 from services.kit.errors import Refusal
 
 Channels = Mapping[str, grpc.aio.Channel]
-Rejected = Sequence[tuple[int, str]]
-"""Index in the batch and reason."""
+Rejected = Sequence[tuple[int, str, str]]
+"""Index in the batch, reason, and what is wrong for a person."""
 
 
 class Target(Struct, frozen=True):
@@ -30,9 +30,9 @@ class Target(Struct, frozen=True):
     alone: bool = False
 
 
-def request_id(group: str, messages: Sequence[Message]) -> str:
-    """The id of a batch, made from its content: the same batch sent again is a repeat, whatever was sent in between."""
-    digest = hashlib.sha256(group.encode())
+def request_id(attempt: str, group: str, messages: Sequence[Message]) -> str:
+    """The id of a batch, made from its content: the same batch sent again in an attempt is a repeat, whatever was sent in between."""
+    digest = hashlib.sha256(f"{attempt} {group}".encode())
     for message in messages:
         digest.update(message.SerializeToString(deterministic=True))
     return f"import:{digest.hexdigest()}"
@@ -44,7 +44,7 @@ def _through(service: str, stub: Callable[[grpc.aio.Channel], Any], rpc: str, re
     async def send(channels: Channels, group: str, messages: Sequence[Message], id: str) -> Rejected:
         named = {"brand_id": group} if group else {}
         answer = await getattr(stub(channels[service]), rpc)(request(request_id=id, **{field: messages}, **named))
-        return [(reject.index, getattr(reject, "message", "") or reject.reason) for reject in answer.rejects]
+        return [(reject.index, reject.reason, reject.message) for reject in answer.rejects]
 
     return send
 
@@ -63,7 +63,7 @@ async def _units(channels: Channels, group: str, messages: Sequence[Message], id
             if refusal.reason != "UNIT_EXISTS":
                 if refusal.retryable:
                     raise
-                rejected.append((index, refusal.message))
+                rejected.append((index, refusal.reason, refusal.message))
     return rejected
 
 
@@ -88,13 +88,13 @@ RETRIES = 8
 RETRY_SECONDS_MAX = 5.0
 
 
-async def patiently(call: Callable[[], Awaitable[Rejected]], hopeful: Callable[[Refusal], bool]) -> Rejected:
+async def patiently(call: Callable[[], Awaitable[Rejected]]) -> Rejected:
     """Makes a call again while it is refused for a passing reason, a little later each time."""
     for attempt in range(RETRIES):
         try:
             return await call()
         except Refusal as refusal:
-            if not hopeful(refusal) or attempt == RETRIES - 1:
+            if not refusal.retryable or attempt == RETRIES - 1:
                 raise
             await asyncio.sleep(min(RETRY_SECONDS_MAX, 0.1 * 2**attempt))
     raise AssertionError("the last attempt returns or raises")

@@ -1,0 +1,52 @@
+"""`rejects.csv` opens in a spreadsheet as it is meant: Chinese is shown, and nothing in it is a formula."""
+
+import csv
+from pathlib import Path
+
+import pytest
+
+from services.local.imports.items import Reject
+from services.local.imports.rejects import COLUMNS, REJECTS, Rejects
+
+
+def rows(folder: Path) -> list[list[str]]:
+    with (folder / REJECTS).open(encoding="utf-8-sig", newline="") as file:
+        return list(csv.reader(file))
+
+
+def reject(row: int, *, file: str = "orders", id: str = "ord_1", message: str = "没有这样的门店") -> Reject:
+    return Reject(file, row, id, "STORE_NOT_FOUND", message)
+
+
+def test_it_begins_with_one_bom_however_often_it_is_written(tmp_path: Path) -> None:
+    rejects = Rejects(tmp_path)
+    rejects.add([reject(1)])
+    rejects.add([reject(2)])
+    written = (tmp_path / REJECTS).read_bytes()
+    assert written.startswith(b"\xef\xbb\xbffile,") and written.count(b"\xef\xbb\xbf") == 1
+    assert rows(tmp_path) == [list(COLUMNS), *(["orders", str(row), "ord_1", "STORE_NOT_FOUND", "没有这样的门店"] for row in (1, 2))]
+
+
+@pytest.mark.parametrize("formula", ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1"])
+def test_what_a_spreadsheet_would_compute_is_text(tmp_path: Path, formula: str) -> None:
+    Rejects(tmp_path).add([reject(1, id=formula, message=formula)])
+    assert rows(tmp_path)[1] == ["orders", "1", f"'{formula}", "STORE_NOT_FOUND", f"'{formula}"]
+
+
+def test_what_lies_behind_the_checkpoint_is_written_again(tmp_path: Path) -> None:
+    rejects = Rejects(tmp_path)
+    rejects.add([reject(1)])
+    size = rejects.size
+    rejects.add([reject(2)])
+    Rejects(tmp_path).cut(size)
+    assert len(rows(tmp_path)) == 2
+    Rejects(tmp_path).cut(0)
+    assert not (tmp_path / REJECTS).exists()
+
+
+def test_one_file_can_be_forgotten(tmp_path: Path) -> None:
+    rejects = Rejects(tmp_path)
+    rejects.add([reject(1), reject(2, file="consumers"), reject(3)])
+    rejects.forget("orders")
+    assert [row[:2] for row in rows(tmp_path)[1:]] == [["consumers", "2"]]
+    assert (tmp_path / REJECTS).read_bytes().count(b"\xef\xbb\xbf") == 1
