@@ -1,6 +1,7 @@
 """`quanyu demo` and `quanyu up --demo`: the demo world into the running suite."""
 
 import asyncio
+from enum import StrEnum
 
 import click
 from rich.console import Console
@@ -14,24 +15,33 @@ from services.local.imports import command
 from services.local.options import data_option
 
 
-async def load(folder: Folder, console: Console) -> bool:
-    """Loads the demo world into the suite on `folder`, unless it stands there; whether it was loaded. Going on where it stopped is safe."""
+class Loaded(StrEnum):
+    """What became of it, as the command says it."""
+
+    NOW = "The demo world stands."
+    RENEWED = "The demo world stood already. What had run out is renewed: its campaign, or the targets of the month."
+    BEFORE = "The demo world stood already."
+
+
+async def load(folder: Folder, console: Console) -> Loaded:
+    """Loads the demo world into the suite on `folder`, or renews what time took from one that stands. Going on where it stopped is safe."""
     async with client.channels(folder) as channels:
-        if await stage.is_there(channels):
-            return False
-        source = tables.write(folder.path / "demo")
         try:
-            await command.load(folder, source, console)
+            if await stage.is_there(channels):
+                return Loaded.RENEWED if await stage.renew(channels) else Loaded.BEFORE
+            await command.load(folder, tables.write(folder.path / "demo"), console)
             await stage.stage(channels)
         except Refusal as refusal:
             raise LocalError(f"the demo world was not loaded: {refusal.message} ({refusal.reason})", status=1) from refusal
-    return True
+    return Loaded.NOW
 
 
 @click.command()
 @data_option
 def demo(folder: Folder) -> None:
-    """Loads the demo world: Sanlitun with 12 invented brands and 300 invented people, 14 months of history ending yesterday."""
+    """Loads the demo world: Sanlitun with 12 invented brands and 300 invented people, 14 months of history ending yesterday.
+
+    Where it stands already, what has run out since (its campaign, targets) is renewed.
+    """
     console = Console(stderr=True)
-    loaded = asyncio.run(load(folder, console))
-    console.print("the demo world stands" if loaded else "the demo world stood already")
+    console.print(asyncio.run(load(folder, console)))

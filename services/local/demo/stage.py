@@ -1,7 +1,6 @@
 """What the demo world needs beyond an import: the district, its campaign, targets, and a link somebody made by mistake."""
 
-import asyncio
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
@@ -10,28 +9,30 @@ import grpc
 from quanyu.common.v1.money_pb2 import Money
 from quanyu.common.v1.point_pb2 import Point
 from quanyu.common.v1.touch_pb2 import Scenario
-from quanyu.district.v1 import campaigns_pb2, campaigns_pb2_grpc, places_pb2, places_pb2_grpc
+from quanyu.district.v1 import campaigns_pb2, places_pb2, places_pb2_grpc
 from quanyu.member.v1 import identity_pb2, identity_pb2_grpc
 from quanyu.organization.v1 import chart_pb2, chart_pb2_grpc, targets_pb2, targets_pb2_grpc
-from services.kit.calendar import day_of, day_start
-from services.kit.errors import NotFound
+from services.kit.calendar import day_of
+from services.local import campaign
+from services.local.campaign import Part, Plan
 from services.local.client import standing
 from services.local.demo.tables import place, shops_of, store_id
-from services.local.demo.world import BRANDS, CAMPAIGN, DISTRICT, DISTRICT_METRES, MIDDLE, SHIRT_BRAND, VENUES, ZONE, DemoBrand
+from services.local.demo.world import BRANDS, CAMPAIGN, DISTRICT, DISTRICT_METRES, MIDDLE, SHIRT_BRAND, VENUES, ZONE
 
 Channels = Mapping[str, grpc.aio.Channel]
-CAMPAIGN_DAYS, VALIDITY_DAYS = 360, 14
+VALIDITY_DAYS = 14
 FEN = 100
+PLAN = Plan(CAMPAIGN, DISTRICT, "三里屯集合券包", "Sanlitun pack", ZONE)
 
 
 async def is_there(channels: Channels) -> bool:
-    """Whether the demo world stands already: its campaign is the last thing made."""
-    stub: Any = campaigns_pb2_grpc.CampaignServiceStub(channels["district"])
-    try:
-        await stub.GetCampaign(campaigns_pb2.GetCampaignRequest(id=CAMPAIGN))
-    except NotFound:
-        return False
-    return True
+    """Whether the demo world stands: the last thing made is the last brand's part in its campaign, whether that still runs or not."""
+    return any(each.brand_count >= len(BRANDS) for each in await campaign.opened(channels, PLAN))
+
+
+async def is_running(channels: Channels) -> bool:
+    """Whether it stands and coupons are given there."""
+    return any(each.brand_count >= len(BRANDS) and campaign.runs(each) for each in await campaign.opened(channels, PLAN))
 
 
 async def stage(channels: Channels) -> None:
@@ -40,7 +41,16 @@ async def stage(channels: Channels) -> None:
     await _district(channels)
     await _targets(channels, today)
     await _mistake(channels)
-    await _campaign(channels, today)
+    await campaign.keep(channels, PLAN, _parts(), today)
+
+
+async def renew(channels: Channels) -> bool:
+    """Puts up again what time took from a world that stands: its campaign and the targets of this month and the next. Whether it had to."""
+    today = day_of(datetime.now(UTC), ZONE)
+    ended = not await is_running(channels)
+    if ended:
+        await campaign.keep(channels, PLAN, _parts(), today)
+    return await _targets(channels, today) or ended
 
 
 async def _district(channels: Channels) -> None:
@@ -73,39 +83,30 @@ def _point(east: int, north: int) -> Point:
     return Point(longitude=longitude, latitude=latitude)
 
 
-async def _campaign(channels: Channels, today: date) -> None:
-    """A campaign in which all brands take part; one gives a single coupon."""
-    stub: Any = campaigns_pb2_grpc.CampaignServiceStub(channels["district"])
-    starts = day_start(today, ZONE)
-    request = campaigns_pb2.CreateCampaignRequest(
-        request_id=f"demo:campaign:{today}", id=CAMPAIGN, district_id=DISTRICT, name="三里屯集合券包", name_en="Sanlitun pack"
-    )
-    request.starts_at.FromDatetime(starts)
-    request.ends_at.FromDatetime(starts + timedelta(days=CAMPAIGN_DAYS))
-    await standing(stub.CreateCampaign(request))
-    await asyncio.gather(*(standing(stub.JoinCampaign(_joining(brand))) for brand in BRANDS))
+def _parts() -> Iterator[Part]:
+    """All brands take part; one gives a single coupon."""
+    for brand in BRANDS:
+        minimum, value = brand.coupon
+        terms = campaigns_pb2.CouponTerms(
+            name=f"满{minimum}减{value}", name_en=f"{value} off from {minimum}", validity_days=VALIDITY_DAYS,
+            value=Money(minor=value * FEN, currency="CNY"), minimum_spend=Money(minor=minimum * FEN, currency="CNY"),
+        )  # fmt: skip
+        yield Part(brand.id, terms, brand.budget)
 
 
-def _joining(brand: DemoBrand) -> campaigns_pb2.JoinCampaignRequest:
-    minimum, value = brand.coupon
-    terms = campaigns_pb2.CouponTerms(
-        name=f"满{minimum}减{value}", name_en=f"{value} off from {minimum}", validity_days=VALIDITY_DAYS,
-        value=Money(minor=value * FEN, currency="CNY"), minimum_spend=Money(minor=minimum * FEN, currency="CNY"),
-    )  # fmt: skip
-    return campaigns_pb2.JoinCampaignRequest(
-        request_id=f"demo:join:{brand.key}", campaign_id=CAMPAIGN, brand_id=brand.id, terms=terms, total=brand.budget
-    )
-
-
-async def _targets(channels: Channels, today: date) -> None:
-    """Online and offline targets of the shirt brand's tree, for this month and the next."""
+async def _targets(channels: Channels, today: date) -> bool:
+    """Online and offline targets of the shirt brand's tree, for this month and the next. Whether any was missing."""
     stub: Any = targets_pb2_grpc.TargetServiceStub(channels["organization"])
     chart: Any = chart_pb2_grpc.ChartServiceStub(channels["organization"])
-    key = SHIRT_BRAND.removeprefix("brd_")
-    stores = await chart.BatchGetStores(chart_pb2.BatchGetStoresRequest(ids=[f"str_{key}_taikoo"]))
-    amounts = {f"unt_{SHIRT_BRAND}": 3_000_000, f"unt_{key}_north": 2_000_000} | {store.unit_id: 300_000 for store in stores.stores}
+    key, headquarters = SHIRT_BRAND.removeprefix("brd_"), f"unt_{SHIRT_BRAND}"
     following = (today.replace(day=28) + timedelta(days=4)).replace(day=1)
-    for month in (f"{today:%Y-%m}", f"{following:%Y-%m}"):
+    asked = targets_pb2.GetScorecardRequest(unit_id=headquarters, from_day=str(today), until_day=str(following))
+    stand = {each.target.month for each in (await stub.GetScorecard(asked)).scorecard.attainments}
+    stores = await chart.BatchGetStores(chart_pb2.BatchGetStoresRequest(ids=[f"str_{key}_taikoo"]))
+    # The headquarters' target says that the month's others stand: it is the last.
+    amounts = {store.unit_id: 300_000 for store in stores.stores} | {f"unt_{key}_north": 2_000_000, headquarters: 3_000_000}
+    missing = [month for month in (f"{today:%Y-%m}", f"{following:%Y-%m}") if month not in stand]
+    for month in missing:
         for unit_id, yuan in amounts.items():
             await stub.SetTarget(
                 targets_pb2.SetTargetRequest(
@@ -113,6 +114,7 @@ async def _targets(channels: Channels, today: date) -> None:
                     online_minor=yuan * FEN * 2 // 5, offline_minor=yuan * FEN * 3 // 5,
                 )
             )  # fmt: skip
+    return bool(missing)
 
 
 async def _mistake(channels: Channels) -> None:

@@ -7,7 +7,7 @@ from datetime import UTC, date, datetime, timedelta
 from math import cos, radians
 from pathlib import Path
 
-from services.kit.calendar import moment
+from services.kit.calendar import day_of, moment
 from services.local.demo.world import (
     BRANDS,
     MIDDLE,
@@ -217,5 +217,5 @@ def variants_of(brand: DemoBrand) -> list[tuple[str, str, str, tuple[str, str, s
 
 
 def write(folder: Path, now: datetime | None = None) -> Path:
-    """The demo world's import folder, its history ending yesterday."""
-    return Tables(folder, (now or datetime.now(UTC)).astimezone(UTC).date()).write()
+    """The demo world's import folder, its history ending yesterday, as the day is there."""
+    return Tables(folder, day_of(now or datetime.now(UTC), ZONE)).write()

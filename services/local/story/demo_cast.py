@@ -8,6 +8,7 @@ from quanyu.common.v1.money_pb2 import Money
 from quanyu.common.v1.touch_pb2 import Touchpoint
 from quanyu.member.v1 import consent_pb2, identity_pb2, identity_pb2_grpc, outreach_pb2, outreach_pb2_grpc
 from services.kit.calendar import moment
+from services.local.demo import stage as demo_stage
 from services.local.demo import tables, world
 from services.local.story.cast import Cast, Channels
 from services.local.story.stage import ZONE, Person, Stage, Surprise
@@ -23,6 +24,8 @@ FEN = 100
 
 async def cast(stage: Stage, channels: Channels) -> Cast:
     """A fresh consumer with fourteen months of history in Sanlitun, her friend, and one white shirt of size 40."""
+    if not await demo_stage.is_running(channels):
+        raise Surprise("the demo world is not loaded, or its campaign has ended; `quanyu demo` puts either right")
     store = world.PLACES["taikoo"]
     brand = next(each for each in world.BRANDS if each.id == world.SHIRT_BRAND)
     made = Cast(
@@ -92,7 +95,7 @@ async def _histories(stage: Stage, channels: Channels, cast: Cast) -> None:
     stub: Any = orders_pb2_grpc.OrderServiceStub(channels["commerce"])
     answer = await stub.ImportOrders(orders_pb2.ImportOrdersRequest(request_id=f"story:{stage.key}", orders=orders))
     if answer.rejects:
-        raise Surprise(f"the history is not taken: {answer.rejects[0].message}; is the demo world loaded? (quanyu demo)")
+        raise Surprise(f"the history is not taken: {answer.rejects[0].message}")
 
 
 def _order(stage: Stage, consumer_id: str, key: str, number: int, days_ago: int) -> orders_pb2.ImportedOrder:
