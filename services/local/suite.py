@@ -1,7 +1,7 @@
 """What the suite consists of on one machine: its processes, their addresses and the environment of each."""
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Literal
 
 import msgspec
@@ -17,6 +17,7 @@ MADE_HERE = ("listen", "signing_key", "issuers", "token_keys")
 PERSONAL = ("secret_keys", "hash_keys")
 """Settings that only the services get, and that the caller's environment may bring along."""
 
+LISTENING = (*(f"{service}_address" for service in SERVICES), "gateway_listen")
 PORT_MAX = 65535
 
 
@@ -35,7 +36,7 @@ Stages = tuple[tuple[Process, ...], ...]
 
 
 def resolve(settings: Settings, port: int | None) -> Settings:
-    """The settings with `port` for the gateway, and a free port wherever one is 0. `LocalError` names a port that is in use."""
+    """The settings with `port` for the gateway, and a free port wherever one is 0. `LocalError` names a port that cannot be had."""
     if settings.env == "production":
         raise LocalError("`quanyu up` runs a development suite and QUANYU_ENV is production; see k8s/ for deploying")
     for name in MADE_HERE:
@@ -44,17 +45,43 @@ def resolve(settings: Settings, port: int | None) -> Settings:
     if port is not None:
         host = settings.gateway_listen.rpartition(":")[0]
         settings = msgspec.structs.replace(settings, gateway_listen=f"{host}:{port}")
+    named = {getattr(settings, name).rpartition(":")[2] for name in LISTENING}
     changes = {}
-    for name in (*(f"{service}_address" for service in SERVICES), "gateway_listen"):
+    for name in LISTENING:
         host, _, text = getattr(settings, name).rpartition(":")
-        if int(text) > PORT_MAX:
-            raise LocalError(f"{PREFIX}{name.upper()}: there is no port {text}")
         if int(text) == 0:
-            changes[name] = f"{host}:{free_port()}"
-        elif not port_is_free(int(text)):
-            instead = " (or --port)" if name == "gateway_listen" else ""
-            raise LocalError(f"port {text} is in use; choose another by {PREFIX}{name.upper()}{instead}, or end what listens there")
-    return msgspec.structs.replace(settings, **changes)
+            while (chosen := str(free_port())) in named:
+                pass
+            named.add(chosen)
+            changes[name] = f"{host}:{chosen}"
+    settings = msgspec.structs.replace(settings, **changes)
+    _check_ports(settings)
+    return settings
+
+
+def _check_ports(settings: Settings) -> None:
+    """`LocalError` for the first port that cannot be listened on: it is none, is in use, or is wanted twice."""
+    wanted: dict[int, str] = {}
+    for name, port in _ports(settings):
+        variable = PREFIX + name.upper()
+        metrics = f" (it names the first of {len(LISTENING)}, one for each process)" if name == "metrics_listen" else ""
+        if not 0 < port <= PORT_MAX:
+            raise LocalError(f"{variable}: there is no port {port}{metrics}")
+        if port in wanted:
+            raise LocalError(f"port {port} is wanted twice, by {wanted[port]} and {variable}{metrics}; change one of them")
+        if not port_is_free(port):
+            instead = " (or --port)" if name == "gateway_listen" else metrics
+            raise LocalError(f"port {port} is in use; choose another by {variable}{instead}, or end what listens there")
+        wanted[port] = variable
+
+
+def _ports(settings: Settings) -> Iterator[tuple[str, int]]:
+    """Each port that a process will listen on, with the setting it comes from."""
+    for name in LISTENING:
+        yield name, int(getattr(settings, name).rpartition(":")[2])
+    if settings.metrics_listen:
+        for ahead in range(len(LISTENING)):
+            yield "metrics_listen", int(_shifted(settings.metrics_listen, ahead).rpartition(":")[2])
 
 
 def stages(settings: Settings, keys: Keys) -> Stages:

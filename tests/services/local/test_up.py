@@ -40,10 +40,12 @@ def refused(answer: Result) -> str:
         ({"QUANYU_ENV": "production"}, "QUANYU_ENV is production"),
         ({"QUANYU_SIGNING_KEY": "{}"}, "QUANYU_SIGNING_KEY is made by `quanyu up` itself"),
         ({"QUANYU_GATEWAY_LISTEN": "127.0.0.1:70000"}, "QUANYU_GATEWAY_LISTEN: there is no port 70000"),
+        ({"QUANYU_METRICS_LISTEN": "127.0.0.1:65533"}, "QUANYU_METRICS_LISTEN: there is no port 65536 (it names the first of 5"),
+        ({"QUANYU_METRICS_LISTEN": "127.0.0.1:0"}, "QUANYU_METRICS_LISTEN: there is no port 0"),
     ],
 )
-def test_a_setting_that_cannot_be_used(tmp_path: Path, environ: dict[str, str], said: str) -> None:
-    line = refused(up(tmp_path / "data", **environ))
+def test_a_setting_that_cannot_be_used(tmp_path: Path, anywhere: dict[str, str], environ: dict[str, str], said: str) -> None:
+    line = refused(up(tmp_path / "data", **anywhere | environ))
     assert said in line and "secret" not in line
     assert not (tmp_path / "data").exists()
 
@@ -54,6 +56,22 @@ def test_a_port_in_use_is_named_with_what_changes_it(tmp_path: Path, anywhere: d
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         line = refused(up(tmp_path / "data", **anywhere | {name: address}))
     assert line.startswith(f"port {address.split(':')[1]} is in use; choose another by {name}")
+
+
+@pytest.mark.parametrize("taken", range(9100, 9105))
+def test_a_port_of_the_metrics_in_use_is_named_too(
+    tmp_path: Path, anywhere: dict[str, str], monkeypatch: pytest.MonkeyPatch, taken: int
+) -> None:
+    """The gateway's metrics have the port that is named, the services' the ones after it."""
+    monkeypatch.setattr("services.local.suite.port_is_free", lambda port: port != taken)
+    line = refused(up(tmp_path / "data", **anywhere, QUANYU_METRICS_LISTEN="127.0.0.1:9100"))
+    assert line.startswith(f"port {taken} is in use; choose another by QUANYU_METRICS_LISTEN (it names the first of 5")
+
+
+def test_a_port_that_two_settings_name_is_told(tmp_path: Path, anywhere: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("services.local.suite.port_is_free", lambda port: True)
+    line = refused(up(tmp_path / "data", **anywhere | {"QUANYU_GATEWAY_LISTEN": "127.0.0.1:9103"}, QUANYU_METRICS_LISTEN="127.0.0.1:9100"))
+    assert line.startswith("port 9103 is wanted twice, by QUANYU_GATEWAY_LISTEN and QUANYU_METRICS_LISTEN")
 
 
 def test_another_up_on_the_same_folder(tmp_path: Path, anywhere: dict[str, str]) -> None:
