@@ -15,7 +15,7 @@ from services.local.story.stage import Stage
 from services.local.story.timeline import Timeline
 from tests.suite import with_suite
 
-REFUSED = ("budget spent", "consent missing", "FREQUENCY_CAP", "NOT_BOUND", "is held", "OUT_OF_STOCK")
+REFUSED = ("budget spent", "consent missing", "FREQUENCY_CAP", "NO_CONSENT", "NOT_BOUND", "is held", "OUT_OF_STOCK")
 
 
 async def test_the_walk_is_true_and_can_be_walked_again(mongo_uri: str, tmp_path: Path) -> None:
@@ -34,3 +34,4 @@ async def test_the_walk_is_true_and_can_be_walked_again(mongo_uri: str, tmp_path
         refused = [f"{moment.what} {moment.why}" for moment in timeline.moments if moment.refused]
         assert all(any(word in line for line in refused) for word in REFUSED), refused
         assert sum(moment.who.startswith("scorecard") for moment in timeline.moments) == 3
+        assert sum(moment.who.strip() == "target of the month" for moment in timeline.moments) == 2

@@ -31,5 +31,7 @@ class Cast(Struct, frozen=True):
     attributes: list[dict[str, str]]
     last_of: str = ""
     """The variant of which this store has only one; empty: there are more near by."""
+    friend_is_client: bool = False
+    """Whether the guide looks after the friend too; otherwise the guide may not write to the friend."""
     spent: str = ""
     unconsented: str = ""

@@ -10,7 +10,7 @@ from services.local import client
 from services.local.folder import Folder
 from services.local.keys import Keys
 from services.local.options import data_option
-from services.local.story import demo_cast, journey_cast
+from services.local.story import chapters, demo_cast, journey_cast
 from services.local.story.cast import Channels
 from services.local.story.stage import Stage, Surprise
 from services.local.story.timeline import Timeline
@@ -45,7 +45,7 @@ async def tell(stage: Stage, channels: Channels, world: str) -> Timeline:
     try:
         cast = await WORLDS[world](stage, channels)
         await client.settled(channels)
-        await Walk(stage, cast, timeline).play()
+        await chapters.play(Walk(stage, cast, timeline))
     except Refusal as refusal:
         raise Surprise(f"{refusal.message} ({refusal.reason})") from refusal
     finally:

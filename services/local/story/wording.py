@@ -8,6 +8,23 @@ from services.local.story.stage import ZONE, Answer
 DECLINED = {"BUDGET_SPENT": "the brand's budget has nothing left", "CONSENT_MISSING": "she has not allowed this brand to match her"}
 
 
+BASIS = {
+    "OUTREACH": "the guide she is bound to wrote to her within seven days",
+    "BINDING": "she is bound to this guide",
+}
+"""Which fact decided whom an order is credited to."""
+
+
+def words(label: str) -> str:
+    """A label of the graph as words."""
+    return label.replace("_", " ").lower()
+
+
+def count(number: int | str, what: str) -> str:
+    """So many of something; the graph writes counts as text."""
+    return f"{number} {what}{'' if int(number) == 1 else 's'}"
+
+
 def name(named: Answer | None) -> str:
     if not named or not named.get("name"):
         return named["id"] if named else "–"
@@ -28,7 +45,7 @@ def counts(card: Answer, store_id: str) -> dict[str, int]:
 
 
 def figures(counted: Answer) -> str:
-    return f"{counted['orders']} orders, {money(counted['amount'])}"
+    return f"{count(counted['orders'], 'order')}, {money(counted['amount'])}"
 
 
 def clock(at: str) -> str:
@@ -38,13 +55,13 @@ def clock(at: str) -> str:
 def reason(given: Answer) -> str:
     if given["purchaseCount"]:
         last = datetime.fromisoformat(given["lastPurchaseAt"]) if given["lastPurchaseAt"] else None
-        return f"bought {given['purchaseCount']} times" + (f", last on {last:%Y-%m-%d}" if last else "")
-    return str(given["kind"]).replace("_", " ").lower()
+        return f"bought {count(given['purchaseCount'], 'time')}" + (f", last on {last:%Y-%m-%d}" if last else "")
+    return words(given["kind"])
 
 
 def cause(transition: Answer) -> str:
     """What moved a stage: an event, or that nothing came after it for too long."""
-    kind, ref = transition["cause"]["kind"].lower().replace("_", " "), transition["cause"]["ref"] or ""
+    kind, ref = words(transition["cause"]["kind"]), transition["cause"]["ref"] or ""
     return f"{'nothing since ' if transition['direction'] == 'LAPSE' else ''}{kind} {ref}".strip()
 
 
