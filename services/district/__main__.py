@@ -9,13 +9,13 @@ from services.district.packs.consents import Consents
 from services.district.packs.rpc import PackService
 from services.district.packs.store import Packs, Ranking
 from services.district.places import store as places
-from services.district.places.persons import Person, Persons
 from services.district.places.rpc import Places
 from services.district.places.rules import PackedCoupon, Visit
 from services.district.wallet.rpc import Wallet
 from services.district.wallet.store import Coupons, Locks
 from services.kit.house import House, Wiring
 from services.kit.mongo import Session
+from services.kit.persons import Person, Persons
 from services.kit.process import main
 
 

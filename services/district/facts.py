@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 
 from services.district.matching.store import Affinity
-from services.district.places.persons import Persons
 from services.kit.house import Handler
+from services.kit.persons import Persons
 from services.kit.scopes import Scopes
 
 

@@ -8,11 +8,11 @@ from quanyu.district.v1 import packs_pb2, packs_pb2_grpc
 from services.district.packs import rules
 from services.district.packs.store import Claim, Packs, Ranking
 from services.district.places import store as places
-from services.district.places.persons import Persons
 from services.kit.access import caller
 from services.kit.calendar import day_of
 from services.kit.house import House
 from services.kit.once import Once
+from services.kit.persons import Persons
 
 CLAIM = "quanyu.district.v1.PackService/ClaimPack"
 

@@ -15,7 +15,6 @@ from services.district.matching.store import Affinity
 from services.district.packs import rules
 from services.district.packs.consents import Consents
 from services.district.packs.rules import Candidate, Pack
-from services.district.places.persons import Person
 from services.district.places.rules import PackedCoupon, Visit
 from services.district.wallet.rules import CouponState, packed, state_at
 from services.district.wallet.store import COUPONS, Coupons
@@ -24,6 +23,7 @@ from services.kit.documents import as_document, as_struct, shaped
 from services.kit.lane import Lane, Outcome, Ref, State
 from services.kit.mongo import Database, Document, Session, Shaped
 from services.kit.once import Once
+from services.kit.persons import Person
 from services.kit.table import Table
 
 PACKS, VISITS = "packs", "visits"

@@ -5,13 +5,13 @@ from typing import Any
 
 from quanyu.district.v1 import places_pb2, places_pb2_grpc
 from services.district.places import rules, store
-from services.district.places.persons import Person, Persons
 from services.district.places.rules import PackedCoupon, Visit
 from services.kit import ids
 from services.kit.documents import as_struct, fields
 from services.kit.errors import Invalid, under
 from services.kit.house import House
 from services.kit.mongo import Session
+from services.kit.persons import Person, Persons
 from services.kit.unit import Unit, write
 
 Unspent = Callable[[Visit, Person, Session], Awaitable[tuple[PackedCoupon, ...]]]

@@ -7,7 +7,6 @@ from pymongo import ASCENDING, IndexModel, UpdateOne
 
 from quanyu.district.v1 import places_pb2
 from services.district.places import rules
-from services.district.places.persons import Person
 from services.district.places.rules import District, Touchpoint, Venue, Visit
 from services.kit import ids
 from services.kit.access import Kind
@@ -15,6 +14,7 @@ from services.kit.calendar import day_of
 from services.kit.documents import as_document
 from services.kit.errors import Conflict
 from services.kit.mongo import Database, Document, Shaped
+from services.kit.persons import Person
 from services.kit.table import Table
 from services.kit.unit import Unit
 

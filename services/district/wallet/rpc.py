@@ -3,13 +3,13 @@
 from typing import Any
 
 from quanyu.district.v1 import wallet_pb2, wallet_pb2_grpc
-from services.district.places.persons import Persons
 from services.district.wallet import rules
 from services.district.wallet.store import Coupons, Locks, as_of
 from services.kit.documents import as_struct, builtins, fields
 from services.kit.errors import Invalid
 from services.kit.house import House
 from services.kit.mongo import Document
+from services.kit.persons import Persons
 from services.kit.unit import Unit, write
 
 

@@ -7,13 +7,13 @@ from pymongo import ASCENDING, DESCENDING, IndexModel
 
 from quanyu.common.v1.page_pb2 import PageInfo, PageRequest
 from quanyu.district.v1 import wallet_pb2
-from services.district.places.persons import Person
 from services.district.wallet import rules
 from services.district.wallet.rules import Asked, Coupon, CouponState, Discount, Lock
 from services.kit.access import Kind
 from services.kit.documents import as_struct
 from services.kit.errors import NotFound
 from services.kit.mongo import Database, Document, Session, Shaped
+from services.kit.persons import Person
 from services.kit.table import Table
 from services.kit.unit import Unit
 

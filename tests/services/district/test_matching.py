@@ -11,9 +11,9 @@ from quanyu.facts.v1 import facts_pb2
 from services.district import facts
 from services.district.matching import rules
 from services.district.matching.store import Affinity
-from services.district.places.persons import Persons
 from services.kit import clock
 from services.kit.facts.outbox import route
+from services.kit.persons import Persons
 from tests.services.conftest import Running
 from tests.services.district.world import fresh
 
@@ -99,15 +99,6 @@ async def test_linking_gathers_a_person_and_unlinking_lets_go(district: Running)
     await unlink(district, "con_a", "con_b")
     assert [await bought(id) for id in ("con_a", "con_b", "con_c")] == [1, 1, 1]
     assert (await persons.of("con_stranger")).ids == {"con_stranger"}
-
-
-async def test_links_may_come_in_the_order_of_their_keys(district: Running) -> None:
-    """C takes A before A is told to have taken B: keys are ordered each for itself only."""
-    persons = Persons(district.database)
-    await link(district, "con_c", "con_a")
-    await link(district, "con_a", "con_b")
-    assert (await persons.of("con_b")).id == "con_c"
-    assert (await persons.of("con_c")).ids == {"con_a", "con_b", "con_c"}
 
 
 async def test_an_import_of_thousands_of_orders_is_taken_in_bulk(district: Running) -> None:

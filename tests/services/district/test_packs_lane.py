@@ -11,13 +11,13 @@ from quanyu.district.v1 import packs_pb2, places_pb2
 from services.district.campaigns.store import Budgets
 from services.district.packs.rules import Candidate, PickKind, PickReason
 from services.district.packs.store import Claim, Packs
-from services.district.places.persons import Person
 from services.district.places.store import Visits
 from services.kit import access, clock
 from services.kit.access import Caller
 from services.kit.errors import Conflict, Exhausted, Refusal
 from services.kit.lane import Lane
 from services.kit.once import Once
+from services.kit.persons import Person
 from tests.services.conftest import Running
 from tests.services.district.world import World, being, fresh
 

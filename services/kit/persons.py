@@ -1,26 +1,33 @@
-"""`consumer_view`: which consumer ids are one person, kept by the facts ConsumerLinked and ConsumerUnlinked.
+"""`link_view`: which consumer ids are one person, kept by the facts ConsumerLinked and ConsumerUnlinked.
+
+Whatever a service keeps stands under the id it was told with and is gathered over a person's ids when it is asked for: linking and
+unlinking move nothing else, and an undone link leaves each id what it had.
 
 A row per id that was ever linked or linked to: {_id, parent_id, at, person_id, version}. `person_id` is what following the parents
 comes to, so that a person is found by index. Each fact also raises the version of the persons' own rows it reasons about: of two facts
 about one person applied at once, one meets a write conflict and is applied anew on what the other left.
 """
 
+from collections.abc import Iterable
 from datetime import UTC, datetime
 
 from msgspec import Struct
 from pymongo import ASCENDING, IndexModel, UpdateOne
 
 from quanyu.facts.v1 import facts_pb2
-from services.district.places import links
-from services.district.places.links import Link
+from services.kit import links
+from services.kit.links import Link
 from services.kit.mongo import Database, Document, Session
 from services.kit.table import Table
 from services.kit.unit import Unit
 
 IDS_MAX = 1_000
+"""Rows of one person; member lets a person be 50 consumers, and facts that are under way may join two such for a moment."""
 
 
-class ConsumerView(Struct, frozen=True):
+class LinkView(Struct, frozen=True):
+    """What is known of an id's place."""
+
     id: str
     person_id: str
     parent_id: str | None = None
@@ -39,17 +46,25 @@ class Persons:
     """Looks persons up, and keeps what facts say of them."""
 
     def __init__(self, database: Database) -> None:
-        self.table: Table[ConsumerView] = Table(
-            database, "consumer_view", struct=ConsumerView, scopes={}, indexes=[IndexModel([("person_id", ASCENDING)])], scoped=False
+        self.table: Table[LinkView] = Table(
+            database, "link_view", struct=LinkView, scopes={}, indexes=[IndexModel([("person_id", ASCENDING)])], scoped=False
         )
 
     async def of(self, consumer_id: str, session: Session = None) -> Person:
         """The person behind a consumer id; an id that was never linked is its own person."""
-        row = await self.table.collection.find_one({"_id": consumer_id}, {"person_id": 1}, session=session)
-        if row is None:
-            return Person(consumer_id, frozenset({consumer_id}))
-        rows = await self.table.find({"person_id": row["person_id"]}, limit=IDS_MAX, session=session, projection={"_id": 1})
-        return Person(row["person_id"], frozenset({consumer_id, row["person_id"], *(found["_id"] for found in rows)}))
+        return (await self.behind([consumer_id], session))[consumer_id]
+
+    async def behind(self, consumer_ids: Iterable[str], session: Session = None) -> dict[str, Person]:
+        """The persons behind consumer ids, by these ids."""
+        asked, collection = sorted(set(consumer_ids)), self.table.collection
+        rows = collection.find({"_id": {"$in": asked}}, {"person_id": 1}, session=session)
+        persons: dict[str, str] = {row["_id"]: row["person_id"] async for row in rows}
+        ids = {person_id: {person_id} for person_id in persons.values()}
+        if ids:
+            async for row in collection.find({"person_id": {"$in": sorted(ids)}}, {"person_id": 1}, session=session):
+                ids[row["person_id"]].add(row["_id"])
+        found = {person_id: Person(person_id, frozenset(all_ids)) for person_id, all_ids in ids.items()}
+        return {id: found[persons[id]] if id in persons else Person(id, frozenset({id})) for id in asked}
 
     async def linked(self, unit: Unit, fact: facts_pb2.Fact) -> None:
         """The handler of ConsumerLinked."""

@@ -5,8 +5,8 @@ from datetime import UTC, datetime, timedelta
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.district.places import links
-from services.district.places.links import Link
+from services.kit import links
+from services.kit.links import Link
 
 NOW = datetime(2026, 11, 22, 13, 40, tzinfo=UTC)
 words_of = st.lists(st.tuples(st.booleans(), st.sampled_from("abcdef"), st.sampled_from("abcdef")), max_size=15)
