@@ -85,8 +85,8 @@ def build(settings: Settings) -> Starlette:
 
 
 def _middleware(settings: Settings, endpoint: Endpoint) -> list[Middleware]:
-    door = Middleware(Door, settings=settings, path=PATH, posted=endpoint, webhooks=f"{WEBHOOKS}/")
     origins = [origin.strip() for origin in settings.cors_origins.split(",") if origin.strip()]
+    door = Middleware(Door, settings=settings, path=PATH, posted=endpoint, webhooks=f"{WEBHOOKS}/", outermost=not origins)
     if not origins:
         return [door]
     cors = Middleware(

@@ -10,6 +10,7 @@ from starlette.requests import ClientDisconnect, Request
 
 from gateway.documents import Documents
 from gateway.overdue import Overdue
+from gateway.wire import Exchange, exchange_of
 from services.kit.settings import Settings
 
 JSON = "application/json"
@@ -51,14 +52,31 @@ class Reader:
         """The GraphQL request within an HTTP request."""
         if request.method == "GET":
             return self.asked(_of_address(request))
-        _check(request.headers.get("content-type", ""))
-        given = _parsed(await self.body(request), "the body")
+        return self.posted(request.headers.get("content-type", ""), await self.body(request))
+
+    def posted(self, content_type: str, body: bytes) -> Asked:
+        """The same of what was posted."""
+        _check(content_type)
+        given = _parsed(body, "the body")
         if not isinstance(given, dict):
             raise BadRequest(400, "the body is one JSON object; batches are not taken")
         return self.asked(given)
 
+    def came(self, exchange: Exchange) -> bytes:
+        """The raw body of a request that our own server has received: the door has waited for it."""
+        if len(exchange.body) > self.bytes_max:
+            raise self._too_long()
+        if not exchange.came:
+            raise BadRequest(400, "the body did not arrive") if exchange.gone else BadRequest(408, "the body did not arrive in time")
+        return bytes(exchange.body)
+
+    def _too_long(self) -> BadRequest:
+        return BadRequest(413, f"a body has at most {self.bytes_max} bytes")
+
     async def body(self, request: Request) -> bytes:
         """The raw body, within its bytes and in its time."""
+        if (exchange := exchange_of(request.scope)) is not None:
+            return self.came(exchange)
         try:
             return await self.overdue.within(self._body(request))
         except TimeoutError:
@@ -70,7 +88,7 @@ class Reader:
             async for chunk in request.stream():
                 body += chunk
                 if len(body) > self.bytes_max:
-                    raise BadRequest(413, f"a body has at most {self.bytes_max} bytes")
+                    raise self._too_long()
         except ClientDisconnect:
             raise BadRequest(400, "the body did not arrive") from None
         return bytes(body)

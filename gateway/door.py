@@ -1,12 +1,18 @@
 """What stands before every request: no more operations at once than can be borne, and the headers that keep browsers careful.
 
 Who comes when the house is full is sent away at once, before anything is read, so that overload costs next to nothing and keeps nothing.
+A body that is still on its way takes no place of those that can be carried out: slow ones are waited for before the door.
 """
+
+from collections.abc import Awaitable, Callable
 
 from prometheus_client import Counter
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from gateway.asked import EVENT_STREAM, JSON
+from gateway.asked import BODY_SECONDS_MAX, EVENT_STREAM, JSON
+from gateway.overdue import Overdue
+from gateway.respond import IN_ONE, Headers
+from gateway.wire import Exchange, exchange_of
 from services.kit.settings import Settings
 
 RETRY_AFTER_SECONDS = 1
@@ -27,20 +33,19 @@ FULL = b'{"errors":[{"message":"too many operations at once; try again","extensi
 SENT_AWAY = Counter("quanyu_graphql_sent_away_total", "Requests that came while there were too many.")
 
 
-Headers = list[tuple[bytes, bytes]]
-
-
 class Door:
     """ASGI middleware: at most `operations_max` requests at once, to `path` and to all below `webhooks`. An event stream that begins gives
     its place up: it may last, and has bounds of its own. What is posted to `path` goes straight to `posted`: routes and their exception
-    handlers would cost as much as compiled execution does."""
+    handlers would cost as much as compiled execution does. `outermost`: nobody adds headers to an answer after us."""
 
-    def __init__(self, app: ASGIApp, settings: Settings, path: str, posted: ASGIApp, webhooks: str) -> None:
+    def __init__(self, app: ASGIApp, settings: Settings, path: str, posted: ASGIApp, webhooks: str, *, outermost: bool) -> None:
         self.app, self.most, self.path, self.posted, self.webhooks = app, settings.operations_max, path, posted, webhooks
+        self.outermost, self.body_bytes_max, self.arriving = outermost, settings.limit_body_bytes, Overdue(BODY_SECONDS_MAX)
         headers = HEADERS | (SECURE if settings.env == "production" else {})
         self.headers = [(name.encode(), value.encode()) for name, value in headers.items()]
+        self.block = _block(self.headers)
         self.names = {name for name, _ in self.headers}
-        self.inside = 0
+        self.inside = self.waiting = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -57,17 +62,37 @@ class Door:
                 message["headers"] = self._completed(message["headers"])
             await send(message)
 
-        path = scope["path"]
+        path, exchange = scope["path"], exchange_of(scope)
         if path != self.path and not path.startswith(self.webhooks):
             await self.app(scope, receive, sending)
-        elif self.inside >= self.most:
+            return
+        if exchange is not None and not exchange.came:
+            await self._body_of(exchange)
+        if self.inside >= self.most:
             await self._full(sending)
         else:
+            if exchange is not None and self.outermost:
+                scope["extensions"][IN_ONE] = self._in_one(exchange)
             inside, self.inside = True, self.inside + 1
             try:
                 await (self.posted if path == self.path and scope["method"] == "POST" else self.app)(scope, receive, sending)
             finally:
                 self.inside -= inside
+
+    async def _body_of(self, exchange: Exchange) -> None:
+        """Waits for a body, for a bounded time; for as many at once as there are places."""
+        if self.waiting >= self.most or self.inside >= self.most:
+            return
+        self.waiting += 1
+        try:
+            await self.arriving.within(exchange.coming(self.body_bytes_max))
+        except TimeoutError:
+            pass  # whoever reads it says so
+        finally:
+            self.waiting -= 1
+
+    def _in_one(self, exchange: Exchange) -> Callable[[int, Headers, bytes], Awaitable[None]]:
+        return lambda status, headers, body: exchange.answer(status, _block(headers) + self.block, body)
 
     def _completed(self, headers: Headers) -> Headers:
         """With those that are not given."""
@@ -80,3 +105,8 @@ class Door:
         headers = [(name.encode(), value.encode()) for name, value in told.items()]
         await send({"type": "http.response.start", "status": 503, "headers": headers})
         await send({"type": "http.response.body", "body": FULL})
+
+
+def _block(headers: Headers) -> bytes:
+    """Headers as they go over the wire."""
+    return b"".join([b"%b: %b\r\n" % each for each in headers])

@@ -11,12 +11,39 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gateway import explorer
-from gateway.asked import EVENT_STREAM, GRAPHQL, JSON, BadRequest, Reader, accepted
+from gateway.asked import EVENT_STREAM, GRAPHQL, JSON, Asked, BadRequest, Reader, accepted
 from gateway.operations import Answer, Operations, log, timed, told
 from gateway.respond import respond
 from gateway.subscriptions.sse import EventStreams
+from gateway.wire import exchange_of
 from services.kit import telemetry
 from services.kit.settings import Settings
+
+TRACE = (b"traceparent", b"tracestate")
+
+
+class Arrived:
+    """One request as ASGI has it, of which nothing is read twice and little at all. Of several headers of a name the first counts."""
+
+    __slots__ = ("address", "headers", "method", "receive", "scope")
+
+    def __init__(self, scope: Scope, receive: Receive) -> None:
+        self.scope, self.receive, self.method = scope, receive, scope["method"]
+        self.headers: dict[bytes, bytes] = dict(reversed(scope["headers"]))
+        self.address: str = scope["client"][0] if scope.get("client") else ""
+
+    def header(self, name: bytes) -> str:
+        """A header; empty: there is none."""
+        value = self.headers.get(name)
+        return value.decode("latin-1") if value is not None else ""
+
+    def trace(self) -> dict[str, str]:
+        """The headers that name the trace it belongs to."""
+        return {name.decode(): self.header(name) for name in TRACE} if b"traceparent" in self.headers else {}
+
+    def request(self) -> Request:
+        """The same as Starlette has it."""
+        return Request(self.scope, self.receive)
 
 
 class Endpoint:
@@ -28,40 +55,49 @@ class Endpoint:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers one request; whatever happens, in the form the client accepts."""
-        response = await self._response(Request(scope, receive))
+        response = await self._response(Arrived(scope, receive))
         await response(scope, receive, send)
 
-    async def _response(self, request: Request) -> ASGIApp:
-        if self.explorer and explorer.wanted(request):
+    async def _response(self, arrived: Arrived) -> ASGIApp:
+        if self.explorer and arrived.method == "GET" and explorer.wanted(arrived.request()):
             return explorer.page()
-        media = accepted(request.headers.get("accept"))
+        media = accepted(arrived.header(b"accept") or None)
         if media == EVENT_STREAM:
-            return await self.streams.open(request)
+            return await self.streams.open(arrived.request())
         started = time.perf_counter()
         id = self.operations.begin()
-        with telemetry.span("graphql", request.headers) as span:
+        with telemetry.span("graphql", arrived.trace()) as span:
             span.set_attribute("quanyu.operation_id", id)
-            answer = await self._answered(request, media)
+            answer = await self._answered(arrived, media)
         response = respond(answer, media or JSON)
         seconds = time.perf_counter() - started
         timed(answer.operation, response.status_code).observe(seconds)
         log(id, answer.operation, response.status_code, answer.errors, answer.calls, seconds)
         return response
 
-    async def _answered(self, request: Request, media: str | None) -> Answer:
+    async def _answered(self, arrived: Arrived, media: str | None) -> Answer:
         if media is None:
             return told(BadRequest(406, f"accept {GRAPHQL} or {JSON}; for subscriptions {EVENT_STREAM}"))
-        return await self.operations.answered(self._answer(request))
+        return await self.operations.answered(self._answer(arrived))
 
-    async def _answer(self, request: Request) -> Answer:
-        asked = await self.reader.read(request)
-        address = request.client.host if request.client is not None else ""
-        session, account = await self.operations.admitted(request.headers.get("authorization"), address)
+    async def _answer(self, arrived: Arrived) -> Answer:
+        try:
+            asked = await self._asked(arrived)
+        except BadRequest:
+            self.operations.rates.admit_address(arrived.address)
+            raise
+        session, account = await self.operations.admitted(arrived.header(b"authorization"), arrived.address)
         ready = self.operations.ready(asked, account)
         if isinstance(ready, Answer):
             return ready
         if ready.kind is OperationType.SUBSCRIPTION:
             raise BadRequest(400, f"subscribe with `accept: {EVENT_STREAM}`, or over a WebSocket with graphql-transport-ws")
-        if request.method == "GET" and ready.kind is not OperationType.QUERY:
+        if arrived.method == "GET" and ready.kind is not OperationType.QUERY:
             raise BadRequest(405, "GET is for queries only; use POST")
         return await self.operations.run(ready, session)
+
+    async def _asked(self, arrived: Arrived) -> Asked:
+        exchange = exchange_of(arrived.scope) if arrived.method == "POST" else None
+        if exchange is None:
+            return await self.reader.read(arrived.request())
+        return self.reader.posted(arrived.header(b"content-type"), self.reader.came(exchange))

@@ -16,6 +16,7 @@ from gateway.tokens import Token, Tokens, unauthenticated
 from quanyu.access.v1 import access_pb2
 from quanyu.member.v1.identity_pb2 import ResolveConsumerRequest
 from quanyu.organization.v1.chart_pb2 import ResolveGrantsRequest
+from services.kit import channel
 from services.kit.errors import Invalid, NotFound, Unavailable
 from services.kit.principals import INSTALLATION, SERVICE, Grant, Principal
 from services.kit.settings import Settings
@@ -60,7 +61,7 @@ class Sessions:
     """From an `Authorization` header to a session."""
 
     def __init__(self, settings: Settings, clients: Clients) -> None:
-        self.tokens, self.clients = Tokens(settings), clients
+        self.tokens, self.clients, self.deadline_seconds = Tokens(settings), clients, settings.deadline_seconds
         # Sessions and not people: the same principal again is signed for in a fraction of a microsecond.
         self.known: OrderedDict[Who, tuple[float, Session]] = OrderedDict()
         self.asked: dict[Who, asyncio.Task[Session]] = {}
@@ -92,6 +93,8 @@ class Sessions:
 
     async def _resolve(self, who: Who, token: Token) -> Session:
         asked_at = time.monotonic()
+        # Its own time, whoever waits for it: a subscription asks again long after its beginning's has run out.
+        channel.deadline.set(asked_at + self.deadline_seconds)
         # By the bearer's clock: a grant that begins at their hour is one at that hour.
         with acting_as(msgspec.structs.replace(GATEWAY, clock_offset=token.clock_offset)):
             person = await (self._vouched(token) if token.issuer else self._own(token.subject))

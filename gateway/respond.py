@@ -5,8 +5,11 @@ from starlette.types import Receive, Scope, Send
 from gateway.asked import GRAPHQL, JSON
 from gateway.operations import Answer
 
+Headers = list[tuple[bytes, bytes]]
 MEDIA = {media: (b"content-type", f"{media}; charset=utf-8".encode()) for media in (GRAPHQL, JSON)}
-HEADERS = {401: [(b"www-authenticate", b"Bearer")], 405: [(b"allow", b"POST")]}
+HEADERS: dict[int, Headers] = {401: [(b"www-authenticate", b"Bearer")], 405: [(b"allow", b"POST")]}
+IN_ONE = "quanyu.in_one"
+"""The extension of an ASGI scope by which an answer that is there may be sent at once: called with status, headers and body."""
 
 
 class Whole:
@@ -14,10 +17,14 @@ class Whole:
 
     __slots__ = ("body", "headers", "status_code")
 
-    def __init__(self, body: bytes, status_code: int, headers: list[tuple[bytes, bytes]]) -> None:
+    def __init__(self, body: bytes, status_code: int, headers: Headers) -> None:
         self.body, self.status_code, self.headers = body, status_code, headers
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        in_one = scope["extensions"].get(IN_ONE) if "extensions" in scope else None
+        if in_one is not None:
+            await in_one(self.status_code, self.headers, self.body)
+            return
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.headers})
         await send({"type": "http.response.body", "body": self.body})
 

@@ -1,9 +1,10 @@
 """HTTP/1.1 and WebSockets as uvicorn speaks them, with bounds of ours: for the head of a request, its bytes and the time it takes to
-arrive, and for how long a client may take nothing of what it is sent."""
+arrive, and for how slowly a client may take what it is sent."""
 
 import asyncio
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from starlette.types import Scope
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 HEAD_BYTES_MAX = 32 * 1024
@@ -11,7 +12,10 @@ HEAD_BYTES_MAX = 32 * 1024
 HEAD_SECONDS_MAX = 10.0
 """From when it begins (of a connection's first request: from when that is made); a slower connection ends."""
 STALL_SECONDS_MAX = 20.0
-"""For which a client may take nothing of what it is sent; then it is cut off. Closing the connection would wait for it to take the rest."""
+STALL_BYTES_MIN = 64 * 1024
+"""A client that takes less in that time of what waits for it is cut off. Closing the connection would wait for it to take the rest."""
+EXCHANGE = "quanyu.exchange"
+"""The extension of an ASGI scope that is an `Exchange`; a server that is not ours has none."""
 
 
 class Unstalled(asyncio.Protocol):
@@ -37,7 +41,7 @@ class Unstalled(asyncio.Protocol):
         self.stalling = self.loop.call_later(STALL_SECONDS_MAX, self._cut_off, self.transport.get_write_buffer_size())
 
     def _cut_off(self, waited: int) -> None:
-        if self.transport.get_write_buffer_size() < waited:
+        if self.transport.get_write_buffer_size() <= waited - STALL_BYTES_MIN:
             self._look_again()
         else:
             self.transport.abort()
@@ -66,6 +70,63 @@ class Socket(Unstalled, WebSocketsSansIOProtocol):
             self.handle_parser_exception()
         else:
             super().send_receive_event_to_app()
+
+
+class Exchange:
+    """One request and its answer, for those who need neither ASGI's messages for a body that is there nor several for an answer that is."""
+
+    __slots__ = ("cycle",)
+
+    def __init__(self, cycle: RequestResponseCycle) -> None:
+        self.cycle = cycle
+
+    @property
+    def came(self) -> bool:
+        """Whether all of the request's body has come."""
+        return not self.cycle.more_body
+
+    @property
+    def gone(self) -> bool:
+        """Whether the client has gone."""
+        return self.cycle.disconnected
+
+    @property
+    def body(self) -> bytearray:
+        """As much of the request's body as has come."""
+        return self.cycle.body
+
+    async def coming(self, bytes_max: int) -> None:
+        """Returns when the body has come, has more than so many bytes, or its client has gone."""
+        cycle = self.cycle
+        if cycle.waiting_for_100_continue and not cycle.transport.is_closing():
+            cycle.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            cycle.waiting_for_100_continue = False
+        while cycle.more_body and len(cycle.body) <= bytes_max and not cycle.disconnected:
+            cycle.flow.resume_reading()
+            cycle.message_event.clear()
+            await cycle.message_event.wait()
+
+    async def answer(self, status: int, head: bytes, body: bytes) -> None:
+        """Sends a whole answer in one write. `head`: its headers as they go over the wire, `content-length` among them."""
+        cycle = self.cycle
+        if cycle.flow.write_paused and not cycle.disconnected:
+            await cycle.flow.drain()
+        if cycle.disconnected:
+            return
+        cycle.response_started = cycle.response_complete = True
+        own = b"".join([part for name, value in cycle.default_headers for part in (name, b": ", value, b"\r\n")])
+        end = b"\r\n" if cycle.keep_alive else b"connection: close\r\n\r\n"
+        cycle.transport.write(b"".join((STATUS_LINE[status], own, head, end, body)))
+        cycle.message_event.set()
+        if not cycle.keep_alive:
+            cycle.transport.close()
+        cycle.on_response()
+
+
+def exchange_of(scope: Scope) -> Exchange | None:
+    """The exchange of a request, where our server has it."""
+    extensions = scope.get("extensions")
+    return extensions.get(EXCHANGE) if extensions else None
 
 
 class Wire(Unstalled, HttpToolsProtocol):
@@ -98,7 +159,10 @@ class Wire(Unstalled, HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         self._head_came()
+        scope = self.scope
         super().on_headers_complete()
+        if self.cycle is not None and self.cycle.scope is scope:
+            scope["extensions"] = {EXCHANGE: Exchange(self.cycle)}  # type: ignore[dict-item]
 
     def _count(self, more: int) -> None:
         self.head_bytes += more

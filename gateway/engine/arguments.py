@@ -127,8 +127,8 @@ class Arguments:
         self.declared, self.schema = field.definition.arguments, schema
         given = {each.name.value: each.value for each in self.node.arguments or ()}
         self.constant = not any(map(_has_variable, given.values()))
-        self.variables: list[tuple[str, str]] = []
-        """Python's name of each argument that is a variable of a leaf type, and the variable's."""
+        self.variables: list[tuple[str, str, bool]] = []
+        """Python's name of each argument that is a variable of a leaf type, the variable's, and whether it may be null or left out."""
         self.literals = self._literals(given)
         """The keyword arguments that are the same for every request."""
 
@@ -144,8 +144,8 @@ class Arguments:
             name = self.schema.config.name_converter.from_argument(argument)
             core, value = self.core.args[name], given.get(name)
             leaf = is_leaf_type(get_nullable_type(core.type))
-            if isinstance(value, VariableNode) and leaf:
-                self.variables.append((argument.python_name, value.name.value))
+            if isinstance(value, VariableNode) and leaf and core.default is None:
+                self.variables.append((argument.python_name, value.name.value, not is_non_null_type(core.type)))
             elif value is not None and leaf:
                 literals[argument.python_name] = coerce_input_literal(value, core.type)
             elif value is not None or core.default is not None:
@@ -157,10 +157,15 @@ class Arguments:
         if self.literals is not None:
             if self.constant:
                 return self.literals
-            given = run.variables
-            found = {name: given[variable] for name, variable in self.variables if given.get(variable) is not None}
-            if len(found) == len(self.variables):
-                return self.literals | found
+            given, found = run.variables, self.literals.copy()
+            for name, variable, nullable in self.variables:
+                value = given.get(variable)
+                if value is not None or (nullable and variable in given):
+                    found[name] = value
+                elif not nullable:
+                    break
+            else:
+                return found
         return self._exact(run.exact_variables())
 
     def _exact(self, variables: VariableValues) -> dict[str, Any]:

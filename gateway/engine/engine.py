@@ -23,8 +23,9 @@ RUNS = Counter("quanyu_graphql_runs_total", "Operations by the way they ran: com
 COMPILED = RUNS.labels("compiled")
 
 
-PLANS_MAX = 4
-"""Of one operation, with different conditions; the oldest goes."""
+PLANS_MAX = 16
+"""Of one operation, with different conditions. Further ones are left to the ordinary executor: whoever goes round and round through more
+of them must not have them compiled again each time."""
 
 
 class Compiled:
@@ -44,7 +45,7 @@ class Compiled:
             if not all(isinstance(value, bool) for value in values):
                 raise Uncompiled("condition")
             if len(self.plans) >= PLANS_MAX:
-                del self.plans[next(iter(self.plans))]
+                raise Uncompiled("conditions")
             plan = self.plans[values] = self._compiled(dict(zip(self.conditions, values, strict=True)))
         if isinstance(plan, Uncompiled):
             raise plan

@@ -7,6 +7,7 @@ import json
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextvars import ContextVar
+from functools import lru_cache
 from typing import Any, TypeVar
 
 import grpc
@@ -21,6 +22,8 @@ deadline: ContextVar[float | None] = ContextVar("deadline", default=None)
 """When (monotonic seconds) the answer of the current rpc is worth nothing any more."""
 HAND_ON_MARGIN_SECONDS = 0.05
 MESSAGE_BYTES_MAX = 16 * 1024 * 1024
+METADATA_MAX = 10_000
+"""Of the metadata that is kept: of so many principals' calls."""
 
 CURSOR_KEY = "quanyu-cursor"
 """The initial metadata of a stream that goes by cursors: where it begins, to go on from when it breaks before its first response."""
@@ -51,6 +54,8 @@ OPTIONS: list[tuple[str, Any]] = [
                         },
                     }
                 ],
+                # A service that answers nobody is not asked three times by everybody.
+                "retryThrottling": {"maxTokens": 100, "tokenRatio": 0.1},
                 "healthCheckConfig": {"serviceName": ""},
             }
         ),
@@ -69,12 +74,15 @@ def remaining(default_seconds: float) -> float:
     return min(left, default_seconds)
 
 
-def metadata_of(token: str) -> list[tuple[str, str]]:
-    """What goes with a call: the principal (an empty token: nobody) and the trace."""
-    metadata = telemetry.context_metadata()
-    if token:
-        metadata.append((access.METADATA_KEY, token))
-    return metadata
+def metadata_of(token: str) -> grpc.aio.Metadata:
+    """What goes with a call: the principal (an empty token: nobody) and the trace. It is not to be changed."""
+    trace = telemetry.context_metadata()
+    return _metadata(token) if not trace else grpc.aio.Metadata(*trace, *_metadata(token))
+
+
+@lru_cache(METADATA_MAX)
+def _metadata(token: str) -> grpc.aio.Metadata:
+    return grpc.aio.Metadata((access.METADATA_KEY, token)) if token else grpc.aio.Metadata()
 
 
 async def heard(call: Awaitable[Any]) -> Any:

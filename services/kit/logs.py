@@ -13,6 +13,9 @@ from services.kit.settings import Settings
 
 LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 
+configured = False
+"""Whether this process's lines go where its settings say."""
+
 
 def configure(settings: Settings, process: str) -> None:
     """Lines of this process go to stdout, as JSON or as text for a person."""
@@ -23,6 +26,8 @@ def configure(settings: Settings, process: str) -> None:
 
     json = settings.log_format == "json"
     renderer: Any = structlog.processors.JSONRenderer(orjson.dumps) if json else structlog.dev.ConsoleRenderer()
+    global configured
+    configured = True
     logger.cache_clear()
     structlog.configure(
         processors=[
@@ -42,4 +47,6 @@ def configure(settings: Settings, process: str) -> None:
 @cache
 def logger() -> Any:
     """The process's logger: `logger().info("event", field=value)`."""
-    return structlog.get_logger()
+    logger = structlog.get_logger()
+    # One that is bound is not made anew for each line, and hears of no other configuration.
+    return logger.bind() if configured else logger
