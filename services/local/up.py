@@ -2,6 +2,8 @@
 
 import asyncio
 import os
+import shutil
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -10,15 +12,21 @@ import msgspec
 from rich.console import Console
 
 from services.kit import settings as kit_settings
-from services.kit.settings import Settings
 from services.local.demo.load import load
 from services.local.folder import Folder, Member, Run
 from services.local.installation import installation_of
 from services.local.keys import keys_of
 from services.local.mongod import Mongod, check_server
-from services.local.options import data_option
+from services.local.options import DATA, data_option
 from services.local.suite import base_url, resolve, stages
 from services.local.supervisor import Supervisor
+
+NEXT = {
+    "story": "the first walk through the demo world, told as it happens",
+    "status": "what runs and is ready",
+    "token --operator": "a bearer token to ask GraphQL with",
+}
+"""What may be called while the suite runs."""
 
 
 @click.command()
@@ -45,7 +53,7 @@ def up(folder: Folder, mongo: str | None, port: int | None, demo: bool) -> None:
             folder.write(folder.run, run)
             if demo:
                 click.echo(await load(folder, Console()))
-            announce(run, settings)
+            announce(run, folder, demo=demo)
 
         asyncio.run(supervisor.run(ready))
     click.echo("Everything has ended.")
@@ -64,12 +72,18 @@ def database(folder: Folder, given: str | None) -> Iterator[tuple[str, Mongod | 
         yield mongod.uri, mongod
 
 
-def announce(run: Run, settings: Settings) -> None:
-    """Prints where everything is found."""
+def announce(run: Run, folder: Folder, *, demo: bool) -> None:
+    """Prints where everything is found, and what may be called next."""
     click.echo()
     click.echo(f"Quanyu is ready:  {click.style(f'{run.gateway}/graphql', bold=True)}")
     for name, address in run.addresses().items():
         if name != "gateway":
             click.echo(f"  gRPC {name:<13} {address}")
-    click.echo("  a token to ask with: quanyu token --operator    how it is: quanyu status    the end: Ctrl-C")
+    click.echo("In a second terminal:")
+    called = "quanyu" if shutil.which("quanyu") else os.path.relpath(sys.argv[0])
+    data = "" if folder.path == DATA else f" --data {folder.path}"
+    commands = {f"{called} {command}{data}": about for command, about in NEXT.items() if demo or command != "story"}
+    for command, about in commands.items():
+        click.echo(f"  {command:<{max(map(len, commands))}}  {about}")
+    click.echo("Ctrl-C ends everything.")
     click.echo()

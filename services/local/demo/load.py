@@ -44,4 +44,7 @@ def demo(folder: Folder) -> None:
     Where it stands already, what has run out since (its campaign, targets) is renewed.
     """
     console = Console(stderr=True)
-    console.print(asyncio.run(load(folder, console)))
+    try:
+        console.print(asyncio.run(load(folder, console)))
+    except KeyboardInterrupt:
+        raise LocalError("interrupted; the same command goes on where it stopped", status=130) from None

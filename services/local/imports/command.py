@@ -43,7 +43,8 @@ def import_(source: Path | None, complete_journey: bool, households: int | None,
     console = Console(stderr=True)
     started = time.monotonic()
     if complete_journey:
-        source = journey.convert(folder.path / "complete-journey", households=households, console=console)
+        with console.status("reading the Complete Journey"):
+            source = journey.convert(folder.path / "complete-journey", households=households, console=console)
     assert source is not None
     if not any(reading.find(source, file.name) for file in FILES):
         raise LocalError(f"{source} holds none of the files; they are called {', '.join(f'{file.name}.csv' for file in FILES)}")
@@ -52,11 +53,14 @@ def import_(source: Path | None, complete_journey: bool, households: int | None,
     except KeyboardInterrupt:
         raise LocalError("interrupted; the same command goes on where it stopped", status=130) from None
     if imported.earlier:
-        console.print(f"{source} was imported on {imported.earlier.astimezone():%Y-%m-%d %H:%M}; nothing in it is new. --anew repeats it.")
+        console.print(
+            f"{source} was imported on {imported.earlier.astimezone():%Y-%m-%d %H:%M}; nothing in it is new. --anew repeats it.",
+            soft_wrap=True,
+        )
     else:
         console.print(summary(imported, time.monotonic() - started))
     if any(each.rejected for each in imported.counts.values()):
-        console.print(f"What was not taken stands in {source / REJECTS}, with the reason.")
+        console.print(f"What was not taken stands in {source / REJECTS}, with the reason.", soft_wrap=True)
 
 
 async def load(folder: Folder, source: Path, console: Console, *, anew: bool = False) -> Imported:
@@ -117,9 +121,9 @@ async def _run(folder: Folder, source: Path, anew: bool, console: Console, compl
 
 def summary(imported: Imported, seconds: float) -> Table:
     """What became of each file."""
-    table = Table("file", Column("taken", justify="right"), Column("rejected", justify="right"), "", title=f"imported in {seconds:.1f} s")
+    table = Table("file", Column("taken", justify="right"), Column("rejected", justify="right"), title=f"imported in {seconds:.1f} s")
     for file in FILES:
         if each := imported.counts.get(file.name):
-            rejected = f"[red]{each.rejected:,}[/]" if each.rejected else "0"
-            table.add_row(file.name, f"{each.imported:,}", rejected, "" if file.name in imported.new else "[dim]before[/]")
+            before = "" if file.name in imported.new else " [dim](before)[/]"
+            table.add_row(f"{file.name}{before}", f"{each.imported:,}", f"[red]{each.rejected:,}[/]" if each.rejected else "0")
     return table

@@ -42,6 +42,9 @@ async def play(folder: Folder, world: str, console: Console, *, verbose: bool = 
 async def tell(stage: Stage, channels: Channels, world: str) -> Timeline:
     """Prepares the world's cast and plays the walk with it; the stage is closed behind it."""
     timeline = Timeline(stage.console)
+    timeline.remark(
+        f"The first walk, asked through the gateway in the front ends' operations. The clock shows Shanghai, {stage.day}; ✗ is a refusal."
+    )
     try:
         cast = await WORLDS[world](stage, channels)
         await client.settled(channels)
@@ -50,4 +53,8 @@ async def tell(stage: Stage, channels: Channels, world: str) -> Timeline:
         raise Surprise(f"{refusal.message} ({refusal.reason})") from refusal
     finally:
         await stage.close()
+    refused = sum(moment.refused for moment in timeline.moments)
+    timeline.remark(
+        f"\nThe end. Every step was checked, {refused} refusals among them." + ("" if stage.verbose else " --verbose shows each operation.")
+    )
     return timeline

@@ -13,7 +13,7 @@ ONE_ORDER = {"orders": 1, "online": 1, "offline": 0, "urgent need": 1, "by the s
 async def asset(walk: Walk, order_id: str) -> None:
     """The stage of the relation and the events that moved it."""
     cast, stage = walk.cast, walk.stage
-    walk.timeline.chapter("5  The consumer asset: her stage moved, and by what 消费者资产")
+    walk.timeline.chapter("5  The consumer asset: her stage, and what moved it 消费者资产")
 
     async def counted() -> Answer | None:
         relation: Answer | None = (
@@ -37,7 +37,9 @@ async def asset(walk: Walk, order_id: str) -> None:
             f"{transition['fromStage'] or 'nobody'} → {transition['toStage']}",
             wording.cause(transition),
         )
-    for event in reversed(relation["interactions"]["nodes"][:EVENTS_SHOWN]):
+    events = relation["interactions"]["nodes"][:EVENTS_SHOWN]
+    walk.tell(cast.operator.called, f"sees the last {wording.count(len(events), 'event')} between them", "the newest at the end")
+    for event in reversed(events):
         walk.tell(f"  {datetime.fromisoformat(event['at']):%Y-%m-%d}", wording.words(event["kind"]), event["ref"] or "")
 
 

@@ -65,19 +65,19 @@ async def _not_without_consent(walk: Walk) -> None:
         idempotencyKey=walk.key("no more"),
     )
     walk.tell(cast.consumer.called, "lets the brand write no more", "her consent, taken back for this brand and purpose alone")
-    await _refused(walk, cast.consumer.subject, "NO_CONSENT", f"{cast.guide.called} writes all the same")
+    await _refused(walk, cast.consumer.subject, "NO_CONSENT", "writes all the same")
 
 
 async def _not_to_anybody(walk: Walk) -> None:
     walk.stage.clock(20, 52)
-    await _refused(walk, walk.cast.friend.subject, "NOT_BOUND", f"{walk.cast.guide.called} writes to {walk.cast.friend.called}")
+    await _refused(walk, walk.cast.friend.subject, "NOT_BOUND", f"writes to {walk.cast.friend.called}")
 
 
 async def _refused(walk: Walk, consumer_id: str, code: str, told: str) -> None:
     result = await _write(walk, consumer_id, TEXTS[0], code)
     if result.get("code") != code:
         raise Surprise(f"a message that {code} is against was answered with {result.get('code', 'its sending')}")
-    walk.tell(told, result["message"], code, refused=True)
+    walk.tell(walk.cast.guide.called, f"{told}: {result['message']}", code, refused=True)
 
 
 async def _read(walk: Walk, sent: list[str]) -> None:

@@ -25,7 +25,7 @@ async def stain(walk: Walk) -> Answer:
     for promise in promises[:SHOWN_MAX]:
         walk.tell(
             f"  {promise['storeName']}",
-            wording.promise(promise),
+            f"{wording.name(promise)}, {wording.promise(promise)}",
             f"{wording.words(promise['availability'])}, {wording.money(promise['price'])}",
         )
     chosen = _chosen(walk, promises)

@@ -27,6 +27,10 @@ class Timeline:
         self.console = console
         self.moments: list[Moment] = []
 
+    def remark(self, text: str) -> None:
+        """What is said about the story."""
+        self.console.print(Text(text, "dim"), soft_wrap=True)
+
     def chapter(self, title: str) -> None:
         """A heading."""
         self.console.print(f"\n[bold]{title}[/]")

@@ -27,9 +27,9 @@ async def visit(walk: Walk) -> list[Answer]:
     walk.tell(cast.consumer.called, "asks again and gets the same pack", "one pack a day, whatever the request")
     stage.clock(20, 40)
     left = await stage.done(cast.consumer, "leave_district", visitId=entered["id"], idempotencyKey=walk.key("leave"))
-    walk.tell(
-        cast.consumer.called, "leaves the district, nothing bought", f"the visit is {left['visit']['state'].lower()}: a fact others act on"
-    )
+    if left["visit"]["state"] != "LEFT":
+        raise Surprise(f"she left, and the visit is {left['visit']['state']}")
+    walk.tell(cast.consumer.called, "leaves the district, nothing bought", "the visit is over: a fact that others act on")
     coupons: list[Answer] = pack["entries"]
     return coupons
 
@@ -37,14 +37,11 @@ async def visit(walk: Walk) -> list[Answer]:
 def _tell_pack(walk: Walk, pack: Answer) -> None:
     """Each coupon with its reason, each brand that was declined with the rule against it."""
     for entry in pack["entries"]:
-        walk.tell(
-            f"  {wording.name(entry['brand'])}",
-            f"{wording.name(entry)}, {wording.money(entry['value'])} off",
-            wording.reason(entry["reason"]),
-        )
+        coupon = f"{entry['name']['zh']}: {wording.money(entry['value'])} off from {wording.money(entry['minimumSpend'])}"
+        walk.tell(f"  {wording.name(entry['brand'])}", coupon, wording.reason(entry["reason"]))
     for declined in pack["declined"]:
         reason = declined["reason"]
-        walk.tell(f"  {wording.name(declined['brand'])}", reason.replace("_", " ").lower(), wording.DECLINED[reason], refused=True)
+        walk.tell(f"  {wording.name(declined['brand'])}", wording.words(reason), wording.DECLINED[reason], refused=True)
     due = {(walk.cast.spent, "BUDGET_SPENT"), (walk.cast.unconsented, "CONSENT_MISSING")}
     due = {(brand_id, reason) for brand_id, reason in due if brand_id}
     if missing := due - {(declined["brand"]["id"], declined["reason"]) for declined in pack["declined"]}:

@@ -26,9 +26,10 @@ def count(number: int | str, what: str) -> str:
 
 
 def name(named: Answer | None) -> str:
+    """In both languages where they differ."""
     if not named or not named.get("name"):
         return named["id"] if named else "–"
-    return str(named["name"]["zh"] or named["name"]["en"])
+    return " ".join(dict.fromkeys(each for each in (named["name"]["zh"], named["name"]["en"]) if each))
 
 
 def money(amount: Answer | None) -> str:

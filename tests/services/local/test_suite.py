@@ -69,6 +69,7 @@ def test_a_newcomer_starts_the_suite_and_one_death_ends_it(suite: Suite) -> None
     everything = suite.processes()
     assert [process.name for process in run.processes] == ["member", "commerce", "district", "organization", "gateway"]
     assert sum(process.name() == "mongod" for process in everything) == 1
+    assert run.installation
 
     status = ask(suite, "status")
     assert status.exit_code == 0 and status.output.count("ready") == 6, status.output

@@ -8,9 +8,10 @@ from click.testing import CliRunner, Result
 
 from services.kit import settings as kit_settings
 from services.local.cli import main
-from services.local.folder import Folder
+from services.local.folder import Folder, Run
 from services.local.keys import new_keys
 from services.local.suite import resolve, stages
+from services.local.up import announce
 
 
 @pytest.fixture
@@ -105,3 +106,11 @@ def test_every_process_reads_its_settings_again(anywhere: dict[str, str]) -> Non
     assert len({each.metrics_listen for each in read.values()}) == len({each.signing_key for each in read.values()}) == 5
     assert read["gateway"].token_keys == keys.tokens_setting() and not read["gateway"].secret_keys
     assert read["member"].secret_keys == keys.secret_key and read["member"].listen == read["gateway"].member_address != "127.0.0.1:0"
+
+
+@pytest.mark.parametrize("demo", [True, False])
+def test_what_may_be_called_next_is_said_as_it_must_be_called(capsys: pytest.CaptureFixture[str], tmp_path: Path, demo: bool) -> None:
+    announce(Run(1, "http://127.0.0.1:8123", "", "", []), Folder(tmp_path), demo=demo)
+    said = capsys.readouterr().out
+    assert "http://127.0.0.1:8123/graphql" in said and f" status --data {tmp_path} " in said
+    assert (f" story --data {tmp_path} " in said) is demo
