@@ -16,12 +16,15 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from msgspec import Struct
 
 from services.kit import channel
+from services.kit.errors import Overloaded
 from services.kit.house import SERVICES
 from services.kit.principals import Principal, Signer
 from services.kit.settings import Settings
 
 READY_SECONDS_MAX = 1.0
 READY_KEPT_SECONDS = 0.25
+WAITING_SHARE = 4
+"""One of so many places, at most, is taken by operations that wait for one service."""
 
 Descriptor: TypeAlias = Any
 """A descriptor; the library's two implementations share no type."""
@@ -70,6 +73,9 @@ class Clients:
         self.called: dict[type[Message], tuple[str, Callable[..., Any]]] = {}
         """Of each request, the service that answers it and its rpc."""
         self.serving: asyncio.Task[dict[str, bool]] | None = None
+        self.waiting = dict.fromkeys(SERVICES, 0)
+        """The operations that wait for each service."""
+        self.waiting_max = max(1, settings.operations_max // WAITING_SHARE)
 
     async def open(self) -> None:
         """Opens the channels, in the event loop that uses them."""
@@ -81,25 +87,33 @@ class Clients:
         principal = asking.get()
         return self.signer.token(audience, principal) if principal is not None else ""
 
+    def service_of(self, request: Message) -> str:
+        """The service that answers it."""
+        return self._rpc(type(request))[0]
+
+    def wait(self, service: str) -> None:
+        """Counts an operation that waits for the service: a slow one costs its own fields, and not the places of all others."""
+        if self.waiting[service] >= self.waiting_max:
+            raise Overloaded("SERVICE_OVERLOADED", f"too many operations wait for {service}; try again")
+        self.waiting[service] += 1
+
     async def call(self, request: Message) -> Any:
         """The rpc's answer."""
-        kind = type(request)
-        called = self.called.get(kind)
-        if called is None:
-            called = self.called[kind] = self._called(kind)
-        service, ask = called
+        service, ask = self._rpc(type(request))
         timeout = channel.remaining(self.settings.deadline_seconds)
         return await channel.heard(ask(request, timeout=timeout, metadata=channel.metadata_of(self._token(service))))
 
     def follow(self, request: Message) -> grpc.aio.UnaryStreamCall[Any, Any]:
         """The call of a streaming rpc, without a deadline; `channel.heard_each` tells what it answers."""
-        kind = type(request)
+        service, ask = self._rpc(type(request))
+        call: grpc.aio.UnaryStreamCall[Any, Any] = ask(request, metadata=channel.metadata_of(self._token(service)))
+        return call
+
+    def _rpc(self, kind: type[Message]) -> tuple[str, Callable[..., Any]]:
         called = self.called.get(kind)
         if called is None:
             called = self.called[kind] = self._called(kind)
-        service, ask = called
-        call: grpc.aio.UnaryStreamCall[Any, Any] = ask(request, metadata=channel.metadata_of(self._token(service)))
-        return call
+        return called
 
     def _called(self, kind: type[Message]) -> tuple[str, Callable[..., Any]]:
         rpc, opened = rpc_of(kind), self.channels[rpc_of(kind).service]

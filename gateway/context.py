@@ -14,18 +14,31 @@ class Context:
     """The context of one operation, or of one event of a subscription; its caches live and end with it. `root`: what its first fields are
     read from."""
 
-    __slots__ = ("calls", "clients", "loaders", "root", "session")
+    __slots__ = ("calls", "clients", "loaders", "root", "session", "under_way")
 
     def __init__(self, session: Session, clients: Clients, event: Any = None) -> None:
         self.session, self.clients = session, clients
         self.root = session if event is None else event
         self.loaders: dict[tuple[Batch, Bound], DataLoader[str, Any]] = {}
         self.calls = 0
+        self.under_way: dict[str, int] = {}
+        """The calls that have not come back, by service."""
 
     async def call(self, request: Message) -> Any:
-        """The answer of the rpc that `request` belongs to."""
+        """The answer of the rpc that `request` belongs to. `Overloaded` when too many operations wait for its service already."""
         self.calls += 1
-        return await self.clients.call(request)
+        clients = self.clients
+        service = clients.service_of(request)
+        before = self.under_way.get(service, 0)
+        if not before:
+            clients.wait(service)
+        self.under_way[service] = before + 1
+        try:
+            return await clients.call(request)
+        finally:
+            left = self.under_way[service] = self.under_way[service] - 1
+            if not left:
+                clients.waiting[service] -= 1
 
     def loader(self, batch: Batch, bound: Bound = ()) -> DataLoader[str, Any]:
         """The loader of a batch; keys asked for since the last turn of the event loop go into one call."""

@@ -33,6 +33,8 @@ from gateway.limits import Limits, Rule
 PREPARED_MAX = 1_000
 PREPARED_CHARACTERS_MAX = 100_000
 """Of all documents kept. A character of one comes to as much as 300 bytes when it is parsed."""
+FRESH_MAX, FRESH_CHARACTERS_MAX = 100, 34_000
+"""Of those that were asked for once: whoever sends new ones all the time drives out nobody's that is asked for again."""
 ERRORS_MAX = 20
 """Of validation; then it stops."""
 
@@ -52,6 +54,35 @@ class Prepared(Struct, frozen=True):
         definitions = self.document.definitions if self.document is not None else ()
         found = [item for item in definitions if isinstance(item, OperationDefinitionNode) and (name is None or _named(item) == name)]
         return found[0] if len(found) == 1 else None
+
+
+class Documents:
+    """Documents by their text, within bounds: what was not asked for the longest goes."""
+
+    def __init__(self, most: int, characters_max: int) -> None:
+        self.most, self.characters_max, self.characters = most, characters_max, 0
+        self.by_text: OrderedDict[str, Prepared] = OrderedDict()
+
+    def get(self, query: str) -> Prepared | None:
+        """The document, which was asked for now."""
+        found = self.by_text.get(query)
+        if found is not None:
+            self.by_text.move_to_end(query)
+        return found
+
+    def put(self, query: str, prepared: Prepared) -> None:
+        """Keeps it, though others may have to go."""
+        self.by_text[query] = prepared
+        self.characters += len(query)
+        while len(self.by_text) > self.most or self.characters > self.characters_max:
+            self.characters -= len(self.by_text.popitem(last=False)[0])
+
+    def take(self, query: str) -> Prepared | None:
+        """The document, which is kept no more."""
+        found = self.by_text.pop(query, None)
+        if found is not None:
+            self.characters -= len(query)
+        return found
 
 
 def _named(operation: OperationDefinitionNode) -> str | None:
@@ -76,21 +107,25 @@ class Executor:
         self.rules = specified_rules if introspection else (*specified_rules, NoSchemaIntrospectionCustomRule)
         self.engine = Engine(schema, suggestions=suggestions)
         self.told = Introspection(self.core, suggestions=suggestions)
-        self.kept: OrderedDict[str, Prepared] = OrderedDict()
-        self.kept_characters = 0
+        self.kept, self.fresh = (
+            Documents(PREPARED_MAX, PREPARED_CHARACTERS_MAX),
+            Documents(FRESH_MAX, FRESH_CHARACTERS_MAX),
+        )
+
+    def known(self, query: str) -> Prepared | None:
+        """The document, when it was prepared before."""
+        kept = self.kept.get(query)
+        if kept is None and (kept := self.fresh.take(query)) is not None:
+            self.kept.put(query, kept)
+        return kept
 
     def prepare(self, query: str) -> Prepared:
         """The document, parsed, within its bounds and validated."""
-        kept = self.kept.get(query)
-        if kept is not None:
-            self.kept.move_to_end(query)
-            return kept
-        prepared = self._prepare(query)
-        if prepared.document is not None:
-            self.kept[query] = prepared
-            self.kept_characters += len(query)
-            while len(self.kept) > PREPARED_MAX or self.kept_characters > PREPARED_CHARACTERS_MAX:
-                self.kept_characters -= len(self.kept.popitem(last=False)[0])
+        prepared = self.known(query)
+        if prepared is None:
+            prepared = self._prepare(query)
+            if prepared.document is not None:
+                self.fresh.put(query, prepared)
         return prepared
 
     def _prepare(self, query: str) -> Prepared:

@@ -94,7 +94,7 @@ class Endpoint:
             raise BadRequest(400, f"subscribe with `accept: {EVENT_STREAM}`, or over a WebSocket with graphql-transport-ws")
         if arrived.method == "GET" and ready.kind is not OperationType.QUERY:
             raise BadRequest(405, "GET is for queries only; use POST")
-        return await self.operations.run(ready, session)
+        return await self.operations.run(ready, session, account=account)
 
     async def _asked(self, arrived: Arrived) -> Asked:
         exchange = exchange_of(arrived.scope) if arrived.method == "POST" else None

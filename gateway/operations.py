@@ -37,6 +37,8 @@ SECONDS = Histogram(
     buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10),
 )
 INVALID = "invalid"
+USUAL_CALLS, USUAL_BYTES = 10, 64 * 1024
+"""Of an operation that counts as one, whatever its rate is counted by."""
 
 
 class Answer(Struct, frozen=True):
@@ -88,12 +90,12 @@ class Operations:
 
     async def admitted(self, authorization: str | None, address: str) -> tuple[Session, Account]:
         """Whoever asks, their operation counted."""
-        try:
-            session = await self.sessions.of(authorization)
-        except Denied:
+        kept = self.sessions.kept(authorization)
+        if kept is None:
+            # Whoever is not known costs two rpcs to know, whether or not they are somebody.
             self.rates.admit_address(address)
-            raise
-        return session, self.rates.admit(session, address)
+            kept = await self.sessions.of(authorization)
+        return kept, self.rates.admit(kept, address)
 
     def ready(self, asked: Asked, account: Account) -> Ready | Answer:
         """The operation that is asked for, or what is wrong with its document."""
@@ -110,8 +112,8 @@ class Operations:
 
     def _prepared(self, query: str, account: Account) -> Prepared:
         """The document; what it takes to read one that is not known is counted too."""
-        if query in self.executor.kept:
-            return self.executor.prepare(query)
+        if (known := self.executor.known(query)) is not None:
+            return known
         started = time.perf_counter()
         try:
             return self.executor.prepare(query)
@@ -124,8 +126,8 @@ class Operations:
             return None
         return self.executor.cost(prepared, operation, asked.variables)
 
-    async def run(self, ready: Ready, session: Session, event: Any = None) -> Answer:
-        """The answer of the operation; of a subscription, to this event."""
+    async def run(self, ready: Ready, session: Session, event: Any = None, account: Account = ()) -> Answer:
+        """The answer of the operation; of a subscription, to this event. What was more work than usual is counted as more than one."""
         asked, kind = ready.asked, ready.kind.value
         context = Context(session, self.clients, event)
         with acting_as(session.principal):
@@ -133,6 +135,8 @@ class Operations:
                 answered = await self.executor.answer(ready.prepared, context, asked.variables, asked.operation_name)
             except RecursionError:
                 return refused(400, errors.formatted(GraphQLError("the document nests too deep")), operation=kind)
+        if (work := context.calls / USUAL_CALLS + len(answered.body) / USUAL_BYTES) > 1:
+            charge(account, work - 1)
         return _with_cost(Answer(200 if answered.begun else 400, answered.body, answered.errors, kind, context.calls), ready.cost)
 
 

@@ -75,6 +75,14 @@ class Sessions:
             raise unauthenticated("say `Authorization: Bearer …`")
         return await self.session(await self.tokens.check(text.strip()))
 
+    def kept(self, authorization: str | None) -> Session | None:
+        """The session where it is known already, and nobody is to be asked."""
+        if not authorization:
+            return ANONYMOUS
+        token = self.tokens.kept(authorization[7:]) if authorization.startswith("Bearer ") else None
+        kept = self.known.get((token.issuer, token.subject, token.clock_offset)) if token is not None else None
+        return kept[1] if kept is not None and kept[0] > time.monotonic() else None
+
     async def expires_at(self, authorization: str | None) -> float | None:
         """When the token of a header that `of` believed expires (seconds since 1970); None: there is none."""
         return (await self.tokens.check(authorization.partition(" ")[2].strip())).expires_at if authorization else None

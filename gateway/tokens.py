@@ -82,6 +82,12 @@ class Tokens:
         self.issuers = {one.issuer: Issuer(one, FetchedKeys(one)) for one in trusted(settings)} | _local(settings)
         self.checked: OrderedDict[str, Token] = OrderedDict()
 
+    def kept(self, text: str) -> Token | None:
+        """What a token states that passed before and still does."""
+        token = self.checked.get(text)
+        stands = token is not None and token.expires_at + CLOCK_SKEW_SECONDS > time.time() and self._stands(token)
+        return token if stands else None
+
     async def check(self, text: str) -> Token:
         """What the token states; `Denied` for anything that is not in order, `Unavailable` when its issuer's keys cannot be had."""
         token = self.checked.get(text)

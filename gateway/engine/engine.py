@@ -23,13 +23,8 @@ RUNS = Counter("quanyu_graphql_runs_total", "Operations by the way they ran: com
 COMPILED = RUNS.labels("compiled")
 
 
-PLANS_MAX = 16
-"""Of one operation, with different conditions. Further ones are left to the ordinary executor: whoever goes round and round through more
-of them must not have them compiled again each time."""
-
-
 class Compiled:
-    """An operation and its plans, one for each combination of its conditions that was asked for."""
+    """An operation and its plans, one for each combination of its conditions that was asked for: with `CONDITIONS_MAX` of them, 16."""
 
     def __init__(self, schema: strawberry.Schema, document: DocumentNode, operation: OperationDefinitionNode, *, suggestions: bool) -> None:
         self.schema, self.document, self.operation, self.suggestions = schema, document, operation, suggestions
@@ -44,8 +39,6 @@ class Compiled:
         if plan is None:
             if not all(isinstance(value, bool) for value in values):
                 raise Uncompiled("condition")
-            if len(self.plans) >= PLANS_MAX:
-                raise Uncompiled("conditions")
             plan = self.plans[values] = self._compiled(dict(zip(self.conditions, values, strict=True)))
         if isinstance(plan, Uncompiled):
             raise plan

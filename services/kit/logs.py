@@ -3,6 +3,7 @@
 import logging
 import sys
 from collections.abc import MutableMapping
+from datetime import UTC, datetime
 from functools import cache
 from typing import Any
 
@@ -24,18 +25,27 @@ def configure(settings: Settings, process: str) -> None:
         event["process"] = process
         return event
 
+    def line(_: Any, level: str, event: MutableMapping[str, Any]) -> bytes:
+        """All of the others in one step: a line costs a third of what it does through five."""
+        event["process"], event["level"] = process, level
+        event["timestamp"] = f"{datetime.now(UTC).replace(tzinfo=None).isoformat()}Z"
+        if "exc_info" in event:
+            event = structlog.processors.format_exc_info(None, level, event)
+        return orjson.dumps(event, default=repr)
+
     json = settings.log_format == "json"
-    renderer: Any = structlog.processors.JSONRenderer(orjson.dumps) if json else structlog.dev.ConsoleRenderer()
     global configured
     configured = True
     logger.cache_clear()
     structlog.configure(
-        processors=[
+        processors=[line]
+        if json
+        else [
             named,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.format_exc_info,
-            renderer,
+            structlog.dev.ConsoleRenderer(),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(LEVELS[settings.log_level]),
         logger_factory=structlog.BytesLoggerFactory(sys.stdout.buffer) if json else structlog.PrintLoggerFactory(sys.stdout),

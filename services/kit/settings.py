@@ -41,8 +41,9 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     """Streaming rpcs that one process of a service has open."""
     streams_principal: Bound = 64
     """The same of one person or machine."""
-    stream_seconds_max: Seconds = 300.0
-    """How long one lasts: then its client comes again with its cursor, and is asked anew who it is and what it may see."""
+    stream_seconds_max: Seconds = 60.0
+    """How long one lasts: then its client comes again with its cursor, and is asked anew who it is and what it may see. A grant that is
+    taken away is heard of for as long at most."""
 
     signing_key: str = ""
     """This process's private key, a JWK of type OKP with a `kid`; it signs the principals this process asserts."""

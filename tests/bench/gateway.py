@@ -40,7 +40,7 @@ async def peers() -> AsyncIterator[dict[str, Peer]]:
         found = {"floor": Peer(*await stack.enter_async_context(started(*module("floor", services))))}
         env = {f"QUANYU_{name.upper()}_ADDRESS": services for name in SERVICES}
         env |= {f"QUANYU_{name.upper()}": value for name, value in keys.settings_of("gateway").items()}
-        env |= {f"QUANYU_RATE_{name}": "0" for name in ("PRINCIPAL", "TENANT", "ADDRESS")}
+        env |= {f"QUANYU_RATE_{name}": "1000000" for name in ("PRINCIPAL", "TENANT", "ADDRESS")}
         for way in ("engine", "core"):
             process = await stack.enter_async_context(started(*module("gateway", way), env=env, says="stderr"))
             found[way] = Peer(*process, "ours", bearer(keys.tokens, CONSUMER))

@@ -1,14 +1,18 @@
 """How often, and how many at once: who asks too much waits, nobody else does, and nothing grows by it."""
 
 import asyncio
+import json
 from typing import Any
 
+import httpx
 import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.door import RETRY_AFTER_SECONDS
+from gateway.clients import WAITING_SHARE
+from gateway.door import RETRY_AFTER_SECONDS, Door
+from gateway.operations import USUAL_CALLS
 from gateway.overdue import Overdue
 from gateway.principal import Session
 from gateway.rates import BURST_SECONDS, KEPT_MAX, Buckets, Rates, charge
@@ -17,6 +21,7 @@ from services.kit.principals import Principal
 from services.kit.settings import Settings
 from tests.gateway import world
 from tests.gateway.conftest import Open
+from tests.gateway.serving import SECONDS_MAX, serving
 
 ASKED = {"query": "{ __typename }"}
 
@@ -160,6 +165,7 @@ async def test_a_new_document_is_counted_by_what_it_takes(open_gateway: Open) ->
 
 async def test_more_than_can_be_borne_are_sent_away_and_the_rest_is_answered(open_gateway: Open) -> None:
     gateway = await open_gateway(operations_max=5)
+    gateway.app.state.clients.waiting_max = 5
     arrived, gate = asyncio.Event(), asyncio.Event()
     under_way = 0
 
@@ -185,6 +191,80 @@ async def test_more_than_can_be_borne_are_sent_away_and_the_rest_is_answered(ope
     gate.set()
     assert {(await each).status_code for each in asking} == {200}
     assert (await gateway.post(ASKED)).status_code == 200, "recovered at once"
+
+
+async def test_whoever_is_not_known_is_counted_before_anybody_is_asked_who_they_are(open_gateway: Open) -> None:
+    gateway = await open_gateway(rate_address=0.5)
+    sent = [await gateway.post(ASKED, who="con_nobody") for _ in range(4)]
+    assert [each.status_code for each in sent] == [503, 429, 429, 429]
+    assert len(gateway.called) == 1
+
+
+async def test_more_work_than_usual_counts_as_more_than_one(open_gateway: Open) -> None:
+    gateway = await open_gateway(rate_address=100.0)
+    clock = Clock()
+    buckets: Buckets = gateway.app.state.rates.addresses
+    buckets.clock = clock
+    fields = " ".join(f"a{number}: offers(first: 1) {{ nodes {{ id }} }}" for number in range(15))
+    taken = []
+    for _ in range(3):
+        clock.now += 100
+        await gateway.post({"query": f"{{ {fields} }}"})
+        taken.append((next(iter(buckets.full_at.values())) - clock.now) * buckets.per_second)
+    assert taken[1:] == [pytest.approx(15 / USUAL_CALLS, rel=0.1)] * 2
+
+
+async def test_a_slow_service_costs_its_own_fields_and_no_place_of_others(open_gateway: Open) -> None:
+    gateway = await open_gateway(operations_max=4 * WAITING_SHARE)
+    full, gate = asyncio.Event(), asyncio.Event()
+    clients = gateway.app.state.clients
+
+    async def slow(request: Any) -> Any:
+        if clients.service_of(request) == "commerce":
+            if clients.waiting["commerce"] == clients.waiting_max:
+                full.set()
+            await gate.wait()
+        raise Overloaded("SLOW")
+
+    clients.call = slow
+    hanging = {"query": "{ a: offers(first: 1) { nodes { id } } b: offers(first: 2) { nodes { id } } }"}
+    asking = [asyncio.create_task(gateway.post(hanging)) for _ in range(clients.waiting_max)]
+    await full.wait()
+    both = (await gateway.post({"query": '{ offers(first: 1) { nodes { id } } brand(id: "brd_a") { id } }'})).json()
+    codes = {error["path"][0]: error["extensions"]["code"] for error in both["errors"]}
+    assert codes == {"offers": "SERVICE_OVERLOADED", "brand": "SLOW"}
+    gate.set()
+    assert {(await each).status_code for each in asking} == {200}
+    assert set(clients.waiting.values()) == {0}
+
+
+async def test_bodies_on_their_way_take_no_place(open_gateway: Open) -> None:
+    gateway = await open_gateway(operations_max=3)
+    asked = json.dumps(ASKED).encode()
+    head = b"POST /graphql HTTP/1.1\r\nhost: g\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(asked)
+    assert (await gateway.post(ASKED)).status_code == 200
+    async with serving(gateway) as served, asyncio.timeout(SECONDS_MAX):
+        host, _, port = served.address.partition(":")
+        slow = [await asyncio.open_connection(host, int(port)) for _ in range(3)]
+        for _, writer in slow:
+            writer.write(head + asked[:5])
+        while door_of(gateway.app).waiting < 3:  # noqa: ASYNC110 - the door tells nobody
+            await asyncio.sleep(0)
+        async with httpx.AsyncClient(base_url=f"http://{served.address}", trust_env=False) as http:
+            quick = await asyncio.gather(*(http.post("/graphql", json=ASKED) for _ in range(3)))
+            assert {each.status_code for each in quick} == {200}
+        for reader, writer in slow:
+            writer.write(asked[5:])
+            assert (await reader.readline()).startswith(b"HTTP/1.1 200")
+            writer.close()
+
+
+def door_of(app: Any) -> Door:
+    """What stands before an application."""
+    inner = app.middleware_stack
+    while not isinstance(inner, Door):
+        inner = inner.app
+    return inner
 
 
 async def test_an_operation_ends_with_its_time(open_gateway: Open) -> None:

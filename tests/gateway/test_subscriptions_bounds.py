@@ -7,6 +7,7 @@ import grpc
 import pytest
 from websockets.exceptions import InvalidStatus
 
+from gateway import principal
 from gateway.subscriptions import buffer, stream
 from gateway.subscriptions.buffer import buffered
 from gateway.subscriptions.places import Places
@@ -169,6 +170,19 @@ async def test_a_stream_that_ends_is_gone_on_with_after_its_last_cursor(open_gat
             async with asyncio.timeout(SECONDS_MAX):
                 assert (await teller.asked.get()).after == f"c{number}"
         await socket.quiet()
+
+
+async def test_a_stream_is_gone_on_with_long_after_the_time_of_its_operation(open_gateway: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(principal, "KEPT_SECONDS", 0.1)
+    async with telling_gateway(open_gateway, deadline_seconds=0.5) as (served, teller), served.socket("operator") as socket:
+        name = await socket.subscribe(WATCHED, {"id": "ord_1", "after": "c0"})
+        await teller.asked.get()
+        await asyncio.sleep(0.7)  # the operation's time and that of what is known of its bearer have passed
+        teller.told.put_nowait(END)
+        async with asyncio.timeout(SECONDS_MAX):
+            assert (await teller.asked.get()).after == "c0"
+        teller.told.put_nowait(1)
+        assert await socket.next(name) == told("ord_1", 1)
 
 
 async def test_where_a_stream_begins_is_a_cursor_too(open_gateway: Open) -> None:
