@@ -42,12 +42,12 @@ async def play(folder: Folder, world: str, console: Console, *, verbose: bool = 
 async def tell(stage: Stage, channels: Channels, world: str) -> Timeline:
     """Prepares the world's cast and plays the walk with it; the stage is closed behind it."""
     timeline = Timeline(stage.console)
-    timeline.remark(
-        f"The first walk, asked through the gateway in the front ends' operations. The clock shows Shanghai, {stage.day}; ✗ is a refusal."
-    )
     try:
         cast = await WORLDS[world](stage, channels)
         await client.settled(channels)
+        timeline.remark(
+            f"The first walk, asked through the gateway in the front ends' operations. The clock shows Shanghai, {stage.day}; ✗ is a refusal."
+        )
         await chapters.play(Walk(stage, cast, timeline))
     except Refusal as refusal:
         raise Surprise(f"{refusal.message} ({refusal.reason})") from refusal

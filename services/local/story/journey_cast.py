@@ -6,11 +6,11 @@ from typing import Any
 from quanyu.commerce.v1 import catalog_pb2, catalog_pb2_grpc, stock_pb2, stock_pb2_grpc
 from quanyu.common.v1.page_pb2 import PageRequest
 from quanyu.district.v1 import places_pb2, places_pb2_grpc
+from services.local import campaign
 from services.local.imports import journey, journey_stage
 from services.local.story.cast import Cast, Channels
 from services.local.story.stage import Person, Stage, Surprise
 
-ADVICE = "was the Complete Journey imported? (quanyu import --complete-journey)"
 PAGE = PageRequest(first=100)
 PAGES_MAX = 5
 PREFIX = "con_cj_"
@@ -18,6 +18,10 @@ PREFIX = "con_cj_"
 
 async def cast(stage: Stage, channels: Channels) -> Cast:
     """A household of a guide's client book that holds no coupons, and what it may look for."""
+    if not any(campaign.runs(each) for each in await campaign.opened(channels, journey_stage.PLAN)):
+        raise Surprise(
+            "the Complete Journey is not imported, or its campaign has ended; `quanyu import --complete-journey` puts either right"
+        )
     store_id, guide, clients, kept = await _client_book(stage, channels)
     catalog: Any = catalog_pb2_grpc.CatalogServiceStub(channels["commerce"])
     request = catalog_pb2.BatchGetVariantsRequest(ids=[row.variant_id for row in kept])
@@ -59,7 +63,7 @@ async def _client_book(stage: Stage, channels: Channels) -> tuple[str, Person, l
         clients = await _clients(stage, guide) if kept else []
         if len(clients) == 2:
             return store_id, guide, clients, kept
-    raise Surprise(f"no guide has two clients without coupons; {ADVICE}")
+    raise Surprise("no guide has two clients left who hold no coupons; `quanyu import --complete-journey` brings more households")
 
 
 async def _kept(stocks: Any, store_id: str) -> list[stock_pb2.Stock]:
