@@ -46,7 +46,7 @@ async def tell(stage: Stage, channels: Channels, world: str) -> Timeline:
         cast = await WORLDS[world](stage, channels)
         await client.settled(channels)
         timeline.remark(
-            f"The first walk, asked through the gateway in the front ends' operations. The clock shows Shanghai, {stage.day}; ✗ is a refusal."
+            f"The first walk, asked through the gateway as front ends ask. The clock is Shanghai's, {stage.day}; ✗ is a refusal."
         )
         await chapters.play(Walk(stage, cast, timeline))
     except Refusal as refusal:
