@@ -38,6 +38,7 @@ class Reason(StrEnum):
     OUT_OF_STOCK = "OUT_OF_STOCK"
     TOO_MANY_HOLDS = "TOO_MANY_HOLDS"
     STOCK_RESERVED = "STOCK_RESERVED"
+    TOO_MANY_ON_HAND = "TOO_MANY_ON_HAND"
     HOLD_ORDERED = "HOLD_ORDERED"
     HOLD_ENDED = "HOLD_ENDED"
     STOCK_REPEATED = "STOCK_REPEATED"
@@ -177,7 +178,9 @@ def available(stock: Stock) -> int:
 
 
 def check_level(on_hand: int, reserved: int) -> None:
-    """Refuses a level on hand below nothing, or that holds and unpaid orders do not fit into."""
+    """Refuses a level on hand above what can be counted, below nothing, or that holds and unpaid orders do not fit into."""
+    if on_hand > COUNT_MAX:
+        raise Conflict(Reason.TOO_MANY_ON_HAND, f"a store has at most {COUNT_MAX} pieces of a variant; add fewer", limit=COUNT_MAX)
     if on_hand >= max(reserved, 0):
         return
     fewer = "there are not so many to take away"

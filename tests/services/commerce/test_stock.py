@@ -5,13 +5,16 @@ import random
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from quanyu.commerce.v1 import orders_pb2, stock_pb2
 from services.commerce.stock import rules
 from services.commerce.stock.holders import live_of
 from services.commerce.stock.store import StockStore
 from services.kit import access, clock
-from services.kit.errors import Conflict, Denied, Exhausted, Invalid, NotFound
+from services.kit.documents import checked
+from services.kit.errors import Conflict, Denied, Exhausted, Invalid, NotFound, Refusal
 from tests.services.commerce.conftest import Shop, consumer, explained, fresh, of_brand, of_store
 
 
@@ -211,6 +214,31 @@ async def test_a_count_never_goes_below_what_holds_stand_on(shop: Shop) -> None:
         await stub.AdjustStock(adjust(-4))
     with pytest.raises(Invalid, match="INVALID_FIELD"):
         await stub.SetStock(set_stock(-1))
+
+
+@given(st.integers(0, rules.COUNT_MAX), st.integers(-rules.COUNT_MAX, rules.COUNT_MAX), st.data())
+def test_whatever_is_added_or_taken_a_row_can_be_read(on_hand: int, change: int, data: st.DataObject) -> None:
+    reserved = data.draw(st.integers(0, on_hand))
+    row = rules.Stock("str_a:var_a", "str_a", "var_a", "brd_a", "brd_a", on_hand + change, reserved)
+    try:
+        rules.check_level(row.on_hand, reserved)
+    except Conflict as refused:
+        assert (row.on_hand > rules.COUNT_MAX) == (refused.reason == "TOO_MANY_ON_HAND")
+        assert (row.on_hand < reserved) == (refused.reason == "STOCK_RESERVED")
+    else:
+        assert checked(row) == row
+
+
+async def test_no_more_are_on_hand_than_can_be_counted(shop: Shop) -> None:
+    await shop.stocked(on_hand=rules.COUNT_MAX - 1)
+    stub = shop.stock(of_store())
+    assert (await stub.AdjustStock(adjust(1))).stock.on_hand == rules.COUNT_MAX
+    answers = await asyncio.gather(*(stub.AdjustStock(adjust(1)) for _ in range(5)), return_exceptions=True)
+    assert {(type(answer), answer.reason, answer.metadata["limit"]) for answer in answers if isinstance(answer, Refusal)} == {
+        (Conflict, "TOO_MANY_ON_HAND", "1000000000")
+    }
+    assert await shop.row() == {"on_hand": rules.COUNT_MAX, "reserved": 0}
+    assert (await shop.held()).quantity == 1
 
 
 async def test_a_store_keeps_its_own_stock_only(shop: Shop) -> None:

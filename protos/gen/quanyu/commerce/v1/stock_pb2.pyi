@@ -58,6 +58,8 @@ class _StockReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_StockReas
     """A field is out of its bounds (metadata: field)."""
     STOCK_REASON_TOO_MANY_HOLDS: _StockReason.ValueType  # 11
     """As many holds stand for the consumer as may at a time (metadata: limit, free_at)."""
+    STOCK_REASON_TOO_MANY_ON_HAND: _StockReason.ValueType  # 12
+    """There would be more on hand than can be counted (metadata: limit)."""
 
 class StockReason(_StockReason, metaclass=_StockReasonEnumTypeWrapper):
     """Why stock refuses. On the wire the reason is the label without its prefix: `OUT_OF_STOCK`."""
@@ -86,6 +88,8 @@ STOCK_REASON_INVALID_FIELD: StockReason.ValueType  # 10
 """A field is out of its bounds (metadata: field)."""
 STOCK_REASON_TOO_MANY_HOLDS: StockReason.ValueType  # 11
 """As many holds stand for the consumer as may at a time (metadata: limit, free_at)."""
+STOCK_REASON_TOO_MANY_ON_HAND: StockReason.ValueType  # 12
+"""There would be more on hand than can be counted (metadata: limit)."""
 Global___StockReason: _TypeAlias = StockReason  # noqa: Y015
 
 class _Method:
@@ -556,7 +560,7 @@ class AdjustStockRequest(_message.Message):
     store_id: _builtins.str
     variant_id: _builtins.str
     change: _builtins.int
-    """What is added; negative: what is taken. Not 0."""
+    """What is added; negative: what is taken. Not 0, and at most 1,000,000,000 either way."""
     def __init__(
         self,
         *,

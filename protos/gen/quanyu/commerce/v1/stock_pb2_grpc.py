@@ -113,7 +113,7 @@ class StockServiceServicer:
 
     def AdjustStock(self, request, context):
         """Adds to what is on hand, or takes from it.
-        Refuses with STOCK_NOT_FOUND, STOCK_RESERVED (fewer than holds stand on, or than none).
+        Refuses with STOCK_NOT_FOUND, STOCK_RESERVED (fewer than holds stand on, or than none), TOO_MANY_ON_HAND (more than 1,000,000,000 in all).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

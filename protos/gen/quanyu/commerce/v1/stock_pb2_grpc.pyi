@@ -44,7 +44,7 @@ class StockServiceStub:
     """
     AdjustStock: _grpc.UnaryUnaryMultiCallable[_stock_pb2.AdjustStockRequest, _stock_pb2.AdjustStockResponse]
     """Adds to what is on hand, or takes from it.
-    Refuses with STOCK_NOT_FOUND, STOCK_RESERVED (fewer than holds stand on, or than none).
+    Refuses with STOCK_NOT_FOUND, STOCK_RESERVED (fewer than holds stand on, or than none), TOO_MANY_ON_HAND (more than 1,000,000,000 in all).
     """
     ImportStock: _grpc.UnaryUnaryMultiCallable[_stock_pb2.ImportStockRequest, _stock_pb2.ImportStockResponse]
     """Sets up to 500 rows as SetStock does. Rows are left out with STORE_NOT_FOUND, VARIANT_NOT_FOUND, STOCK_RESERVED, STOCK_REPEATED or INVALID_FIELD."""
@@ -76,7 +76,7 @@ class StockServiceAsyncStub(StockServiceStub):
     """
     AdjustStock: _aio.UnaryUnaryMultiCallable[_stock_pb2.AdjustStockRequest, _stock_pb2.AdjustStockResponse]  # type: ignore[assignment]
     """Adds to what is on hand, or takes from it.
-    Refuses with STOCK_NOT_FOUND, STOCK_RESERVED (fewer than holds stand on, or than none).
+    Refuses with STOCK_NOT_FOUND, STOCK_RESERVED (fewer than holds stand on, or than none), TOO_MANY_ON_HAND (more than 1,000,000,000 in all).
     """
     ImportStock: _aio.UnaryUnaryMultiCallable[_stock_pb2.ImportStockRequest, _stock_pb2.ImportStockResponse]  # type: ignore[assignment]
     """Sets up to 500 rows as SetStock does. Rows are left out with STORE_NOT_FOUND, VARIANT_NOT_FOUND, STOCK_RESERVED, STOCK_REPEATED or INVALID_FIELD."""
@@ -129,7 +129,7 @@ class StockServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_stock_pb2.AdjustStockResponse, _abc.Awaitable[_stock_pb2.AdjustStockResponse]]:
         """Adds to what is on hand, or takes from it.
-        Refuses with STOCK_NOT_FOUND, STOCK_RESERVED (fewer than holds stand on, or than none).
+        Refuses with STOCK_NOT_FOUND, STOCK_RESERVED (fewer than holds stand on, or than none), TOO_MANY_ON_HAND (more than 1,000,000,000 in all).
         """
 
     @_abc_1.abstractmethod
