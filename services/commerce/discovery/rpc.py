@@ -29,7 +29,7 @@ class Discovery(discovery_pb2_grpc.DiscoveryServiceServicer):
         once = Once.of(access.caller().id, "Discovery/HoldPromise", request)
         asked = as_struct(fields(request), HoldAsked)
         at = self.clock()
-        shelf = await self.shelves.one(asked.store_id, asked.variant_id, rules.place(asked.destination))
+        shelf = await self.shelves.one(asked.store_id, asked.variant_id, rules.place(asked.destination, "destination"))
         return await self.stocks.hold(
             once,
             at,

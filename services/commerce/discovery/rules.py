@@ -135,10 +135,10 @@ class HoldAsked(Struct, frozen=True):
     needed_by: datetime | None = None
 
 
-def place(point: Point | None) -> Point:
-    """The place asked for; `Invalid` when there is none or it is nowhere on earth."""
+def place(point: Point | None, field: str) -> Point:
+    """The place given as `field`; `Invalid` when there is none or it is nowhere on earth."""
     if point is None or not (math.isfinite(point.longitude) and math.isfinite(point.latitude)):
-        raise Invalid(Reason.NEAR_MISSING, "say near which place", field="near")
+        raise Invalid(Reason.NEAR_MISSING, "say at or near which place", field=field)
     return point
 
 
@@ -162,7 +162,7 @@ def search(
     first: int = 0,
 ) -> Search:
     """The question in bounds; `Invalid` says what is missing or too large."""
-    near = place(near)
+    near = place(near, "near")
     if not text.strip() and not attributes:
         raise Invalid(Reason.KIND_MISSING, "say what is looked for: words, attributes or both", field="text")
     if len(text) > TEXT_LENGTH_MAX:

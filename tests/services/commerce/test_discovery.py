@@ -1,6 +1,7 @@
 """The shirt, tonight: what can be in my hands here, by when, from which store; and held in the same call."""
 
 import asyncio
+import math
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -118,6 +119,10 @@ async def test_questions_and_holds_have_bounds_and_scopes(shop: Shop) -> None:
         await search(shop, near=None)
     with pytest.raises(Invalid, match="KIND_MISSING"):
         await search(shop, text="", attributes={})
+    for destination, field in ((None, "destination"), (Point(longitude=math.nan), "destination.longitude")):
+        with pytest.raises(Invalid) as nowhere:
+            await shop.discovery(consumer()).HoldPromise(hold(destination=destination))
+        assert nowhere.value.metadata["field"] == field
     with pytest.raises(NotFound, match="STOCK_NOT_FOUND"):
         await shop.discovery(consumer()).HoldPromise(hold(store_id="str_no"))
     with pytest.raises(Denied):

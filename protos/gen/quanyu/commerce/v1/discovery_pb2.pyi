@@ -32,7 +32,7 @@ class _DiscoveryReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Disco
     DISCOVERY_REASON_UNSPECIFIED: _DiscoveryReason.ValueType  # 0
     """Not set."""
     DISCOVERY_REASON_NEAR_MISSING: _DiscoveryReason.ValueType  # 1
-    """No place was given."""
+    """No place was given (metadata: field)."""
     DISCOVERY_REASON_KIND_MISSING: _DiscoveryReason.ValueType  # 2
     """Neither text nor attributes were given."""
     DISCOVERY_REASON_STORE_CLOSED: _DiscoveryReason.ValueType  # 3
@@ -50,7 +50,7 @@ class DiscoveryReason(_DiscoveryReason, metaclass=_DiscoveryReasonEnumTypeWrappe
 DISCOVERY_REASON_UNSPECIFIED: DiscoveryReason.ValueType  # 0
 """Not set."""
 DISCOVERY_REASON_NEAR_MISSING: DiscoveryReason.ValueType  # 1
-"""No place was given."""
+"""No place was given (metadata: field)."""
 DISCOVERY_REASON_KIND_MISSING: DiscoveryReason.ValueType  # 2
 """Neither text nor attributes were given."""
 DISCOVERY_REASON_STORE_CLOSED: DiscoveryReason.ValueType  # 3
