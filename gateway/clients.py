@@ -4,7 +4,7 @@ A request message belongs to exactly one rpc (buf's RPC_REQUEST_RESPONSE_UNIQUE)
 """
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, TypeAlias
@@ -15,6 +15,7 @@ from google.protobuf.message_factory import GetMessageClass
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from msgspec import Struct
 
+from gateway.unary import unary
 from services.kit import channel
 from services.kit.errors import Overloaded
 from services.kit.house import SERVICES
@@ -97,11 +98,11 @@ class Clients:
             raise Overloaded("SERVICE_OVERLOADED", f"too many operations wait for {service}; try again")
         self.waiting[service] += 1
 
-    async def call(self, request: Message) -> Any:
+    def call(self, request: Message) -> Awaitable[Any]:
         """The rpc's answer."""
         service, ask = self._rpc(type(request))
         timeout = channel.remaining(self.settings.deadline_seconds)
-        return await channel.heard(ask(request, timeout=timeout, metadata=channel.metadata_of(self._token(service))))
+        return channel.heard(ask(request, timeout=timeout, metadata=channel.metadata_of(self._token(service))))
 
     def follow(self, request: Message) -> grpc.aio.UnaryStreamCall[Any, Any]:
         """The call of a streaming rpc, without a deadline; `channel.heard_each` tells what it answers."""
@@ -116,9 +117,11 @@ class Clients:
         return called
 
     def _called(self, kind: type[Message]) -> tuple[str, Callable[..., Any]]:
-        rpc, opened = rpc_of(kind), self.channels[rpc_of(kind).service]
-        method = opened.unary_stream if rpc.method.server_streaming else opened.unary_unary
-        return rpc.service, method(rpc.path, request_serializer=kind.SerializeToString, response_deserializer=rpc.response.FromString)
+        rpc = rpc_of(kind)
+        opened, parse = self.channels[rpc.service], rpc.response.FromString
+        if rpc.method.server_streaming:
+            return rpc.service, opened.unary_stream(rpc.path, request_serializer=kind.SerializeToString, response_deserializer=parse)
+        return rpc.service, unary(opened, rpc.path, kind.SerializeToString, parse)
 
     async def ready(self) -> dict[str, bool]:
         """Which services say that they serve. They are asked once at a time, and then not for `READY_KEPT_SECONDS`: anybody may ask us."""

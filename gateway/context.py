@@ -27,17 +27,17 @@ class Context:
     async def call(self, request: Message) -> Any:
         """The answer of the rpc that `request` belongs to. `Overloaded` when too many operations wait for its service already."""
         self.calls += 1
-        clients = self.clients
+        clients, under_way = self.clients, self.under_way
         service = clients.service_of(request)
-        before = self.under_way.get(service, 0)
+        before = under_way.get(service, 0)
         if not before:
             clients.wait(service)
-        self.under_way[service] = before + 1
+        under_way[service] = before + 1
         try:
             return await clients.call(request)
         finally:
-            left = self.under_way[service] = self.under_way[service] - 1
-            if not left:
+            under_way[service] -= 1
+            if not under_way[service]:
                 clients.waiting[service] -= 1
 
     def loader(self, batch: Batch, bound: Bound = ()) -> DataLoader[str, Any]:

@@ -56,7 +56,7 @@ class OutOfStock(Refusal):
 
 @refusal("TOO_MANY_HOLDS")
 class TooManyHolds(Refusal):
-    """As many holds stand for the consumer as may: pay for one, release it, or wait."""
+    """As many holds and unpaid orders stand for the consumer as may: pay for one, release or cancel it, or wait."""
 
     limit: Long | None = fact("How many may stand at a time.")
     free_at: DateTime | None = fact("When the first of them ends.")

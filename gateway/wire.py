@@ -132,7 +132,9 @@ def exchange_of(scope: Scope) -> Exchange | None:
 class Wire(Unstalled, HttpToolsProtocol):
     """The protocol of one connection."""
 
+    in_head = False
     head_bytes = 0
+    """Of a head that does not come in one piece, what came after the first."""
     late: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -143,31 +145,29 @@ class Wire(Unstalled, HttpToolsProtocol):
         self._head_came()
         super().connection_lost(exc)
 
+    def data_received(self, data: bytes) -> None:
+        further = self.in_head
+        super().data_received(data)
+        if self.in_head:
+            self.head_bytes += len(data) if further else 0
+            if self.head_bytes > HEAD_BYTES_MAX:
+                self.send_400_response("Invalid HTTP request received.")
+            elif self.late is None:
+                self._expect_head()
+
     def on_message_begin(self) -> None:
-        self.head_bytes = 0
-        if self.late is None:
-            self._expect_head()
+        self.in_head, self.head_bytes = True, 0
         super().on_message_begin()
 
-    def on_url(self, url: bytes) -> None:
-        self._count(len(url))
-        super().on_url(url)
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        self._count(len(name) + len(value))
-        super().on_header(name, value)
-
     def on_headers_complete(self) -> None:
+        self.in_head = False
         self._head_came()
+        if len(self.url) + sum([len(name) + len(value) for name, value in self.headers]) > HEAD_BYTES_MAX:
+            raise ValueError("the head of a request is too long")
         scope = self.scope
         super().on_headers_complete()
         if self.cycle is not None and self.cycle.scope is scope:
             scope["extensions"] = {EXCHANGE: Exchange(self.cycle)}  # type: ignore[dict-item]
-
-    def _count(self, more: int) -> None:
-        self.head_bytes += more
-        if self.head_bytes > HEAD_BYTES_MAX:
-            raise ValueError("the head of a request is too long")
 
     def _expect_head(self) -> None:
         self.late = self.loop.call_later(HEAD_SECONDS_MAX, self.transport.close)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from graphql import get_nullable_type, is_non_null_type
 
 from gateway import nodes
-from gateway.edges import Batch, EdgeField
+from gateway.edges import Batch, Bound, EdgeField
 from gateway.engine.collect import Field, Uncompiled
 from gateway.engine.deferred import Deferred
 from gateway.engine.known import Known, of_messages
@@ -36,6 +36,7 @@ class Edge(Deferred):
     def __init__(self, field: Field, schema: strawberry.Schema, *, suggestions: bool) -> None:
         super().__init__(field, schema, suggestions=suggestions)
         self.batch = self.definition.through
+        self.alone: tuple[Batch, Bound] = (self.batch, ())
         one = known_of(self.batch)
         self.known = Known(items=one) if self.definition.keyed_by_many else one
 
@@ -56,6 +57,9 @@ class Edge(Deferred):
         return f"    if k := {text}.{self.definition.by}: R.put(({source.constant(self, 'later')}, k, d, {field.key!r}))\n"
 
     def start(self, run: Run, key: Any, container: Container, slot: Slot) -> None:
+        if type(key) is str:
+            run.want(run.loads.get(self.alone) or run.load(*self.alone), key, self, container, slot)
+            return
         keys, bound = key if type(key) is tuple else (key, ())
         load = run.load(self.batch, bound)
         if type(keys) is str:
