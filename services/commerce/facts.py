@@ -5,7 +5,6 @@ from datetime import UTC
 
 from quanyu.facts.v1 import facts_pb2
 from services.commerce.orders import scenario
-from services.commerce.orders.scenario import Visit
 from services.commerce.orders.store import OrderStore
 from services.commerce.stock.rules import Store
 from services.commerce.stock.store import StockStore
@@ -25,26 +24,24 @@ def handlers(house: House, stocks: StockStore, orders: OrderStore) -> Mapping[st
 
     async def visit_started(unit: Unit, fact: facts_pb2.Fact) -> None:
         told = fact.visit_started
-        await _keep(unit, scenario.entered(await _visit(unit, told.consumer_id), told.visit_id, fact.at.ToDatetime(UTC)))
+        visit = await orders.visit_under(told.consumer_id, unit.session)
+        await orders.keep_visit(unit.session, scenario.entered(visit, told.visit_id, fact.at.ToDatetime(UTC)))
 
     async def visit_left(unit: Unit, fact: facts_pb2.Fact) -> None:
         told = fact.visit_left
-        await _keep(unit, scenario.left(await _visit(unit, told.consumer_id), told.visit_id, fact.at.ToDatetime(UTC)))
+        visit = await orders.visit_under(told.consumer_id, unit.session)
+        await orders.keep_visit(unit.session, scenario.left(visit, told.visit_id, fact.at.ToDatetime(UTC)))
 
     async def outreach_sent(unit: Unit, fact: facts_pb2.Fact) -> None:
         told = fact.outreach_sent
-        visit = await _visit(unit, told.consumer_id)
-        await _keep(unit, scenario.reached(visit, told.brand_id, told.outreach_id, fact.at.ToDatetime(UTC)))
-
-    async def _visit(unit: Unit, consumer_id: str) -> Visit:
-        return await orders.visit_of(consumer_id, unit.session) or Visit(consumer_id)
-
-    async def _keep(unit: Unit, visit: Visit) -> None:
-        await orders.keep_visit(unit.session, visit)
+        visit = await orders.visit_under(told.consumer_id, unit.session)
+        await orders.keep_visit(unit.session, scenario.reached(visit, told.brand_id, told.outreach_id, fact.at.ToDatetime(UTC)))
 
     return {
         "store_changed": store_changed,
         "visit_started": visit_started,
         "visit_left": visit_left,
         "outreach_sent": outreach_sent,
+        "consumer_linked": orders.persons.linked,
+        "consumer_unlinked": orders.persons.unlinked,
     }

@@ -5,17 +5,26 @@ from collections.abc import Mapping
 from quanyu.facts.v1 import facts_pb2
 from services.kit.facts.inbox import Together
 from services.kit.house import Handler
+from services.kit.persons import Persons
 from services.kit.unit import Unit
 from services.organization.targets.store import Targets
 from services.organization.tasks.store import Tasks
 
 
-def table(targets: Targets, tasks: Tasks) -> Mapping[str, Handler]:
+def table(targets: Targets, tasks: Tasks, persons: Persons) -> Mapping[str, Handler]:
     """Fact -> effect."""
+
+    async def consumer_linked(unit: Unit, fact: facts_pb2.Fact) -> None:
+        await persons.linked(unit, fact)
+        await tasks.follow(unit, [fact.consumer_linked.consumer_id])
+
+    async def consumer_unlinked(unit: Unit, fact: facts_pb2.Fact) -> None:
+        await persons.unlinked(unit, fact)
+        await tasks.follow(unit, [fact.consumer_unlinked.consumer_id, fact.consumer_unlinked.linked_consumer_id])
 
     async def consumer_bound(unit: Unit, fact: facts_pb2.Fact) -> None:
         await targets.bind(unit, fact.consumer_bound)
-        await tasks.rebound(unit, fact.consumer_bound)
+        await tasks.follow(unit, [fact.consumer_bound.consumer_id, *fact.consumer_bound.ended_consumer_ids])
 
     async def outreach_sent(unit: Unit, fact: facts_pb2.Fact) -> None:
         await targets.wrote(unit, fact.outreach_sent)
@@ -23,6 +32,8 @@ def table(targets: Targets, tasks: Tasks) -> Mapping[str, Handler]:
             await tasks.answered(unit, fact.outreach_sent)
 
     return {
+        "consumer_linked": consumer_linked,
+        "consumer_unlinked": consumer_unlinked,
         "consumer_bound": consumer_bound,
         "outreach_sent": outreach_sent,
         "order_paid": Together(targets.orders_paid),

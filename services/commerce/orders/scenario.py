@@ -1,6 +1,6 @@
 """Which situation an order was placed in, derived from what is known. The rules are data; their version is kept with each order."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from enum import StrEnum
 
@@ -45,7 +45,7 @@ class Reached(Struct, frozen=True):
 class Visit(Struct, frozen=True):
     """The last visit of a consumer to a district and, by brand, the last message since, as commerce heard of them (`visit_view`).
 
-    `id` is the consumer.
+    `id` is the consumer id they were told with; what is known of a person is that of all their ids `together`.
     """
 
     id: str
@@ -190,6 +190,17 @@ def left(visit: Visit, visit_id: str, at: datetime) -> Visit:
 def reached(visit: Visit, brand_id: str, outreach_id: str, at: datetime) -> Visit:
     """The view after OutreachSent."""
     return replace(visit, reached=visit.reached | {brand_id: Reached(outreach_id, at)})
+
+
+def together(visits: Sequence[Visit]) -> Visit | None:
+    """What is known of a person from what was told under each of their ids: the last visit and, by brand, the last message."""
+    if not visits:
+        return None
+    last = max((visit for visit in visits if visit.entered_at), key=lambda visit: (visit.entered_at, visit.visit_id), default=visits[0])
+    newest: dict[str, Reached] = {}
+    for brand_id, one in sorted((told for visit in visits for told in visit.reached.items()), key=lambda told: told[1].at):
+        newest[brand_id] = one
+    return replace(last, reached=newest)
 
 
 def _since(visit: Visit, at: datetime) -> dict[str, Reached]:

@@ -8,7 +8,7 @@ from pymongo import ASCENDING, DESCENDING, IndexModel
 
 from quanyu.commerce.v1 import orders_pb2
 from quanyu.common.v1.page_pb2 import PageInfo, PageRequest
-from services.commerce.orders import rules
+from services.commerce.orders import rules, scenario
 from services.commerce.orders.history import OrdersImported
 from services.commerce.orders.nouns import Order
 from services.commerce.orders.scenario import Visit
@@ -18,6 +18,7 @@ from services.kit.access import Kind, caller
 from services.kit.documents import as_document, as_documents, as_struct
 from services.kit.errors import Invalid
 from services.kit.mongo import Database, Document, Session, Shaped
+from services.kit.persons import Persons
 from services.kit.table import Table
 from services.kit.unit import Unit
 from services.kit.watch import Watch, Watched
@@ -51,12 +52,12 @@ class OrderStore:
             database, ORDERS, struct=Order, message=orders_pb2.Order,
             scopes={Kind.CONSUMER: "consumer_id", Kind.STORE: "store_id", Kind.BRAND: "seller_id"},
         )  # fmt: skip
-        self.visits = Table(database, "visit_view", struct=Visit, scopes={})
+        self.visits, self.persons = Table(database, "visit_view", struct=Visit, scopes={}), Persons(database)
 
     @property
     def tables(self) -> tuple[Table[Any], ...]:
         """What is prepared before the start."""
-        return self.orders, self.visits
+        return self.orders, self.visits, self.persons.table
 
     # reading ---------------------------------------------------------------------------------------------------------
 
@@ -95,9 +96,15 @@ class OrderStore:
         return [self._seen(order) for order in rows], info
 
     async def visit_of(self, consumer_id: str, session: Session = None) -> Visit | None:
-        """What is known of a consumer's last visit."""
+        """What is known of the last visit of the person behind a consumer id."""
+        ids = (await self.persons.of(consumer_id, session)).ids
+        rows = await self.visits.collection.find({"_id": {"$in": sorted(ids)}}, session=session).to_list(len(ids))
+        return scenario.together([as_struct(row, Visit) for row in rows])
+
+    async def visit_under(self, consumer_id: str, session: Session) -> Visit:
+        """What was told of visits under one consumer id, whoever the person is."""
         row: Document | None = await self.visits.collection.find_one({"_id": consumer_id}, session=session)
-        return as_struct(row, Visit) if row else None
+        return as_struct(row, Visit) if row else Visit(consumer_id)
 
     async def to_sweep(self, real_at: datetime) -> list[Order]:
         """The orders that wait for the sweeper by the machine's clock: overdue, or paid for and not finished."""
@@ -132,7 +139,7 @@ class OrderStore:
         return len(fresh)
 
     async def keep_visit(self, session: Session, visit: Visit) -> None:
-        """Writes what is known of a consumer's visits."""
+        """Writes what was told of visits under one consumer id."""
         document = as_document(visit)
         await self.visits.collection.replace_one({"_id": document.pop("_id")}, document, upsert=True, session=session)
 

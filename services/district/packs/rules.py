@@ -74,8 +74,6 @@ class Pack(Struct, frozen=True):
 
 
 class PackIssued(Struct, frozen=True):
-    """`consumer_id` is the id that asked: member, which hears this, knows whose it is and may undo a link."""
-
     pack_id: str
     consumer_id: str
     district_id: str

@@ -78,7 +78,7 @@ class Places(places_pb2_grpc.PlaceServiceServicer):
         visit = await self.visits.load(request.visit_id, session=unit.session, writing=True)
         person = await self.persons.of(visit.consumer_id, unit.session)
         unspent = await self.unspent(visit, person, unit.session)
-        left = await self.visits.decide(unit, visit.id, rules.leave, at=unit.at, person_id=person.id, unspent=unspent)
+        left = await self.visits.decide(unit, visit.id, rules.leave, at=unit.at, unspent=unspent)
         return places_pb2.LeaveDistrictResponse(visit=left)
 
     async def GetVisit(self, request: places_pb2.GetVisitRequest, context: Any) -> places_pb2.GetVisitResponse:

@@ -117,19 +117,16 @@ class PackedCoupon(Struct, frozen=True):
 
 
 class VisitStarted(Struct, frozen=True):
-    """`consumer_id` is the person's: those who hear it know nothing of links."""
-
     visit_id: str
     consumer_id: str
     district_id: str
 
 
 class VisitLeft(Struct, frozen=True):
-    """`consumer_id` is the person's, as in VisitStarted."""
-
     visit_id: str
     consumer_id: str
     district_id: str
+    day: str
     unspent: tuple[PackedCoupon, ...] = ()
 
 
@@ -167,14 +164,14 @@ def enter(visit_id: str, consumer_id: str, person_id: str, district: District, d
     )  # fmt: skip
 
 
-def started(visit: Visit, person_id: str) -> VisitStarted:
+def started(visit: Visit) -> VisitStarted:
     """The fact of a fresh visit."""
-    return VisitStarted(visit_id=visit.id, consumer_id=person_id, district_id=visit.district_id)
+    return VisitStarted(visit_id=visit.id, consumer_id=visit.consumer_id, district_id=visit.district_id)
 
 
-def leave(visit: Visit, *, at: datetime, person_id: str, unspent: tuple[PackedCoupon, ...]) -> tuple[Visit, list[VisitLeft]]:
+def leave(visit: Visit, *, at: datetime, unspent: tuple[PackedCoupon, ...]) -> tuple[Visit, list[VisitLeft]]:
     """The visit after leaving, and the fact; leaving again changes and tells nothing. Never ends before it began."""
     if visit.state is VisitState.LEFT:
         return visit, []
     left = msgspec.structs.replace(visit, state=VisitState.LEFT, left_at=max(at, visit.entered_at), open_key=None)
-    return left, [VisitLeft(visit_id=visit.id, consumer_id=person_id, district_id=visit.district_id, unspent=unspent)]
+    return left, [VisitLeft(visit.id, visit.consumer_id, visit.district_id, visit.day, unspent)]

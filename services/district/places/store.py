@@ -73,5 +73,5 @@ class Visits(Table[Visit]):
         if standing is not None:
             return self.answer(standing)
         visit = rules.enter(ids.new("vis"), consumer_id, person.id, district, day, touchpoint, at)
-        unit.tell(rules.started(visit, person.id))
+        unit.tell(rules.started(visit))
         return await self.insert(unit, visit)

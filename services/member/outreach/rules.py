@@ -131,6 +131,9 @@ class ConsumerBound(Struct, frozen=True):
     brand_id: str
     staff_id: str = ""
     store_id: str = ""
+    bound_at: datetime | None = None
+    ended_consumer_ids: tuple[str, ...] = ()
+    """The person's other ids that were bound until now."""
 
 
 class OutreachSent(Struct, frozen=True):
@@ -169,7 +172,8 @@ def bind(
     if len(current) == 1 and (current[0].staff_id, current[0].store_id) == (staff.id, staff.store_id):
         return current[0], [], []
     new = Binding(id, asked.consumer_id, brand_id, staff.id, staff.store_id, asked.bound_at or at)
-    return new, [end(binding, at) for binding in current], [ConsumerBound(new.consumer_id, brand_id, staff.id, staff.store_id)]
+    told = ConsumerBound(new.consumer_id, brand_id, staff.id, staff.store_id, new.bound_at, _others(new.consumer_id, current))
+    return new, [end(binding, at) for binding in current], [told]
 
 
 def unknown(consumer_id: str) -> NotFound:
@@ -188,7 +192,13 @@ def unbind(
     """The bindings that end and the fact; NOT_BOUND when there is none that the caller may end."""
     if not current or not all(binder.may_take_from(binding) for binding in current):
         raise NotFound(Reason.NOT_BOUND, "this consumer is bound to nobody of yours")
-    return [end(binding, at) for binding in current], [ConsumerBound(consumer_id, brand_id)]
+    told = ConsumerBound(consumer_id, brand_id, ended_consumer_ids=_others(consumer_id, current))
+    return [end(binding, at) for binding in current], [told]
+
+
+def _others(consumer_id: str, bindings: Iterable[Binding]) -> tuple[str, ...]:
+    """The further ids under which the person is bound."""
+    return tuple(sorted({binding.consumer_id for binding in bindings} - {consumer_id}))
 
 
 def end(binding: Binding, at: datetime) -> Binding:

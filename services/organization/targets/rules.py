@@ -107,10 +107,12 @@ class Seller(NamedTuple):
 
 
 class Binding(Struct, frozen=True, kw_only=True):
-    """The guide a consumer is bound to for a brand, and since when."""
+    """The guide a consumer is bound to for a brand, the store she does it from, and since when."""
 
+    consumer_id: str
     brand_id: str
     staff_id: str
+    store_id: str
     bound_at: datetime
 
 
@@ -178,14 +180,22 @@ class Decision(NamedTuple):
     decided_at: datetime
 
 
+def guides(bindings: Iterable[Binding]) -> dict[str, Binding]:
+    """Brand -> who looks after a person, of the bindings of all their ids: the latest counts."""
+    latest: dict[str, Binding] = {}
+    for one in sorted(bindings, key=lambda one: (one.bound_at, one.consumer_id)):
+        latest[one.brand_id] = one
+    return latest
+
+
 def attribute(credit: Credit, bindings: Iterable[Binding], reached: Iterable[Reached]) -> Decision | None:
-    """The guide an order is credited to: bound for the seller or one of its product brands.
+    """The guide an order is credited to: bound for the seller or one of its product brands. Both are those of all ids of the person.
 
     A guide who wrote to her within OUTREACH_DAYS before she paid comes first (the latest message decides); else the binding for the
     seller, else the one for the product brand she paid most for. None: nobody is bound.
     """
     paid = {share.brand_id: share.minor for share in credit.brands}
-    bound = [one for one in bindings if one.staff_id and (one.brand_id in paid or one.brand_id == credit.brand_id)]
+    bound = [one for one in bindings if one.brand_id in paid or one.brand_id == credit.brand_id]
     pairs = {(one.brand_id, one.staff_id) for one in bound}
     since = credit.paid_at - timedelta(days=OUTREACH_DAYS)
     wrote = [one for one in reached if (one.brand_id, one.staff_id) in pairs and since <= one.at <= credit.paid_at]
@@ -194,7 +204,7 @@ def attribute(credit: Credit, bindings: Iterable[Binding], reached: Iterable[Rea
         return Decision(last.staff_id, Basis.OUTREACH, last.brand_id, last.outreach_id, last.at)
     if not bound:
         return None
-    nearest = min(bound, key=lambda one: (one.brand_id != credit.brand_id, -paid.get(one.brand_id, 0), one.brand_id))
+    nearest = min(guides(bound).values(), key=lambda one: (one.brand_id != credit.brand_id, -paid.get(one.brand_id, 0), one.brand_id))
     return Decision(nearest.staff_id, Basis.BINDING, nearest.brand_id, None, nearest.bound_at)
 
 

@@ -1,14 +1,16 @@
 """Credits, counter documents, targets, and the views of bindings and messages that attribution looks at.
 
 `scorecards` holds the counter documents: {_id: "<subject>:<bucket>", cells} (see scorecards.py). `binding_view` and `outreach_view`
-are copies of what member tells: {_id: "<consumer>:<brand>", …} and {_id: "<consumer>:<brand>:<staff>", …}.
+are copies of what member tells, under the id it was told with: {_id: "<consumer>:<brand>", …} and {_id: "<consumer>:<brand>:<staff>", …}.
+They are looked up under all ids of a person.
 """
 
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import UTC, date, datetime
-from typing import Any
+from typing import Any, TypeVar
 
+from msgspec import Struct
 from msgspec.structs import replace
 from pymongo import ASCENDING, DESCENDING, IndexModel, UpdateOne
 
@@ -21,6 +23,7 @@ from services.kit.errors import NotFound
 from services.kit.facts.inbox import Happened
 from services.kit.house import House
 from services.kit.mongo import Document, Session, Shaped
+from services.kit.persons import Person, Persons
 from services.kit.table import Table
 from services.kit.unit import Unit
 from services.organization.chart.rules import Reason, unit_of_store
@@ -28,6 +31,7 @@ from services.organization.chart.store import Chart, Overseen
 from services.organization.targets import rules, scorecards
 from services.organization.targets.rules import Binding, Credit, Line, Order, Reached, Seller, Target
 
+S = TypeVar("S", bound=Struct)
 ORDERS_MAX = 500
 TARGETS_MAX = 13 * 8
 
@@ -35,8 +39,8 @@ TARGETS_MAX = 13 * 8
 class Targets:
     """What units are meant to sell and what they sold."""
 
-    def __init__(self, house: House, chart: Chart) -> None:
-        database, self.chart = house.database, chart
+    def __init__(self, house: House, chart: Chart, persons: Persons) -> None:
+        database, self.chart, self.persons = house.database, chart, persons
         self.database = database
         latest = [("paid_at", DESCENDING), ("_id", ASCENDING)]
         self.credits = Overseen(
@@ -61,21 +65,18 @@ class Targets:
     async def orders_paid(self, happened: Sequence[Happened]) -> None:
         """Counts orders and credits each to its store and, where she is bound to one, to a guide."""
         session = happened[0][0].session
-        consumers = {fact.order_paid.order.order_id: fact.order_paid.order.consumer_id for _, fact in happened}
-        credits = await self._fresh([fact.order_paid.order for _, fact in happened], session)
-        bound = await self._bound(
-            {
-                (consumers[credit.id], brand_id)
-                for credit in credits
-                for brand_id in (credit.brand_id, *(share.brand_id for share in credit.brands))
-            },
-            session,
-        )
+        summaries = [fact.order_paid.order for _, fact in happened]
+        credits = await self._fresh(summaries, session)
+        persons = await self.persons.behind((summary.consumer_id for summary in summaries), session)
+        buyers = {summary.order_id: persons[summary.consumer_id] for summary in summaries}
+        brands: dict[Person, set[str]] = defaultdict(set)
+        for credit in credits:
+            brands[buyers[credit.id]].update([credit.brand_id, *(share.brand_id for share in credit.brands)])
+        bound = await self.bound(brands, session)
         wrote = await self._wrote(bound, session)
         decided = []
         for credit in credits:
-            consumer_id = consumers[credit.id]
-            decision = rules.attribute(credit, bound.get(consumer_id, []), wrote.get(consumer_id, []))
+            decision = rules.attribute(credit, bound[buyers[credit.id]], wrote[buyers[credit.id]])
             decided.append(replace(credit, **decision._asdict()) if decision else credit)
         await self._count(decided, session)
 
@@ -143,12 +144,19 @@ class Targets:
     # Bindings and messages -------------------------------------------------------------------------------------------
 
     async def bind(self, unit: Unit, bound: facts_pb2.ConsumerBound) -> None:
-        """Keeps whom a consumer is bound to for a brand; an empty guide: nobody any more."""
-        row = {
-            "consumer_id": bound.consumer_id, "brand_id": bound.brand_id, "staff_id": bound.staff_id, "store_id": bound.store_id,
-            "bound_at": unit.at,
-        }  # fmt: skip
-        await self.bindings.collection.replace_one({"_id": f"{bound.consumer_id}:{bound.brand_id}"}, row, upsert=True, session=unit.session)
+        """Keeps whom a consumer is bound to for a brand (an empty guide: nobody any more), and that bindings of other ids ended with it.
+
+        Facts come in order for one consumer id only; what another id's fact says of a binding gives way to a later word.
+        """
+        since = bound.bound_at.ToDatetime(tzinfo=UTC) if bound.HasField("bound_at") else unit.at
+        writes = []
+        for consumer_id in (bound.consumer_id, *bound.ended_consumer_ids):
+            row = {"_id": f"{consumer_id}:{bound.brand_id}", "consumer_id": consumer_id, "brand_id": bound.brand_id, "told_at": unit.at}
+            if consumer_id == bound.consumer_id and bound.staff_id:
+                row |= {"staff_id": bound.staff_id, "store_id": bound.store_id, "bound_at": since}
+            newest = {"$cond": [{"$gt": ["$told_at", unit.at]}, "$$ROOT", {"$literal": row}]}
+            writes.append(UpdateOne({"_id": row["_id"]}, [{"$replaceWith": newest}], upsert=True))
+        await self.bindings.collection.bulk_write(writes, session=unit.session)
 
     async def wrote(self, unit: Unit, sent: facts_pb2.OutreachSent) -> None:
         """Keeps the last message of a guide to a consumer for a brand."""
@@ -162,13 +170,10 @@ class Targets:
         id = f"{sent.consumer_id}:{sent.brand_id}:{sent.staff_id}"
         await self.outreach.collection.replace_one({"_id": id}, row, upsert=True, session=unit.session)
 
-    async def bound_rows(self, pairs: Iterable[tuple[str, str]], session: Session) -> list[Document]:
-        """The bindings of (consumer, brand) pairs: {consumer_id, brand_id, staff_id, store_id, bound_at}; those to nobody left out."""
-        ids = [f"{consumer_id}:{brand_id}" for consumer_id, brand_id in pairs]
-        if not ids:
-            return []
-        rows: list[Document] = await self.bindings.collection.find({"_id": {"$in": ids}}, session=session).to_list(len(ids))
-        return [row for row in rows if row["staff_id"]]
+    async def bound(self, brands: Mapping[Person, Collection[str]], session: Session) -> dict[Person, list[Binding]]:
+        """The bindings of persons for brands, under all of their ids."""
+        owners = {f"{id}:{brand_id}": person for person, all_brands in brands.items() for id in person.ids for brand_id in all_brands}
+        return await self._viewed(self.bindings, owners, brands, session)
 
     async def acquainted(self, consumer_ids: Collection[str], staff_ids: Collection[str]) -> set[str]:
         """Those of these staff to whom one of these consumers is bound, or who wrote to one."""
@@ -177,21 +182,21 @@ class Targets:
         query: Document = {"$or": of_consumers, "staff_id": {"$in": sorted(staff_ids)}}
         return {row["staff_id"] for view in (self.bindings, self.outreach) async for row in view.collection.find(query, {"staff_id": 1})}
 
-    async def _bound(self, pairs: Iterable[tuple[str, str]], session: Session) -> dict[str, list[Binding]]:
-        """Bindings by consumer."""
-        found: dict[str, list[Binding]] = defaultdict(list)
-        for row in await self.bound_rows(pairs, session):
-            found[row["consumer_id"]].append(documents.as_struct(row, Binding))
-        return found
+    async def _wrote(self, bound: Mapping[Person, Sequence[Binding]], session: Session) -> dict[Person, list[Reached]]:
+        """The last messages to persons, under any of their ids, from the guides they are bound to."""
+        owners = {
+            f"{id}:{one.brand_id}:{one.staff_id}": person for person, bindings in bound.items() for one in bindings for id in person.ids
+        }
+        return await self._viewed(self.outreach, owners, bound, session)
 
-    async def _wrote(self, bound: Mapping[str, Sequence[Binding]], session: Session) -> dict[str, list[Reached]]:
-        """The last messages of the guides they are bound to, by consumer."""
-        ids = [f"{consumer_id}:{one.brand_id}:{one.staff_id}" for consumer_id, ones in bound.items() for one in ones]
-        if not ids:
-            return {}
-        found: dict[str, list[Reached]] = defaultdict(list)
-        for row in await self.outreach.collection.find({"_id": {"$in": ids}}, session=session).to_list(len(ids)):
-            found[row["consumer_id"]].append(documents.as_struct(row, Reached))
+    @staticmethod
+    async def _viewed(view: Table[S], owners: Mapping[str, Person], persons: Iterable[Person], session: Session) -> dict[Person, list[S]]:
+        """The rows of a view by whose they are; those of consumers who are bound to nobody any more, without a guide, left out."""
+        found: dict[Person, list[S]] = {person: [] for person in persons}
+        if owners:
+            query = {"_id": {"$in": list(owners)}, "staff_id": {"$exists": True}}
+            async for row in view.collection.find(query, session=session):
+                found[owners[row["_id"]]].append(documents.as_struct(row, view.struct))
         return found
 
     # Scorecards ------------------------------------------------------------------------------------------------------

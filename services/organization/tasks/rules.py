@@ -1,7 +1,7 @@
 """What a fact asks of a guide, and what may happen to it until it is closed."""
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import NamedTuple
@@ -11,6 +11,7 @@ from msgspec.structs import replace
 
 from services.kit.errors import Conflict, Invalid
 from services.kit.money import Money
+from services.organization.targets.rules import Binding
 
 DUE = timedelta(hours=24)
 
@@ -56,7 +57,10 @@ class Coupon(Struct, frozen=True, kw_only=True):
 
 
 class Task(Struct, frozen=True, kw_only=True):
-    """What a member of staff is asked to do for a consumer."""
+    """What a member of staff is asked to do for a consumer.
+
+    `consumer_id` is the one bound to her, `visitor_id` the one who came: two ids of one person, as far as anybody knows.
+    """
 
     id: str
     kind: Kind
@@ -65,6 +69,7 @@ class Task(Struct, frozen=True, kw_only=True):
     store_id: str
     brand_id: str
     consumer_id: str
+    visitor_id: str = ""
     district_id: str
     visit_id: str
     coupons: tuple[Coupon, ...] = ()
@@ -75,13 +80,6 @@ class Task(Struct, frozen=True, kw_only=True):
     outcome: Outcome | None = None
     outreach_id: str | None = None
     version: int = 1
-
-
-class Guide(NamedTuple):
-    """Who looks after a consumer for a brand, and the store they do it from."""
-
-    staff_id: str
-    store_id: str
 
 
 class Visit(NamedTuple):
@@ -103,7 +101,7 @@ def task_id(visit_id: str, brand_id: str) -> str:
     return f"tsk_{hashlib.sha256(f'{visit_id} {brand_id}'.encode()).hexdigest()[:32]}"
 
 
-def follow_up(visit: Visit, guides: Mapping[str, Guide]) -> list[Task]:
+def follow_up(visit: Visit, guides: Mapping[str, Binding]) -> list[Task]:
     """A task for the guide of each brand whose coupons are unspent; brands for which she is bound to nobody ask nothing."""
     return [
         Task(
@@ -112,7 +110,8 @@ def follow_up(visit: Visit, guides: Mapping[str, Guide]) -> list[Task]:
             staff_id=guides[brand_id].staff_id,
             store_id=guides[brand_id].store_id,
             brand_id=brand_id,
-            consumer_id=visit.consumer_id,
+            consumer_id=guides[brand_id].consumer_id,
+            visitor_id=visit.consumer_id,
             district_id=visit.district_id,
             visit_id=visit.id,
             coupons=coupons,
@@ -152,21 +151,24 @@ def complete(task: Task, outcome: Outcome | None, at: datetime, outreach_id: str
     return replace(task, state=State.DONE, outcome=outcome, closed_at=at, outreach_id=outreach_id), []
 
 
-def reached(task: Task, consumer_id: str, brand_id: str, outreach_id: str, at: datetime) -> Task:
-    """The task after a message was sent that answers it; one to somebody else or for another brand, or after it was closed, changes
-    nothing: whoever writes names the task."""
-    if task.state in CLOSED or (task.consumer_id, task.brand_id) != (consumer_id, brand_id):
+def reached(task: Task, consumer_ids: Collection[str], brand_id: str, outreach_id: str, at: datetime) -> Task:
+    """The task after a message was sent that answers it, to the person with these ids; one to somebody else or for another brand, or
+    after it was closed, changes nothing: whoever writes names the task."""
+    if task.state in CLOSED or task.consumer_id not in consumer_ids or task.brand_id != brand_id:
         return task
     return complete(task, Outcome.REACHED, at, outreach_id)[0]
 
 
-def rebind(task: Task, guide: Guide | None, at: datetime) -> Task:
-    """The task after the consumer's binding changed: handed to the new guide, who has not seen it, or withdrawn when there is none."""
-    if task.state in CLOSED or (guide is not None and guide.staff_id == task.staff_id):
+def rebind(task: Task, guide: Binding | None, at: datetime) -> Task:
+    """The task in the hands of who looks after her now: a new guide has not seen it, and without one it is withdrawn."""
+    if task.state in CLOSED:
         return task
     if guide is None:
         return replace(task, state=State.WITHDRAWN, closed_at=at)
-    return replace(task, state=State.OPEN, acknowledged_at=None, staff_id=guide.staff_id, store_id=guide.store_id)
+    held = replace(task, store_id=guide.store_id, consumer_id=guide.consumer_id)
+    if guide.staff_id == task.staff_id:
+        return held
+    return replace(held, state=State.OPEN, acknowledged_at=None, staff_id=guide.staff_id)
 
 
 def closed(task: Task) -> Conflict:

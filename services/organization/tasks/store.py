@@ -1,6 +1,6 @@
 """The tasks' collection, and what facts of other services do to it."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from pymongo import ASCENDING, IndexModel, UpdateOne
@@ -12,15 +12,17 @@ from services.kit.access import Kind
 from services.kit.feed import Feed, feed_index
 from services.kit.house import House
 from services.kit.mongo import Document
+from services.kit.persons import Persons
 from services.kit.table import Table
 from services.kit.unit import Unit
 from services.organization.chart.store import Overseen
+from services.organization.targets.rules import guides
 from services.organization.targets.store import Targets
 from services.organization.tasks import rules
-from services.organization.tasks.rules import CLOSED, Coupon, Guide, State, Task, Visit
+from services.organization.tasks.rules import CLOSED, Coupon, State, Task, Visit
 
 OPEN_OF_ONE_MAX = 1_000
-"""Open tasks of one consumer for one brand that follow a changed binding at once."""
+"""Open tasks about one person that follow a changed binding at once."""
 SUBJECTS = ("staff_id", "store_id")
 """Whose tasks one may follow."""
 UNCLOSED = sorted(set(State) - CLOSED)
@@ -29,8 +31,8 @@ UNCLOSED = sorted(set(State) - CLOSED)
 class Tasks:
     """Tasks, seen by their assignee and by whoever runs the store or stands above it."""
 
-    def __init__(self, house: House, targets: Targets) -> None:
-        self.targets = targets
+    def __init__(self, house: House, targets: Targets, persons: Persons) -> None:
+        self.targets, self.persons = targets, persons
         due = [("state", ASCENDING), ("due_at", ASCENDING), ("_id", ASCENDING)]
         self.tasks = Overseen(
             house.database, "tasks", struct=Task, message=tasks_pb2.Task,
@@ -39,7 +41,7 @@ class Tasks:
                 IndexModel([("staff_id", ASCENDING), *due]),
                 IndexModel([("store_id", ASCENDING), *due]),
                 *(feed_index(subject) for subject in SUBJECTS),
-                IndexModel([("consumer_id", ASCENDING), ("brand_id", ASCENDING), ("state", ASCENDING)]),
+                IndexModel([("visitor_id", ASCENDING), ("state", ASCENDING)]),
             ],
             stamped=True,
         )  # fmt: skip
@@ -50,24 +52,27 @@ class Tasks:
         """She left with coupons unspent: the guide of each of those brands follows up."""
         left = fact.visit_left
         unspent = rules.by_brand((coupon.brand_id, documents.as_struct(documents.fields(coupon), Coupon)) for coupon in left.unspent)
-        rows = await self.targets.bound_rows([(left.consumer_id, brand_id) for brand_id in unspent], unit.session)
-        guides = {row["brand_id"]: Guide(row["staff_id"], row["store_id"]) for row in rows}
+        person = await self.persons.of(left.consumer_id, unit.session)
+        bound = await self.targets.bound({person: unspent}, unit.session)
         visit = Visit(left.visit_id, left.consumer_id, left.district_id, unspent, unit.at)
         operations = []
-        for task in rules.follow_up(visit, guides):
+        for task in rules.follow_up(visit, guides(bound[person])):
             document = documents.as_document(task) | self.tasks.stamp()
             operations.append(UpdateOne({"_id": document.pop("_id")}, {"$setOnInsert": document}, upsert=True))
         if operations:
             await self.tasks.collection.bulk_write(operations, session=unit.session)
 
-    async def rebound(self, unit: Unit, bound: facts_pb2.ConsumerBound) -> None:
-        """Her open tasks for the brand follow her to the new guide, or are withdrawn."""
-        guide = Guide(bound.staff_id, bound.store_id) if bound.staff_id else None
-        query = {"consumer_id": bound.consumer_id, "brand_id": bound.brand_id, "state": {"$in": UNCLOSED}}
-        rows = await self.tasks.collection.find(query, session=unit.session).to_list(OPEN_OF_ONE_MAX)
-        for row in rows:
-            task = documents.as_struct(row, Task)
-            await self.tasks.unscoped.replace(unit, rules.rebind(task, guide, unit.at), before=task)
+    async def follow(self, unit: Unit, consumer_ids: Iterable[str]) -> None:
+        """The open tasks about what these persons did go to whoever looks after them now, or are withdrawn."""
+        for person in set((await self.persons.behind(consumer_ids, unit.session)).values()):
+            query = {"visitor_id": {"$in": sorted(person.ids)}, "state": {"$in": UNCLOSED}}
+            rows = await self.tasks.collection.find(query, session=unit.session).to_list(OPEN_OF_ONE_MAX)
+            tasks = [documents.as_struct(row, Task) for row in rows]
+            bound = await self.targets.bound({person: {task.brand_id for task in tasks}}, unit.session)
+            current = guides(bound[person])
+            for task in tasks:
+                after = rules.rebind(task, current.get(task.brand_id), unit.at)
+                await self.tasks.unscoped.replace(unit, after, before=task)
 
     async def answered(self, unit: Unit, sent: facts_pb2.OutreachSent) -> None:
         """A message that names a task closes it."""
@@ -75,5 +80,6 @@ class Tasks:
         if row is None:
             return
         task = documents.as_struct(row, Task)
-        answered = rules.reached(task, sent.consumer_id, sent.brand_id, sent.outreach_id, unit.at)
+        person = await self.persons.of(sent.consumer_id, unit.session)
+        answered = rules.reached(task, person.ids, sent.brand_id, sent.outreach_id, unit.at)
         await self.tasks.unscoped.replace(unit, answered, before=task)

@@ -10,6 +10,7 @@ from quanyu.common.v1.point_pb2 import Point
 from quanyu.district.v1 import places_pb2
 from services.kit.errors import Conflict, Denied, Invalid, NotFound
 from tests.services.conftest import Running
+from tests.services.district.test_matching import link
 from tests.services.district.world import SANLITUN, World, consumer, district_operator, fresh, plan_of
 
 HERE = "dst_sanlitun"
@@ -137,6 +138,17 @@ async def test_leaving_ends_the_visit_once_and_a_new_one_may_begin(world: World,
     told = sorted(await district.facts_told(), key=lambda fact: fact.at.ToDatetime())
     assert [fact.WhichOneof("body") for fact in told] == ["visit_started", "visit_left", "visit_started"]
     assert (told[1].visit_left.visit_id, told[1].visit_left.district_id) == (visit.id, visit.district_id)
+
+
+async def test_a_visit_is_told_under_the_id_it_was_made_under_whoever_that_is(world: World, district: Running) -> None:
+    """Whoever hears it knows of links as well; an undone one leaves each id its visits."""
+    await link(district, "con_anna", "con_card")
+    visit = await world.enter("con_card")
+    assert await world.enter("con_anna") == visit
+    await world.leave(visit)
+    started, left = sorted(await district.facts_told(), key=lambda fact: fact.at.ToDatetime())
+    assert (started.key, started.visit_started.consumer_id) == ("con_card", "con_card")
+    assert (left.key, left.visit_left.consumer_id, left.visit_left.day) == ("con_card", "con_card", visit.day)
 
 
 async def test_a_day_begins_at_the_districts_midnight(world: World) -> None:

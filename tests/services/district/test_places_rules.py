@@ -107,14 +107,14 @@ def test_a_position_outside_is_refused_and_none_is_believed() -> None:
 
 @given(st.lists(st.integers(-10_000, 10_000), min_size=1, max_size=5))
 def test_leaving_again_changes_and_tells_nothing(seconds: list[int]) -> None:
-    visit = rules.enter("vis_1", "con_b", "con_a", district(Geofence(radius_metres=800)), date(2026, 11, 22), rules.Touchpoint.APP, AT)
+    visit = rules.enter("vis_1", "con_a", "con_person", district(Geofence(radius_metres=800)), date(2026, 11, 22), rules.Touchpoint.APP, AT)
     told: list[rules.VisitLeft] = []
     states = []
     for moved in seconds:
-        visit, facts = rules.leave(visit, at=AT + timedelta(seconds=moved), person_id="con_a", unspent=())
+        visit, facts = rules.leave(visit, at=AT + timedelta(seconds=moved), unspent=())
         told += facts
         states.append(visit)
-    assert told == [rules.VisitLeft(visit_id="vis_1", consumer_id="con_a", district_id="dst_a")]
+    assert told == [rules.VisitLeft(visit_id="vis_1", consumer_id="con_a", district_id="dst_a", day="2026-11-22")]
     assert len(set(states)) == 1
     assert visit.open_key is None
     assert visit.left_at is not None

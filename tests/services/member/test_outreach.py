@@ -68,8 +68,9 @@ async def test_a_guide_binds_finds_and_gives_up_clients(town):
     assert ended.binding.HasField("ended_at")
     with pytest.raises(NotFound):
         await colleague.identity.GetConsumer(identity_pb2.GetConsumerRequest(id=id))
-    told = [fact.consumer_bound.staff_id for fact in await town.member.facts_told()]
-    assert told == ["stf_1", "stf_3", ""]
+    told = [fact.consumer_bound for fact in await town.member.facts_told()]
+    assert [one.staff_id for one in told] == ["stf_1", "stf_3", ""]
+    assert [one.HasField("bound_at") for one in told] == [True, True, False]
 
 
 async def test_bindings_to_strangers_are_refused(town):

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from quanyu.member.v1 import outreach_pb2
 from services.kit.errors import Conflict, Denied, Exhausted, NotFound
 from services.member.outreach import rules
-from services.member.outreach.rules import Binder, Binding, ImportedBinding, Outcome, Outreach, Staff
+from services.member.outreach.rules import Binder, Binding, ConsumerBound, ImportedBinding, Outcome, Outreach, Staff
 
 SHANGHAI = "Asia/Shanghai"
 EVENING = datetime(2026, 5, 1, 13, 40, tzinfo=UTC)  # 21:40 in Shanghai
@@ -85,6 +85,19 @@ def test_who_may_take_a_consumer_from_whom():
     moved, ended, _ = bound(colleague, [BOUND], manager)
     assert (moved.staff_id, [one.id for one in ended], ended[0].active) == ("stf_2", ["bnd_1"], False)
     assert bound(stranger, [BOUND], brand)[0].store_id == "str_2"
+
+
+def test_what_ends_with_a_binding_is_told_with_it():
+    """Of a person with several ids: whoever keeps a binding by the id it was told with hears that it is over."""
+    brand, twin = Binder(brand=True), Binding("bnd_2", "con_twin", "brd_1", "stf_1", "str_1", EVENING)
+    since = EVENING - timedelta(days=9)
+    asked = ImportedBinding("con_a", "stf_2", since)
+    colleague = Staff("stf_2", "brd_1", "str_1", True)
+    _, ended, told = rules.bind("bnd_3", asked, "brd_1", colleague, [BOUND, twin], brand, EVENING)
+    assert [one.id for one in ended] == ["bnd_1", "bnd_2"]
+    assert told == [ConsumerBound("con_a", "brd_1", "stf_2", "str_1", since, ("con_twin",))]
+    _, told = rules.unbind("con_a", "brd_1", [twin], brand, EVENING)
+    assert told == [ConsumerBound("con_a", "brd_1", ended_consumer_ids=("con_twin",))]
 
 
 def test_the_latest_message_before_an_order_gets_it_as_outcome():

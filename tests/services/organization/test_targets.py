@@ -37,10 +37,8 @@ def order(id: str, store_id: str = "str_1", minor: int = 100, **changes: object)
 
 
 def fact(body: object, key: str, at: datetime = AT) -> facts_pb2.Fact:
-    kind = {
-        "OrderPaid": "order_paid", "OrdersImported": "orders_imported", "ConsumerBound": "consumer_bound", "OutreachSent": "outreach_sent",
-        "VisitLeft": "visit_left",
-    }[type(body).__name__]  # fmt: skip
+    kinds = facts_pb2.Fact.DESCRIPTOR.oneofs_by_name["body"].fields
+    kind = next(field.name for field in kinds if field.message_type is type(body).DESCRIPTOR)
     return facts_pb2.Fact(id=f"fct_{key}_{time.monotonic_ns()}", key=key, at=at, source="commerce", **{kind: body})
 
 
@@ -248,14 +246,25 @@ async def test_a_scorecard_stays_within_the_callers_scope(shop: House) -> None:
 # Credits -------------------------------------------------------------------------------------------------------------
 
 
-def bound(staff_id: str, brand_id: str = "brd_a") -> facts_pb2.Fact:
-    body = facts_pb2.ConsumerBound(consumer_id="con_1", brand_id=brand_id, staff_id=staff_id, store_id="str_1")
-    return fact(body, "con_1", AT - timedelta(days=30))
+def bound(staff_id: str, consumer_id: str = "con_1", days: float = 30, **more: object) -> facts_pb2.Fact:
+    store_id = "str_1" if staff_id else ""
+    body = facts_pb2.ConsumerBound(consumer_id=consumer_id, brand_id="brd_a", staff_id=staff_id, store_id=store_id, **more)  # type: ignore[arg-type]
+    return fact(body, consumer_id, AT - timedelta(days=days))
 
 
-def wrote(staff_id: str, days: float) -> facts_pb2.Fact:
-    body = facts_pb2.OutreachSent(outreach_id=f"out_{days}", consumer_id="con_1", brand_id="brd_a", staff_id=staff_id, store_id="str_1")
-    return fact(body, "con_1", AT - timedelta(days=days))
+def wrote(staff_id: str, days: float, consumer_id: str = "con_1") -> facts_pb2.Fact:
+    body = facts_pb2.OutreachSent(outreach_id=f"out_{days}", consumer_id=consumer_id, brand_id="brd_a", staff_id=staff_id, store_id="str_1")
+    return fact(body, consumer_id, AT - timedelta(days=days))
+
+
+def linked(days: float, consumer_id: str = "con_1", linked_consumer_id: str = "con_twin") -> facts_pb2.Fact:
+    body = facts_pb2.ConsumerLinked(consumer_id=consumer_id, linked_consumer_id=linked_consumer_id)
+    return fact(body, linked_consumer_id, AT - timedelta(days=days))
+
+
+def unlinked(days: float, consumer_id: str = "con_1", linked_consumer_id: str = "con_twin") -> facts_pb2.Fact:
+    body = facts_pb2.ConsumerUnlinked(consumer_id=consumer_id, linked_consumer_id=linked_consumer_id)
+    return fact(body, linked_consumer_id, AT - timedelta(days=days))
 
 
 async def credit(house: House, id: str, *who: Grant) -> targets_pb2.Credit | None:
@@ -281,6 +290,43 @@ async def test_the_guide_who_reached_her_is_credited_with_the_fact_that_decided(
     assert (seen[2].store_id, seen[2].brand_id, seen[2].bound_brand_id) == ("str_2", "brd_a", "brd_a")
     assert seen[2].decided_at.ToDatetime(tzinfo=UTC) == AT - timedelta(days=2)
     assert (seen[2].amount.minor, seen[2].items, seen[2].taken, seen[2].scenario) == (100, 2, targets_pb2.TAKEN_ONLINE, URGENT)
+
+
+@pytest.mark.parametrize("link_first", [True, False], ids=["linked, then bound", "bound, then linked"])
+@pytest.mark.parametrize("bound_id", ["con_1", "con_twin"])
+async def test_a_guide_is_credited_for_a_person_under_whichever_of_their_ids_they_buy(shop: House, bound_id: str, link_first: bool) -> None:
+    steps = [linked(9), bound("stf_guide1", bound_id, days=8)]
+    await applied(shop, *(steps if link_first else steps[::-1]), source="member")
+    await applied(shop, paid(order("ord_1", consumer_id="con_1")), paid(order("ord_2", consumer_id="con_twin")))
+    await applied(shop, wrote("stf_guide1", 1, "con_1"), source="member")
+    await applied(shop, paid(order("ord_3", consumer_id="con_twin")))
+    await applied(shop, unlinked(0.5), source="member")
+    await applied(shop, *(paid(order(f"ord_{id}", consumer_id=id)) for id in ("con_1", "con_twin")))
+    seen = {id: await credit(shop, f"ord_{id}", *BRAND) for id in ("1", "2", "3", "con_1", "con_twin")}
+    credited = {id: one.staff_id for id, one in seen.items() if one and one.staff_id}
+    assert credited == dict.fromkeys(["1", "2", "3", bound_id], "stf_guide1")
+    assert seen["3"] and seen["3"].outreach_id == "out_1"
+
+
+async def test_of_several_bindings_of_a_person_the_latest_counts(shop: House) -> None:
+    since = {n: AT - timedelta(days=n) for n in (3, 40)}
+    await applied(
+        shop, bound("stf_guide1", bound_at=since[3]), bound("stf_guide1b", "con_twin", bound_at=since[40]), linked(2), source="member"
+    )
+    await applied(shop, paid(order("ord_1", consumer_id="con_twin")))
+    seen = await credit(shop, "ord_1", *BRAND)
+    assert seen and (seen.staff_id, seen.decided_at.ToDatetime(tzinfo=UTC)) == ("stf_guide1", since[3])
+
+
+async def test_a_new_binding_ends_those_of_the_persons_other_ids_for_good(shop: House) -> None:
+    """Also after the link is undone; and whatever of it is heard first, the latest word stands."""
+    moved = bound("stf_guide1b", days=7, ended_consumer_ids=["con_twin"])
+    await applied(shop, linked(9), moved, bound("stf_guide1", "con_twin", days=8), unlinked(6), source="member")
+    await applied(shop, *(paid(order(f"ord_{id}", consumer_id=id)) for id in ("con_1", "con_twin")))
+    assert [(await credit(shop, f"ord_{id}", *BRAND)).staff_id for id in ("con_1", "con_twin")] == ["stf_guide1b", ""]
+    await applied(shop, bound("stf_guide1", "con_twin", days=5), source="member")
+    await applied(shop, paid(order("ord_2", consumer_id="con_twin")))
+    assert (await credit(shop, "ord_2", *BRAND)).staff_id == "stf_guide1"
 
 
 async def test_a_consumer_sees_the_badge_of_who_looks_after_them_or_wrote_and_of_nobody_else(shop: House) -> None:

@@ -14,7 +14,7 @@ from services.organization.facts import table
 from services.organization.tasks import rules
 from services.organization.tasks.rules import Reason
 from tests.services.organization.conftest import BRAND, GUIDE_1, GUIDE_1B, MANAGER_1, MANAGER_2, OTHER_BRAND, SUPERVISOR, House
-from tests.services.organization.test_targets import applied, fact
+from tests.services.organization.test_targets import applied, bound, fact, linked, unlinked
 
 AT = datetime(2026, 5, 20, 13, 40, tzinfo=UTC)
 
@@ -32,22 +32,14 @@ def test_exactly_the_facts_that_are_routed_here_are_heard() -> None:
         def __getattr__(self, name: str) -> object:
             return name
 
-    assert set(table(Nothing(), Nothing())) == routed  # type: ignore[arg-type]
+    assert set(table(Nothing(), Nothing(), Nothing())) == routed  # type: ignore[arg-type]
 
 
-def bound(staff_id: str, brand_id: str = "brd_a", store_id: str = "str_1") -> facts_pb2.Fact:
-    return fact(
-        facts_pb2.ConsumerBound(consumer_id="con_1", brand_id=brand_id, staff_id=staff_id, store_id=store_id),
-        "con_1",
-        AT - timedelta(days=9),
-    )
-
-
-def left(visit_id: str = "vis_1", *brands: str, at: datetime = AT) -> facts_pb2.Fact:
+def left(visit_id: str = "vis_1", *brands: str, at: datetime = AT, consumer_id: str = "con_1") -> facts_pb2.Fact:
     unspent = [
         facts_pb2.PackedCoupon(coupon_id=f"cpn_{n}", brand_id=brand) for n, brand in enumerate(brands or ("brd_a", "brd_none", "brd_a"))
     ]
-    return fact(facts_pb2.VisitLeft(visit_id=visit_id, consumer_id="con_1", district_id="dst_1", unspent=unspent), "con_1", at)
+    return fact(facts_pb2.VisitLeft(visit_id=visit_id, consumer_id=consumer_id, district_id="dst_1", unspent=unspent), consumer_id, at)
 
 
 def answered(task_id: str, consumer_id: str = "con_1") -> facts_pb2.Fact:
@@ -147,8 +139,47 @@ async def test_a_task_follows_the_binding_or_is_withdrawn(shop: House) -> None:
     assert (handed.staff_id, handed.state, handed.HasField("acknowledged_at")) == ("stf_guide1b", tasks_pb2.TASK_STATE_OPEN, False)
     with pytest.raises(NotFound):
         await get(shop, id, *GUIDE_1)
-    await applied(shop, bound("", store_id=""), source="member")
+    await applied(shop, bound(""), source="member")
     assert (await get(shop, id, *MANAGER_1)).state == tasks_pb2.TASK_STATE_WITHDRAWN
+
+
+async def of_guide(house: House, staff_id: str = "stf_guide1") -> list[tuple[str, str, int]]:
+    """Visit, consumer and state of her tasks."""
+    answer = await house.tasks().ListTasks(tasks_pb2.ListTasksRequest(staff_id=staff_id))
+    return sorted((task.visit_id, task.consumer_id, task.state) for task in answer.tasks)
+
+
+@pytest.mark.parametrize("link_first", [True, False], ids=["linked, then bound", "bound, then linked"])
+@pytest.mark.parametrize("bound_id", ["con_1", "con_twin"])
+async def test_the_guide_of_a_person_follows_up_visits_under_any_of_their_ids(shop: House, bound_id: str, link_first: bool) -> None:
+    steps = [linked(9), bound("stf_guide1", bound_id, days=8)]
+    await applied(shop, *(steps if link_first else steps[::-1]), source="member")
+    await applied(shop, left("vis_1"), left("vis_2", consumer_id="con_twin"), source="district")
+    # She is asked about the consumer she is bound to: whom they were linked with is none of her business.
+    assert await of_guide(shop) == [(f"vis_{n}", bound_id, tasks_pb2.TASK_STATE_OPEN) for n in (1, 2)]
+    await applied(shop, answered(rules.task_id("vis_1", "brd_a"), "con_twin"), source="member")
+    assert (await of_guide(shop))[0] == ("vis_1", bound_id, tasks_pb2.TASK_STATE_DONE)
+
+
+async def test_an_undone_link_takes_back_what_is_not_the_guides_to_follow_up(shop: House) -> None:
+    await applied(shop, linked(9), bound("stf_guide1", "con_twin", days=8), source="member")
+    await applied(shop, left("vis_1"), left("vis_2", consumer_id="con_twin"), source="district")
+    await applied(shop, unlinked(7), source="member")
+    await applied(shop, left("vis_3"), left("vis_4", consumer_id="con_twin"), source="district")
+    states = {1: tasks_pb2.TASK_STATE_WITHDRAWN, 2: tasks_pb2.TASK_STATE_OPEN, 4: tasks_pb2.TASK_STATE_OPEN}
+    assert await of_guide(shop) == [(f"vis_{n}", "con_twin", state) for n, state in states.items()]
+
+
+async def test_open_tasks_go_to_whose_binding_counts_once_two_are_known_as_one(shop: House) -> None:
+    await applied(shop, bound("stf_guide1", days=9), bound("stf_guide1b", "con_twin", days=8), source="member")
+    await applied(shop, left(), source="district")
+    await applied(shop, linked(7), source="member")
+    assert await of_guide(shop, "stf_guide1b") == [("vis_1", "con_twin", tasks_pb2.TASK_STATE_OPEN)]
+    await applied(shop, unlinked(6), source="member")
+    assert await of_guide(shop) == [("vis_1", "con_1", tasks_pb2.TASK_STATE_OPEN)]
+    moved = bound("stf_guide1", "con_twin", days=4, ended_consumer_ids=["con_1"])
+    await applied(shop, linked(5), moved, source="member")
+    assert await of_guide(shop) == [("vis_1", "con_twin", tasks_pb2.TASK_STATE_OPEN)]
 
 
 async def test_only_the_assignee_and_who_stands_above_see_a_task(shop: House) -> None:
@@ -205,7 +236,7 @@ async def test_hot_queries_read_by_an_index(shop: House) -> None:
             {"$and": [{"store_id": "str_1", "state": {"$in": states}}, {"$or": [{"brand_id": {"$in": ["brd_a"]}}]}]},
             [("due_at", 1), ("_id", 1)],
         ),
-        ({"consumer_id": "con_1", "brand_id": "brd_a", "state": {"$in": states[:2]}}, None),
+        ({"visitor_id": {"$in": ["con_1", "con_twin"]}, "state": {"$in": states[:2]}}, None),
     ]:
         plan = await shop.plan("tasks", query, sort)
         assert "IXSCAN" in plan and "COLLSCAN" not in plan and "'SORT'" not in plan, plan

@@ -7,11 +7,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.kit.errors import Conflict, Invalid
+from services.organization.targets.rules import Binding
 from services.organization.tasks import rules
-from services.organization.tasks.rules import CLOSED, Coupon, Guide, Outcome, State, Task, Visit
+from services.organization.tasks.rules import CLOSED, Coupon, Outcome, State, Task, Visit
 
 AT = datetime(2026, 11, 20, 13, 40, tzinfo=UTC)
-GUIDES = {brand: Guide(f"stf_{brand}", f"str_{brand}") for brand in ("brd_a", "brd_b")}
+GUIDES = {
+    brand: Binding(consumer_id="con_1", brand_id=brand, staff_id=f"stf_{brand}", store_id=f"str_{brand}", bound_at=AT)
+    for brand in ("brd_a", "brd_b")
+}
 
 moments = st.integers(0, 48).map(lambda hours: AT + timedelta(hours=hours))
 coupons = st.uuids().map(lambda id: Coupon(coupon_id=f"cpn_{id}"))
@@ -45,7 +49,7 @@ def after(born: Task, actions: list) -> list[Task]:
                 case "complete":
                     states.append(rules.complete(last, argument, at)[0])
                 case "reached":
-                    states.append(rules.reached(last, argument, last.brand_id, "out_1", at))
+                    states.append(rules.reached(last, {argument}, last.brand_id, "out_1", at))
                 case _:
                     states.append(rules.rebind(last, argument, at))
         except Conflict as refused:
@@ -89,9 +93,9 @@ def test_coupons_are_grouped_in_their_order() -> None:
 
 
 def test_a_message_to_somebody_else_or_for_another_brand_closes_nothing() -> None:
-    assert rules.reached(task(), "con_2", "brd_a", "out_1", AT) == task()
-    assert rules.reached(task(), "con_1", "brd_b", "out_1", AT) == task()
-    done = rules.reached(task(), "con_1", "brd_a", "out_1", AT)
+    assert rules.reached(task(), {"con_2"}, "brd_a", "out_1", AT) == task()
+    assert rules.reached(task(), {"con_1"}, "brd_b", "out_1", AT) == task()
+    done = rules.reached(task(), {"con_1", "con_2"}, "brd_a", "out_1", AT)
     assert (done.state, done.outcome, done.outreach_id) == (State.DONE, Outcome.REACHED, "out_1")
 
 

@@ -539,7 +539,9 @@ Global___StaffChanged: _TypeAlias = StaffChanged  # noqa: Y015
 
 @_typing.final
 class ConsumerLinked(_message.Message):
-    """Two consumers were found to be one person. Links form a tree: `consumer_id` may be linked to another consumer itself."""
+    """Two consumers were found to be one person. Links form a tree: `consumer_id` may be linked to another consumer itself.
+    Facts name a consumer by the id under which something happened; whoever needs the person hears these and looks up all of its ids.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -597,11 +599,21 @@ class ConsumerBound(_message.Message):
     BRAND_ID_FIELD_NUMBER: _builtins.int
     STAFF_ID_FIELD_NUMBER: _builtins.int
     STORE_ID_FIELD_NUMBER: _builtins.int
+    BOUND_AT_FIELD_NUMBER: _builtins.int
+    ENDED_CONSUMER_IDS_FIELD_NUMBER: _builtins.int
     consumer_id: _builtins.str
     brand_id: _builtins.str
     staff_id: _builtins.str
     """Empty: the consumer is bound to nobody any more."""
     store_id: _builtins.str
+    @_builtins.property
+    def bound_at(self) -> _timestamp_pb2.Timestamp:
+        """Since when. Of a person whose ids are bound to several guides for one brand, the latest binding counts."""
+
+    @_builtins.property
+    def ended_consumer_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Other ids of the same person whose bindings for the brand ended with this."""
+
     def __init__(
         self,
         *,
@@ -609,10 +621,12 @@ class ConsumerBound(_message.Message):
         brand_id: _builtins.str = ...,
         staff_id: _builtins.str = ...,
         store_id: _builtins.str = ...,
+        bound_at: _timestamp_pb2.Timestamp | None = ...,
+        ended_consumer_ids: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["bound_at", b"bound_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["brand_id", b"brand_id", "consumer_id", b"consumer_id", "staff_id", b"staff_id", "store_id", b"store_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bound_at", b"bound_at", "brand_id", b"brand_id", "consumer_id", b"consumer_id", "ended_consumer_ids", b"ended_consumer_ids", "staff_id", b"staff_id", "store_id", b"store_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -806,6 +820,7 @@ class VisitStarted(_message.Message):
     DISTRICT_ID_FIELD_NUMBER: _builtins.int
     visit_id: _builtins.str
     consumer_id: _builtins.str
+    """The id under which they came."""
     district_id: _builtins.str
     def __init__(
         self,
@@ -879,12 +894,16 @@ class VisitLeft(_message.Message):
     CONSUMER_ID_FIELD_NUMBER: _builtins.int
     DISTRICT_ID_FIELD_NUMBER: _builtins.int
     UNSPENT_FIELD_NUMBER: _builtins.int
+    DAY_FIELD_NUMBER: _builtins.int
     visit_id: _builtins.str
     consumer_id: _builtins.str
+    """The id under which they came."""
     district_id: _builtins.str
+    day: _builtins.str
+    """The visit's day in the district, like 2026-11-22: all visits of a person on one day share its pack."""
     @_builtins.property
     def unspent(self) -> _containers.RepeatedCompositeFieldContainer[Global___PackedCoupon]:
-        """The coupons of the visit's pack that are not spent yet."""
+        """The coupons of the day's pack that are not spent yet."""
 
     def __init__(
         self,
@@ -893,10 +912,11 @@ class VisitLeft(_message.Message):
         consumer_id: _builtins.str = ...,
         district_id: _builtins.str = ...,
         unspent: _abc.Iterable[Global___PackedCoupon] | None = ...,
+        day: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["consumer_id", b"consumer_id", "district_id", b"district_id", "unspent", b"unspent", "visit_id", b"visit_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["consumer_id", b"consumer_id", "day", b"day", "district_id", b"district_id", "unspent", b"unspent", "visit_id", b"visit_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

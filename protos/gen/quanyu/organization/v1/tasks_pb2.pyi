@@ -4,7 +4,8 @@ isort:skip_file
 Tasks: what a fact asks of a member of staff, from birth to outcome.
 
 A task is born from a fact of another service: a shopper left the district with coupons unspent, so the guide she is bound to
-follows up. It follows the binding: when she is bound to another guide it is handed over, when to nobody it is withdrawn.
+follows up. It follows the binding: when she is bound to another guide it is handed over, when to nobody it is withdrawn. Bindings are
+those of the person, under any of the ids that were linked; an undone link hands over or withdraws what it had joined.
 Only the assignee sees a task, and whoever runs the store it belongs to or stands above it.
 
 The initial metadata `quanyu-cursor` of a stream is the cursor it begins at: one that broke before its first response goes on from there.
@@ -221,6 +222,7 @@ class Task(_message.Message):
     brand_id: _builtins.str
     """The brand it is done for."""
     consumer_id: _builtins.str
+    """Whom it is about, under the id that is bound to the assignee: she may have come under another one."""
     district_id: _builtins.str
     visit_id: _builtins.str
     """The visit it was born from."""
