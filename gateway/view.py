@@ -34,11 +34,11 @@ Read = Callable[[Any], Any]
 FITS: Mapping[int, frozenset[str]] = {
     FieldDescriptor.TYPE_STRING: frozenset({"str", "ID"}),
     FieldDescriptor.TYPE_BOOL: frozenset({"bool"}),
-    FieldDescriptor.TYPE_INT32: frozenset({"int"}),
+    FieldDescriptor.TYPE_INT32: frozenset({"int", "Long"}),
     FieldDescriptor.TYPE_INT64: frozenset({"Long"}),
     FieldDescriptor.TYPE_DOUBLE: frozenset({"float"}),
 }
-"""Which names a plain field may be declared as. 64 bits are never `int`, which GraphQL ends at 32."""
+"""Which names a plain field may be declared as. 64 bits are never `int`, which GraphQL ends at 32; nor are counts, however small."""
 TIMESTAMP = "google.protobuf.Timestamp"
 
 ENUMS: dict[str, str] = {}

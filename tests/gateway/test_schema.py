@@ -24,7 +24,7 @@ from graphql import (
     validate_schema,
 )
 
-from gateway import errors, schema
+from gateway import descriptions, errors, schema
 from gateway.calls import CallField, MutationField
 from gateway.clients import rpc_of
 from gateway.edges import EdgeField
@@ -136,6 +136,20 @@ def test_a_mutation_answers_with_its_payload_or_a_refusal() -> None:
         assert all("Refusal" in {interface.name for interface in each.interfaces} for each in refusals)
 
 
+MEASURES = re.compile(r"first|\w+Metres(Max)?|\w+Minute|\w+Days")
+"""What is of 32 bits: pages, distances, times of the day and terms."""
+
+
+def test_amounts_counts_and_versions_are_never_of_32_bits() -> None:
+    small = set()
+    for type_ in TYPES.values():
+        if isinstance(type_, GraphQLObjectType | GraphQLInterfaceType | GraphQLInputObjectType):
+            for name, field in type_.fields.items():
+                small |= {name} if get_named_type(field.type).name == "Int" else set()
+                small |= {arg for arg, of in getattr(field, "args", {}).items() if get_named_type(of.type).name == "Int"}
+    assert {name for name in small if not MEASURES.fullmatch(name)} == set()
+
+
 MOVING = (
     "claimPack setPrice setStock adjustStock holdStock releaseHold holdPromise placeOrder payOrder cancelOrder joinCampaign sendOutreach"
 )
@@ -166,8 +180,25 @@ def _reasons() -> set[str]:
     return found
 
 
+ENUM_LABELS = {value.name for file in _files() for enum in file.enum_types_by_name.values() for value in enum.values}
+"""Which comments also speak of."""
+OF_STREAMS = {"CHANGES_LOST", "INVALID_CURSOR", "SERVER_STOPPING", "SUBSCRIBER_TOO_SLOW", "TOO_MANY_STREAMS"}
+"""What any stream may be refused or ended with: the kit's own."""
+
+
 def test_the_table_of_refusals_names_reasons_of_the_protos() -> None:
     assert set(errors.BY_REASON) <= _reasons()
+
+
+def test_what_an_rpcs_comment_calls_a_reason_is_one() -> None:
+    """A misspelt one would be told by its family's type, and nobody would know."""
+    reasons, unknown = _reasons() | ENUM_LABELS | OF_STREAMS, {}
+    for file in _files():
+        for method in (method for service in file.services_by_name.values() for method in service.methods):
+            words = errors.REASON.findall(descriptions.of(method.full_name) or "")
+            if strange := {word for word in words if word not in reasons and not word.startswith(("ROLE_", "QUANYU_"))}:
+                unknown[method.full_name] = strange
+    assert unknown == {}
 
 
 def test_every_refusal_has_a_type() -> None:

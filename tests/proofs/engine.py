@@ -1,4 +1,4 @@
-"""20,000 random operations, before services that answer, refuse, break off, are late and leave out: one answer by both executors."""
+"""24,000 random operations, before services that answer, refuse, break off, are late and leave out: one answer by both executors."""
 
 import asyncio
 import os
@@ -8,7 +8,7 @@ from concurrent.futures import ProcessPoolExecutor
 
 from rich.table import Table
 
-OPERATIONS, OF_HYPOTHESIS, PARTS = 20_000, 4_000, 40
+OPERATIONS, OF_HYPOTHESIS, PARTS = 24_000, 20_000, 40
 
 
 async def run(uri: str) -> Table:

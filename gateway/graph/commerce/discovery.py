@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from gateway.graph.commerce.stock import FulfilmentMethod, Hold, Promise
     from gateway.graph.common import Attribute, AttributeInput, Point, PointInput, Text
     from gateway.graph.organization.chart import Brand, Store
-    from gateway.scalars import DateTime
+    from gateway.scalars import DateTime, Long
 
 
 @enumeration(discovery_pb2.Obstacle)
@@ -69,7 +69,7 @@ class HoldPromiseInput:
     consumer_id: ID | None = part(mine="consumer_id")
     variant_id: ID
     store_id: ID
-    quantity: int | None
+    quantity: Long | None
     method: FulfilmentMethod
     destination: PointInput
     needed_by: DateTime | None

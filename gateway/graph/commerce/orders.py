@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from gateway.graph.member.identity import Consumer
     from gateway.graph.organization.chart import Brand, Store
     from gateway.graph.organization.targets import Credit
-    from gateway.scalars import DateTime
+    from gateway.scalars import DateTime, Long
 
 
 @enumeration(orders_pb2.OrderState)
@@ -60,7 +60,7 @@ class Payment:
 
 @view(orders_pb2.ScenarioBasis)
 class ScenarioBasis:
-    rules_version: int
+    rules_version: Long
     rule: str
     evidence_id: ID | None
     evidence_at: DateTime | None
@@ -68,7 +68,7 @@ class ScenarioBasis:
 
 @view(orders_pb2.OrderLine)
 class OrderLine:
-    quantity: int
+    quantity: Long
     price: Money | None
     amount: Money | None
     discount: Money | None
@@ -159,7 +159,7 @@ class Subscriptions:
 @form(orders_pb2.NewLine)
 class NewLineInput:
     variant_id: ID
-    quantity: int
+    quantity: Long
 
 
 @form(orders_pb2.Destination)

@@ -73,7 +73,7 @@ class Stock:
 @view(stock_pb2.Hold, node="hld_", through=hold_by_id)
 class Hold(Node):
     id: ID
-    quantity: int
+    quantity: Long
     state: HoldState
     held_at: DateTime | None
     expires_at: DateTime | None
@@ -141,7 +141,7 @@ class HoldStockInput:
     idempotency_key: str
     store_id: ID
     variant_id: ID
-    quantity: int
+    quantity: Long
     consumer_id: ID | None = part(mine="consumer_id")
     needed_by: DateTime | None
 

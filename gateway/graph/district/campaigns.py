@@ -37,7 +37,7 @@ class Campaign(Node):
     name: Text = bilingual("What it is called.")
     starts_at: DateTime | None
     ends_at: DateTime | None
-    brand_count: int
+    brand_count: Long
     district: District | None = edge(by="district_id", through=district_by_id)
     participants: ParticipantConnection | None = page(campaigns_pb2.ListParticipantsRequest, by={"campaign_id": "id"})
 

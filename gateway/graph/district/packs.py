@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from gateway.graph.district.wallet import Coupon
     from gateway.graph.member.identity import Consumer
     from gateway.graph.organization.chart import Brand
-    from gateway.scalars import DateTime
+    from gateway.scalars import DateTime, Long
 
 
 @enumeration(packs_pb2.PickKind)
@@ -37,7 +37,7 @@ class DeclineReason: ...
 @view(packs_pb2.PickReason)
 class PickReason:
     kind: PickKind
-    purchase_count: int
+    purchase_count: Long
     last_purchase_at: DateTime | None
     decayed_frequency: float
 

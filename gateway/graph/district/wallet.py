@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from gateway.graph.district.places import District
     from gateway.graph.member.identity import Consumer
     from gateway.graph.organization.chart import Brand
-    from gateway.scalars import DateTime
+    from gateway.scalars import DateTime, Long
 
 
 @enumeration(wallet_pb2.CouponState)
@@ -41,7 +41,7 @@ class Coupon(Node):
     expires_at: DateTime | None
     locked_at: DateTime | None
     redeemed_at: DateTime | None
-    rollback_count: int
+    rollback_count: Long
     consumer: Consumer | None = edge(by="consumer_id", through=consumer_by_id)
     brand: Brand | None = edge(by="brand_id", through=brand_by_id)
     campaign: Campaign | None = edge(by="campaign_id", through=campaign_by_id)

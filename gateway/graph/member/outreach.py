@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from gateway.graph.member.relation import Relation
     from gateway.graph.organization.chart import Brand, Staff, Store
     from gateway.graph.organization.tasks import Task
-    from gateway.scalars import DateTime
+    from gateway.scalars import DateTime, Long
 
 
 @enumeration(outreach_pb2.Channel)
@@ -87,7 +87,7 @@ class OutreachConnection:
 @connection(outreach_pb2.ListInboxResponse, items="outreaches")
 class InboxConnection:
     nodes: list[Outreach]
-    unread: int
+    unread: Long
 
 
 @form(outreach_pb2.WatchInboxRequest)
@@ -100,7 +100,7 @@ class WatchedInbox:
 class InboxEvent:
     message: Outreach
     cursor: str
-    unread: int
+    unread: Long
 
 
 class Subscriptions:
@@ -146,7 +146,7 @@ class SendOutreachInput:
 
 @view(outreach_pb2.SendOutreachResponse)
 class SendOutreachPayload:
-    remaining: int
+    remaining: Long
     outreach: Outreach | None = edge(by="outreach_id", through=outreach_by_id, description="What was sent.")
 
 
@@ -159,7 +159,7 @@ class MarkReadInput:
 
 @view(outreach_pb2.MarkReadResponse)
 class MarkReadPayload:
-    marked: int
+    marked: Long
 
 
 class Mutations:
