@@ -182,8 +182,16 @@ def _reasons() -> set[str]:
 
 ENUM_LABELS = {value.name for file in _files() for enum in file.enum_types_by_name.values() for value in enum.values}
 """Which comments also speak of."""
-OF_STREAMS = {"CHANGES_LOST", "INVALID_CURSOR", "SERVER_STOPPING", "SUBSCRIBER_TOO_SLOW", "TOO_MANY_STREAMS"}
-"""What any stream may be refused or ended with: the kit's own."""
+OF_THE_KIT = {
+    "KIND_NOT_YOURS",
+    "SOURCE_NOT_YOURS",
+    "CHANGES_LOST",
+    "INVALID_CURSOR",
+    "SERVER_STOPPING",
+    "SUBSCRIBER_TOO_SLOW",
+    "TOO_MANY_STREAMS",
+}
+"""What any stream may be refused or ended with, and facts."""
 
 
 def test_the_table_of_refusals_names_reasons_of_the_protos() -> None:
@@ -192,7 +200,7 @@ def test_the_table_of_refusals_names_reasons_of_the_protos() -> None:
 
 def test_what_an_rpcs_comment_calls_a_reason_is_one() -> None:
     """A misspelt one would be told by its family's type, and nobody would know."""
-    reasons, unknown = _reasons() | ENUM_LABELS | OF_STREAMS, {}
+    reasons, unknown = _reasons() | ENUM_LABELS | OF_THE_KIT, {}
     for file in _files():
         for method in (method for service in file.services_by_name.values() for method in service.methods):
             words = errors.REASON.findall(descriptions.of(method.full_name) or "")
