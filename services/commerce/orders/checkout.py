@@ -61,7 +61,7 @@ class Checkout:
         return await self.store.own.insert(unit, order)
 
     async def place_lines(self, once: Once, asked: NewOrder, destination: bytes | None, at: datetime) -> orders_pb2.PlaceOrderResponse:
-        """An order of goods that are taken from the store's stock with it, all or none."""
+        """An order of goods that are taken from the store's stock with it, all or none, unless too much is held for the consumer."""
         quantities: dict[str, int] = {}
         for line in asked.lines:
             quantities[line.variant_id] = quantities.get(line.variant_id, 0) + line.quantity
@@ -79,7 +79,7 @@ class Checkout:
                 for id, ref in refs.items()
             ]  # fmt: skip
             order = place(holds)
-            standing = [stock_rules.order(hold, order.id, at, rules.pay_by(order)) for hold in holds]
+            standing = [stock_rules.order(hold, order.id, at, rules.pay_by(order)) for hold in stock_rules.counted_once(holds)]
             document = as_document(order)
             return Outcome(
                 increments={refs[hold.variant_id]: {"reserved": hold.quantity} for hold in standing},
@@ -87,7 +87,8 @@ class Checkout:
                 answer=orders_pb2.PlaceOrderResponse(order=self.orders.answer(document)),
             )
 
-        return await self.stocks.lane.run(once, list(refs.values()), decide, orders_pb2.PlaceOrderResponse)
+        counters = list(refs.values())
+        return await self.stocks.holders.hold(once, asked.consumer_id, at, counters, decide, orders_pb2.PlaceOrderResponse)
 
     async def lock_coupons(self, order: Order) -> Order:
         """The order with what its coupons take off, not written yet. When the wallet refuses, the order is cancelled and that is raised."""

@@ -18,7 +18,7 @@ HOLD_LIFE = timedelta(minutes=15)
 COUNT_MAX = 1_000_000_000
 QUANTITY_MAX = 100
 HOLDS_MAX = 10
-"""Holds that stand for one consumer at a time, those of unpaid orders among them."""
+"""Calls of one consumer that keep goods back at a time: each hold, ordered or not, and each unpaid order of goods that were not held."""
 IMPORT_MAX = 500
 
 Count = Annotated[int, Meta(ge=0, le=COUNT_MAX)]
@@ -130,7 +130,10 @@ class Promise(Struct, frozen=True):
 
 
 class Hold(Struct, frozen=True):
-    """Goods kept back for a consumer. `sweep_at` is `expires_at` on the machine's clock, which a caller's may differ from."""
+    """Goods kept back for a consumer.
+
+    `sweep_at` is `expires_at` on the machine's clock, which a caller's may differ from. `counted` says that it is one of HOLDS_MAX.
+    """
 
     id: str
     stock_id: str
@@ -147,6 +150,7 @@ class Hold(Struct, frozen=True):
     needed_by: datetime | None = None
     order_id: str = ""
     promise: Promise | None = None
+    counted: bool = True
     version: int = 1
 
 
@@ -192,7 +196,8 @@ def check_holds(ends: Sequence[datetime]) -> None:
     """Refuses one more hold for a consumer whose live holds end at these moments, the first first."""
     if len(ends) >= HOLDS_MAX:
         raise Exhausted(
-            Reason.TOO_MANY_HOLDS, f"at most {HOLDS_MAX} holds stand for a consumer; pay for one, release it, or wait until one ends",
+            Reason.TOO_MANY_HOLDS,
+            f"at most {HOLDS_MAX} holds and unpaid orders stand for a consumer; pay for one, release or cancel it, or wait until one ends",
             limit=HOLDS_MAX, free_at=ends[0].isoformat(),
         )  # fmt: skip
 
@@ -230,6 +235,11 @@ def hold(
         needed_by=needed_by,
         promise=promise,
     )
+
+
+def counted_once(holds: Sequence[Hold]) -> list[Hold]:
+    """The holds that one order takes its goods with: they begin and end together, so the first one counts for all."""
+    return [replace(hold, counted=place == 0) for place, hold in enumerate(holds)]
 
 
 def release(hold: Hold) -> tuple[Hold, int]:

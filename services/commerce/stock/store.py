@@ -11,7 +11,7 @@ from pymongo import ASCENDING, DESCENDING, GEOSPHERE, IndexModel, UpdateOne
 from quanyu.commerce.v1 import stock_pb2
 from services.commerce.catalog.rules import Variant
 from services.commerce.stock import rules
-from services.commerce.stock.holders import BY_HOLDER, Holders, Standing
+from services.commerce.stock.holders import BY_HOLDER, Holders
 from services.commerce.stock.rules import LIVE, Hold, HoldState, Point, Promise, Stock, Store, stock_id
 from services.kit import clock, ids
 from services.kit.access import Kind
@@ -64,7 +64,7 @@ class StockStore:
                 BY_HOLDER,
             ],
         )  # fmt: skip
-        self.holders = Holders(database, HOLDS)
+        self.holders = Holders(database, lane, HOLDS)
 
     @property
     def tables(self) -> tuple[Table[Any], ...]:
@@ -142,21 +142,17 @@ class StockStore:
         ref = Ref(STOCK, stock_id(store_id, variant_id))
         id, until = ids.new("hld"), (await self.held_until([ref.id])).get(ref.id)
 
-        async def attempt(standing: Standing) -> Answer:
-            def decide(state: State) -> Outcome:
-                standing.check(state)
-                row = row_in(state, ref)
-                held = rules.hold(
-                    row, id=id, consumer_id=consumer_id, quantity=quantity, at=at, real_at=clock.real(),
-                    needed_by=needed_by, promise=promise(row) if promise else None, held_until=until,
-                )  # fmt: skip
-                document = as_document(held)
-                increments = {ref: {"reserved": quantity}, standing.ref: {}}
-                return Outcome(increments=increments, inserts=[(HOLDS, document)], answer=answer(self.holds.answer(document)))
+        def decide(state: State) -> Outcome:
+            row = row_in(state, ref)
+            held = rules.hold(
+                row, id=id, consumer_id=consumer_id, quantity=quantity, at=at, real_at=clock.real(),
+                needed_by=needed_by, promise=promise(row) if promise else None, held_until=until,
+            )  # fmt: skip
+            document = as_document(held)
+            increments = {ref: {"reserved": quantity}}
+            return Outcome(increments=increments, inserts=[(HOLDS, document)], answer=answer(self.holds.answer(document)))
 
-            return await self.lane.run(once, [ref, standing.ref], decide, answer_type)
-
-        return await self.holders.holding(consumer_id, at, attempt)
+        return await self.holders.hold(once, consumer_id, at, [ref], decide, answer_type)
 
     async def held_until(self, stock_ids: Sequence[str]) -> dict[str, datetime]:
         """When the first of the live holds on each of these rows ends."""

@@ -1,7 +1,7 @@
 """Orders over the wire: placed, paid exactly once, cancelled, seen by whom they concern, in the scenario they came from."""
 
 import asyncio
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -13,6 +13,7 @@ from quanyu.facts.v1 import facts_pb2
 from services.commerce.facts import handlers
 from services.commerce.orders import nouns, rules
 from services.commerce.orders.store import OrderStore
+from services.commerce.stock import rules as stock_rules
 from services.commerce.stock.store import StockStore
 from services.kit import clock
 from services.kit.errors import Conflict, Denied, Exhausted, Invalid, NotFound
@@ -110,6 +111,61 @@ async def test_lines_are_taken_all_or_none_and_once(shop: Shop) -> None:
     assert len({answer.order.id for answer in answers}) == 1
     assert answers[0].order.total.minor == 59_900
     assert await shop.row(variant_id="var_hat_1") == {"on_hand": 3, "reserved": 2}
+
+
+async def test_unpaid_orders_count_among_the_holds_that_stand_for_a_consumer(shop: Shop) -> None:
+    await shop.stocked(on_hand=100)
+    held = [await shop.held() for _ in range(3)]
+    answers = await asyncio.gather(*(shop.placed() for _ in range(25)), return_exceptions=True)
+    orders = [answer for answer in answers if isinstance(answer, orders_pb2.Order)]
+    refused = [answer for answer in answers if isinstance(answer, Exhausted)]
+    assert (len(orders), len(refused)) == (stock_rules.HOLDS_MAX - 3, 25 - (stock_rules.HOLDS_MAX - 3))
+    first = min(hold.expires_at.ToDatetime(UTC) for hold in held)
+    assert {(refusal.reason, datetime.fromisoformat(refusal.metadata["free_at"])) for refusal in refused} == {("TOO_MANY_HOLDS", first)}
+    assert await shop.row() == {"on_hand": 100, "reserved": stock_rules.HOLDS_MAX}
+    with pytest.raises(Exhausted, match="TOO_MANY_HOLDS"):
+        await shop.held()
+    # What is held may be ordered all the same: it holds nothing more.
+    of_holds = await shop.placed(lines=[], hold_ids=[hold.id for hold in held])
+    with pytest.raises(Exhausted, match="TOO_MANY_HOLDS"):
+        await shop.placed()
+    await shop.placed("con_b")
+    stub = shop.orders(consumer())
+    over = {"$set": {"expires_at": clock.real() - timedelta(seconds=1)}}
+    for end in (
+        lambda: stub.PayOrder(paying(orders[0].id)),
+        lambda: stub.CancelOrder(orders_pb2.CancelOrderRequest(request_id=fresh(), order_id=orders[1].id)),
+        # Over by the clock, though no sweeper came yet.
+        lambda: shop.database["holds"].update_one({"order_id": orders[2].id}, over),
+    ):
+        await end()
+        await shop.placed()
+        with pytest.raises(Exhausted, match="TOO_MANY_HOLDS"):
+            await shop.placed()
+    await stub.CancelOrder(orders_pb2.CancelOrderRequest(request_id=fresh(), order_id=of_holds.id))
+    for _ in held:
+        await shop.placed()
+    with pytest.raises(Exhausted, match="TOO_MANY_HOLDS"):
+        await shop.placed()
+    await shop.check()
+
+
+async def test_an_order_counts_once_however_many_lines_it_has(shop: Shop) -> None:
+    sizes = tuple(range(nouns.LINES_MAX))
+    await shop.product("shoe", sizes=sizes)
+    for size in sizes:
+        await shop.stocked(variant_id=f"var_shoe_{size}", on_hand=stock_rules.HOLDS_MAX)
+    lines = [orders_pb2.NewLine(variant_id=f"var_shoe_{size}", quantity=1) for size in sizes]
+    for _ in range(stock_rules.HOLDS_MAX):
+        order = await shop.placed(lines=lines)
+        assert len(order.lines) == nouns.LINES_MAX
+    with pytest.raises(Exhausted, match="TOO_MANY_HOLDS"):
+        await shop.placed(lines=lines)
+    await shop.orders(consumer()).PayOrder(paying(order.id))
+    await shop.held()
+    with pytest.raises(Exhausted, match="TOO_MANY_HOLDS"):
+        await shop.held()
+    await shop.check()
 
 
 async def test_a_cancelled_order_frees_its_goods_and_cannot_be_paid(shop: Shop) -> None:
@@ -241,8 +297,8 @@ async def test_lists_go_page_by_page_latest_first(shop: Shop) -> None:
 
 async def test_no_hot_query_reads_a_whole_collection(shop: Shop) -> None:
     await shop.stocked(on_hand=30)
-    for _ in range(12):
-        await shop.placed()
+    for place in range(12):
+        await shop.placed(f"con_{place}")
     orders, latest = shop.database["orders"], [("placed_at", -1), ("_id", 1)]
     for query in ({"consumer_id": "con_a"}, {"store_id": "str_near"}, {"$or": [{"brand_ids": "brd_a"}, {"seller_id": "brd_a"}]}):
         stages = await explained(orders, query, latest)

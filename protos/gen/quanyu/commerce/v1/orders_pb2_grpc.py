@@ -94,7 +94,9 @@ class OrderServiceServicer:
         their brand to the minor unit. The order must be paid within 30 minutes; then it is cancelled, its goods and coupons are free again.
         The scenario is derived from what is known of the consumer; the order keeps it with the fact that decided.
         Refuses with HOLD_NOT_FOUND, HOLD_ENDED, HOLD_ORDERED, LINES_MISSING, STORES_MIXED, CURRENCY_MIXED, DESTINATION_MISSING (a delivery without one), INVALID_PHONE, STOCK_NOT_FOUND,
-        OUT_OF_STOCK (as HoldStock) and with the wallet's reason when a coupon cannot be locked: then held goods stay held.
+        OUT_OF_STOCK and TOO_MANY_HOLDS (as HoldStock), and with the wallet's reason when a coupon cannot be locked: then held goods stay held.
+        An order of `lines` counts as one hold, however many lines it has, until it is paid or cancelled; one of `hold_ids` holds nothing more
+        than they do and is never refused with TOO_MANY_HOLDS.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
