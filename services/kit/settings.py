@@ -60,6 +60,8 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     """Comma-separated keys (32 bytes, base64) of the look-up hashes; the first writes, all are looked up."""
     webhook_secrets: str = "{}"
     """Whose notices (incoming webhooks) are believed: JSON of sender -> secrets that it shares with us, as `whsec_` and base64."""
+    sandbox_payments: Literal["auto", "on", "off"] = "auto"
+    """Whether orders may be paid with the sandbox, which takes no money; auto: in development only."""
     cors_origins: str = ""
     """Comma-separated origins that browsers may call the gateway from; empty: none."""
     trusted_proxies: str = "127.0.0.1"

@@ -4,11 +4,13 @@ import msgspec
 from msgspec import Struct
 
 from services.commerce.catalog.rules import Price
-from services.commerce.orders.nouns import Order, OrderId
+from services.commerce.orders.nouns import Order, OrderId, PaymentMethod
 from services.commerce.orders.rules import Reason
 from services.kit.errors import Conflict, Invalid
 
 APPROVED = "payment.approved"
+SANDBOX = "sandbox"
+"""The sender that takes no money."""
 
 
 class Notice(Struct, frozen=True):
@@ -38,6 +40,11 @@ def paid(body: bytes) -> Paid | None:
         return msgspec.json.decode(body, type=Approved).data
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise Invalid(Reason.NOTICE_INVALID, f"the notice is not as its sender's are: {error}", field="body") from None
+
+
+def method_of(sender: str) -> PaymentMethod:
+    """How an order is paid that this sender tells of."""
+    return PaymentMethod.SANDBOX if sender == SANDBOX else PaymentMethod.PROVIDER
 
 
 def check_amount(paid: Paid, order: Order) -> None:

@@ -39,6 +39,7 @@ class PaymentMethod(StrEnum):
     """How an order is paid."""
 
     SANDBOX = "PAYMENT_METHOD_SANDBOX"
+    PROVIDER = "PAYMENT_METHOD_PROVIDER"
 
 
 class Line(Struct, frozen=True, omit_defaults=True):

@@ -16,7 +16,7 @@ from services.commerce.catalog.store import CatalogStore
 from services.commerce.orders import history, notices, rules
 from services.commerce.orders.checkout import Checkout
 from services.commerce.orders.history import ImportedLine, ImportedOrder
-from services.commerce.orders.nouns import Cancel, NewOrder, Order, PaymentAsked, Refused, State
+from services.commerce.orders.nouns import Cancel, NewOrder, Order, PaymentAsked, PaymentMethod, Refused, State
 from services.commerce.orders.scenario import Scenario, Touchpoint
 from services.commerce.orders.store import OrderStore
 from services.commerce.rejects import rejects_of
@@ -27,6 +27,7 @@ from services.kit.errors import Invalid, NotFound, Refusal
 from services.kit.house import House
 from services.kit.notices import Senders
 from services.kit.once import Once
+from services.kit.settings import Settings
 from services.kit.unit import Unit, write
 
 W = TypeVar("W", bound=StrEnum)
@@ -37,6 +38,7 @@ class Orders(orders_pb2_grpc.OrderServiceServicer):
         self.units, self.clock, self.secrets = house.units, house.clock, house.secrets
         self.catalog, self.stocks, self.store, self.checkout = catalog, stocks, store, checkout
         self.senders = Senders.of(house.settings)
+        self.payable = payable(house.settings)
 
     async def PlaceOrder(self, request: orders_pb2.PlaceOrderRequest, context: Any) -> orders_pb2.PlaceOrderResponse:
         asked = rules.check_asked(as_struct(fields(request), NewOrder))
@@ -84,26 +86,28 @@ class Orders(orders_pb2_grpc.OrderServiceServicer):
         paid = notices.paid(request.body)
         if paid is None:
             return orders_pb2.TakePaymentNoticeResponse()
+        method = notices.method_of(request.sender)
+        rules.check_method(method, self.payable | {PaymentMethod.PROVIDER})
         notices.check_amount(paid, await self.store.own.load(paid.order_id))
         # The notice's own bytes are no part of the once-record: each delivery is signed anew.
         await self._pay(
             orders_pb2.PayOrderRequest(
                 request_id=f"{request.sender}:{request.request_id}",
                 order_id=paid.order_id,
-                method=orders_pb2.PAYMENT_METHOD_SANDBOX,
+                method=method.value,
                 sandbox_token=rules.SANDBOX_APPROVES,
             )
         )
         return orders_pb2.TakePaymentNoticeResponse(acted=True)
 
     async def PayOrder(self, request: orders_pb2.PayOrderRequest, context: Any) -> orders_pb2.PayOrderResponse:
+        rules.check_method(as_struct(fields(request), PaymentAsked).method, self.payable)
         return await self._pay(request)
 
     async def _pay(self, request: orders_pb2.PayOrderRequest) -> orders_pb2.PayOrderResponse:
-        payment_id = ids.new("pay")
+        asked, payment_id = as_struct(fields(request), PaymentAsked), ids.new("pay")
 
         async def body(unit: Unit) -> orders_pb2.PayOrderResponse:
-            asked = as_struct(fields(request), PaymentAsked)
             order = await self.store.own.decide(
                 unit, asked.order_id, rules.approve, payment_id=payment_id, asked=asked, at=unit.at, real_at=clock.real()
             )
@@ -202,6 +206,12 @@ def _word(words: type[W], descriptor: Any, value: int) -> W:
     if named is None:
         raise Invalid(rules.Reason.INVALID_FIELD, f"{value} is not a {descriptor.name}", field=descriptor.name.lower())
     return words(named.name)
+
+
+def payable(settings: Settings) -> frozenset[PaymentMethod]:
+    """The methods that whoever pays may name; what a provider vouches for comes as its notice."""
+    sandbox = settings.sandbox_payments == "on" or (settings.sandbox_payments == "auto" and settings.env == "development")
+    return frozenset({PaymentMethod.SANDBOX} if sandbox else ())
 
 
 def said_again(refused: Refused) -> Refusal:

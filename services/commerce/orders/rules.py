@@ -1,6 +1,6 @@
 """How an order goes from being placed to being paid or cancelled."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime, timedelta
 from enum import StrEnum
 
@@ -18,6 +18,7 @@ from services.commerce.orders.nouns import (
     OrderSummary,
     Payment,
     PaymentAsked,
+    PaymentMethod,
     State,
     SummaryLine,
 )  # fmt: skip
@@ -44,6 +45,7 @@ class Reason(StrEnum):
     CURRENCY_MIXED = "CURRENCY_MIXED"
     DESTINATION_MISSING = "DESTINATION_MISSING"
     PAYMENT_DECLINED = "PAYMENT_DECLINED"
+    PAYMENT_METHOD_REFUSED = "PAYMENT_METHOD_REFUSED"
     COUPONS_LOST = "COUPONS_LOST"
     ORDER_REPEATED = "ORDER_REPEATED"
     STORE_NOT_FOUND = "STORE_NOT_FOUND"
@@ -172,6 +174,19 @@ def apply_coupons(order: Order, coupons: Sequence[AppliedCoupon]) -> Order:
 
 # paying and cancelling -----------------------------------------------------------------------------------------------
 
+INSTEAD = {
+    PaymentMethod.SANDBOX: "the sandbox takes no money and is off here; pay through a payment provider, or, where this is no more than a "
+    "demonstration, set QUANYU_SANDBOX_PAYMENTS=on",
+    PaymentMethod.PROVIDER: "a payment provider tells of its payments itself, by a signed notice; wait for it",
+}
+"""What to do about a method that is not taken."""
+
+
+def check_method(method: PaymentMethod, taken: Collection[PaymentMethod]) -> None:
+    """Refuses to be paid by a method that is not among those taken."""
+    if method not in taken:
+        raise Invalid(Reason.PAYMENT_METHOD_REFUSED, INSTEAD[method], field="method")
+
 
 def approve(order: Order, *, payment_id: str, asked: PaymentAsked, at: datetime, real_at: datetime) -> tuple[Order, list[OrderPaid]]:
     """The order once its payment is approved; one that is paid or being paid stays as it is. `Conflict` when it cannot be paid."""
@@ -183,7 +198,7 @@ def approve(order: Order, *, payment_id: str, asked: PaymentAsked, at: datetime,
         raise Conflict(
             Reason.ORDER_NOT_PLACED, "the order still waits for its coupons; place it again with the same request_id", order_id=order.id
         )
-    if asked.sandbox_token != SANDBOX_APPROVES:
+    if asked.method is PaymentMethod.SANDBOX and asked.sandbox_token != SANDBOX_APPROVES:
         raise Conflict(Reason.PAYMENT_DECLINED, "the payment was declined; pay again, with a new key", order_id=order.id)
     payment = Payment(payment_id, asked.method, order.total, at)
     return replace(order, state=State.PAYING, payment=payment, sweep_at=real_at + FINISH_WITHIN), []

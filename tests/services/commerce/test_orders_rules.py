@@ -12,12 +12,14 @@ from services.commerce.catalog.rules import Price, Text, Variant
 from services.commerce.orders import history, rules, sight
 from services.commerce.orders.history import ImportedLine, ImportedOrder
 from services.commerce.orders.nouns import AppliedCoupon, Cancel, Order, PaymentAsked, PaymentMethod, State
+from services.commerce.orders.rpc import payable
 from services.commerce.orders.scenario import Basis, Scenario, Touchpoint
 from services.commerce.stock import rules as stock_rules
 from services.commerce.stock.rules import LIVE, Hold, Method, Stock, available
 from services.kit.access import Kind
 from services.kit.documents import as_document
 from services.kit.errors import Conflict, Exhausted, Invalid, NotFound
+from services.kit.settings import Settings
 
 NOW = datetime(2026, 11, 20, 13, 40, tzinfo=UTC)
 BRANDS = ("brd_a", "brd_b", "brd_c")
@@ -253,6 +255,30 @@ def test_paying_what_is_paid_changes_nothing_and_declining_leaves_it_open() -> N
     lost = rules.cancel(paying, Cancel.COUPONS_LOST, NOW)
     with pytest.raises(Conflict, match="COUPONS_LOST"):
         rules.settle(lost)
+
+
+@given(st.sampled_from(PaymentMethod), st.sets(st.sampled_from(PaymentMethod)))
+def test_an_order_is_paid_by_the_methods_that_are_taken_and_no_other(method: PaymentMethod, taken: set[PaymentMethod]) -> None:
+    if method in taken:
+        rules.check_method(method, taken)
+        return
+    with pytest.raises(Invalid, match="PAYMENT_METHOD_REFUSED") as refused:
+        rules.check_method(method, taken)
+    assert (refused.value.metadata, refused.value.message) == ({"field": "method"}, rules.INSTEAD[method])
+
+
+@pytest.mark.parametrize(
+    ("env", "sandbox_payments", "taken"),
+    [
+        ("development", "auto", True),
+        ("development", "off", False),
+        ("production", "auto", False),
+        ("production", "on", True),
+    ],
+)
+def test_the_sandbox_pays_in_development_or_where_it_is_allowed(env: Any, sandbox_payments: Any, taken: bool) -> None:
+    assert (PaymentMethod.SANDBOX in payable(Settings(env=env, sandbox_payments=sandbox_payments))) is taken
+    assert PaymentMethod.PROVIDER not in payable(Settings(env=env, sandbox_payments=sandbox_payments))
 
 
 def test_what_makes_no_order() -> None:

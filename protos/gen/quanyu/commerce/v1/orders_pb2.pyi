@@ -72,6 +72,8 @@ class _OrdersReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_OrdersRe
     """The notice's body is not what its sender is known to say."""
     ORDERS_REASON_AMOUNT_DIFFERS: _OrdersReason.ValueType  # 19
     """What was paid is not the order's total."""
+    ORDERS_REASON_PAYMENT_METHOD_REFUSED: _OrdersReason.ValueType  # 20
+    """This installation is not paid in this way (metadata: field)."""
 
 class OrdersReason(_OrdersReason, metaclass=_OrdersReasonEnumTypeWrapper):
     """Why orders refuse. On the wire the reason is the label without its prefix: `ORDER_PAID`."""
@@ -116,6 +118,8 @@ ORDERS_REASON_NOTICE_INVALID: OrdersReason.ValueType  # 18
 """The notice's body is not what its sender is known to say."""
 ORDERS_REASON_AMOUNT_DIFFERS: OrdersReason.ValueType  # 19
 """What was paid is not the order's total."""
+ORDERS_REASON_PAYMENT_METHOD_REFUSED: OrdersReason.ValueType  # 20
+"""This installation is not paid in this way (metadata: field)."""
 Global___OrdersReason: _TypeAlias = OrdersReason  # noqa: Y015
 
 class _OrderState:
@@ -195,7 +199,11 @@ class _PaymentMethodEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Payment
     PAYMENT_METHOD_UNSPECIFIED: _PaymentMethod.ValueType  # 0
     """Not set."""
     PAYMENT_METHOD_SANDBOX: _PaymentMethod.ValueType  # 1
-    """Takes no money: the token `approve` pays, everything else declines. For development and demonstration."""
+    """Takes no money: the token `approve` pays, everything else declines. For development and demonstration: refused elsewhere, unless
+    QUANYU_SANDBOX_PAYMENTS is `on`.
+    """
+    PAYMENT_METHOD_PROVIDER: _PaymentMethod.ValueType  # 2
+    """A payment provider took the money and told so by a signed notice. Nobody else may say so."""
 
 class PaymentMethod(_PaymentMethod, metaclass=_PaymentMethodEnumTypeWrapper):
     """How an order is paid."""
@@ -203,7 +211,11 @@ class PaymentMethod(_PaymentMethod, metaclass=_PaymentMethodEnumTypeWrapper):
 PAYMENT_METHOD_UNSPECIFIED: PaymentMethod.ValueType  # 0
 """Not set."""
 PAYMENT_METHOD_SANDBOX: PaymentMethod.ValueType  # 1
-"""Takes no money: the token `approve` pays, everything else declines. For development and demonstration."""
+"""Takes no money: the token `approve` pays, everything else declines. For development and demonstration: refused elsewhere, unless
+QUANYU_SANDBOX_PAYMENTS is `on`.
+"""
+PAYMENT_METHOD_PROVIDER: PaymentMethod.ValueType  # 2
+"""A payment provider took the money and told so by a signed notice. Nobody else may say so."""
 Global___PaymentMethod: _TypeAlias = PaymentMethod  # noqa: Y015
 
 @_typing.final
@@ -701,7 +713,7 @@ class TakePaymentNoticeRequest(_message.Message):
     request_id: _builtins.str
     """`webhook-id`: the same each time the notice is delivered."""
     sender: _builtins.str
-    """Who sends it: `sandbox`, a provider that takes no money."""
+    """Who sends it, as QUANYU_WEBHOOK_SECRETS names it; `sandbox` is a provider that takes no money."""
     timestamp: _builtins.str
     """`webhook-timestamp`: seconds since 1970."""
     signature: _builtins.str

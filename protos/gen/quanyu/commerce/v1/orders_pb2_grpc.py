@@ -105,6 +105,7 @@ class OrderServiceServicer:
     def PayOrder(self, request, context):
         """Takes the payment, spends the coupons and moves the goods out of the stock, exactly once however often it is called; an order that is paid
         is answered as it stands and not charged again. Refuses with ORDER_NOT_FOUND, ORDER_CANCELLED, ORDER_NOT_PLACED, PAYMENT_DECLINED (the order stays, pay again with a new request_id),
+        PAYMENT_METHOD_REFUSED (the sandbox outside development, unless QUANYU_SANDBOX_PAYMENTS allows it; PAYMENT_METHOD_PROVIDER),
         COUPONS_LOST (the wallet no longer has the coupons locked: the order is cancelled, nothing charged).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -113,7 +114,8 @@ class OrderServiceServicer:
 
     def TakePaymentNotice(self, request, context):
         """Takes a payment provider's notice as it came, and verifies it here: by Standard Webhooks (https://www.standardwebhooks.com), with the
-        secret that the provider shares with this installation. Its body is JSON: {"type": "payment.approved", "data": {"order_id": "ord_…",
+        secret that the provider shares with this installation. The sender `sandbox` is believed where PAYMENT_METHOD_SANDBOX is taken; what
+        any other tells of is paid by PAYMENT_METHOD_PROVIDER. Its body is JSON: {"type": "payment.approved", "data": {"order_id": "ord_…",
         "amount": {"minor": 19900, "currency": "CNY"}}}. An approved payment pays the order as PayOrder does, once however often the notice is
         delivered; notices of any other type are heard and change nothing.
         Refuses with SIGNATURE_INVALID (also of an unknown sender, or older than five minutes), NOTICE_INVALID, AMOUNT_DIFFERS (from the order's
