@@ -1,6 +1,6 @@
 """A collection that adds the caller's scope to every query and write: a row outside it is not found, however its id was come by."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
 import msgspec
@@ -17,6 +17,9 @@ from services.kit.unit import Unit
 
 S = TypeVar("S", bound=Struct)
 BATCH_MAX = 500
+LISTS_MAX = 100
+"""Lists of which the first pages are asked for at a time."""
+PLACE: Document = {"$sum": 1, "window": {"documents": ["unbounded", "current"]}}
 FIND_MAX = 10_000
 NOTHING: Document = {"_id": {"$in": []}}
 CHANGED_AT = "changed_at"
@@ -137,6 +140,31 @@ class Table(Generic[S]):
         more, rows = len(rows) > first, rows[:first]
         end = pages.cursor(self.name, cursors[len(rows) - 1]) if rows else ""
         return rows, PageInfo(end_cursor=end, has_next_page=more)
+
+    async def first_pages(
+        self, field: str, keys: Iterable[str], first: int, *, order: pages.Order
+    ) -> dict[str, tuple[list[Shaped], PageInfo]]:
+        """For each key the first page of the rows whose `field` it is, as `page` has it, in one aggregation; without rows no entry."""
+        order = [*order, ("_id", 1)]
+        place = {"partitionBy": f"${field}", "sortBy": dict(order), "output": {"_place": PLACE}}
+        shown = (self.projection or {}) | {"_cursor": [f"${name}" for name, _ in order], "_key": f"${field}", "_place": 1}
+        pipeline: list[Document] = [
+            {"$match": self.within({field: {"$in": sorted(set(keys))}})},
+            {"$setWindowFields": place},
+            {"$match": {"_place": {"$lte": first + 1}}},
+            {"$sort": {"_place": 1}},
+            {"$project": shown},
+            {"$unset": "_place"},
+        ]
+        found: dict[str, list[Document]] = {}
+        async for row in await self.database.aggregate(self.name, pipeline):
+            found.setdefault(row.pop("_key"), []).append(row)
+        answer: dict[str, tuple[list[Shaped], PageInfo]] = {}
+        for key, rows in found.items():
+            cursors = [row.pop("_cursor") for row in rows]
+            end = pages.cursor(self.name, cursors[min(first, len(rows)) - 1])
+            answer[key] = rows[:first], PageInfo(end_cursor=end, has_next_page=len(rows) > first)
+        return answer
 
     # writing ---------------------------------------------------------------------------------------------------------
 

@@ -175,7 +175,7 @@ async def test_a_token_is_good_for_its_time(provider: Provider, monkeypatch: pyt
         {"cnf": {"jkt": "x"}},
         {"clock_offset": 3600.0},
     ],
-    ids=str,
+    ids=", ".join,
 )
 async def test_claims_must_be_in_order_whoever_signed_them(changes: dict[str, Any]) -> None:
     key = rsa()

@@ -56,7 +56,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
         {"body": b"{}", "status": "302 Found", "headers": "location: http://127.0.0.1:1/\r\n"},
         {"body": b""},
     ],
-    ids=lambda answered: str(answered)[:60],
+    ids=lambda answered: str(answered)[:22],
 )
 async def test_a_provider_that_publishes_no_keys_is_away_and_asked_seldom(
     answered: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -60,7 +60,7 @@ async def test_a_token_of_the_local_issuer_is_believed(tokens: Tokens, sign: Cal
         {"key": OKPKey.import_key(generate_key("quanyu-local-1"))},
         {"key": OctKey.import_key("x" * 32), "algorithm": "HS256"},
     ],
-    ids=str,
+    ids=", ".join,
 )
 async def test_any_other_is_refused(tokens: Tokens, sign: Callable[..., str], changes: dict[str, Any]) -> None:
     with pytest.raises(Denied, match="UNAUTHENTICATED"):

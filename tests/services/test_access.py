@@ -36,7 +36,7 @@ PUBLIC = {
     "DiscoveryService.SearchPromises",
     # What a campaign gives and which brands take part; budgets are the brands' own.
     "CampaignService.GetCampaign", "CampaignService.BatchGetCampaigns", "CampaignService.ListCampaigns",
-    "CampaignService.ListParticipants",
+    "CampaignService.ListParticipants", "CampaignService.BatchListParticipants",
 }  # fmt: skip
 """The rpcs that anybody may call. Add one only after asking what of a tenant or a person its answer could carry."""
 

@@ -10,7 +10,7 @@ from gateway.calls import mutation, page
 from gateway.connections import connection
 from gateway.edges import edge
 from gateway.form import form
-from gateway.graph.batches import brand_by_id, budget_by_id, campaign_by_id, district_by_id
+from gateway.graph.batches import brand_by_id, budget_by_id, campaign_by_id, district_by_id, participants_of_campaign
 from gateway.graph.common import bilingual
 from gateway.nodes import by_id
 from gateway.view import Node, view
@@ -39,7 +39,9 @@ class Campaign(Node):
     ends_at: DateTime | None
     brand_count: Long
     district: District | None = edge(by="district_id", through=district_by_id)
-    participants: ParticipantConnection | None = page(campaigns_pb2.ListParticipantsRequest, by={"campaign_id": "id"})
+    participants: ParticipantConnection | None = page(
+        campaigns_pb2.ListParticipantsRequest, by={"campaign_id": "id"}, first=participants_of_campaign
+    )
 
 
 @view(campaigns_pb2.Participant)

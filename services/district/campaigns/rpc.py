@@ -2,13 +2,16 @@
 
 from typing import Any
 
+from quanyu.common.v1.page_pb2 import PageRequest
 from quanyu.district.v1 import campaigns_pb2, campaigns_pb2_grpc
 from services.district.campaigns import rules, store
 from services.district.campaigns.store import Budgets, within_dates
 from services.district.places import store as places
-from services.kit import ids
+from services.kit import ids, pages
 from services.kit.documents import as_struct, fields
+from services.kit.errors import Invalid
 from services.kit.house import House
+from services.kit.table import LISTS_MAX
 from services.kit.unit import Unit, write
 
 
@@ -47,6 +50,16 @@ class Campaigns(campaigns_pb2_grpc.CampaignServiceServicer):
         query = {"campaign_id": request.campaign_id}
         rows, page = await self.budgets.participants.page(query, request.page, order=[("brand_id", 1)])
         return campaigns_pb2.ListParticipantsResponse(participants=rows, page=page)
+
+    async def BatchListParticipants(
+        self, request: campaigns_pb2.BatchListParticipantsRequest, context: Any
+    ) -> campaigns_pb2.BatchListParticipantsResponse:
+        if len(request.campaign_ids) > LISTS_MAX:
+            raise Invalid("BATCH_TOO_LARGE", f"ask for at most {LISTS_MAX} at a time", field="campaign_ids")
+        first = pages.size(PageRequest(first=request.first))
+        found = await self.budgets.participants.first_pages("campaign_id", request.campaign_ids, first, order=[("brand_id", 1)])
+        lists: list[Any] = [{"campaign_id": id, "participants": rows, "page": page} for id, (rows, page) in found.items()]
+        return campaigns_pb2.BatchListParticipantsResponse(campaigns=lists)
 
     async def GetBudget(self, request: campaigns_pb2.GetBudgetRequest, context: Any) -> campaigns_pb2.GetBudgetResponse:
         return campaigns_pb2.GetBudgetResponse(budget=await self.budgets.get(request.id))

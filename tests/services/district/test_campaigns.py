@@ -106,6 +106,23 @@ async def test_a_brand_sees_its_own_numbers_and_everybody_the_terms(world: World
     assert not second.page.has_next_page
 
 
+async def test_the_first_participants_of_several_campaigns_are_those_of_each(world: World, district: Running) -> None:
+    await world.stage()
+    for brand in ("brd_a", "brd_b"):
+        await world.join(brand)
+    anybody = type(world.campaigns(brand_operator("brd_a")))(district.anonymous())
+    for first in (1, 2, 3):
+        asked = campaigns_pb2.BatchListParticipantsRequest(campaign_ids=["cmp_november", "cmp_unknown", "cmp_november"], first=first)
+        (found,) = (await anybody.BatchListParticipants(asked)).campaigns
+        one = await anybody.ListParticipants(
+            campaigns_pb2.ListParticipantsRequest(campaign_id="cmp_november", page=PageRequest(first=first))
+        )
+        assert (found.campaign_id, list(found.participants), found.page) == ("cmp_november", list(one.participants), one.page)
+    with pytest.raises(Invalid, match="BATCH_TOO_LARGE"):
+        many = campaigns_pb2.BatchListParticipantsRequest(campaign_ids=[f"cmp_{number}" for number in range(101)])
+        await world.campaigns(brand_operator("brd_a")).BatchListParticipants(many)
+
+
 async def test_hot_queries_walk_an_index(world: World, district: Running) -> None:
     budgets, campaigns, at = district.database["budgets"], district.database["campaigns"], clock.now()
     running = {"district_id": "dst_sanlitun", "ends_at": {"$gt": at}, "starts_at": {"$lte": at}}

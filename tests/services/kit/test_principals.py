@@ -60,7 +60,7 @@ def test_the_same_principal_is_signed_once(keys: Keys) -> None:
         {"grants": "all"},
         {"clock_offset": 3600.0},
     ],
-    ids=str,
+    ids=", ".join,
 )
 def test_anything_out_of_order_is_denied(keys: Keys, verifier: Verifier, changes: dict[str, Any]) -> None:
     issuer = changes.get("iss", "gateway")

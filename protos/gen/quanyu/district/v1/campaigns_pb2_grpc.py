@@ -65,6 +65,11 @@ class CampaignServiceStub:
                 request_serializer=quanyu_dot_district_dot_v1_dot_campaigns__pb2.ListParticipantsRequest.SerializeToString,
                 response_deserializer=quanyu_dot_district_dot_v1_dot_campaigns__pb2.ListParticipantsResponse.FromString,
                 _registered_method=True)
+        self.BatchListParticipants = channel.unary_unary(
+                '/quanyu.district.v1.CampaignService/BatchListParticipants',
+                request_serializer=quanyu_dot_district_dot_v1_dot_campaigns__pb2.BatchListParticipantsRequest.SerializeToString,
+                response_deserializer=quanyu_dot_district_dot_v1_dot_campaigns__pb2.BatchListParticipantsResponse.FromString,
+                _registered_method=True)
         self.GetBudget = channel.unary_unary(
                 '/quanyu.district.v1.CampaignService/GetBudget',
                 request_serializer=quanyu_dot_district_dot_v1_dot_campaigns__pb2.GetBudgetRequest.SerializeToString,
@@ -132,6 +137,13 @@ class CampaignServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def BatchListParticipants(self, request, context):
+        """The first participants of each of up to 100 campaigns, as ListParticipants shows them. More campaigns at once are an invalid request.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetBudget(self, request, context):
         """One budget of the caller's brand. Refuses with BUDGET_NOT_FOUND.
         """
@@ -185,6 +197,11 @@ def add_CampaignServiceServicer_to_server(servicer, server):
                     servicer.ListParticipants,
                     request_deserializer=quanyu_dot_district_dot_v1_dot_campaigns__pb2.ListParticipantsRequest.FromString,
                     response_serializer=quanyu_dot_district_dot_v1_dot_campaigns__pb2.ListParticipantsResponse.SerializeToString,
+            ),
+            'BatchListParticipants': grpc.unary_unary_rpc_method_handler(
+                    servicer.BatchListParticipants,
+                    request_deserializer=quanyu_dot_district_dot_v1_dot_campaigns__pb2.BatchListParticipantsRequest.FromString,
+                    response_serializer=quanyu_dot_district_dot_v1_dot_campaigns__pb2.BatchListParticipantsResponse.SerializeToString,
             ),
             'GetBudget': grpc.unary_unary_rpc_method_handler(
                     servicer.GetBudget,
@@ -365,6 +382,33 @@ class CampaignService:
             '/quanyu.district.v1.CampaignService/ListParticipants',
             quanyu_dot_district_dot_v1_dot_campaigns__pb2.ListParticipantsRequest.SerializeToString,
             quanyu_dot_district_dot_v1_dot_campaigns__pb2.ListParticipantsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def BatchListParticipants(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/quanyu.district.v1.CampaignService/BatchListParticipants',
+            quanyu_dot_district_dot_v1_dot_campaigns__pb2.BatchListParticipantsRequest.SerializeToString,
+            quanyu_dot_district_dot_v1_dot_campaigns__pb2.BatchListParticipantsResponse.FromString,
             options,
             channel_credentials,
             insecure,

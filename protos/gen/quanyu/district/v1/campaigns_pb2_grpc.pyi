@@ -51,6 +51,8 @@ class CampaignServiceStub:
     """The campaigns of a district, the one that starts last first."""
     ListParticipants: _grpc.UnaryUnaryMultiCallable[_campaigns_pb2.ListParticipantsRequest, _campaigns_pb2.ListParticipantsResponse]
     """The brands that take part in a campaign with what each gives, by brand id; without the numbers of their budgets."""
+    BatchListParticipants: _grpc.UnaryUnaryMultiCallable[_campaigns_pb2.BatchListParticipantsRequest, _campaigns_pb2.BatchListParticipantsResponse]
+    """The first participants of each of up to 100 campaigns, as ListParticipants shows them. More campaigns at once are an invalid request."""
     GetBudget: _grpc.UnaryUnaryMultiCallable[_campaigns_pb2.GetBudgetRequest, _campaigns_pb2.GetBudgetResponse]
     """One budget of the caller's brand. Refuses with BUDGET_NOT_FOUND."""
     BatchGetBudgets: _grpc.UnaryUnaryMultiCallable[_campaigns_pb2.BatchGetBudgetsRequest, _campaigns_pb2.BatchGetBudgetsResponse]
@@ -81,6 +83,8 @@ class CampaignServiceAsyncStub(CampaignServiceStub):
     """The campaigns of a district, the one that starts last first."""
     ListParticipants: _aio.UnaryUnaryMultiCallable[_campaigns_pb2.ListParticipantsRequest, _campaigns_pb2.ListParticipantsResponse]  # type: ignore[assignment]
     """The brands that take part in a campaign with what each gives, by brand id; without the numbers of their budgets."""
+    BatchListParticipants: _aio.UnaryUnaryMultiCallable[_campaigns_pb2.BatchListParticipantsRequest, _campaigns_pb2.BatchListParticipantsResponse]  # type: ignore[assignment]
+    """The first participants of each of up to 100 campaigns, as ListParticipants shows them. More campaigns at once are an invalid request."""
     GetBudget: _aio.UnaryUnaryMultiCallable[_campaigns_pb2.GetBudgetRequest, _campaigns_pb2.GetBudgetResponse]  # type: ignore[assignment]
     """One budget of the caller's brand. Refuses with BUDGET_NOT_FOUND."""
     BatchGetBudgets: _aio.UnaryUnaryMultiCallable[_campaigns_pb2.BatchGetBudgetsRequest, _campaigns_pb2.BatchGetBudgetsResponse]  # type: ignore[assignment]
@@ -144,6 +148,14 @@ class CampaignServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_campaigns_pb2.ListParticipantsResponse, _abc.Awaitable[_campaigns_pb2.ListParticipantsResponse]]:
         """The brands that take part in a campaign with what each gives, by brand id; without the numbers of their budgets."""
+
+    @_abc_1.abstractmethod
+    def BatchListParticipants(
+        self,
+        request: _campaigns_pb2.BatchListParticipantsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_campaigns_pb2.BatchListParticipantsResponse, _abc.Awaitable[_campaigns_pb2.BatchListParticipantsResponse]]:
+        """The first participants of each of up to 100 campaigns, as ListParticipants shows them. More campaigns at once are an invalid request."""
 
     @_abc_1.abstractmethod
     def GetBudget(
