@@ -1,7 +1,7 @@
 """What a fact asks of a guide, and what may happen to it until it is closed."""
 
 import hashlib
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import NamedTuple
@@ -71,6 +71,7 @@ class Task(Struct, frozen=True, kw_only=True):
     consumer_id: str
     visitor_id: str = ""
     district_id: str
+    day: str = ""
     visit_id: str
     coupons: tuple[Coupon, ...] = ()
     created_at: datetime
@@ -83,11 +84,12 @@ class Task(Struct, frozen=True, kw_only=True):
 
 
 class Visit(NamedTuple):
-    """A visit that ended: brand -> coupons unspent."""
+    """A visit that ended, with what of its day's pack is unspent: brand -> coupons."""
 
     id: str
     consumer_id: str
     district_id: str
+    day: str
     unspent: Mapping[str, tuple[Coupon, ...]]
     left_at: datetime
 
@@ -96,16 +98,41 @@ Decided = tuple[Task, list[Struct]]
 """What a task becomes and the facts that tell it; tasks tell none yet."""
 
 
-def task_id(visit_id: str, brand_id: str) -> str:
-    """The id of the follow-up of a visit for a brand: the same however often the leaving is told."""
-    return f"tsk_{hashlib.sha256(f'{visit_id} {brand_id}'.encode()).hexdigest()[:32]}"
+def task_id(consumer_id: str, brand_id: str, district_id: str, day: str) -> str:
+    """The id of a brand's follow-up of the day on which a consumer came: one, however often she left."""
+    return f"tsk_{hashlib.sha256(f'{consumer_id} {brand_id} {district_id} {day}'.encode()).hexdigest()[:32]}"
 
 
-def follow_up(visit: Visit, guides: Mapping[str, Binding]) -> list[Task]:
+def follow_up(visit: Visit, guides: Mapping[str, Binding], standing: Sequence[Task]) -> tuple[list[Task], list[Task]]:
+    """The tasks that earlier leavings of the day gave rise to, as they stand after this one, and fresh ones for the other brands."""
+    asked = {task.brand_id: task for task in _asked(visit, guides)}
+    again = [leave_again(task, asked.get(task.brand_id), visit.left_at) for task in standing]
+    followed = {task.brand_id for task in standing}
+    return again, [task for brand_id, task in asked.items() if brand_id not in followed]
+
+
+def leave_again(task: Task, asked: Task | None, at: datetime) -> Task:
+    """The task after a later leaving of its day, which by itself would have `asked` for this (None: for nothing, all is spent).
+
+    What is done stays done: she was written to about this pack. Else the task speaks of what is unspent now, due when it was; it is
+    withdrawn when that is nothing, and asked for anew when it had been withdrawn.
+    """
+    if task.state is State.DONE:
+        return task
+    if asked is None:
+        return task if task.state is State.WITHDRAWN else replace(task, state=State.WITHDRAWN, closed_at=at)
+    if task.state is State.WITHDRAWN:
+        return replace(asked, id=task.id, version=task.version)
+    if task.coupons == asked.coupons:
+        return task
+    return replace(task, coupons=asked.coupons, visit_id=asked.visit_id)
+
+
+def _asked(visit: Visit, guides: Mapping[str, Binding]) -> list[Task]:
     """A task for the guide of each brand whose coupons are unspent; brands for which she is bound to nobody ask nothing."""
     return [
         Task(
-            id=task_id(visit.id, brand_id),
+            id=task_id(visit.consumer_id, brand_id, visit.district_id, visit.day),
             kind=Kind.FOLLOW_UP_VISIT,
             staff_id=guides[brand_id].staff_id,
             store_id=guides[brand_id].store_id,
@@ -113,6 +140,7 @@ def follow_up(visit: Visit, guides: Mapping[str, Binding]) -> list[Task]:
             consumer_id=guides[brand_id].consumer_id,
             visitor_id=visit.consumer_id,
             district_id=visit.district_id,
+            day=visit.day,
             visit_id=visit.id,
             coupons=coupons,
             created_at=visit.left_at,

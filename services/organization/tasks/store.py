@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from pymongo import ASCENDING, IndexModel, UpdateOne
+from pymongo import ASCENDING, IndexModel
 
 from quanyu.facts.v1 import facts_pb2
 from quanyu.organization.v1 import tasks_pb2
@@ -21,8 +21,8 @@ from services.organization.targets.store import Targets
 from services.organization.tasks import rules
 from services.organization.tasks.rules import CLOSED, Coupon, State, Task, Visit
 
-OPEN_OF_ONE_MAX = 1_000
-"""Open tasks about one person that follow a changed binding at once."""
+OF_ONE_MAX = 1_000
+"""Tasks about one person that are looked at together: of a day, or those that are open; a day has one of each brand at most."""
 SUBJECTS = ("staff_id", "store_id")
 """Whose tasks one may follow."""
 UNCLOSED = sorted(set(State) - CLOSED)
@@ -49,30 +49,34 @@ class Tasks:
         self.tables: Sequence[Table[Any]] = (self.tasks,)
 
     async def visit_left(self, unit: Unit, fact: facts_pb2.Fact) -> None:
-        """She left with coupons unspent: the guide of each of those brands follows up."""
+        """She left with coupons unspent: the guide of each of those brands follows up, once for the day's pack."""
         left = fact.visit_left
         unspent = rules.by_brand((coupon.brand_id, documents.as_struct(documents.fields(coupon), Coupon)) for coupon in left.unspent)
         person = await self.persons.of(left.consumer_id, unit.session)
         bound = await self.targets.bound({person: unspent}, unit.session)
-        visit = Visit(left.visit_id, left.consumer_id, left.district_id, unspent, unit.at)
-        operations = []
-        for task in rules.follow_up(visit, guides(bound[person])):
-            document = documents.as_document(task) | self.tasks.stamp()
-            operations.append(UpdateOne({"_id": document.pop("_id")}, {"$setOnInsert": document}, upsert=True))
-        if operations:
-            await self.tasks.collection.bulk_write(operations, session=unit.session)
+        visit = Visit(left.visit_id, left.consumer_id, left.district_id, left.day, unspent, unit.at)
+        of_day = {"visitor_id": {"$in": sorted(person.ids)}, "district_id": left.district_id, "day": left.day}
+        standing = await self._found(of_day, unit)
+        again, fresh = rules.follow_up(visit, guides(bound[person]), standing)
+        for before, task in zip(standing, again, strict=True):
+            await self.tasks.unscoped.replace(unit, task, before=before)
+        for task in fresh:
+            await self.tasks.unscoped.insert(unit, task)
 
     async def follow(self, unit: Unit, consumer_ids: Iterable[str]) -> None:
         """The open tasks about what these persons did go to whoever looks after them now, or are withdrawn."""
         for person in set((await self.persons.behind(consumer_ids, unit.session)).values()):
             query = {"visitor_id": {"$in": sorted(person.ids)}, "state": {"$in": UNCLOSED}}
-            rows = await self.tasks.collection.find(query, session=unit.session).to_list(OPEN_OF_ONE_MAX)
-            tasks = [documents.as_struct(row, Task) for row in rows]
+            tasks = await self._found(query, unit)
             bound = await self.targets.bound({person: {task.brand_id for task in tasks}}, unit.session)
             current = guides(bound[person])
             for task in tasks:
                 after = rules.rebind(task, current.get(task.brand_id), unit.at)
                 await self.tasks.unscoped.replace(unit, after, before=task)
+
+    async def _found(self, query: Document, unit: Unit) -> list[Task]:
+        rows = await self.tasks.collection.find(query, session=unit.session).to_list(OF_ONE_MAX)
+        return [documents.as_struct(row, Task) for row in rows]
 
     async def answered(self, unit: Unit, sent: facts_pb2.OutreachSent) -> None:
         """A message that names a task closes it."""

@@ -35,11 +35,24 @@ def test_exactly_the_facts_that_are_routed_here_are_heard() -> None:
     assert set(table(Nothing(), Nothing(), Nothing())) == routed  # type: ignore[arg-type]
 
 
-def left(visit_id: str = "vis_1", *brands: str, at: datetime = AT, consumer_id: str = "con_1") -> facts_pb2.Fact:
+def day_of(visit_id: str) -> str:
+    """Visits of these tests are on days of their own unless they say otherwise."""
+    return f"2026-05-2{visit_id[-1]}"
+
+
+def task_of(visit_id: str, consumer_id: str = "con_1") -> str:
+    """The id of brd_a's task about a visit."""
+    return rules.task_id(consumer_id, "brd_a", "dst_1", day_of(visit_id))
+
+
+def left(visit_id: str = "vis_1", *brands: str, at: datetime = AT, consumer_id: str = "con_1", day: str = "") -> facts_pb2.Fact:
     unspent = [
         facts_pb2.PackedCoupon(coupon_id=f"cpn_{n}", brand_id=brand) for n, brand in enumerate(brands or ("brd_a", "brd_none", "brd_a"))
     ]
-    return fact(facts_pb2.VisitLeft(visit_id=visit_id, consumer_id=consumer_id, district_id="dst_1", unspent=unspent), consumer_id, at)
+    body = facts_pb2.VisitLeft(
+        visit_id=visit_id, consumer_id=consumer_id, district_id="dst_1", unspent=unspent, day=day or day_of(visit_id)
+    )
+    return fact(body, consumer_id, at)
 
 
 def answered(task_id: str, consumer_id: str = "con_1") -> facts_pb2.Fact:
@@ -52,7 +65,7 @@ def answered(task_id: str, consumer_id: str = "con_1") -> facts_pb2.Fact:
 async def born(house: House) -> str:
     await applied(house, bound("stf_guide1"), source="member")
     await applied(house, left(), source="district")
-    return rules.task_id("vis_1", "brd_a")
+    return task_of("vis_1")
 
 
 async def get(house: House, id: str, *who: Grant) -> tasks_pb2.Task:
@@ -61,9 +74,6 @@ async def get(house: House, id: str, *who: Grant) -> tasks_pb2.Task:
 
 async def test_leaving_with_coupons_unspent_asks_the_bound_guide_once(shop: House) -> None:
     id = await born(shop)
-    again = left()
-    again.visit_left.visit_id = "vis_1"
-    await applied(shop, again, source="district")
     (task,) = (await shop.tasks(*GUIDE_1).ListTasks(tasks_pb2.ListTasksRequest(staff_id="stf_guide1"))).tasks
     assert (task.id, task.kind, task.state) == (id, tasks_pb2.TASK_KIND_FOLLOW_UP_VISIT, tasks_pb2.TASK_STATE_OPEN)
     assert (task.staff_id, task.store_id, task.brand_id, task.consumer_id) == ("stf_guide1", "str_1", "brd_a", "con_1")
@@ -81,7 +91,7 @@ async def test_a_task_tells_of_its_brands_coupons_what_a_guide_writes(shop: Hous
     given.value.MergeFrom(Money(currency="CNY", minor=6_000))
     given.minimum_spend.MergeFrom(Money(currency="CNY", minor=30_000))
     await applied(shop, leaving, source="district")
-    first, second = (await get(shop, rules.task_id("vis_1", "brd_a"), *GUIDE_1)).coupons
+    first, second = (await get(shop, task_of("vis_1"), *GUIDE_1)).coupons
     assert first == tasks_pb2.TaskCoupon(
         coupon_id="cpn_0", name="满300减60", name_en="60 off 300", value=given.value, minimum_spend=given.minimum_spend,
         expires_at=given.expires_at,
@@ -94,6 +104,34 @@ async def test_nothing_unspent_or_nobody_bound_asks_nothing(shop: House) -> None
     await applied(shop, bound("stf_guide1"), source="member")
     await applied(shop, fact(facts_pb2.VisitLeft(visit_id="vis_2", consumer_id="con_1", district_id="dst_1"), "con_1"), source="district")
     assert await shop.database["tasks"].count_documents({}) == 0
+
+
+async def test_whoever_comes_and_goes_all_day_is_followed_up_once(shop: House) -> None:
+    """A phone at the district's border says so twenty times an hour; the pack is one, and so is the task."""
+    await applied(shop, bound("stf_guide1"), source="member")
+    day = "2026-05-20"
+    leavings = [left(f"vis_{n}", "brd_a", "brd_a", at=AT + timedelta(minutes=n), day=day) for n in range(5)]
+    await applied(shop, *leavings, source="district")
+    (task,) = (await shop.tasks(*GUIDE_1).ListTasks(tasks_pb2.ListTasksRequest(staff_id="stf_guide1"))).tasks
+    assert (task.visit_id, task.due_at.ToDatetime(tzinfo=UTC)) == ("vis_0", AT + timedelta(hours=24))
+    await applied(shop, left("vis_5", "brd_a", at=AT + timedelta(hours=1), day=day), source="district")
+    one_spent = await get(shop, task.id, *GUIDE_1)
+    assert (one_spent.visit_id, [coupon.coupon_id for coupon in one_spent.coupons]) == ("vis_5", ["cpn_0"])
+    assert (one_spent.state, one_spent.due_at) == (tasks_pb2.TASK_STATE_OPEN, task.due_at)
+    await applied(shop, left("vis_6", "brd_b", at=AT + timedelta(hours=2), day=day), source="district")
+    assert (await get(shop, task.id, *GUIDE_1)).state == tasks_pb2.TASK_STATE_WITHDRAWN
+    await applied(shop, left("vis_7", "brd_a", at=AT + timedelta(hours=3), day=day), source="district")
+    assert (await get(shop, task.id, *GUIDE_1)).state == tasks_pb2.TASK_STATE_OPEN
+    await applied(shop, answered(task.id), source="member")
+    await applied(shop, left("vis_8", "brd_a", at=AT + timedelta(hours=4), day=day), source="district")
+    assert (await get(shop, task.id, *GUIDE_1)).state == tasks_pb2.TASK_STATE_DONE
+    assert await shop.database["tasks"].count_documents({}) == 1
+
+
+async def test_twins_who_come_on_one_day_are_followed_up_once(shop: House) -> None:
+    await applied(shop, linked(9), bound("stf_guide1", "con_twin", days=8), source="member")
+    await applied(shop, left("vis_1", day="2026-05-20"), left("vis_2", consumer_id="con_twin", day="2026-05-20"), source="district")
+    assert await of_guide(shop) == [("vis_1", "con_twin", tasks_pb2.TASK_STATE_OPEN)]
 
 
 async def test_acknowledged_then_answered_by_a_message(shop: House) -> None:
@@ -157,7 +195,7 @@ async def test_the_guide_of_a_person_follows_up_visits_under_any_of_their_ids(sh
     await applied(shop, left("vis_1"), left("vis_2", consumer_id="con_twin"), source="district")
     # She is asked about the consumer she is bound to: whom they were linked with is none of her business.
     assert await of_guide(shop) == [(f"vis_{n}", bound_id, tasks_pb2.TASK_STATE_OPEN) for n in (1, 2)]
-    await applied(shop, answered(rules.task_id("vis_1", "brd_a"), "con_twin"), source="member")
+    await applied(shop, answered(task_of("vis_1"), "con_twin"), source="member")
     assert (await of_guide(shop))[0] == ("vis_1", bound_id, tasks_pb2.TASK_STATE_DONE)
 
 
@@ -203,7 +241,7 @@ async def test_only_the_assignee_and_who_stands_above_see_a_task(shop: House) ->
 async def test_tasks_are_listed_by_state_those_due_first_first(shop: House) -> None:
     await born(shop)
     await applied(shop, *(left(f"vis_{n}", "brd_a", at=AT - timedelta(hours=n)) for n in range(2, 6)), source="district")
-    done = rules.task_id("vis_3", "brd_a")
+    done = task_of("vis_3")
     await applied(shop, answered(done), source="member")
 
     async def listed(state: tasks_pb2.TaskState.ValueType, **subject: str) -> list[str]:
@@ -237,6 +275,7 @@ async def test_hot_queries_read_by_an_index(shop: House) -> None:
             [("due_at", 1), ("_id", 1)],
         ),
         ({"visitor_id": {"$in": ["con_1", "con_twin"]}, "state": {"$in": states[:2]}}, None),
+        ({"visitor_id": {"$in": ["con_1", "con_twin"]}, "district_id": "dst_1", "day": "2026-05-20"}, None),
     ]:
         plan = await shop.plan("tasks", query, sort)
         assert "IXSCAN" in plan and "COLLSCAN" not in plan and "'SORT'" not in plan, plan

@@ -1,4 +1,4 @@
-"""A task goes forward only, follows the binding, and is born once per visit and brand."""
+"""A task goes forward only, follows the binding, and is born once per brand and day."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -22,8 +22,12 @@ coupons = st.uuids().map(lambda id: Coupon(coupon_id=f"cpn_{id}"))
 unspent = st.dictionaries(st.sampled_from(["brd_a", "brd_b", "brd_c"]), st.lists(coupons, max_size=3).map(tuple))
 
 
+def leaving(unspent: dict[str, tuple[Coupon, ...]], visit_id: str = "vis_1", at: datetime = AT) -> Visit:
+    return Visit(visit_id, "con_1", "dst_1", "2026-11-20", unspent, at)
+
+
 def task() -> Task:
-    (born,) = rules.follow_up(Visit("vis_1", "con_1", "dst_1", {"brd_a": ("cpn_1",)}, AT), GUIDES)
+    _, (born,) = rules.follow_up(leaving({"brd_a": (Coupon(coupon_id="cpn_1"),)}), GUIDES, [])
     return born
 
 
@@ -79,12 +83,40 @@ def test_acknowledging_again_changes_nothing(times: list[datetime]) -> None:
 
 @given(unspent)
 def test_each_brand_with_a_guide_and_something_unspent_asks_once(unspent: dict[str, tuple[Coupon, ...]]) -> None:
-    visit = Visit("vis_1", "con_1", "dst_1", unspent, AT)
-    tasks = rules.follow_up(visit, GUIDES)
+    _, tasks = rules.follow_up(leaving(unspent), GUIDES, [])
     assert {one.brand_id: one.coupons for one in tasks} == {brand: unspent[brand] for brand in GUIDES if unspent.get(brand)}
-    assert [one.id for one in rules.follow_up(visit, GUIDES)] == [one.id for one in tasks]
+    assert rules.follow_up(leaving(unspent, "vis_2"), GUIDES, tasks) == (tasks, [])
     assert len({one.id for one in tasks}) == len(tasks)
     assert all(one.created_at < one.due_at <= one.created_at + timedelta(hours=24) for one in tasks)
+
+
+@given(st.lists(unspent, min_size=1, max_size=6), st.lists(st.sampled_from(["seen", "done", ""]), min_size=6, max_size=6))
+def test_however_often_she_leaves_on_a_day_one_task_of_a_brand_says_what_was_unspent_last(
+    leavings: list[dict[str, tuple[Coupon, ...]]], between: list[str]
+) -> None:
+    standing: list[Task] = []
+    for number, (left, then) in enumerate(zip(leavings, between, strict=False)):
+        before = {one.brand_id: one for one in standing}
+        again, fresh = rules.follow_up(leaving(left, f"vis_{number}", AT + timedelta(hours=number)), GUIDES, standing)
+        standing = [*again, *fresh]
+        assert len({one.id for one in standing}) == len({one.brand_id for one in standing}) == len(standing)
+        for one in standing:
+            was = before.get(one.brand_id)
+            if was and was.state is State.DONE:
+                assert one == was
+            elif not left.get(one.brand_id):
+                assert one.state is State.WITHDRAWN
+            else:
+                assert one.state not in CLOSED and one.coupons == left[one.brand_id]
+                born = one if was is None or was.state is State.WITHDRAWN else was
+                assert (one.state, one.created_at, one.due_at) == (born.state, born.created_at, born.due_at)
+        acts = {"seen": rules.acknowledge, "done": lambda one, at: rules.complete(one, Outcome.REACHED, at)}
+        standing = [acts[then](one, AT)[0] if then and one.state not in CLOSED else one for one in standing]
+
+
+def test_leaving_again_with_the_same_coupons_changes_nothing_at_all() -> None:
+    seen = rules.acknowledge(task(), AT)[0]
+    assert rules.follow_up(leaving({"brd_a": seen.coupons}, "vis_2", AT + timedelta(hours=1)), GUIDES, [seen]) == ([seen], [])
 
 
 def test_coupons_are_grouped_in_their_order() -> None:

@@ -8,10 +8,9 @@ from quanyu.organization.v1 import tasks_pb2 as pb
 from services.kit.errors import Denied, Invalid
 from services.kit.feed import REWIND
 from services.kit.principals import Grant
-from services.organization.tasks import rules
 from tests.services.organization.conftest import GUIDE_1, GUIDE_1B, MANAGER_1, MANAGER_2, OTHER_BRAND, SUPERVISOR, House
 from tests.services.organization.test_targets import applied
-from tests.services.organization.test_tasks import AT, answered, born, bound, left
+from tests.services.organization.test_tasks import AT, answered, born, bound, left, task_of
 from tests.services.streams import Stream, listening
 
 OPEN, SEEN, DONE = pb.TASK_STATE_OPEN, pb.TASK_STATE_ACKNOWLEDGED, pb.TASK_STATE_DONE
@@ -36,7 +35,7 @@ async def test_guide_and_manager_hear_of_a_task_from_birth_to_outcome(shop: Hous
         for stream in everybody:
             await stream.began()
         await applied(shop, left(), source="district")
-        id = rules.task_id("vis_1", "brd_a")
+        id = task_of("vis_1")
         for stream in everybody:
             await stream.came(1)
         await acknowledge(shop, id)
@@ -84,14 +83,14 @@ async def test_a_task_that_is_handed_away_is_told_to_its_new_assignee_only(shop:
 @pytest.mark.parametrize("who", [GUIDE_1B, MANAGER_2, OTHER_BRAND], ids=["colleague", "another store", "another brand"])
 async def test_nobody_hears_of_anothers_tasks(shop: House, who: tuple[Grant, ...]) -> None:
     await applied(shop, bound("stf_guide1"), source="member")
-    for subject in ({"staff_id": "stf_guide1"}, {"store_id": "str_1"}):
+    for number, subject in enumerate(({"staff_id": "stf_guide1"}, {"store_id": "str_1"})):
         async with (
             listening(shop.tasks(*who).WatchTasks, pb.WatchTasksRequest(**subject)) as stranger,
             listening(shop.tasks(*MANAGER_1).WatchTasks, pb.WatchTasksRequest(**subject)) as manager,
         ):
             await stranger.began(), await manager.began()
             begun = manager.cursor
-            await applied(shop, left(f"vis_{next(iter(subject))}", "brd_a"), source="district")
+            await applied(shop, left(f"vis_{number}", "brd_a"), source="district")
             await manager.came(1)
             await acknowledge(shop, manager.responses[0].task.id)
             await manager.came(2)

@@ -3,8 +3,9 @@
 isort:skip_file
 Tasks: what a fact asks of a member of staff, from birth to outcome.
 
-A task is born from a fact of another service: a shopper left the district with coupons unspent, so the guide she is bound to
-follows up. It follows the binding: when she is bound to another guide it is handed over, when to nobody it is withdrawn. Bindings are
+A task is born from a fact of another service: a shopper left the district with coupons of the day's pack unspent, so the guide she is
+bound to follows up. However often she leaves that day, there is one task for a brand: until it is done it speaks of what was unspent
+when she left last, and it is withdrawn when that is nothing. It follows the binding: when she is bound to another guide it is handed over, when to nobody it is withdrawn. Bindings are
 those of the person, under any of the ids that were linked; an undone link hands over or withdraws what it had joined.
 Only the assignee sees a task, and whoever runs the store it belongs to or stands above it.
 
@@ -97,7 +98,7 @@ class _TaskStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_TaskState.V
     TASK_STATE_DONE: _TaskState.ValueType  # 3
     """Closed with an outcome."""
     TASK_STATE_WITHDRAWN: _TaskState.ValueType  # 4
-    """No longer asked for."""
+    """No longer asked for, unless another leaving of its day asks anew."""
 
 class TaskState(_TaskState, metaclass=_TaskStateEnumTypeWrapper):
     """How far a task has come."""
@@ -111,7 +112,7 @@ TASK_STATE_ACKNOWLEDGED: TaskState.ValueType  # 2
 TASK_STATE_DONE: TaskState.ValueType  # 3
 """Closed with an outcome."""
 TASK_STATE_WITHDRAWN: TaskState.ValueType  # 4
-"""No longer asked for."""
+"""No longer asked for, unless another leaving of its day asks anew."""
 Global___TaskState: _TypeAlias = TaskState  # noqa: Y015
 
 class _TaskOutcome:
@@ -144,7 +145,7 @@ Global___TaskOutcome: _TypeAlias = TaskOutcome  # noqa: Y015
 
 @_typing.final
 class TaskCoupon(_message.Message):
-    """A coupon a task speaks of, as it stood when the task was born."""
+    """A coupon a task speaks of, as it stood when she left."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -225,7 +226,7 @@ class Task(_message.Message):
     """Whom it is about, under the id that is bound to the assignee: she may have come under another one."""
     district_id: _builtins.str
     visit_id: _builtins.str
-    """The visit it was born from."""
+    """The visit that ended with these coupons unspent."""
     outcome: Global___TaskOutcome.ValueType
     outreach_id: _builtins.str
     """The outreach that closed it."""
@@ -233,7 +234,7 @@ class Task(_message.Message):
     def created_at(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
     def due_at(self) -> _timestamp_pb2.Timestamp:
-        """Within 24 hours of its birth."""
+        """Within 24 hours of its birth; another leaving of the day gives no more time."""
 
     @_builtins.property
     def acknowledged_at(self) -> _timestamp_pb2.Timestamp: ...
