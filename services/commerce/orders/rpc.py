@@ -94,7 +94,7 @@ class Orders(orders_pb2_grpc.OrderServiceServicer):
             orders_pb2.PayOrderRequest(
                 request_id=f"{request.sender}:{request.request_id}",
                 order_id=paid.order_id,
-                method=method.value,
+                method=orders_pb2.PaymentMethod.Value(method),
                 sandbox_token=rules.SANDBOX_APPROVES,
             )
         )
