@@ -48,6 +48,7 @@ class Bounds(Struct, frozen=True):
     currency: Currency
     quantity: list[Annotated[int, Meta(ge=1, le=1_000_000)]]
     paid: list[Annotated[int, Meta(ge=0, le=MINOR_MAX)]]
+    total: Annotated[int, Meta(le=MINOR_MAX)]
 
 
 class OrdersImported(Struct, frozen=True):
@@ -74,7 +75,7 @@ def order_of(row: ImportedOrder, *, batch_id: str, now: datetime, seller_id: str
     _check(row, currency)
     nothing = Price(currency)
     lines = tuple(Line(line.variant_id, brands[line.variant_id], line.quantity, line.paid, nothing, line.paid) for line in row.lines)
-    total = Price(currency, sum(line.paid.minor for line in row.lines))
+    total = Price(currency, _total(row))
     return Order(
         id=row.order_id,
         consumer_id=row.consumer_id,
@@ -103,9 +104,14 @@ def _check(row: ImportedOrder, currency: str) -> None:
             "currency": currency,
             "quantity": [line.quantity for line in row.lines],
             "paid": [line.paid.minor for line in row.lines],
+            "total": _total(row),
         },
         Bounds,
     )
+
+
+def _total(row: ImportedOrder) -> int:
+    return sum(line.paid.minor for line in row.lines)
 
 
 def _usual(touchpoint: Touchpoint) -> Scenario:

@@ -11,6 +11,7 @@ from quanyu.common.v1 import touch_pb2
 from quanyu.common.v1.money_pb2 import Money
 from services.kit import clock
 from services.kit.errors import Conflict, Denied, Invalid
+from services.kit.money import MINOR_MAX
 from services.kit.principals import Grant
 from tests.services.commerce.conftest import Shop, consumer, fresh, of_brand
 
@@ -48,6 +49,7 @@ async def test_rows_are_taken_whole_or_left_out_with_their_reason(shop: Shop) ->
         old("7", paid_at=clock.now() + timedelta(hours=1)),
         old("0"),
         old("8", consumer_id="who"),
+        old("9", line(minor=MINOR_MAX), line(minor=1)),
     ]
     answer = await shop.orders().ImportOrders(batch(orders, "batch-1"))
     assert (answer.imported, answer.known) == (1, 0)
@@ -61,6 +63,7 @@ async def test_rows_are_taken_whole_or_left_out_with_their_reason(shop: Shop) ->
         (7, "ord_7", "NOT_PAST"),
         (8, "ord_0", "ORDER_REPEATED"),
         (9, "ord_8", "INVALID_FIELD"),
+        (10, "ord_9", "INVALID_FIELD"),
     ]
     stored = await shop.database["orders"].find().to_list(None)
     assert [(row["_id"], len(row["lines"]), row["total"]["minor"]) for row in stored] == [("ord_0", 2, 399)]

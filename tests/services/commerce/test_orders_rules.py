@@ -17,8 +17,9 @@ from services.commerce.orders.scenario import Basis, Scenario, Touchpoint
 from services.commerce.stock import rules as stock_rules
 from services.commerce.stock.rules import LIVE, Hold, Method, Stock, available
 from services.kit.access import Kind
-from services.kit.documents import as_document
+from services.kit.documents import as_document, checked
 from services.kit.errors import Conflict, Exhausted, Invalid, NotFound
+from services.kit.money import MINOR_MAX
 from services.kit.settings import Settings
 
 NOW = datetime(2026, 11, 20, 13, 40, tzinfo=UTC)
@@ -342,6 +343,18 @@ def test_an_imported_order_is_paid_and_sums_up() -> None:
         ["brd_a", "brd_b"],
     )
     assert rules.summary(order).paid_at == PAST
+
+
+@given(st.lists(st.integers(0, MINOR_MAX) | st.integers(0, MINOR_MAX // 100), min_size=1, max_size=history.LINES_MAX))
+def test_an_imported_order_can_be_read_or_is_refused(minors: list[int]) -> None:
+    lines = (ImportedLine("var_1", 1, Price("CNY", minor)) for minor in minors)
+    try:
+        order = history.order_of(row(*lines), batch_id="b1", now=NOW, seller_id="rtl_x", brands={"var_1": "brd_a"})
+    except Invalid as refused:
+        assert (refused.reason, refused.metadata["field"]) == ("INVALID_FIELD", "total")
+        assert sum(minors) > MINOR_MAX
+    else:
+        assert checked(order).total.minor == sum(minors)
 
 
 @pytest.mark.parametrize(

@@ -176,7 +176,7 @@ class OrderServiceServicer:
     def ImportOrders(self, request, context):
         """Takes up to 500 paid orders of the time before this installation; stock does not move. `request_id` is the batch's id and is told with
         the fact OrdersImported. An order is taken whole or left out whole with its reason: ORDER_REPEATED, LINES_MISSING, STORE_NOT_FOUND,
-        VARIANT_NOT_FOUND, CURRENCY_MIXED, NOT_PAST, INVALID_FIELD. Orders whose id stands already are left as they are and counted as known.
+        VARIANT_NOT_FOUND, CURRENCY_MIXED, NOT_PAST, INVALID_FIELD (also when its lines come to more than 10^15 minor units). Orders whose id stands already are left as they are and counted as known.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -79,7 +79,7 @@ class OrderServiceStub:
     ImportOrders: _grpc.UnaryUnaryMultiCallable[_orders_pb2.ImportOrdersRequest, _orders_pb2.ImportOrdersResponse]
     """Takes up to 500 paid orders of the time before this installation; stock does not move. `request_id` is the batch's id and is told with
     the fact OrdersImported. An order is taken whole or left out whole with its reason: ORDER_REPEATED, LINES_MISSING, STORE_NOT_FOUND,
-    VARIANT_NOT_FOUND, CURRENCY_MIXED, NOT_PAST, INVALID_FIELD. Orders whose id stands already are left as they are and counted as known.
+    VARIANT_NOT_FOUND, CURRENCY_MIXED, NOT_PAST, INVALID_FIELD (also when its lines come to more than 10^15 minor units). Orders whose id stands already are left as they are and counted as known.
     """
 
 @_typing.type_check_only
@@ -133,7 +133,7 @@ class OrderServiceAsyncStub(OrderServiceStub):
     ImportOrders: _aio.UnaryUnaryMultiCallable[_orders_pb2.ImportOrdersRequest, _orders_pb2.ImportOrdersResponse]  # type: ignore[assignment]
     """Takes up to 500 paid orders of the time before this installation; stock does not move. `request_id` is the batch's id and is told with
     the fact OrdersImported. An order is taken whole or left out whole with its reason: ORDER_REPEATED, LINES_MISSING, STORE_NOT_FOUND,
-    VARIANT_NOT_FOUND, CURRENCY_MIXED, NOT_PAST, INVALID_FIELD. Orders whose id stands already are left as they are and counted as known.
+    VARIANT_NOT_FOUND, CURRENCY_MIXED, NOT_PAST, INVALID_FIELD (also when its lines come to more than 10^15 minor units). Orders whose id stands already are left as they are and counted as known.
     """
 
 class OrderServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -244,7 +244,7 @@ class OrderServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_orders_pb2.ImportOrdersResponse, _abc.Awaitable[_orders_pb2.ImportOrdersResponse]]:
         """Takes up to 500 paid orders of the time before this installation; stock does not move. `request_id` is the batch's id and is told with
         the fact OrdersImported. An order is taken whole or left out whole with its reason: ORDER_REPEATED, LINES_MISSING, STORE_NOT_FOUND,
-        VARIANT_NOT_FOUND, CURRENCY_MIXED, NOT_PAST, INVALID_FIELD. Orders whose id stands already are left as they are and counted as known.
+        VARIANT_NOT_FOUND, CURRENCY_MIXED, NOT_PAST, INVALID_FIELD (also when its lines come to more than 10^15 minor units). Orders whose id stands already are left as they are and counted as known.
         """
 
 def add_OrderServiceServicer_to_server(servicer: OrderServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
