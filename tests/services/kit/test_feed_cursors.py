@@ -36,6 +36,7 @@ async def replicas(database: Database) -> AsyncIterator[list[Replica]]:
         pages.token(["tasks:staff_id", ANNA, datetime.now(UTC), {"$gt": 1}]),
         pages.token(["tasks:staff_id", ANNA, {"$gt": 1}, {}]),
     ],
+    ids=lambda cursor: cursor[:16],
 )
 async def test_a_cursor_of_something_else_is_refused(replicas: list[Replica], cursor: str) -> None:
     with pytest.raises(Invalid) as refused:
