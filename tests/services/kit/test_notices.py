@@ -25,7 +25,7 @@ def signed(body: str = BODY, *, id: str = "msg_1", secret: str = SECRET, age: ti
     return {"id": id, "timestamp": str(int(at.timestamp())), "signature": Webhook(secret).sign(id, at, body)}
 
 
-@pytest.mark.parametrize("secret", [SECRET, NEXT])
+@pytest.mark.parametrize("secret", [SECRET, NEXT], ids=["its own", "its next"])
 def test_what_a_sender_signed_is_believed_with_each_of_its_secrets(secret: str) -> None:
     SENDERS.verify("sandbox", body=BODY.encode(), **signed(secret=secret))
 
