@@ -35,7 +35,8 @@ def wire(house: House) -> Wiring:
             ),
         ],
         tables=[
-            stores.table, consumers.table, consumers.identities, consumers.links, consents.standing, consents.changes,
+            stores.table, consumers.table, consumers.identities, consumers.links,
+            consents.standing, consents.changes, consents.addressed,
             relations.interactions, relations.relations, relations.transitions,
             bindings.staff, bindings.table, outreaches.table, outreaches.sent,
         ],

@@ -1,6 +1,6 @@
 """ConsentService. Word ids are born in the order of recording."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from msgspec import Struct
@@ -11,7 +11,7 @@ from quanyu.member.v1 import consent_pb2, consent_pb2_grpc, identity_pb2
 from services.kit import ids, pages
 from services.kit.access import Kind
 from services.kit.documents import as_document, as_struct, fields, shaped
-from services.kit.errors import Invalid
+from services.kit.errors import Invalid, Refusal
 from services.kit.house import House
 from services.kit.mongo import Document, Shaped
 from services.kit.table import BATCH_MAX, Table
@@ -40,16 +40,17 @@ class ConsentService(consent_pb2_grpc.ConsentServiceServicer):
             await self.stores.require_brand(request.brand_id, request.store_id, unit.session)
         await self.consumers.known(request.consumer_id, request.brand_id, unit.session)
         word = _word(request, request.consumer_id, unit)
-        await self.consents.say(unit, [word])
+        for refusal in (await self.consents.say(unit, [word])).values():
+            raise refusal
         return consent_pb2.SetConsentResponse(consent=_shaped(word))
 
-    async def imported(self, unit: Unit, rows: Sequence[tuple[str, identity_pb2.ImportedConsumer]]) -> None:
-        """The consents of imported consumers, dated like these; what was said since stays newer."""
+    async def imported(self, unit: Unit, rows: Sequence[tuple[str, identity_pb2.ImportedConsumer]]) -> Mapping[str, Refusal]:
+        """Keeps the consents of imported consumers, dated like these; what was said since stays newer. Refusals by consumer id."""
         words = []
         for consumer_id, row in rows:
             dated = fields(row).get("created_at", unit.at)
             words += [replace(_word(consent, consumer_id, unit), at=dated) for consent in row.consents]
-        await self.consents.say(unit, words)
+        return await self.consents.say(unit, words)
 
     async def CheckConsents(self, request: consent_pb2.CheckConsentsRequest, context: Any) -> consent_pb2.CheckConsentsResponse:
         if len(request.brand_ids) > BATCH_MAX:

@@ -6,11 +6,18 @@ from enum import StrEnum
 
 from msgspec import Struct
 
+from services.kit.errors import Conflict
+from services.member.identity.rules import LINKED_MAX, BrandId
+
+BRANDS_MAX = 500
+"""Brands for which a consumer may have words: as many as take part in one campaign."""
+
 
 class Reason(StrEnum):
     CONSUMER_NOT_FOUND = "CONSUMER_NOT_FOUND"
     BRAND_NOT_YOURS = "BRAND_NOT_YOURS"
     INVALID_FIELD = "INVALID_FIELD"
+    TOO_MANY_CONSENTS = "TOO_MANY_CONSENTS"
 
 
 class Purpose(StrEnum):
@@ -25,13 +32,34 @@ class Consent(Struct, frozen=True):
     id: str
     word_id: str
     consumer_id: str
-    brand_id: str
+    brand_id: BrandId
     purpose: Purpose
     granted: bool
     at: datetime
     recorded_by: str
     touchpoint: str = "TOUCHPOINT_UNSPECIFIED"
     version: int = 1
+
+
+class Addressed(Struct, frozen=True):
+    """The brands for which a consumer (`id`) has words."""
+
+    id: str
+    brand_ids: frozenset[str] = frozenset()
+
+
+STANDING_MAX = LINKED_MAX * BRANDS_MAX * len(Purpose)
+"""Words that may stand for one person."""
+
+
+def address(before: Addressed, brand_ids: Iterable[str]) -> Addressed:
+    """The consumer with words for these brands too. `Conflict` TOO_MANY_CONSENTS when those would be too many."""
+    brands = before.brand_ids | frozenset(brand_ids)
+    if len(brands) > BRANDS_MAX:
+        raise Conflict(
+            Reason.TOO_MANY_CONSENTS, f"a consumer has consents for at most {BRANDS_MAX} brands, given or taken back", consumer_id=before.id
+        )
+    return Addressed(before.id, brands)
 
 
 def standing_id(word: Consent) -> str:

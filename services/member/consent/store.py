@@ -1,20 +1,25 @@
-"""Every word is kept in `consent_changes`; `consents` has the newest one per consumer, brand and purpose."""
+"""Every word is kept in `consent_changes`; `consents` has the newest one per consumer, brand and purpose.
 
+`consented_brands` says for which brands a consumer has words, so that those who add some at once meet in one row and the bound is exact.
+"""
+
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 from msgspec.structs import replace
-from pymongo import ASCENDING, DESCENDING, IndexModel, ReplaceOne
+from pymongo import ASCENDING, DESCENDING, IndexModel, ReplaceOne, UpdateOne
 
 from quanyu.member.v1 import consent_pb2
 from services.kit.access import Kind
 from services.kit.documents import as_documents, as_struct
+from services.kit.errors import Refusal
 from services.kit.house import House
 from services.kit.mongo import Document, Session
-from services.kit.table import FIND_MAX, Table
+from services.kit.table import Table
 from services.kit.unit import Unit
 from services.member.consent import rules
-from services.member.consent.rules import Consent, Purpose
+from services.member.consent.rules import Addressed, Consent, Purpose
 
 
 class Consents:
@@ -23,6 +28,7 @@ class Consents:
     def __init__(self, house: House) -> None:
         self.standing = self._table(house, "consents", [("consumer_id", ASCENDING), ("brand_id", ASCENDING), ("purpose", ASCENDING)])
         self.changes = self._table(house, "consent_changes", [("consumer_id", ASCENDING), ("at", DESCENDING), ("_id", ASCENDING)])
+        self.addressed = Table(house.database, "consented_brands", struct=Addressed, scopes={})
 
     @staticmethod
     def _table(house: House, name: str, index: Sequence[tuple[str, int]]) -> Table[Consent]:
@@ -36,10 +42,12 @@ class Consents:
             shard_key="consumer_id",
         )
 
-    async def say(self, unit: Unit, words: Sequence[Consent]) -> list[Consent]:
-        """Keeps words, lets the newest ones stand whatever their order, and answers what stands where something was said."""
+    async def say(self, unit: Unit, words: Sequence[Consent]) -> dict[str, Refusal]:
+        """Keeps words and lets the newest ones stand whatever their order. The refusals of consumers of whom nothing was kept, by id."""
+        refused = await self._address(unit, words)
+        words = [word for word in words if word.consumer_id not in refused]
         if not words:
-            return []
+            return refused
         places = {rules.standing_id(word) for word in words}
         rows = self.standing.collection.find({"_id": {"$in": sorted(places)}}, session=unit.session)
         earlier = {row["_id"]: as_struct(row, Consent) async for row in rows}
@@ -51,7 +59,29 @@ class Consents:
         if replaced := [ReplaceOne({"_id": document["_id"]}, document) for document in again]:
             await self.standing.collection.bulk_write(replaced, ordered=False, session=unit.session)
         await self.changes.collection.insert_many(as_documents(words), ordered=False, session=unit.session)
-        return list(stand.values())
+        return refused
+
+    async def _address(self, unit: Unit, words: Sequence[Consent]) -> dict[str, Refusal]:
+        """Notes for which brands these words are; the refusals of consumers for whom those would be too many."""
+        asked: dict[str, set[str]] = defaultdict(set)
+        for word in words:
+            asked[word.consumer_id].add(word.brand_id)
+        rows = self.addressed.collection.find({"_id": {"$in": sorted(asked)}}, session=unit.session)
+        earlier = {row["_id"]: as_struct(row, Addressed) async for row in rows}
+        refused: dict[str, Refusal] = {}
+        writes = []
+        for consumer_id, brand_ids in asked.items():
+            before = earlier.get(consumer_id, Addressed(consumer_id))
+            try:
+                after = rules.address(before, brand_ids)
+            except Refusal as refusal:
+                refused[consumer_id] = refusal
+                continue
+            if after != before:
+                writes.append(UpdateOne({"_id": consumer_id}, {"$set": {"brand_ids": sorted(after.brand_ids)}}, upsert=True))
+        if writes:
+            await self.addressed.collection.bulk_write(writes, ordered=False, session=unit.session)
+        return refused
 
     async def granted(self, consumer_ids: Iterable[str], brand_ids: Sequence[str], purpose: Purpose, session: Session = None) -> list[str]:
         """Those of the brands whose newest word from any of these consumers (one person's) is yes."""
@@ -60,7 +90,7 @@ class Consents:
         return rules.granted([as_struct(row, Consent) async for row in rows], brand_ids, purpose)
 
     async def stand(self, table: Table[Consent], query: Document) -> list[Consent]:
-        """What stands for one person, by brand and purpose. There are at most as many as brands, purposes and linked consumers allow."""
-        rows = table.collection.find(table.within(query)).limit(FIND_MAX)
+        """What stands for one person, by brand and purpose."""
+        rows = table.collection.find(table.within(query)).limit(rules.STANDING_MAX)
         stands = rules.newest([as_struct(row, Consent) async for row in rows])
         return [stands[place] for place in sorted(stands)]

@@ -20,11 +20,10 @@ from services.member.identity.store import LINKS_SHOWN_MAX, Consumers
 from services.member.stores import Stores
 
 ROWS_MAX = 500
-CONSENTS_MAX = 300
 REMARKS = ("note", "linked_by", "undone_by")
 
-Import = Callable[[Unit, Sequence[tuple[str, identity_pb2.ImportedConsumer]]], Awaitable[None]]
-"""What another use case takes from imported rows: (consumer id, row)."""
+Import = Callable[[Unit, Sequence[tuple[str, identity_pb2.ImportedConsumer]]], Awaitable[Mapping[str, Refusal]]]
+"""What another use case takes from imported rows: (consumer id, row). It answers why it took nothing of some consumers, by id."""
 Move = Callable[[Unit, Mapping[str, list[str]]], Awaitable[None]]
 """What another use case does when people change: person -> all its consumer ids."""
 
@@ -79,7 +78,8 @@ class IdentityService(identity_pb2_grpc.IdentityServiceServicer):
         answers |= zip(entries, registered, strict=True)
         stand = {index: entered for index, entered in answers.items() if isinstance(entered, Entered)}
         await self._linked([entered for entered in stand.values() if entered.linked_to_id], unit)
-        await self.imported(unit, [(entered.consumer_id, request.consumers[index]) for index, entered in stand.items()])
+        left_out = await self.imported(unit, [(entered.consumer_id, request.consumers[index]) for index, entered in stand.items()])
+        answers |= {index: left_out[entered.consumer_id] for index, entered in stand.items() if entered.consumer_id in left_out}
         return identity_pb2.ImportConsumersResponse(
             created=sum(entered.created for entered in stand.values()),
             found=sum(not entered.created for entered in stand.values()),
@@ -107,8 +107,6 @@ class IdentityService(identity_pb2_grpc.IdentityServiceServicer):
         registration = as_struct(fields(row), Registration)
         if not registration.identities and not registration.consumer_id:
             raise Invalid(Reason.INVALID_FIELD, "give an id or an identity", field="consumer_id")
-        if len(row.consents) > CONSENTS_MAX or not all(consent.brand_id and consent.purpose for consent in row.consents):
-            raise Invalid(Reason.INVALID_FIELD, f"give at most {CONSENTS_MAX} consents, each with brand and purpose", field="consents")
         if not all(caller().reaches(Kind.BRAND, consent.brand_id) for consent in row.consents):
             raise Invalid(Reason.BRAND_NOT_YOURS, "a consent belongs to another brand", field="consents")
         return self.consumers.entry(registration, brand_id)

@@ -51,6 +51,7 @@ NEEDS_NAMESPACE = frozenset({Kind.OPEN_ID, Kind.UNION_ID, Kind.OIDC_SUBJECT})
 
 Name = Annotated[str, Meta(max_length=100)]
 Short = Annotated[str, Meta(max_length=100)]
+BrandId = Annotated[str, Meta(pattern=r"^(brd|rtl)_[A-Za-z0-9_-]{1,64}$")]
 ConsumerId = Annotated[str, Meta(pattern=r"^(con_[\w.-]{1,96})?$")]
 Trait = Annotated[str, Meta(pattern=r"^[^\x00-\x1f\x7f]{1,100}$")]
 Traits = Annotated[dict[Trait, Short], Meta(max_length=50)]
@@ -65,6 +66,13 @@ class NewIdentity(Struct, frozen=True):
     verified: bool = False
 
 
+class NewConsent(Struct, frozen=True):
+    """As much of a consent that comes with a consumer as matters here: whose it is, and that it is one."""
+
+    brand_id: BrandId
+    purpose: str
+
+
 class Registration(Struct, frozen=True):
     """A consumer to register or to find."""
 
@@ -73,6 +81,7 @@ class Registration(Struct, frozen=True):
     display_name: Name = ""
     sizes: Traits = {}
     preferences: Traits = {}
+    consents: Annotated[list[NewConsent], Meta(max_length=300)] = []
     created_at: datetime | None = None
 
 

@@ -1,11 +1,15 @@
 """Consent through the running service."""
 
+import asyncio
+
 import pytest
 
 from quanyu.common.v1.page_pb2 import PageRequest
 from quanyu.member.v1 import consent_pb2 as pb
 from quanyu.member.v1 import identity_pb2
-from services.kit.errors import Denied, NotFound
+from services.kit import clock, pages
+from services.kit.errors import Conflict, Denied, Invalid, NotFound
+from services.member.consent import rules
 from tests.services.member.conftest import SERVICE, brand, guide, manager, new_request, shopper
 
 
@@ -100,3 +104,77 @@ async def test_imported_consents_are_dated_like_their_consumer_and_pages_hold_al
     again = identity_pb2.ImportConsumersRequest(request_id=new_request(), brand_id="brd_00", consumers=[row])
     await town.operator.identity.ImportConsumers(again)
     assert "brd_00" not in await granted(town, "con_1", *brands)
+
+
+@pytest.mark.parametrize("brand_id", ["", "shop", "brd_", "brd_a.b", "str_1", "brd_" + "x" * 65])
+async def test_a_consent_is_for_what_can_be_a_brand(town, brand_id):
+    id = await town.registered()
+    with pytest.raises(Invalid) as refused:
+        await town.speaker(*shopper(id)).consent.SetConsent(said(id, brand_id=brand_id))
+    assert refused.value.metadata["field"] == "brand_id"
+    row = identity_pb2.ImportedConsumer(consumer_id=id, consents=[{"brand_id": brand_id, "purpose": "PURPOSE_OUTREACH"}])
+    request = identity_pb2.ImportConsumersRequest(request_id=new_request(), brand_id="brd_1", consumers=[row])
+    (reject,) = (await town.operator.identity.ImportConsumers(request)).rejects
+    assert (reject.index, reject.reason) == (0, "INVALID_FIELD")
+    assert await town.database["consents"].count_documents({}) == 0
+
+
+def brought(consumer_id, brand_ids):
+    consents = [identity_pb2.ImportedConsent(brand_id=id, purpose="PURPOSE_OUTREACH", granted=True) for id in brand_ids]
+    return identity_pb2.ImportedConsumer(consumer_id=consumer_id, consents=consents)
+
+
+async def filled(town, consumer_id, count):
+    """Consents for so many brands."""
+    brands = [f"brd_{n:03}" for n in range(count)]
+    rows = [brought(consumer_id, brands[start : start + 250]) for start in range(0, count, 250)]
+    answer = await town.operator.identity.ImportConsumers(
+        identity_pb2.ImportConsumersRequest(request_id=new_request(), brand_id="brd_000", consumers=rows)
+    )
+    assert not answer.rejects
+    return brands
+
+
+async def test_a_consumer_has_consents_for_so_many_brands_and_no_more_however_many_are_said_at_once(town):
+    brands = await filled(town, "con_1", rules.BRANDS_MAX - 1)
+    herself = town.speaker(*shopper("con_1")).consent
+    new = [said("con_1", brand_id=f"brd_new{n}") for n in range(4)]
+    answers = await asyncio.gather(*(herself.SetConsent(request) for request in new), return_exceptions=True)
+    refused = [one for one in answers if isinstance(one, Conflict)]
+    assert [one.reason for one in refused] == ["TOO_MANY_CONSENTS"] * 3
+    assert len(await town.database["consents"].distinct("brand_id", {"consumer_id": "con_1"})) == rules.BRANDS_MAX
+    # What was said to a brand can always be taken back, and another purpose be added.
+    await herself.SetConsent(said("con_1", brand_id=brands[0], granted=False))
+    await herself.SetConsent(said("con_1", brand_id=brands[0], purpose=pb.PURPOSE_DISTRICT_COUPONS))
+
+
+async def test_who_has_too_many_consents_stands_in_nobodys_way(town):
+    await filled(town, "con_1", rules.BRANDS_MAX)
+    rows = [brought("con_1", ["brd_new"]), brought("con_2", ["brd_new"])]
+    request = identity_pb2.ImportConsumersRequest(request_id=new_request(), brand_id="brd_000", consumers=rows)
+    answer = await town.operator.identity.ImportConsumers(request)
+    assert [(one.index, one.reason) for one in answer.rejects] == [(0, "TOO_MANY_CONSENTS")]
+    assert (list(answer.consumer_ids), answer.created, answer.found) == (["con_1", "con_2"], 1, 1)
+    assert [await granted(town, id, "brd_new") for id in ("con_1", "con_2")] == [[], ["brd_new"]]
+
+
+async def test_every_consent_of_a_person_is_listed_however_many_there_are(town):
+    """More than a table finds at once: nothing is left out in silence."""
+    pairs = [(f"con_{n}", f"brd_{n}_{m}") for n in range(21) for m in range(rules.BRANDS_MAX)]
+    await town.registered(consumer_id="con_0")
+    await town.database["consumers"].insert_many(
+        [{"_id": f"con_{n}", "person_id": "con_0", "linked_to_id": "con_0", "created_at": clock.now()} for n in range(1, 21)]
+    )
+    await town.database["consents"].insert_many(
+        [
+            {
+                "_id": f"{id}:{brand_id}:PURPOSE_OUTREACH", "word_id": "cns_0", "consumer_id": id, "brand_id": brand_id,
+                "purpose": "PURPOSE_OUTREACH", "granted": True, "at": clock.now(), "recorded_by": "tester",
+            }
+            for id, brand_id in pairs
+        ]
+    )  # fmt: skip
+    *_, before_last, last = sorted(brand_id for _, brand_id in pairs)
+    page = PageRequest(after=pages.cursor("consents", [before_last, "PURPOSE_OUTREACH"]))
+    answer = await town.operator.consent.ListConsents(pb.ListConsentsRequest(consumer_id="con_0", page=page))
+    assert [one.brand_id for one in answer.consents] == [last]

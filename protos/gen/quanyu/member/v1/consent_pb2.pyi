@@ -35,7 +35,9 @@ class _ConsentReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Consent
     CONSENT_REASON_BRAND_NOT_YOURS: _ConsentReason.ValueType  # 2
     """The store in whose name this is asked belongs to another brand."""
     CONSENT_REASON_INVALID_FIELD: _ConsentReason.ValueType  # 3
-    """A value is missing."""
+    """A value is missing, or the brand's id is none."""
+    CONSENT_REASON_TOO_MANY_CONSENTS: _ConsentReason.ValueType  # 4
+    """The consumer has consents, given or taken back, for 500 brands already."""
 
 class ConsentReason(_ConsentReason, metaclass=_ConsentReasonEnumTypeWrapper):
     """Why a consent write is refused: the reason of the status, without the prefix `CONSENT_REASON_`."""
@@ -47,7 +49,9 @@ CONSENT_REASON_CONSUMER_NOT_FOUND: ConsentReason.ValueType  # 1
 CONSENT_REASON_BRAND_NOT_YOURS: ConsentReason.ValueType  # 2
 """The store in whose name this is asked belongs to another brand."""
 CONSENT_REASON_INVALID_FIELD: ConsentReason.ValueType  # 3
-"""A value is missing."""
+"""A value is missing, or the brand's id is none."""
+CONSENT_REASON_TOO_MANY_CONSENTS: ConsentReason.ValueType  # 4
+"""The consumer has consents, given or taken back, for 500 brands already."""
 Global___ConsentReason: _TypeAlias = ConsentReason  # noqa: Y015
 
 class _Purpose:

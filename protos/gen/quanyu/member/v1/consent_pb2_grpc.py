@@ -64,8 +64,8 @@ class ConsentServiceServicer:
     def SetConsent(self, request, context):
         """Gives or takes back a consent: by the consumer, or by the brand or its store on their behalf, at the touchpoint where it was said.
         Setting what stands already changes nothing but is kept as a confirmation.
-        Refuses with CONSUMER_NOT_FOUND when the brand does not know the consumer and with BRAND_NOT_YOURS when the store given belongs to
-        another brand.
+        Refuses with CONSUMER_NOT_FOUND when the brand does not know the consumer, with BRAND_NOT_YOURS when the store given belongs to
+        another brand, and with TOO_MANY_CONSENTS beyond 500 brands of one consumer.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

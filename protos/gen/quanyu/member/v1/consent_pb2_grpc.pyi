@@ -36,8 +36,8 @@ class ConsentServiceStub:
     SetConsent: _grpc.UnaryUnaryMultiCallable[_consent_pb2.SetConsentRequest, _consent_pb2.SetConsentResponse]
     """Gives or takes back a consent: by the consumer, or by the brand or its store on their behalf, at the touchpoint where it was said.
     Setting what stands already changes nothing but is kept as a confirmation.
-    Refuses with CONSUMER_NOT_FOUND when the brand does not know the consumer and with BRAND_NOT_YOURS when the store given belongs to
-    another brand.
+    Refuses with CONSUMER_NOT_FOUND when the brand does not know the consumer, with BRAND_NOT_YOURS when the store given belongs to
+    another brand, and with TOO_MANY_CONSENTS beyond 500 brands of one consumer.
     """
     CheckConsents: _grpc.UnaryUnaryMultiCallable[_consent_pb2.CheckConsentsRequest, _consent_pb2.CheckConsentsResponse]
     """Which of these brands the person has granted the purpose to, by the newest word on any of the person's consumer ids.
@@ -56,8 +56,8 @@ class ConsentServiceAsyncStub(ConsentServiceStub):
     SetConsent: _aio.UnaryUnaryMultiCallable[_consent_pb2.SetConsentRequest, _consent_pb2.SetConsentResponse]  # type: ignore[assignment]
     """Gives or takes back a consent: by the consumer, or by the brand or its store on their behalf, at the touchpoint where it was said.
     Setting what stands already changes nothing but is kept as a confirmation.
-    Refuses with CONSUMER_NOT_FOUND when the brand does not know the consumer and with BRAND_NOT_YOURS when the store given belongs to
-    another brand.
+    Refuses with CONSUMER_NOT_FOUND when the brand does not know the consumer, with BRAND_NOT_YOURS when the store given belongs to
+    another brand, and with TOO_MANY_CONSENTS beyond 500 brands of one consumer.
     """
     CheckConsents: _aio.UnaryUnaryMultiCallable[_consent_pb2.CheckConsentsRequest, _consent_pb2.CheckConsentsResponse]  # type: ignore[assignment]
     """Which of these brands the person has granted the purpose to, by the newest word on any of the person's consumer ids.
@@ -79,8 +79,8 @@ class ConsentServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_consent_pb2.SetConsentResponse, _abc.Awaitable[_consent_pb2.SetConsentResponse]]:
         """Gives or takes back a consent: by the consumer, or by the brand or its store on their behalf, at the touchpoint where it was said.
         Setting what stands already changes nothing but is kept as a confirmation.
-        Refuses with CONSUMER_NOT_FOUND when the brand does not know the consumer and with BRAND_NOT_YOURS when the store given belongs to
-        another brand.
+        Refuses with CONSUMER_NOT_FOUND when the brand does not know the consumer, with BRAND_NOT_YOURS when the store given belongs to
+        another brand, and with TOO_MANY_CONSENTS beyond 500 brands of one consumer.
         """
 
     @_abc_1.abstractmethod

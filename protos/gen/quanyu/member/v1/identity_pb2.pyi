@@ -673,7 +673,7 @@ Global___ImportConsumersResponse: _TypeAlias = ImportConsumersResponse  # noqa: 
 
 @_typing.final
 class ImportReject(_message.Message):
-    """A row that was not imported."""
+    """A row that was not imported, or not whole."""
 
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -116,6 +116,7 @@ class IdentityServiceServicer:
 
     def ImportConsumers(self, request, context):
         """Registers up to 500 consumers of one brand at once, with sizes and consents; rows that cannot be are told one by one, the others stand.
+        A row told with TOO_MANY_CONSENTS (see SetConsent) stands as well, without its consents.
         A row with an id of its own keeps it: when its identities find somebody else, the id is linked to them.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

@@ -52,6 +52,7 @@ class IdentityServiceStub:
     """
     ImportConsumers: _grpc.UnaryUnaryMultiCallable[_identity_pb2.ImportConsumersRequest, _identity_pb2.ImportConsumersResponse]
     """Registers up to 500 consumers of one brand at once, with sizes and consents; rows that cannot be are told one by one, the others stand.
+    A row told with TOO_MANY_CONSENTS (see SetConsent) stands as well, without its consents.
     A row with an id of its own keeps it: when its identities find somebody else, the id is linked to them.
     """
     LinkConsumers: _grpc.UnaryUnaryMultiCallable[_identity_pb2.LinkConsumersRequest, _identity_pb2.LinkConsumersResponse]
@@ -103,6 +104,7 @@ class IdentityServiceAsyncStub(IdentityServiceStub):
     """
     ImportConsumers: _aio.UnaryUnaryMultiCallable[_identity_pb2.ImportConsumersRequest, _identity_pb2.ImportConsumersResponse]  # type: ignore[assignment]
     """Registers up to 500 consumers of one brand at once, with sizes and consents; rows that cannot be are told one by one, the others stand.
+    A row told with TOO_MANY_CONSENTS (see SetConsent) stands as well, without its consents.
     A row with an id of its own keeps it: when its identities find somebody else, the id is linked to them.
     """
     LinkConsumers: _aio.UnaryUnaryMultiCallable[_identity_pb2.LinkConsumersRequest, _identity_pb2.LinkConsumersResponse]  # type: ignore[assignment]
@@ -169,6 +171,7 @@ class IdentityServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_identity_pb2.ImportConsumersResponse, _abc.Awaitable[_identity_pb2.ImportConsumersResponse]]:
         """Registers up to 500 consumers of one brand at once, with sizes and consents; rows that cannot be are told one by one, the others stand.
+        A row told with TOO_MANY_CONSENTS (see SetConsent) stands as well, without its consents.
         A row with an id of its own keeps it: when its identities find somebody else, the id is linked to them.
         """
 
