@@ -59,8 +59,8 @@ class Book:
         for identity in self.identities.values():
             self.held.setdefault(identity.consumer_id, {})[identity.hash] = identity.id
 
-    def enter(self, entry: Entry, brand_id: str, at: datetime, *, anybody: bool, new_id: NewId, linking: bool = False) -> Entered:
-        """Registers or finds the person of an entry for a brand. `anybody`: the caller may name consumers the brand does not know.
+    def enter(self, entry: Entry, brand_id: str, at: datetime, *, everywhere: bool, new_id: NewId, linking: bool = False) -> Entered:
+        """Registers or finds the person of an entry for a brand. `everywhere`: the caller may name, and be told of, consumers the brand does not know.
 
         `linking`: an id of the entry's own is kept. If its identities find somebody else, it is linked to them: what else the brand has
         under that id, orders and bindings, would mean nobody otherwise.
@@ -68,8 +68,8 @@ class Book:
         row, named = entry.registration, entry.registration.consumer_id
         held_by = [self.identities[id].consumer_id for given in entry.given if (id := self._standing(given))]
         people = {id: self.consumers[id].person_id for id in (*held_by, named) if id in self.consumers}
-        target = rules.holder(named, held_by, people)
-        if target is not None and not held_by and not anybody and brand_id not in self.consumers[target].known_to:
+        target = rules.holder(named, held_by, people, everywhere=everywhere)
+        if target is not None and not held_by and not everywhere and brand_id not in self.consumers[target].known_to:
             raise Conflict(Reason.CONSUMER_ID_TAKEN, "this consumer id is in use")
         id = named if linking and named else target or named or new_id("con")
         linked_to = target if target is not None and id not in self.consumers else None
@@ -90,7 +90,7 @@ class Book:
         """The consumer for whom one of these stands, of those the brand knows. IDENTITIES_DISAGREE when they are different people."""
         holders = [self.consumers[self.identities[id].consumer_id] for given in sought if (id := self._standing(given))]
         of_brand = {one.id: one.person_id for one in holders if brand_id in one.known_to}
-        found = rules.holder("", of_brand, of_brand)
+        found = rules.holder("", of_brand, of_brand, everywhere=False)
         return self.consumers[found] if found else None
 
     def add(self, consumer_id: str, given: Given, brand_id: str, at: datetime, new_id: NewId) -> tuple[str, bool]:

@@ -7,7 +7,7 @@ so that everything is as it was. What a person's rows share (`known_to`, `served
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Any
 
 from msgspec import Meta, Struct
 from msgspec.structs import replace
@@ -215,16 +215,16 @@ def masked(kind: Kind, value: str) -> str:
     return f"****{value[-4:]}" if len(value) >= 8 else "****"
 
 
-def holder(consumer_id: str, held_by: Iterable[str], person_of: Mapping[str, str]) -> str | None:
+def holder(consumer_id: str, held_by: Iterable[str], person_of: Mapping[str, str], *, everywhere: bool) -> str | None:
     """The consumer to whom a registration belongs: the first of those its identities stand for and of the one it names.
 
-    None when it is somebody new. `Conflict` when they are different people. `person_of` has every known consumer.
+    None when it is somebody new. `Conflict` when they are different people; who they are is told to a caller who reaches `everywhere`
+    only, since some may be other brands' consumers. `person_of` has every known consumer.
     """
     found = [*held_by, *([consumer_id] if consumer_id in person_of else [])]
     if len({person_of[id] for id in found}) > 1:
-        raise Conflict(
-            Reason.IDENTITIES_DISAGREE, "these identities stand for different people; link them first", consumer_ids=sorted(found)
-        )
+        who: dict[str, Any] = {"consumer_ids": sorted(found)} if everywhere else {}
+        raise Conflict(Reason.IDENTITIES_DISAGREE, "these identities stand for different people; link them first", **who)
     return found[0] if found else None
 
 

@@ -181,7 +181,7 @@ class Consumers:
         for entry in entries:
             try:
                 everywhere = unit.caller.everywhere
-                answers.append(book.enter(entry, brand_id, unit.at, anybody=everywhere, new_id=ids.new, linking=linking))
+                answers.append(book.enter(entry, brand_id, unit.at, everywhere=everywhere, new_id=ids.new, linking=linking))
             except Refusal as refusal:
                 answers.append(refusal)
         await self._save(unit, book)
@@ -197,7 +197,7 @@ class Consumers:
         if found := book.known(sought, brand_id):
             return Entered(found.person_id, found.id, False, [])
         given = [replace(given, claim=rules.unproved(given.claim)) for given in entry.given]
-        entered = book.enter(replace(entry, given=given), brand_id, unit.at, anybody=False, new_id=ids.new)
+        entered = book.enter(replace(entry, given=given), brand_id, unit.at, everywhere=False, new_id=ids.new)
         await self._save(unit, book)
         return entered
 

@@ -131,11 +131,13 @@ def test_the_mask_of_a_phone():
 
 def test_identities_of_different_people_disagree():
     people = {"con_a": "con_a", "con_b": "con_a", "con_c": "con_c"}
-    assert rules.holder("", [], people) is None
-    assert rules.holder("con_new", [], people) is None
-    assert rules.holder("", ["con_b", "con_a"], people) == "con_b"
-    with pytest.raises(Conflict, match="IDENTITIES_DISAGREE"):
-        rules.holder("con_c", ["con_b"], people)
+    for everywhere, told in ((True, {"consumer_ids": "['con_b', 'con_c']"}), (False, {})):
+        assert rules.holder("", [], people, everywhere=everywhere) is None
+        assert rules.holder("con_new", [], people, everywhere=everywhere) is None
+        assert rules.holder("", ["con_b", "con_a"], people, everywhere=everywhere) == "con_b"
+        with pytest.raises(Conflict, match="IDENTITIES_DISAGREE") as refused:
+            rules.holder("con_c", ["con_b"], people, everywhere=everywhere)
+        assert refused.value.metadata == told
 
 
 def test_a_profile_is_seen_by_its_brand_its_guides_and_the_consumer():

@@ -40,7 +40,7 @@ def entered(book, entries, linking=False):
         entry = Entry(Registration(identities, named), [hashed(one, brand_id) for one in identities])
         before = (dict(book.consumers), dict(book.identities), dict(book.standing))
         try:
-            answer = book.enter(entry, brand_id, AT, anybody=False, new_id=lambda prefix: f"{prefix}_{next(numbers):03}", linking=linking)
+            answer = book.enter(entry, brand_id, AT, everywhere=False, new_id=lambda prefix: f"{prefix}_{next(numbers):03}", linking=linking)
             taken.append((answer, brand_id, entry.given))
             if linking and named:
                 assert answer.consumer_id == named
@@ -72,7 +72,7 @@ def test_entering_the_same_again_creates_nobody(entries):
         if not any(one.claim.stands for one in all_given):
             continue
         entry = Entry(Registration([]), all_given)
-        repeated = again.enter(entry, brand_id, AT, anybody=False, new_id=lambda prefix: f"{prefix}_new")
+        repeated = again.enter(entry, brand_id, AT, everywhere=False, new_id=lambda prefix: f"{prefix}_new")
         assert (repeated.person_id, repeated.created) == (answer.person_id, False)
     assert again.identities.keys() == book.identities.keys()
     assert again.changed() == ([], [])

@@ -98,9 +98,10 @@ class IdentityServiceServicer:
         Staff of a store sign up whoever stands before them, in the name of their store. They find whom their brand knows, and such a consumer
         stays as they are; everybody else is registered anew, whether or not other brands know them. Phones and union ids from a store are kept
         as not verified and join nobody until the brand proves them.
-        Refuses with BRAND_NOT_YOURS when the store given belongs to another brand, with IDENTITIES_DISAGREE when the identities stand for different people (link those first), with CONSUMER_ID_TAKEN when
-        `consumer_id` names a consumer this brand does not know, with INVALID_PHONE for a phone that cannot exist, with SUBJECT_NOT_YOURS
-        for an OIDC subject given by a brand, and with TOO_MANY_IDENTITIES beyond 50 of one consumer.
+        Refuses with BRAND_NOT_YOURS when the store given belongs to another brand, with IDENTITIES_DISAGREE when the identities stand for
+        different people (link those first; the installation's operators and services hear in the metadata `consumer_ids` who they are), with
+        CONSUMER_ID_TAKEN when `consumer_id` names a consumer this brand does not know, with INVALID_PHONE for a phone that cannot exist,
+        with SUBJECT_NOT_YOURS for an OIDC subject given by a brand, and with TOO_MANY_IDENTITIES beyond 50 of one consumer.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

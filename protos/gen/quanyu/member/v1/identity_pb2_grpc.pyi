@@ -42,9 +42,10 @@ class IdentityServiceStub:
     Staff of a store sign up whoever stands before them, in the name of their store. They find whom their brand knows, and such a consumer
     stays as they are; everybody else is registered anew, whether or not other brands know them. Phones and union ids from a store are kept
     as not verified and join nobody until the brand proves them.
-    Refuses with BRAND_NOT_YOURS when the store given belongs to another brand, with IDENTITIES_DISAGREE when the identities stand for different people (link those first), with CONSUMER_ID_TAKEN when
-    `consumer_id` names a consumer this brand does not know, with INVALID_PHONE for a phone that cannot exist, with SUBJECT_NOT_YOURS
-    for an OIDC subject given by a brand, and with TOO_MANY_IDENTITIES beyond 50 of one consumer.
+    Refuses with BRAND_NOT_YOURS when the store given belongs to another brand, with IDENTITIES_DISAGREE when the identities stand for
+    different people (link those first; the installation's operators and services hear in the metadata `consumer_ids` who they are), with
+    CONSUMER_ID_TAKEN when `consumer_id` names a consumer this brand does not know, with INVALID_PHONE for a phone that cannot exist,
+    with SUBJECT_NOT_YOURS for an OIDC subject given by a brand, and with TOO_MANY_IDENTITIES beyond 50 of one consumer.
     """
     AddIdentity: _grpc.UnaryUnaryMultiCallable[_identity_pb2.AddIdentityRequest, _identity_pb2.AddIdentityResponse]
     """Adds an identity to a consumer the brand knows. Adding one that the person already has changes nothing.
@@ -94,9 +95,10 @@ class IdentityServiceAsyncStub(IdentityServiceStub):
     Staff of a store sign up whoever stands before them, in the name of their store. They find whom their brand knows, and such a consumer
     stays as they are; everybody else is registered anew, whether or not other brands know them. Phones and union ids from a store are kept
     as not verified and join nobody until the brand proves them.
-    Refuses with BRAND_NOT_YOURS when the store given belongs to another brand, with IDENTITIES_DISAGREE when the identities stand for different people (link those first), with CONSUMER_ID_TAKEN when
-    `consumer_id` names a consumer this brand does not know, with INVALID_PHONE for a phone that cannot exist, with SUBJECT_NOT_YOURS
-    for an OIDC subject given by a brand, and with TOO_MANY_IDENTITIES beyond 50 of one consumer.
+    Refuses with BRAND_NOT_YOURS when the store given belongs to another brand, with IDENTITIES_DISAGREE when the identities stand for
+    different people (link those first; the installation's operators and services hear in the metadata `consumer_ids` who they are), with
+    CONSUMER_ID_TAKEN when `consumer_id` names a consumer this brand does not know, with INVALID_PHONE for a phone that cannot exist,
+    with SUBJECT_NOT_YOURS for an OIDC subject given by a brand, and with TOO_MANY_IDENTITIES beyond 50 of one consumer.
     """
     AddIdentity: _aio.UnaryUnaryMultiCallable[_identity_pb2.AddIdentityRequest, _identity_pb2.AddIdentityResponse]  # type: ignore[assignment]
     """Adds an identity to a consumer the brand knows. Adding one that the person already has changes nothing.
@@ -149,9 +151,10 @@ class IdentityServiceServicer(metaclass=_abc_1.ABCMeta):
         Staff of a store sign up whoever stands before them, in the name of their store. They find whom their brand knows, and such a consumer
         stays as they are; everybody else is registered anew, whether or not other brands know them. Phones and union ids from a store are kept
         as not verified and join nobody until the brand proves them.
-        Refuses with BRAND_NOT_YOURS when the store given belongs to another brand, with IDENTITIES_DISAGREE when the identities stand for different people (link those first), with CONSUMER_ID_TAKEN when
-        `consumer_id` names a consumer this brand does not know, with INVALID_PHONE for a phone that cannot exist, with SUBJECT_NOT_YOURS
-        for an OIDC subject given by a brand, and with TOO_MANY_IDENTITIES beyond 50 of one consumer.
+        Refuses with BRAND_NOT_YOURS when the store given belongs to another brand, with IDENTITIES_DISAGREE when the identities stand for
+        different people (link those first; the installation's operators and services hear in the metadata `consumer_ids` who they are), with
+        CONSUMER_ID_TAKEN when `consumer_id` names a consumer this brand does not know, with INVALID_PHONE for a phone that cannot exist,
+        with SUBJECT_NOT_YOURS for an OIDC subject given by a brand, and with TOO_MANY_IDENTITIES beyond 50 of one consumer.
         """
 
     @_abc_1.abstractmethod
