@@ -38,7 +38,11 @@ def test_a_lost_key_is_told() -> None:
         Secrets([NEW], [NEW_HASH]).decrypt(BEFORE.encrypt("x"))
 
 
-@pytest.mark.parametrize(("secret_keys", "hash_keys"), [("", ""), ("x", b64encode(NEW_HASH).decode()), (NEW, "short"), (NEW, "")])
+@pytest.mark.parametrize(
+    ("secret_keys", "hash_keys"),
+    [("", ""), ("x", b64encode(NEW_HASH).decode()), (NEW, "short"), (NEW, "")],
+    ids=["no keys", "no secret key", "a short hash key", "no hash key"],
+)
 def test_malformed_keys_stop_the_start(secret_keys: str, hash_keys: str) -> None:
     with pytest.raises(SettingsError):
         Secrets.of(Settings(secret_keys=secret_keys, hash_keys=hash_keys))
