@@ -204,6 +204,16 @@ def way(
     return Way(ready, arrives, closing)
 
 
+def serving(question: Search, stores: Iterable[tuple[Store, int]]) -> tuple[list[str], list[str]]:
+    """The ids of the stores, each with its distance in metres, that can serve the question in some way, and of those that cannot now."""
+    can: list[str] = []
+    cannot: list[str] = []
+    for store, metres in stores:
+        ways = (way(store, method, metres, question.at, question.needed_by) for method in question.methods)
+        (can if any(isinstance(found, Way) for found in ways) else cannot).append(store.id)
+    return can, cannot
+
+
 def answer(question: Search, shelves: Iterable[Shelf]) -> tuple[list[Promise], list[Unavailable]]:
     """The promises, soonest first then nearest, and what is there but cannot be had, nearest first; one entry per store and variant."""
     promises: list[Promise] = []

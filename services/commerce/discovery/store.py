@@ -1,12 +1,16 @@
 """What stands near a place: stock rows with their stores, variants and holds. Discovery keeps nothing of its own."""
 
-from services.commerce.catalog.store import CatalogStore
-from services.commerce.discovery.rules import Search, Shelf, distance_metres
-from services.commerce.stock.rules import Point, stock_id
-from services.commerce.stock.store import StockStore, missing
+from collections.abc import Iterable, Sequence
 
+from services.commerce.catalog.store import CatalogStore
+from services.commerce.discovery import nearest, rules
+from services.commerce.discovery.rules import UNAVAILABLE_MAX, Search, Shelf, distance_metres
+from services.commerce.stock.rules import Point, Stock, Store, stock_id
+from services.commerce.stock.store import STORES, StockStore, missing
+from services.kit.documents import as_struct
+
+STORES_MAX = 1_000
 ROWS_MAX = 50
-HELD_ROWS_MAX = 20
 
 
 class Shelves:
@@ -16,19 +20,36 @@ class Shelves:
         self.catalog, self.stocks = catalog, stocks
 
     async def near(self, question: Search) -> list[Shelf]:
-        """The nearest shelves with something of what is asked for: those it can be taken from, and those where others hold all of it."""
+        """The nearest shelves with something of what is asked for, each kind with its own bound, so that none hides another.
+
+        They are those it can be taken from, those where others hold all of it, and those of stores that cannot serve now.
+        """
         variants = await self.catalog.matching(question.text, question.attributes)
         if not variants:
             return []
-        free = await self.stocks.near(list(variants), question.near, question.radius_metres, limit=ROWS_MAX, free=True)
-        held = await self.stocks.near(list(variants), question.near, question.radius_metres, limit=HELD_ROWS_MAX, free=False)
-        until = await self.stocks.held_until([row.id for row, _ in held]) if held else {}
-        stores = await self.stocks.known_stores(row.store_id for row, _ in (*free, *held))
-        return [
-            Shelf(row, stores[row.store_id], variants[row.variant_id], metres, until.get(row.id))
-            for row, metres in (*free, *held)
-            if row.store_id in stores
-        ]
+        stores = await self._stores(question)
+        can, cannot = rules.serving(question, stores.values())
+        free = await self._rows(question, can, variants, free=True, limit=ROWS_MAX)
+        held = await self._rows(question, can, variants, free=False, limit=UNAVAILABLE_MAX)
+        missed = await self._rows(question, cannot, variants, free=True, limit=UNAVAILABLE_MAX)
+        until = await self.stocks.held_until([row.id for row in held]) if held else {}
+        shelves = []
+        for row in (*free, *held, *missed):
+            store, metres = stores[row.store_id]
+            shelves.append(Shelf(row, store, variants[row.variant_id], metres, until.get(row.id)))
+        return shelves
+
+    async def _stores(self, question: Search) -> dict[str, tuple[Store, int]]:
+        """The nearest stores, with their distance in metres, by id."""
+        pipeline = nearest.stores(question.near, question.radius_metres, limit=STORES_MAX)
+        found = await self.stocks.database.aggregate(STORES, pipeline)
+        return {row["_id"]: (as_struct(row, Store), round(row["metres"])) async for row in found}
+
+    async def _rows(self, question: Search, store_ids: Sequence[str], variant_ids: Iterable[str], *, free: bool, limit: int) -> list[Stock]:
+        if not store_ids:
+            return []
+        pipeline = nearest.rows(question.near, question.radius_metres, store_ids, list(variant_ids), free=free, limit=limit)
+        return [as_struct(row, Stock) async for row in await self.stocks.database.aggregate(STORES, pipeline)]
 
     async def one(self, store_id: str, variant_id: str, place: Point) -> Shelf:
         """One store's shelf of one variant; `NotFound` when it keeps none, or nobody knows where the store is."""

@@ -105,7 +105,6 @@ class Stock(Struct, frozen=True):
     on_hand: Count = 0
     reserved: Count = 0
     safety: Count = 0
-    position: Point | None = None
     version: int = 1
 
 

@@ -12,7 +12,7 @@ from quanyu.commerce.v1 import stock_pb2
 from services.commerce.catalog.rules import Variant
 from services.commerce.stock import rules
 from services.commerce.stock.holders import BY_HOLDER, Holders
-from services.commerce.stock.rules import LIVE, Hold, HoldState, Point, Promise, Stock, Store, stock_id
+from services.commerce.stock.rules import LIVE, Hold, HoldState, Promise, Stock, Store, stock_id
 from services.kit import clock, ids
 from services.kit.access import Kind
 from services.kit.documents import as_document, as_struct
@@ -23,6 +23,7 @@ from services.kit.once import Once
 from services.kit.table import Table
 from services.kit.unit import Unit
 
+STORES = "store_view"
 STOCK = "stock"
 HOLDS = "holds"
 SWEPT_MAX = 500
@@ -43,11 +44,14 @@ class StockStore:
     def __init__(self, database: Database, lane: Lane) -> None:
         self.database, self.lane = database, lane
         # Fed by StoreChanged; who may write a store's stock is who reaches its row here.
-        self.stores = Table(database, "store_view", struct=Store, scopes={Kind.STORE: "_id", Kind.BRAND: "brand_id"})
+        self.stores = Table(
+            database, STORES, struct=Store, scopes={Kind.STORE: "_id", Kind.BRAND: "brand_id"},
+            indexes=[IndexModel([("active", ASCENDING), ("position", GEOSPHERE)])],
+        )  # fmt: skip
         self.stocks = Table(
             database, STOCK, struct=Stock, message=stock_pb2.Stock, scopes={Kind.STORE: "store_id", Kind.BRAND: "seller_id"},
             indexes=[
-                IndexModel([("variant_id", ASCENDING), ("position", GEOSPHERE)]),
+                IndexModel([("store_id", ASCENDING), ("variant_id", ASCENDING)]),
                 IndexModel([("store_id", ASCENDING), ("_id", ASCENDING)]),
                 IndexModel([("variant_id", ASCENDING), ("_id", ASCENDING)]),
             ],
@@ -207,34 +211,19 @@ class StockStore:
     # other use cases -------------------------------------------------------------------------------------------------
 
     async def keep_store(self, session: Session, store: Store) -> None:
-        """What StoreChanged says; its stock rows follow to its place and owner."""
+        """What StoreChanged says; its stock rows follow to its owner."""
         document = as_document(store)
         id = document.pop("_id")
         await self.stores.collection.replace_one({"_id": id}, document, upsert=True, session=session)
-        moved: Document = {"seller_id": store.brand_id} | ({"position": document["position"]} if store.position else {})
-        stale = {"$or": [{name: {"$ne": value}} for name, value in moved.items()]}
-        await self.stocks.collection.update_many({"store_id": id, **stale}, {"$set": moved, "$inc": {"version": 1}}, session=session)
+        stale = {"store_id": id, "seller_id": {"$ne": store.brand_id}}
+        owned = {"$set": {"seller_id": store.brand_id}, "$inc": {"version": 1}}
+        await self.stocks.collection.update_many(stale, owned, session=session)
 
     async def known_stores(self, ids: Iterable[str], *, scoped: bool = False, session: Session = None) -> dict[str, Store]:
         """Those of these stores that exist (`scoped`: and that the caller reaches), by id."""
         query: Document = {"_id": {"$in": list(set(ids))}}
         rows = self.stores.collection.find(self.stores.within(query) if scoped else query, session=session)
         return {row["_id"]: as_struct(row, Store) for row in await rows.to_list(None)}
-
-    async def near(self, variant_ids: Sequence[str], near: Point, metres: int, *, limit: int, free: bool) -> list[tuple[Stock, int]]:
-        """The nearest rows of these variants with their distance in metres: those with something available, or those all held."""
-        cursor = await self.database.aggregate(STOCK, self.near_pipeline(variant_ids, near, metres, limit=limit, free=free))
-        return [(as_struct(row, Stock), round(row["metres"])) async for row in cursor]
-
-    @staticmethod
-    def near_pipeline(variant_ids: Sequence[str], near: Point, metres: int, *, limit: int, free: bool) -> list[Document]:
-        """How `near` looks them up."""
-        left = {"$subtract": ["$on_hand", {"$add": ["$reserved", "$safety"]}]}
-        held = {"$and": [{"$lte": [left, 0]}, {"$gt": [{"$subtract": ["$on_hand", "$safety"]}, 0]}]}
-        wanted = {"variant_id": {"$in": list(variant_ids)}, "on_hand": {"$gt": 0}, "$expr": {"$gt": [left, 0]} if free else held}
-        place = {"type": "Point", "coordinates": [near.longitude, near.latitude]}
-        nearest = {"near": place, "key": "position", "distanceField": "metres", "maxDistance": metres, "query": wanted}
-        return [{"$geoNear": nearest}, {"$limit": limit}]
 
     async def uncounted(self) -> list[str]:
         """The rows whose `reserved` is not the sum of their live holds: none, or something is wrong. Reads everything."""
@@ -268,7 +257,6 @@ def row_of(store: Store, variant: Variant, on_hand: int, safety: int) -> Stock:
         seller_id=store.brand_id,
         on_hand=on_hand,
         safety=safety,
-        position=store.position,
     )
 
 

@@ -9,12 +9,13 @@ import pytest
 
 from quanyu.commerce.v1 import discovery_pb2, stock_pb2
 from quanyu.common.v1.point_pb2 import Point
-from services.commerce.discovery import rules
+from services.commerce.discovery import nearest, rules
+from services.commerce.discovery.store import ROWS_MAX
 from services.commerce.stock.rules import Point as At
-from services.commerce.stock.store import STOCK, StockStore
+from services.commerce.stock.store import STOCK, STORES
 from services.kit import clock
 from services.kit.errors import Conflict, Denied, Exhausted, Invalid, NotFound
-from tests.services.commerce.conftest import HERE, Shop, consumer, fresh, of_store, stages
+from tests.services.commerce.conftest import HERE, Shop, consumer, explained, fresh, of_store, stages
 
 
 def test_the_words_are_those_of_the_wire() -> None:
@@ -109,9 +110,39 @@ async def test_what_is_in_the_way_is_told(shop: Shop) -> None:
     assert [item.obstacle for item in late.unavailable] == [discovery_pb2.OBSTACLE_TOO_LATE]
     with pytest.raises(Conflict, match="NOT_DELIVERED_HERE"):
         await shop.discovery(consumer()).HoldPromise(hold(method=stock_pb2.METHOD_INSTANT_DELIVERY))
-    await shop.store("str_near", active=False)
-    closed = await search(shop)
-    assert [(item.obstacle, item.HasField("until")) for item in closed.unavailable] == [(discovery_pb2.OBSTACLE_STORE_CLOSED, False)]
+    await shop.store("str_near", opens_minute=600, closes_minute=1320)
+    closed = await search(shop, offset=evening() + 7200)
+    assert [(item.obstacle, item.HasField("until")) for item in closed.unavailable] == [(discovery_pb2.OBSTACLE_STORE_CLOSED, True)]
+    with pytest.raises(Conflict, match="STORE_CLOSED"):
+        await shop.discovery(consumer(), offset=evening() + 7200).HoldPromise(hold())
+
+
+@pytest.mark.parametrize("never", [{"active": False}, {"opens_minute": 0, "closes_minute": 0}])
+async def test_a_store_that_never_opens_is_not_spoken_of(shop: Shop, never: dict[str, Any]) -> None:
+    await shop.store("str_near", **never)
+    found = await search(shop)
+    assert (list(found.promises), list(found.unavailable)) == ([], [])
+    with pytest.raises(Conflict, match="STORE_CLOSED"):
+        await shop.discovery(consumer()).HoldPromise(hold())
+
+
+@pytest.mark.parametrize(
+    "cannot",
+    [{"active": False}, {"opens_minute": 600, "closes_minute": 1200}, {"opens_minute": 0, "closes_minute": 0}, {"delivers": False}],
+)
+async def test_what_cannot_be_had_hides_nothing_that_can(shop: Shop, cannot: dict[str, Any]) -> None:
+    """However much of it lies nearer."""
+    sizes = tuple(range(100, 100 + ROWS_MAX + 10))
+    await shop.product("other", sizes=sizes)
+    rows = [stock_pb2.StockRow(store_id="str_near", variant_id=f"var_other_{size}", on_hand=1) for size in sizes]
+    await shop.stock().ImportStock(stock_pb2.ImportStockRequest(request_id=fresh(), rows=rows))
+    await shop.store("str_near", **cannot)
+    await shop.store("str_far", position=Point(longitude=116.4700, latitude=39.9370))
+    await shop.stocked("str_far")
+    found = await search(shop, evening(), attributes={}, methods=[stock_pb2.METHOD_INSTANT_DELIVERY])
+    assert [(item.store_id, item.variant_id) for item in found.promises] == [("str_far", "var_shirt_40")]
+    assert {item.store_id for item in found.unavailable} <= {"str_near"}
+    assert len(found.unavailable) in (0, rules.UNAVAILABLE_MAX)
 
 
 async def test_questions_and_holds_have_bounds_and_scopes(shop: Shop) -> None:
@@ -135,10 +166,22 @@ async def test_questions_and_holds_have_bounds_and_scopes(shop: Shop) -> None:
     assert answer.hold.consumer_id == "con_a"
 
 
+async def test_goods_are_found_where_their_store_is_now(shop: Shop) -> None:
+    await shop.store("str_near", position=Point(longitude=121.47, latitude=31.23))
+    assert (await search(shop)).promises == []
+    found = await search(shop, near=Point(longitude=121.47, latitude=31.23))
+    assert {(item.store_id, item.distance_metres) for item in found.promises} == {("str_near", 0)}
+
+
 async def test_the_nearest_are_found_by_index(shop: Shop) -> None:
-    store = StockStore(shop.database, shop.commerce.house.lane)
-    pipeline = store.near_pipeline(["var_shirt_40"], At(HERE.longitude, HERE.latitude), 5_000, limit=50, free=True)
-    plan = await shop.database.raw.command("explain", {"aggregate": STOCK, "pipeline": pipeline, "cursor": {}}, verbosity="queryPlanner")
-    found = stages(plan)
-    assert "GEO_NEAR_2DSPHERE" in found
-    assert "COLLSCAN" not in found
+    here = At(HERE.longitude, HERE.latitude)
+    free, held = (nearest.rows(here, 5_000, ["str_near"], ["var_shirt_40"], free=free, limit=50) for free in (True, False))
+    for pipeline in (nearest.stores(here, 5_000, limit=1_000), free, held):
+        asked = {"aggregate": STORES, "pipeline": pipeline, "cursor": {}}
+        found = stages(await shop.database.raw.command("explain", asked, verbosity="queryPlanner"))
+        assert "GEO_NEAR_2DSPHERE" in found
+        assert "COLLSCAN" not in found
+    for pipeline in (free, held):
+        # What a look-up does is in no plan: the same question of one store.
+        (shelf,) = (stage["$lookup"]["pipeline"][0]["$match"] for stage in pipeline if "$lookup" in stage)
+        assert await explained(shop.database[STOCK], {"store_id": "str_near"} | shelf) == {"FETCH", "IXSCAN"}

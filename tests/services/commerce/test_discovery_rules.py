@@ -5,6 +5,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from services.commerce.catalog.rules import Price, Text, Variant
 from services.commerce.discovery import rules
@@ -118,6 +119,17 @@ def test_soonest_first_then_nearest_and_never_more_than_asked(rows: list[tuple[i
     assert len(promises) <= first
     assert [item.distance_metres for item in missed] == sorted(item.distance_metres for item in missed)
     assert len(missed) <= rules.UNAVAILABLE_MAX
+
+
+@given(st.lists(st.tuples(STORES, METRES), max_size=12), TIMES, st.none() | st.timedeltas(timedelta(), timedelta(hours=12)))
+def test_every_promise_is_of_a_store_that_can_serve(stores: list[tuple[Store, int]], at: datetime, within: timedelta | None) -> None:
+    near = [(replace(store, id=f"str_{place}"), metres) for place, (store, metres) in enumerate(stores)]
+    asked = question(at, needed_by=at + within if within is not None else None, first=rules.PROMISES_MAX)
+    can, cannot = rules.serving(asked, near)
+    assert sorted(can + cannot) == sorted(store.id for store, _ in near)
+    promises, missed = rules.answer(asked, [shelf(store=store, metres=metres) for store, metres in near])
+    assert {promise.store_id for promise in promises} == set(can)
+    assert {item.store_id for item in missed} == set(cannot)
 
 
 def test_a_promise_that_does_not_stand_any_more_says_why() -> None:

@@ -305,10 +305,11 @@ async def test_an_import_of_stock_says_which_rows_it_left_out(shop: Shop) -> Non
     assert await shop.row(variant_id="var_hat_1") == {"on_hand": 6, "reserved": 0}
 
 
-async def test_stock_follows_its_store_to_another_place(shop: Shop) -> None:
-    await shop.store("str_near", position={"longitude": 121.47, "latitude": 31.23})
-    row = await shop.database["stock"].find_one({"_id": "str_near:var_shirt_40"})
-    assert row["position"] == {"longitude": 121.47, "latitude": 31.23}
+async def test_stock_follows_its_store_to_another_owner(shop: Shop) -> None:
+    assert list((await shop.stock(of_brand("brd_b")).ListStocks(stock_pb2.ListStocksRequest(store_id="str_near"))).stocks) == []
+    await shop.store("str_near", "brd_b")
+    (row,) = (await shop.stock(of_brand("brd_b")).ListStocks(stock_pb2.ListStocksRequest(store_id="str_near"))).stocks
+    assert (row.seller_id, row.brand_id) == ("brd_b", "brd_a")
 
 
 async def test_no_hot_query_reads_a_whole_collection(shop: Shop) -> None:

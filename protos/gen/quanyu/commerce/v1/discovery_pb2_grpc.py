@@ -53,7 +53,9 @@ class DiscoveryServiceServicer:
         """What can be had near a place, soonest first, then nearest; and what is there but cannot be had now, with the reason.
         A promise is made only when the store is open until the goods are handed over (to the consumer, or to the courier), has time to prepare them,
         and is in time for `needed_by`. Nothing is kept back by it: see HoldPromise.
-        Looks at the 500 first variants that match and at the 50 nearest stock rows of them.
+        Looks at the 1,000 nearest stores that are active and ever open, at the 500 variants that match whose ids come first (more words or
+        attributes make them fewer), and at the nearest stock rows of these: 50 that something can be had of now, 20 that others hold, and 20 in
+        stores that cannot serve now. What cannot be had takes no place of what can.
         Refuses with NEAR_MISSING, KIND_MISSING (neither text nor attributes), INVALID_FIELD.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
