@@ -60,7 +60,8 @@ class Book:
             self.held.setdefault(identity.consumer_id, {})[identity.hash] = identity.id
 
     def enter(self, entry: Entry, brand_id: str, at: datetime, *, everywhere: bool, new_id: NewId, linking: bool = False) -> Entered:
-        """Registers or finds the person of an entry for a brand. `everywhere`: the caller may name, and be told of, consumers the brand does not know.
+        """Registers or finds the person of an entry for a brand. `everywhere`: the caller may name consumers the brand does not know, and
+        hear of them.
 
         `linking`: an id of the entry's own is kept. If its identities find somebody else, it is linked to them: what else the brand has
         under that id, orders and bindings, would mean nobody otherwise.

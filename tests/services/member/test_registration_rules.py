@@ -40,7 +40,9 @@ def entered(book, entries, linking=False):
         entry = Entry(Registration(identities, named), [hashed(one, brand_id) for one in identities])
         before = (dict(book.consumers), dict(book.identities), dict(book.standing))
         try:
-            answer = book.enter(entry, brand_id, AT, everywhere=False, new_id=lambda prefix: f"{prefix}_{next(numbers):03}", linking=linking)
+            answer = book.enter(
+                entry, brand_id, AT, everywhere=False, new_id=lambda prefix: f"{prefix}_{next(numbers):03}", linking=linking
+            )
             taken.append((answer, brand_id, entry.given))
             if linking and named:
                 assert answer.consumer_id == named
