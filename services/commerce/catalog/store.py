@@ -56,14 +56,14 @@ class CatalogStore:
         self, text: str, attributes: Mapping[str, str], brand_id: str, page: PageRequest
     ) -> tuple[list[Shaped], PageInfo]:
         """Offers with a variant that has every word and attribute."""
-        query: Document = {"goods": {"$elemMatch": _having(words.of_query(text, attributes))}} if text.strip() or attributes else {}
+        query: Document = {"goods": {"$elemMatch": having(words.of_query(text, attributes))}} if text.strip() or attributes else {}
         if brand_id:
             query["brand_id"] = brand_id
         return await self.offers.page(query, page, order=[])
 
     async def matching(self, text: str, attributes: Mapping[str, str]) -> dict[str, Variant]:
         """The variants that have every word and attribute, at most VARIANTS_MATCHED_MAX, by id."""
-        query = _having(words.of_query(text, attributes))
+        query = having(words.of_query(text, attributes))
         rows = self.variants.collection.find(query, {"search": 0}).sort("_id", 1).limit(VARIANTS_MATCHED_MAX)
         return {row["_id"]: as_struct(row, Variant) for row in await rows.to_list(VARIANTS_MATCHED_MAX)}
 
@@ -166,6 +166,8 @@ def _replacing(document: Document) -> UpdateOne:
     return UpdateOne({"_id": document["_id"]}, {"$set": fields, "$inc": {"version": 1}})
 
 
-def _having(tokens: Sequence[str]) -> Document:
-    """The filter for what has all these tokens; none at all find nothing."""
-    return {"search": {"$all": list(tokens)}} if tokens else {"search": {"$in": []}}
+def having(wanted: Sequence[Sequence[str]]) -> Document:
+    """The filter for what has one of each of these tokens; none at all find nothing."""
+    if not wanted:
+        return {"search": {"$in": []}}
+    return {"$and": [{"search": {"$in": list(tokens)}} for tokens in wanted]}

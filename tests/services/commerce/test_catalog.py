@@ -5,8 +5,8 @@ import pytest
 from quanyu.commerce.v1 import catalog_pb2
 from quanyu.common.v1.money_pb2 import Money
 from quanyu.common.v1.page_pb2 import PageRequest
-from services.commerce.catalog import rules
-from services.commerce.catalog.store import _having
+from services.commerce.catalog import rules, words
+from services.commerce.catalog.store import having
 from services.kit.errors import Conflict, Denied, Invalid, NotFound
 from tests.services.commerce.conftest import Shop, explained, fresh, of_brand
 from tests.services.conftest import Running
@@ -55,6 +55,17 @@ async def test_what_a_brand_creates_everybody_finds_in_both_languages(commerce: 
     rest = await shop.catalog().SearchOffers(catalog_pb2.SearchOffersRequest(page=PageRequest(first=1, after=everything.page.end_cursor)))
     assert [offer.id for offer in (*everything.offers, *rest.offers)] == ["ofr_dress", "ofr_shirt"]
     assert (everything.page.has_next_page, rest.page.has_next_page) == (True, False)
+
+
+async def test_a_colour_is_found_before_a_name_that_does_not_have_it(commerce: Running) -> None:
+    shop = Shop(commerce)
+    for id, colour in (("a", "白色"), ("b", "黑色")):
+        product = row(id, zh="男士衬衫", en="")
+        product.variants[0].attributes["colour"] = colour
+        await shop.catalog().CreateProduct(catalog_pb2.CreateProductRequest(request_id=fresh(), brand_id="brd_a", product=product))
+    assert await found(shop, "白衬衫") == await found(shop, "男士白色衬衫", size="40") == ["ofr_a"]
+    assert await found(shop, "衬衫") == ["ofr_a", "ofr_b"]
+    assert await found(shop, "红衬衫") == await found(shop, "白裤") == []
 
 
 async def test_an_anonymous_reader_gets_products_variants_and_offers(shop: Shop) -> None:
@@ -139,10 +150,11 @@ async def test_no_search_reads_the_whole_catalog(shop: Shop) -> None:
     offers, variants = shop.database["offers"], shop.database["variants"]
     by_id = [("_id", 1)]
     for stages in (
-        await explained(offers, {"goods": {"$elemMatch": _having(["thing", "size=40"])}}, by_id),
-        await explained(offers, {"goods": {"$elemMatch": _having(["白衬", "衬衫"])}, "brand_id": "brd_a"}, by_id),
+        await explained(offers, {"goods": {"$elemMatch": having(words.of_query("thing", {"size": "40"}))}}, by_id),
+        await explained(offers, {"goods": {"$elemMatch": having(words.of_query("白衬衫", {}))}, "brand_id": "brd_a"}, by_id),
         await explained(offers, {"brand_id": "brd_a"}, by_id),
-        await explained(variants, _having(["thing"]), by_id),
+        await explained(variants, having(words.of_query("thing", {})), by_id),
+        await explained(variants, having(words.of_query("白衬衫", {"size": "40"})), by_id),
         await explained(variants, {"product_id": {"$in": ["prd_x1", "prd_x2"]}}),
     ):
         assert "IXSCAN" in stages

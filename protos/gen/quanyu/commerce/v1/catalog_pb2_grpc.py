@@ -133,7 +133,9 @@ class CatalogServiceServicer:
 
     def SearchOffers(self, request, context):
         """Offers of which at least one variant has every word of `text` and every one of `attributes`, in the order of their ids.
-        Chinese text matches by neighbouring characters (白衬衫 finds 男士白衬衫), other scripts by whole words, small and capital letters and full and half width alike.
+        Chinese text matches by neighbouring characters (白衬衫 finds 男士白衬衫), and across them where the value of an attribute ends or begins
+        (it finds 男士衬衫 with {colour: "白色"}); simplified and traditional characters are not alike. Other scripts match by whole words, small
+        and capital letters and full and half width alike.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -45,7 +45,9 @@ class CatalogServiceStub:
     """Offers by id, in no particular order; ids that name nothing are left out."""
     SearchOffers: _grpc.UnaryUnaryMultiCallable[_catalog_pb2.SearchOffersRequest, _catalog_pb2.SearchOffersResponse]
     """Offers of which at least one variant has every word of `text` and every one of `attributes`, in the order of their ids.
-    Chinese text matches by neighbouring characters (白衬衫 finds 男士白衬衫), other scripts by whole words, small and capital letters and full and half width alike.
+    Chinese text matches by neighbouring characters (白衬衫 finds 男士白衬衫), and across them where the value of an attribute ends or begins
+    (it finds 男士衬衫 with {colour: "白色"}); simplified and traditional characters are not alike. Other scripts match by whole words, small
+    and capital letters and full and half width alike.
     """
     CreateProduct: _grpc.UnaryUnaryMultiCallable[_catalog_pb2.CreateProductRequest, _catalog_pb2.CreateProductResponse]
     """Adds a product with its variants and the offer that sells them.
@@ -77,7 +79,9 @@ class CatalogServiceAsyncStub(CatalogServiceStub):
     """Offers by id, in no particular order; ids that name nothing are left out."""
     SearchOffers: _aio.UnaryUnaryMultiCallable[_catalog_pb2.SearchOffersRequest, _catalog_pb2.SearchOffersResponse]  # type: ignore[assignment]
     """Offers of which at least one variant has every word of `text` and every one of `attributes`, in the order of their ids.
-    Chinese text matches by neighbouring characters (白衬衫 finds 男士白衬衫), other scripts by whole words, small and capital letters and full and half width alike.
+    Chinese text matches by neighbouring characters (白衬衫 finds 男士白衬衫), and across them where the value of an attribute ends or begins
+    (it finds 男士衬衫 with {colour: "白色"}); simplified and traditional characters are not alike. Other scripts match by whole words, small
+    and capital letters and full and half width alike.
     """
     CreateProduct: _aio.UnaryUnaryMultiCallable[_catalog_pb2.CreateProductRequest, _catalog_pb2.CreateProductResponse]  # type: ignore[assignment]
     """Adds a product with its variants and the offer that sells them.
@@ -148,7 +152,9 @@ class CatalogServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_catalog_pb2.SearchOffersResponse, _abc.Awaitable[_catalog_pb2.SearchOffersResponse]]:
         """Offers of which at least one variant has every word of `text` and every one of `attributes`, in the order of their ids.
-        Chinese text matches by neighbouring characters (白衬衫 finds 男士白衬衫), other scripts by whole words, small and capital letters and full and half width alike.
+        Chinese text matches by neighbouring characters (白衬衫 finds 男士白衬衫), and across them where the value of an attribute ends or begins
+        (it finds 男士衬衫 with {colour: "白色"}); simplified and traditional characters are not alike. Other scripts match by whole words, small
+        and capital letters and full and half width alike.
         """
 
     @_abc_1.abstractmethod
