@@ -50,7 +50,10 @@ class Places(places_pb2_grpc.PlaceServiceServicer):
         if not 0 < len(request.venues) <= rules.IMPORT_MAX or len({venue.id for venue in request.venues}) < len(request.venues):
             raise Invalid("INVALID_FIELD", f"give 1 to {rules.IMPORT_MAX} venues, each once", field="venues")
         district = await self.districts.load(request.district_id, session=unit.session)
-        venues = [_venue(venue, district, venue.id) for venue in request.venues]
+        venues = []
+        for place, venue in enumerate(request.venues):
+            with under(f"venues[{place}]"):
+                venues.append(_venue(venue, district, venue.id))
         created, replaced = await self.venues.bring(unit, district.id, venues)
         return places_pb2.ImportVenuesResponse(created=created, replaced=replaced)
 

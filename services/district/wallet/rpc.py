@@ -32,7 +32,7 @@ class Wallet(wallet_pb2_grpc.WalletServiceServicer):
 
     @write
     async def LockCoupons(self, request: wallet_pb2.LockCouponsRequest, unit: Unit) -> wallet_pb2.LockCouponsResponse:
-        asked = rules.ask(request.coupon_ids, [as_struct(fields(line), rules.Line) for line in request.lines])
+        asked = rules.ask(as_struct(fields(request), rules.Spending))
         person = await self.persons.of(request.consumer_id, unit.session)
         discounts = await self.locks.lock(unit, request.order_id, asked, person)
         return wallet_pb2.LockCouponsResponse(discounts=builtins(discounts))

@@ -74,6 +74,13 @@ class Line(Struct, frozen=True):
     amount: Money
 
 
+class Spending(Struct, frozen=True):
+    """Coupons that an order is to spend, and its lines."""
+
+    coupon_ids: Annotated[tuple[str, ...], Meta(min_length=1, max_length=COUPONS_MAX)]
+    lines: Annotated[tuple[Line, ...], Meta(min_length=1, max_length=LINES_MAX)]
+
+
 class Discount(Struct, frozen=True):
     """What a coupon takes off the order's lines of its brand."""
 
@@ -85,7 +92,7 @@ class Discount(Struct, frozen=True):
 class Asked(Struct, frozen=True):
     """What an order asks to lock: the coupons in their order, and what its lines amount to by brand."""
 
-    coupon_ids: Annotated[tuple[str, ...], Meta(min_length=1, max_length=COUPONS_MAX)]
+    coupon_ids: tuple[str, ...]
     amounts: dict[str, Money]
 
 
@@ -100,23 +107,20 @@ class Lock(Struct, frozen=True):
     version: int = 1
 
 
-def ask(coupon_ids: Sequence[str], lines: Sequence[Line]) -> Asked:
-    """What is asked for, lines summed by brand. `Invalid` outside the bounds, BRAND_TWICE for one coupon twice, CURRENCY_DIFFERS."""
-    if not 0 < len(coupon_ids) <= COUPONS_MAX:
-        raise Invalid("INVALID_FIELD", f"name 1 to {COUPONS_MAX} coupons", field="coupon_ids")
-    if not 0 < len(lines) <= LINES_MAX:
-        raise Invalid("INVALID_FIELD", f"an order has 1 to {LINES_MAX} lines", field="lines")
+def ask(spending: Spending) -> Asked:
+    """What is asked for, lines summed by brand. BRAND_TWICE for one coupon twice, CURRENCY_DIFFERS, `Invalid` for a line below nothing."""
+    coupon_ids, lines = spending.coupon_ids, spending.lines
     if len(set(coupon_ids)) < len(coupon_ids):
         raise Conflict(Reason.BRAND_TWICE, "each coupon can be spent once", coupon_id=_twice(coupon_ids))
     if len({line.amount.currency for line in lines}) > 1:
         raise Conflict(Reason.CURRENCY_DIFFERS, "the lines of an order have one currency")
     amounts: dict[str, Money] = {}
-    for line in lines:
+    for place, line in enumerate(lines):
         if line.amount.minor < 0:
-            raise Invalid("INVALID_FIELD", "a line amounts to nothing or more", field="lines.amount")
+            raise Invalid("INVALID_FIELD", "a line amounts to nothing or more", field=f"lines[{place}].amount")
         before = amounts.get(line.brand_id, Money(line.amount.currency))
         amounts[line.brand_id] = Money(before.currency, before.minor + line.amount.minor)
-    return Asked(coupon_ids=tuple(coupon_ids), amounts=amounts)
+    return Asked(coupon_ids=coupon_ids, amounts=amounts)
 
 
 def free(coupon: Coupon, at: datetime) -> bool:

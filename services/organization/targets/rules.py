@@ -214,8 +214,9 @@ def set_target(unit_id: str, brand_id: str, month: str, scenario: str | None, cu
         date.fromisoformat(f"{month}-01")
     except ValueError:
         raise Invalid(Reason.INVALID_MONTH, "a month is written like 2024-05", field="month") from None
-    if not 0 <= online <= MINOR_MAX // 2 or not 0 <= offline <= MINOR_MAX // 2:
-        raise Invalid("INVALID_FIELD", "amounts are from 0 to 5 * 10^14", field="online_minor")
+    for field, amount in (("online_minor", online), ("offline_minor", offline)):
+        if not 0 <= amount <= MINOR_MAX // 2:
+            raise Invalid("INVALID_FIELD", "amounts are from 0 to 5 * 10^14", field=field)
     if not online and not offline:
         raise Invalid(Reason.EMPTY_TARGET, "give an amount for online or offline")
     return Target(

@@ -112,9 +112,16 @@ async def test_an_import_adds_and_replaces_and_pages_by_name(world: World) -> No
     assert names == [f"店{n:03}" for n in range(31)]
     cinemas = await mine.ListVenues(places_pb2.ListVenuesRequest(district_id=HERE, kinds=[places_pb2.VENUE_KIND_CINEMA]))
     assert [(item.id, item.brand_id) for item in cinemas.venues] == [("ven_7", "brd_a")]
-    for wrong in ([], [venue(1), venue(1)], [venue(1, id="")], [venue(1, id="shop")], [venue(1, kind=0)]):
-        with pytest.raises(Invalid):
+    for wrong, field in (
+        ([], "venues"),
+        ([venue(1), venue(1)], "venues"),
+        ([venue(1), venue(2, id="")], "venues[1].id"),
+        ([venue(1, id="shop")], "venues[0].id"),
+        ([venue(1), venue(2), venue(3, kind=0)], "venues[2].kind"),
+    ):
+        with pytest.raises(Invalid) as refused:
             await bring(*wrong)
+        assert refused.value.metadata["field"] == field
 
 
 async def test_entering_again_answers_the_open_visit_and_tells_once(world: World, district: Running) -> None:

@@ -10,7 +10,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from quanyu.district.v1 import wallet_pb2
 from services.district.wallet import rules
-from services.district.wallet.rules import Coupon, CouponState, Line, Lock, LockState
+from services.district.wallet.rules import Asked, Coupon, CouponState, Line, Lock, LockState, Spending
+from services.kit.documents import checked
 from services.kit.errors import Conflict, Invalid, NotFound, Refusal
 from services.kit.money import Money
 
@@ -29,6 +30,10 @@ def lines(**amounts: int) -> list[Line]:
     return [Line(brand, Money("CNY", minor)) for brand, minor in amounts.items()]
 
 
+def ask(coupon_ids: list[str], of: list[Line]) -> Asked:
+    return rules.ask(checked(Spending(tuple(coupon_ids), tuple(of))))
+
+
 amounts = st.dictionaries(
     st.sampled_from(["brd_0", "brd_1", "brd_2"]), st.lists(st.integers(0, 30_000), min_size=1, max_size=3), min_size=1
 )
@@ -36,7 +41,7 @@ amounts = st.dictionaries(
 
 @given(amounts, st.integers(1, 40_000), st.integers(0, 20_000))
 def test_a_discount_is_more_than_nothing_and_at_most_the_brands_lines(sums: dict[str, list[int]], value: int, minimum: int) -> None:
-    asked = rules.ask(["cpn_0"], [Line(brand, Money("CNY", minor)) for brand, minors in sums.items() for minor in minors])
+    asked = ask(["cpn_0"], [Line(brand, Money("CNY", minor)) for brand, minors in sums.items() for minor in minors])
     total = sum(sums.get("brd_0", []))
     mine = coupon(0, value=value, minimum=minimum)
     if total == 0 or total < minimum:
@@ -60,7 +65,7 @@ def test_a_discount_is_more_than_nothing_and_at_most_the_brands_lines(sums: dict
     ],
 )
 def test_what_cannot_be_spent_is_refused_by_name(held: list[Coupon], asked_for: list[str], of: frozenset[str], reason: str) -> None:
-    asked = rules.ask(asked_for, lines(brd_0=50_000, brd_1=50_000))
+    asked = ask(asked_for, lines(brd_0=50_000, brd_1=50_000))
     with pytest.raises((Conflict, NotFound)) as refused:
         rules.lock("ord_a", asked, {item.id: item for item in held}, of, AT)
     assert refused.value.reason == reason
@@ -69,31 +74,33 @@ def test_what_cannot_be_spent_is_refused_by_name(held: list[Coupon], asked_for: 
 
 def test_any_id_of_the_person_may_spend_any_of_the_persons_coupons() -> None:
     held = {item.id: item for item in (coupon(0, owner="con_a"), coupon(1, owner="con_b"))}
-    _, locked = rules.lock("ord_a", rules.ask(list(held), lines(brd_0=50_000, brd_1=50_000)), held, OWNERS, AT)
+    _, locked = rules.lock("ord_a", ask(list(held), lines(brd_0=50_000, brd_1=50_000)), held, OWNERS, AT)
     assert [item.state for item in locked] == [CouponState.LOCKED] * 2
 
 
 @pytest.mark.parametrize(
-    ("coupon_ids", "of"),
+    ("coupon_ids", "of", "field"),
     [
-        ([], lines(brd_0=1)),
-        ([f"cpn_{n}" for n in range(21)], lines(brd_0=1)),
-        (["cpn_0"], []),
-        (["cpn_0"], lines(brd_0=-1)),
-        (["cpn_0"], lines(brd_0=1) * 501),
+        ([], lines(brd_0=1), "coupon_ids"),
+        ([f"cpn_{n}" for n in range(21)], lines(brd_0=1), "coupon_ids"),
+        (["cpn_0"], [], "lines"),
+        (["cpn_0"], lines(brd_0=1, brd_1=-1), "lines[1].amount"),
+        (["cpn_0"], [*lines(brd_0=1), Line("", Money("CNY"))], "lines[1].brand_id"),
+        (["cpn_0"], lines(brd_0=1) * 501, "lines"),
     ],
 )
-def test_an_order_out_of_bounds_is_invalid(coupon_ids: list[str], of: list[Line]) -> None:
-    with pytest.raises(Invalid):
-        rules.ask(coupon_ids, of)
+def test_an_order_out_of_bounds_is_invalid(coupon_ids: list[str], of: list[Line], field: str) -> None:
+    with pytest.raises(Invalid) as refused:
+        ask(coupon_ids, of)
+    assert refused.value.metadata["field"] == field
 
 
 def test_one_currency_and_each_coupon_once() -> None:
     with pytest.raises(Conflict) as refused:
-        rules.ask(["cpn_0", "cpn_0"], lines(brd_0=1))
+        ask(["cpn_0", "cpn_0"], lines(brd_0=1))
     assert refused.value.reason == "BRAND_TWICE"
     with pytest.raises(Conflict) as refused:
-        rules.ask(["cpn_0"], [*lines(brd_0=1), Line("brd_1", Money("USD", 1))])
+        ask(["cpn_0"], [*lines(brd_0=1), Line("brd_1", Money("USD", 1))])
     assert refused.value.reason == "CURRENCY_DIFFERS"
 
 
@@ -121,7 +128,7 @@ class Wallet(RuleBasedStateMachine):
 
     @rule(order=st.sampled_from("xyz"), wanted=st.sets(st.integers(0, 3), min_size=1))
     def lock(self, order: str, wanted: set[int]) -> None:
-        asked = rules.ask([f"cpn_{n}" for n in sorted(wanted)], [Line(f"brd_{n}", Money("CNY", 50_000)) for n in range(4)])
+        asked = ask([f"cpn_{n}" for n in sorted(wanted)], [Line(f"brd_{n}", Money("CNY", 50_000)) for n in range(4)])
         before = dict(self.coupons)
         try:
             if (lock := self.locks.get(order)) and rules.same(lock, asked):

@@ -205,6 +205,13 @@ def test_a_targets_sum_is_that_of_its_parts(online: int, offline: int) -> None:
     assert target.id != rules.set_target("unt_1", "brd_a", "2026-05", "SCENARIO_AT_HOME", "CNY", 1, 1).id
 
 
+@pytest.mark.parametrize(("field", "amounts"), [("online_minor", (-1, 1)), ("offline_minor", (1, -1)), ("offline_minor", (1, 10**15))])
+def test_an_amount_that_cannot_be_is_named(field: str, amounts: tuple[int, int]) -> None:
+    with pytest.raises(Invalid) as refused:
+        rules.set_target("unt_1", "brd_a", "2026-05", None, "CNY", *amounts)
+    assert refused.value.metadata["field"] == field
+
+
 @pytest.mark.parametrize("month", ["2026-13", "2026-5", "", "2026-05-01"])
 def test_a_month_is_a_month(month: str) -> None:
     with pytest.raises(Invalid):
