@@ -1,14 +1,27 @@
 """One mongod for the whole run, a database of its own for each test, real servers in this process on port 0."""
 
+import fcntl
 import os
 import secrets
-from collections.abc import AsyncIterator, Iterator
+import tempfile
+from collections.abc import AsyncIterator, Generator, Iterator
+from pathlib import Path
 
 import pytest
 
 from services.kit.mongo import Database
 from services.kit.settings import Settings
 from services.local.mongod import Mongod
+
+TURNS = Path(tempfile.gettempdir()) / f"quanyu-tests-{os.environ.get('PYTEST_XDIST_TESTRUNUID', os.getpid())}.lock"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Tests of a shared run go on side by side, but for those marked `alone`: what they load and time is the whole machine."""
+    with TURNS.open("w") as turn:
+        fcntl.flock(turn, fcntl.LOCK_EX if item.get_closest_marker("alone") else fcntl.LOCK_SH)
+        return (yield)
 
 
 @pytest.fixture(scope="session")

@@ -18,6 +18,8 @@ from pymongo.errors import OperationFailure, PyMongoError
 
 from services.local.tether import tethered
 
+CONFIGURED_SECONDS_MAX = 5.0
+"""For which a node that has data is waited for to read its configuration; then it is taken for one that never had any."""
 POLL_SECONDS = 0.01
 START_SECONDS_MAX = 60.0
 """Long enough to recover the journal after a kill."""
@@ -77,6 +79,8 @@ class Mongod:
         }
         self.log = folder / "mongod.log"
         self.process: subprocess.Popen[bytes] | None = None
+        self.stood = False
+        """Whether there was data before this start."""
 
     @property
     def uri(self) -> str:
@@ -93,6 +97,7 @@ class Mongod:
     def start(self) -> None:
         """Returns when the node is a writable primary. `MongodError` when it does not become one; nothing is left running then."""
         binary = find_mongod()
+        self.stood = (self.folder / "WiredTiger").exists()
         self.folder.mkdir(parents=True, exist_ok=True)
         any_port = self.port == 0
         try:
@@ -103,7 +108,7 @@ class Mongod:
                     break
                 self.port = 0  # somebody took it between the choice and the start
             with MongoClient[Any]("127.0.0.1", self.port, directConnection=True, serverSelectionTimeoutMS=SELECT_MILLISECONDS) as client:
-                self._configure(client)
+                self._configure(client, time.monotonic() + CONFIGURED_SECONDS_MAX)
                 self._until(lambda: bool(client.admin.command("hello").get("isWritablePrimary")), "does not become primary")
         except BaseException as error:
             self.stop()
@@ -149,16 +154,14 @@ class Mongod:
             return False
         return any(each.status == psutil.CONN_LISTEN and each.laddr.port == self.port for each in connections)
 
-    def _configure(self, client: MongoClient[Any]) -> None:
+    def _configure(self, client: MongoClient[Any], until: float) -> None:
         host = f"127.0.0.1:{self.port}"
-        try:
-            config = client.admin.command("replSetGetConfig")["config"]
-        except OperationFailure as error:
-            if error.code != NOT_YET_INITIALIZED:
-                raise
+        # One that has data may have a configuration that it has not read yet; another one now would end it.
+        while (config := _config(client)) is None and self.stood and time.monotonic() < until:
+            time.sleep(POLL_SECONDS)
+        if config is None:
             client.admin.command("replSetInitiate", {"_id": "rs0", "members": [{"_id": 0, "host": host}]})
-            return
-        if config["members"][0]["host"] != host:
+        elif config["members"][0]["host"] != host:
             config["members"][0]["host"] = host
             config["version"] += 1
             client.admin.command("replSetReconfig", config, force=True)
@@ -222,3 +225,13 @@ def free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
+
+
+def _config(client: MongoClient[Any]) -> dict[str, Any] | None:
+    """The node's configuration; None while it has none."""
+    try:
+        return client.admin.command("replSetGetConfig")["config"]  # type: ignore[no-any-return]
+    except OperationFailure as error:
+        if error.code != NOT_YET_INITIALIZED:
+            raise
+        return None

@@ -69,10 +69,17 @@ ALLOWED = {
             by=("consumer_id",),
         ),
         Allowed(
+            who=("birch's CONSUMER", "birch's everything"),
+            why="which brands one has spoken to is one's own",
+            new=frozenset({"consented_brands"}),
+            changed=frozenset({"consented_brands"}),
+            by=("_id",),
+        ),
+        Allowed(
             who=("oak's",),
             why="any store of the brand writes down what a person the brand knows says there",
-            new=frozenset({"consents", "consent_changes"}),
-            changed=frozenset({"consents"}),
+            new=frozenset({"consents", "consent_changes", "consented_brands"}),
+            changed=frozenset({"consents", "consented_brands"}),
         ),
     ],
     "RelationService.RecordInteraction": [
