@@ -28,7 +28,7 @@ class Consents:
     def __init__(self, house: House) -> None:
         self.standing = self._table(house, "consents", [("consumer_id", ASCENDING), ("brand_id", ASCENDING), ("purpose", ASCENDING)])
         self.changes = self._table(house, "consent_changes", [("consumer_id", ASCENDING), ("at", DESCENDING), ("_id", ASCENDING)])
-        self.addressed = Table(house.database, "consented_brands", struct=Addressed, scopes={})
+        self.addressed = Table(house.database, "consented_brands", struct=Addressed, scopes={Kind.CONSUMER: "_id"})
 
     @staticmethod
     def _table(house: House, name: str, index: Sequence[tuple[str, int]]) -> Table[Consent]:
