@@ -89,6 +89,7 @@ class HoldGone(Refusal):
     "COUPON_LOCKED",
     "COUPON_REDEEMED",
     "BRAND_TWICE",
+    "STORE_NOT_IN_DISTRICT",
     "NO_LINE_OF_BRAND",
     "MINIMUM_SPEND_MISSED",
     "CURRENCY_DIFFERS",

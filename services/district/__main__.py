@@ -34,7 +34,7 @@ def wire(house: House) -> Wiring:
         servicers=[
             (places_pb2_grpc.add_PlaceServiceServicer_to_server, Places(house, persons, visits, unspent)),
             (campaigns_pb2_grpc.add_CampaignServiceServicer_to_server, campaigns_rpc.Campaigns(house, budgets)),
-            (wallet_pb2_grpc.add_WalletServiceServicer_to_server, Wallet(house, persons, coupons, locks)),
+            (wallet_pb2_grpc.add_WalletServiceServicer_to_server, Wallet(house, persons, venues, coupons, locks)),
             (packs_pb2_grpc.add_PackServiceServicer_to_server, PackService(house, persons, visits, ranking, packs)),
         ],
         tables=[districts, venues, visits, campaigns.campaigns(database), budgets, coupons, locks, packs, persons.table],

@@ -17,7 +17,7 @@ TAKES = {
     "brand_budgets": "BatchGetBrands BatchGetCampaigns BatchGetDistricts ListBudgets",
     "claim_pack": "BatchGetBrands ClaimPack",
     "consumer_asset": "BatchGetBindings BatchGetBrands BatchGetConsumers BatchGetStaff GetRelation ListInteractions ListTransitions",
-    "district": "BatchGetBrands BatchGetDistricts BatchListParticipants ListCampaigns ListVenues",
+    "district": "BatchGetBrands BatchGetDistricts BatchGetStores BatchListParticipants ListCampaigns ListVenues",
     "enter_district": "BatchGetDistricts EnterDistrict ListCampaigns",
     "guide_clients": "BatchGetBrands BatchGetConsumers BatchGetRelations BatchGetStaff ListClients",
     "guide_results": "BatchGetConsumers BatchGetOrders BatchGetStaff ListCredits ListOutreaches",

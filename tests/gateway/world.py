@@ -43,7 +43,7 @@ async def eventually(gateway: Gateway, mutation: str, given: dict[str, Any], *, 
 
 
 async def build(gateway: Gateway) -> None:
-    """`brd_a` with `unt_a`, `str_a1` and `str_a2`, the guide `stf_guide`, `ofr_shirt`; `dst_d` with `cmp_c`; `con_anna` and `con_bea`."""
+    """`brd_a` with `unt_a`, `str_a1` and `str_a2`, `stf_guide`, `ofr_shirt`; both in `dst_d` with `cmp_c`; `con_anna`, `con_bea`."""
     name = {"zh": "甲", "en": "A"}
     await do(
         gateway,
@@ -67,6 +67,9 @@ async def build(gateway: Gateway) -> None:
         "createDistrict",
         {"id": "dst_d", "name": "区", "position": NEAR, "zone": "Asia/Shanghai", "geofence": {"radiusMetres": 900}},
     )
+    for store in ("str_a1", "str_a2"):
+        venue = {"kind": "STORE", "name": "店", "position": NEAR, "brandId": "brd_a", "storeId": store}
+        await do(gateway, "createVenue", {"districtId": "dst_d", "venue": venue})
     now = datetime.now(UTC)
     runs = {"startsAt": (now - timedelta(days=1)).isoformat(), "endsAt": (now + timedelta(days=30)).isoformat()}
     await do(gateway, "createCampaign", {"id": "cmp_c", "districtId": "dst_d", "name": "券"} | runs)

@@ -22,6 +22,7 @@ class Wallet:
             request_id=f"{order.id}:lock",
             order_id=order.id,
             consumer_id=order.consumer_id,
+            store_id=order.store_id,
             coupon_ids=order.coupon_ids,
             lines=[wallet_pb2.CouponLine(brand_id=line.brand_id, amount=builtins(line.amount)) for line in order.lines],
         )

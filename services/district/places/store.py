@@ -13,7 +13,7 @@ from services.kit.access import Kind
 from services.kit.calendar import day_of
 from services.kit.documents import as_document
 from services.kit.errors import Conflict
-from services.kit.mongo import Database, Document, Shaped
+from services.kit.mongo import Database, Document, Session, Shaped
 from services.kit.persons import Person
 from services.kit.table import Table
 from services.kit.unit import Unit
@@ -33,8 +33,16 @@ class Venues(Table[Venue]):
     def __init__(self, database: Database) -> None:
         super().__init__(
             database, "venues", struct=Venue, message=places_pb2.Venue, scopes={Kind.DISTRICT: "district_id"}, public=True,
-            indexes=[IndexModel([("district_id", ASCENDING), ("name", ASCENDING), ("_id", ASCENDING)])], shard_key="district_id",
+            indexes=[
+                IndexModel([("district_id", ASCENDING), ("name", ASCENDING), ("_id", ASCENDING)]),
+                IndexModel([("store_id", ASCENDING), ("district_id", ASCENDING)]),
+            ],
+            shard_key="district_id",
         )  # fmt: skip
+
+    async def districts_of(self, store_id: str, session: Session = None) -> frozenset[str]:
+        """The districts of which a store is a venue."""
+        return frozenset(await self.collection.distinct("district_id", {"store_id": store_id}, session=session))
 
     async def bring(self, unit: Unit, district_id: str, venues: Sequence[Venue]) -> tuple[int, int]:
         """Adds or replaces venues of one district; how many are new, how many stood. `Conflict` VENUE_EXISTS for another district's id."""

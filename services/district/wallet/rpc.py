@@ -3,6 +3,7 @@
 from typing import Any
 
 from quanyu.district.v1 import wallet_pb2, wallet_pb2_grpc
+from services.district.places.store import Venues
 from services.district.wallet import rules
 from services.district.wallet.store import Coupons, Locks, as_of
 from services.kit.documents import as_struct, builtins, fields
@@ -14,8 +15,9 @@ from services.kit.unit import Unit, write
 
 
 class Wallet(wallet_pb2_grpc.WalletServiceServicer):
-    def __init__(self, house: House, persons: Persons, coupons: Coupons, locks: Locks) -> None:
-        self.units, self.clock, self.persons, self.coupons, self.locks = house.units, house.clock, persons, coupons, locks
+    def __init__(self, house: House, persons: Persons, venues: Venues, coupons: Coupons, locks: Locks) -> None:
+        self.units, self.clock = house.units, house.clock
+        self.persons, self.venues, self.coupons, self.locks = persons, venues, coupons, locks
 
     async def ListCoupons(self, request: wallet_pb2.ListCouponsRequest, context: Any) -> wallet_pb2.ListCouponsResponse:
         if bool(request.consumer_id) == bool(request.brand_id):
@@ -32,9 +34,10 @@ class Wallet(wallet_pb2_grpc.WalletServiceServicer):
 
     @write
     async def LockCoupons(self, request: wallet_pb2.LockCouponsRequest, unit: Unit) -> wallet_pb2.LockCouponsResponse:
-        asked = rules.ask(as_struct(fields(request), rules.Spending))
+        spending = as_struct(fields(request), rules.Spending)
         person = await self.persons.of(request.consumer_id, unit.session)
-        discounts = await self.locks.lock(unit, request.order_id, asked, person)
+        districts = await self.venues.districts_of(spending.store_id, unit.session)
+        discounts = await self.locks.lock(unit, request.order_id, rules.ask(spending), person, districts)
         return wallet_pb2.LockCouponsResponse(discounts=builtins(discounts))
 
     @write

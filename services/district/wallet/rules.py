@@ -3,7 +3,7 @@
 EXPIRED is never stored: the clock tells it of a coupon that is ISSUED.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Annotated
@@ -33,6 +33,7 @@ class Reason(StrEnum):
     LOCK_NOT_FOUND = "LOCK_NOT_FOUND"
     LOCK_GONE = "LOCK_GONE"
     OWNER_REQUIRED = "OWNER_REQUIRED"
+    STORE_NOT_IN_DISTRICT = "STORE_NOT_IN_DISTRICT"
 
 
 class CouponState(StrEnum):
@@ -75,8 +76,9 @@ class Line(Struct, frozen=True):
 
 
 class Spending(Struct, frozen=True):
-    """Coupons that an order is to spend, and its lines."""
+    """Coupons that an order is to spend, its lines, and the store that serves it."""
 
+    store_id: Annotated[str, Meta(min_length=1, max_length=100)]
     coupon_ids: Annotated[tuple[str, ...], Meta(min_length=1, max_length=COUPONS_MAX)]
     lines: Annotated[tuple[Line, ...], Meta(min_length=1, max_length=LINES_MAX)]
 
@@ -153,9 +155,19 @@ def discount(coupon: Coupon, amounts: Mapping[str, Money]) -> Discount:
 
 
 def lock(
-    order_id: str, asked: Asked, coupons: Mapping[str, Coupon], owners: frozenset[str], at: datetime, version: int = 1
+    order_id: str,
+    asked: Asked,
+    coupons: Mapping[str, Coupon],
+    *,
+    owners: Collection[str],
+    district_ids: Collection[str],
+    at: datetime,
+    version: int = 1,
 ) -> tuple[Lock, list[Coupon]]:
-    """The order's lock and its coupons, locked; a refusal locks none. `coupons` by id, those that exist; `owners`: the person's ids."""
+    """The order's lock and its coupons, locked; a refusal locks none.
+
+    `coupons` by id, those that exist; `owners`: the person's ids; `district_ids`: where the store stands that serves the order.
+    """
     locked: list[Coupon] = []
     discounts: list[Discount] = []
     for coupon_id in asked.coupon_ids:
@@ -167,6 +179,11 @@ def lock(
         state = state_at(coupon, at)
         if state is not CouponState.ISSUED:
             raise Conflict(REFUSED[state], WHY[state], coupon_id=coupon_id)
+        if coupon.district_id not in district_ids:
+            raise Conflict(
+                Reason.STORE_NOT_IN_DISTRICT, "this coupon is spent in stores of its district; let one of those serve the order",
+                coupon_id=coupon_id, district_id=coupon.district_id,
+            )  # fmt: skip
         discounts.append(discount(coupon, asked.amounts))
         locked.append(msgspec.structs.replace(coupon, state=CouponState.LOCKED, order_id=order_id, locked_at=at, redeemed_at=None))
     return Lock(id=order_id, asked=asked, discounts=tuple(discounts), locked_at=at, version=version), locked

@@ -1,6 +1,6 @@
 """The collections of coupons and of the locks orders have on them."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from datetime import datetime
 
 from pymongo import ASCENDING, DESCENDING, IndexModel
@@ -83,13 +83,15 @@ class Locks(Table[Lock]):
         except NotFound:
             return None
 
-    async def lock(self, unit: Unit, order_id: str, asked: Asked, person: Person) -> tuple[Discount, ...]:
-        """Locks the coupons for the order, or answers what it holds already."""
+    async def lock(self, unit: Unit, order_id: str, asked: Asked, person: Person, district_ids: Collection[str]) -> tuple[Discount, ...]:
+        """Locks the coupons for the order of a person at a store in these districts, or answers what it holds already."""
         held = await self.standing(order_id, unit.session)
         if held is not None and rules.same(held, asked):
             return held.discounts
         before = await self.coupons.standing(asked.coupon_ids, unit.session)
-        lock, locked = rules.lock(order_id, asked, before, person.ids, unit.at, held.version if held else 1)
+        lock, locked = rules.lock(
+            order_id, asked, before, owners=person.ids, district_ids=district_ids, at=unit.at, version=held.version if held else 1
+        )
         for other in {coupon.order_id for coupon in before.values()} - {"", order_id}:
             await self._take_over(unit, other, but=asked.coupon_ids)
         await self._write(unit, locked)

@@ -69,6 +69,8 @@ async def mall(start: Start) -> AsyncIterator[Mall]:
     await mall.product()
     await mall.stocked()
     await mall.coupon()
+    # The store is a venue of the district whose coupons these are.
+    await mall.district.database["venues"].insert_one({"_id": "ven_near", "district_id": "dst_a", "store_id": "str_near"})
     yield mall
 
 

@@ -186,6 +186,7 @@ async def test_a_person_has_one_pack_under_all_ids_matched_by_what_all_of_them_b
 
 async def test_who_leaves_takes_the_unspent_coupons_along(here: District) -> None:
     await here.consenting("con_anna", *BRANDS[:3])
+    await here.settle()
     visit = await here.enter("con_anna")
     pack = await here.claim(visit)
     spent = pack.entries[0]

@@ -202,6 +202,7 @@ async def test_a_visit_is_the_consumers_and_the_districts(world: World) -> None:
 async def test_hot_queries_walk_an_index(world: World, district: Running) -> None:
     visits, venues = district.database["visits"], district.database["venues"]
     assert await plan_of(visits.find({"open_key": "con_anna|dst_sanlitun|2026-11-22"})) == "FETCH IXSCAN"
+    assert await plan_of(venues.find({"store_id": "str_here"}, {"_id": 0, "district_id": 1})) == "PROJECTION_COVERED IXSCAN"
     listed = venues.find({"district_id": HERE}).sort([("name", 1), ("_id", 1)])
     assert "COLLSCAN" not in (plan := await plan_of(listed))
     assert "SORT" not in plan.split()

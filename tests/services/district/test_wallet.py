@@ -37,6 +37,13 @@ async def given_coupons(district: Running, count: int = 3, **more: object) -> li
     return [coupon.id for coupon in coupons]
 
 
+@pytest.fixture
+async def world(world: World) -> World:
+    """Sanlitun with the store that serves the orders."""
+    await world.settle()
+    return world
+
+
 async def test_an_order_locks_spends_and_gives_back(world: World, district: Running) -> None:
     one, two, _ = await given_coupons(district)
     discounts = await world.lock("ord_1", "con_anna", [two, one], brd_0=50_000, brd_1=10_000)
@@ -58,6 +65,24 @@ async def test_an_order_locks_spends_and_gives_back(world: World, district: Runn
         await world.confirm("ord_1")
     assert gone.value.reason == "LOCK_GONE"
     assert await world.lock("ord_1", "con_anna", [one], brd_0=50_000)
+
+
+async def test_a_coupon_is_spent_at_stores_of_its_district_alone(world: World, district: Running) -> None:
+    one, two, _ = await given_coupons(district)
+    await world.found("dst_other")
+    await world.settle("str_there", "dst_other")
+    await world.settle("str_both", "dst_other")
+    await world.settle("str_both")
+    for store_id in ("str_there", "str_nowhere"):
+        with pytest.raises(Conflict) as refused:
+            await world.lock("ord_1", "con_anna", [one], store_id=store_id, brd_0=50_000)
+        told = refused.value.metadata
+        assert (refused.value.reason, told["coupon_id"], told["district_id"]) == ("STORE_NOT_IN_DISTRICT", one, "dst_sanlitun")
+    with pytest.raises(Invalid) as nameless:
+        await world.lock("ord_1", "con_anna", [one], store_id="", brd_0=50_000)
+    assert nameless.value.metadata["field"] == "store_id"
+    assert await world.lock("ord_1", "con_anna", [one], brd_0=50_000)
+    assert await world.lock("ord_2", "con_anna", [two], store_id="str_both", brd_1=50_000)
 
 
 async def test_the_same_order_asks_again_and_hears_the_same(world: World, district: Running) -> None:

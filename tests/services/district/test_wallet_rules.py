@@ -31,7 +31,14 @@ def lines(**amounts: int) -> list[Line]:
 
 
 def ask(coupon_ids: list[str], of: list[Line]) -> Asked:
-    return rules.ask(checked(Spending(tuple(coupon_ids), tuple(of))))
+    return rules.ask(checked(Spending("str_a", tuple(coupon_ids), tuple(of))))
+
+
+def lock(
+    order: str, asked: Asked, held: dict[str, Coupon], owners: frozenset[str] = OWNERS, at: datetime = AT
+) -> tuple[Lock, list[Coupon]]:
+    """Locked for an order that a store in the coupons' district serves."""
+    return rules.lock(order, asked, held, owners=owners, district_ids=("dst_a", "dst_b"), at=at)
 
 
 amounts = st.dictionaries(
@@ -59,6 +66,7 @@ def test_a_discount_is_more_than_nothing_and_at_most_the_brands_lines(sums: dict
         ([coupon(0)], ["cpn_0"], frozenset({"con_x"}), "COUPON_NOT_FOUND"),
         ([coupon(0), coupon(1, brand="brd_0")], ["cpn_0", "cpn_1"], OWNERS, "BRAND_TWICE"),
         ([coupon(0, days=0)], ["cpn_0"], OWNERS, "COUPON_EXPIRED"),
+        ([msgspec.structs.replace(coupon(0), district_id="dst_c")], ["cpn_0"], OWNERS, "STORE_NOT_IN_DISTRICT"),
         ([coupon(3)], ["cpn_3"], OWNERS, "NO_LINE_OF_BRAND"),
         ([coupon(0, minimum=50_001)], ["cpn_0"], OWNERS, "MINIMUM_SPEND_MISSED"),
         ([msgspec.structs.replace(coupon(0), value=Money("USD", 1))], ["cpn_0"], OWNERS, "CURRENCY_DIFFERS"),
@@ -67,14 +75,14 @@ def test_a_discount_is_more_than_nothing_and_at_most_the_brands_lines(sums: dict
 def test_what_cannot_be_spent_is_refused_by_name(held: list[Coupon], asked_for: list[str], of: frozenset[str], reason: str) -> None:
     asked = ask(asked_for, lines(brd_0=50_000, brd_1=50_000))
     with pytest.raises((Conflict, NotFound)) as refused:
-        rules.lock("ord_a", asked, {item.id: item for item in held}, of, AT)
+        lock("ord_a", asked, {item.id: item for item in held}, of)
     assert refused.value.reason == reason
     assert refused.value.metadata["coupon_id"] in asked_for
 
 
 def test_any_id_of_the_person_may_spend_any_of_the_persons_coupons() -> None:
     held = {item.id: item for item in (coupon(0, owner="con_a"), coupon(1, owner="con_b"))}
-    _, locked = rules.lock("ord_a", ask(list(held), lines(brd_0=50_000, brd_1=50_000)), held, OWNERS, AT)
+    _, locked = lock("ord_a", ask(list(held), lines(brd_0=50_000, brd_1=50_000)), held)
     assert [item.state for item in locked] == [CouponState.LOCKED] * 2
 
 
@@ -131,9 +139,9 @@ class Wallet(RuleBasedStateMachine):
         asked = ask([f"cpn_{n}" for n in sorted(wanted)], [Line(f"brd_{n}", Money("CNY", 50_000)) for n in range(4)])
         before = dict(self.coupons)
         try:
-            if (lock := self.locks.get(order)) and rules.same(lock, asked):
+            if (held := self.locks.get(order)) and rules.same(held, asked):
                 return
-            fresh, locked = rules.lock(order, asked, self.coupons, OWNERS, self.at)
+            fresh, locked = lock(order, asked, self.coupons, at=self.at)
         except Refusal:
             assert self.coupons == before
             assert any(rules.state_at(before[id], self.at) is not CouponState.ISSUED for id in asked.coupon_ids) or self.locks.get(order)

@@ -87,6 +87,12 @@ class World:
         )  # fmt: skip
         return (await self.places().CreateDistrict(request)).district
 
+    async def settle(self, store_id: str = "str_here", district_id: str = "dst_sanlitun") -> None:
+        """The store becomes a venue of the district."""
+        venue = places_pb2.NewVenue(kind=places_pb2.VENUE_KIND_STORE, name="店", position=SANLITUN, store_id=store_id)
+        request = places_pb2.CreateVenueRequest(request_id=fresh(), district_id=district_id, venue=venue)
+        await self.places(district_operator(district_id)).CreateVenue(request)
+
     async def stage(self, id: str = "cmp_november", district_id: str = "dst_sanlitun") -> campaigns_pb2.Campaign:
         at = clock.now() + timedelta(seconds=self.offset)
         request = campaigns_pb2.CreateCampaignRequest(
@@ -120,12 +126,13 @@ class World:
         return (await self.packs(*consumer(visit.consumer_id)).ClaimPack(request)).pack
 
     async def lock(
-        self, order_id: str, consumer_id: str, coupon_ids: list[str], request_id: str = "", **amounts: int
+        self, order_id: str, consumer_id: str, coupon_ids: list[str], request_id: str = "", store_id: str = "str_here", **amounts: int
     ) -> list[wallet_pb2.CouponDiscount]:
         lines = [wallet_pb2.CouponLine(brand_id=brand_id, amount=fen(minor)) for brand_id, minor in amounts.items()]
         request = wallet_pb2.LockCouponsRequest(
-            request_id=request_id or fresh(), order_id=order_id, consumer_id=consumer_id, coupon_ids=coupon_ids, lines=lines
-        )
+            request_id=request_id or fresh(), order_id=order_id, consumer_id=consumer_id, coupon_ids=coupon_ids, lines=lines,
+            store_id=store_id,
+        )  # fmt: skip
         return list((await self.wallet(COMMERCE).LockCoupons(request)).discounts)
 
     async def confirm(self, order_id: str, request_id: str = "") -> list[str]:

@@ -54,6 +54,10 @@ class _WalletReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_WalletRe
     """The order's lock was rolled back or taken over by another order."""
     WALLET_REASON_OWNER_REQUIRED: _WalletReason.ValueType  # 12
     """Exactly one of consumer and brand must be given."""
+    WALLET_REASON_STORE_NOT_IN_DISTRICT: _WalletReason.ValueType  # 13
+    """The store that serves the order is no venue of the coupon's district. Where the order is taken and how its goods reach the consumer
+    does not matter.
+    """
 
 class WalletReason(_WalletReason, metaclass=_WalletReasonEnumTypeWrapper):
     """Why a call about coupons is refused: the reason of the status, without the prefix `WALLET_REASON_`."""
@@ -84,6 +88,10 @@ WALLET_REASON_LOCK_GONE: WalletReason.ValueType  # 11
 """The order's lock was rolled back or taken over by another order."""
 WALLET_REASON_OWNER_REQUIRED: WalletReason.ValueType  # 12
 """Exactly one of consumer and brand must be given."""
+WALLET_REASON_STORE_NOT_IN_DISTRICT: WalletReason.ValueType  # 13
+"""The store that serves the order is no venue of the coupon's district. Where the order is taken and how its goods reach the consumer
+does not matter.
+"""
 Global___WalletReason: _TypeAlias = WalletReason  # noqa: Y015
 
 class _CouponState:
@@ -150,7 +158,7 @@ class Coupon(_message.Message):
     campaign_id: _builtins.str
     """The campaign it comes from."""
     district_id: _builtins.str
-    """The district it is meant for."""
+    """The district in whose stores it is spent."""
     pack_id: _builtins.str
     """The pack it came in."""
     name: _builtins.str
@@ -359,12 +367,15 @@ class LockCouponsRequest(_message.Message):
     CONSUMER_ID_FIELD_NUMBER: _builtins.int
     COUPON_IDS_FIELD_NUMBER: _builtins.int
     LINES_FIELD_NUMBER: _builtins.int
+    STORE_ID_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """1 to 128 characters; a repeat answers as the first time."""
     order_id: _builtins.str
     """The order that spends them."""
     consumer_id: _builtins.str
     """Who orders: any id of the person whose coupons they are."""
+    store_id: _builtins.str
+    """The store or warehouse that serves the order."""
     @_builtins.property
     def coupon_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """1 to 20."""
@@ -381,10 +392,11 @@ class LockCouponsRequest(_message.Message):
         consumer_id: _builtins.str = ...,
         coupon_ids: _abc.Iterable[_builtins.str] | None = ...,
         lines: _abc.Iterable[Global___CouponLine] | None = ...,
+        store_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["consumer_id", b"consumer_id", "coupon_ids", b"coupon_ids", "lines", b"lines", "order_id", b"order_id", "request_id", b"request_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["consumer_id", b"consumer_id", "coupon_ids", b"coupon_ids", "lines", b"lines", "order_id", b"order_id", "request_id", b"request_id", "store_id", b"store_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -87,8 +87,9 @@ class WalletServiceServicer:
         request id; with others it is refused with ORDER_LOCKED_OTHERWISE until it is rolled back. After a rollback an order may lock anew.
         A lock that is not confirmed within 45 minutes may be taken over by another order; its coupons are then free, all of them.
         Refuses with COUPON_NOT_FOUND when a coupon does not belong to the person, COUPON_EXPIRED, COUPON_LOCKED (by another order),
-        COUPON_REDEEMED, BRAND_TWICE (two coupons of one brand), NO_LINE_OF_BRAND, MINIMUM_SPEND_MISSED (the metadata name `minimum_minor`
-        and `amount_minor`) and CURRENCY_DIFFERS. Every refusal about a coupon names it in the metadata `coupon_id`.
+        COUPON_REDEEMED, BRAND_TWICE (two coupons of one brand), STORE_NOT_IN_DISTRICT (the goods come from elsewhere than the coupon's
+        district; the metadata name its `district_id`), NO_LINE_OF_BRAND, MINIMUM_SPEND_MISSED (the metadata name `minimum_minor` and
+        `amount_minor`) and CURRENCY_DIFFERS. Every refusal about a coupon names it in the metadata `coupon_id`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -45,8 +45,9 @@ class WalletServiceStub:
     request id; with others it is refused with ORDER_LOCKED_OTHERWISE until it is rolled back. After a rollback an order may lock anew.
     A lock that is not confirmed within 45 minutes may be taken over by another order; its coupons are then free, all of them.
     Refuses with COUPON_NOT_FOUND when a coupon does not belong to the person, COUPON_EXPIRED, COUPON_LOCKED (by another order),
-    COUPON_REDEEMED, BRAND_TWICE (two coupons of one brand), NO_LINE_OF_BRAND, MINIMUM_SPEND_MISSED (the metadata name `minimum_minor`
-    and `amount_minor`) and CURRENCY_DIFFERS. Every refusal about a coupon names it in the metadata `coupon_id`.
+    COUPON_REDEEMED, BRAND_TWICE (two coupons of one brand), STORE_NOT_IN_DISTRICT (the goods come from elsewhere than the coupon's
+    district; the metadata name its `district_id`), NO_LINE_OF_BRAND, MINIMUM_SPEND_MISSED (the metadata name `minimum_minor` and
+    `amount_minor`) and CURRENCY_DIFFERS. Every refusal about a coupon names it in the metadata `coupon_id`.
     """
     ConfirmCoupons: _grpc.UnaryUnaryMultiCallable[_wallet_pb2.ConfirmCouponsRequest, _wallet_pb2.ConfirmCouponsResponse]
     """The order was paid: its locked coupons are redeemed. Confirming twice changes nothing, and a late confirmation stands as long as no other
@@ -75,8 +76,9 @@ class WalletServiceAsyncStub(WalletServiceStub):
     request id; with others it is refused with ORDER_LOCKED_OTHERWISE until it is rolled back. After a rollback an order may lock anew.
     A lock that is not confirmed within 45 minutes may be taken over by another order; its coupons are then free, all of them.
     Refuses with COUPON_NOT_FOUND when a coupon does not belong to the person, COUPON_EXPIRED, COUPON_LOCKED (by another order),
-    COUPON_REDEEMED, BRAND_TWICE (two coupons of one brand), NO_LINE_OF_BRAND, MINIMUM_SPEND_MISSED (the metadata name `minimum_minor`
-    and `amount_minor`) and CURRENCY_DIFFERS. Every refusal about a coupon names it in the metadata `coupon_id`.
+    COUPON_REDEEMED, BRAND_TWICE (two coupons of one brand), STORE_NOT_IN_DISTRICT (the goods come from elsewhere than the coupon's
+    district; the metadata name its `district_id`), NO_LINE_OF_BRAND, MINIMUM_SPEND_MISSED (the metadata name `minimum_minor` and
+    `amount_minor`) and CURRENCY_DIFFERS. Every refusal about a coupon names it in the metadata `coupon_id`.
     """
     ConfirmCoupons: _aio.UnaryUnaryMultiCallable[_wallet_pb2.ConfirmCouponsRequest, _wallet_pb2.ConfirmCouponsResponse]  # type: ignore[assignment]
     """The order was paid: its locked coupons are redeemed. Confirming twice changes nothing, and a late confirmation stands as long as no other
@@ -120,8 +122,9 @@ class WalletServiceServicer(metaclass=_abc_1.ABCMeta):
         request id; with others it is refused with ORDER_LOCKED_OTHERWISE until it is rolled back. After a rollback an order may lock anew.
         A lock that is not confirmed within 45 minutes may be taken over by another order; its coupons are then free, all of them.
         Refuses with COUPON_NOT_FOUND when a coupon does not belong to the person, COUPON_EXPIRED, COUPON_LOCKED (by another order),
-        COUPON_REDEEMED, BRAND_TWICE (two coupons of one brand), NO_LINE_OF_BRAND, MINIMUM_SPEND_MISSED (the metadata name `minimum_minor`
-        and `amount_minor`) and CURRENCY_DIFFERS. Every refusal about a coupon names it in the metadata `coupon_id`.
+        COUPON_REDEEMED, BRAND_TWICE (two coupons of one brand), STORE_NOT_IN_DISTRICT (the goods come from elsewhere than the coupon's
+        district; the metadata name its `district_id`), NO_LINE_OF_BRAND, MINIMUM_SPEND_MISSED (the metadata name `minimum_minor` and
+        `amount_minor`) and CURRENCY_DIFFERS. Every refusal about a coupon names it in the metadata `coupon_id`.
         """
 
     @_abc_1.abstractmethod
