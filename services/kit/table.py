@@ -7,6 +7,7 @@ import msgspec
 from google.protobuf.message import Message
 from msgspec import Struct
 from pymongo import IndexModel
+from pymongo.collation import Collation
 from pymongo.errors import DuplicateKeyError
 
 from quanyu.common.v1.page_pb2 import PageInfo, PageRequest
@@ -116,26 +117,34 @@ class Table(Generic[S]):
         *,
         sort: pages.Order | None = None,
         hint: pages.Order | None = None,
+        collation: Collation | None = None,
         limit: int,
         session: Session = None,
         projection: Document | None = None,
     ) -> list[Shaped]:
-        """At most `limit` rows in scope that match, read by the index `hint` if one is named."""
+        """At most `limit` rows in scope that match, read by the index `hint` if one is named, text compared by `collation`."""
         rows = self.collection.find(self.within(query), projection or self.projection, session=session).limit(min(limit, FIND_MAX))
         if sort:
             rows = rows.sort(list(sort))
         if hint:
             rows = rows.hint(list(hint))
+        if collation:
+            rows = rows.collation(collation)
         found: list[Shaped] = await rows.to_list(limit)
         return found
 
-    async def page(self, query: Document, page: PageRequest, *, order: pages.Order) -> tuple[list[Shaped], PageInfo]:
-        """One keyset page in `order` (`_id` is appended) and what it says of itself."""
+    async def page(
+        self, query: Document, page: PageRequest, *, order: pages.Order, collation: Collation | None = None
+    ) -> tuple[list[Shaped], PageInfo]:
+        """One keyset page in `order` (`_id` is appended) and what it says of itself.
+
+        With a `collation` what comes after a row is what comes after it there; the index must have the same one.
+        """
         first, order = pages.size(page), [*order, ("_id", 1)]
         if page.after:
             query = {"$and": [query, pages.after(order, pages.values(self.name, order, page.after))]}
         projection = (self.projection or {}) | {"_cursor": [f"${field}" for field, _ in order]}
-        rows = await self.find(query, sort=order, limit=first + 1, projection=projection)
+        rows = await self.find(query, sort=order, limit=first + 1, projection=projection, collation=collation)
         cursors = [row.pop("_cursor") for row in rows]
         more, rows = len(rows) > first, rows[:first]
         end = pages.cursor(self.name, cursors[len(rows) - 1]) if rows else ""

@@ -35,7 +35,7 @@ class Places(places_pb2_grpc.PlaceServiceServicer):
         return places_pb2.BatchGetDistrictsResponse(districts=await self.districts.batch(request.ids))
 
     async def ListDistricts(self, request: places_pb2.ListDistrictsRequest, context: Any) -> places_pb2.ListDistrictsResponse:
-        rows, page = await self.districts.page({}, request.page, order=[("name", 1)])
+        rows, page = await self.districts.page({}, request.page, order=store.BY_NAME, collation=store.IN_CHINESE)
         return places_pb2.ListDistrictsResponse(districts=rows, page=page)
 
     @write
@@ -64,7 +64,7 @@ class Places(places_pb2_grpc.PlaceServiceServicer):
         query: dict[str, Any] = {"district_id": request.district_id}
         if kinds := fields(request).get("kinds"):
             query["kind"] = {"$in": kinds}
-        rows, page = await self.venues.page(query, request.page, order=[("name", 1)])
+        rows, page = await self.venues.page(query, request.page, order=store.BY_NAME, collation=store.IN_CHINESE)
         return places_pb2.ListVenuesResponse(venues=rows, page=page)
 
     @write

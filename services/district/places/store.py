@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from datetime import datetime
 
 from pymongo import ASCENDING, IndexModel, UpdateOne
+from pymongo.collation import Collation
 
 from quanyu.district.v1 import places_pb2
 from services.district.places import rules
@@ -18,12 +19,16 @@ from services.kit.persons import Person
 from services.kit.table import Table
 from services.kit.unit import Unit
 
+BY_NAME = [("name", ASCENDING)]
+IN_CHINESE = Collation(locale="zh")
+"""Names in the order of their pinyin, as Chinese readers look them up; names in other scripts come after."""
+
 
 def districts(database: Database) -> Table[District]:
     """All districts; there are few."""
     return Table(
         database, "districts", struct=District, message=places_pb2.District, scopes={}, public=True,
-        indexes=[IndexModel([("name", ASCENDING), ("_id", ASCENDING)])],
+        indexes=[IndexModel([*BY_NAME, ("_id", ASCENDING)], name="by_name", collation=IN_CHINESE)],
     )  # fmt: skip
 
 
@@ -34,7 +39,7 @@ class Venues(Table[Venue]):
         super().__init__(
             database, "venues", struct=Venue, message=places_pb2.Venue, scopes={Kind.DISTRICT: "district_id"}, public=True,
             indexes=[
-                IndexModel([("district_id", ASCENDING), ("name", ASCENDING), ("_id", ASCENDING)]),
+                IndexModel([("district_id", ASCENDING), *BY_NAME, ("_id", ASCENDING)], name="by_name", collation=IN_CHINESE),
                 IndexModel([("store_id", ASCENDING), ("district_id", ASCENDING)]),
             ],
             shard_key="district_id",

@@ -80,9 +80,9 @@ class World:
         subject = "|".join(f"{grant.role}:{grant.id}" for grant in grants)
         return self.running.channel_as(*(grants or (OPERATOR,)), subject=subject or "operator", offset=self.offset)
 
-    async def found(self, id: str = "dst_sanlitun") -> places_pb2.District:
+    async def found(self, id: str = "dst_sanlitun", name: str = "三里屯") -> places_pb2.District:
         request = places_pb2.CreateDistrictRequest(
-            request_id=fresh(), id=id, name="三里屯", name_en="Sanlitun", position=SANLITUN, zone="Asia/Shanghai",
+            request_id=fresh(), id=id, name=name, name_en="Sanlitun", position=SANLITUN, zone="Asia/Shanghai",
             geofence=places_pb2.Geofence(radius_metres=800),
         )  # fmt: skip
         return (await self.places().CreateDistrict(request)).district

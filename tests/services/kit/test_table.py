@@ -8,6 +8,7 @@ from typing import Annotated
 import msgspec
 import pytest
 from msgspec import Meta, Struct
+from pymongo.collation import Collation
 
 from quanyu.common.v1.page_pb2 import PageRequest
 from quanyu.facts.v1 import facts_pb2
@@ -179,3 +180,19 @@ async def test_a_batch_is_bounded(coupons: Table[Coupon]) -> None:
 
 def test_the_system_clock_gives_milliseconds() -> None:
     assert clock.now().microsecond % 1000 == 0
+
+
+async def test_pages_go_on_where_their_collation_says(coupons: Table[Coupon]) -> None:
+    given = ["北京", "安徽", "上海", "朝阳", "安徽"]
+    with being(access.SYSTEM):
+        for number, name in enumerate(given):
+            await insert(coupons, Coupon(id=f"z{number}", coupon_id=name, brand_id="brd_z"))
+        seen, after = [], ""
+        while True:
+            page = PageRequest(first=2, after=after)
+            rows, info = await coupons.page({"brand_id": "brd_z"}, page, order=[("coupon_id", 1)], collation=Collation(locale="zh"))
+            seen += [row["coupon_id"] for row in rows]
+            if not info.has_next_page:
+                break
+            after = info.end_cursor
+    assert seen == ["安徽", "安徽", "北京", "朝阳", "上海"]

@@ -126,7 +126,7 @@ class PlaceServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListDistricts(self, request, context):
-        """All districts by name.
+        """All districts by name, Chinese ones in the order of their pinyin and before others.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -157,7 +157,7 @@ class PlaceServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListVenues(self, request, context):
-        """The venues of a district by name.
+        """The venues of a district by name, Chinese ones in the order of their pinyin and before others.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -44,7 +44,7 @@ class PlaceServiceStub:
     BatchGetDistricts: _grpc.UnaryUnaryMultiCallable[_places_pb2.BatchGetDistrictsRequest, _places_pb2.BatchGetDistrictsResponse]
     """Several districts; ids that do not exist are absent from the answer."""
     ListDistricts: _grpc.UnaryUnaryMultiCallable[_places_pb2.ListDistrictsRequest, _places_pb2.ListDistrictsResponse]
-    """All districts by name."""
+    """All districts by name, Chinese ones in the order of their pinyin and before others."""
     CreateVenue: _grpc.UnaryUnaryMultiCallable[_places_pb2.CreateVenueRequest, _places_pb2.CreateVenueResponse]
     """Adds a venue to a district. Refuses with VENUE_EXISTS when the id is taken, with OUTSIDE_DISTRICT when it stands beyond the district's
     geofence, and with DISTRICT_NOT_FOUND.
@@ -57,7 +57,7 @@ class PlaceServiceStub:
     BatchGetVenues: _grpc.UnaryUnaryMultiCallable[_places_pb2.BatchGetVenuesRequest, _places_pb2.BatchGetVenuesResponse]
     """Several venues; ids that do not exist are absent from the answer."""
     ListVenues: _grpc.UnaryUnaryMultiCallable[_places_pb2.ListVenuesRequest, _places_pb2.ListVenuesResponse]
-    """The venues of a district by name."""
+    """The venues of a district by name, Chinese ones in the order of their pinyin and before others."""
     EnterDistrict: _grpc.UnaryUnaryMultiCallable[_places_pb2.EnterDistrictRequest, _places_pb2.EnterDistrictResponse]
     """The consumer enters a district. There is one open visit for each consumer, district and day (in the district's zone): entering again
     answers the open one and tells no new fact. A position outside the geofence is refused with OUTSIDE_DISTRICT; without a position the
@@ -88,7 +88,7 @@ class PlaceServiceAsyncStub(PlaceServiceStub):
     BatchGetDistricts: _aio.UnaryUnaryMultiCallable[_places_pb2.BatchGetDistrictsRequest, _places_pb2.BatchGetDistrictsResponse]  # type: ignore[assignment]
     """Several districts; ids that do not exist are absent from the answer."""
     ListDistricts: _aio.UnaryUnaryMultiCallable[_places_pb2.ListDistrictsRequest, _places_pb2.ListDistrictsResponse]  # type: ignore[assignment]
-    """All districts by name."""
+    """All districts by name, Chinese ones in the order of their pinyin and before others."""
     CreateVenue: _aio.UnaryUnaryMultiCallable[_places_pb2.CreateVenueRequest, _places_pb2.CreateVenueResponse]  # type: ignore[assignment]
     """Adds a venue to a district. Refuses with VENUE_EXISTS when the id is taken, with OUTSIDE_DISTRICT when it stands beyond the district's
     geofence, and with DISTRICT_NOT_FOUND.
@@ -101,7 +101,7 @@ class PlaceServiceAsyncStub(PlaceServiceStub):
     BatchGetVenues: _aio.UnaryUnaryMultiCallable[_places_pb2.BatchGetVenuesRequest, _places_pb2.BatchGetVenuesResponse]  # type: ignore[assignment]
     """Several venues; ids that do not exist are absent from the answer."""
     ListVenues: _aio.UnaryUnaryMultiCallable[_places_pb2.ListVenuesRequest, _places_pb2.ListVenuesResponse]  # type: ignore[assignment]
-    """The venues of a district by name."""
+    """The venues of a district by name, Chinese ones in the order of their pinyin and before others."""
     EnterDistrict: _aio.UnaryUnaryMultiCallable[_places_pb2.EnterDistrictRequest, _places_pb2.EnterDistrictResponse]  # type: ignore[assignment]
     """The consumer enters a district. There is one open visit for each consumer, district and day (in the district's zone): entering again
     answers the open one and tells no new fact. A position outside the geofence is refused with OUTSIDE_DISTRICT; without a position the
@@ -153,7 +153,7 @@ class PlaceServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _places_pb2.ListDistrictsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_places_pb2.ListDistrictsResponse, _abc.Awaitable[_places_pb2.ListDistrictsResponse]]:
-        """All districts by name."""
+        """All districts by name, Chinese ones in the order of their pinyin and before others."""
 
     @_abc_1.abstractmethod
     def CreateVenue(
@@ -190,7 +190,7 @@ class PlaceServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _places_pb2.ListVenuesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_places_pb2.ListVenuesResponse, _abc.Awaitable[_places_pb2.ListVenuesResponse]]:
-        """The venues of a district by name."""
+        """The venues of a district by name, Chinese ones in the order of their pinyin and before others."""
 
     @_abc_1.abstractmethod
     def EnterDistrict(
