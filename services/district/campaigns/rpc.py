@@ -29,7 +29,7 @@ class Campaigns(campaigns_pb2_grpc.CampaignServiceServicer):
     @write
     async def JoinCampaign(self, request: campaigns_pb2.JoinCampaignRequest, unit: Unit) -> campaigns_pb2.JoinCampaignResponse:
         asked = as_struct(fields(request), rules.Joining)
-        return campaigns_pb2.JoinCampaignResponse(budget=await self.budgets.join(unit, self.campaigns, asked))
+        return campaigns_pb2.JoinCampaignResponse(budget=await self.budgets.join(unit, self.districts, self.campaigns, asked))
 
     async def GetCampaign(self, request: campaigns_pb2.GetCampaignRequest, context: Any) -> campaigns_pb2.GetCampaignResponse:
         return campaigns_pb2.GetCampaignResponse(campaign=await self.campaigns.get(request.id))

@@ -1,11 +1,13 @@
 """When a campaign runs, what a brand gives in it, and what is left of its budget."""
 
+from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 from enum import StrEnum
+from itertools import accumulate
 from typing import Annotated
 
-import msgspec
 from msgspec import Meta, Struct
+from msgspec.structs import replace
 
 from services.kit.errors import Conflict, Exhausted, Invalid
 from services.kit.money import Money
@@ -17,6 +19,10 @@ BrandId = Annotated[str, Meta(pattern=r"^(brd|rtl)_[A-Za-z0-9_-]{1,64}$")]
 Coupons = Annotated[int, Meta(ge=0, le=100_000_000)]
 
 BRANDS_MAX = 500
+RUNNING_MAX = 1_000
+"""Budgets of one district that coupons are given from at one moment: packs choose from all of them."""
+OVERLAPPING_MAX = 10_000
+"""Campaigns with brands that overlap another one of their district."""
 LASTS_MAX = timedelta(days=366)
 
 
@@ -28,6 +34,7 @@ class Reason(StrEnum):
     CAMPAIGN_OVER = "CAMPAIGN_OVER"
     JOINED_ALREADY = "JOINED_ALREADY"
     CAMPAIGN_FULL = "CAMPAIGN_FULL"
+    DISTRICT_FULL = "DISTRICT_FULL"
     TERMS_INVALID = "TERMS_INVALID"
 
 
@@ -97,15 +104,31 @@ def budget_id(campaign_id: str, brand_id: str) -> str:
     return f"bdg_{campaign_id}:{brand_id}"
 
 
-def join(campaign: Campaign, asked: Joining, at: datetime) -> tuple[Campaign, Budget]:
-    """The campaign with one brand more, and that brand's budget.
+def most_at_once(campaigns: Iterable[Campaign], since: datetime) -> int:
+    """The most brands that take part in campaigns at one moment from `since` on."""
+    changes: list[tuple[datetime, int]] = []
+    for campaign in campaigns:
+        changes += [(max(campaign.starts_at, since), campaign.brand_count), (max(campaign.ends_at, since), -campaign.brand_count)]
+    # At one moment those that end are gone before others begin.
+    return max(accumulate((change for _, change in sorted(changes)), initial=0))
 
-    `Conflict` CAMPAIGN_OVER after its end, `Exhausted` CAMPAIGN_FULL, `Invalid` TERMS_INVALID for a coupon that cannot be.
+
+def join(campaign: Campaign, asked: Joining, at: datetime, overlapping: Sequence[Campaign]) -> tuple[Campaign, Budget]:
+    """The campaign with one brand more, and that brand's budget. `overlapping`: the district's campaigns that run while it does, it too.
+
+    `Conflict` CAMPAIGN_OVER after its end, `Exhausted` CAMPAIGN_FULL or DISTRICT_FULL, `Invalid` TERMS_INVALID for a coupon that cannot be.
     """
     if at >= campaign.ends_at:
         raise Conflict(Reason.CAMPAIGN_OVER, "this campaign has ended", campaign_id=campaign.id, ended_at=campaign.ends_at)
     if campaign.brand_count >= BRANDS_MAX:
         raise Exhausted(Reason.CAMPAIGN_FULL, f"at most {BRANDS_MAX} brands take part in a campaign", campaign_id=campaign.id)
+    meanwhile = (replace(other, ends_at=min(other.ends_at, campaign.ends_at)) for other in overlapping)
+    if len(overlapping) >= OVERLAPPING_MAX or most_at_once(meanwhile, max(campaign.starts_at, at)) >= RUNNING_MAX:
+        raise Exhausted(
+            Reason.DISTRICT_FULL,
+            f"at most {RUNNING_MAX} kinds of coupons are given in a district at once",
+            district_id=campaign.district_id,
+        )
     terms = asked.terms
     if terms.value.minor <= 0:
         raise Invalid(Reason.TERMS_INVALID, "a coupon takes off more than nothing", field="terms.value")
@@ -118,7 +141,7 @@ def join(campaign: Campaign, asked: Joining, at: datetime) -> tuple[Campaign, Bu
         raise Invalid(Reason.TERMS_INVALID, "the minimum spend is nothing, or as much as the coupon takes off", field="terms.minimum_spend")
     budget = Budget(
         id=budget_id(campaign.id, asked.brand_id), campaign_id=campaign.id, district_id=campaign.district_id, brand_id=asked.brand_id,
-        terms=msgspec.structs.replace(terms, minimum_spend=minimum), total=asked.total, starts_at=campaign.starts_at,
+        terms=replace(terms, minimum_spend=minimum), total=asked.total, starts_at=campaign.starts_at,
         ends_at=campaign.ends_at,
     )  # fmt: skip
-    return msgspec.structs.replace(campaign, brand_count=campaign.brand_count + 1), budget
+    return replace(campaign, brand_count=campaign.brand_count + 1), budget

@@ -7,6 +7,7 @@ from pymongo import ASCENDING, DESCENDING, IndexModel
 from quanyu.district.v1 import campaigns_pb2
 from services.district.campaigns import rules
 from services.district.campaigns.rules import Budget, Campaign, Joining
+from services.district.places.rules import District
 from services.kit.access import Kind
 from services.kit.documents import as_struct
 from services.kit.errors import Conflict
@@ -14,8 +15,6 @@ from services.kit.mongo import Database, Document, Shaped
 from services.kit.table import Table
 from services.kit.unit import Unit
 
-RUNNING_MAX = 1_000
-"""Budgets of one district that packs choose from; those that end first come first."""
 BUDGETS = "budgets"
 
 
@@ -46,19 +45,33 @@ class Budgets(Table[Budget]):
     async def running(self, district_id: str, at: datetime) -> list[Budget]:
         """The budgets of a district from which coupons are given now, spent ones included."""
         query = {"district_id": district_id} | within_dates(at)
-        rows = await self.collection.find(query).sort([("ends_at", ASCENDING)]).limit(RUNNING_MAX).to_list(RUNNING_MAX)
+        rows = await self.collection.find(query).to_list(rules.RUNNING_MAX)
         return [as_struct(row, Budget) for row in rows]
 
-    async def join(self, unit: Unit, campaigns: Table[Campaign], asked: Joining) -> Shaped:
+    async def join(self, unit: Unit, districts: Table[District], campaigns: Table[Campaign], asked: Joining) -> Shaped:
         """The brand's fresh budget. `Conflict` JOINED_ALREADY when there is one."""
         id = rules.budget_id(asked.campaign_id, asked.brand_id)
         if await self.participants.find({"_id": id}, limit=1, session=unit.session):
             raise Conflict(rules.Reason.JOINED_ALREADY, "this brand takes part already", budget_id=id)
         before = await campaigns.load(asked.campaign_id, session=unit.session)
-        campaign, budget = rules.join(before, asked, unit.at)
+        # Brands that join campaigns of one district meet in its row, so that nobody counts what another one changes.
+        await districts.collection.update_one({"_id": before.district_id}, {"$inc": {"version": 1}}, session=unit.session)
+        campaign, budget = rules.join(before, asked, unit.at, await _overlapping(campaigns, before, unit))
         # The campaign is the district's; that a brand joins is what changes it here.
         await campaigns.unscoped.replace(unit, campaign, before=before)
         return await self.insert(unit, budget)
+
+
+async def _overlapping(campaigns: Table[Campaign], campaign: Campaign, unit: Unit) -> list[Campaign]:
+    """The campaigns with brands that run in a campaign's district while it does, itself included."""
+    query = {
+        "district_id": campaign.district_id,
+        "starts_at": {"$lt": campaign.ends_at, "$gt": campaign.starts_at - rules.LASTS_MAX},
+        "ends_at": {"$gt": campaign.starts_at},
+        "brand_count": {"$gt": 0},
+    }
+    rows = await campaigns.collection.find(query, session=unit.session).to_list(rules.OVERLAPPING_MAX)
+    return [as_struct(row, Campaign) for row in rows]
 
 
 def within_dates(at: datetime) -> Document:

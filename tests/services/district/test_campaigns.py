@@ -1,13 +1,15 @@
 """Campaigns and budgets through the rpcs."""
 
+import asyncio
 from datetime import timedelta
 
 import pytest
 
 from quanyu.common.v1.page_pb2 import PageRequest
 from quanyu.district.v1 import campaigns_pb2
+from services.district.campaigns import rules
 from services.kit import clock
-from services.kit.errors import Conflict, Denied, Invalid, NotFound
+from services.kit.errors import Conflict, Denied, Exhausted, Invalid, NotFound
 from tests.services.conftest import Running
 from tests.services.district.world import World, brand_operator, district_operator, fen, fresh, plan_of
 
@@ -84,6 +86,22 @@ async def test_a_brand_joins_for_itself_and_once(world: World) -> None:
     assert (await world.join("brd_b", minimum=0)).terms.minimum_spend == fen(0)
 
 
+async def test_the_last_place_in_a_district_is_one_brands_whichever_campaign_they_join(world: World, district: Running) -> None:
+    """Packs choose from all coupons of the moment: what they would not look at is not taken in."""
+    campaigns = district.database["campaigns"]
+    for id, brands in (("cmp_a", 400), ("cmp_b", 300), ("cmp_c", rules.RUNNING_MAX - 701)):
+        await world.stage(id)
+        await campaigns.update_one({"_id": id}, {"$set": {"brand_count": brands}})
+    joins = [world.join(f"brd_{n}", campaign_id=id) for n, id in enumerate(("cmp_a", "cmp_b", "cmp_c"))]
+    answers = await asyncio.gather(*joins, return_exceptions=True)
+    refused = [answer for answer in answers if isinstance(answer, Exhausted)]
+    assert [one.reason for one in refused] == ["DISTRICT_FULL"] * 2
+    assert await district.database["budgets"].count_documents({}) == 1
+    await world.found("dst_other")
+    await world.stage("cmp_other", "dst_other")
+    await world.join("brd_0", campaign_id="cmp_other")
+
+
 async def test_a_brand_sees_its_own_numbers_and_everybody_the_terms(world: World, district: Running) -> None:
     await world.stage()
     mine, other = await world.join("brd_a"), await world.join("brd_b")
@@ -127,7 +145,8 @@ async def test_hot_queries_walk_an_index(world: World, district: Running) -> Non
     budgets, campaigns, at = district.database["budgets"], district.database["campaigns"], clock.now()
     running = {"district_id": "dst_sanlitun", "ends_at": {"$gt": at}, "starts_at": {"$lte": at}}
     for query in (
-        budgets.find(running).sort([("ends_at", 1)]),
+        budgets.find(running),
+        campaigns.find({"district_id": "dst_sanlitun", "starts_at": {"$lt": at, "$gt": at}, "ends_at": {"$gt": at}}),
         budgets.find({"brand_id": "brd_a"}).sort([("starts_at", -1), ("_id", 1)]),
         budgets.find({"campaign_id": "cmp_november"}).sort([("brand_id", 1), ("_id", 1)]),
         campaigns.find(running).sort([("starts_at", -1), ("_id", 1)]),

@@ -46,6 +46,8 @@ class _CampaignsReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Campa
     """As many brands take part as may."""
     CAMPAIGNS_REASON_TERMS_INVALID: _CampaignsReason.ValueType  # 8
     """The coupon takes nothing off, or more than must be spent for it, or its value and minimum spend differ in currency."""
+    CAMPAIGNS_REASON_DISTRICT_FULL: _CampaignsReason.ValueType  # 9
+    """As many kinds of coupons are given in the district at once as may."""
 
 class CampaignsReason(_CampaignsReason, metaclass=_CampaignsReasonEnumTypeWrapper):
     """Why a call about campaigns is refused: the reason of the status, without the prefix `CAMPAIGNS_REASON_`."""
@@ -68,6 +70,8 @@ CAMPAIGNS_REASON_CAMPAIGN_FULL: CampaignsReason.ValueType  # 7
 """As many brands take part as may."""
 CAMPAIGNS_REASON_TERMS_INVALID: CampaignsReason.ValueType  # 8
 """The coupon takes nothing off, or more than must be spent for it, or its value and minimum spend differ in currency."""
+CAMPAIGNS_REASON_DISTRICT_FULL: CampaignsReason.ValueType  # 9
+"""As many kinds of coupons are given in the district at once as may."""
 Global___CampaignsReason: _TypeAlias = CampaignsReason  # noqa: Y015
 
 @_typing.final

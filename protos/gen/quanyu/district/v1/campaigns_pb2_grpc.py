@@ -101,9 +101,10 @@ class CampaignServiceServicer:
 
     def JoinCampaign(self, request, context):
         """A brand joins a campaign with one kind of coupon and a budget of so many of them. A brand joins a campaign once: again is refused with
-        JOINED_ALREADY. Refuses with CAMPAIGN_NOT_FOUND, with CAMPAIGN_OVER after the end, with CAMPAIGN_FULL when 500 brands take part, and with
-        TERMS_INVALID when the value is nothing, when the minimum spend is neither nothing nor as much as the value, or when both differ in
-        currency.
+        JOINED_ALREADY. Refuses with CAMPAIGN_NOT_FOUND, with CAMPAIGN_OVER after the end, with CAMPAIGN_FULL when 500 brands take part, with
+        DISTRICT_FULL when at some moment of the campaign 1,000 brands take part in the district's campaigns (a brand counts in each), and
+        with TERMS_INVALID when the value is nothing, when the minimum spend is neither nothing nor as much as the value, or when both
+        differ in currency.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -39,9 +39,10 @@ class CampaignServiceStub:
     """
     JoinCampaign: _grpc.UnaryUnaryMultiCallable[_campaigns_pb2.JoinCampaignRequest, _campaigns_pb2.JoinCampaignResponse]
     """A brand joins a campaign with one kind of coupon and a budget of so many of them. A brand joins a campaign once: again is refused with
-    JOINED_ALREADY. Refuses with CAMPAIGN_NOT_FOUND, with CAMPAIGN_OVER after the end, with CAMPAIGN_FULL when 500 brands take part, and with
-    TERMS_INVALID when the value is nothing, when the minimum spend is neither nothing nor as much as the value, or when both differ in
-    currency.
+    JOINED_ALREADY. Refuses with CAMPAIGN_NOT_FOUND, with CAMPAIGN_OVER after the end, with CAMPAIGN_FULL when 500 brands take part, with
+    DISTRICT_FULL when at some moment of the campaign 1,000 brands take part in the district's campaigns (a brand counts in each), and
+    with TERMS_INVALID when the value is nothing, when the minimum spend is neither nothing nor as much as the value, or when both
+    differ in currency.
     """
     GetCampaign: _grpc.UnaryUnaryMultiCallable[_campaigns_pb2.GetCampaignRequest, _campaigns_pb2.GetCampaignResponse]
     """One campaign. Refuses with CAMPAIGN_NOT_FOUND."""
@@ -71,9 +72,10 @@ class CampaignServiceAsyncStub(CampaignServiceStub):
     """
     JoinCampaign: _aio.UnaryUnaryMultiCallable[_campaigns_pb2.JoinCampaignRequest, _campaigns_pb2.JoinCampaignResponse]  # type: ignore[assignment]
     """A brand joins a campaign with one kind of coupon and a budget of so many of them. A brand joins a campaign once: again is refused with
-    JOINED_ALREADY. Refuses with CAMPAIGN_NOT_FOUND, with CAMPAIGN_OVER after the end, with CAMPAIGN_FULL when 500 brands take part, and with
-    TERMS_INVALID when the value is nothing, when the minimum spend is neither nothing nor as much as the value, or when both differ in
-    currency.
+    JOINED_ALREADY. Refuses with CAMPAIGN_NOT_FOUND, with CAMPAIGN_OVER after the end, with CAMPAIGN_FULL when 500 brands take part, with
+    DISTRICT_FULL when at some moment of the campaign 1,000 brands take part in the district's campaigns (a brand counts in each), and
+    with TERMS_INVALID when the value is nothing, when the minimum spend is neither nothing nor as much as the value, or when both
+    differ in currency.
     """
     GetCampaign: _aio.UnaryUnaryMultiCallable[_campaigns_pb2.GetCampaignRequest, _campaigns_pb2.GetCampaignResponse]  # type: ignore[assignment]
     """One campaign. Refuses with CAMPAIGN_NOT_FOUND."""
@@ -112,9 +114,10 @@ class CampaignServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_campaigns_pb2.JoinCampaignResponse, _abc.Awaitable[_campaigns_pb2.JoinCampaignResponse]]:
         """A brand joins a campaign with one kind of coupon and a budget of so many of them. A brand joins a campaign once: again is refused with
-        JOINED_ALREADY. Refuses with CAMPAIGN_NOT_FOUND, with CAMPAIGN_OVER after the end, with CAMPAIGN_FULL when 500 brands take part, and with
-        TERMS_INVALID when the value is nothing, when the minimum spend is neither nothing nor as much as the value, or when both differ in
-        currency.
+        JOINED_ALREADY. Refuses with CAMPAIGN_NOT_FOUND, with CAMPAIGN_OVER after the end, with CAMPAIGN_FULL when 500 brands take part, with
+        DISTRICT_FULL when at some moment of the campaign 1,000 brands take part in the district's campaigns (a brand counts in each), and
+        with TERMS_INVALID when the value is nothing, when the minimum spend is neither nothing nor as much as the value, or when both
+        differ in currency.
         """
 
     @_abc_1.abstractmethod
