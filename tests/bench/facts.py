@@ -128,7 +128,7 @@ async def _per_second(way: Callable[[], Awaitable[None]]) -> float:
 async def _listener(uri: str, database: str, effect: str) -> AsyncIterator[str]:
     """The address of a listener in a process of its own."""
     address = f"127.0.0.1:{free_port()}"
-    arguments = ("-m", "tests.faults.facts_listener", uri, database, address, effect)
+    arguments = ("-m", "tests.faults.facts_listener", uri, "motor", database, address, effect)
     process = await asyncio.create_subprocess_exec(sys.executable, *arguments, cwd=ROOT, stdin=PIPE, stdout=PIPE)
     assert process.stdin is not None and process.stdout is not None
     try:

@@ -27,10 +27,10 @@ STALL_SECONDS_MAX = 90.0
 class World:
     """The three processes, their databases, and what is expected of `facts` facts over `keys` keys."""
 
-    def __init__(self, uri: str, facts: int, keys: int) -> None:
-        self.uri, self.facts, self.keys = uri, facts, keys
+    def __init__(self, settings: Settings, facts: int, keys: int) -> None:
+        self.settings, self.facts, self.keys = settings, facts, keys
         self.prefix = f"proof_{secrets.token_hex(4)}"
-        self.databases = {name: Database(Settings(mongo_uri=uri), f"{self.prefix}_{name}") for name in (SENDER, *LISTENERS)}
+        self.databases = {name: Database(settings, f"{self.prefix}_{name}") for name in (SENDER, *LISTENERS)}
         self.addresses = {name: f"127.0.0.1:{free_port()}" for name in LISTENERS}
         self.processes: dict[str, Process] = {}
         self.kills: Counter[str] = Counter()
@@ -38,7 +38,7 @@ class World:
 
     async def start(self, name: str) -> None:
         """Starts one of the processes and waits until it is ready."""
-        own = (self.uri, self.databases[name].name)
+        own = (self.settings.mongo_uri, self.settings.mongo_driver, self.databases[name].name)
         sender = ("tests.faults.facts_sender", *own, str(self.keys), *(f"{name}={at}" for name, at in self.addresses.items()))
         arguments = sender if name == SENDER else ("tests.faults.facts_listener", *own, self.addresses[name], "placed")
         process = await asyncio.create_subprocess_exec(sys.executable, "-m", *arguments, cwd=ROOT, stdin=PIPE, stdout=PIPE)
@@ -117,9 +117,9 @@ class World:
             await database.close()
 
 
-async def facts_survive_kills(uri: str, *, facts: int, keys: int, kills: int) -> dict[str, str]:
+async def facts_survive_kills(settings: Settings, *, facts: int, keys: int, kills: int) -> dict[str, str]:
     """Asserts the invariants and returns what was counted. `kills` are spread over the three processes and over the facts."""
-    world, started = World(uri, facts, keys), time.perf_counter()
+    world, started = World(settings, facts, keys), time.perf_counter()
     victims = [(SENDER, *LISTENERS)[number % 3] for number in range(kills)]
     random.shuffle(victims)
     try:

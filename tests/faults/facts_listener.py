@@ -1,8 +1,8 @@
 """A process that hears visits, and may be killed while it applies them.
 
-`python -m tests.faults.facts_listener URI DATABASE ADDRESS EFFECT` says "ready" and answers until its input ends. With the effect `placed`
-each fact is written with the place at which it came in its key, and the fact POISON fails until a document stands in `cured`; with `bare`
-a fact is one insert, with `together` neighbours are inserted in one command.
+`python -m tests.faults.facts_listener URI DRIVER DATABASE ADDRESS EFFECT` says "ready" and answers until its input ends. With the effect
+`placed` each fact is written with the place at which it came in its key, and the fact POISON fails until a document stands in `cured`; with
+`bare` a fact is one insert, with `together` neighbours are inserted in one command.
 """
 
 import asyncio
@@ -25,8 +25,8 @@ POISON = ("key-0", 2)
 """The key and place in it of the fact that fails."""
 
 
-async def main(uri: str, name: str, address: str, effect: str) -> None:
-    database = Database(Settings(mongo_uri=uri), name)
+async def main(uri: str, driver: Any, name: str, address: str, effect: str) -> None:
+    database = Database(Settings(mongo_uri=uri, mongo_driver=driver), name)
 
     async def placed(unit: Unit, fact: facts_pb2.Fact) -> None:
         places = database["places"]

@@ -1,7 +1,7 @@
 """A process that tells visits and relays them, and may be killed while it does.
 
-`python -m tests.faults.facts_sender URI DATABASE KEYS NAME=ADDRESS …` says "ready". Each line of its input is a number: the facts below it
-are told, each in one transaction with its cause, those of one key in order; what was told before a kill is not told again.
+`python -m tests.faults.facts_sender URI DRIVER DATABASE KEYS NAME=ADDRESS …` says "ready". Each line of its input is a number: the facts
+below it are told, each in one transaction with its cause, those of one key in order; what was told before a kill is not told again.
 """
 
 import asyncio
@@ -46,8 +46,8 @@ async def tell_up_to(limit: int, database: Database, outbox: Outbox, keys: int) 
         await asyncio.gather(*(tell(database, outbox, number, key_of(number, keys)) for number in numbers))
 
 
-async def main(uri: str, name: str, keys: int, addresses: dict[str, str]) -> None:
-    database = Database(Settings(mongo_uri=uri), name)
+async def main(uri: str, driver: Any, name: str, keys: int, addresses: dict[str, str]) -> None:
+    database = Database(Settings(mongo_uri=uri, mongo_driver=driver), name)
     outbox = Outbox(database, SOURCE, heard_by={"visit_started": list(addresses)})
     await outbox.prepare()
     watch = Watch(database, [WATCHED])
@@ -63,4 +63,4 @@ async def main(uri: str, name: str, keys: int, addresses: dict[str, str]) -> Non
 
 
 if __name__ == "__main__":
-    uvloop.run(main(sys.argv[1], sys.argv[2], int(sys.argv[3]), dict(pair.split("=", 1) for pair in sys.argv[4:])))
+    uvloop.run(main(*sys.argv[1:4], int(sys.argv[4]), dict(pair.split("=", 1) for pair in sys.argv[5:])))

@@ -1,11 +1,12 @@
 """A process that takes from one counter through the lane, and may be killed while it does.
 
-`python -m tests.faults.lane_taker URI DATABASE NAME TAKES once|forever` says "ready", waits for a line, makes all its takes at once and
-prints each as `NAME-3 17` (the 17th piece) or `NAME-3 SOLD_OUT`. With `forever` it makes the same takes again and again.
+`python -m tests.faults.lane_taker URI DRIVER DATABASE NAME TAKES once|forever` says "ready", waits for a line, makes all its takes at once
+and prints each as `NAME-3 17` (the 17th piece) or `NAME-3 SOLD_OUT`. With `forever` it makes the same takes again and again.
 """
 
 import asyncio
 import sys
+from typing import Any
 
 from google.protobuf.wrappers_pb2 import Int64Value
 from msgspec import Struct
@@ -57,8 +58,8 @@ async def take(lane: Lane, name: str) -> str:
             continue
 
 
-async def main(uri: str, database_name: str, name: str, takes: int, forever: bool) -> None:
-    database = Database(Settings(mongo_uri=uri), database_name)
+async def main(uri: str, driver: Any, database_name: str, name: str, takes: int, forever: bool) -> None:
+    database = Database(Settings(mongo_uri=uri, mongo_driver=driver), database_name)
     await database.ping()
     lane = lane_on(database, max(1, takes // 20))
 
@@ -78,4 +79,4 @@ async def main(uri: str, database_name: str, name: str, takes: int, forever: boo
 
 
 if __name__ == "__main__":
-    asyncio.run(main(sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4]), sys.argv[5] == "forever"))
+    asyncio.run(main(*sys.argv[1:5], int(sys.argv[5]), sys.argv[6] == "forever"))

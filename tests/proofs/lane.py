@@ -26,7 +26,7 @@ async def run(uri: str) -> Table:
     table = Table(title=f"lane: {TAKES:,} takes of {PIECES} pieces by two processes, one killed; {ROUNDS} times")
     for _ in range(ROUNDS):
         start = time.perf_counter()
-        figures = await takes_survive_a_kill(uri, TAKES, PIECES)
+        figures = await takes_survive_a_kill(Settings(mongo_uri=uri), TAKES, PIECES)
         if not table.columns:
             for name in (*figures, "seconds"):
                 table.add_column(name, justify="right")
@@ -34,13 +34,13 @@ async def run(uri: str) -> Table:
     return table
 
 
-async def takes_survive_a_kill(uri: str, takes: int, pieces: int) -> dict[str, int]:
+async def takes_survive_a_kill(settings: Settings, takes: int, pieces: int) -> dict[str, int]:
     """Asserts the invariant and returns what was counted."""
-    database = Database(Settings(mongo_uri=uri), f"proof_{secrets.token_hex(4)}_lane")
+    database = Database(settings, f"proof_{secrets.token_hex(4)}_lane")
     try:
         await once.prepare(database)
         await database[STOCK.collection].insert_one({"_id": STOCK.id, "on_hand": pieces, "reserved": 0, "version": 1})
-        before_kill, survivor = await _race(database, uri, takes // 2)
+        before_kill, survivor = await _race(database, settings, takes // 2)
         lane = lane_on(database, max(1, takes // 20))
         names = [f"victim-{number}" for number in range(takes // 2)]
         victim = dict(zip(names, await asyncio.gather(*(take(lane, name) for name in names)), strict=True))
@@ -76,10 +76,10 @@ async def _recount(database: Database, takes: int, pieces: int) -> None:
     assert sorted(await database[DELIVERIES].distinct("sequence")) == list(range(1, pieces + 1))
 
 
-async def _race(database: Database, uri: str, takes_each: int) -> tuple[Heard, Heard]:
+async def _race(database: Database, settings: Settings, takes_each: int) -> tuple[Heard, Heard]:
     """What the victim had been answered when it was killed, and all the survivor's answers."""
     victim, survivor = await asyncio.gather(
-        _taker(uri, database.name, "victim", takes_each, "forever"), _taker(uri, database.name, "survivor", takes_each, "once")
+        _taker(settings, database.name, "victim", takes_each, "forever"), _taker(settings, database.name, "survivor", takes_each, "once")
     )
     try:
         for process in (victim, survivor):
@@ -95,8 +95,9 @@ async def _race(database: Database, uri: str, takes_each: int) -> tuple[Heard, H
                 await process.wait()
 
 
-async def _taker(uri: str, database: str, name: str, takes: int, how_often: str) -> Process:
-    arguments = ("-m", "tests.faults.lane_taker", uri, database, name, str(takes), how_often)
+async def _taker(settings: Settings, database: str, name: str, takes: int, how_often: str) -> Process:
+    own = (settings.mongo_uri, settings.mongo_driver, database)
+    arguments = ("-m", "tests.faults.lane_taker", *own, name, str(takes), how_often)
     process = await asyncio.create_subprocess_exec(sys.executable, *arguments, cwd=ROOT, stdin=PIPE, stdout=PIPE)
     assert process.stdout is not None
     assert await process.stdout.readline() == b"ready\n"

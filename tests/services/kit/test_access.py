@@ -19,6 +19,7 @@ from services.kit.scopes import Scopes
 from services.kit.server import descriptor_of
 from services.kit.settings import Settings
 from services.local.keys import new_keys
+from tests.services.kit.conftest import DRIVERS
 from tests.services.kit.probe import probe, request, rpc, servicer
 
 GUIDE, MANAGER, SUPERVISOR = "ROLE_GUIDE", "ROLE_STORE_MANAGER", "ROLE_SUPERVISOR"
@@ -35,10 +36,10 @@ STORES = {
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def gate(mongo_uri: str) -> AsyncIterator[Gate]:
+@pytest_asyncio.fixture(scope="module", loop_scope="module", params=DRIVERS)
+async def gate(mongo_uri: str, request: pytest.FixtureRequest) -> AsyncIterator[Gate]:
     """A gate over those stores; nothing here writes, so that all tests share it."""
-    database = Database(Settings(mongo_uri=mongo_uri), f"test{secrets.token_hex(4)}_gate")
+    database = Database(Settings(mongo_uri=mongo_uri, mongo_driver=request.param), f"test{secrets.token_hex(4)}_gate")
     scopes = Scopes(database)
     await scopes.prepare()
     for store_id, (brand_id, unit_ids) in STORES.items():
@@ -92,11 +93,6 @@ async def test_every_rpc_without_a_usable_rule_is_named() -> None:
         assert f"ProbeService.{name}" in named
     assert "ProbeService.Fine" not in named
     assert all(f"{field!r}" in named for field in ("planet_id", "colour_id", "moon_id"))
-
-
-@pytest.fixture
-def settings(mongo_uri: str) -> Settings:
-    return Settings(mongo_uri=mongo_uri, database_prefix=f"test{secrets.token_hex(4)}")
 
 
 @pytest.mark.parametrize(

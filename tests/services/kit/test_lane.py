@@ -164,7 +164,7 @@ async def test_any_commands_together_come_to_what_they_come_to_one_by_one(
 
 
 async def test_takes_survive_a_kill(settings: Settings) -> None:
-    await takes_survive_a_kill(settings.mongo_uri, takes=100, pieces=25)
+    await takes_survive_a_kill(settings, takes=100, pieces=25)
 
 
 async def test_commands_over_six_counters_are_atomic_under_concurrency(settings: Settings, database: Database) -> None:

@@ -9,6 +9,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from google.protobuf.descriptor import Descriptor, EnumDescriptor, MethodDescriptor, ServiceDescriptor
 from google.protobuf.descriptor_pool import Default as default_pool
@@ -133,10 +134,10 @@ def test_a_fact_carries_no_personal_data_and_travels_by_a_route_that_exists(kind
 
 
 @pytest.mark.parametrize("name", SERVICES)
-async def test_a_service_hears_exactly_what_the_routes_say(name: str, mongo_uri: str) -> None:
+async def test_a_service_hears_exactly_what_the_routes_say(name: str, settings: Settings) -> None:
     keys = new_keys()
-    settings = Settings(mongo_uri=mongo_uri, signing_key=keys.signing_setting(name), secret_keys=keys.secret_key, hash_keys=keys.hash_key)
-    house = House.build(name, settings)
+    own = {"signing_key": keys.signing_setting(name), "secret_keys": keys.secret_key, "hash_keys": keys.hash_key}
+    house = House.build(name, msgspec.structs.replace(settings, **own))
     try:
         heard = set(import_module(f"services.{name}.__main__").wire(house).facts)
     finally:
