@@ -24,7 +24,6 @@ CODES: dict[type[errors.Refusal], grpc.StatusCode] = {
     errors.Overloaded: grpc.StatusCode.RESOURCE_EXHAUSTED,
 }
 KINDS = {kind.__name__: kind for kind in CODES}
-BY_CODE = {code: kind for kind, code in reversed(CODES.items())}
 # What a server or channel says itself, without our details.
 TRANSPORT: dict[grpc.StatusCode, tuple[type[errors.Refusal], str]] = {
     grpc.StatusCode.DEADLINE_EXCEEDED: (errors.Unavailable, "DEADLINE_EXCEEDED"),

@@ -38,11 +38,6 @@ class Parked:
         rows = await self.database[DELIVERIES].find(query).sort("_id", 1).limit(min(limit, PAGE_MAX)).to_list(None)
         return [msgspec.convert({**row, "id": row["_id"], "parked_at": row["due_at"]}, ParkedFact) for row in rows]
 
-    async def count(self, listener: str = "") -> int:
-        """How many facts are parked."""
-        counted: int = await self.database[DELIVERIES].count_documents(_parked(listener))
-        return counted
-
     async def replay(self, ids: Sequence[str] | None = None, listener: str = "") -> int:
         """Sends parked facts again, all or those with these ids, as if they had never failed; how many.
 

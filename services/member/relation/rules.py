@@ -51,7 +51,6 @@ class Stage(StrEnum):
 
 WITHIN = {Stage.LOYALTY: timedelta(days=180), Stage.PURCHASE: timedelta(days=365), Stage.INTEREST: timedelta(days=180)}
 """For how long an event holds a stage up."""
-DEPTH = {stage: depth for depth, stage in enumerate(Stage)}
 
 
 class Direction(StrEnum):

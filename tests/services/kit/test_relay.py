@@ -87,7 +87,7 @@ async def test_a_parked_fact_blocks_its_key_only_and_replays_in_order(sender: Se
     listener.refused.add(("a", "2"))
     async with sender.relaying({"member": listener.address}, attempts_max=3):
         await sender.tell(*(visit(key, number) for number in range(1, 5) for key in "ab"))
-        await until(sender.parked.count)
+        await until(sender.parked.list)
         # Told after its key was parked: it waits as well, and others go on.
         await sender.tell(visit("a", 5), visit("b", 5))
         await until(lambda: states_are(sender, {PARKED: 1, WAITING: 3}))

@@ -10,10 +10,12 @@ from hypothesis import strategies as st
 from quanyu.facts.v1 import facts_pb2
 from quanyu.member.v1 import relation_pb2
 from services.member.relation import rules, told
-from services.member.relation.rules import DEPTH, Cause, Direction, Interaction, Kind, Money, Stage
+from services.member.relation.rules import Cause, Direction, Interaction, Kind, Money, Stage
 
 START = datetime(2025, 1, 1, tzinfo=UTC)
 DAY = timedelta(days=1)
+STAGES = list(Stage)
+"""From the shallowest to the deepest."""
 # Days rather than arbitrary moments, so that ties and exact run-outs are met.
 TIMES = st.integers(0, 900).map(lambda days: START + days * DAY)
 INTERACTIONS = st.lists(
@@ -88,7 +90,7 @@ def test_moves_form_a_chain_and_each_names_its_cause(interactions):
     assert [move.number for move in moves] == list(range(1, relation.transition_count + 1))
     assert [move.from_stage for move in moves] == [Stage.NONE, *(move.to_stage for move in moves[:-1])]
     for move in moves:
-        deeper = DEPTH[move.to_stage] > DEPTH[move.from_stage]
+        deeper = STAGES.index(move.to_stage) > STAGES.index(move.from_stage)
         assert (move.direction is Direction.ADVANCE) == deeper
         cause = causes[move.cause.interaction_id]
         assert (cause.kind, cause.ref) == (move.cause.kind, move.cause.ref)
