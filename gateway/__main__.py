@@ -20,8 +20,6 @@ from services.kit.settings import Settings, SettingsError, load
 
 BACKLOG = 2048
 CONNECTIONS_MAX = 4_096
-GARBAGE_MIN = 20_000
-"""Objects more than before, at which the garbage collector looks."""
 PING_SECONDS = 20.0
 """Between pings on a WebSocket; a client that does not answer one for as long is gone."""
 
@@ -41,8 +39,6 @@ class Server(uvicorn.Server):
         # The schema stays for good. Left to the collector, each of its full rounds goes through all of it: some 100 ms.
         gc.collect()
         gc.freeze()
-        # What a request makes goes with it by itself; the collector is for the rest, and looks through a large answer's objects in vain.
-        gc.set_threshold(GARBAGE_MIN)
         if not self.should_exit:
             logs.logger().info("ready", address=self.config.app.state.address)  # type: ignore[union-attr]
 

@@ -4,6 +4,7 @@ A request message belongs to exactly one rpc (buf's RPC_REQUEST_RESPONSE_UNIQUE)
 """
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -25,7 +26,9 @@ from services.kit.settings import Settings
 READY_SECONDS_MAX = 1.0
 READY_KEPT_SECONDS = 0.25
 WAITING_SHARE = 4
-"""One of so many places, at most, is taken by operations that wait for one service."""
+"""One of so many places, at most, is taken by operations that wait for one service which says nothing."""
+SILENT_SECONDS_MAX = 1.0
+"""After which that is so. Of one that answers there may wait as many as there are places: the door sends away whoever is too many."""
 
 Descriptor: TypeAlias = Any
 """A descriptor; the library's two implementations share no type."""
@@ -76,6 +79,8 @@ class Clients:
         self.serving: asyncio.Task[dict[str, bool]] | None = None
         self.waiting = dict.fromkeys(SERVICES, 0)
         """The operations that wait for each service."""
+        self.heard_at = dict.fromkeys(SERVICES, 0.0)
+        """When each of them answered last."""
         self.waiting_max = max(1, settings.operations_max // WAITING_SHARE)
 
     async def open(self) -> None:
@@ -94,7 +99,7 @@ class Clients:
 
     def wait(self, service: str) -> None:
         """Counts an operation that waits for the service: a slow one costs its own fields, and not the places of all others."""
-        if self.waiting[service] >= self.waiting_max:
+        if self.waiting[service] >= self.waiting_max and time.monotonic() > self.heard_at[service] + SILENT_SECONDS_MAX:
             raise Overloaded("SERVICE_OVERLOADED", f"too many operations wait for {service}; try again")
         self.waiting[service] += 1
 

@@ -1,5 +1,6 @@
 """What one operation carries: who asks, the services, and what was fetched already."""
 
+import time
 from typing import Any
 
 from google.protobuf.message import Message
@@ -34,7 +35,9 @@ class Context:
             clients.wait(service)
         under_way[service] = before + 1
         try:
-            return await clients.call(request)
+            answer = await clients.call(request)
+            clients.heard_at[service] = time.monotonic()
+            return answer
         finally:
             under_way[service] -= 1
             if not under_way[service]:

@@ -29,6 +29,11 @@ HEADERS = {
 SECURE = {"strict-transport-security": "max-age=31536000; includeSubDomains"}
 """In production, where TLS ends at the gateway or before it."""
 FULL = b'{"errors":[{"message":"too many operations at once; try again","extensions":{"code":"OVERLOADED","retryable":true}}]}'
+FULL_HEADERS: Headers = [
+    (b"content-type", JSON.encode()),
+    (b"content-length", b"%d" % len(FULL)),
+    (b"retry-after", b"%d" % RETRY_AFTER_SECONDS),
+]
 
 SENT_AWAY = Counter("quanyu_graphql_sent_away_total", "Requests that came while there were too many.")
 
@@ -44,6 +49,7 @@ class Door:
         headers = HEADERS | (SECURE if settings.env == "production" else {})
         self.headers = [(name.encode(), value.encode()) for name, value in headers.items()]
         self.block = _block(self.headers)
+        self.full = _block(FULL_HEADERS) + self.block
         self.names = {name for name, _ in self.headers}
         self.inside = self.waiting = 0
 
@@ -66,10 +72,10 @@ class Door:
         if path != self.path and not path.startswith(self.webhooks):
             await self.app(scope, receive, sending)
             return
-        if exchange is not None and not exchange.came:
+        if exchange is not None and not exchange.came and self.inside < self.most:
             await self._body_of(exchange)
         if self.inside >= self.most:
-            await self._full(sending)
+            await self._full(sending, exchange if self.outermost else None)
         else:
             if exchange is not None and self.outermost:
                 scope["extensions"][IN_ONE] = self._in_one(exchange)
@@ -81,7 +87,7 @@ class Door:
 
     async def _body_of(self, exchange: Exchange) -> None:
         """Waits for a body, for a bounded time; for as many at once as there are places."""
-        if self.waiting >= self.most or self.inside >= self.most:
+        if self.waiting >= self.most:
             return
         self.waiting += 1
         try:
@@ -99,11 +105,12 @@ class Door:
         given = self.names & {name for name, _ in headers}
         return [*headers, *(each for each in self.headers if each[0] not in given)] if given else [*headers, *self.headers]
 
-    async def _full(self, send: Send) -> None:
+    async def _full(self, send: Send, exchange: Exchange | None) -> None:
         SENT_AWAY.inc()
-        told = {"content-type": JSON, "content-length": str(len(FULL)), "retry-after": str(RETRY_AFTER_SECONDS)}
-        headers = [(name.encode(), value.encode()) for name, value in told.items()]
-        await send({"type": "http.response.start", "status": 503, "headers": headers})
+        if exchange is not None:
+            await exchange.answer(503, self.full, FULL)
+            return
+        await send({"type": "http.response.start", "status": 503, "headers": [*FULL_HEADERS]})
         await send({"type": "http.response.body", "body": FULL})
 
 
