@@ -186,11 +186,11 @@ async def _to_its_end(body: Awaitable[Answer]) -> Answer:
     running = asyncio.ensure_future(body)
     try:
         await asyncio.wait({running})
-        return running.result()
-    finally:
-        if not running.done():
-            try:
-                await asyncio.wait({running}, timeout=IN_FLIGHT_SECONDS)
-            finally:
-                running.cancel()
-                await asyncio.gather(running, return_exceptions=True)
+    except asyncio.CancelledError:
+        try:
+            await asyncio.wait({running}, timeout=IN_FLIGHT_SECONDS)
+        finally:
+            running.cancel()
+            await asyncio.gather(running, return_exceptions=True)  # what it came to is nobody's any more
+        raise
+    return running.result()

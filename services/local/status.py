@@ -26,7 +26,7 @@ def status(folder: Folder) -> None:
     for process, answers in zip(run.processes, ready, strict=True):
         table.add_row(process.name, str(process.pid), process.address, *_state(process, answers))
     stands = _mongo_state(run.mongo_uri)
-    table.add_row("mongo", "", _without_credentials(run.mongo_uri), _mark(not stands, stands or "ready"), "", "")
+    table.add_row("mongo", "", _hosts(run.mongo_uri), _mark(not stands, stands or "ready"), "", "")
     console = Console()
     console.print(table)
     console.print(f"\nGraphQL: {run.gateway}/graphql", highlight=False)
@@ -64,6 +64,6 @@ def _mark(good: bool, text: str) -> str:
     return f"[{'green' if good else 'red'}]{text}[/]"
 
 
-def _without_credentials(uri: str) -> str:
-    scheme, _, rest = uri.partition("://")
-    return f"{scheme}://{rest.rpartition('@')[2]}"
+def _hosts(uri: str) -> str:
+    """The part of a MongoDB URI that names no user, password or option."""
+    return uri.partition("://")[2].partition("/")[0].rpartition("@")[2]
