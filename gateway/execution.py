@@ -90,11 +90,13 @@ def _named(operation: OperationDefinitionNode) -> str | None:
 
 
 class Answered(Struct, frozen=True):
-    """The answer of a valid document. `begun`: else the request itself was wrong (variables, operation name), and there is no `data`."""
+    """The answer of a valid document. `begun`: else the request itself was wrong (variables, operation name), and there is no `data`.
+    `uncompiled`: why it did not run compiled; empty when it did."""
 
     body: bytes
     errors: int
     begun: bool
+    uncompiled: str = ""
 
 
 class Executor:
@@ -158,14 +160,17 @@ class Executor:
     ) -> Answered:
         """The answer of a valid document, whichever way it runs."""
         outcome = await self.engine.run(self._compiled(prepared, operation_name), context, variables or {})
-        if outcome is not None:
+        if not isinstance(outcome, Uncompiled):
             return _answered(outcome.data, outcome.errors, begun=outcome.begun)
+        why = outcome.reason
         operation = prepared.operation(operation_name)
         if prepared.document is not None and operation is not None and about_schema(prepared.document, operation):
             told = await self.told.answer(prepared.document, variables or {}, operation_name)
-            return Answered(told, 0, True) if isinstance(told, bytes) else _answered(told.data, told.errors or (), begun=begun(told))
+            if isinstance(told, bytes):
+                return Answered(told, 0, True, why)
+            return _answered(told.data, told.errors or (), begun=begun(told), uncompiled=why)
         result = await self.run(prepared, context, variables, operation_name)
-        return _answered(result.data, result.errors or (), begun=begun(result))
+        return _answered(result.data, result.errors or (), begun=begun(result), uncompiled=why)
 
     def source(
         self, prepared: Prepared, context: Context, variables: Mapping[str, Any] | None = None, operation_name: str | None = None
@@ -212,11 +217,11 @@ class Executor:
         return answer  # type: ignore[no-any-return]
 
 
-def _answered(data: Any, failed: Sequence[GraphQLError], *, begun: bool) -> Answered:
+def _answered(data: Any, failed: Sequence[GraphQLError], *, begun: bool, uncompiled: str = "") -> Answered:
     body: dict[str, Any] = {"errors": [errors.formatted(error) for error in failed]} if failed else {}
     if begun:
         body["data"] = data
-    return Answered(orjson.dumps(body), len(failed), begun)
+    return Answered(orjson.dumps(body), len(failed), begun, uncompiled)
 
 
 def begun(result: ExecutionResult) -> bool:

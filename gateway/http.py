@@ -72,7 +72,7 @@ class Endpoint:
         response = respond(answer, media or JSON)
         seconds = time.perf_counter() - started
         timed(answer.operation, response.status_code).observe(seconds)
-        log(id, answer.operation, response.status_code, answer.errors, answer.calls, seconds)
+        log(id, answer.operation, response.status_code, answer.errors, answer.calls, seconds, answer.uncompiled)
         return response
 
     async def _answered(self, arrived: Arrived, media: str | None) -> Answer:

@@ -42,8 +42,8 @@ USUAL_CALLS, USUAL_BYTES = 10, 64 * 1024
 
 
 class Answer(Struct, frozen=True):
-    """What is answered: 200, or the status of HTTP that says why the operation was not carried out. `operation` and `calls` are for the
-    log. `retry_seconds`: when to ask again; 0: unsaid."""
+    """What is answered: 200, or the status of HTTP that says why the operation was not carried out. `operation`, `calls` and
+    `uncompiled` are for the log. `retry_seconds`: when to ask again; 0: unsaid."""
 
     status: int
     body: bytes
@@ -51,6 +51,7 @@ class Answer(Struct, frozen=True):
     operation: str = "none"
     calls: int = 0
     retry_seconds: int = 0
+    uncompiled: str = ""
 
 
 class Ready(Struct, frozen=True):
@@ -137,7 +138,9 @@ class Operations:
                 return refused(400, errors.formatted(GraphQLError("the document nests too deep")), operation=kind)
         if (work := context.calls / USUAL_CALLS + len(answered.body) / USUAL_BYTES) > 1:
             charge(account, work - 1)
-        return _with_cost(Answer(200 if answered.begun else 400, answered.body, answered.errors, kind, context.calls), ready.cost)
+        status = 200 if answered.begun else 400
+        answer = Answer(status, answered.body, answered.errors, kind, context.calls, uncompiled=answered.uncompiled)
+        return _with_cost(answer, ready.cost)
 
 
 def told(failure: Exception) -> Answer:
@@ -179,7 +182,9 @@ def timed(operation: str, status: int) -> Histogram:
     return SECONDS.labels(operation, str(status))
 
 
-def log(id: str, operation: str, status: int, errors: int, calls: int, seconds: float, **more: object) -> None:
-    """The one line of an operation."""
+def log(id: str, operation: str, status: int, errors: int, calls: int, seconds: float, uncompiled: str = "", **more: object) -> None:
+    """The one line of an operation; it says why one was not compiled, of those that were not only."""
+    if uncompiled:
+        more["uncompiled"] = uncompiled
     milliseconds = round(seconds * 1000, 2)
     logger().info("operation", id=id, operation=operation, status=status, errors=errors, calls=calls, milliseconds=milliseconds, **more)

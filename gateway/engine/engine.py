@@ -80,8 +80,8 @@ class Engine:
         except RecursionError:
             return Uncompiled("depth")
 
-    async def run(self, compiled: Compiled | Uncompiled, context: Context, given: Mapping[str, Any]) -> Outcome | None:
-        """The outcome; None when the operation is not compiled."""
+    async def run(self, compiled: Compiled | Uncompiled, context: Context, given: Mapping[str, Any]) -> Outcome | Uncompiled:
+        """The outcome, or why the operation is left to the ordinary executor."""
         try:
             if isinstance(compiled, Uncompiled):
                 raise compiled
@@ -92,7 +92,7 @@ class Engine:
             plan = compiled.plan(variables)
         except Uncompiled as uncompiled:
             RUNS.labels(uncompiled.reason).inc()
-            return None
+            return uncompiled
         COMPILED.inc()
         run = Run(context, variables, lambda: compiled.variables.exact(given))
         data = await plan.run(context.root, run)

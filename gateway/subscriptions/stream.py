@@ -58,12 +58,14 @@ class Tally(Struct):
     errors: int = 0
     calls: int = 0
     status: int = 0
+    uncompiled: str = ""
 
     def add(self, answer: Answer) -> None:
         """Counts an answer."""
         self.answers += 1
         self.errors += answer.errors
         self.calls += answer.calls
+        self.uncompiled = answer.uncompiled or self.uncompiled
         if answer.status != 200:
             self.status = answer.status
 
@@ -98,7 +100,7 @@ class Subscriptions:
             ENDS.labels(str(tally.status)).inc()
         else:
             SECONDS.labels(kind.value, str(tally.status)).observe(seconds)
-        log(id, kind.value, tally.status, tally.errors, tally.calls, seconds, way=way, answers=tally.answers)
+        log(id, kind.value, tally.status, tally.errors, tally.calls, seconds, tally.uncompiled, way=way, answers=tally.answers)
 
     async def _answers(self, ready: Ready, session: Session, asker: Asker) -> AsyncGenerator[Answer, None]:
         key = key_of(session, asker)

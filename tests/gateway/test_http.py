@@ -178,6 +178,19 @@ async def test_a_service_that_does_not_answer_is_told_as_such(alone: Gateway, ca
     assert told["id"] in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("accept", [GRAPHQL, "text/event-stream"])
+async def test_the_line_of_an_operation_says_why_it_was_not_compiled(
+    alone: Gateway, capsys: pytest.CaptureFixture[str], accept: str
+) -> None:
+    async def line(query: str) -> str:
+        await alone.post({"query": query}, headers={"accept": accept})
+        (found,) = (line for line in capsys.readouterr().out.splitlines() if "operation=query" in line)
+        return found
+
+    assert "uncompiled=introspection" in await line("{ __schema { queryType { name } } }")
+    assert "uncompiled" not in await line("{ __typename }")
+
+
 async def test_health_ready_and_metrics(alone: Gateway, open_gateway: Open) -> None:
     assert (await alone.http.get("/health")).status_code == 200
     assert (await alone.http.get("/ready")).status_code == 503
