@@ -24,12 +24,16 @@ class Begun(Struct):
     """A file that was begun: the mark of its content, the items that are certain, and whether these are all.
 
     `attempt` goes into the ids of its batches: within one attempt a batch sent again is a repeat, in another one it is looked at anew.
+    `refused` are the rows that the suite did not take, which may be for what another file lacks: `folder` is the mark of all files when
+    they were sent.
     """
 
     mark: str
     attempt: str
+    folder: str = ""
     done: int = 0
     whole: bool = False
+    refused: list[int] = []
     counted: Counted = msgspec.field(default_factory=Counted)
 
 
@@ -62,10 +66,10 @@ class Checkpoint(Struct):
             os.fsync(file.fileno())
         draft.replace(path)
 
-    def begin(self, name: str, mark: str) -> Begun:
+    def begin(self, name: str, mark: str, folder: str) -> Begun:
         """The file as far as it came; from its start when it is another than the one that was begun."""
         begun = self.files.get(name)
         if begun is None or begun.mark != mark:
-            begun = self.files[name] = Begun(mark, secrets.token_hex(8))
+            begun = self.files[name] = Begun(mark, secrets.token_hex(8), folder)
             self.finished_at = None
         return begun

@@ -34,7 +34,8 @@ SETTLE_SECONDS_MAX = 1800.0
 def import_(source: Path | None, complete_journey: bool, households: int | None, anew: bool, folder: Folder) -> None:
     """Loads a FOLDER of CSV or Parquet files: brands, units, stores, staff, products, stock, consumers, bindings, orders, order_lines.
 
-    Batches are carried out once, so an import that stopped goes on where it stopped; called again, it takes files that changed since.
+    Batches are carried out once, so an import that stopped goes on where it stopped; called again, it takes files that changed since,
+    and rows that were refused before any did.
     Rows that cannot be taken stand in FOLDER/rejects.csv with the reason; an order is taken whole or not at all. The columns are
     described in the README.
     """

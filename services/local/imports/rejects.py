@@ -43,13 +43,16 @@ class Rejects:
             file.flush()
             os.fsync(file.fileno())
 
-    def forget(self, name: str) -> None:
-        """Leaves out the rows of one file."""
+    def forget(self, name: str, rows: Iterable[int] | None = None) -> None:
+        """Leaves out what was said of one file, or of these rows of it."""
         if not self.size:
             return
+        gone = None if rows is None else {str(row) for row in rows}
         draft = self.path.with_suffix(".draft")
         with self.path.open(encoding=ENCODING, newline="") as old, draft.open("w", encoding=ENCODING, newline="") as new:
-            csv.writer(new).writerows(row for row in csv.reader(old) if row[:1] != [name])
+            csv.writer(new).writerows(
+                cells for cells in csv.reader(old) if cells[:1] != [name] or not (gone is None or gone.issuperset(cells[1:2]))
+            )
         draft.replace(self.path)
 
 

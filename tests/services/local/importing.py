@@ -51,7 +51,16 @@ def loading(folder: Path, channels: Channels, seen: Any = lambda *progress: None
     return Import(folder, channels, seen=seen, settle=settled, **how)
 
 
+def rejected(folder: Path) -> list[str]:
+    """The ids, each as often as it is written down."""
+    return [row["id"] for row in _rows(folder)]
+
+
 def rejects(folder: Path) -> dict[str, tuple[str, str]]:
     """Reason and message by id."""
+    return {row["id"]: (row["reason"], row["message"]) for row in _rows(folder)}
+
+
+def _rows(folder: Path) -> list[dict[str, str]]:
     with (folder / REJECTS).open(encoding="utf-8-sig", newline="") as file:
-        return {row["id"]: (row["reason"], row["message"]) for row in csv.DictReader(file)}
+        return list(csv.DictReader(file))

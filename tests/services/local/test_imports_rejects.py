@@ -44,9 +44,12 @@ def test_what_lies_behind_the_checkpoint_is_written_again(tmp_path: Path) -> Non
     assert not (tmp_path / REJECTS).exists()
 
 
-def test_one_file_can_be_forgotten(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("of", "left"), [(None, [["consumers", "1"]]), ([1, 3], [["consumers", "1"], ["orders", "2"]])], ids=["whole", "rows"]
+)
+def test_a_file_or_rows_of_it_can_be_forgotten(tmp_path: Path, of: list[int] | None, left: list[list[str]]) -> None:
     rejects = Rejects(tmp_path)
-    rejects.add([reject(1), reject(2, file="consumers"), reject(3)])
-    rejects.forget("orders")
-    assert [row[:2] for row in rows(tmp_path)[1:]] == [["consumers", "2"]]
+    rejects.add([reject(1), reject(1, file="consumers"), reject(2), reject(3)])
+    rejects.forget("orders", of)
+    assert [row[:2] for row in rows(tmp_path)[1:]] == left
     assert (tmp_path / REJECTS).read_bytes().count(b"\xef\xbb\xbf") == 1
