@@ -1,13 +1,12 @@
 """The schema is golden, described, and true to the protos and to the front ends' operations."""
 
 import re
-from importlib import import_module, resources
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import pytest
 from google.protobuf.descriptor import FieldDescriptor
-from google.protobuf.descriptor_pb2 import FileDescriptorSet
 from google.protobuf.message_factory import GetMessageClass
 from graphql import (
     GraphQLEnumType,
@@ -16,15 +15,13 @@ from graphql import (
     GraphQLNamedType,
     GraphQLNonNull,
     GraphQLObjectType,
-    GraphQLUnionType,
     get_named_type,
     parse,
-    specified_scalar_types,
     validate,
     validate_schema,
 )
 
-from gateway import descriptions, errors, schema
+from gateway import schema
 from gateway.calls import CallField, MutationField
 from gateway.clients import rpc_of
 from gateway.edges import EdgeField
@@ -33,23 +30,8 @@ from gateway.nodes import NodeField
 from gateway.view import ENUMS, NODES, MessageField
 from quanyu.access.v1 import access_pb2
 from quanyu.common.v1 import money_pb2
-from services.kit.errors import FAMILY
 from tests.gateway.conftest import OPERATIONS
-
-CORE = schema.build()._schema
-TYPES = {name: type_ for name, type_ in CORE.type_map.items() if not name.startswith("__") and name not in specified_scalar_types}
-
-
-def declared(kind: type[Any]) -> list[tuple[str, Any]]:
-    """Every field of the graph that was declared so, and where."""
-    found = []
-    for type_ in TYPES.values():
-        if isinstance(type_, GraphQLObjectType):
-            for name, field in type_.fields.items():
-                own = field.extensions["strawberry-definition"]
-                if isinstance(own, kind):
-                    found.append((f"{type_.name}.{name}", own))
-    return found
+from tests.gateway.graph import CORE, TYPES, declared, files
 
 
 def test_the_schema_is_the_golden_one() -> None:
@@ -124,18 +106,6 @@ def test_every_type_with_an_id_of_its_own_prefix_is_a_node() -> None:
     assert {type_.name for type_ in CORE.get_possible_types(node)} == {each.name for each in NODES.values()}
 
 
-def test_a_mutation_answers_with_its_payload_or_a_refusal() -> None:
-    mutation = CORE.mutation_type
-    assert mutation is not None
-    for name, field in mutation.fields.items():
-        union = get_named_type(field.type)
-        assert isinstance(union, GraphQLUnionType)
-        payload, *refusals = union.types
-        assert payload.name == name[0].upper() + name[1:] + "Payload"
-        assert {"InvalidInput", "NotFound", "NotPermitted", "Conflict", "Exhausted", "TryAgain"} <= {each.name for each in refusals}
-        assert all("Refusal" in {interface.name for interface in each.interfaces} for each in refusals)
-
-
 MEASURES = re.compile(r"first|\w+Metres(Max)?|\w+Minute|\w+Days")
 """What is of 32 bits: pages, distances, times of the day and terms."""
 
@@ -150,69 +120,6 @@ def test_amounts_counts_and_versions_are_never_of_32_bits() -> None:
     assert {name for name in small if not MEASURES.fullmatch(name)} == set()
 
 
-MOVING = (
-    "claimPack setPrice setStock adjustStock holdStock releaseHold holdPromise placeOrder payOrder cancelOrder joinCampaign sendOutreach"
-)
-
-
-@pytest.mark.parametrize("name", MOVING.split())
-def test_what_moves_money_stock_coupons_or_messages_requires_a_key(name: str) -> None:
-    assert CORE.mutation_type is not None
-    given = get_named_type(CORE.mutation_type.fields[name].args["input"].type)
-    assert isinstance(given, GraphQLInputObjectType)
-    assert isinstance(given.fields["idempotencyKey"].type, GraphQLNonNull)
-
-
-def _files() -> list[Any]:
-    """Every file of the protos whose messages the graph may show."""
-    set_ = FileDescriptorSet.FromString((resources.files("quanyu") / "descriptors.binpb").read_bytes())
-    return [import_module(file.name.removesuffix(".proto").replace("/", ".") + "_pb2").DESCRIPTOR for file in set_.file]
-
-
-def _reasons() -> set[str]:
-    """Every reason of the protos, as it goes over the wire."""
-    found = set()
-    for file in _files():
-        for enum in file.enum_types_by_name.values():
-            first = enum.values_by_number[0].name
-            if enum.name.endswith("Reason") and first.endswith("_REASON_UNSPECIFIED"):
-                found |= {value.name.removeprefix(first.removesuffix("UNSPECIFIED")) for value in enum.values if value.number}
-    return found
-
-
-ENUM_LABELS = {value.name for file in _files() for enum in file.enum_types_by_name.values() for value in enum.values}
-"""Which comments also speak of."""
-OF_THE_KIT = {
-    "KIND_NOT_YOURS",
-    "SOURCE_NOT_YOURS",
-    "CHANGES_LOST",
-    "INVALID_CURSOR",
-    "SERVER_STOPPING",
-    "SUBSCRIBER_TOO_SLOW",
-    "TOO_MANY_STREAMS",
-}
-"""What any stream may be refused or ended with, and facts."""
-
-
-def test_the_table_of_refusals_names_reasons_of_the_protos() -> None:
-    assert set(errors.BY_REASON) <= _reasons()
-
-
-def test_what_an_rpcs_comment_calls_a_reason_is_one() -> None:
-    """A misspelt one would be told by its family's type, and nobody would know."""
-    reasons, unknown = _reasons() | ENUM_LABELS | OF_THE_KIT, {}
-    for file in _files():
-        for method in (method for service in file.services_by_name.values() for method in service.methods):
-            words = errors.REASON.findall(descriptions.of(method.full_name) or "")
-            if strange := {word for word in words if word not in reasons and not word.startswith(("ROLE_", "QUANYU_"))}:
-                unknown[method.full_name] = strange
-    assert unknown == {}
-
-
-def test_every_refusal_has_a_type() -> None:
-    assert set(errors.BY_FAMILY) == set(FAMILY)
-
-
 def test_every_rpc_of_the_walk_for_people_is_in_the_graph() -> None:
     """All but bulk imports, what only services may call, and facts. A `Get…` beside a `BatchGet…` is reached by the latter."""
     fields = [field for kind in (CallField, MutationField, FollowField) for _, field in declared(kind)]
@@ -221,7 +128,7 @@ def test_every_rpc_of_the_walk_for_people_is_in_the_graph() -> None:
     used = {each.rpc.method.full_name for each in (*fields, *batches)}
     used |= {re.sub(r"BatchGet(\w+?)s?$", r"Get\1", name) for name in used}
     missing = set()
-    for service in (service for file in _files() for service in file.services_by_name.values() if file.package != "quanyu.facts.v1"):
+    for service in (service for file in files() for service in file.services_by_name.values() if file.package != "quanyu.facts.v1"):
         for method in service.methods:
             internal = list(method.GetOptions().Extensions[access_pb2.rule].roles) == [access_pb2.ROLE_SERVICE]
             if not internal and not method.name.startswith("Import") and method.full_name not in used:

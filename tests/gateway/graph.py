@@ -1,0 +1,41 @@
+"""The graph as it is declared, and the protos it stands on."""
+
+from importlib import import_module, resources
+from typing import Any
+
+from google.protobuf.descriptor_pb2 import FileDescriptorSet
+from graphql import GraphQLObjectType, specified_scalar_types
+
+from gateway import schema
+
+CORE = schema.build()._schema
+TYPES = {name: type_ for name, type_ in CORE.type_map.items() if not name.startswith("__") and name not in specified_scalar_types}
+
+
+def declared(kind: type[Any]) -> list[tuple[str, Any]]:
+    """Every field of the graph that was declared so, and where."""
+    found = []
+    for type_ in TYPES.values():
+        if isinstance(type_, GraphQLObjectType):
+            for name, field in type_.fields.items():
+                own = field.extensions["strawberry-definition"]
+                if isinstance(own, kind):
+                    found.append((f"{type_.name}.{name}", own))
+    return found
+
+
+def files() -> list[Any]:
+    """Every file of the protos whose messages the graph may show."""
+    set_ = FileDescriptorSet.FromString((resources.files("quanyu") / "descriptors.binpb").read_bytes())
+    return [import_module(file.name.removesuffix(".proto").replace("/", ".") + "_pb2").DESCRIPTOR for file in set_.file]
+
+
+def reasons() -> set[str]:
+    """Every reason of the protos, as it goes over the wire."""
+    found = set()
+    for file in files():
+        for enum in file.enum_types_by_name.values():
+            first = enum.values_by_number[0].name
+            if enum.name.endswith("Reason") and first.endswith("_REASON_UNSPECIFIED"):
+                found |= {value.name.removeprefix(first.removesuffix("UNSPECIFIED")) for value in enum.values if value.number}
+    return found
