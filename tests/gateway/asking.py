@@ -23,6 +23,7 @@ from graphql import (
     is_list_type,
     is_object_type,
     is_required_argument,
+    is_required_input_field,
 )
 
 from tests.services.worlds.requests import AFTER, ENUMS, NUMBERS, PRODUCT_MAX, SAME_AS, SKIPPED, TEXTS, fresh
@@ -142,6 +143,17 @@ class Asking:
             self.reached.add(("Mutation", name))
             for choice in choices([".".join(path) for path in self._id_paths(kind, ())], sides):
                 yield name, text, self._filled(kind, choice, sides, (), noun)
+
+    def rightful(self, ids: Ids) -> Iterator[tuple[str, str, dict[str, Any]]]:
+        """What somebody could ask for with their own ids: all of them or the first of each, and with one part left out that may be."""
+        assert self.schema.mutation_type is not None
+        for name, text, given in self.mutations({"all": ids, "first": {noun: of[:1] for noun, of in ids.items()}}):
+            yield name, text, given
+            kind: Any = get_named_type(self.schema.mutation_type.fields[name].args["input"].type)
+            for part in given:
+                field = kind.fields[part]
+                if not is_required_input_field(field) and (_is_id(field) or is_input_object_type(get_named_type(field.type))):
+                    yield name, text, {each: value for each, value in given.items() if each != part}
 
     def _id_paths(self, kind: Any, path: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
         for name, field in kind.fields.items():

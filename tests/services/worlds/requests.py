@@ -161,8 +161,9 @@ def _ids(noun: str, side: str, target: Ids, own: Ids, common: Ids) -> list[str]:
 
 # The rest of a request ------------------------------------------------------------------------------------------------
 
-SKIPPED = {"page", "after", "state", "kinds", "methods", "listener", "issuer", "first", "valid_from", "valid_until", "franchised",
-           "attributes", "sizes", "preferences", "facts", "source", "bound_at", "created_at", "scenario", "scenario_hint"}  # fmt: skip
+SKIPPED = {"page", "after", "state", "kinds", "methods", "listener", "issuer", "first", "valid_from", "valid_until",
+           "franchised", "corners", "attributes", "sizes", "preferences", "facts", "source", "bound_at", "created_at",
+           "scenario", "scenario_hint"}  # fmt: skip
 """Fields that may stay empty and would only narrow what is asked, or make it fail."""
 TEXTS = {
     "zone": "Asia/Shanghai",
@@ -171,6 +172,7 @@ TEXTS = {
     "value": "13711112222",
     "category": "shirt",
     "text": "shirt",
+    "phone": "13711113333",
 }
 NUMBERS = {"opens_minute": 600, "closes_minute": 1200, "radius_metres": 500, "radius_metres_max": 5000, "validity_days": 7, "minor": 1000}
 ENUMS = {
