@@ -1,9 +1,11 @@
 """The schema, as others judge it: `relay-compiler` compiles the front ends' operations, `graphql-inspector` finds what breaks clients."""
 
 import json
+import os
 import subprocess
 import tomllib
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -37,14 +39,28 @@ def test_what_breaks_clients_has_its_note(node: str, tmp_path: Path) -> None:
 
 
 def baseline(revision: str) -> bytes:
-    """The schema as of that revision; skips with the reason where it cannot be had."""
+    """The schema as of that revision. Where it cannot be had, skips with the reason; `.ci/run` fails with what to do."""
     try:
         shown = subprocess.run(["git", "show", f"{revision}:{SCHEMA}"], cwd=ROOT, capture_output=True, timeout=30)
-    except OSError:
-        pytest.skip("no git here to show the schema's baseline")
-    if shown.returncode:
-        pytest.skip(f"this clone does not hold the schema's baseline {revision}: {shown.stderr.decode().strip()}")
-    return shown.stdout
+    except OSError as error:
+        return missing(revision, str(error))
+    return shown.stdout if shown.returncode == 0 else missing(revision, shown.stderr.decode().strip())
+
+
+def missing(revision: str, why: str) -> NoReturn:
+    """Ends the test that needs the revision."""
+    told = f"the schema's baseline {revision} is not in this clone ({why}): git fetch --unshallow, or name another one in {NOTES.name}"
+    (pytest.fail if os.environ.get("QUANYU_CI") else pytest.skip)(told)
+
+
+def test_a_clone_without_the_baseline_fails_in_ci_and_is_told_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    nowhere = "0" * 40
+    monkeypatch.setenv("QUANYU_CI", "1")
+    with pytest.raises(pytest.fail.Exception, match="git fetch --unshallow"):
+        baseline(nowhere)
+    monkeypatch.delenv("QUANYU_CI")
+    with pytest.raises(pytest.skip.Exception, match="git fetch --unshallow"):
+        baseline(nowhere)
 
 
 def test_the_inspector_sees_what_breaks(node: str, tmp_path: Path) -> None:
