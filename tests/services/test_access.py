@@ -29,13 +29,14 @@ PUBLIC = {
     # Which brands, stores and districts there are, what stands in them and what they sell is on the shop front.
     "ChartService.GetBrand", "ChartService.BatchGetBrands", "ChartService.GetStore", "ChartService.BatchGetStores",
     "PlaceService.GetDistrict", "PlaceService.BatchGetDistricts", "PlaceService.ListDistricts",
-    "PlaceService.BatchGetVenues", "PlaceService.ListVenues",
+    "PlaceService.BatchGetVenues", "PlaceService.ListVenues", "PlaceService.BatchListVenues",
     "CatalogService.GetProduct", "CatalogService.BatchGetProducts", "CatalogService.BatchGetVariants", "CatalogService.BatchListVariants",
     "CatalogService.GetOffer", "CatalogService.BatchGetOffers", "CatalogService.SearchOffers",
     # What can be had near by: whether there is one or more, never how many.
     "DiscoveryService.SearchPromises",
     # What a campaign gives and which brands take part; budgets are the brands' own.
     "CampaignService.GetCampaign", "CampaignService.BatchGetCampaigns", "CampaignService.ListCampaigns",
+    "CampaignService.BatchListCampaigns",
     "CampaignService.ListParticipants", "CampaignService.BatchListParticipants",
 }  # fmt: skip
 """The rpcs that anybody may call. Add one only after asking what of a tenant or a person its answer could carry."""

@@ -60,6 +60,11 @@ class CampaignServiceStub:
                 request_serializer=quanyu_dot_district_dot_v1_dot_campaigns__pb2.ListCampaignsRequest.SerializeToString,
                 response_deserializer=quanyu_dot_district_dot_v1_dot_campaigns__pb2.ListCampaignsResponse.FromString,
                 _registered_method=True)
+        self.BatchListCampaigns = channel.unary_unary(
+                '/quanyu.district.v1.CampaignService/BatchListCampaigns',
+                request_serializer=quanyu_dot_district_dot_v1_dot_campaigns__pb2.BatchListCampaignsRequest.SerializeToString,
+                response_deserializer=quanyu_dot_district_dot_v1_dot_campaigns__pb2.BatchListCampaignsResponse.FromString,
+                _registered_method=True)
         self.ListParticipants = channel.unary_unary(
                 '/quanyu.district.v1.CampaignService/ListParticipants',
                 request_serializer=quanyu_dot_district_dot_v1_dot_campaigns__pb2.ListParticipantsRequest.SerializeToString,
@@ -84,6 +89,11 @@ class CampaignServiceStub:
                 '/quanyu.district.v1.CampaignService/ListBudgets',
                 request_serializer=quanyu_dot_district_dot_v1_dot_campaigns__pb2.ListBudgetsRequest.SerializeToString,
                 response_deserializer=quanyu_dot_district_dot_v1_dot_campaigns__pb2.ListBudgetsResponse.FromString,
+                _registered_method=True)
+        self.BatchListBudgets = channel.unary_unary(
+                '/quanyu.district.v1.CampaignService/BatchListBudgets',
+                request_serializer=quanyu_dot_district_dot_v1_dot_campaigns__pb2.BatchListBudgetsRequest.SerializeToString,
+                response_deserializer=quanyu_dot_district_dot_v1_dot_campaigns__pb2.BatchListBudgetsResponse.FromString,
                 _registered_method=True)
 
 
@@ -131,6 +141,13 @@ class CampaignServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def BatchListCampaigns(self, request, context):
+        """The first campaigns of each of up to 100 districts, as ListCampaigns shows them. More districts at once are an invalid request.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListParticipants(self, request, context):
         """The brands that take part in a campaign with what each gives, by brand id; without the numbers of their budgets.
         """
@@ -166,6 +183,14 @@ class CampaignServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def BatchListBudgets(self, request, context):
+        """The first budgets of each of up to 100 brands, as ListBudgets shows them; brands out of the caller's scope are absent from the answer.
+        More brands at once are an invalid request.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_CampaignServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -194,6 +219,11 @@ def add_CampaignServiceServicer_to_server(servicer, server):
                     request_deserializer=quanyu_dot_district_dot_v1_dot_campaigns__pb2.ListCampaignsRequest.FromString,
                     response_serializer=quanyu_dot_district_dot_v1_dot_campaigns__pb2.ListCampaignsResponse.SerializeToString,
             ),
+            'BatchListCampaigns': grpc.unary_unary_rpc_method_handler(
+                    servicer.BatchListCampaigns,
+                    request_deserializer=quanyu_dot_district_dot_v1_dot_campaigns__pb2.BatchListCampaignsRequest.FromString,
+                    response_serializer=quanyu_dot_district_dot_v1_dot_campaigns__pb2.BatchListCampaignsResponse.SerializeToString,
+            ),
             'ListParticipants': grpc.unary_unary_rpc_method_handler(
                     servicer.ListParticipants,
                     request_deserializer=quanyu_dot_district_dot_v1_dot_campaigns__pb2.ListParticipantsRequest.FromString,
@@ -218,6 +248,11 @@ def add_CampaignServiceServicer_to_server(servicer, server):
                     servicer.ListBudgets,
                     request_deserializer=quanyu_dot_district_dot_v1_dot_campaigns__pb2.ListBudgetsRequest.FromString,
                     response_serializer=quanyu_dot_district_dot_v1_dot_campaigns__pb2.ListBudgetsResponse.SerializeToString,
+            ),
+            'BatchListBudgets': grpc.unary_unary_rpc_method_handler(
+                    servicer.BatchListBudgets,
+                    request_deserializer=quanyu_dot_district_dot_v1_dot_campaigns__pb2.BatchListBudgetsRequest.FromString,
+                    response_serializer=quanyu_dot_district_dot_v1_dot_campaigns__pb2.BatchListBudgetsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -367,6 +402,33 @@ class CampaignService:
             _registered_method=True)
 
     @staticmethod
+    def BatchListCampaigns(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/quanyu.district.v1.CampaignService/BatchListCampaigns',
+            quanyu_dot_district_dot_v1_dot_campaigns__pb2.BatchListCampaignsRequest.SerializeToString,
+            quanyu_dot_district_dot_v1_dot_campaigns__pb2.BatchListCampaignsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def ListParticipants(request,
             target,
             options=(),
@@ -491,6 +553,33 @@ class CampaignService:
             '/quanyu.district.v1.CampaignService/ListBudgets',
             quanyu_dot_district_dot_v1_dot_campaigns__pb2.ListBudgetsRequest.SerializeToString,
             quanyu_dot_district_dot_v1_dot_campaigns__pb2.ListBudgetsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def BatchListBudgets(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/quanyu.district.v1.CampaignService/BatchListBudgets',
+            quanyu_dot_district_dot_v1_dot_campaigns__pb2.BatchListBudgetsRequest.SerializeToString,
+            quanyu_dot_district_dot_v1_dot_campaigns__pb2.BatchListBudgetsResponse.FromString,
             options,
             channel_credentials,
             insecure,

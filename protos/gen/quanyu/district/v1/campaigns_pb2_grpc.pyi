@@ -50,6 +50,8 @@ class CampaignServiceStub:
     """Several campaigns; ids that do not exist are absent from the answer."""
     ListCampaigns: _grpc.UnaryUnaryMultiCallable[_campaigns_pb2.ListCampaignsRequest, _campaigns_pb2.ListCampaignsResponse]
     """The campaigns of a district, the one that starts last first."""
+    BatchListCampaigns: _grpc.UnaryUnaryMultiCallable[_campaigns_pb2.BatchListCampaignsRequest, _campaigns_pb2.BatchListCampaignsResponse]
+    """The first campaigns of each of up to 100 districts, as ListCampaigns shows them. More districts at once are an invalid request."""
     ListParticipants: _grpc.UnaryUnaryMultiCallable[_campaigns_pb2.ListParticipantsRequest, _campaigns_pb2.ListParticipantsResponse]
     """The brands that take part in a campaign with what each gives, by brand id; without the numbers of their budgets."""
     BatchListParticipants: _grpc.UnaryUnaryMultiCallable[_campaigns_pb2.BatchListParticipantsRequest, _campaigns_pb2.BatchListParticipantsResponse]
@@ -60,6 +62,10 @@ class CampaignServiceStub:
     """Several budgets; those of other brands are absent from the answer."""
     ListBudgets: _grpc.UnaryUnaryMultiCallable[_campaigns_pb2.ListBudgetsRequest, _campaigns_pb2.ListBudgetsResponse]
     """The budgets of a brand, that of the campaign which starts last first."""
+    BatchListBudgets: _grpc.UnaryUnaryMultiCallable[_campaigns_pb2.BatchListBudgetsRequest, _campaigns_pb2.BatchListBudgetsResponse]
+    """The first budgets of each of up to 100 brands, as ListBudgets shows them; brands out of the caller's scope are absent from the answer.
+    More brands at once are an invalid request.
+    """
 
 @_typing.type_check_only
 class CampaignServiceAsyncStub(CampaignServiceStub):
@@ -83,6 +89,8 @@ class CampaignServiceAsyncStub(CampaignServiceStub):
     """Several campaigns; ids that do not exist are absent from the answer."""
     ListCampaigns: _aio.UnaryUnaryMultiCallable[_campaigns_pb2.ListCampaignsRequest, _campaigns_pb2.ListCampaignsResponse]  # type: ignore[assignment]
     """The campaigns of a district, the one that starts last first."""
+    BatchListCampaigns: _aio.UnaryUnaryMultiCallable[_campaigns_pb2.BatchListCampaignsRequest, _campaigns_pb2.BatchListCampaignsResponse]  # type: ignore[assignment]
+    """The first campaigns of each of up to 100 districts, as ListCampaigns shows them. More districts at once are an invalid request."""
     ListParticipants: _aio.UnaryUnaryMultiCallable[_campaigns_pb2.ListParticipantsRequest, _campaigns_pb2.ListParticipantsResponse]  # type: ignore[assignment]
     """The brands that take part in a campaign with what each gives, by brand id; without the numbers of their budgets."""
     BatchListParticipants: _aio.UnaryUnaryMultiCallable[_campaigns_pb2.BatchListParticipantsRequest, _campaigns_pb2.BatchListParticipantsResponse]  # type: ignore[assignment]
@@ -93,6 +101,10 @@ class CampaignServiceAsyncStub(CampaignServiceStub):
     """Several budgets; those of other brands are absent from the answer."""
     ListBudgets: _aio.UnaryUnaryMultiCallable[_campaigns_pb2.ListBudgetsRequest, _campaigns_pb2.ListBudgetsResponse]  # type: ignore[assignment]
     """The budgets of a brand, that of the campaign which starts last first."""
+    BatchListBudgets: _aio.UnaryUnaryMultiCallable[_campaigns_pb2.BatchListBudgetsRequest, _campaigns_pb2.BatchListBudgetsResponse]  # type: ignore[assignment]
+    """The first budgets of each of up to 100 brands, as ListBudgets shows them; brands out of the caller's scope are absent from the answer.
+    More brands at once are an invalid request.
+    """
 
 class CampaignServiceServicer(metaclass=_abc_1.ABCMeta):
     """Campaigns of districts, the brands that take part and their budgets."""
@@ -145,6 +157,14 @@ class CampaignServiceServicer(metaclass=_abc_1.ABCMeta):
         """The campaigns of a district, the one that starts last first."""
 
     @_abc_1.abstractmethod
+    def BatchListCampaigns(
+        self,
+        request: _campaigns_pb2.BatchListCampaignsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_campaigns_pb2.BatchListCampaignsResponse, _abc.Awaitable[_campaigns_pb2.BatchListCampaignsResponse]]:
+        """The first campaigns of each of up to 100 districts, as ListCampaigns shows them. More districts at once are an invalid request."""
+
+    @_abc_1.abstractmethod
     def ListParticipants(
         self,
         request: _campaigns_pb2.ListParticipantsRequest,
@@ -183,5 +203,15 @@ class CampaignServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_campaigns_pb2.ListBudgetsResponse, _abc.Awaitable[_campaigns_pb2.ListBudgetsResponse]]:
         """The budgets of a brand, that of the campaign which starts last first."""
+
+    @_abc_1.abstractmethod
+    def BatchListBudgets(
+        self,
+        request: _campaigns_pb2.BatchListBudgetsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_campaigns_pb2.BatchListBudgetsResponse, _abc.Awaitable[_campaigns_pb2.BatchListBudgetsResponse]]:
+        """The first budgets of each of up to 100 brands, as ListBudgets shows them; brands out of the caller's scope are absent from the answer.
+        More brands at once are an invalid request.
+        """
 
 def add_CampaignServiceServicer_to_server(servicer: CampaignServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -55,6 +55,11 @@ class PackServiceStub:
                 request_serializer=quanyu_dot_district_dot_v1_dot_packs__pb2.ListPacksRequest.SerializeToString,
                 response_deserializer=quanyu_dot_district_dot_v1_dot_packs__pb2.ListPacksResponse.FromString,
                 _registered_method=True)
+        self.BatchListPacks = channel.unary_unary(
+                '/quanyu.district.v1.PackService/BatchListPacks',
+                request_serializer=quanyu_dot_district_dot_v1_dot_packs__pb2.BatchListPacksRequest.SerializeToString,
+                response_deserializer=quanyu_dot_district_dot_v1_dot_packs__pb2.BatchListPacksResponse.FromString,
+                _registered_method=True)
 
 
 class PackServiceServicer:
@@ -98,6 +103,14 @@ class PackServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def BatchListPacks(self, request, context):
+        """The newest packs of each of up to 100 persons, as ListPacks shows them; persons out of the caller's scope are absent from the answer.
+        More at once are an invalid request.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_PackServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -120,6 +133,11 @@ def add_PackServiceServicer_to_server(servicer, server):
                     servicer.ListPacks,
                     request_deserializer=quanyu_dot_district_dot_v1_dot_packs__pb2.ListPacksRequest.FromString,
                     response_serializer=quanyu_dot_district_dot_v1_dot_packs__pb2.ListPacksResponse.SerializeToString,
+            ),
+            'BatchListPacks': grpc.unary_unary_rpc_method_handler(
+                    servicer.BatchListPacks,
+                    request_deserializer=quanyu_dot_district_dot_v1_dot_packs__pb2.BatchListPacksRequest.FromString,
+                    response_serializer=quanyu_dot_district_dot_v1_dot_packs__pb2.BatchListPacksResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -231,6 +249,33 @@ class PackService:
             '/quanyu.district.v1.PackService/ListPacks',
             quanyu_dot_district_dot_v1_dot_packs__pb2.ListPacksRequest.SerializeToString,
             quanyu_dot_district_dot_v1_dot_packs__pb2.ListPacksResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def BatchListPacks(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/quanyu.district.v1.PackService/BatchListPacks',
+            quanyu_dot_district_dot_v1_dot_packs__pb2.BatchListPacksRequest.SerializeToString,
+            quanyu_dot_district_dot_v1_dot_packs__pb2.BatchListPacksResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -51,6 +51,10 @@ class PackServiceStub:
     """Several packs; those of others are absent from the answer."""
     ListPacks: _grpc.UnaryUnaryMultiCallable[_packs_pb2.ListPacksRequest, _packs_pb2.ListPacksResponse]
     """The packs of a person, under all ids that were linked to the given one, newest first."""
+    BatchListPacks: _grpc.UnaryUnaryMultiCallable[_packs_pb2.BatchListPacksRequest, _packs_pb2.BatchListPacksResponse]
+    """The newest packs of each of up to 100 persons, as ListPacks shows them; persons out of the caller's scope are absent from the answer.
+    More at once are an invalid request.
+    """
 
 @_typing.type_check_only
 class PackServiceAsyncStub(PackServiceStub):
@@ -75,6 +79,10 @@ class PackServiceAsyncStub(PackServiceStub):
     """Several packs; those of others are absent from the answer."""
     ListPacks: _aio.UnaryUnaryMultiCallable[_packs_pb2.ListPacksRequest, _packs_pb2.ListPacksResponse]  # type: ignore[assignment]
     """The packs of a person, under all ids that were linked to the given one, newest first."""
+    BatchListPacks: _aio.UnaryUnaryMultiCallable[_packs_pb2.BatchListPacksRequest, _packs_pb2.BatchListPacksResponse]  # type: ignore[assignment]
+    """The newest packs of each of up to 100 persons, as ListPacks shows them; persons out of the caller's scope are absent from the answer.
+    More at once are an invalid request.
+    """
 
 class PackServiceServicer(metaclass=_abc_1.ABCMeta):
     """Packs of coupons."""
@@ -120,5 +128,15 @@ class PackServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_packs_pb2.ListPacksResponse, _abc.Awaitable[_packs_pb2.ListPacksResponse]]:
         """The packs of a person, under all ids that were linked to the given one, newest first."""
+
+    @_abc_1.abstractmethod
+    def BatchListPacks(
+        self,
+        request: _packs_pb2.BatchListPacksRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_packs_pb2.BatchListPacksResponse, _abc.Awaitable[_packs_pb2.BatchListPacksResponse]]:
+        """The newest packs of each of up to 100 persons, as ListPacks shows them; persons out of the caller's scope are absent from the answer.
+        More at once are an invalid request.
+        """
 
 def add_PackServiceServicer_to_server(servicer: PackServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -772,6 +772,94 @@ class ListVenuesResponse(_message.Message):
 Global___ListVenuesResponse: _TypeAlias = ListVenuesResponse  # noqa: Y015
 
 @_typing.final
+class BatchListVenuesRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DISTRICT_IDS_FIELD_NUMBER: _builtins.int
+    KINDS_FIELD_NUMBER: _builtins.int
+    FIRST_FIELD_NUMBER: _builtins.int
+    first: _builtins.int
+    """How many for each: 1 to 100; 0 means 20."""
+    @_builtins.property
+    def district_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """At most 100."""
+
+    @_builtins.property
+    def kinds(self) -> _containers.RepeatedScalarFieldContainer[Global___VenueKind.ValueType]:
+        """Only venues of these kinds; empty for all."""
+
+    def __init__(
+        self,
+        *,
+        district_ids: _abc.Iterable[_builtins.str] | None = ...,
+        kinds: _abc.Iterable[Global___VenueKind.ValueType] | None = ...,
+        first: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["district_ids", b"district_ids", "first", b"first", "kinds", b"kinds"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BatchListVenuesRequest: _TypeAlias = BatchListVenuesRequest  # noqa: Y015
+
+@_typing.final
+class BatchListVenuesResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DISTRICTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def districts(self) -> _containers.RepeatedCompositeFieldContainer[Global___VenuesOfDistrict]:
+        """One for each district that has such venues."""
+
+    def __init__(
+        self,
+        *,
+        districts: _abc.Iterable[Global___VenuesOfDistrict] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["districts", b"districts"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BatchListVenuesResponse: _TypeAlias = BatchListVenuesResponse  # noqa: Y015
+
+@_typing.final
+class VenuesOfDistrict(_message.Message):
+    """The first venues of one district."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DISTRICT_ID_FIELD_NUMBER: _builtins.int
+    VENUES_FIELD_NUMBER: _builtins.int
+    PAGE_FIELD_NUMBER: _builtins.int
+    district_id: _builtins.str
+    """The district."""
+    @_builtins.property
+    def venues(self) -> _containers.RepeatedCompositeFieldContainer[Global___Venue]:
+        """By name."""
+
+    @_builtins.property
+    def page(self) -> _page_pb2.PageInfo:
+        """Continues with ListVenues."""
+
+    def __init__(
+        self,
+        *,
+        district_id: _builtins.str = ...,
+        venues: _abc.Iterable[Global___Venue] | None = ...,
+        page: _page_pb2.PageInfo | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["page", b"page"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["district_id", b"district_id", "page", b"page", "venues", b"venues"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___VenuesOfDistrict: _TypeAlias = VenuesOfDistrict  # noqa: Y015
+
+@_typing.final
 class EnterDistrictRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -76,6 +76,11 @@ class PlaceServiceStub:
                 request_serializer=quanyu_dot_district_dot_v1_dot_places__pb2.ListVenuesRequest.SerializeToString,
                 response_deserializer=quanyu_dot_district_dot_v1_dot_places__pb2.ListVenuesResponse.FromString,
                 _registered_method=True)
+        self.BatchListVenues = channel.unary_unary(
+                '/quanyu.district.v1.PlaceService/BatchListVenues',
+                request_serializer=quanyu_dot_district_dot_v1_dot_places__pb2.BatchListVenuesRequest.SerializeToString,
+                response_deserializer=quanyu_dot_district_dot_v1_dot_places__pb2.BatchListVenuesResponse.FromString,
+                _registered_method=True)
         self.EnterDistrict = channel.unary_unary(
                 '/quanyu.district.v1.PlaceService/EnterDistrict',
                 request_serializer=quanyu_dot_district_dot_v1_dot_places__pb2.EnterDistrictRequest.SerializeToString,
@@ -163,6 +168,13 @@ class PlaceServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def BatchListVenues(self, request, context):
+        """The first venues of each of up to 100 districts, as ListVenues shows them. More districts at once are an invalid request.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def EnterDistrict(self, request, context):
         """The consumer enters a district. There is one open visit for each consumer, district and day (in the district's zone): entering again
         answers the open one and tells no new fact. A position outside the geofence is refused with OUTSIDE_DISTRICT; without a position the
@@ -236,6 +248,11 @@ def add_PlaceServiceServicer_to_server(servicer, server):
                     servicer.ListVenues,
                     request_deserializer=quanyu_dot_district_dot_v1_dot_places__pb2.ListVenuesRequest.FromString,
                     response_serializer=quanyu_dot_district_dot_v1_dot_places__pb2.ListVenuesResponse.SerializeToString,
+            ),
+            'BatchListVenues': grpc.unary_unary_rpc_method_handler(
+                    servicer.BatchListVenues,
+                    request_deserializer=quanyu_dot_district_dot_v1_dot_places__pb2.BatchListVenuesRequest.FromString,
+                    response_serializer=quanyu_dot_district_dot_v1_dot_places__pb2.BatchListVenuesResponse.SerializeToString,
             ),
             'EnterDistrict': grpc.unary_unary_rpc_method_handler(
                     servicer.EnterDistrict,
@@ -476,6 +493,33 @@ class PlaceService:
             '/quanyu.district.v1.PlaceService/ListVenues',
             quanyu_dot_district_dot_v1_dot_places__pb2.ListVenuesRequest.SerializeToString,
             quanyu_dot_district_dot_v1_dot_places__pb2.ListVenuesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def BatchListVenues(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/quanyu.district.v1.PlaceService/BatchListVenues',
+            quanyu_dot_district_dot_v1_dot_places__pb2.BatchListVenuesRequest.SerializeToString,
+            quanyu_dot_district_dot_v1_dot_places__pb2.BatchListVenuesResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -58,6 +58,8 @@ class PlaceServiceStub:
     """Several venues; ids that do not exist are absent from the answer."""
     ListVenues: _grpc.UnaryUnaryMultiCallable[_places_pb2.ListVenuesRequest, _places_pb2.ListVenuesResponse]
     """The venues of a district by name, Chinese ones in the order of their pinyin and before others."""
+    BatchListVenues: _grpc.UnaryUnaryMultiCallable[_places_pb2.BatchListVenuesRequest, _places_pb2.BatchListVenuesResponse]
+    """The first venues of each of up to 100 districts, as ListVenues shows them. More districts at once are an invalid request."""
     EnterDistrict: _grpc.UnaryUnaryMultiCallable[_places_pb2.EnterDistrictRequest, _places_pb2.EnterDistrictResponse]
     """The consumer enters a district. There is one open visit for each consumer, district and day (in the district's zone): entering again
     answers the open one and tells no new fact. A position outside the geofence is refused with OUTSIDE_DISTRICT; without a position the
@@ -102,6 +104,8 @@ class PlaceServiceAsyncStub(PlaceServiceStub):
     """Several venues; ids that do not exist are absent from the answer."""
     ListVenues: _aio.UnaryUnaryMultiCallable[_places_pb2.ListVenuesRequest, _places_pb2.ListVenuesResponse]  # type: ignore[assignment]
     """The venues of a district by name, Chinese ones in the order of their pinyin and before others."""
+    BatchListVenues: _aio.UnaryUnaryMultiCallable[_places_pb2.BatchListVenuesRequest, _places_pb2.BatchListVenuesResponse]  # type: ignore[assignment]
+    """The first venues of each of up to 100 districts, as ListVenues shows them. More districts at once are an invalid request."""
     EnterDistrict: _aio.UnaryUnaryMultiCallable[_places_pb2.EnterDistrictRequest, _places_pb2.EnterDistrictResponse]  # type: ignore[assignment]
     """The consumer enters a district. There is one open visit for each consumer, district and day (in the district's zone): entering again
     answers the open one and tells no new fact. A position outside the geofence is refused with OUTSIDE_DISTRICT; without a position the
@@ -191,6 +195,14 @@ class PlaceServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_places_pb2.ListVenuesResponse, _abc.Awaitable[_places_pb2.ListVenuesResponse]]:
         """The venues of a district by name, Chinese ones in the order of their pinyin and before others."""
+
+    @_abc_1.abstractmethod
+    def BatchListVenues(
+        self,
+        request: _places_pb2.BatchListVenuesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_places_pb2.BatchListVenuesResponse, _abc.Awaitable[_places_pb2.BatchListVenuesResponse]]:
+        """The first venues of each of up to 100 districts, as ListVenues shows them. More districts at once are an invalid request."""
 
     @_abc_1.abstractmethod
     def EnterDistrict(

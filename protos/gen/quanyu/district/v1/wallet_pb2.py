@@ -28,7 +28,7 @@ from quanyu.common.v1 import money_pb2 as quanyu_dot_common_dot_v1_dot_money__pb
 from quanyu.common.v1 import page_pb2 as quanyu_dot_common_dot_v1_dot_page__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fquanyu/district/v1/wallet.proto\x12\x12quanyu.district.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1dquanyu/access/v1/access.proto\x1a\x1cquanyu/common/v1/money.proto\x1a\x1bquanyu/common/v1/page.proto\"\x86\x04\n\x06\x43oupon\x12\n\n\x02id\x18\x01 \x01(\t\x12\x13\n\x0b\x63onsumer_id\x18\x02 \x01(\t\x12\x10\n\x08\x62rand_id\x18\x03 \x01(\t\x12\x13\n\x0b\x63\x61mpaign_id\x18\x04 \x01(\t\x12\x13\n\x0b\x64istrict_id\x18\x05 \x01(\t\x12\x0f\n\x07pack_id\x18\x06 \x01(\t\x12\x0c\n\x04name\x18\x07 \x01(\t\x12\x0f\n\x07name_en\x18\x08 \x01(\t\x12&\n\x05value\x18\t \x01(\x0b\x32\x17.quanyu.common.v1.Money\x12.\n\rminimum_spend\x18\n \x01(\x0b\x32\x17.quanyu.common.v1.Money\x12.\n\x05state\x18\x0b \x01(\x0e\x32\x1f.quanyu.district.v1.CouponState\x12-\n\tissued_at\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nexpires_at\x18\r \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08order_id\x18\x0e \x01(\t\x12-\n\tlocked_at\x18\x0f \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bredeemed_at\x18\x10 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x16\n\x0erollback_count\x18\x11 \x01(\x05\"\x98\x01\n\x12ListCouponsRequest\x12\x13\n\x0b\x63onsumer_id\x18\x01 \x01(\t\x12\x10\n\x08\x62rand_id\x18\x02 \x01(\t\x12.\n\x05state\x18\x03 \x01(\x0e\x32\x1f.quanyu.district.v1.CouponState\x12+\n\x04page\x18\x04 \x01(\x0b\x32\x1d.quanyu.common.v1.PageRequest\"l\n\x13ListCouponsResponse\x12+\n\x07\x63oupons\x18\x01 \x03(\x0b\x32\x1a.quanyu.district.v1.Coupon\x12(\n\x04page\x18\x02 \x01(\x0b\x32\x1a.quanyu.common.v1.PageInfo\"%\n\x16\x42\x61tchGetCouponsRequest\x12\x0b\n\x03ids\x18\x01 \x03(\t\"F\n\x17\x42\x61tchGetCouponsResponse\x12+\n\x07\x63oupons\x18\x01 \x03(\x0b\x32\x1a.quanyu.district.v1.Coupon\"G\n\nCouponLine\x12\x10\n\x08\x62rand_id\x18\x01 \x01(\t\x12\'\n\x06\x61mount\x18\x02 \x01(\x0b\x32\x17.quanyu.common.v1.Money\"\xa4\x01\n\x12LockCouponsRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x10\n\x08order_id\x18\x02 \x01(\t\x12\x13\n\x0b\x63onsumer_id\x18\x03 \x01(\t\x12\x12\n\ncoupon_ids\x18\x04 \x03(\t\x12-\n\x05lines\x18\x05 \x03(\x0b\x32\x1e.quanyu.district.v1.CouponLine\x12\x10\n\x08store_id\x18\x06 \x01(\t\"^\n\x0e\x43ouponDiscount\x12\x11\n\tcoupon_id\x18\x01 \x01(\t\x12\x10\n\x08\x62rand_id\x18\x02 \x01(\t\x12\'\n\x06\x61mount\x18\x03 \x01(\x0b\x32\x17.quanyu.common.v1.Money\"L\n\x13LockCouponsResponse\x12\x35\n\tdiscounts\x18\x01 \x03(\x0b\x32\".quanyu.district.v1.CouponDiscount\"=\n\x15\x43onfirmCouponsRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x10\n\x08order_id\x18\x02 \x01(\t\",\n\x16\x43onfirmCouponsResponse\x12\x12\n\ncoupon_ids\x18\x01 \x03(\t\">\n\x16RollbackCouponsRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x10\n\x08order_id\x18\x02 \x01(\t\"-\n\x17RollbackCouponsResponse\x12\x12\n\ncoupon_ids\x18\x01 \x03(\t*\xfa\x03\n\x0cWalletReason\x12\x1d\n\x19WALLET_REASON_UNSPECIFIED\x10\x00\x12\"\n\x1eWALLET_REASON_COUPON_NOT_FOUND\x10\x01\x12 \n\x1cWALLET_REASON_COUPON_EXPIRED\x10\x02\x12\x1f\n\x1bWALLET_REASON_COUPON_LOCKED\x10\x03\x12!\n\x1dWALLET_REASON_COUPON_REDEEMED\x10\x04\x12\x1d\n\x19WALLET_REASON_BRAND_TWICE\x10\x05\x12\"\n\x1eWALLET_REASON_NO_LINE_OF_BRAND\x10\x06\x12&\n\"WALLET_REASON_MINIMUM_SPEND_MISSED\x10\x07\x12\"\n\x1eWALLET_REASON_CURRENCY_DIFFERS\x10\x08\x12(\n$WALLET_REASON_ORDER_LOCKED_OTHERWISE\x10\t\x12 \n\x1cWALLET_REASON_LOCK_NOT_FOUND\x10\n\x12\x1b\n\x17WALLET_REASON_LOCK_GONE\x10\x0b\x12 \n\x1cWALLET_REASON_OWNER_REQUIRED\x10\x0c\x12\'\n#WALLET_REASON_STORE_NOT_IN_DISTRICT\x10\r*\x92\x01\n\x0b\x43ouponState\x12\x1c\n\x18\x43OUPON_STATE_UNSPECIFIED\x10\x00\x12\x17\n\x13\x43OUPON_STATE_ISSUED\x10\x01\x12\x17\n\x13\x43OUPON_STATE_LOCKED\x10\x02\x12\x19\n\x15\x43OUPON_STATE_REDEEMED\x10\x03\x12\x18\n\x14\x43OUPON_STATE_EXPIRED\x10\x04\x32\xe1\x04\n\rWalletService\x12\x81\x01\n\x0bListCoupons\x12&.quanyu.district.v1.ListCouponsRequest\x1a\'.quanyu.district.v1.ListCouponsResponse\"!\xea\xc7\x18\x1d\x12\x04\x01\x05\x07\x08\x1a\x0b\x63onsumer_id\x1a\x08\x62rand_id\x12v\n\x0f\x42\x61tchGetCoupons\x12*.quanyu.district.v1.BatchGetCouponsRequest\x1a+.quanyu.district.v1.BatchGetCouponsResponse\"\n\xea\xc7\x18\x06\x12\x04\x01\x05\x07\x08\x12i\n\x0bLockCoupons\x12&.quanyu.district.v1.LockCouponsRequest\x1a\'.quanyu.district.v1.LockCouponsResponse\"\t\xea\xc7\x18\x05\x12\x01\x08 \x01\x12r\n\x0e\x43onfirmCoupons\x12).quanyu.district.v1.ConfirmCouponsRequest\x1a*.quanyu.district.v1.ConfirmCouponsResponse\"\t\xea\xc7\x18\x05\x12\x01\x08 \x01\x12u\n\x0fRollbackCoupons\x12*.quanyu.district.v1.RollbackCouponsRequest\x1a+.quanyu.district.v1.RollbackCouponsResponse\"\t\xea\xc7\x18\x05\x12\x01\x08 \x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fquanyu/district/v1/wallet.proto\x12\x12quanyu.district.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1dquanyu/access/v1/access.proto\x1a\x1cquanyu/common/v1/money.proto\x1a\x1bquanyu/common/v1/page.proto\"\x86\x04\n\x06\x43oupon\x12\n\n\x02id\x18\x01 \x01(\t\x12\x13\n\x0b\x63onsumer_id\x18\x02 \x01(\t\x12\x10\n\x08\x62rand_id\x18\x03 \x01(\t\x12\x13\n\x0b\x63\x61mpaign_id\x18\x04 \x01(\t\x12\x13\n\x0b\x64istrict_id\x18\x05 \x01(\t\x12\x0f\n\x07pack_id\x18\x06 \x01(\t\x12\x0c\n\x04name\x18\x07 \x01(\t\x12\x0f\n\x07name_en\x18\x08 \x01(\t\x12&\n\x05value\x18\t \x01(\x0b\x32\x17.quanyu.common.v1.Money\x12.\n\rminimum_spend\x18\n \x01(\x0b\x32\x17.quanyu.common.v1.Money\x12.\n\x05state\x18\x0b \x01(\x0e\x32\x1f.quanyu.district.v1.CouponState\x12-\n\tissued_at\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nexpires_at\x18\r \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08order_id\x18\x0e \x01(\t\x12-\n\tlocked_at\x18\x0f \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bredeemed_at\x18\x10 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x16\n\x0erollback_count\x18\x11 \x01(\x05\"\x98\x01\n\x12ListCouponsRequest\x12\x13\n\x0b\x63onsumer_id\x18\x01 \x01(\t\x12\x10\n\x08\x62rand_id\x18\x02 \x01(\t\x12.\n\x05state\x18\x03 \x01(\x0e\x32\x1f.quanyu.district.v1.CouponState\x12+\n\x04page\x18\x04 \x01(\x0b\x32\x1d.quanyu.common.v1.PageRequest\"l\n\x13ListCouponsResponse\x12+\n\x07\x63oupons\x18\x01 \x03(\x0b\x32\x1a.quanyu.district.v1.Coupon\x12(\n\x04page\x18\x02 \x01(\x0b\x32\x1a.quanyu.common.v1.PageInfo\"\x81\x01\n\x17\x42\x61tchListCouponsRequest\x12\x14\n\x0c\x63onsumer_ids\x18\x01 \x03(\t\x12\x11\n\tbrand_ids\x18\x02 \x03(\t\x12.\n\x05state\x18\x03 \x01(\x0e\x32\x1f.quanyu.district.v1.CouponState\x12\r\n\x05\x66irst\x18\x04 \x01(\x05\"N\n\x18\x42\x61tchListCouponsResponse\x12\x32\n\x06owners\x18\x01 \x03(\x0b\x32\".quanyu.district.v1.CouponsOfOwner\"t\n\x0e\x43ouponsOfOwner\x12\x0b\n\x03key\x18\x01 \x01(\t\x12+\n\x07\x63oupons\x18\x02 \x03(\x0b\x32\x1a.quanyu.district.v1.Coupon\x12(\n\x04page\x18\x03 \x01(\x0b\x32\x1a.quanyu.common.v1.PageInfo\"%\n\x16\x42\x61tchGetCouponsRequest\x12\x0b\n\x03ids\x18\x01 \x03(\t\"F\n\x17\x42\x61tchGetCouponsResponse\x12+\n\x07\x63oupons\x18\x01 \x03(\x0b\x32\x1a.quanyu.district.v1.Coupon\"G\n\nCouponLine\x12\x10\n\x08\x62rand_id\x18\x01 \x01(\t\x12\'\n\x06\x61mount\x18\x02 \x01(\x0b\x32\x17.quanyu.common.v1.Money\"\xa4\x01\n\x12LockCouponsRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x10\n\x08order_id\x18\x02 \x01(\t\x12\x13\n\x0b\x63onsumer_id\x18\x03 \x01(\t\x12\x12\n\ncoupon_ids\x18\x04 \x03(\t\x12-\n\x05lines\x18\x05 \x03(\x0b\x32\x1e.quanyu.district.v1.CouponLine\x12\x10\n\x08store_id\x18\x06 \x01(\t\"^\n\x0e\x43ouponDiscount\x12\x11\n\tcoupon_id\x18\x01 \x01(\t\x12\x10\n\x08\x62rand_id\x18\x02 \x01(\t\x12\'\n\x06\x61mount\x18\x03 \x01(\x0b\x32\x17.quanyu.common.v1.Money\"L\n\x13LockCouponsResponse\x12\x35\n\tdiscounts\x18\x01 \x03(\x0b\x32\".quanyu.district.v1.CouponDiscount\"=\n\x15\x43onfirmCouponsRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x10\n\x08order_id\x18\x02 \x01(\t\",\n\x16\x43onfirmCouponsResponse\x12\x12\n\ncoupon_ids\x18\x01 \x03(\t\">\n\x16RollbackCouponsRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x10\n\x08order_id\x18\x02 \x01(\t\"-\n\x17RollbackCouponsResponse\x12\x12\n\ncoupon_ids\x18\x01 \x03(\t*\xfa\x03\n\x0cWalletReason\x12\x1d\n\x19WALLET_REASON_UNSPECIFIED\x10\x00\x12\"\n\x1eWALLET_REASON_COUPON_NOT_FOUND\x10\x01\x12 \n\x1cWALLET_REASON_COUPON_EXPIRED\x10\x02\x12\x1f\n\x1bWALLET_REASON_COUPON_LOCKED\x10\x03\x12!\n\x1dWALLET_REASON_COUPON_REDEEMED\x10\x04\x12\x1d\n\x19WALLET_REASON_BRAND_TWICE\x10\x05\x12\"\n\x1eWALLET_REASON_NO_LINE_OF_BRAND\x10\x06\x12&\n\"WALLET_REASON_MINIMUM_SPEND_MISSED\x10\x07\x12\"\n\x1eWALLET_REASON_CURRENCY_DIFFERS\x10\x08\x12(\n$WALLET_REASON_ORDER_LOCKED_OTHERWISE\x10\t\x12 \n\x1cWALLET_REASON_LOCK_NOT_FOUND\x10\n\x12\x1b\n\x17WALLET_REASON_LOCK_GONE\x10\x0b\x12 \n\x1cWALLET_REASON_OWNER_REQUIRED\x10\x0c\x12\'\n#WALLET_REASON_STORE_NOT_IN_DISTRICT\x10\r*\x92\x01\n\x0b\x43ouponState\x12\x1c\n\x18\x43OUPON_STATE_UNSPECIFIED\x10\x00\x12\x17\n\x13\x43OUPON_STATE_ISSUED\x10\x01\x12\x17\n\x13\x43OUPON_STATE_LOCKED\x10\x02\x12\x19\n\x15\x43OUPON_STATE_REDEEMED\x10\x03\x12\x18\n\x14\x43OUPON_STATE_EXPIRED\x10\x04\x32\xdc\x05\n\rWalletService\x12\x81\x01\n\x0bListCoupons\x12&.quanyu.district.v1.ListCouponsRequest\x1a\'.quanyu.district.v1.ListCouponsResponse\"!\xea\xc7\x18\x1d\x12\x04\x01\x05\x07\x08\x1a\x0b\x63onsumer_id\x1a\x08\x62rand_id\x12y\n\x10\x42\x61tchListCoupons\x12+.quanyu.district.v1.BatchListCouponsRequest\x1a,.quanyu.district.v1.BatchListCouponsResponse\"\n\xea\xc7\x18\x06\x12\x04\x01\x05\x07\x08\x12v\n\x0f\x42\x61tchGetCoupons\x12*.quanyu.district.v1.BatchGetCouponsRequest\x1a+.quanyu.district.v1.BatchGetCouponsResponse\"\n\xea\xc7\x18\x06\x12\x04\x01\x05\x07\x08\x12i\n\x0bLockCoupons\x12&.quanyu.district.v1.LockCouponsRequest\x1a\'.quanyu.district.v1.LockCouponsResponse\"\t\xea\xc7\x18\x05\x12\x01\x08 \x01\x12r\n\x0e\x43onfirmCoupons\x12).quanyu.district.v1.ConfirmCouponsRequest\x1a*.quanyu.district.v1.ConfirmCouponsResponse\"\t\xea\xc7\x18\x05\x12\x01\x08 \x01\x12u\n\x0fRollbackCoupons\x12*.quanyu.district.v1.RollbackCouponsRequest\x1a+.quanyu.district.v1.RollbackCouponsResponse\"\t\xea\xc7\x18\x05\x12\x01\x08 \x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,6 +37,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_WALLETSERVICE'].methods_by_name['ListCoupons']._loaded_options = None
   _globals['_WALLETSERVICE'].methods_by_name['ListCoupons']._serialized_options = b'\352\307\030\035\022\004\001\005\007\010\032\013consumer_id\032\010brand_id'
+  _globals['_WALLETSERVICE'].methods_by_name['BatchListCoupons']._loaded_options = None
+  _globals['_WALLETSERVICE'].methods_by_name['BatchListCoupons']._serialized_options = b'\352\307\030\006\022\004\001\005\007\010'
   _globals['_WALLETSERVICE'].methods_by_name['BatchGetCoupons']._loaded_options = None
   _globals['_WALLETSERVICE'].methods_by_name['BatchGetCoupons']._serialized_options = b'\352\307\030\006\022\004\001\005\007\010'
   _globals['_WALLETSERVICE'].methods_by_name['LockCoupons']._loaded_options = None
@@ -45,36 +47,42 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_WALLETSERVICE'].methods_by_name['ConfirmCoupons']._serialized_options = b'\352\307\030\005\022\001\010 \001'
   _globals['_WALLETSERVICE'].methods_by_name['RollbackCoupons']._loaded_options = None
   _globals['_WALLETSERVICE'].methods_by_name['RollbackCoupons']._serialized_options = b'\352\307\030\005\022\001\010 \001'
-  _globals['_WALLETREASON']._serialized_start=1710
-  _globals['_WALLETREASON']._serialized_end=2216
-  _globals['_COUPONSTATE']._serialized_start=2219
-  _globals['_COUPONSTATE']._serialized_end=2365
+  _globals['_WALLETREASON']._serialized_start=2040
+  _globals['_WALLETREASON']._serialized_end=2546
+  _globals['_COUPONSTATE']._serialized_start=2549
+  _globals['_COUPONSTATE']._serialized_end=2695
   _globals['_COUPON']._serialized_start=179
   _globals['_COUPON']._serialized_end=697
   _globals['_LISTCOUPONSREQUEST']._serialized_start=700
   _globals['_LISTCOUPONSREQUEST']._serialized_end=852
   _globals['_LISTCOUPONSRESPONSE']._serialized_start=854
   _globals['_LISTCOUPONSRESPONSE']._serialized_end=962
-  _globals['_BATCHGETCOUPONSREQUEST']._serialized_start=964
-  _globals['_BATCHGETCOUPONSREQUEST']._serialized_end=1001
-  _globals['_BATCHGETCOUPONSRESPONSE']._serialized_start=1003
-  _globals['_BATCHGETCOUPONSRESPONSE']._serialized_end=1073
-  _globals['_COUPONLINE']._serialized_start=1075
-  _globals['_COUPONLINE']._serialized_end=1146
-  _globals['_LOCKCOUPONSREQUEST']._serialized_start=1149
-  _globals['_LOCKCOUPONSREQUEST']._serialized_end=1313
-  _globals['_COUPONDISCOUNT']._serialized_start=1315
-  _globals['_COUPONDISCOUNT']._serialized_end=1409
-  _globals['_LOCKCOUPONSRESPONSE']._serialized_start=1411
-  _globals['_LOCKCOUPONSRESPONSE']._serialized_end=1487
-  _globals['_CONFIRMCOUPONSREQUEST']._serialized_start=1489
-  _globals['_CONFIRMCOUPONSREQUEST']._serialized_end=1550
-  _globals['_CONFIRMCOUPONSRESPONSE']._serialized_start=1552
-  _globals['_CONFIRMCOUPONSRESPONSE']._serialized_end=1596
-  _globals['_ROLLBACKCOUPONSREQUEST']._serialized_start=1598
-  _globals['_ROLLBACKCOUPONSREQUEST']._serialized_end=1660
-  _globals['_ROLLBACKCOUPONSRESPONSE']._serialized_start=1662
-  _globals['_ROLLBACKCOUPONSRESPONSE']._serialized_end=1707
-  _globals['_WALLETSERVICE']._serialized_start=2368
-  _globals['_WALLETSERVICE']._serialized_end=2977
+  _globals['_BATCHLISTCOUPONSREQUEST']._serialized_start=965
+  _globals['_BATCHLISTCOUPONSREQUEST']._serialized_end=1094
+  _globals['_BATCHLISTCOUPONSRESPONSE']._serialized_start=1096
+  _globals['_BATCHLISTCOUPONSRESPONSE']._serialized_end=1174
+  _globals['_COUPONSOFOWNER']._serialized_start=1176
+  _globals['_COUPONSOFOWNER']._serialized_end=1292
+  _globals['_BATCHGETCOUPONSREQUEST']._serialized_start=1294
+  _globals['_BATCHGETCOUPONSREQUEST']._serialized_end=1331
+  _globals['_BATCHGETCOUPONSRESPONSE']._serialized_start=1333
+  _globals['_BATCHGETCOUPONSRESPONSE']._serialized_end=1403
+  _globals['_COUPONLINE']._serialized_start=1405
+  _globals['_COUPONLINE']._serialized_end=1476
+  _globals['_LOCKCOUPONSREQUEST']._serialized_start=1479
+  _globals['_LOCKCOUPONSREQUEST']._serialized_end=1643
+  _globals['_COUPONDISCOUNT']._serialized_start=1645
+  _globals['_COUPONDISCOUNT']._serialized_end=1739
+  _globals['_LOCKCOUPONSRESPONSE']._serialized_start=1741
+  _globals['_LOCKCOUPONSRESPONSE']._serialized_end=1817
+  _globals['_CONFIRMCOUPONSREQUEST']._serialized_start=1819
+  _globals['_CONFIRMCOUPONSREQUEST']._serialized_end=1880
+  _globals['_CONFIRMCOUPONSRESPONSE']._serialized_start=1882
+  _globals['_CONFIRMCOUPONSRESPONSE']._serialized_end=1926
+  _globals['_ROLLBACKCOUPONSREQUEST']._serialized_start=1928
+  _globals['_ROLLBACKCOUPONSREQUEST']._serialized_end=1990
+  _globals['_ROLLBACKCOUPONSRESPONSE']._serialized_start=1992
+  _globals['_ROLLBACKCOUPONSRESPONSE']._serialized_end=2037
+  _globals['_WALLETSERVICE']._serialized_start=2698
+  _globals['_WALLETSERVICE']._serialized_end=3430
 # @@protoc_insertion_point(module_scope)

@@ -287,6 +287,98 @@ class ListCouponsResponse(_message.Message):
 Global___ListCouponsResponse: _TypeAlias = ListCouponsResponse  # noqa: Y015
 
 @_typing.final
+class BatchListCouponsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CONSUMER_IDS_FIELD_NUMBER: _builtins.int
+    BRAND_IDS_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    FIRST_FIELD_NUMBER: _builtins.int
+    state: Global___CouponState.ValueType
+    """Only those in this state; unspecified for all."""
+    first: _builtins.int
+    """How many for each: 1 to 100; 0 means 20."""
+    @_builtins.property
+    def consumer_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Whose coupons, at most 100."""
+
+    @_builtins.property
+    def brand_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Or: which brands' coupons, at most 100."""
+
+    def __init__(
+        self,
+        *,
+        consumer_ids: _abc.Iterable[_builtins.str] | None = ...,
+        brand_ids: _abc.Iterable[_builtins.str] | None = ...,
+        state: Global___CouponState.ValueType = ...,
+        first: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["brand_ids", b"brand_ids", "consumer_ids", b"consumer_ids", "first", b"first", "state", b"state"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BatchListCouponsRequest: _TypeAlias = BatchListCouponsRequest  # noqa: Y015
+
+@_typing.final
+class BatchListCouponsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OWNERS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def owners(self) -> _containers.RepeatedCompositeFieldContainer[Global___CouponsOfOwner]:
+        """One for each consumer or brand within the caller's scope that has such coupons."""
+
+    def __init__(
+        self,
+        *,
+        owners: _abc.Iterable[Global___CouponsOfOwner] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["owners", b"owners"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BatchListCouponsResponse: _TypeAlias = BatchListCouponsResponse  # noqa: Y015
+
+@_typing.final
+class CouponsOfOwner(_message.Message):
+    """The first coupons of one person or brand."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_FIELD_NUMBER: _builtins.int
+    COUPONS_FIELD_NUMBER: _builtins.int
+    PAGE_FIELD_NUMBER: _builtins.int
+    key: _builtins.str
+    """The id that was asked for."""
+    @_builtins.property
+    def coupons(self) -> _containers.RepeatedCompositeFieldContainer[Global___Coupon]:
+        """Newest first."""
+
+    @_builtins.property
+    def page(self) -> _page_pb2.PageInfo:
+        """Continues with ListCoupons."""
+
+    def __init__(
+        self,
+        *,
+        key: _builtins.str = ...,
+        coupons: _abc.Iterable[Global___Coupon] | None = ...,
+        page: _page_pb2.PageInfo | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["page", b"page"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["coupons", b"coupons", "key", b"key", "page", b"page"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CouponsOfOwner: _TypeAlias = CouponsOfOwner  # noqa: Y015
+
+@_typing.final
 class BatchGetCouponsRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -40,6 +40,11 @@ class WalletServiceStub:
                 request_serializer=quanyu_dot_district_dot_v1_dot_wallet__pb2.ListCouponsRequest.SerializeToString,
                 response_deserializer=quanyu_dot_district_dot_v1_dot_wallet__pb2.ListCouponsResponse.FromString,
                 _registered_method=True)
+        self.BatchListCoupons = channel.unary_unary(
+                '/quanyu.district.v1.WalletService/BatchListCoupons',
+                request_serializer=quanyu_dot_district_dot_v1_dot_wallet__pb2.BatchListCouponsRequest.SerializeToString,
+                response_deserializer=quanyu_dot_district_dot_v1_dot_wallet__pb2.BatchListCouponsResponse.FromString,
+                _registered_method=True)
         self.BatchGetCoupons = channel.unary_unary(
                 '/quanyu.district.v1.WalletService/BatchGetCoupons',
                 request_serializer=quanyu_dot_district_dot_v1_dot_wallet__pb2.BatchGetCouponsRequest.SerializeToString,
@@ -69,6 +74,14 @@ class WalletServiceServicer:
     def ListCoupons(self, request, context):
         """The coupons of a person (under all ids that were linked to the given one) or of a brand, newest first. Give exactly one of
         `consumer_id` and `brand_id`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def BatchListCoupons(self, request, context):
+        """The newest coupons of each of up to 100 persons or brands, as ListCoupons shows them; those out of the caller's scope are absent from
+        the answer. Give exactly one of `consumer_ids` and `brand_ids`; both or neither, and more than 100 at once, are an invalid request.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -120,6 +133,11 @@ def add_WalletServiceServicer_to_server(servicer, server):
                     request_deserializer=quanyu_dot_district_dot_v1_dot_wallet__pb2.ListCouponsRequest.FromString,
                     response_serializer=quanyu_dot_district_dot_v1_dot_wallet__pb2.ListCouponsResponse.SerializeToString,
             ),
+            'BatchListCoupons': grpc.unary_unary_rpc_method_handler(
+                    servicer.BatchListCoupons,
+                    request_deserializer=quanyu_dot_district_dot_v1_dot_wallet__pb2.BatchListCouponsRequest.FromString,
+                    response_serializer=quanyu_dot_district_dot_v1_dot_wallet__pb2.BatchListCouponsResponse.SerializeToString,
+            ),
             'BatchGetCoupons': grpc.unary_unary_rpc_method_handler(
                     servicer.BatchGetCoupons,
                     request_deserializer=quanyu_dot_district_dot_v1_dot_wallet__pb2.BatchGetCouponsRequest.FromString,
@@ -169,6 +187,33 @@ class WalletService:
             '/quanyu.district.v1.WalletService/ListCoupons',
             quanyu_dot_district_dot_v1_dot_wallet__pb2.ListCouponsRequest.SerializeToString,
             quanyu_dot_district_dot_v1_dot_wallet__pb2.ListCouponsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def BatchListCoupons(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/quanyu.district.v1.WalletService/BatchListCoupons',
+            quanyu_dot_district_dot_v1_dot_wallet__pb2.BatchListCouponsRequest.SerializeToString,
+            quanyu_dot_district_dot_v1_dot_wallet__pb2.BatchListCouponsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -37,6 +37,10 @@ class WalletServiceStub:
     """The coupons of a person (under all ids that were linked to the given one) or of a brand, newest first. Give exactly one of
     `consumer_id` and `brand_id`.
     """
+    BatchListCoupons: _grpc.UnaryUnaryMultiCallable[_wallet_pb2.BatchListCouponsRequest, _wallet_pb2.BatchListCouponsResponse]
+    """The newest coupons of each of up to 100 persons or brands, as ListCoupons shows them; those out of the caller's scope are absent from
+    the answer. Give exactly one of `consumer_ids` and `brand_ids`; both or neither, and more than 100 at once, are an invalid request.
+    """
     BatchGetCoupons: _grpc.UnaryUnaryMultiCallable[_wallet_pb2.BatchGetCouponsRequest, _wallet_pb2.BatchGetCouponsResponse]
     """Several coupons: a consumer sees their own, a brand its own; others are absent from the answer."""
     LockCoupons: _grpc.UnaryUnaryMultiCallable[_wallet_pb2.LockCouponsRequest, _wallet_pb2.LockCouponsResponse]
@@ -67,6 +71,10 @@ class WalletServiceAsyncStub(WalletServiceStub):
     ListCoupons: _aio.UnaryUnaryMultiCallable[_wallet_pb2.ListCouponsRequest, _wallet_pb2.ListCouponsResponse]  # type: ignore[assignment]
     """The coupons of a person (under all ids that were linked to the given one) or of a brand, newest first. Give exactly one of
     `consumer_id` and `brand_id`.
+    """
+    BatchListCoupons: _aio.UnaryUnaryMultiCallable[_wallet_pb2.BatchListCouponsRequest, _wallet_pb2.BatchListCouponsResponse]  # type: ignore[assignment]
+    """The newest coupons of each of up to 100 persons or brands, as ListCoupons shows them; those out of the caller's scope are absent from
+    the answer. Give exactly one of `consumer_ids` and `brand_ids`; both or neither, and more than 100 at once, are an invalid request.
     """
     BatchGetCoupons: _aio.UnaryUnaryMultiCallable[_wallet_pb2.BatchGetCouponsRequest, _wallet_pb2.BatchGetCouponsResponse]  # type: ignore[assignment]
     """Several coupons: a consumer sees their own, a brand its own; others are absent from the answer."""
@@ -101,6 +109,16 @@ class WalletServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_wallet_pb2.ListCouponsResponse, _abc.Awaitable[_wallet_pb2.ListCouponsResponse]]:
         """The coupons of a person (under all ids that were linked to the given one) or of a brand, newest first. Give exactly one of
         `consumer_id` and `brand_id`.
+        """
+
+    @_abc_1.abstractmethod
+    def BatchListCoupons(
+        self,
+        request: _wallet_pb2.BatchListCouponsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_wallet_pb2.BatchListCouponsResponse, _abc.Awaitable[_wallet_pb2.BatchListCouponsResponse]]:
+        """The newest coupons of each of up to 100 persons or brands, as ListCoupons shows them; those out of the caller's scope are absent from
+        the answer. Give exactly one of `consumer_ids` and `brand_ids`; both or neither, and more than 100 at once, are an invalid request.
         """
 
     @_abc_1.abstractmethod

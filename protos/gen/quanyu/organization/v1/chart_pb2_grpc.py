@@ -79,6 +79,11 @@ class ChartServiceStub:
                 request_serializer=quanyu_dot_organization_dot_v1_dot_chart__pb2.ListUnitsRequest.SerializeToString,
                 response_deserializer=quanyu_dot_organization_dot_v1_dot_chart__pb2.ListUnitsResponse.FromString,
                 _registered_method=True)
+        self.BatchListUnits = channel.unary_unary(
+                '/quanyu.organization.v1.ChartService/BatchListUnits',
+                request_serializer=quanyu_dot_organization_dot_v1_dot_chart__pb2.BatchListUnitsRequest.SerializeToString,
+                response_deserializer=quanyu_dot_organization_dot_v1_dot_chart__pb2.BatchListUnitsResponse.FromString,
+                _registered_method=True)
         self.CreateStore = channel.unary_unary(
                 '/quanyu.organization.v1.ChartService/CreateStore',
                 request_serializer=quanyu_dot_organization_dot_v1_dot_chart__pb2.CreateStoreRequest.SerializeToString,
@@ -133,6 +138,11 @@ class ChartServiceStub:
                 '/quanyu.organization.v1.ChartService/ListStaff',
                 request_serializer=quanyu_dot_organization_dot_v1_dot_chart__pb2.ListStaffRequest.SerializeToString,
                 response_deserializer=quanyu_dot_organization_dot_v1_dot_chart__pb2.ListStaffResponse.FromString,
+                _registered_method=True)
+        self.BatchListStaff = channel.unary_unary(
+                '/quanyu.organization.v1.ChartService/BatchListStaff',
+                request_serializer=quanyu_dot_organization_dot_v1_dot_chart__pb2.BatchListStaffRequest.SerializeToString,
+                response_deserializer=quanyu_dot_organization_dot_v1_dot_chart__pb2.BatchListStaffResponse.FromString,
                 _registered_method=True)
         self.GrantRole = channel.unary_unary(
                 '/quanyu.organization.v1.ChartService/GrantRole',
@@ -218,6 +228,14 @@ class ChartServiceServicer:
 
     def ListUnits(self, request, context):
         """The tree below a unit, itself included: upper levels first, by id within a level.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def BatchListUnits(self, request, context):
+        """The first units of the trees below each of up to 100 units, as ListUnits shows them; those outside the caller's scope are absent.
+        More at once are an invalid request.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -311,6 +329,14 @@ class ChartServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def BatchListStaff(self, request, context):
+        """The first people of each of up to 100 stores, as ListStaff shows them; those outside the caller's scope are absent.
+        More stores at once are an invalid request.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GrantRole(self, request, context):
         """Gives a person a role within a scope. Nobody grants beyond their own reach: neither a higher role than one they hold there
         nor a wider scope. Guides and store managers are granted for a store, supervisors for a unit, brand operators for a brand,
@@ -386,6 +412,11 @@ def add_ChartServiceServicer_to_server(servicer, server):
                     request_deserializer=quanyu_dot_organization_dot_v1_dot_chart__pb2.ListUnitsRequest.FromString,
                     response_serializer=quanyu_dot_organization_dot_v1_dot_chart__pb2.ListUnitsResponse.SerializeToString,
             ),
+            'BatchListUnits': grpc.unary_unary_rpc_method_handler(
+                    servicer.BatchListUnits,
+                    request_deserializer=quanyu_dot_organization_dot_v1_dot_chart__pb2.BatchListUnitsRequest.FromString,
+                    response_serializer=quanyu_dot_organization_dot_v1_dot_chart__pb2.BatchListUnitsResponse.SerializeToString,
+            ),
             'CreateStore': grpc.unary_unary_rpc_method_handler(
                     servicer.CreateStore,
                     request_deserializer=quanyu_dot_organization_dot_v1_dot_chart__pb2.CreateStoreRequest.FromString,
@@ -440,6 +471,11 @@ def add_ChartServiceServicer_to_server(servicer, server):
                     servicer.ListStaff,
                     request_deserializer=quanyu_dot_organization_dot_v1_dot_chart__pb2.ListStaffRequest.FromString,
                     response_serializer=quanyu_dot_organization_dot_v1_dot_chart__pb2.ListStaffResponse.SerializeToString,
+            ),
+            'BatchListStaff': grpc.unary_unary_rpc_method_handler(
+                    servicer.BatchListStaff,
+                    request_deserializer=quanyu_dot_organization_dot_v1_dot_chart__pb2.BatchListStaffRequest.FromString,
+                    response_serializer=quanyu_dot_organization_dot_v1_dot_chart__pb2.BatchListStaffResponse.SerializeToString,
             ),
             'GrantRole': grpc.unary_unary_rpc_method_handler(
                     servicer.GrantRole,
@@ -700,6 +736,33 @@ class ChartService:
             '/quanyu.organization.v1.ChartService/ListUnits',
             quanyu_dot_organization_dot_v1_dot_chart__pb2.ListUnitsRequest.SerializeToString,
             quanyu_dot_organization_dot_v1_dot_chart__pb2.ListUnitsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def BatchListUnits(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/quanyu.organization.v1.ChartService/BatchListUnits',
+            quanyu_dot_organization_dot_v1_dot_chart__pb2.BatchListUnitsRequest.SerializeToString,
+            quanyu_dot_organization_dot_v1_dot_chart__pb2.BatchListUnitsResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -997,6 +1060,33 @@ class ChartService:
             '/quanyu.organization.v1.ChartService/ListStaff',
             quanyu_dot_organization_dot_v1_dot_chart__pb2.ListStaffRequest.SerializeToString,
             quanyu_dot_organization_dot_v1_dot_chart__pb2.ListStaffResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def BatchListStaff(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/quanyu.organization.v1.ChartService/BatchListStaff',
+            quanyu_dot_organization_dot_v1_dot_chart__pb2.BatchListStaffRequest.SerializeToString,
+            quanyu_dot_organization_dot_v1_dot_chart__pb2.BatchListStaffResponse.FromString,
             options,
             channel_credentials,
             insecure,

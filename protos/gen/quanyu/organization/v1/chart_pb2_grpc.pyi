@@ -64,6 +64,10 @@ class ChartServiceStub:
     """At most 500 ids; those outside the caller's scope are absent."""
     ListUnits: _grpc.UnaryUnaryMultiCallable[_chart_pb2.ListUnitsRequest, _chart_pb2.ListUnitsResponse]
     """The tree below a unit, itself included: upper levels first, by id within a level."""
+    BatchListUnits: _grpc.UnaryUnaryMultiCallable[_chart_pb2.BatchListUnitsRequest, _chart_pb2.BatchListUnitsResponse]
+    """The first units of the trees below each of up to 100 units, as ListUnits shows them; those outside the caller's scope are absent.
+    More at once are an invalid request.
+    """
     CreateStore: _grpc.UnaryUnaryMultiCallable[_chart_pb2.CreateStoreRequest, _chart_pb2.CreateStoreResponse]
     """Opens a store or warehouse and its unit (`unt_` and the store's id) below a parent, and tells StoreChanged.
     Refuses with UNIT_NOT_FOUND, STORE_EXISTS, UNIT_KIND_NOT_ALLOWED (parent is a store), UNIT_TOO_DEEP and INVALID_HOURS (a warehouse never opens).
@@ -105,6 +109,10 @@ class ChartServiceStub:
     """
     ListStaff: _grpc.UnaryUnaryMultiCallable[_chart_pb2.ListStaffRequest, _chart_pb2.ListStaffResponse]
     """The people of one store who have not left, by id."""
+    BatchListStaff: _grpc.UnaryUnaryMultiCallable[_chart_pb2.BatchListStaffRequest, _chart_pb2.BatchListStaffResponse]
+    """The first people of each of up to 100 stores, as ListStaff shows them; those outside the caller's scope are absent.
+    More stores at once are an invalid request.
+    """
     GrantRole: _grpc.UnaryUnaryMultiCallable[_chart_pb2.GrantRoleRequest, _chart_pb2.GrantRoleResponse]
     """Gives a person a role within a scope. Nobody grants beyond their own reach: neither a higher role than one they hold there
     nor a wider scope. Guides and store managers are granted for a store, supervisors for a unit, brand operators for a brand,
@@ -150,6 +158,10 @@ class ChartServiceAsyncStub(ChartServiceStub):
     """At most 500 ids; those outside the caller's scope are absent."""
     ListUnits: _aio.UnaryUnaryMultiCallable[_chart_pb2.ListUnitsRequest, _chart_pb2.ListUnitsResponse]  # type: ignore[assignment]
     """The tree below a unit, itself included: upper levels first, by id within a level."""
+    BatchListUnits: _aio.UnaryUnaryMultiCallable[_chart_pb2.BatchListUnitsRequest, _chart_pb2.BatchListUnitsResponse]  # type: ignore[assignment]
+    """The first units of the trees below each of up to 100 units, as ListUnits shows them; those outside the caller's scope are absent.
+    More at once are an invalid request.
+    """
     CreateStore: _aio.UnaryUnaryMultiCallable[_chart_pb2.CreateStoreRequest, _chart_pb2.CreateStoreResponse]  # type: ignore[assignment]
     """Opens a store or warehouse and its unit (`unt_` and the store's id) below a parent, and tells StoreChanged.
     Refuses with UNIT_NOT_FOUND, STORE_EXISTS, UNIT_KIND_NOT_ALLOWED (parent is a store), UNIT_TOO_DEEP and INVALID_HOURS (a warehouse never opens).
@@ -191,6 +203,10 @@ class ChartServiceAsyncStub(ChartServiceStub):
     """
     ListStaff: _aio.UnaryUnaryMultiCallable[_chart_pb2.ListStaffRequest, _chart_pb2.ListStaffResponse]  # type: ignore[assignment]
     """The people of one store who have not left, by id."""
+    BatchListStaff: _aio.UnaryUnaryMultiCallable[_chart_pb2.BatchListStaffRequest, _chart_pb2.BatchListStaffResponse]  # type: ignore[assignment]
+    """The first people of each of up to 100 stores, as ListStaff shows them; those outside the caller's scope are absent.
+    More stores at once are an invalid request.
+    """
     GrantRole: _aio.UnaryUnaryMultiCallable[_chart_pb2.GrantRoleRequest, _chart_pb2.GrantRoleResponse]  # type: ignore[assignment]
     """Gives a person a role within a scope. Nobody grants beyond their own reach: neither a higher role than one they hold there
     nor a wider scope. Guides and store managers are granted for a store, supervisors for a unit, brand operators for a brand,
@@ -287,6 +303,16 @@ class ChartServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_chart_pb2.ListUnitsResponse, _abc.Awaitable[_chart_pb2.ListUnitsResponse]]:
         """The tree below a unit, itself included: upper levels first, by id within a level."""
+
+    @_abc_1.abstractmethod
+    def BatchListUnits(
+        self,
+        request: _chart_pb2.BatchListUnitsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_chart_pb2.BatchListUnitsResponse, _abc.Awaitable[_chart_pb2.BatchListUnitsResponse]]:
+        """The first units of the trees below each of up to 100 units, as ListUnits shows them; those outside the caller's scope are absent.
+        More at once are an invalid request.
+        """
 
     @_abc_1.abstractmethod
     def CreateStore(
@@ -394,6 +420,16 @@ class ChartServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_chart_pb2.ListStaffResponse, _abc.Awaitable[_chart_pb2.ListStaffResponse]]:
         """The people of one store who have not left, by id."""
+
+    @_abc_1.abstractmethod
+    def BatchListStaff(
+        self,
+        request: _chart_pb2.BatchListStaffRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_chart_pb2.BatchListStaffResponse, _abc.Awaitable[_chart_pb2.BatchListStaffResponse]]:
+        """The first people of each of up to 100 stores, as ListStaff shows them; those outside the caller's scope are absent.
+        More stores at once are an invalid request.
+        """
 
     @_abc_1.abstractmethod
     def GrantRole(

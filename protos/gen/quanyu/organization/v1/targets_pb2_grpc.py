@@ -54,6 +54,11 @@ class TargetServiceStub:
                 request_serializer=quanyu_dot_organization_dot_v1_dot_targets__pb2.ListCreditsRequest.SerializeToString,
                 response_deserializer=quanyu_dot_organization_dot_v1_dot_targets__pb2.ListCreditsResponse.FromString,
                 _registered_method=True)
+        self.BatchListCredits = channel.unary_unary(
+                '/quanyu.organization.v1.TargetService/BatchListCredits',
+                request_serializer=quanyu_dot_organization_dot_v1_dot_targets__pb2.BatchListCreditsRequest.SerializeToString,
+                response_deserializer=quanyu_dot_organization_dot_v1_dot_targets__pb2.BatchListCreditsResponse.FromString,
+                _registered_method=True)
 
 
 class TargetServiceServicer:
@@ -91,6 +96,14 @@ class TargetServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def BatchListCredits(self, request, context):
+        """The latest credits of each of up to 100 members of staff or stores, as ListCredits shows them; those outside the caller's scope are
+        absent. Give exactly one of `staff_ids` and `store_ids`; both or neither, and more than 100 at once, are an invalid request.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_TargetServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -113,6 +126,11 @@ def add_TargetServiceServicer_to_server(servicer, server):
                     servicer.ListCredits,
                     request_deserializer=quanyu_dot_organization_dot_v1_dot_targets__pb2.ListCreditsRequest.FromString,
                     response_serializer=quanyu_dot_organization_dot_v1_dot_targets__pb2.ListCreditsResponse.SerializeToString,
+            ),
+            'BatchListCredits': grpc.unary_unary_rpc_method_handler(
+                    servicer.BatchListCredits,
+                    request_deserializer=quanyu_dot_organization_dot_v1_dot_targets__pb2.BatchListCreditsRequest.FromString,
+                    response_serializer=quanyu_dot_organization_dot_v1_dot_targets__pb2.BatchListCreditsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -223,6 +241,33 @@ class TargetService:
             '/quanyu.organization.v1.TargetService/ListCredits',
             quanyu_dot_organization_dot_v1_dot_targets__pb2.ListCreditsRequest.SerializeToString,
             quanyu_dot_organization_dot_v1_dot_targets__pb2.ListCreditsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def BatchListCredits(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/quanyu.organization.v1.TargetService/BatchListCredits',
+            quanyu_dot_organization_dot_v1_dot_targets__pb2.BatchListCreditsRequest.SerializeToString,
+            quanyu_dot_organization_dot_v1_dot_targets__pb2.BatchListCreditsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -51,6 +51,10 @@ class TargetServiceStub:
     """The orders credited to a guide or a store, the latest first. A guide sees her own; of an order in another tenant's store, which
     is credited to her as the guide of one of its product brands, she sees what was paid for that brand's goods.
     """
+    BatchListCredits: _grpc.UnaryUnaryMultiCallable[_targets_pb2.BatchListCreditsRequest, _targets_pb2.BatchListCreditsResponse]
+    """The latest credits of each of up to 100 members of staff or stores, as ListCredits shows them; those outside the caller's scope are
+    absent. Give exactly one of `staff_ids` and `store_ids`; both or neither, and more than 100 at once, are an invalid request.
+    """
 
 @_typing.type_check_only
 class TargetServiceAsyncStub(TargetServiceStub):
@@ -69,6 +73,10 @@ class TargetServiceAsyncStub(TargetServiceStub):
     ListCredits: _aio.UnaryUnaryMultiCallable[_targets_pb2.ListCreditsRequest, _targets_pb2.ListCreditsResponse]  # type: ignore[assignment]
     """The orders credited to a guide or a store, the latest first. A guide sees her own; of an order in another tenant's store, which
     is credited to her as the guide of one of its product brands, she sees what was paid for that brand's goods.
+    """
+    BatchListCredits: _aio.UnaryUnaryMultiCallable[_targets_pb2.BatchListCreditsRequest, _targets_pb2.BatchListCreditsResponse]  # type: ignore[assignment]
+    """The latest credits of each of up to 100 members of staff or stores, as ListCredits shows them; those outside the caller's scope are
+    absent. Give exactly one of `staff_ids` and `store_ids`; both or neither, and more than 100 at once, are an invalid request.
     """
 
 class TargetServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -109,6 +117,16 @@ class TargetServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_targets_pb2.ListCreditsResponse, _abc.Awaitable[_targets_pb2.ListCreditsResponse]]:
         """The orders credited to a guide or a store, the latest first. A guide sees her own; of an order in another tenant's store, which
         is credited to her as the guide of one of its product brands, she sees what was paid for that brand's goods.
+        """
+
+    @_abc_1.abstractmethod
+    def BatchListCredits(
+        self,
+        request: _targets_pb2.BatchListCreditsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_targets_pb2.BatchListCreditsResponse, _abc.Awaitable[_targets_pb2.BatchListCreditsResponse]]:
+        """The latest credits of each of up to 100 members of staff or stores, as ListCredits shows them; those outside the caller's scope are
+        absent. Give exactly one of `staff_ids` and `store_ids`; both or neither, and more than 100 at once, are an invalid request.
         """
 
 def add_TargetServiceServicer_to_server(servicer: TargetServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -495,6 +495,98 @@ class ListTasksResponse(_message.Message):
 Global___ListTasksResponse: _TypeAlias = ListTasksResponse  # noqa: Y015
 
 @_typing.final
+class BatchListTasksRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STAFF_IDS_FIELD_NUMBER: _builtins.int
+    STORE_IDS_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    FIRST_FIELD_NUMBER: _builtins.int
+    state: Global___TaskState.ValueType
+    """Unspecified: all."""
+    first: _builtins.int
+    """How many for each: 1 to 100; 0 means 20."""
+    @_builtins.property
+    def staff_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Whose tasks, at most 100."""
+
+    @_builtins.property
+    def store_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Or: which stores' tasks, at most 100."""
+
+    def __init__(
+        self,
+        *,
+        staff_ids: _abc.Iterable[_builtins.str] | None = ...,
+        store_ids: _abc.Iterable[_builtins.str] | None = ...,
+        state: Global___TaskState.ValueType = ...,
+        first: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["first", b"first", "staff_ids", b"staff_ids", "state", b"state", "store_ids", b"store_ids"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BatchListTasksRequest: _TypeAlias = BatchListTasksRequest  # noqa: Y015
+
+@_typing.final
+class BatchListTasksResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SUBJECTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def subjects(self) -> _containers.RepeatedCompositeFieldContainer[Global___TasksOfSubject]:
+        """One for each subject of whose tasks the caller may see any."""
+
+    def __init__(
+        self,
+        *,
+        subjects: _abc.Iterable[Global___TasksOfSubject] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["subjects", b"subjects"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BatchListTasksResponse: _TypeAlias = BatchListTasksResponse  # noqa: Y015
+
+@_typing.final
+class TasksOfSubject(_message.Message):
+    """The first tasks of one member of staff or store."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_FIELD_NUMBER: _builtins.int
+    TASKS_FIELD_NUMBER: _builtins.int
+    PAGE_FIELD_NUMBER: _builtins.int
+    key: _builtins.str
+    """The id that was asked for."""
+    @_builtins.property
+    def tasks(self) -> _containers.RepeatedCompositeFieldContainer[Global___Task]:
+        """Those due first first."""
+
+    @_builtins.property
+    def page(self) -> _page_pb2.PageInfo:
+        """Continues with ListTasks."""
+
+    def __init__(
+        self,
+        *,
+        key: _builtins.str = ...,
+        tasks: _abc.Iterable[Global___Task] | None = ...,
+        page: _page_pb2.PageInfo | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["page", b"page"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "page", b"page", "tasks", b"tasks"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TasksOfSubject: _TypeAlias = TasksOfSubject  # noqa: Y015
+
+@_typing.final
 class WatchTasksRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -59,6 +59,11 @@ class TaskServiceStub:
                 request_serializer=quanyu_dot_organization_dot_v1_dot_tasks__pb2.ListTasksRequest.SerializeToString,
                 response_deserializer=quanyu_dot_organization_dot_v1_dot_tasks__pb2.ListTasksResponse.FromString,
                 _registered_method=True)
+        self.BatchListTasks = channel.unary_unary(
+                '/quanyu.organization.v1.TaskService/BatchListTasks',
+                request_serializer=quanyu_dot_organization_dot_v1_dot_tasks__pb2.BatchListTasksRequest.SerializeToString,
+                response_deserializer=quanyu_dot_organization_dot_v1_dot_tasks__pb2.BatchListTasksResponse.FromString,
+                _registered_method=True)
         self.WatchTasks = channel.unary_stream(
                 '/quanyu.organization.v1.TaskService/WatchTasks',
                 request_serializer=quanyu_dot_organization_dot_v1_dot_tasks__pb2.WatchTasksRequest.SerializeToString,
@@ -107,6 +112,14 @@ class TaskServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def BatchListTasks(self, request, context):
+        """The first tasks of each of up to 100 members of staff or stores, as ListTasks shows them; those outside the caller's scope are absent.
+        Give exactly one of `staff_ids` and `store_ids`; both or neither, and more than 100 at once, are an invalid request.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def WatchTasks(self, request, context):
         """The tasks of a member of staff or of a store, each when it is born, handed to them or changed from now on; with `after` first those
         that were since. A task is told at least once: its newest state always, one state perhaps twice, those that followed each other
@@ -146,6 +159,11 @@ def add_TaskServiceServicer_to_server(servicer, server):
                     servicer.ListTasks,
                     request_deserializer=quanyu_dot_organization_dot_v1_dot_tasks__pb2.ListTasksRequest.FromString,
                     response_serializer=quanyu_dot_organization_dot_v1_dot_tasks__pb2.ListTasksResponse.SerializeToString,
+            ),
+            'BatchListTasks': grpc.unary_unary_rpc_method_handler(
+                    servicer.BatchListTasks,
+                    request_deserializer=quanyu_dot_organization_dot_v1_dot_tasks__pb2.BatchListTasksRequest.FromString,
+                    response_serializer=quanyu_dot_organization_dot_v1_dot_tasks__pb2.BatchListTasksResponse.SerializeToString,
             ),
             'WatchTasks': grpc.unary_stream_rpc_method_handler(
                     servicer.WatchTasks,
@@ -288,6 +306,33 @@ class TaskService:
             '/quanyu.organization.v1.TaskService/ListTasks',
             quanyu_dot_organization_dot_v1_dot_tasks__pb2.ListTasksRequest.SerializeToString,
             quanyu_dot_organization_dot_v1_dot_tasks__pb2.ListTasksResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def BatchListTasks(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/quanyu.organization.v1.TaskService/BatchListTasks',
+            quanyu_dot_organization_dot_v1_dot_tasks__pb2.BatchListTasksRequest.SerializeToString,
+            quanyu_dot_organization_dot_v1_dot_tasks__pb2.BatchListTasksResponse.FromString,
             options,
             channel_credentials,
             insecure,

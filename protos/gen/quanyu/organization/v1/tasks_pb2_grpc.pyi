@@ -56,6 +56,10 @@ class TaskServiceStub:
     """The tasks of a member of staff or of a store, in one state or in all, those due first first.
     Refuses with SUBJECT_REQUIRED when neither is named.
     """
+    BatchListTasks: _grpc.UnaryUnaryMultiCallable[_tasks_pb2.BatchListTasksRequest, _tasks_pb2.BatchListTasksResponse]
+    """The first tasks of each of up to 100 members of staff or stores, as ListTasks shows them; those outside the caller's scope are absent.
+    Give exactly one of `staff_ids` and `store_ids`; both or neither, and more than 100 at once, are an invalid request.
+    """
     WatchTasks: _grpc.UnaryStreamMultiCallable[_tasks_pb2.WatchTasksRequest, _tasks_pb2.WatchTasksResponse]
     """The tasks of a member of staff or of a store, each when it is born, handed to them or changed from now on; with `after` first those
     that were since. A task is told at least once: its newest state always, one state perhaps twice, those that followed each other
@@ -83,6 +87,10 @@ class TaskServiceAsyncStub(TaskServiceStub):
     ListTasks: _aio.UnaryUnaryMultiCallable[_tasks_pb2.ListTasksRequest, _tasks_pb2.ListTasksResponse]  # type: ignore[assignment]
     """The tasks of a member of staff or of a store, in one state or in all, those due first first.
     Refuses with SUBJECT_REQUIRED when neither is named.
+    """
+    BatchListTasks: _aio.UnaryUnaryMultiCallable[_tasks_pb2.BatchListTasksRequest, _tasks_pb2.BatchListTasksResponse]  # type: ignore[assignment]
+    """The first tasks of each of up to 100 members of staff or stores, as ListTasks shows them; those outside the caller's scope are absent.
+    Give exactly one of `staff_ids` and `store_ids`; both or neither, and more than 100 at once, are an invalid request.
     """
     WatchTasks: _aio.UnaryStreamMultiCallable[_tasks_pb2.WatchTasksRequest, _tasks_pb2.WatchTasksResponse]  # type: ignore[assignment]
     """The tasks of a member of staff or of a store, each when it is born, handed to them or changed from now on; with `after` first those
@@ -138,6 +146,16 @@ class TaskServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_tasks_pb2.ListTasksResponse, _abc.Awaitable[_tasks_pb2.ListTasksResponse]]:
         """The tasks of a member of staff or of a store, in one state or in all, those due first first.
         Refuses with SUBJECT_REQUIRED when neither is named.
+        """
+
+    @_abc_1.abstractmethod
+    def BatchListTasks(
+        self,
+        request: _tasks_pb2.BatchListTasksRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_tasks_pb2.BatchListTasksResponse, _abc.Awaitable[_tasks_pb2.BatchListTasksResponse]]:
+        """The first tasks of each of up to 100 members of staff or stores, as ListTasks shows them; those outside the caller's scope are absent.
+        Give exactly one of `staff_ids` and `store_ids`; both or neither, and more than 100 at once, are an invalid request.
         """
 
     @_abc_1.abstractmethod
