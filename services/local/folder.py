@@ -2,7 +2,7 @@
 
 version     the layout of the folder                  keys.json   development keys (kept, readable by the owner only)
 lock        held by the one `quanyu up` that uses it  run.json    addresses and process ids of the running suite
-mongo/      MongoDB's own files
+mongo/      MongoDB's own files                       loading     held while the demo world is being loaded
 """
 
 import fcntl
@@ -57,6 +57,7 @@ class Folder:
         self.keys = path / "keys.json"
         self.run = path / "run.json"
         self.mongo = path / "mongo"
+        self.mark = path / "loading"
 
     @contextmanager
     def claim(self) -> Iterator[None]:
@@ -94,6 +95,22 @@ class Folder:
         except BlockingIOError:
             return self._read(self.run, Run, f"the suite on {self.path} is just starting; try again in a moment")
         raise LocalError(f"no suite runs on {self.path}; start it with `quanyu up`", status=1)
+
+    @contextmanager
+    def loading(self) -> Iterator[None]:
+        """Says during the block that the demo world is being loaded, to whoever asks `is_loading`; the mark goes with this process."""
+        with self.mark.open("a") as mark:
+            fcntl.flock(mark, fcntl.LOCK_SH)
+            yield
+
+    def is_loading(self) -> bool:
+        """Whether some process is loading the demo world."""
+        try:
+            with self.mark.open("a") as mark:
+                fcntl.flock(mark, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        return False
 
     def write(self, path: Path, value: object) -> None:
         """Writes JSON whole or not at all, readable by the owner only."""

@@ -29,8 +29,9 @@ async def load(folder: Folder, console: Console) -> Loaded:
         try:
             if await stage.is_there(channels):
                 return Loaded.RENEWED if await stage.renew(channels) else Loaded.BEFORE
-            await command.load(folder, tables.write(folder.path / "demo"), console)
-            await stage.stage(channels)
+            with folder.loading():
+                await command.load(folder, tables.write(folder.path / "demo"), console)
+                await stage.stage(channels)
         except Refusal as refusal:
             raise LocalError(f"the demo world was not loaded: {refusal.message} ({refusal.reason})", status=1) from refusal
     return Loaded.NOW

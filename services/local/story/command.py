@@ -7,6 +7,7 @@ from rich.console import Console
 
 from services.kit.errors import Refusal
 from services.local import client
+from services.local.errors import LocalError
 from services.local.folder import Folder
 from services.local.keys import Keys
 from services.local.options import data_option
@@ -35,6 +36,8 @@ def story(folder: Folder, world: str, verbose: bool) -> None:
 async def play(folder: Folder, world: str, console: Console, *, verbose: bool = False) -> Timeline:
     """The timeline of one walk on the suite that runs on `folder`; `LocalError` where it goes another way than it is told."""
     run, keys = folder.running(), folder.read_keys(Keys)
+    if world == "demo" and folder.is_loading():
+        raise LocalError("the demo world is still being loaded; play the story when that is done", status=1)
     async with client.channels(folder) as channels:
         return await tell(Stage(run.gateway, keys.tokens, console, verbose=verbose), channels, world)
 

@@ -16,9 +16,12 @@ from services.local import campaign
 from services.local.demo import stage, tables
 from services.local.demo.load import Loaded, load
 from services.local.demo.world import BRANDS, CAMPAIGN, DISTRICT, ZONE
+from services.local.errors import LocalError
 from services.local.folder import Folder
 from services.local.imports.importer import Import
 from services.local.imports.items import Reject, items
+from services.local.story.command import play
+from services.local.story.stage import Surprise
 from tests.services.conftest import Running
 from tests.services.local.importing import Channels
 
@@ -46,16 +49,21 @@ async def order_count(channels: Channels) -> int:
 async def test_a_load_that_was_broken_off_is_gone_on_with_until_it_is_whole(
     folder: Folder, channels: Channels, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settled = Import._settled
+    send = Import._send
 
-    async def stop_in_orders(self: Import, name: str, *rest: Any) -> None:
-        await settled(self, name, *rest)
+    async def stop_in_orders(self: Import, name: str, *rest: Any) -> list[Reject]:
+        """The batch is taken, and its answer is lost."""
+        answer = await send(self, name, *rest)
         if name == "orders":
+            loading.append(folder.is_loading())
             raise Interrupted
+        return answer
 
+    loading: list[bool] = []
     with monkeypatch.context() as broken, pytest.raises(Interrupted):
-        broken.setattr(Import, "_settled", stop_in_orders)
+        broken.setattr(Import, "_send", stop_in_orders)
         await load(folder, QUIET)
+    assert set(loading) == {True} and not folder.is_loading()
     assert not await stage.is_there(channels) and await campaigns(channels) == {}
 
     standing, calls = campaign.standing, list[Any]()
@@ -74,6 +82,13 @@ async def test_a_load_that_was_broken_off_is_gone_on_with_until_it_is_whole(
     assert await load(folder, QUIET) is Loaded.NOW
     assert await campaigns(channels) == {CAMPAIGN: len(BRANDS)} and await order_count(channels)
     assert await load(folder, QUIET) is Loaded.BEFORE
+
+
+async def test_the_story_says_whether_its_world_is_being_loaded_or_is_not_there(folder: Folder) -> None:
+    with folder.loading(), pytest.raises(LocalError, match="the demo world is still being loaded"):
+        await play(folder, "demo", QUIET)
+    with pytest.raises(Surprise, match="the demo world is not loaded"):
+        await play(folder, "demo", QUIET)
 
 
 async def test_what_ran_out_is_renewed(folder: Folder, channels: Channels, services: dict[str, Running]) -> None:
