@@ -1,4 +1,4 @@
-"""24,000 random operations, before services that answer, refuse, break off, are late and leave out: one answer by both executors."""
+"""24,000 random operations, before services that answer, refuse, break off, are late, leave out or say nothing: one answer by both."""
 
 import asyncio
 import os

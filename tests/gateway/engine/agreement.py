@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Iterator
 
 import graphql
+from graphql import OperationType
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 from hypothesis_graphql import from_schema
@@ -15,6 +16,10 @@ from tests.gateway.engine.documents import SMALL, drawn, rewritten
 
 DOCUMENTS_A_WORLD = 7
 FLAWS = (0.0, 0.02, 0.1)
+OURS = (*(OperationType.QUERY,) * 7, *(OperationType.MUTATION,) * 2, OperationType.SUBSCRIPTION)
+"""The kinds of documents that are not of hypothesis-graphql, in turn. Of a subscription, the answer to an event is compared."""
+HANGS_EVERY = 20
+"""One of so many documents waits in vain for some of the services."""
 AT_ONCE = 200
 """Documents that hypothesis-graphql draws in one go."""
 
@@ -54,10 +59,11 @@ async def executors_agree(both: Both, count: int, *, of_hypothesis: int, number:
     while done < count:
         chance = random.Random(f"{number} {tried}")
         tried += 1
-        text = next(theirs, None) or drawn(chance)
+        text = next(theirs, None) or drawn(chance, OURS[tried % len(OURS)])
         request = rewritten(text, chance)
         both.memory.seed = tried // DOCUMENTS_A_WORLD
         both.memory.flaws = chance.choice(FLAWS)
+        both.memory.hangs = tried % HANGS_EVERY == 0
         pair = await both.same(request.query, request.variables, request.operation_name)
         if pair is None:
             seen["not valid"] += 1
@@ -65,6 +71,8 @@ async def executors_agree(both: Both, count: int, *, of_hypothesis: int, number:
         done += 1
         seen["compiled" if not pair.reason else "left to graphql-core"] += 1
         seen["with errors"] += b'"errors"' in pair.core
+        seen["subscriptions"] += request.query.startswith("subscription")
+        seen["unanswered"] += any(both.memory.mode(name) == "never" for name in pair.calls[1])
         seen["rpcs of graphql-core"] += len(pair.calls[0])
         seen["rpcs of the engine"] += len(pair.calls[1])
     assert seen["not valid"] < max(tried // 10, 10), "most documents should be worth running"

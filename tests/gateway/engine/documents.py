@@ -31,7 +31,7 @@ from gateway import schema
 from tests.gateway.engine.services import chosen_id
 
 CORE = schema.build()._schema
-DEPTH_MAX = 5
+DEPTH_MAX, FIELDS_MAX = 5, 5
 SMALL = {
     "DateTime": ("2024-05-01T00:00:00Z", "2018-11-20T21:40:00+08:00"),
     "Decimal": ("12.30", "0"),
@@ -86,14 +86,12 @@ def variables_of(query: str, chance: random.Random) -> dict[str, Any]:
     return values
 
 
-def drawn(chance: random.Random) -> str:
-    """A plain document: fields with literal arguments."""
-    mutation = chance.random() < 0.15
-    root: Any = CORE.mutation_type if mutation else CORE.query_type
-    return ("mutation " if mutation else "") + _drawn(root, chance, DEPTH_MAX)
+def drawn(chance: random.Random, kind: OperationType) -> str:
+    """A plain document: fields with literal arguments; of a subscription, one at the root."""
+    return f"{kind.value} {_drawn(CORE.get_root_type(kind), chance, DEPTH_MAX, 1 if kind is OperationType.SUBSCRIPTION else FIELDS_MAX)}"
 
 
-def _drawn(type_: Any, chance: random.Random, depth: int) -> str:
+def _drawn(type_: Any, chance: random.Random, depth: int, most: int = FIELDS_MAX) -> str:
     parts = []
     if is_abstract_type(type_):
         possible = list(CORE.get_possible_types(type_))
@@ -101,7 +99,7 @@ def _drawn(type_: Any, chance: random.Random, depth: int) -> str:
             parts.append(f"... on {each.name} {_drawn(each, chance, depth - 1)}")
         parts.extend(["__typename"] * (chance.random() < 0.5))
     fields = getattr(type_, "fields", {})
-    chosen = chance.sample(list(fields), min(len(fields), chance.randrange(1, 6)))
+    chosen = chance.sample(list(fields), min(len(fields), chance.randint(1, most)))
     for name in chosen:
         field = fields[name]
         named = get_named_type(field.type)
@@ -144,7 +142,7 @@ class _Rewriter:
     def request(self, operation: OperationDefinitionNode) -> Request:
         """The whole of it."""
         kind = operation.operation.value
-        root = CORE.mutation_type if operation.operation is OperationType.MUTATION else CORE.query_type
+        root = CORE.get_root_type(operation.operation)
         body = self.selections(root, operation.selection_set.selections, here=root)
         declared = f"({', '.join(self.declared)})" if self.declared else ""
         text = "\n".join([f"{kind} A{declared} {body}", *self.fragments])
@@ -221,7 +219,8 @@ class _Rewriter:
             if get_named_type(arg.type).name == "ID" and self.chance.random() < 0.8:
                 value = plain_value(arg.type, each.name.value, self.chance)
             given.append(f"{each.name.value}: {self.argument(arg.type, each.name.value, value, print_ast(each.value))}")
-        alias = f"{self.fresh('a')}: " if self.chance.random() < 0.15 else ""
+        own = f"{node.alias.value}: " if node.alias else ""
+        alias = f"{self.fresh('a')}: " if self.chance.random() < 0.15 else own
         head = f"{alias}{name}{'(' + ', '.join(given) + ')' if given else ''}"
         if node.selection_set is None:
             return [f"{head}{self.directive()}"] * (1 + (self.chance.random() < 0.05))

@@ -40,24 +40,29 @@ REFUSALS = (
     errors.Unavailable("SERVICE_UNAVAILABLE", "later"),
 )
 MODES = ("answer",) * 30 + ("refuse",) * 4 + ("break",) * 2 + ("late",) * 2
+HANGING = (*MODES, *("never",) * 10)
+"""Of a world in which somebody waits in vain."""
 FLAWS = 0.02
 """How often a value is one that the graph cannot say: an enum not specified or not known, a number that is none, a time before time."""
 
 
 class Memory:
-    """What all services answer. `seed` is what the world is made of, `modes` overrides what rpcs do by their name."""
+    """What all services answer. `seed` is what the world is made of, `modes` overrides what rpcs do by their name.
+
+    `hangs`: some rpcs are of no answer at all, and an operation that takes one lasts until its deadline.
+    """
 
     def __init__(self) -> None:
         self.seed, self.flaws = 0, FLAWS
         self.modes: dict[str, str] = {}
-        self.everything_answers = False
+        self.everything_answers = self.hangs = False
         self.calls: list[str] = []
 
     def mode(self, rpc: str) -> str:
         """What an rpc does in this world."""
         if rpc in self.modes or self.everything_answers:
             return self.modes.get(rpc, "answer")
-        return random.Random(f"{self.seed} {rpc}").choice(MODES)
+        return random.Random(f"{self.seed} {rpc}").choice(HANGING if self.hangs else MODES)
 
     def answer(self, rpc: Rpc, request: Message) -> Message:
         """The answer of an rpc."""
