@@ -8,18 +8,19 @@ import socket
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import uvicorn
 import uvloop
 
 from gateway.app import build
+from gateway.peers import Peers
 from gateway.wire import Socket, Wire
 from services.kit import logs, telemetry
 from services.kit.settings import Settings, SettingsError, load
 
 BACKLOG = 2048
-CONNECTIONS_MAX = 4_096
 PING_SECONDS = 20.0
 """Between pings on a WebSocket; a client that does not answer one for as long is gone."""
 
@@ -59,10 +60,11 @@ def listen(address: str) -> socket.socket:
 
 def configured(app: Any, settings: Settings) -> uvicorn.Config:
     """How uvicorn serves the application."""
+    peers = Peers(settings)
     return uvicorn.Config(
         app,
-        http=Wire,
-        ws=Socket,
+        http=partial(Wire, peers=peers),  # type: ignore[arg-type]
+        ws=partial(Socket, peers=peers),  # type: ignore[arg-type]
         ws_max_size=settings.limit_body_bytes,
         ws_ping_interval=PING_SECONDS,
         ws_ping_timeout=PING_SECONDS,
@@ -72,7 +74,6 @@ def configured(app: Any, settings: Settings) -> uvicorn.Config:
         access_log=False,
         server_header=False,
         forwarded_allow_ips=settings.trusted_proxies,
-        limit_concurrency=CONNECTIONS_MAX,
         timeout_graceful_shutdown=max(1, round(settings.drain_seconds)),
     )
 

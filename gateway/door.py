@@ -4,15 +4,18 @@ Who comes when the house is full is sent away at once, before anything is read, 
 A body that is still on its way takes no place of those that can be carried out: slow ones are waited for before the door.
 """
 
+import asyncio
 from collections.abc import Awaitable, Callable
 
 from prometheus_client import Counter
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.asked import BODY_SECONDS_MAX, EVENT_STREAM, JSON
+from gateway.crowd import Crowd
 from gateway.overdue import Overdue
 from gateway.respond import IN_ONE, Headers
 from gateway.wire import Exchange, exchange_of
+from services.kit import ids
 from services.kit.settings import Settings
 
 RETRY_AFTER_SECONDS = 1
@@ -28,12 +31,13 @@ HEADERS = {
 """Of every answer that does not say otherwise."""
 SECURE = {"strict-transport-security": "max-age=31536000; includeSubDomains"}
 """In production, where TLS ends at the gateway or before it."""
-FULL = b'{"errors":[{"message":"too many operations at once; try again","extensions":{"code":"OVERLOADED","retryable":true}}]}'
+FULL = b'{"errors":[{"message":"too many operations at once; try again","extensions":{"code":"OVERLOADED","retryable":true,"id":"%b"}}]}'
 FULL_HEADERS: Headers = [
     (b"content-type", JSON.encode()),
-    (b"content-length", b"%d" % len(FULL)),
+    (b"content-length", b"%d" % len(FULL % ids.new("opn").encode())),
     (b"retry-after", b"%d" % RETRY_AFTER_SECONDS),
 ]
+"""All ids are equally long."""
 
 SENT_AWAY = Counter("quanyu_graphql_sent_away_total", "Requests that came while there were too many.")
 
@@ -52,6 +56,7 @@ class Door:
         self.full = _block(FULL_HEADERS) + self.block
         self.names = {name for name, _ in self.headers}
         self.inside = self.waiting = 0
+        self.sent_away = Crowd("operations sent away")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -72,22 +77,31 @@ class Door:
         if path != self.path and not path.startswith(self.webhooks):
             await self.app(scope, receive, sending)
             return
-        if exchange is not None and not exchange.came and self.inside < self.most:
-            await self._body_of(exchange)
+        if exchange is not None and not exchange.ready:
+            await self._ready(exchange)
+            if exchange.gone:
+                return
         if self.inside >= self.most:
             await self._full(sending, exchange if self.outermost else None)
-        else:
-            if exchange is not None and self.outermost:
+            return
+        if exchange is not None:
+            exchange.ends = path == self.path
+            if self.outermost:
                 scope["extensions"][IN_ONE] = self._in_one(exchange)
-            inside, self.inside = True, self.inside + 1
-            try:
-                await (self.posted if path == self.path and scope["method"] == "POST" else self.app)(scope, receive, sending)
-            finally:
-                self.inside -= inside
+        inside, self.inside = True, self.inside + 1
+        try:
+            await (self.posted if path == self.path and scope["method"] == "POST" else self.app)(scope, receive, sending)
+        except asyncio.CancelledError:
+            if exchange is None or not exchange.gone:
+                raise
+        finally:
+            self.inside -= inside
 
-    async def _body_of(self, exchange: Exchange) -> None:
-        """Waits for a body, for a bounded time; for as many at once as there are places."""
-        if self.waiting >= self.most:
+    async def _ready(self, exchange: Exchange) -> None:
+        """Waits until the client has taken what it was answered before, which `peers.py` bounds, and for a body, for a bounded time; for
+        as many at once as there are places."""
+        await exchange.taken()
+        if exchange.came or self.inside >= self.most or self.waiting >= self.most:
             return
         self.waiting += 1
         try:
@@ -107,11 +121,12 @@ class Door:
 
     async def _full(self, send: Send, exchange: Exchange | None) -> None:
         SENT_AWAY.inc()
+        body = FULL % self.sent_away.one().encode()
         if exchange is not None:
-            await exchange.answer(503, self.full, FULL)
+            await exchange.answer(503, self.full, body)
             return
         await send({"type": "http.response.start", "status": 503, "headers": [*FULL_HEADERS]})
-        await send({"type": "http.response.body", "body": FULL})
+        await send({"type": "http.response.body", "body": body})
 
 
 def _block(headers: Headers) -> bytes:

@@ -4,6 +4,7 @@ What is wrong with the request itself is answered with 4xx and without `data`. A
 a wrong document with 200, as that media type has it. Who accepts `text/event-stream` is answered by `gateway/subscriptions/sse.py`.
 """
 
+import asyncio
 import time
 
 from graphql import OperationType
@@ -15,11 +16,13 @@ from gateway.asked import EVENT_STREAM, GRAPHQL, JSON, Asked, BadRequest, Reader
 from gateway.operations import Answer, Operations, log, timed, told
 from gateway.respond import respond
 from gateway.subscriptions.sse import EventStreams
-from gateway.wire import exchange_of
+from gateway.wire import exchange_of, go_on
 from services.kit import telemetry
 from services.kit.settings import Settings
 
 TRACE = (b"traceparent", b"tracestate")
+GONE = 499
+"""The status of a request whose client has gone before it was answered, as others' logs have it."""
 
 
 class Arrived:
@@ -68,7 +71,11 @@ class Endpoint:
         id = self.operations.begin()
         with telemetry.span("graphql", arrived.trace()) as span:
             span.set_attribute("quanyu.operation_id", id)
-            answer = await self._answered(arrived, media)
+            try:
+                answer = await self._answered(arrived, media)
+            except asyncio.CancelledError:
+                log(id, "none", GONE, 0, 0, time.perf_counter() - started)
+                raise
         response = respond(answer, media or JSON)
         seconds = time.perf_counter() - started
         timed(answer.operation, response.status_code).observe(seconds)
@@ -94,6 +101,8 @@ class Endpoint:
             raise BadRequest(400, f"subscribe with `accept: {EVENT_STREAM}`, or over a WebSocket with graphql-transport-ws")
         if arrived.method == "GET" and ready.kind is not OperationType.QUERY:
             raise BadRequest(405, "GET is for queries only; use POST")
+        if ready.kind is OperationType.MUTATION:
+            go_on(arrived.scope)
         return await self.operations.run(ready, session, account=account)
 
     async def _asked(self, arrived: Arrived) -> Asked:

@@ -15,14 +15,17 @@ from google.protobuf.message import Message
 from starlette.requests import Request
 from starlette.types import Receive, Scope, Send
 
+from gateway import errors
 from gateway.asked import JSON, BadRequest, Reader
 from gateway.clients import acting_as
-from gateway.operations import Answer, Operations, log, told
+from gateway.operations import Answer, Operations, log, timed, told
 from gateway.principal import GATEWAY
 from gateway.respond import respond
 from quanyu.commerce.v1.orders_pb2 import TakePaymentNoticeRequest
+from services.kit import telemetry
 from services.kit.errors import Conflict, Denied, Exhausted, Invalid, NotFound, Refusal
 
+WEBHOOK = "webhook"
 OWNERS: dict[str, Callable[..., Message]] = {"payments": TakePaymentNoticeRequest}
 """The rpcs that hear them. Each takes `request_id`, `sender`, `timestamp`, `signature` and `body`."""
 HEADERS = {"request_id": "webhook-id", "timestamp": "webhook-timestamp", "signature": "webhook-signature"}
@@ -39,8 +42,12 @@ class Webhooks:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers one notice."""
         request, started, id = Request(scope, receive), time.perf_counter(), self.operations.begin()
-        answer = await self.operations.answered(self._heard(request))
-        log(id, "webhook", answer.status, answer.errors, answer.calls, time.perf_counter() - started)
+        with telemetry.span(WEBHOOK, request.headers) as span:
+            span.set_attribute("quanyu.operation_id", id)
+            answer = await self.operations.answered(self._heard(request))
+        seconds = time.perf_counter() - started
+        timed(WEBHOOK, answer.status).observe(seconds)
+        log(id, WEBHOOK, answer.status, answer.errors, answer.calls, seconds)
         await respond(answer, JSON)(scope, receive, send)
 
     async def _heard(self, request: Request) -> Answer:
@@ -63,5 +70,5 @@ class Webhooks:
 def _refused(refusal: Refusal) -> Answer:
     status = next((status for kind, status in STATUS.items() if isinstance(refusal, kind)), 503)
     seconds = math.ceil(refusal.retry_after.total_seconds()) if refusal.retry_after is not None else int(status in (429, 503))
-    body = orjson.dumps({"code": refusal.reason, "message": refusal.message})
+    body = orjson.dumps(errors.identified({"code": refusal.reason, "message": refusal.message}))
     return Answer(status, body, calls=1, retry_seconds=seconds)

@@ -1,63 +1,73 @@
 """HTTP/1.1 and WebSockets as uvicorn speaks them, with bounds of ours: for the head of a request, its bytes and the time it takes to
-arrive, and for how slowly a client may take what it is sent."""
+arrive, and those of all peers (`peers.py`)."""
 
 import asyncio
+from typing import Any
 
 from starlette.types import Scope
+from uvicorn._types import ASGI3Application, ASGISendEvent
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+
+from gateway.peers import Peer, Peers
 
 HEAD_BYTES_MAX = 32 * 1024
 """Of the address and the headers. A longer head is answered with 400, and its connection ends."""
 HEAD_SECONDS_MAX = 10.0
 """From when it begins (of a connection's first request: from when that is made); a slower connection ends."""
-STALL_SECONDS_MAX = 20.0
-STALL_BYTES_MIN = 64 * 1024
-"""A client that takes less in that time of what waits for it is cut off. Closing the connection would wait for it to take the rest."""
 EXCHANGE = "quanyu.exchange"
 """The extension of an ASGI scope that is an `Exchange`; a server that is not ours has none."""
+REFUSAL = b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
+"""Of a connection."""
 
 
-class Unstalled(asyncio.Protocol):
-    """What both protocols do while a client is slow to take what waits for it."""
+class Socket(Peer, WebSocketsSansIOProtocol):
+    """The protocol of one WebSocket, which takes over the connection of the request that asked for it, and its place."""
 
-    loop: asyncio.AbstractEventLoop
-    transport: asyncio.Transport
-    stalling: asyncio.TimerHandle | None = None
+    behind = 0
+    """Characters of the messages that are not written before what was written is taken."""
+    pong = b""
+    """Answers the last ping of a client that does not take what waits for it."""
 
-    def pause_writing(self) -> None:
-        super().pause_writing()
-        self._look_again()
-
-    def resume_writing(self) -> None:
-        self._moved()
-        super().resume_writing()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._moved()
-        super().connection_lost(exc)
-
-    def _look_again(self) -> None:
-        self.stalling = self.loop.call_later(STALL_SECONDS_MAX, self._cut_off, self.transport.get_write_buffer_size())
-
-    def _cut_off(self, waited: int) -> None:
-        if self.transport.get_write_buffer_size() <= waited - STALL_BYTES_MIN:
-            self._look_again()
-        else:
-            self.transport.abort()
-
-    def _moved(self) -> None:
-        if self.stalling is not None:
-            self.stalling.cancel()
-            self.stalling = None
-
-
-class Socket(Unstalled, WebSocketsSansIOProtocol):
-    """The protocol of one WebSocket. Nothing is sent before what was sent is taken, so that a stall is seen at once."""
+    def __init__(self, *, peers: Peers, **given: Any) -> None:
+        super().__init__(**given)
+        self.peers = peers
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
-        self.transport.set_write_buffer_limits(high=0)
+        self.key = self.peers.key(self.client[0] if self.client else "")
+
+    def waiting(self) -> int:
+        return super().waiting() + self.behind
+
+    async def send(self, message: ASGISendEvent) -> None:
+        if not self.writable.is_set():
+            await self._turn(len(str(message.get("text", ""))))
+        await super().send(message)
+
+    async def _turn(self, size: int) -> None:
+        """Waits until what was written is taken. Of all who wait for that, one may write."""
+        self.behind += size
+        if self.stalling is not None:
+            self.peers.weigh(self)
+        try:
+            while not self.writable.is_set():
+                await self.writable.wait()
+        finally:
+            self.behind -= size
+
+    def handle_ping(self) -> None:
+        """Who does not take what waits for them hears of their last ping only, and then: pongs would wait without bound."""
+        if self.stalling is None:
+            super().handle_ping()
+        elif pongs := self.conn.data_to_send():  # those of all pings that came together
+            self.pong = pongs[-1]
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if self.pong and not self.close_sent:
+            pong, self.pong = self.pong, b""
+            self.transport.write(pong)
 
     def send_receive_event_to_app(self) -> None:
         """A text that is no UTF-8 ends the connection (1007). It is a client's fault, of which uvicorn would tell the log like of a bug."""
@@ -75,15 +85,22 @@ class Socket(Unstalled, WebSocketsSansIOProtocol):
 class Exchange:
     """One request and its answer, for those who need neither ASGI's messages for a body that is there nor several for an answer that is."""
 
-    __slots__ = ("cycle",)
+    __slots__ = ("cycle", "ends")
 
     def __init__(self, cycle: RequestResponseCycle) -> None:
         self.cycle = cycle
+        self.ends = False
+        """Whether what is done for it ends when its client goes."""
 
     @property
     def came(self) -> bool:
         """Whether all of the request's body has come."""
         return not self.cycle.more_body
+
+    @property
+    def ready(self) -> bool:
+        """Whether it has come, and the client has taken all that it was answered before."""
+        return not (self.cycle.more_body or self.cycle.flow.write_paused)
 
     @property
     def gone(self) -> bool:
@@ -95,6 +112,11 @@ class Exchange:
         """As much of the request's body as has come."""
         return self.cycle.body
 
+    async def taken(self) -> None:
+        """Returns when the client has taken all that it was answered before, or has gone."""
+        if self.cycle.flow.write_paused:
+            await self.cycle.flow.drain()
+
     async def coming(self, bytes_max: int) -> None:
         """Returns when the body has come, has more than so many bytes, or its client has gone."""
         cycle = self.cycle
@@ -105,6 +127,8 @@ class Exchange:
             cycle.flow.resume_reading()
             cycle.message_event.clear()
             await cycle.message_event.wait()
+        # Of a connection that is not read nobody hears that it is gone.
+        cycle.flow.resume_reading()
 
     async def answer(self, status: int, head: bytes, body: bytes) -> None:
         """Sends a whole answer in one write. `head`: its headers as they go over the wire, `content-length` among them."""
@@ -129,21 +153,55 @@ def exchange_of(scope: Scope) -> Exchange | None:
     return extensions.get(EXCHANGE) if extensions else None
 
 
-class Wire(Unstalled, HttpToolsProtocol):
+def go_on(scope: Scope) -> None:
+    """From now on what is done for a request is done to its end, though its client may go."""
+    if (exchange := exchange_of(scope)) is not None:
+        exchange.ends = False
+
+
+class Wire(Peer, HttpToolsProtocol):
     """The protocol of one connection."""
 
     in_head = False
     head_bytes = 0
     """Of a head that does not come in one piece, what came after the first."""
     late: asyncio.TimerHandle | None = None
+    running: RequestResponseCycle | None = None
+    """The request that is carried out, or was the last to be, and the task that does so."""
+    task: asyncio.Task[None]
+
+    def __init__(self, *, peers: Peers, **given: Any) -> None:
+        super().__init__(**given)
+        self.peers = peers
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self._expect_head()
+        transport.set_write_buffer_limits(high=0)
+        key = self.peers.key(self.client[0] if self.client else "")
+        if self.peers.admit(key):
+            self.key = key
+            self._expect_head()
+        else:
+            transport.write(REFUSAL)
+            transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._head_came()
         super().connection_lost(exc)
+        running = self.running
+        if running is not None and not running.response_complete:
+            # Of several requests uvicorn tells the last, which may not have begun.
+            running.disconnected = True
+            running.message_event.set()
+            exchange = exchange_of(running.scope)  # type: ignore[arg-type]
+            if exchange is not None and exchange.ends:
+                self.task.cancel()
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        """As uvicorn does it, which tells nobody whose the task is."""
+        self.running, self.task = cycle, self.loop.create_task(cycle.run_asgi(app))
+        self.task.add_done_callback(self.tasks.discard)
+        self.tasks.add(self.task)
 
     def data_received(self, data: bytes) -> None:
         further = self.in_head

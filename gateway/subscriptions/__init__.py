@@ -1,6 +1,5 @@
 """Subscriptions: what a streaming rpc tells, as answers over a WebSocket (`graphql-transport-ws`) or an event stream (`graphql-sse`).
 
-    places      how many there may be, in all and of each person
     buffer      events between the service that tells them and the client that takes them
     stream      from an operation to its answers, one for each event; goes on after the last cursor when a service ends its stream
     messages    the messages of graphql-transport-ws

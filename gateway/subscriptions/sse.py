@@ -23,6 +23,7 @@ from gateway.principal import Session
 from gateway.respond import respond
 from gateway.subscriptions.ending import Endings
 from gateway.subscriptions.stream import Asker, Subscriptions
+from gateway.wire import go_on
 
 Body: TypeAlias = Callable[[bytes], Awaitable[None]]
 """Sends a part of a response's body."""
@@ -79,6 +80,8 @@ class EventStreams:
             return ready
         if request.method == "GET" and ready.kind is OperationType.MUTATION:
             raise BadRequest(405, "GET is for queries and subscriptions only; use POST")
+        if ready.kind is OperationType.MUTATION:
+            go_on(request.scope)
         return Opened(ready, session, asker, await self.operations.sessions.expires_at(asker.authorization))
 
 

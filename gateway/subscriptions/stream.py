@@ -20,10 +20,10 @@ from gateway.clients import acting_as
 from gateway.context import Context
 from gateway.follow import Feed
 from gateway.operations import SECONDS, Answer, Operations, Ready, log, refused, told
+from gateway.places import Places
 from gateway.principal import Session
 from gateway.rates import network
 from gateway.subscriptions.buffer import buffered
-from gateway.subscriptions.places import Places
 from services.kit import telemetry
 from services.kit.errors import Unavailable
 from services.kit.settings import Settings

@@ -13,13 +13,14 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from gateway import errors
 from gateway.asked import JSON, Reader
+from gateway.crowd import Crowd
 from gateway.operations import Answer, Operations, Ready, log, told, turned_away
+from gateway.places import Places
 from gateway.principal import Session
 from gateway.rates import Buckets
 from gateway.subscriptions import messages
 from gateway.subscriptions.ending import STOPPING, Ending, Endings
 from gateway.subscriptions.messages import SUBPROTOCOL, Closed, Complete, ConnectionInit, Ping, Subscribe
-from gateway.subscriptions.places import Places
 from gateway.subscriptions.stream import Asker, Subscriptions, key_of
 from services.kit.errors import Denied, Overloaded, Refusal, Unavailable
 from services.kit.settings import Settings
@@ -40,6 +41,7 @@ class WebSockets:
         self.operations, self.subscriptions, self.endings, self.reader = operations, subscriptions, endings, reader
         self.origins = frozenset(origin.strip() for origin in settings.cors_origins.split(","))
         self.most, self.open = settings.sockets_max, 0
+        self.refused = Crowd("sockets refused")
         self.signed_in = Places(settings.sockets_max, settings.subscriptions_principal, "sockets")
         self.operations_max, self.messages_per_second = settings.subscriptions_principal, settings.rate_address
 
@@ -54,6 +56,7 @@ class WebSockets:
             if self.open >= self.most or self.endings.stopped:
                 raise Unavailable("OVERLOADED", "too many sockets at once; try again")
         except Refusal as refusal:
+            errors.operation_id.set(self.refused.one())
             answer = turned_away(refusal)
             headers = {"retry-after": str(answer.retry_seconds)}
             await websocket.send_denial_response(Response(answer.body, answer.status, headers, JSON))

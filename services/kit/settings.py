@@ -54,6 +54,8 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     oidc_issuers: str = "[]"
     """Whose bearer tokens the gateway takes: JSON list of {issuer, audience, jwks_uri, algorithms, people, operators}; all but the
     first two may be left out (`gateway/oidc.py` says what they mean)."""
+    oidc_cache: str = ""
+    """A folder of the gateway's own where it keeps the issuers' last keys, for a start while an issuer is away; empty: nowhere."""
     secret_keys: str = ""
     """Comma-separated Fernet keys for personal data; the first encrypts, all decrypt."""
     hash_keys: str = ""
@@ -78,6 +80,9 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     """The same of all who work for one tenant."""
     rate_address: Rate = 200.0
     """The same of one address, for those who are not signed in; also the messages a second that one WebSocket may say."""
+    connections_address: Bound = 1_024
+    """Connections of one address (of IPv6 its /64) to one gateway process; more are refused (503). Those of trusted proxies, which come
+    for everybody, are not counted."""
     operations_max: Bound = 256
     """Operations that one gateway process has under way; more are sent away at once (503)."""
     sockets_max: Bound = 2_000

@@ -3,7 +3,8 @@
 import asyncio
 import itertools
 import json
-from collections.abc import AsyncIterator, Iterator
+import socket
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
@@ -145,11 +146,21 @@ def operation(text: str) -> str:
     return text if "{" in text else (OPERATIONS / f"{text}.graphql").read_text()
 
 
+async def until(reached: Callable[[], bool]) -> None:
+    """Waits until something is so of which nobody tells."""
+    async with asyncio.timeout(SECONDS_MAX):
+        while not reached():  # noqa: ASYNC110 - what is waited for tells nobody
+            await asyncio.sleep(0.01)
+
+
 @asynccontextmanager
-async def serving(gateway: Gateway, at: str = "127.0.0.1:0", **changes: Any) -> AsyncIterator[Served]:
-    """The gateway, listening there; at a free port unless told."""
+async def serving(gateway: Gateway, at: str = "127.0.0.1:0", *, buffer_bytes: int = 0, **changes: Any) -> AsyncIterator[Served]:
+    """The gateway, listening there; at a free port unless told. `buffer_bytes`: of what a client does not take the system keeps so many at
+    most, and the gateway the rest."""
     settings = msgspec.structs.replace(Settings(drain_seconds=2.0), **changes)
     with listen(at) as listening:
+        if buffer_bytes:
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, buffer_bytes)
         address = "{}:{}".format(*listening.getsockname()[:2])
         config = configured(gateway.app, settings)
         config.lifespan = "off"

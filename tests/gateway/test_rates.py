@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 from typing import Any
 
 import httpx
@@ -10,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gateway import crowd
 from gateway.clients import WAITING_SHARE
 from gateway.door import RETRY_AFTER_SECONDS, Door
 from gateway.operations import USUAL_CALLS
@@ -21,7 +23,7 @@ from services.kit.principals import Principal
 from services.kit.settings import Settings
 from tests.gateway import world
 from tests.gateway.conftest import Open
-from tests.gateway.serving import SECONDS_MAX, serving
+from tests.gateway.serving import SECONDS_MAX, serving, until
 
 ASKED = {"query": "{ __typename }"}
 
@@ -163,7 +165,10 @@ async def test_a_new_document_is_counted_by_what_it_takes(open_gateway: Open) ->
     assert taken[1] == pytest.approx(1)
 
 
-async def test_more_than_can_be_borne_are_sent_away_and_the_rest_is_answered(open_gateway: Open) -> None:
+async def test_more_than_can_be_borne_are_sent_away_and_the_rest_is_answered(
+    open_gateway: Open, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(crowd, "TOGETHER_SECONDS", 0.2)
     gateway = await open_gateway(operations_max=5)
     gateway.app.state.clients.waiting_max = 5
     arrived, gate = asyncio.Event(), asyncio.Event()
@@ -185,12 +190,19 @@ async def test_more_than_can_be_borne_are_sent_away_and_the_rest_is_answered(ope
     assert {each.status_code for each in refused} == {503}
     assert {each.headers["retry-after"] for each in refused} == {str(RETRY_AFTER_SECONDS)}
     assert not any("connection" in each.headers for each in refused), "a new connection costs more than another refusal"
-    assert refused[0].json()["errors"][0]["extensions"] == {"code": "OVERLOADED", "retryable": True}
+    told = [each.json()["errors"][0]["extensions"] for each in refused]
+    ids = {each.pop("id") for each in told}
+    assert told == [{"code": "OVERLOADED", "retryable": True}] * 50
     assert under_way == 5
     assert (await gateway.http.get("/health")).status_code == 200
     gate.set()
     assert {(await each).status_code for each in asking} == {200}
     assert (await gateway.post(ASKED)).status_code == 200, "recovered at once"
+    await until(lambda: not door_of(gateway.app).sent_away.many)
+    lines = [line for line in capfd.readouterr().out.splitlines() if "operations sent away" in line]
+    assert len(lines) == len(ids) < 5, "one line tells of many"
+    assert all(any(id in line for line in lines) for id in ids)
+    assert sum(int(re.search(r"many=.*?(\d+)", line)[1]) for line in lines) == 50  # type: ignore[index]
 
 
 async def test_whoever_is_not_known_is_counted_before_anybody_is_asked_who_they_are(open_gateway: Open) -> None:

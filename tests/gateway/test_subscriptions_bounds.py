@@ -1,16 +1,17 @@
 """What bounds subscriptions: how many there may be, how often somebody may ask, and how slow a client may be."""
 
 import asyncio
+import json
 from collections.abc import AsyncGenerator
 
 import grpc
 import pytest
 from websockets.exceptions import InvalidStatus
 
-from gateway import principal
+from gateway import crowd, principal
+from gateway.places import Places
 from gateway.subscriptions import buffer, stream
 from gateway.subscriptions.buffer import buffered
-from gateway.subscriptions.places import Places
 from services.kit.errors import Denied, Overloaded, Unavailable
 from tests.gateway.conftest import Open
 from tests.gateway.serving import SECONDS_MAX
@@ -131,13 +132,26 @@ async def test_a_client_that_is_slow_hears_that_it_was_dropped(open_gateway: Ope
         await socket.quiet()
 
 
-async def test_a_full_house_takes_no_more_sockets(open_gateway: Open) -> None:
+async def test_a_full_house_takes_no_more_sockets_and_has_one_line_for_all_of_a_moment(
+    open_gateway: Open, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(crowd, "TOGETHER_SECONDS", 0.2)
+    ids = set()
     async with telling_gateway(open_gateway, sockets_max=1) as (served, _), served.socket():
-        with pytest.raises(InvalidStatus) as refused:
-            async with served.socket():
-                pass
-        assert refused.value.response.status_code == 503
-        assert refused.value.response.headers["retry-after"] == "1"
+        for _ in range(5):
+            with pytest.raises(InvalidStatus) as refused:
+                async with served.socket():
+                    pass
+            assert refused.value.response.status_code == 503
+            assert refused.value.response.headers["retry-after"] == "1"
+            (error,) = json.loads(refused.value.response.body)["errors"]
+            ids.add(error["extensions"].pop("id"))
+            assert error["extensions"] == {"code": "OVERLOADED", "retryable": True}
+        lines: list[str] = []
+        while len(lines) < len(ids):
+            lines += [line for line in capfd.readouterr().out.splitlines() if "sockets refused" in line]
+            await asyncio.sleep(0.01)
+    assert all(any(id in line for line in lines) for id in ids)
 
 
 async def test_each_operation_counts(open_gateway: Open) -> None:

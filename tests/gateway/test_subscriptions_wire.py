@@ -3,7 +3,7 @@
 import asyncio
 import json
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import suppress
 
 import pytest
@@ -11,9 +11,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from websockets.exceptions import ConnectionClosed
 
-from gateway import wire
+from gateway import peers
 from tests.gateway.conftest import Open
-from tests.gateway.serving import PROTOCOL, SECONDS_MAX, Served
+from tests.gateway.serving import PROTOCOL, SECONDS_MAX, Served, until
 from tests.gateway.test_subscriptions_websocket import WATCHED, telling_gateway, told
 
 LARGE = "ord_" + "x" * 10_000
@@ -47,18 +47,12 @@ def posted(id: str) -> bytes:
     return f"{head}content-length: {len(body)}\r\n\r\n{body}".encode()
 
 
-async def until(reached: Callable[[], bool]) -> None:
-    async with asyncio.timeout(SECONDS_MAX):
-        while not reached():  # noqa: ASYNC110 - what is waited for tells nobody
-            await asyncio.sleep(0.01)
-
-
 SENT = [[HANDSHAKE, framed(INIT) + framed(subscribed(LARGE))], [posted(LARGE)]]
 
 
 @pytest.mark.parametrize("sent", SENT, ids=["websocket", "sse"])
 async def test_a_client_that_takes_nothing_is_cut_off(open_gateway: Open, monkeypatch: pytest.MonkeyPatch, sent: list[bytes]) -> None:
-    monkeypatch.setattr(wire, "STALL_SECONDS_MAX", 0.2)
+    monkeypatch.setattr(peers, "STALL_SECONDS_MAX", 0.2)
     async with telling_gateway(open_gateway) as (served, teller):
         for number in range(2_000):
             teller.told.put_nowait(number)

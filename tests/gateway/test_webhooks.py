@@ -56,7 +56,7 @@ async def test_a_notice_pays_an_order(open_gateway: Open) -> None:
     assert (forged.status_code, forged.json()["code"]) == (401, "SIGNATURE_INVALID")
 
 
-async def test_notices_stand_under_the_bounds_of_the_graph(open_gateway: Open) -> None:
+async def test_notices_stand_under_the_bounds_of_the_graph(open_gateway: Open, capfd: pytest.CaptureFixture[str]) -> None:
     gateway = await open_gateway(limit_body_bytes=100, deadline_seconds=1.0)
     assert (await send(gateway, "x" * 101)).status_code == 413
     assert (await send(gateway, "{}", to="parcels/sandbox")).status_code == 404
@@ -65,6 +65,8 @@ async def test_notices_stand_under_the_bounds_of_the_graph(open_gateway: Open) -
     away = await send(gateway, "{}")
     assert (away.status_code, away.headers["retry-after"]) == (503, "1")
     assert away.headers["x-content-type-options"] == "nosniff"
+    assert away.json()["id"] in capfd.readouterr().out
+    assert 'quanyu_graphql_seconds_count{operation="webhook",status="503"}' in (await gateway.http.get("/metrics")).text
     limited = await open_gateway(rate_address=1.0)
     answers = [await send(limited, "{}", to="parcels/sandbox") for _ in range(5)]
     assert answers[-1].status_code == 429 and "retry-after" in answers[-1].headers

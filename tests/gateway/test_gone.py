@@ -1,0 +1,97 @@
+"""Clients that do not wait for their answer: a query ends with them, what changes something does not."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import httpx
+import pytest
+
+from gateway.http import GONE
+from tests.gateway.conftest import Open
+from tests.gateway.serving import SECONDS_MAX, Served, serving, until
+from tests.gateway.silent import Silent, silence
+from tests.gateway.test_rates import door_of
+
+QUERY = "{ offers(first: 1) { nodes { id } } }"
+LEVELS = '{ brand(id: "brd_a") { id } offers(first: 1) { nodes { id } } order(id: "ord_a") { id } }'
+MUTATION = 'mutation { cancelOrder(input: {idempotencyKey: "k", orderId: "ord_1"}) { __typename } }'
+
+
+def posted(query: str, accept: str = "application/json") -> bytes:
+    body = json.dumps({"query": query})
+    head = f"POST /graphql HTTP/1.1\r\nhost: x\r\naccept: {accept}\r\ncontent-type: application/json\r\ncontent-length: {len(body)}"
+    return f"{head}\r\n\r\n{body}".encode()
+
+
+@asynccontextmanager
+async def silent_gateway(open_gateway: Open, **changes: Any) -> AsyncIterator[tuple[Served, Silent]]:
+    """A gateway that listens before services that say nothing."""
+    async with silence() as (silent, address):
+        gateway = await open_gateway(commerce_address=address, organization_address=address, **changes)
+        async with serving(gateway) as served:
+            yield served, silent
+
+
+async def gone(served: Served, silent: Silent, sent: bytes, rpcs: int = 1) -> set[str]:
+    """Sends something, hangs up when the services are asked, and waits until the gateway has seen that; what they were asked."""
+    host, _, port = served.address.partition(":")
+    async with asyncio.timeout(SECONDS_MAX):
+        _, writer = await asyncio.open_connection(host, int(port))
+        writer.write(sent)
+        asked = {await silent.asked.get() for _ in range(rpcs)}
+        writer.transport.abort()
+        await until(lambda: not served.server.server_state.connections)
+    return asked
+
+
+@pytest.mark.parametrize("accept", ["application/json", "text/event-stream"])
+async def test_a_query_ends_with_its_client(open_gateway: Open, accept: str, capfd: pytest.CaptureFixture[str]) -> None:
+    async with silent_gateway(open_gateway, operations_max=1) as (served, silent), asyncio.timeout(SECONDS_MAX):
+        asked = await gone(served, silent, posted(LEVELS, accept), rpcs=3)
+        assert {await silent.left.get() for _ in range(3)} == asked == {"BatchGetBrands", "SearchOffers", "BatchGetOrders"}
+        async with httpx.AsyncClient(base_url=f"http://{served.address}", trust_env=False) as http:
+            assert (await http.post("/graphql", json={"query": "{ __typename }"})).status_code == 200, "its place is free"
+        assert set(served.gateway.app.state.clients.waiting.values()) == {0}
+    said = "".join(capfd.readouterr())
+    assert "Traceback" not in said
+    if accept == "application/json":
+        assert str(GONE) in said, "the log has a line of it"
+
+
+async def test_of_several_that_were_sent_at_once_the_one_under_way_ends(open_gateway: Open) -> None:
+    async with silent_gateway(open_gateway) as (served, silent), asyncio.timeout(SECONDS_MAX):
+        host, _, port = served.address.partition(":")
+        _, writer = await asyncio.open_connection(host, int(port))
+        writer.write(posted(QUERY) * 3)
+        assert await silent.asked.get() == "SearchOffers"
+        (connection,) = served.server.server_state.connections
+        connection.transport.abort()
+        assert await silent.left.get() == "SearchOffers"
+        await until(lambda: not served.server.server_state.tasks)
+        assert silent.asked.empty(), "nobody waits for the others"
+        writer.close()
+
+
+@pytest.mark.parametrize("accept", ["application/json", "text/event-stream"])
+async def test_a_mutation_goes_on_to_its_end(open_gateway: Open, accept: str) -> None:
+    async with silent_gateway(open_gateway) as (served, silent), asyncio.timeout(SECONDS_MAX):
+        assert await gone(served, silent, posted(MUTATION, accept)) == {"CancelOrder"}
+        assert door_of(served.gateway.app).inside == 1
+        silent.speak.set()
+        assert await silent.answered.get() == "CancelOrder"
+        await until(lambda: not served.server.server_state.tasks)
+        assert silent.left.empty()
+        assert door_of(served.gateway.app).inside == 0
+
+
+async def test_a_notice_is_heard_to_its_end(open_gateway: Open) -> None:
+    signed = "webhook-id: msg_1\r\nwebhook-timestamp: 1\r\nwebhook-signature: v1,AAAA"
+    notice = f"POST /webhooks/payments/sandbox HTTP/1.1\r\nhost: x\r\n{signed}\r\ncontent-length: 2\r\n\r\n{{}}".encode()
+    async with silent_gateway(open_gateway) as (served, silent), asyncio.timeout(SECONDS_MAX):
+        assert await gone(served, silent, notice) == {"TakePaymentNotice"}
+        silent.speak.set()
+        assert await silent.answered.get() == "TakePaymentNotice"
+        assert silent.left.empty()
