@@ -2,13 +2,13 @@
 
 Keys are fetched when the first token comes, once more behind the requests when they are older than `FRESH_SECONDS`, and at once when a
 token names a key that is not among them: however many such tokens come, at most every `REFETCH_SECONDS`. While a provider is away its
-last good keys serve, until they are `OFFLINE_SECONDS` old.
+last good keys serve, until they are `OFFLINE_SECONDS` old; after a start those that `keyfile.py` has kept, at the same age.
 """
 
 import asyncio
 import math
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Annotated, Any, Literal, TypeAlias
 
 import httpx
@@ -17,6 +17,7 @@ from joserfc.errors import JoseError
 from joserfc.jwk import ECKey, OKPKey, RSAKey
 from msgspec import Meta, Struct
 
+from gateway.keyfile import KeyFile
 from services.kit.errors import Unavailable
 from services.kit.logs import logger
 from services.kit.settings import Settings, SettingsError
@@ -93,9 +94,9 @@ class Keys:
 class FetchedKeys(Keys):
     """The keys that a provider publishes."""
 
-    def __init__(self, provider: Trusted) -> None:
+    def __init__(self, provider: Trusted, folder: str = "") -> None:
         super().__init__()
-        self.provider = provider
+        self.provider, self.file = provider, KeyFile(folder, provider.issuer, provider.jwks_uri)
         self.fetched_at = self.tried_at = -math.inf
         self.away = False
         self.fetching: asyncio.Task[None] | None = None
@@ -145,18 +146,26 @@ class FetchedKeys(Keys):
         try:
             async with asyncio.timeout(FETCH_SECONDS_MAX), httpx.AsyncClient(timeout=FETCH_SECONDS_MAX) as http:
                 given = await _document(http, self.provider.jwks_uri or await self._discovered(http))
-            keys = tuple(usable(given["keys"]))
+            keys = usable(given["keys"])
             if not keys:
                 raise ValueError("no key that can be used")
         except (httpx.HTTPError, httpx.InvalidURL, TimeoutError, ValueError, LookupError, TypeError, RecursionError, OSError) as error:
             self.away = True
             logger().warning("identity provider is away", issuer=self.provider.issuer, why=f"{type(error).__name__}: {error}"[:200])
+            if not self.keys:
+                kept, age = await asyncio.to_thread(self.file.kept)
+                if keys := usable(kept):
+                    self._believe(keys, began_at - age)
             return
-        self.away, self.fetched_at = False, began_at
+        self.away = False
+        self._believe(keys, began_at)
+        await asyncio.to_thread(self.file.keep, given["keys"], time.monotonic() - began_at)
+
+    def _believe(self, keys: Sequence[Key], fetched_at: float) -> None:
         if {key.thumbprint() for key in keys} != {key.thumbprint() for key in self.keys}:
             logger().info("keys of identity provider", issuer=self.provider.issuer, keys=[key.kid for key in keys])
             self.version += 1
-        self.keys = keys
+        self.keys, self.fetched_at = tuple(keys), fetched_at
 
     async def _discovered(self, http: httpx.AsyncClient) -> str:
         stated = await _document(http, f"{self.provider.issuer.rstrip('/')}/.well-known/openid-configuration")
