@@ -18,7 +18,7 @@ from strawberry.types.union import StrawberryUnion
 
 from gateway import connections, descriptions, errors
 from gateway.clients import rpc_of
-from gateway.edges import Batch
+from gateway.edges import Batch, Bound
 from gateway.fields import GraphField
 from gateway.form import IDEMPOTENCY_KEY, Form
 from gateway.names import NAMES, annotation
@@ -39,13 +39,19 @@ class CallField(GraphField):
         item: str,
         *,
         paged: bool,
-        first: Batch | None,
+        first: Batch | None = None,
+        key: str = "",
         description: str | None,
     ) -> None:
         super().__init__(description=description)
         self.rpc = rpc_of(request)
         self.form, self.paged, self.first = form, paged, first
         self.by = {name: attrgetter(attribute) for name, attribute in by.items()}
+        if first is not None:
+            self.key = attrgetter(key or next(iter(by.values())))
+            for name in ("first", *(part.field.name for part in form.parts)):
+                if name not in first.rpc.request.DESCRIPTOR.fields_by_name:
+                    raise TypeError(f"{first.rpc.request.DESCRIPTOR.full_name} has no field {name}")
         self.item_name, self.item = item, attrgetter(item) if item else None
         self._arguments = [*form.arguments(), *(connections.arguments() if paged else ())]
 
@@ -62,20 +68,40 @@ class CallField(GraphField):
 
     def get_result(self, source: Any, info: Info[Any, Any] | None, args: list[Any], kwargs: Any) -> Any:
         assert info is not None
-        bound = {name: value(source) for name, value in self.by.items()}
+        bound = self.bound(source)
+        if bound is None:
+            return None
+        if self.first is not None:
+            return self._one_of_many(info.context, self.key(source), bound, kwargs)
         return self.answer(info.context, bound, kwargs)
 
-    async def answer(self, context: "Context", bound: dict[str, Any], given: dict[str, Any]) -> Any:
-        """What the rpc says to the arguments and what the source gives; None when that is empty or there is no such thing."""
-        if not all(bound.values()):
+    def bound(self, source: Any) -> dict[str, Any] | None:
+        """What the source gives; None when a part of it is empty, so that nothing is asked."""
+        bound = {name: value(source) for name, value in self.by.items()}
+        return bound if all(bound.values()) else None
+
+    def first_pages(self, context: "Context", given: dict[str, Any]) -> Bound | None:
+        """What the batch of first pages is asked with to these arguments; None when they ask for a further page."""
+        assert self.first is not None
+        page = connections.page_request(given.get("first"), given.get("after"))
+        if page.after:
             return None
+        request = self.first.rpc.request(first=page.first)
+        self.form.fill(request, given, context)
+        return request.SerializeToString(deterministic=True)
+
+    async def _one_of_many(self, context: "Context", key: str, bound: dict[str, Any], given: dict[str, Any]) -> Any:
+        first = self.first_pages(context, given)
+        if first is None:
+            return await self.answer(context, bound, given)
+        assert self.first is not None
+        found = await context.loader(self.first, first).load(key)
+        return self.rpc.response() if found is None else found
+
+    async def answer(self, context: "Context", bound: dict[str, Any], given: dict[str, Any]) -> Any:
+        """What the rpc says to the arguments and what the source gives; None when there is no such thing."""
         if self.paged:
-            page = connections.page_request(given.get("first"), given.get("after"))
-            if self.first is not None and not page.after:
-                (key,) = bound.values()
-                found = await context.loader(self.first, (("first", page.first),)).load(key)
-                return self.rpc.response() if found is None else found
-            bound["page"] = page
+            bound = bound | {"page": connections.page_request(given.get("first"), given.get("after"))}
         request = self.form.build(given, context, **bound)
         if self.item is None:
             return await context.call(request)
@@ -104,7 +130,7 @@ def ask(
 
     `arguments` are the parts of a form; `by` fills fields of the request from the source's attributes (null when one of those is empty).
     """
-    return CallField(request, _form_of(arguments, request), by or {}, item, paged=False, first=None, description=description)
+    return CallField(request, _form_of(arguments, request), by or {}, item, paged=False, description=description)
 
 
 def page(
@@ -113,10 +139,12 @@ def page(
     arguments: type[Any] | None = None,
     by: Mapping[str, str] | None = None,
     first: Batch | None = None,
+    key: str = "",
     description: str | None = None,
 ) -> Any:
-    """A connection over a `List…` rpc. With `first`, a `BatchList…` rpc, the first pages of many sources are one call."""
-    return CallField(request, _form_of(arguments, request), by or {}, "", paged=True, first=first, description=description)
+    """A connection over a `List…` rpc. With `first`, a `BatchList…` rpc that takes the same arguments, the first pages of many sources are
+    one call; the source's `key` is what it is asked for (unless given: the one attribute of `by`)."""
+    return CallField(request, _form_of(arguments, request), by or {}, "", paged=True, first=first, key=key, description=description)
 
 
 class MutationField(GraphField):

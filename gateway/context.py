@@ -43,7 +43,7 @@ class Context:
             if not under_way[service]:
                 clients.waiting[service] -= 1
 
-    def loader(self, batch: Batch, bound: Bound = ()) -> DataLoader[str, Any]:
+    def loader(self, batch: Batch, bound: Bound = b"") -> DataLoader[str, Any]:
         """The loader of a batch; keys asked for since the last turn of the event loop go into one call."""
         loader = self.loaders.get((batch, bound))
         if loader is None:

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 KEYS_MAX = 500
 """Keys of one call; more are asked for in several."""
 
-Bound = tuple[tuple[str, Any], ...]
-"""Further fields of a batch's request, and their values: keys with different ones are different batches."""
+Bound = bytes
+"""The further fields of a batch's request, serialized: keys with different ones are different batches."""
 
 
 class Batch:
@@ -58,9 +58,15 @@ class Batch:
         self.key, self.value, self.value_name = attrgetter(key), attrgetter(value) if value else None, value
         self.many, self.keys_max = many, keys_max
 
-    async def load(self, context: "Context", keys: Sequence[str], bound: Bound = ()) -> list[Any]:
+    def bound(self, **fields: Any) -> Bound:
+        """These further fields of the request."""
+        return self.rpc.request(**fields).SerializeToString(deterministic=True)
+
+    async def load(self, context: "Context", keys: Sequence[str], bound: Bound = b"") -> list[Any]:
         """What the keys stand for, in their order: None (or [] with `many`) for what is missing."""
-        response = await context.call(self.rpc.request(**{self.keys: keys}, **dict(bound)))
+        request = self.rpc.request(**{self.keys: keys})
+        request.MergeFromString(bound)
+        response = await context.call(request)
         found: dict[str, Any] = {}
         for item in getattr(response, self.items):
             value = self.value(item) if self.value else item
@@ -70,7 +76,7 @@ class Batch:
                 found[self.key(item)] = value
         return [found.get(key, []) for key in keys] if self.many else [found.get(key) for key in keys]
 
-    def loader(self, context: "Context", bound: Bound = ()) -> DataLoader[str, Any]:
+    def loader(self, context: "Context", bound: Bound = b"") -> DataLoader[str, Any]:
         """The batch's loader within one request."""
 
         async def load(keys: list[str]) -> list[Any]:
@@ -120,7 +126,9 @@ class EdgeField(GraphField):
 
     def bound(self, source: Any) -> Bound:
         """The further fields of the batch's request."""
-        return tuple((name, value(source)) for name, value in self.using)
+        if not self.using:
+            return b""
+        return self.through.bound(**{name: value(source) for name, value in self.using})
 
     def get_result(self, source: Any, info: Info[Any, Any] | None, args: list[Any], kwargs: Any) -> Any:
         assert info is not None

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 from gateway.calls import CallField, MutationField
 from gateway.clients import Descriptor
-from gateway.connections import page_request
 from gateway.engine.collect import Field
 from gateway.engine.deferred import Deferred
 from gateway.engine.edges import known_of
@@ -35,8 +34,7 @@ class Call(Deferred):
         return str(self.definition.rpc.method.name)
 
     def key(self, source: Any) -> Any:
-        bound = {name: value(source) for name, value in self.definition.by.items()}
-        return bound if all(bound.values()) else None
+        return self.definition.bound(source)
 
     def start(self, run: Run, key: Any, container: Container, slot: Slot) -> None:
         try:
@@ -44,7 +42,7 @@ class Call(Deferred):
         except Exception as wrong:
             self.refuse(run, wrong, container, slot)
             return
-        run.call(self.definition.answer(run.context, dict(key), given), self, container, slot)
+        run.call(self.definition.answer(run.context, key, given), self, container, slot)
 
 
 class FirstPage(Call):
@@ -59,18 +57,21 @@ class FirstPage(Call):
     def rpc(self) -> str:
         return f"{self.batch.rpc.method.name} (further pages {self.definition.rpc.method.name})"
 
+    def key(self, source: Any) -> Any:
+        bound = self.definition.bound(source)
+        return bound and (bound, self.definition.key(source))
+
     def start(self, run: Run, key: Any, container: Container, slot: Slot) -> None:
+        bound, id = key
         try:
-            given = self.given(run) if self.arguments is not None else {}
-            page = page_request(given.get("first"), given.get("after"))
+            first = self.definition.first_pages(run.context, self.given(run) if self.arguments is not None else {})
         except Exception as wrong:
             self.refuse(run, wrong, container, slot)
             return
-        if page.after:
-            super().start(run, key, container, slot)
+        if first is None:
+            super().start(run, bound, container, slot)
         else:
-            (id,) = key.values()
-            run.want(run.load(self.batch, (("first", page.first),)), id, self, container, slot)
+            run.want(run.load(self.batch, first), id, self, container, slot)
 
     def settle(self, run: Run, value: Any, container: Container, slot: Slot) -> bool:
         return super().settle(run, self.definition.rpc.response() if value is None else value, container, slot)

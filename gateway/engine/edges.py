@@ -36,7 +36,7 @@ class Edge(Deferred):
     def __init__(self, field: Field, schema: strawberry.Schema, *, suggestions: bool) -> None:
         super().__init__(field, schema, suggestions=suggestions)
         self.batch = self.definition.through
-        self.alone: tuple[Batch, Bound] = (self.batch, ())
+        self.alone: tuple[Batch, Bound] = (self.batch, b"")
         one = known_of(self.batch)
         self.known = Known(items=one) if self.definition.keyed_by_many else one
 
@@ -60,7 +60,7 @@ class Edge(Deferred):
         if type(key) is str:
             run.want(run.loads.get(self.alone) or run.load(*self.alone), key, self, container, slot)
             return
-        keys, bound = key if type(key) is tuple else (key, ())
+        keys, bound = key if type(key) is tuple else (key, b"")
         load = run.load(self.batch, bound)
         if type(keys) is str:
             run.want(load, keys, self, container, slot)
@@ -126,7 +126,7 @@ class LookUp(Deferred):
         except Exception as wrong:
             self.refuse(run, wrong, container, slot)
             return
-        run.want(run.load(batch, ()), id, self, container, slot)
+        run.want(run.load(batch, b""), id, self, container, slot)
 
 
 class Several(LookUp):
@@ -154,4 +154,4 @@ class Several(LookUp):
             except Invalid as wrong:
                 self.refuse(run, wrong, found, index)
             else:
-                run.want(run.load(batch, ()), id, self, found, index)
+                run.want(run.load(batch, b""), id, self, found, index)

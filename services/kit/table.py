@@ -1,6 +1,6 @@
 """A collection that adds the caller's scope to every query and write: a row outside it is not found, however its id was come by."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
 import msgspec
@@ -18,9 +18,6 @@ from services.kit.unit import Unit
 
 S = TypeVar("S", bound=Struct)
 BATCH_MAX = 500
-LISTS_MAX = 100
-"""Lists of which the first pages are asked for at a time."""
-PLACE: Document = {"$sum": 1, "window": {"documents": ["unbounded", "current"]}}
 FIND_MAX = 10_000
 NOTHING: Document = {"_id": {"$in": []}}
 CHANGED_AT = "changed_at"
@@ -85,9 +82,14 @@ class Table(Generic[S]):
         return alternatives[0] if len(alternatives) == 1 else {"$or": alternatives}
 
     def within(self, query: Document, *, writing: bool = False) -> Document:
-        """`query` and the caller's scope."""
+        """`query` and the caller's scope; what asks for one thing that the caller reaches is within it as it is."""
         scope = self.scope(writing=writing)
-        return {"$and": [query, scope]} if scope else query
+        return {"$and": [query, scope]} if scope and not self._reached(query) else query
+
+    def _reached(self, query: Document) -> bool:
+        who = caller()
+        named = [(kind, query[path]) for kind, paths in self.scopes.items() for path in paths if isinstance(query.get(path), str)]
+        return any(who.reaches(kind, id) for kind, id in named)
 
     # reading ---------------------------------------------------------------------------------------------------------
 
@@ -143,37 +145,41 @@ class Table(Generic[S]):
         first, order = pages.size(page), [*order, ("_id", 1)]
         if page.after:
             query = {"$and": [query, pages.after(order, pages.values(self.name, order, page.after))]}
-        projection = (self.projection or {}) | {"_cursor": [f"${field}" for field, _ in order]}
-        rows = await self.find(query, sort=order, limit=first + 1, projection=projection, collation=collation)
-        cursors = [row.pop("_cursor") for row in rows]
-        more, rows = len(rows) > first, rows[:first]
-        end = pages.cursor(self.name, cursors[len(rows) - 1]) if rows else ""
-        return rows, PageInfo(end_cursor=end, has_next_page=more)
+        rows = await self.find(query, sort=order, limit=first + 1, projection=self._with_cursor(order), collation=collation)
+        return self._paged(rows, first)
 
     async def first_pages(
-        self, field: str, keys: Iterable[str], first: int, *, order: pages.Order
+        self, queries: Mapping[str, Document], first: int, *, order: pages.Order, collation: Collation | None = None
     ) -> dict[str, tuple[list[Shaped], PageInfo]]:
-        """For each key the first page of the rows whose `field` it is, as `page` has it, in one aggregation; without rows no entry."""
-        order = [*order, ("_id", 1)]
-        place = {"partitionBy": f"${field}", "sortBy": dict(order), "output": {"_place": PLACE}}
-        shown = (self.projection or {}) | {"_cursor": [f"${name}" for name, _ in order], "_key": f"${field}", "_place": 1}
-        pipeline: list[Document] = [
-            {"$match": self.within({field: {"$in": sorted(set(keys))}})},
-            {"$setWindowFields": place},
-            {"$match": {"_place": {"$lte": first + 1}}},
-            {"$sort": {"_place": 1}},
-            {"$project": shown},
-            {"$unset": "_place"},
+        """For each key the first page of what its query finds, as `page` has it; where that is nothing there is no entry.
+
+        One aggregation, each branch of which walks the index that its query alone would: it costs what is shown, not what there is.
+        """
+        first, order = pages.size(PageRequest(first=first)), [*order, ("_id", 1)]
+        branches: list[list[Document]] = [
+            [
+                {"$match": self.within(query)},
+                {"$sort": dict(order)},
+                {"$limit": first + 1},
+                {"$project": self._with_cursor(order)},
+                {"$group": {"_id": {"$literal": key}, "rows": {"$push": "$$ROOT"}}},  # branches come in no order, what a group has does
+            ]
+            for key, query in queries.items()
         ]
-        found: dict[str, list[Document]] = {}
-        async for row in await self.database.aggregate(self.name, pipeline):
-            found.setdefault(row.pop("_key"), []).append(row)
-        answer: dict[str, tuple[list[Shaped], PageInfo]] = {}
-        for key, rows in found.items():
-            cursors = [row.pop("_cursor") for row in rows]
-            end = pages.cursor(self.name, cursors[min(first, len(rows)) - 1])
-            answer[key] = rows[:first], PageInfo(end_cursor=end, has_next_page=len(rows) > first)
-        return answer
+        if not branches:
+            return {}
+        pipeline = [*branches[0], *({"$unionWith": {"coll": self.name, "pipeline": branch}} for branch in branches[1:])]
+        found = await self.database.aggregate(self.name, pipeline, collation=collation)
+        return {each["_id"]: self._paged(each["rows"], first) async for each in found}
+
+    def _with_cursor(self, order: pages.Order) -> Document:
+        return (self.projection or {}) | {"_cursor": [f"${field}" for field, _ in order]}
+
+    def _paged(self, rows: list[Shaped], first: int) -> tuple[list[Shaped], PageInfo]:
+        """A page of the rows that were found, one more than it has when another follows."""
+        cursors = [row.pop("_cursor") for row in rows]
+        end = pages.cursor(self.name, cursors[min(first, len(rows)) - 1]) if rows else ""
+        return rows[:first], PageInfo(end_cursor=end, has_next_page=len(rows) > first)
 
     # writing ---------------------------------------------------------------------------------------------------------
 

@@ -9,7 +9,7 @@ from services.kit.access import Kind
 from services.kit.documents import as_documents, as_struct
 from services.kit.house import House
 from services.kit.mongo import Document
-from services.kit.table import PLACE, Table
+from services.kit.table import Table
 from services.kit.unit import Unit
 from services.member.identity.store import Consumers, People
 from services.member.relation import rules
@@ -160,7 +160,8 @@ class Relations:
     async def first_of_each(self, person_ids: Iterable[str], first: int, served: Mapping[str, set[str]]) -> dict[str, list[Relation]]:
         """Per person the latest touched relations, at most `first`, one more to tell that there are more: those within the caller's scope
         and with the brands for which the caller looks after the person (`served`)."""
-        partition = {"partitionBy": "$consumer_id", "sortBy": {"last_at": -1, "_id": 1}, "output": {"place": PLACE}}
+        place = {"$sum": 1, "window": {"documents": ["unbounded", "current"]}}
+        partition = {"partitionBy": "$consumer_id", "sortBy": {"last_at": -1, "_id": 1}, "output": {"place": place}}
         in_scope = self.relations.within({"consumer_id": {"$in": sorted(set(person_ids))}})
         looked_after = [{"consumer_id": person, "brand_id": {"$in": sorted(brands)}} for person, brands in served.items()]
         pipeline: list[Document] = [
