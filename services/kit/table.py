@@ -12,7 +12,7 @@ from pymongo.errors import DuplicateKeyError
 
 from quanyu.common.v1.page_pb2 import PageInfo, PageRequest
 from services.kit import clock, documents, errors, pages
-from services.kit.access import Kind, caller
+from services.kit.access import Kind, Reach, caller
 from services.kit.mongo import Database, Document, Session, Shaped, ensure
 from services.kit.unit import Unit
 
@@ -69,14 +69,16 @@ class Table(Generic[S]):
         """Creates the indexes that are missing."""
         await ensure(self.collection, *self.indexes)
 
+    def reach(self) -> Reach:
+        """What of `scopes` the caller reaches in these rows."""
+        return caller().reach
+
     def scope(self, *, writing: bool = False) -> Document:
         """The filter that keeps the caller within their scope; empty for who reaches everything."""
-        who = caller()
-        if not self.scoped or who.everywhere or (self.public and not writing):
+        if not self.scoped or caller().everywhere or (self.public and not writing):
             return {}
-        alternatives = [
-            {path: {"$in": sorted(ids)}} for kind, paths in self.scopes.items() if (ids := who.reach.get(kind)) for path in paths
-        ]
+        reach = self.reach()
+        alternatives = [{path: {"$in": sorted(ids)}} for kind, paths in self.scopes.items() if (ids := reach.get(kind)) for path in paths]
         if not alternatives:
             return NOTHING
         return alternatives[0] if len(alternatives) == 1 else {"$or": alternatives}
@@ -87,9 +89,9 @@ class Table(Generic[S]):
         return {"$and": [query, scope]} if scope and not self._reached(query) else query
 
     def _reached(self, query: Document) -> bool:
-        who = caller()
+        reach = self.reach()
         named = [(kind, query[path]) for kind, paths in self.scopes.items() for path in paths if isinstance(query.get(path), str)]
-        return any(who.reaches(kind, id) for kind, id in named)
+        return any(id in reach.get(kind, frozenset()) for kind, id in named)
 
     # reading ---------------------------------------------------------------------------------------------------------
 

@@ -9,7 +9,7 @@ from pymongo import ASCENDING, IndexModel, InsertOne, UpdateOne
 from quanyu.facts.v1 import facts_pb2
 from quanyu.organization.v1 import chart_pb2
 from services.kit import documents
-from services.kit.access import Kind, caller
+from services.kit.access import Kind, Reach, caller
 from services.kit.errors import Conflict
 from services.kit.house import House
 from services.kit.mongo import Document, Session
@@ -29,16 +29,11 @@ class Overseen(Table[S]):
     A guide's grant for the store does not reach what others of it do; it is left out unless she runs that store as well.
     """
 
-    def scope(self, *, writing: bool = False) -> Document:
+    def reach(self) -> Reach:
         who = caller()
-        if not self.scoped or who.everywhere:
-            return {}
         run = {grant.id for grant in who.grants if grant.kind == Kind.STORE and grant.role != Role.GUIDE}
         guided = {grant.id for grant in who.grants if grant.kind == Kind.STORE and grant.role == Role.GUIDE} - run
-        stores = who.reach.get(Kind.STORE, frozenset()) - guided
-        reach = {**who.reach, Kind.STORE: stores}
-        alternatives = [{path: {"$in": sorted(ids)}} for kind, paths in self.scopes.items() if (ids := reach.get(kind)) for path in paths]
-        return {"$or": alternatives} if alternatives else {"_id": {"$in": []}}
+        return {**who.reach, Kind.STORE: who.reach.get(Kind.STORE, frozenset()) - guided}
 
 
 class Chart:

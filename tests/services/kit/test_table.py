@@ -8,15 +8,16 @@ from typing import Annotated
 import msgspec
 import pytest
 from msgspec import Meta, Struct
+from pymongo import IndexModel
 from pymongo.collation import Collation
 
-from quanyu.common.v1.page_pb2 import PageRequest
+from quanyu.common.v1.page_pb2 import PageInfo, PageRequest
 from quanyu.facts.v1 import facts_pb2
 from services.kit import access, clock
 from services.kit.access import Caller, Kind
 from services.kit.errors import Conflict, Denied, Invalid, NotFound
 from services.kit.facts.outbox import Outbox
-from services.kit.mongo import Database
+from services.kit.mongo import Database, Document
 from services.kit.table import Table
 from services.kit.unit import Unit
 
@@ -113,6 +114,44 @@ async def test_a_query_cannot_widen_the_scope(coupons: Table[Coupon]) -> None:
     with being(BRAND_B):
         assert await coupons.find({"brand_id": "brd_a"}, limit=10) == []
         assert await coupons.find({"$or": [{"brand_id": "brd_a"}, {"consumer_id": "con_a"}]}, limit=10) == []
+
+
+async def test_the_first_pages_of_several_queries_are_those_of_each(coupons: Table[Coupon]) -> None:
+    queries: dict[str, Document] = {brand: {"brand_id": brand} for brand in ("brd_a", "brd_b", "brd_none", "$_id")}
+    for caller in (BRAND_A, BRAND_B, ANNA, STORE, access.SYSTEM):
+        with being(caller):
+            for first in (1, 2, 0):
+                found = await coupons.first_pages(queries, first, order=[("expires_at", -1)])
+                for key, query in queries.items():
+                    rows, page = await coupons.page(query, PageRequest(first=first), order=[("expires_at", -1)])
+                    assert found.get(key, ([], PageInfo())) == (rows, page)
+                assert all(rows for rows, _ in found.values())
+    with being(access.SYSTEM), pytest.raises(Invalid, match="INVALID_PAGE_SIZE"):
+        await coupons.first_pages(queries, 101, order=[])
+    assert await coupons.first_pages({}, 1, order=[]) == {}
+
+
+async def test_what_is_asked_of_ones_own_needs_no_filter(coupons: Table[Coupon]) -> None:
+    with being(BRAND_A):
+        assert coupons.within({"brand_id": "brd_a", "uses": 0}) == {"brand_id": "brd_a", "uses": 0}
+        for other in ({"brand_id": "brd_b"}, {"brand_id": {"$in": ["brd_a"]}}, {"consumer_id": "brd_a"}, {"$or": [{"brand_id": "brd_a"}]}):
+            assert coupons.within(other) == {"$and": [other, {"brand_id": {"$in": ["brd_a"]}}]}
+
+
+async def test_first_pages_walk_the_index_of_each_query(database: Database) -> None:
+    """What they cost is what they show, however many rows their keys have."""
+    by_brand = IndexModel([("brand_id", 1), ("expires_at", -1), ("_id", 1)])
+    table = Table(database, "many", struct=Coupon, scopes={Kind.BRAND: "brand_id"}, message=facts_pb2.PackedCoupon, indexes=[by_brand])
+    await table.prepare()
+    rows = [{"_id": f"{brand}{number}", "brand_id": f"brd_{brand}", "expires_at": AT} for brand in range(5) for number in range(200)]
+    await table.collection.insert_many(rows)
+    await database.raw.command("profile", 2)
+    with being(access.SYSTEM):
+        found = await table.first_pages({f"brd_{brand}": {"brand_id": f"brd_{brand}"} for brand in range(5)}, 3, order=[("expires_at", -1)])
+    await database.raw.command("profile", 0)
+    assert {key: len(shown) for key, (shown, _) in found.items()} == {f"brd_{brand}": 3 for brand in range(5)}
+    (profile,) = await database["system.profile"].find({"ns": f"{database.name}.many", "op": "command"}).to_list(None)
+    assert profile["docsExamined"] == profile["keysExamined"] == 5 * 4
 
 
 async def test_nobody_writes_into_anothers_scope(coupons: Table[Coupon]) -> None:
