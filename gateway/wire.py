@@ -19,6 +19,7 @@ EXCHANGE = "quanyu.exchange"
 """The extension of an ASGI scope that is an `Exchange`; a server that is not ours has none."""
 REFUSAL = b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
 """Of a connection."""
+NO_HANDSHAKE = b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
 
 
 class Socket(Peer, WebSocketsSansIOProtocol):
@@ -36,6 +37,13 @@ class Socket(Peer, WebSocketsSansIOProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
         self.key = self.peers.key(self.client[0] if self.client else "")
+
+    def data_received(self, data: bytes) -> None:
+        """The first that comes is a whole request. One that is none for a WebSocket (it has a body) would be waited on for ever."""
+        super().data_received(data)
+        if not self.handshake_initiated and not self.transport.is_closing():
+            self.transport.write(NO_HANDSHAKE)
+            self.transport.close()
 
     def waiting(self) -> int:
         return super().waiting() + self.behind

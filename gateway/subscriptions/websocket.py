@@ -80,7 +80,12 @@ class WebSockets:
     def _allowed(self, websocket: WebSocket) -> bool:
         """Whether a browser comes from a page of ours, or of a site that may call; what is no browser says no origin."""
         origin = websocket.headers.get("origin")
-        return origin is None or origin in self.origins or urlsplit(origin).netloc == websocket.headers.get("host")
+        if origin is None or origin in self.origins:
+            return True
+        try:
+            return urlsplit(origin).netloc == websocket.headers.get("host")
+        except ValueError:
+            return False
 
 
 class Connection:

@@ -92,6 +92,17 @@ async def test_a_server_that_stops_says_so_and_keeps_nobody_waiting(open_gateway
         assert loop.time() - stopped_at < 2
 
 
+@pytest.mark.parametrize(
+    ("header", "status"), [("content-length: 5", b"400"), ("transfer-encoding: chunked", b"400"), ("origin: http://[", b"403")]
+)
+async def test_a_handshake_that_is_none_is_answered_and_its_connection_ends(open_gateway: Open, header: str, status: bytes) -> None:
+    async with telling_gateway(open_gateway) as (served, _), asyncio.timeout(SECONDS_MAX):
+        reader, writer = await asyncio.open_connection(*served.address.split(":"))
+        writer.write(HANDSHAKE.replace(b"host: x", b"host: x\r\n" + header.encode()))
+        assert (await reader.read()).split()[1] == status
+        writer.close()
+
+
 async def test_a_message_is_bounded(open_gateway: Open) -> None:
     async with telling_gateway(open_gateway) as (served, _), served.socket("operator") as opened:
         await opened.opened.send("x" * 300_000)

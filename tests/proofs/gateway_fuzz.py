@@ -1,4 +1,5 @@
-"""20,000 requests made by chance from good ones, before real services: none is answered as if something had gone wrong with us.
+"""20,000 requests made by chance from good ones, before real services: none is answered as if something had gone wrong with us. For ten of
+them there are a conversation over a WebSocket and an event stream, made in the same way.
 
 The good ones are the whole walk through a small world, so that what is changed of them reaches deep: ids, cursors, amounts, tokens, bytes.
 """
@@ -9,6 +10,7 @@ import random
 import re
 import time
 from collections import Counter
+from contextlib import suppress
 from typing import Any
 
 import httpx
@@ -21,11 +23,16 @@ from services.local.keys import Keys
 from services.local.token import bearer
 from tests.gateway import world
 from tests.gateway.conftest import FAULTS, GRAPHQL, Gateway
+from tests.gateway.serving import operation
 from tests.gateway.test_operations import walked
+from tests.proofs._conversations import BUGS, CHANGES, QUIET_SECONDS, conversation, talked
 from tests.proofs._mutations import MUTATIONS, Asked, mutated
 from tests.suite import with_suite
 
 REQUESTS, SEED, AT_ONCE = 20_000, 20_260, 16
+CONVERSATIONS_SHARE = 10
+FOLLOWED = ("follow_order", "follow_tasks", "follow_inbox")
+STREAMS = "event streams"
 DEADLINE_SECONDS = 10.0
 IDLE_SECONDS_MAX = 1.0
 """A connection is given up long before the gateway ends it: else a request may just miss it."""
@@ -69,7 +76,7 @@ class Remote(Gateway):
 class Seen(Struct):
     """What came of all of them."""
 
-    statuses: dict[str, Counter[str]] = field(default_factory=lambda: {name: Counter() for name in MUTATIONS})
+    statuses: dict[str, Counter[str]] = field(default_factory=lambda: {name: Counter() for name in (*MUTATIONS, STREAMS, *CHANGES)})
     slowest: float = 0.0
     wrong: list[str] = field(default_factory=list)
 
@@ -106,23 +113,102 @@ async def _fuzzed(gateway: Remote, requests: int, chance: random.Random) -> Seen
         for name, asked in drawn:
             await _tried(gateway, name, asked, seen)
 
+    good_streams = good + followed(good)
+    talks = iter([conversation(good_streams, chance) for _ in range(requests // CONVERSATIONS_SHARE)])
+    streams = iter([mutated(chance.choice(good_streams), good_streams, chance)[1] for _ in range(requests // CONVERSATIONS_SHARE)])
+
+    async def talking() -> None:
+        for name, parts in talks:
+            await _talked(gateway, name, parts, seen)
+
+    async def listening() -> None:
+        for asked in streams:
+            await _listened(gateway, asked, seen)
+
     await asyncio.gather(*(asking() for _ in range(AT_ONCE)))
+    await asyncio.gather(*(talking() for _ in range(AT_ONCE)), *(listening() for _ in range(AT_ONCE)))
     assert (await gateway.http.get("/health")).status_code == 200
     assert (await gateway.http.get("/ready")).status_code == 200, "a service is gone"
     return seen
 
 
-async def _tried(gateway: Remote, name: str, asked: Asked, seen: Seen) -> None:
-    headers = {"accept": GRAPHQL, "content-type": "application/json"} | asked.headers
+def followed(good: list[Asked]) -> list[Asked]:
+    """Subscriptions to what the others speak of, by whoever asked for it."""
+    found = []
+    for asked in good:
+        for value in (asked.body["variables"] or {}).values():
+            if isinstance(value, str) and value.startswith(("ord_", "stf_")):
+                name = FOLLOWED[value.startswith("stf_")]
+                found.append(Asked({"query": operation(name), "variables": {"id": value, "staffId": value}}, asked.token))
+        found.append(Asked({"query": operation(FOLLOWED[2]), "variables": {}}, asked.token))
+    return found
+
+
+def _headers(asked: Asked, accept: str) -> dict[str, bytes]:
+    headers = {"accept": accept, "content-type": "application/json"} | asked.headers
     if asked.token:
         headers["authorization"] = f"Bearer {asked.token}"
-    encoded = {each: value.encode("utf-8", "surrogatepass") for each, value in headers.items()}
+    return {each: value.encode("utf-8", "surrogatepass") for each, value in headers.items()}
+
+
+async def _talked(gateway: Remote, name: str, parts: list[bytes], seen: Seen) -> None:
+    started = time.perf_counter()
+    try:
+        async with asyncio.timeout(2 * DEADLINE_SECONDS):
+            heard = await talked(gateway.http.base_url.netloc.decode(), parts)
+    except TimeoutError:
+        seen.wrong.append(f"{name}: nobody hangs up: {parts}"[:2_000])
+        return
+    seen.slowest = max(seen.slowest, time.perf_counter() - started)
+    ended = "reset" if heard.reset else str(heard.code or "ended") if heard.status == 101 else str(heard.status)
+    seen.statuses[name][ended] += 1
+    told = [json.loads(text) for text in heard.texts]
+    bodies = [{"errors": each["payload"]} if each["type"] == "error" else each.get("payload") or {} for each in told]
+    said = "\n".join((heard.head.partition("\r\n\r\n")[2], *heard.texts, heard.reason))
+    if found := INSIDE.search(said):
+        why = f"it says {found.group()}"
+    elif heard.code in BUGS or heard.status >= 500:
+        why = "a bug"
+    elif heard.status == 101 and not (heard.code or heard.reset):
+        why = "it hangs up without a word"
+    else:
+        why = _faults(bodies)
+    if why:
+        seen.wrong.append(f"{name}: {why}: {ended} {said[:600]}\n  to {parts}"[:2_000])
+
+
+async def _listened(gateway: Remote, asked: Asked, seen: Seen) -> None:
+    """A stream for as long as it says something."""
+    started, body = time.perf_counter(), b""
+    sent = {"headers": _headers(asked, EVENT_STREAM)} | ({} if asked.get else {"content": asked.content()})
+    address = f"/graphql?{asked.address()}" if asked.get else "/graphql"
+    try:
+        async with gateway.http.stream("GET" if asked.get else "POST", address, **sent) as answer:  # type: ignore[arg-type]
+            seen.slowest = max(seen.slowest, time.perf_counter() - started)
+            with suppress(TimeoutError):
+                parts = answer.aiter_raw()
+                while True:
+                    async with asyncio.timeout(QUIET_SECONDS):
+                        body += await anext(parts)
+    except StopAsyncIteration:
+        pass
+    except httpx.HTTPError as broken:
+        seen.wrong.append(f"{STREAMS}: {broken!r} to {asked}"[:2_000])
+        return
+    whole = httpx.Response(answer.status_code, headers=answer.headers, content=body)
+    seen.statuses[STREAMS][_kind(whole)] += 1
+    if why := _wrong(whole):
+        seen.wrong.append(f"{STREAMS}: {why}: {whole.status_code} {whole.text[:600]}\n  to {asked.content()[:1_400]!r}")
+
+
+async def _tried(gateway: Remote, name: str, asked: Asked, seen: Seen) -> None:
+    headers = _headers(asked, GRAPHQL)
     started = time.perf_counter()
     try:
         if asked.get:
-            answer = await gateway.http.get(f"/graphql?{asked.address()}", headers=encoded)
+            answer = await gateway.http.get(f"/graphql?{asked.address()}", headers=headers)
         else:
-            answer = await gateway.http.post("/graphql", content=asked.content(), headers=encoded)
+            answer = await gateway.http.post("/graphql", content=asked.content(), headers=headers)
     except httpx.HTTPError as broken:
         seen.wrong.append(f"{name}: {broken!r} to {asked}"[:2_000])
         return
@@ -151,6 +237,11 @@ def _wrong(answer: httpx.Response) -> str:
     bodies = [json.loads(text) for text in texts]
     if answer.status_code != 200 and any("data" in body for body in bodies):
         return "data beside a refusal"
+    return _faults(bodies)
+
+
+def _faults(bodies: list[Any]) -> str:
+    """The codes of these answers, where one of them is nobody's fault but ours; else empty."""
     codes = {error["extensions"]["code"] for body in bodies for error in body.get("errors", ())}
     return f"{codes}" if codes & FAULTS else ""
 
