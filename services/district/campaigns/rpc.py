@@ -2,17 +2,17 @@
 
 from typing import Any
 
-from quanyu.common.v1.page_pb2 import PageRequest
 from quanyu.district.v1 import campaigns_pb2, campaigns_pb2_grpc
 from services.district.campaigns import rules, store
 from services.district.campaigns.store import Budgets, within_dates
 from services.district.places import store as places
-from services.kit import ids, pages
+from services.kit import ids, lists
 from services.kit.documents import as_struct, fields
-from services.kit.errors import Invalid
 from services.kit.house import House
-from services.kit.table import LISTS_MAX
+from services.kit.mongo import Document
 from services.kit.unit import Unit, write
+
+LATEST_FIRST = [("starts_at", -1)]
 
 
 class Campaigns(campaigns_pb2_grpc.CampaignServiceServicer):
@@ -40,9 +40,20 @@ class Campaigns(campaigns_pb2_grpc.CampaignServiceServicer):
         return campaigns_pb2.BatchGetCampaignsResponse(campaigns=await self.campaigns.batch(request.ids))
 
     async def ListCampaigns(self, request: campaigns_pb2.ListCampaignsRequest, context: Any) -> campaigns_pb2.ListCampaignsResponse:
-        query = {"district_id": request.district_id} | (within_dates(self.clock()) if request.running_only else {})
-        rows, page = await self.campaigns.page(query, request.page, order=[("starts_at", -1)])
+        query = {"district_id": request.district_id} | self._running(request)
+        rows, page = await self.campaigns.page(query, request.page, order=LATEST_FIRST)
         return campaigns_pb2.ListCampaignsResponse(campaigns=rows, page=page)
+
+    async def BatchListCampaigns(
+        self, request: campaigns_pb2.BatchListCampaignsRequest, context: Any
+    ) -> campaigns_pb2.BatchListCampaignsResponse:
+        name, district_ids = lists.asked(request, "district_ids")
+        running = self._running(request)
+        found = await self.campaigns.first_pages({id: {name: id} | running for id in district_ids}, request.first, order=LATEST_FIRST)
+        return campaigns_pb2.BatchListCampaignsResponse(districts=lists.answered(name, "campaigns", found))
+
+    def _running(self, request: campaigns_pb2.ListCampaignsRequest | campaigns_pb2.BatchListCampaignsRequest) -> Document:
+        return within_dates(self.clock()) if request.running_only else {}
 
     async def ListParticipants(
         self, request: campaigns_pb2.ListParticipantsRequest, context: Any
@@ -54,12 +65,10 @@ class Campaigns(campaigns_pb2_grpc.CampaignServiceServicer):
     async def BatchListParticipants(
         self, request: campaigns_pb2.BatchListParticipantsRequest, context: Any
     ) -> campaigns_pb2.BatchListParticipantsResponse:
-        if len(request.campaign_ids) > LISTS_MAX:
-            raise Invalid("BATCH_TOO_LARGE", f"ask for at most {LISTS_MAX} at a time", field="campaign_ids")
-        first = pages.size(PageRequest(first=request.first))
-        found = await self.budgets.participants.first_pages("campaign_id", request.campaign_ids, first, order=[("brand_id", 1)])
-        lists: list[Any] = [{"campaign_id": id, "participants": rows, "page": page} for id, (rows, page) in found.items()]
-        return campaigns_pb2.BatchListParticipantsResponse(campaigns=lists)
+        name, campaign_ids = lists.asked(request, "campaign_ids")
+        queries = {id: {name: id} for id in campaign_ids}
+        found = await self.budgets.participants.first_pages(queries, request.first, order=[("brand_id", 1)])
+        return campaigns_pb2.BatchListParticipantsResponse(campaigns=lists.answered(name, "participants", found))
 
     async def GetBudget(self, request: campaigns_pb2.GetBudgetRequest, context: Any) -> campaigns_pb2.GetBudgetResponse:
         return campaigns_pb2.GetBudgetResponse(budget=await self.budgets.get(request.id))
@@ -68,5 +77,12 @@ class Campaigns(campaigns_pb2_grpc.CampaignServiceServicer):
         return campaigns_pb2.BatchGetBudgetsResponse(budgets=await self.budgets.batch(request.ids))
 
     async def ListBudgets(self, request: campaigns_pb2.ListBudgetsRequest, context: Any) -> campaigns_pb2.ListBudgetsResponse:
-        rows, page = await self.budgets.page({"brand_id": request.brand_id}, request.page, order=[("starts_at", -1)])
+        rows, page = await self.budgets.page({"brand_id": request.brand_id}, request.page, order=LATEST_FIRST)
         return campaigns_pb2.ListBudgetsResponse(budgets=rows, page=page)
+
+    async def BatchListBudgets(
+        self, request: campaigns_pb2.BatchListBudgetsRequest, context: Any
+    ) -> campaigns_pb2.BatchListBudgetsResponse:
+        name, brand_ids = lists.asked(request, "brand_ids")
+        found = await self.budgets.first_pages({id: {name: id} for id in brand_ids}, request.first, order=LATEST_FIRST)
+        return campaigns_pb2.BatchListBudgetsResponse(brands=lists.answered(name, "budgets", found))

@@ -8,7 +8,9 @@ from quanyu.district.v1 import packs_pb2, packs_pb2_grpc
 from services.district.packs import rules
 from services.district.packs.store import Claim, Packs, Ranking
 from services.district.places import store as places
-from services.kit.access import caller
+from services.district.wallet.store import NEWEST_FIRST, given_to
+from services.kit import lists
+from services.kit.access import Kind, caller
 from services.kit.calendar import day_of
 from services.kit.house import House
 from services.kit.once import Once
@@ -41,6 +43,12 @@ class PackService(packs_pb2_grpc.PackServiceServicer):
         return packs_pb2.BatchGetPacksResponse(packs=await self.packs.batch(request.ids))
 
     async def ListPacks(self, request: packs_pb2.ListPacksRequest, context: Any) -> packs_pb2.ListPacksResponse:
-        person = await self.persons.of(request.consumer_id)
-        rows, page = await self.packs.unscoped.page({"consumer_id": {"$in": sorted(person.ids)}}, request.page, order=[("issued_at", -1)])
+        rows, page = await self.packs.unscoped.page(given_to(await self.persons.of(request.consumer_id)), request.page, order=NEWEST_FIRST)
         return packs_pb2.ListPacksResponse(packs=rows, page=page)
+
+    async def BatchListPacks(self, request: packs_pb2.BatchListPacksRequest, context: Any) -> packs_pb2.BatchListPacksResponse:
+        name, consumer_ids = lists.asked(request, "consumer_ids")
+        persons = await self.persons.behind(id for id in consumer_ids if caller().reaches(Kind.CONSUMER, id))
+        queries = {id: given_to(person) for id, person in persons.items()}
+        found = await self.packs.unscoped.first_pages(queries, request.first, order=NEWEST_FIRST)
+        return packs_pb2.BatchListPacksResponse(consumers=lists.answered(name, "packs", found))

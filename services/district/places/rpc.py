@@ -6,11 +6,11 @@ from typing import Any
 from quanyu.district.v1 import places_pb2, places_pb2_grpc
 from services.district.places import rules, store
 from services.district.places.rules import PackedCoupon, Visit
-from services.kit import ids
+from services.kit import ids, lists
 from services.kit.documents import as_struct, fields
 from services.kit.errors import Invalid, under
 from services.kit.house import House
-from services.kit.mongo import Session
+from services.kit.mongo import Document, Session
 from services.kit.persons import Person, Persons
 from services.kit.unit import Unit, write
 
@@ -61,11 +61,16 @@ class Places(places_pb2_grpc.PlaceServiceServicer):
         return places_pb2.BatchGetVenuesResponse(venues=await self.venues.batch(request.ids))
 
     async def ListVenues(self, request: places_pb2.ListVenuesRequest, context: Any) -> places_pb2.ListVenuesResponse:
-        query: dict[str, Any] = {"district_id": request.district_id}
-        if kinds := fields(request).get("kinds"):
-            query["kind"] = {"$in": kinds}
+        query = {"district_id": request.district_id} | _of_kinds(request)
         rows, page = await self.venues.page(query, request.page, order=store.BY_NAME, collation=store.IN_CHINESE)
         return places_pb2.ListVenuesResponse(venues=rows, page=page)
+
+    async def BatchListVenues(self, request: places_pb2.BatchListVenuesRequest, context: Any) -> places_pb2.BatchListVenuesResponse:
+        name, district_ids = lists.asked(request, "district_ids")
+        kinds = _of_kinds(request)
+        queries = {id: {name: id} | kinds for id in district_ids}
+        found = await self.venues.first_pages(queries, request.first, order=store.BY_NAME, collation=store.IN_CHINESE)
+        return places_pb2.BatchListVenuesResponse(districts=lists.answered(name, "venues", found))
 
     @write
     async def EnterDistrict(self, request: places_pb2.EnterDistrictRequest, unit: Unit) -> places_pb2.EnterDistrictResponse:
@@ -89,6 +94,11 @@ class Places(places_pb2_grpc.PlaceServiceServicer):
 
     async def BatchGetVisits(self, request: places_pb2.BatchGetVisitsRequest, context: Any) -> places_pb2.BatchGetVisitsResponse:
         return places_pb2.BatchGetVisitsResponse(visits=await self.visits.batch(request.ids))
+
+
+def _of_kinds(request: places_pb2.ListVenuesRequest | places_pb2.BatchListVenuesRequest) -> Document:
+    kinds = fields(request).get("kinds")
+    return {"kind": {"$in": kinds}} if kinds else {}
 
 
 def _venue(given: places_pb2.NewVenue, district: rules.District, id: str) -> rules.Venue:

@@ -1,11 +1,14 @@
 """The wallet over the wire."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from quanyu.district.v1 import wallet_pb2, wallet_pb2_grpc
 from services.district.places.store import Venues
 from services.district.wallet import rules
-from services.district.wallet.store import Coupons, Locks, as_of
+from services.district.wallet.store import Coupons, Locks, as_of, given_to
+from services.kit import lists
+from services.kit.access import FIELD_KINDS, caller
 from services.kit.documents import as_struct, builtins, fields
 from services.kit.errors import Invalid
 from services.kit.house import House
@@ -22,11 +25,22 @@ class Wallet(wallet_pb2_grpc.WalletServiceServicer):
     async def ListCoupons(self, request: wallet_pb2.ListCouponsRequest, context: Any) -> wallet_pb2.ListCouponsResponse:
         if bool(request.consumer_id) == bool(request.brand_id):
             raise Invalid(rules.Reason.OWNER_REQUIRED, "give a consumer or a brand", field="consumer_id")
-        owner: Document = {"brand_id": request.brand_id}
-        if request.consumer_id:
-            owner = {"consumer_id": {"$in": sorted((await self.persons.of(request.consumer_id)).ids)}}
+        name = "consumer_id" if request.consumer_id else "brand_id"
+        (owner,) = (await self._owners(name, [getattr(request, name)])).values()
         rows, page = await self.coupons.listed(owner, fields(request).get("state", ""), request.page, self.clock())
         return wallet_pb2.ListCouponsResponse(coupons=rows, page=page)
+
+    async def BatchListCoupons(self, request: wallet_pb2.BatchListCouponsRequest, context: Any) -> wallet_pb2.BatchListCouponsResponse:
+        name, asked = lists.asked(request, "consumer_ids", "brand_ids")
+        owners = await self._owners(name, [id for id in asked if caller().reaches(FIELD_KINDS[name], id)])
+        found = await self.coupons.first_listed(owners, fields(request).get("state", ""), request.first, self.clock())
+        return wallet_pb2.BatchListCouponsResponse(owners=lists.answered("key", "coupons", found))
+
+    async def _owners(self, name: str, ids: Sequence[str]) -> dict[str, Document]:
+        """The filter for the coupons of each of these persons or brands."""
+        if name == "brand_id":
+            return {id: {name: id} for id in ids}
+        return {id: given_to(person) for id, person in (await self.persons.behind(ids)).items()}
 
     async def BatchGetCoupons(self, request: wallet_pb2.BatchGetCouponsRequest, context: Any) -> wallet_pb2.BatchGetCouponsResponse:
         at = self.clock()

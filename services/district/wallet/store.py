@@ -1,6 +1,6 @@
 """The collections of coupons and of the locks orders have on them."""
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 
 from pymongo import ASCENDING, DESCENDING, IndexModel
@@ -18,6 +18,8 @@ from services.kit.table import Table
 from services.kit.unit import Unit
 
 COUPONS = "coupons"
+NEWEST_FIRST = [("issued_at", DESCENDING)]
+Listed = tuple[list[Shaped], PageInfo]
 
 
 class Coupons(Table[Coupon]):
@@ -33,17 +35,31 @@ class Coupons(Table[Coupon]):
             ],
         )  # fmt: skip
 
-    async def listed(self, owner: Document, state: str, page: PageRequest, at: datetime) -> tuple[list[Shaped], PageInfo]:
+    async def listed(self, owner: Document, state: str, page: PageRequest, at: datetime) -> Listed:
         """A page of the coupons of `owner`, newest first, in `state` as of `at` (empty: in any). The owner is whom the caller may ask for:
         of a linked person's grants only one counts there, the person's other ids are theirs all the same."""
-        query = {"$and": [owner, in_state(CouponState(state), at)]} if state else owner
-        rows, info = await self.unscoped.page(query, page, order=[("issued_at", -1)])
+        rows, info = await self.unscoped.page(_listed(owner, state, at), page, order=NEWEST_FIRST)
         return [as_of(row, at) for row in rows], info
+
+    async def first_listed(self, owners: Mapping[str, Document], state: str, first: int, at: datetime) -> dict[str, Listed]:
+        """The first page of each of several owners, as `listed` has it."""
+        queries = {key: _listed(owner, state, at) for key, owner in owners.items()}
+        found = await self.unscoped.first_pages(queries, first, order=NEWEST_FIRST)
+        return {key: ([as_of(row, at) for row in rows], info) for key, (rows, info) in found.items()}
 
     async def standing(self, ids: Sequence[str], session: Session) -> dict[str, Coupon]:
         """Those of these coupons that exist within the caller's scope, by id."""
         rows = await self.collection.find(self.within({"_id": {"$in": list(ids)}}), session=session).to_list(None)
         return {row["_id"]: as_struct(row, Coupon) for row in rows}
+
+
+def given_to(person: Person) -> Document:
+    """The filter for what a person was given under any of their ids."""
+    return {"consumer_id": {"$in": sorted(person.ids)}}
+
+
+def _listed(owner: Document, state: str, at: datetime) -> Document:
+    return {"$and": [owner, in_state(CouponState(state), at)]} if state else owner
 
 
 def in_state(state: CouponState, at: datetime) -> Document:

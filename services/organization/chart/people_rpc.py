@@ -5,7 +5,7 @@ from typing import Any, TypeAlias
 
 from quanyu.access.v1 import access_pb2
 from quanyu.organization.v1 import chart_pb2
-from services.kit import ids
+from services.kit import ids, lists
 from services.kit.access import Kind, caller
 from services.kit.clock import Clock
 from services.kit.documents import as_struct, fields
@@ -21,6 +21,7 @@ from services.organization.chart.store import Chart
 
 OPERATOR = "operator"
 """Who runs a development installation; no such subject exists elsewhere."""
+NOT_LEFT = {"active": True}
 BADGE = ("id", "name", "title", "active")
 """What a consumer sees of staff."""
 
@@ -119,8 +120,14 @@ class People:
         return [{name: row[name] for name in BADGE if name in row} for row in rows]
 
     async def ListStaff(self, request: chart_pb2.ListStaffRequest, context: Any) -> chart_pb2.ListStaffResponse:
-        rows, page = await self.chart.staff.page({"store_id": request.store_id, "active": True}, request.page, order=[])
+        rows, page = await self.chart.staff.page({"store_id": request.store_id} | NOT_LEFT, request.page, order=[])
         return chart_pb2.ListStaffResponse(staff=[self._shown(row) for row in rows], page=page)
+
+    async def BatchListStaff(self, request: chart_pb2.BatchListStaffRequest, context: Any) -> chart_pb2.BatchListStaffResponse:
+        name, store_ids = lists.asked(request, "store_ids")
+        found = await self.chart.staff.first_pages({id: {name: id} | NOT_LEFT for id in store_ids}, request.first, order=[])
+        shown = {id: ([self._shown(row) for row in rows], page) for id, (rows, page) in found.items()}
+        return chart_pb2.BatchListStaffResponse(stores=lists.answered(name, "staff", shown))
 
     # Roles -----------------------------------------------------------------------------------------------------------
 

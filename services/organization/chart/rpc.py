@@ -5,7 +5,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from quanyu.organization.v1 import chart_pb2, chart_pb2_grpc
-from services.kit import ids
+from services.kit import ids, lists
 from services.kit.documents import as_struct, fields
 from services.kit.house import House
 from services.kit.unit import Unit as Work
@@ -15,6 +15,8 @@ from services.organization.chart.imports import Imports, seen_at_once
 from services.organization.chart.people_rpc import Acquainted
 from services.organization.chart.rules import Brand, Reason, StoreChanges, StoreDraft, UnitDraft
 from services.organization.chart.store import Chart
+
+UPPER_FIRST = [("level", 1)]
 
 
 class ChartServicer(Imports, chart_pb2_grpc.ChartServiceServicer):
@@ -72,8 +74,13 @@ class ChartServicer(Imports, chart_pb2_grpc.ChartServiceServicer):
         return chart_pb2.BatchGetUnitsResponse(units=await self.chart.units.batch(request.ids))
 
     async def ListUnits(self, request: chart_pb2.ListUnitsRequest, context: Any) -> chart_pb2.ListUnitsResponse:
-        units, page = await self.chart.units.page({"unit_ids": request.unit_id}, request.page, order=[("level", 1)])
+        units, page = await self.chart.units.page({"unit_ids": request.unit_id}, request.page, order=UPPER_FIRST)
         return chart_pb2.ListUnitsResponse(units=units, page=page)
+
+    async def BatchListUnits(self, request: chart_pb2.BatchListUnitsRequest, context: Any) -> chart_pb2.BatchListUnitsResponse:
+        name, unit_ids = lists.asked(request, "unit_ids")
+        found = await self.chart.units.first_pages({id: {"unit_ids": id} for id in unit_ids}, request.first, order=UPPER_FIRST)
+        return chart_pb2.BatchListUnitsResponse(trees=lists.answered(name, "units", found))
 
     # Stores ----------------------------------------------------------------------------------------------------------
 

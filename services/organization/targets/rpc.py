@@ -1,9 +1,11 @@
 """TargetService: targets, scorecards and credits."""
 
+from itertools import islice
 from typing import Any, NamedTuple
 
 from quanyu.common.v1.touch_pb2 import Scenario
 from quanyu.organization.v1 import targets_pb2, targets_pb2_grpc
+from services.kit import lists
 from services.kit.documents import builtins, fields
 from services.kit.errors import Invalid
 from services.kit.house import House
@@ -14,6 +16,8 @@ from services.organization.targets import rules, scorecards
 from services.organization.targets.rules import Reason, Target
 from services.organization.targets.scorecards import STORES_MAX, Cell, Split, Sum, Tally
 from services.organization.targets.store import Targets
+
+LATEST_FIRST = [("paid_at", -1)]
 
 
 class Subject(NamedTuple):
@@ -80,8 +84,15 @@ class TargetServicer(targets_pb2_grpc.TargetServiceServicer):
         if subject is None:
             raise Invalid(Reason.SUBJECT_REQUIRED, "say whose credits", field="staff_id")
         query: Document = {subject: getattr(request, subject)}
-        credits, page = await self.targets.credits.page(query, request.page, order=[("paid_at", -1)])
+        credits, page = await self.targets.credits.page(query, request.page, order=LATEST_FIRST)
         return targets_pb2.ListCreditsResponse(credits=await self.targets.shown(credits), page=page)
+
+    async def BatchListCredits(self, request: targets_pb2.BatchListCreditsRequest, context: Any) -> targets_pb2.BatchListCreditsResponse:
+        subject, ids = lists.asked(request, "staff_ids", "store_ids")
+        found = await self.targets.credits.first_pages({id: {subject: id} for id in ids}, request.first, order=LATEST_FIRST)
+        shown = iter(await self.targets.shown([row for rows, _ in found.values() for row in rows]))
+        credits = {id: (list(islice(shown, len(rows))), page) for id, (rows, page) in found.items()}
+        return targets_pb2.BatchListCreditsResponse(subjects=lists.answered("key", "credits", credits))
 
 
 def figures(sum: Sum, currency: str) -> Document:

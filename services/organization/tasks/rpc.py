@@ -5,13 +5,17 @@ from contextlib import aclosing
 from typing import Any
 
 from quanyu.organization.v1 import tasks_pb2, tasks_pb2_grpc
+from services.kit import lists
 from services.kit.documents import fields
 from services.kit.errors import Invalid
 from services.kit.house import House
+from services.kit.mongo import Document
 from services.kit.unit import Unit, write
 from services.organization.tasks import rules
 from services.organization.tasks.rules import Outcome, Reason, State
 from services.organization.tasks.store import Tasks
+
+DUE_FIRST = [("due_at", 1)]
 
 
 class TaskServicer(tasks_pb2_grpc.TaskServiceServicer):
@@ -38,11 +42,14 @@ class TaskServicer(tasks_pb2_grpc.TaskServiceServicer):
 
     async def ListTasks(self, request: tasks_pb2.ListTasksRequest, context: Any) -> tasks_pb2.ListTasksResponse:
         subject, id = _subject(request)
-        states = [fields(request)["state"]] if request.state else sorted(State)
-        # Every state is named, so that the index gives the order whichever is asked for.
-        query = {subject: id, "state": {"$in": states}}
-        tasks, page = await self.tasks.page(query, request.page, order=[("due_at", 1)])
+        tasks, page = await self.tasks.page({subject: id} | _in_state(request), request.page, order=DUE_FIRST)
         return tasks_pb2.ListTasksResponse(tasks=tasks, page=page)
+
+    async def BatchListTasks(self, request: tasks_pb2.BatchListTasksRequest, context: Any) -> tasks_pb2.BatchListTasksResponse:
+        subject, ids = lists.asked(request, "staff_ids", "store_ids")
+        state = _in_state(request)
+        found = await self.tasks.first_pages({id: {subject: id} | state for id in ids}, request.first, order=DUE_FIRST)
+        return tasks_pb2.BatchListTasksResponse(subjects=lists.answered("key", "tasks", found))
 
     async def WatchTasks(
         self, request: tasks_pb2.WatchTasksRequest, context: Any
@@ -59,3 +66,8 @@ def _subject(request: tasks_pb2.ListTasksRequest | tasks_pb2.WatchTasksRequest) 
     if subject is None:
         raise Invalid(Reason.SUBJECT_REQUIRED, "say whose tasks", field="staff_id")
     return subject, getattr(request, subject)
+
+
+def _in_state(request: tasks_pb2.ListTasksRequest | tasks_pb2.BatchListTasksRequest) -> Document:
+    # Every state is named, so that the index gives the order whichever is asked for.
+    return {"state": {"$in": [fields(request)["state"]] if request.state else sorted(State)}}

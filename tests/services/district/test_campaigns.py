@@ -12,6 +12,7 @@ from services.kit import clock
 from services.kit.errors import Conflict, Denied, Exhausted, Invalid, NotFound
 from tests.services.conftest import Running
 from tests.services.district.world import World, brand_operator, district_operator, fen, fresh, plan_of
+from tests.services.lists import first_pages, rows_read, says_the_same_of_each
 
 
 async def test_a_campaign_is_staged_by_its_district_and_seen_by_all(world: World, district: Running) -> None:
@@ -139,6 +140,33 @@ async def test_the_first_participants_of_several_campaigns_are_those_of_each(wor
     with pytest.raises(Invalid, match="BATCH_TOO_LARGE"):
         many = campaigns_pb2.BatchListParticipantsRequest(campaign_ids=[f"cmp_{number}" for number in range(101)])
         await world.campaigns(brand_operator("brd_a")).BatchListParticipants(many)
+
+
+async def test_the_first_campaigns_of_several_districts_are_those_of_each(world: World, district: Running) -> None:
+    await world.found("dst_other")
+    for number in range(3):
+        await world.stage(f"cmp_{number}")
+    await world.stage("cmp_other", "dst_other")
+    await district.database["campaigns"].update_one({"_id": "cmp_1"}, {"$set": {"ends_at": clock.now() - timedelta(hours=1)}})
+    rpc, asked = "CampaignService.BatchListCampaigns", ["dst_sanlitun", "dst_other", "dst_none"]
+    for running, here in ((False, 3), (True, 2)):
+        found = await says_the_same_of_each(world.campaigns(brand_operator("brd_a")), rpc, "district_id", asked, running_only=running)
+        assert found == {"dst_sanlitun": here, "dst_other": 1}
+    assert await rows_read(district.database, "campaigns", first_pages(world.campaigns(), rpc, "district_id", asked, 1)) == 2 + 1
+
+
+async def test_the_first_budgets_of_several_brands_are_those_of_each_within_scope(world: World, district: Running) -> None:
+    for number in range(3):
+        await world.stage(f"cmp_{number}")
+        await world.join("brd_a", campaign_id=f"cmp_{number}")
+    await world.join("brd_b", campaign_id="cmp_0")
+    rpc, asked = "CampaignService.BatchListBudgets", ["brd_a", "brd_b", "brd_none"]
+    assert await says_the_same_of_each(world.campaigns(), rpc, "brand_id", asked) == {"brd_a": 3, "brd_b": 1}
+    assert await rows_read(district.database, "budgets", first_pages(world.campaigns(), rpc, "brand_id", asked, 1)) == 2 + 1
+    mine = await first_pages(world.campaigns(brand_operator("brd_b")), rpc, "brand_id", asked, 5)
+    assert set(mine) == {"brd_b"}
+    with pytest.raises(Denied):
+        await first_pages(world.campaigns(district_operator("dst_sanlitun")), rpc, "brand_id", asked, 5)
 
 
 async def test_hot_queries_walk_an_index(world: World, district: Running) -> None:

@@ -10,10 +10,13 @@ from quanyu.common.v1.page_pb2 import PageRequest
 from quanyu.district.v1 import campaigns_pb2, packs_pb2, wallet_pb2
 from quanyu.facts.v1 import facts_pb2
 from quanyu.member.v1 import consent_pb2, consent_pb2_grpc, identity_pb2, identity_pb2_grpc
+from services.district.packs.rules import Pack
+from services.kit.documents import as_documents
 from services.kit.errors import Conflict, Denied, Exhausted, NotFound, Unavailable
 from tests.services.conftest import OPERATOR, Running, Start
 from tests.services.district.test_matching import imported, link, order
 from tests.services.district.world import World, brand_operator, consumer, fresh, plan_of
+from tests.services.lists import first_pages, rows_read, says_the_same_of_each
 
 BOUGHT, NEW = packs_pb2.PICK_KIND_BOUGHT_BEFORE, packs_pb2.PICK_KIND_NEW_TO_YOU
 SPENT, MISSING = packs_pb2.DECLINE_REASON_BUDGET_SPENT, packs_pb2.DECLINE_REASON_CONSENT_MISSING
@@ -218,6 +221,27 @@ async def test_a_pack_is_the_consumers_alone(here: District) -> None:
     for grants in (consumer("con_ben"), (brand_operator("brd_0"),)):
         with pytest.raises(Denied):
             await here.packs(*grants).ListPacks(packs_pb2.ListPacksRequest(consumer_id="con_anna"))
+
+
+async def test_the_first_packs_of_several_persons_are_those_of_each_within_scope(district: Running) -> None:
+    world, rpc, people = World(district), "PackService.BatchListPacks", ["con_anna", "con_card", "con_ben", "con_none"]
+    days = [("con_anna", 1), ("con_card", 2), ("con_anna", 3), ("con_ben", 1)]
+    rows = [
+        Pack(
+            id=f"pck_{number}", consumer_id=consumer_id, district_id="dst_sanlitun", visit_id="vis_1", day=f"2026-11-0{day}",
+            issued_at=NOW - timedelta(days=9 - day), entries=(),
+        )
+        for number, (consumer_id, day) in enumerate(days)
+    ]  # fmt: skip
+    await district.database["packs"].insert_many(as_documents(rows))
+    await link(district, "con_anna", "con_card")
+    everybodys = await says_the_same_of_each(world.packs(), rpc, "consumer_id", people)
+    assert everybodys == {"con_anna": 3, "con_card": 3, "con_ben": 1}
+    assert await rows_read(district.database, "packs", first_pages(world.packs(), rpc, "consumer_id", people, 1)) == 2 * 2 + 1
+    mine = await first_pages(world.packs(*consumer("con_card")), rpc, "consumer_id", people, 5)
+    assert {key: [pack.id for pack in packs] for key, (packs, _) in mine.items()} == {"con_card": ["pck_2", "pck_1", "pck_0"]}
+    with pytest.raises(Denied):
+        await first_pages(world.packs(brand_operator("brd_0")), rpc, "consumer_id", people, 5)
 
 
 async def test_a_claim_is_not_answered_by_guess_when_member_is_away(district: Running) -> None:

@@ -18,6 +18,7 @@ from services.kit.errors import Conflict, Denied, Invalid, NotFound
 from tests.services.conftest import Running
 from tests.services.district.test_matching import link
 from tests.services.district.world import SANLITUN, World, consumer, district_operator, fresh, plan_of
+from tests.services.lists import first_pages, rows_read, says_the_same_of_each
 
 HERE = "dst_sanlitun"
 
@@ -183,6 +184,21 @@ async def test_names_are_listed_in_the_order_of_their_pinyin_each_once_over_all_
         assert len(set(whole)) == len(IN_PINYIN)
         for first in (1, 2, 3, 7):
             assert await listed(ask, first) == whole
+
+
+async def test_the_first_venues_of_several_districts_are_those_of_each(world: World, district: Running) -> None:
+    await world.found("dst_other")
+    await world.found("dst_empty")
+    for place, numbers in ((HERE, range(4)), ("dst_other", range(4, 6))):
+        kinds = (places_pb2.VENUE_KIND_STORE, places_pb2.VENUE_KIND_CINEMA)
+        venues = [venue(n, name=IN_PINYIN[-n], kind=kinds[n % 2]) for n in numbers]
+        request = places_pb2.ImportVenuesRequest(request_id=fresh(), district_id=place, venues=venues)
+        await world.places(district_operator(place)).ImportVenues(request)
+    anna, rpc, asked = world.places(*consumer("con_anna")), "PlaceService.BatchListVenues", ["dst_other", HERE, "dst_empty", "dst_none"]
+    assert await says_the_same_of_each(anna, rpc, "district_id", asked) == {HERE: 4, "dst_other": 2}
+    assert await rows_read(district.database, "venues", first_pages(anna, rpc, "district_id", asked, 1)) == 2 + 2
+    kinds = [places_pb2.VENUE_KIND_CINEMA]
+    assert await says_the_same_of_each(anna, rpc, "district_id", asked, kinds=kinds) == {HERE: 2, "dst_other": 1}
 
 
 def composed(item: tuple[str, str]) -> str:

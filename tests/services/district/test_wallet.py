@@ -20,6 +20,7 @@ from services.kit.money import Money
 from services.kit.principals import Grant
 from tests.services.conftest import Running
 from tests.services.district.world import BRAND, COMMERCE, World, brand_operator, consumer, fresh, plan_of
+from tests.services.lists import first_pages, rows_read, says_the_same_of_each
 
 
 async def given_coupons(district: Running, count: int = 3, **more: object) -> list[str]:
@@ -204,6 +205,35 @@ async def test_coupons_are_listed_by_state_for_the_person_and_for_the_brand(worl
             await listed(COMMERCE, **query)
     neighbours = await world.wallet(brand_operator("brd_1")).BatchGetCoupons(wallet_pb2.BatchGetCouponsRequest(ids=ids))
     assert [coupon.id for coupon in neighbours.coupons] == [ids[1]]
+
+
+async def test_the_first_coupons_of_several_owners_are_those_of_each_within_scope(world: World, district: Running) -> None:
+    await given_coupons(district, 4)
+    await given_coupons(district, 2, consumer_id="con_ben", brand_id="brd_0")
+    (card,) = await given_coupons(district, 1, consumer_id="con_card", expires_at=clock.now() - timedelta(seconds=1))
+    await district.deliver(ConsumerLinked("con_anna", "con_card"), source="member")
+    rpc, people, everything = "WalletService.BatchListCoupons", ["con_anna", "con_card", "con_ben", "con_none"], world.wallet()
+    assert await says_the_same_of_each(everything, rpc, "consumer_id", people) == {"con_anna": 5, "con_card": 5, "con_ben": 2}
+    brands = ["brd_0", "brd_1", "brd_none"]
+    assert await says_the_same_of_each(everything, rpc, "brand_id", brands) == {"brd_0": 4, "brd_1": 1}
+    expired = await says_the_same_of_each(everything, rpc, "consumer_id", people, state=wallet_pb2.COUPON_STATE_EXPIRED)
+    assert expired == {"con_anna": 1, "con_card": 1}
+    for grants, by, asked, own in (
+        # Who has an id of a person sees what the person was given under any.
+        (consumer("con_card"), "consumer_id", people, {"con_card": 5}),
+        (consumer("con_ben", "con_anna"), "consumer_id", people, {"con_ben": 2, "con_anna": 5}),
+        (consumer("con_ben"), "brand_id", brands, {}),
+        ((brand_operator("brd_1"),), "brand_id", brands, {"brd_1": 1}),
+        ((brand_operator("brd_1"),), "consumer_id", people, {}),
+    ):
+        found = await first_pages(world.wallet(*grants), rpc, by, asked, 100)
+        assert {key: len(coupons) for key, (coupons, _) in found.items()} == own
+    assert await rows_read(district.database, "coupons", first_pages(everything, rpc, "consumer_id", people, 1)) == 3 * 2
+    (newest,), _ = (await first_pages(everything, rpc, "consumer_id", ["con_card"], 1, state=wallet_pb2.COUPON_STATE_EXPIRED))["con_card"]
+    assert (newest.id, newest.state) == (card, wallet_pb2.COUPON_STATE_EXPIRED)
+    for owners in ({}, {"consumer_ids": ["con_anna"], "brand_ids": ["brd_0"]}):
+        with pytest.raises(Invalid, match="INVALID_FIELD"):
+            await everything.BatchListCoupons(wallet_pb2.BatchListCouponsRequest(**owners))  # type: ignore[arg-type]
 
 
 async def test_a_linked_person_spends_what_either_id_was_given(world: World, district: Running) -> None:

@@ -13,6 +13,7 @@ from services.kit.errors import Conflict, Denied, Invalid, NotFound, Refusal
 from services.kit.principals import SERVICE, Grant
 from services.organization.chart import rules
 from services.organization.chart.rules import Reason
+from tests.services.lists import first_pages, rows_read, says_the_same_of_each
 from tests.services.organization.conftest import BRAND, GUIDE_1, MANAGER_1, MANAGER_2, NAME, OTHER_BRAND, SANLITUN, SUPERVISOR, House
 
 SERVICE_CALLER = Grant(SERVICE, "SCOPE_KIND_INSTALLATION")
@@ -125,6 +126,18 @@ async def test_the_tree_below_a_unit_comes_level_by_level_and_in_pages(shop: Hou
         assert not (await shop.chart(*who).ListUnits(request)).units
 
 
+async def test_the_first_units_of_several_trees_are_those_of_each_within_scope(shop: House) -> None:
+    rpc, asked = "ChartService.BatchListUnits", ["unt_brd_a", "unt_north", "unt_area1", "unt_str_2", "unt_rtl_r", "unt_none"]
+    of_north = {"unt_north": 5, "unt_area1": 2, "unt_str_2": 1}
+    assert await says_the_same_of_each(shop.chart(), rpc, "unit_id", asked) == of_north | {"unt_brd_a": 7, "unt_rtl_r": 2}
+    # Of a tree that begins above her scope she sees what lies within it.
+    assert await says_the_same_of_each(shop.chart(*SUPERVISOR), rpc, "unit_id", asked) == of_north | {"unt_brd_a": 5}
+    assert not await says_the_same_of_each(shop.chart(*OTHER_BRAND), rpc, "unit_id", asked[:4])
+    assert await rows_read(shop.database, "units", first_pages(shop.chart(), rpc, "unit_id", asked, 2)) == 3 * 2 + 2 + 1 + 2
+    with pytest.raises(Denied):
+        await first_pages(shop.chart(*GUIDE_1), rpc, "unit_id", asked, 5)
+
+
 # Stores --------------------------------------------------------------------------------------------------------------
 
 
@@ -233,6 +246,16 @@ async def test_a_name_is_kept_encrypted_and_shown_to_the_house_only(shop: House)
     listed = (await shop.chart(*MANAGER_1).ListStaff(chart_pb2.ListStaffRequest(store_id="str_1"))).staff
     assert [one.id for one in listed] == ["stf_guide1", "stf_guide1b", "stf_manager1"]
     assert not (await shop.chart(*MANAGER_2).ListStaff(chart_pb2.ListStaffRequest(store_id="str_1"))).staff
+
+
+async def test_the_first_people_of_several_stores_are_those_of_each_within_scope(shop: House) -> None:
+    rpc, asked = "ChartService.BatchListStaff", ["str_2", "str_1", "str_r", "str_none"]
+    await shop.chart(*BRAND).DismissStaff(chart_pb2.DismissStaffRequest(request_id=shop.once(), staff_id="stf_guide1"))
+    for who, stores in ((BRAND, {"str_1": 2, "str_2": 1}), (MANAGER_2, {"str_2": 1}), (OTHER_BRAND, {})):
+        assert await says_the_same_of_each(shop.chart(*who), rpc, "store_id", asked) == stores
+    assert await rows_read(shop.database, "staff", first_pages(shop.chart(*BRAND), rpc, "store_id", asked, 1)) == 2 + 1
+    (guide,), _ = (await first_pages(shop.chart(*MANAGER_2), rpc, "store_id", asked, 1))["str_2"]
+    assert (guide.id, guide.name) == ("stf_guide2", "王芳")
 
 
 async def test_hiring_moving_and_leaving_are_told(shop: House) -> None:

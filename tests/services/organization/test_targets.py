@@ -14,6 +14,7 @@ from services.kit.errors import Denied, Invalid, NotFound, Refusal
 from services.kit.principals import Grant
 from services.organization.targets.rules import Reason
 from services.organization.targets.store import Targets
+from tests.services.lists import first_pages, rows_read, says_the_same_of_each
 from tests.services.organization.conftest import BRAND, GUIDE_1, GUIDE_1B, MANAGER_1, MANAGER_2, OTHER_BRAND, SUPERVISOR, House
 
 AT = datetime(2026, 5, 20, 13, 40, tzinfo=UTC)
@@ -368,6 +369,31 @@ async def test_credits_are_seen_by_the_guide_the_store_and_who_stands_above(shop
                 break
             after = answer.page.end_cursor
         assert seen == [f"ord_{n}" for n in reversed(range(orders))], (subject, who)
+
+
+async def test_the_first_credits_of_several_are_those_of_each_within_scope(shop: House) -> None:
+    await applied(shop, bound("stf_guide1"), source="member")
+    await applied(shop, *(paid(order(f"ord_{n}", paid_at=AT + timedelta(hours=n))) for n in range(4)))
+    line = facts_pb2.OrderLine(brand_id="brd_a", quantity=1, paid=Money(minor=30, currency="USD"))
+    other = facts_pb2.OrderLine(brand_id="brd_other", quantity=3, paid=Money(minor=50, currency="USD"))
+    await applied(shop, paid(order("ord_r", "str_r", lines=[line, other], seller_id="rtl_r")))
+    rpc, staff, stores = "TargetService.BatchListCredits", ["stf_guide1", "stf_guide1b"], ["str_1", "str_r", "str_2"]
+    for who, by_staff, by_store in (
+        (GUIDE_1, {"stf_guide1": 5}, {"str_1": 4, "str_r": 1}),
+        (GUIDE_1B, {}, {}),
+        (MANAGER_1, {"stf_guide1": 4}, {"str_1": 4}),
+        (OTHER_BRAND, {"stf_guide1": 1}, {"str_r": 1}),
+    ):
+        assert await says_the_same_of_each(shop.targets(*who), rpc, "staff_id", staff) == by_staff
+        assert await says_the_same_of_each(shop.targets(*who), rpc, "store_id", stores) == by_store
+    assert await rows_read(shop.database, "credits", first_pages(shop.targets(), rpc, "store_id", stores, 2)) == 3 + 1
+    # Of the retailer's order she sees her brand's part, the retailer all of it.
+    for who, minor in ((GUIDE_1, 30), (OTHER_BRAND, 80)):
+        (credit,), _ = (await first_pages(shop.targets(*who), rpc, "store_id", stores, 1))["str_r"]
+        assert credit.amount.minor == minor
+    for nobody in ({}, {"staff_ids": staff, "store_ids": stores}):
+        with pytest.raises(Invalid, match="INVALID_FIELD"):
+            await shop.targets(*MANAGER_1).BatchListCredits(targets_pb2.BatchListCreditsRequest(**nobody))
 
 
 async def test_hot_queries_read_by_an_index(shop: House) -> None:

@@ -13,6 +13,7 @@ from services.kit.principals import Grant
 from services.organization.facts import table
 from services.organization.tasks import rules
 from services.organization.tasks.rules import Reason
+from tests.services.lists import first_pages, rows_read, says_the_same_of_each
 from tests.services.organization.conftest import BRAND, GUIDE_1, GUIDE_1B, MANAGER_1, MANAGER_2, OTHER_BRAND, SUPERVISOR, House
 from tests.services.organization.test_targets import applied, bound, fact, linked, unlinked
 
@@ -260,6 +261,29 @@ async def test_tasks_are_listed_by_state_those_due_first_first(shop: House) -> N
         assert await listed(tasks_pb2.TASK_STATE_DONE, **subject) == ["vis_3"]
     with pytest.raises(Invalid):
         await listed(tasks_pb2.TASK_STATE_OPEN)
+
+
+async def test_the_first_tasks_of_several_are_those_of_each_within_scope(shop: House) -> None:
+    await born(shop)
+    await applied(shop, *(left(f"vis_{n}", "brd_a", at=AT - timedelta(hours=n)) for n in range(2, 6)), source="district")
+    await applied(shop, bound("stf_guide1b", "con_2"), source="member")
+    await applied(shop, left("vis_1", "brd_a", consumer_id="con_2"), source="district")
+    await applied(shop, answered(task_of("vis_3")), source="member")
+    rpc, staff, stores = "TaskService.BatchListTasks", ["stf_guide1", "stf_guide1b", "stf_guide2"], ["str_1", "str_2", "str_none"]
+    for who, by_staff, by_store in (
+        (MANAGER_1, {"stf_guide1": 5, "stf_guide1b": 1}, {"str_1": 6}),
+        (GUIDE_1B, {"stf_guide1b": 1}, {"str_1": 1}),
+        (MANAGER_2, {}, {}),
+        (OTHER_BRAND, {}, {}),
+    ):
+        assert await says_the_same_of_each(shop.tasks(*who), rpc, "staff_id", staff) == by_staff
+        assert await says_the_same_of_each(shop.tasks(*who), rpc, "store_id", stores) == by_store
+    assert await rows_read(shop.database, "tasks", first_pages(shop.tasks(*MANAGER_1), rpc, "staff_id", staff, 2)) == 3 + 1
+    state = tasks_pb2.TASK_STATE_OPEN
+    assert await says_the_same_of_each(shop.tasks(*MANAGER_1), rpc, "staff_id", staff, state=state) == {"stf_guide1": 4, "stf_guide1b": 1}
+    for nobody in ({}, {"staff_ids": staff, "store_ids": stores}):
+        with pytest.raises(Invalid, match="INVALID_FIELD"):
+            await shop.tasks(*MANAGER_1).BatchListTasks(tasks_pb2.BatchListTasksRequest(**nobody))
 
 
 async def test_hot_queries_read_by_an_index(shop: House) -> None:
