@@ -10,7 +10,16 @@ from gateway.calls import mutation, page
 from gateway.connections import connection
 from gateway.edges import edge
 from gateway.form import form, part
-from gateway.graph.batches import brand_by_id, consumer_by_id, district_by_id, store_by_id, venue_by_id, visit_by_id
+from gateway.graph.batches import (
+    brand_by_id,
+    campaigns_of_district,
+    consumer_by_id,
+    district_by_id,
+    store_by_id,
+    venue_by_id,
+    venues_of_district,
+    visit_by_id,
+)
 from gateway.graph.common import bilingual
 from gateway.graph.district.campaigns import CampaignFilter
 from gateway.nodes import by_id
@@ -51,8 +60,12 @@ class District(Node):
     position: Point | None
     zone: str
     geofence: Geofence | None
-    venues: VenueConnection | None = page(places_pb2.ListVenuesRequest, by={"district_id": "id"}, arguments=VenueFilter)
-    campaigns: CampaignConnection | None = page(campaigns_pb2.ListCampaignsRequest, by={"district_id": "id"}, arguments=CampaignFilter)
+    venues: VenueConnection | None = page(
+        places_pb2.ListVenuesRequest, by={"district_id": "id"}, arguments=VenueFilter, first=venues_of_district
+    )
+    campaigns: CampaignConnection | None = page(
+        campaigns_pb2.ListCampaignsRequest, by={"district_id": "id"}, arguments=CampaignFilter, first=campaigns_of_district
+    )
 
 
 @view(places_pb2.Venue, node="ven_", through=venue_by_id)

@@ -9,7 +9,7 @@ from strawberry import ID
 from gateway.calls import ask, mutation, page
 from gateway.edges import edge
 from gateway.form import form
-from gateway.graph.batches import brand_by_id, consumer_by_id, relations_of_consumer
+from gateway.graph.batches import brand_by_id, consumer_by_id, coupons_of_consumer, packs_of_consumer, relations_of_consumer
 from gateway.graph.district.wallet import CouponFilter
 from gateway.graph.member.consent import ConsentFilter
 from gateway.nodes import by_id
@@ -52,8 +52,10 @@ class Consumer(Node):
     inbox: InboxConnection | None = page(outreach_pb2.ListInboxRequest, by={"consumer_id": "id"})
     holds: HoldConnection | None = page(stock_pb2.ListHoldsRequest, by={"consumer_id": "id"})
     orders: OrderConnection | None = page(orders_pb2.ListOrdersRequest, by={"consumer_id": "id"})
-    packs: PackConnection | None = page(packs_pb2.ListPacksRequest, by={"consumer_id": "id"})
-    coupons: CouponConnection | None = page(wallet_pb2.ListCouponsRequest, by={"consumer_id": "id"}, arguments=CouponFilter)
+    packs: PackConnection | None = page(packs_pb2.ListPacksRequest, by={"consumer_id": "id"}, first=packs_of_consumer)
+    coupons: CouponConnection | None = page(
+        wallet_pb2.ListCouponsRequest, by={"consumer_id": "id"}, arguments=CouponFilter, first=coupons_of_consumer
+    )
 
 
 @view(identity_pb2.Identity)

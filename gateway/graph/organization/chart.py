@@ -10,7 +10,20 @@ from gateway.calls import ask, mutation, page
 from gateway.connections import connection
 from gateway.edges import edge
 from gateway.form import form
-from gateway.graph.batches import brand_by_id, staff_by_id, store_by_id, unit_by_id
+from gateway.graph.batches import (
+    brand_by_id,
+    budgets_of_brand,
+    coupons_of_brand,
+    credits_of_staff,
+    credits_of_store,
+    staff_by_id,
+    staff_of_store,
+    store_by_id,
+    tasks_of_staff,
+    tasks_of_store,
+    unit_by_id,
+    units_below,
+)
 from gateway.graph.commerce.catalog import BrandOffers
 from gateway.graph.district.wallet import CouponFilter
 from gateway.graph.organization.targets import Period
@@ -68,8 +81,10 @@ class Brand(Node):
     headquarters: Unit | None = edge(by="headquarters_unit_id", through=unit_by_id)
     offers: OfferConnection | None = page(catalog_pb2.SearchOffersRequest, by={"brand_id": "id"}, arguments=BrandOffers)
     orders: OrderConnection | None = page(orders_pb2.ListOrdersRequest, by={"brand_id": "id"})
-    budgets: BudgetConnection | None = page(campaigns_pb2.ListBudgetsRequest, by={"brand_id": "id"})
-    coupons: CouponConnection | None = page(wallet_pb2.ListCouponsRequest, by={"brand_id": "id"}, arguments=CouponFilter)
+    budgets: BudgetConnection | None = page(campaigns_pb2.ListBudgetsRequest, by={"brand_id": "id"}, first=budgets_of_brand)
+    coupons: CouponConnection | None = page(
+        wallet_pb2.ListCouponsRequest, by={"brand_id": "id"}, arguments=CouponFilter, first=coupons_of_brand
+    )
     relations: RelationConnection | None = page(relation_pb2.ListRelationsRequest, by={"brand_id": "id"})
     outreaches: OutreachConnection | None = page(outreach_pb2.ListOutreachesRequest, by={"brand_id": "id"})
     scorecard: Scorecard | None = ask(targets_pb2.GetScorecardRequest, by={"brand_id": "id"}, arguments=Period, item="scorecard")
@@ -86,7 +101,7 @@ class Unit(Node):
     parent: Unit | None = edge(by="parent_id", through=unit_by_id)
     path: list[Unit | None] | None = edge(by="unit_ids", through=unit_by_id)
     store: Store | None = edge(by="store_id", through=store_by_id)
-    units: UnitConnection | None = page(chart_pb2.ListUnitsRequest, by={"unit_id": "id"})
+    units: UnitConnection | None = page(chart_pb2.ListUnitsRequest, by={"unit_id": "id"}, first=units_below)
     scorecard: Scorecard | None = ask(targets_pb2.GetScorecardRequest, by={"unit_id": "id"}, arguments=Period, item="scorecard")
 
 
@@ -103,13 +118,13 @@ class Store(Node):
     active: bool
     brand: Brand | None = edge(by="brand_id", through=brand_by_id)
     unit: Unit | None = edge(by="unit_id", through=unit_by_id)
-    staff: StaffConnection | None = page(chart_pb2.ListStaffRequest, by={"store_id": "id"})
-    tasks: TaskConnection | None = page(tasks_pb2.ListTasksRequest, by={"store_id": "id"}, arguments=TaskFilter)
+    staff: StaffConnection | None = page(chart_pb2.ListStaffRequest, by={"store_id": "id"}, first=staff_of_store)
+    tasks: TaskConnection | None = page(tasks_pb2.ListTasksRequest, by={"store_id": "id"}, arguments=TaskFilter, first=tasks_of_store)
     stocks: StockConnection | None = page(stock_pb2.ListStocksRequest, by={"store_id": "id"})
     holds: HoldConnection | None = page(stock_pb2.ListHoldsRequest, by={"store_id": "id"})
     orders: OrderConnection | None = page(orders_pb2.ListOrdersRequest, by={"store_id": "id"})
     outreaches: OutreachConnection | None = page(outreach_pb2.ListOutreachesRequest, by={"store_id": "id"})
-    credits: CreditConnection | None = page(targets_pb2.ListCreditsRequest, by={"store_id": "id"})
+    credits: CreditConnection | None = page(targets_pb2.ListCreditsRequest, by={"store_id": "id"}, first=credits_of_store)
     scorecard: Scorecard | None = ask(targets_pb2.GetScorecardRequest, by={"store_id": "id"}, arguments=Period, item="scorecard")
 
 
@@ -122,10 +137,10 @@ class Staff(Node):
     brand: Brand | None = edge(by="brand_id", through=brand_by_id)
     unit: Unit | None = edge(by="unit_id", through=unit_by_id)
     store: Store | None = edge(by="store_id", through=store_by_id)
-    tasks: TaskConnection | None = page(tasks_pb2.ListTasksRequest, by={"staff_id": "id"}, arguments=TaskFilter)
+    tasks: TaskConnection | None = page(tasks_pb2.ListTasksRequest, by={"staff_id": "id"}, arguments=TaskFilter, first=tasks_of_staff)
     clients: ClientConnection | None = page(outreach_pb2.ListClientsRequest, by={"staff_id": "id"})
     outreaches: OutreachConnection | None = page(outreach_pb2.ListOutreachesRequest, by={"staff_id": "id"})
-    credits: CreditConnection | None = page(targets_pb2.ListCreditsRequest, by={"staff_id": "id"})
+    credits: CreditConnection | None = page(targets_pb2.ListCreditsRequest, by={"staff_id": "id"}, first=credits_of_staff)
 
 
 @view(chart_pb2.Grant)
