@@ -7,7 +7,7 @@ last cursor and with the grants its bearer has by now, without its client notici
 import asyncio
 import random
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Coroutine
 from contextlib import aclosing
 from typing import Any
 
@@ -82,6 +82,7 @@ class Subscriptions:
         )
         self.events_max = settings.subscription_events
         self.executing = asyncio.Semaphore(EVENTS_AT_ONCE)
+        self.going_on: set[asyncio.Task[Answer]] = set()
 
     async def answers(self, id: str, ready: Ready, session: Session, asker: Asker, way: str) -> AsyncGenerator[Answer, None]:
         """The answers of the operation, told of in the log when they end. One that is not 200 is the last and says why."""
@@ -106,8 +107,8 @@ class Subscriptions:
         key = key_of(session, asker)
         try:
             if ready.kind is not OperationType.SUBSCRIPTION:
-                with self.operating.taken(key):
-                    yield await self.operations.answered(self._run(ready, session))
+                once = self._once(ready, session, key)
+                yield await (self._to_its_end(once) if ready.kind is OperationType.MUTATION else once)
                 return
             with self.places.taken(key), OPEN.track_inprogress():
                 feed = self._feed(ready, session)
@@ -122,6 +123,18 @@ class Subscriptions:
                             return
         except Exception as failure:
             yield told(failure)
+
+    async def _once(self, ready: Ready, session: Session, key: str) -> Answer:
+        """The one answer of a query or mutation. It keeps its place until it is there: its client may be slow to take it."""
+        with self.operating.taken(key):
+            return await self.operations.answered(self._run(ready, session))
+
+    async def _to_its_end(self, work: Coroutine[Any, Any, Answer]) -> Answer:
+        """The same of what goes on though its client may go."""
+        task = asyncio.create_task(work)
+        self.going_on.add(task)
+        task.add_done_callback(self.going_on.discard)
+        return await asyncio.shield(task)
 
     def _feed(self, ready: Ready, session: Session) -> Feed | Answer:
         """What it follows, or what is wrong with its variables."""

@@ -87,6 +87,23 @@ async def test_a_mutation_goes_on_to_its_end(open_gateway: Open, accept: str) ->
         assert door_of(served.gateway.app).inside == 0
 
 
+async def test_over_a_socket_it_is_the_same(open_gateway: Open) -> None:
+    async with silent_gateway(open_gateway) as (served, silent), asyncio.timeout(SECONDS_MAX):
+        async with served.socket() as socket:
+            await socket.say(type="connection_init")
+            await socket.heard()
+            await socket.subscribe(QUERY)
+            await socket.subscribe(MUTATION)
+            assert {await silent.asked.get() for _ in range(2)} == {"SearchOffers", "CancelOrder"}
+            socket.opened.transport.abort()
+        assert await silent.left.get() == "SearchOffers"
+        await until(lambda: not served.gateway.app.state.endings.open)
+        silent.speak.set()
+        assert await silent.answered.get() == "CancelOrder"
+        assert silent.left.empty()
+        await until(lambda: not served.gateway.app.state.subscriptions.operating.inside)
+
+
 async def test_a_notice_is_heard_to_its_end(open_gateway: Open) -> None:
     signed = "webhook-id: msg_1\r\nwebhook-timestamp: 1\r\nwebhook-signature: v1,AAAA"
     notice = f"POST /webhooks/payments/sandbox HTTP/1.1\r\nhost: x\r\n{signed}\r\ncontent-length: 2\r\n\r\n{{}}".encode()
