@@ -730,6 +730,118 @@ class SearchOffersResponse(_message.Message):
 Global___SearchOffersResponse: _TypeAlias = SearchOffersResponse  # noqa: Y015
 
 @_typing.final
+class BatchListOffersRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class AttributesEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    BRAND_IDS_FIELD_NUMBER: _builtins.int
+    TEXT_FIELD_NUMBER: _builtins.int
+    ATTRIBUTES_FIELD_NUMBER: _builtins.int
+    FIRST_FIELD_NUMBER: _builtins.int
+    text: _builtins.str
+    """As SearchOffers takes it."""
+    first: _builtins.int
+    """How many for each: 1 to 100; 0 means 20."""
+    @_builtins.property
+    def brand_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """At most 100."""
+
+    @_builtins.property
+    def attributes(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """As SearchOffers takes them."""
+
+    def __init__(
+        self,
+        *,
+        brand_ids: _abc.Iterable[_builtins.str] | None = ...,
+        text: _builtins.str = ...,
+        attributes: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        first: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attributes", b"attributes", "brand_ids", b"brand_ids", "first", b"first", "text", b"text"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BatchListOffersRequest: _TypeAlias = BatchListOffersRequest  # noqa: Y015
+
+@_typing.final
+class BatchListOffersResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BRANDS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def brands(self) -> _containers.RepeatedCompositeFieldContainer[Global___OffersOfBrand]:
+        """One for each brand that has such offers."""
+
+    def __init__(
+        self,
+        *,
+        brands: _abc.Iterable[Global___OffersOfBrand] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["brands", b"brands"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BatchListOffersResponse: _TypeAlias = BatchListOffersResponse  # noqa: Y015
+
+@_typing.final
+class OffersOfBrand(_message.Message):
+    """The first offers of one brand."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BRAND_ID_FIELD_NUMBER: _builtins.int
+    OFFERS_FIELD_NUMBER: _builtins.int
+    PAGE_FIELD_NUMBER: _builtins.int
+    brand_id: _builtins.str
+    """The id that was asked for."""
+    @_builtins.property
+    def offers(self) -> _containers.RepeatedCompositeFieldContainer[Global___Offer]:
+        """In the order of SearchOffers."""
+
+    @_builtins.property
+    def page(self) -> _page_pb2.PageInfo:
+        """Continues with SearchOffers."""
+
+    def __init__(
+        self,
+        *,
+        brand_id: _builtins.str = ...,
+        offers: _abc.Iterable[Global___Offer] | None = ...,
+        page: _page_pb2.PageInfo | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["page", b"page"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["brand_id", b"brand_id", "offers", b"offers", "page", b"page"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___OffersOfBrand: _TypeAlias = OffersOfBrand  # noqa: Y015
+
+@_typing.final
 class CreateProductRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 

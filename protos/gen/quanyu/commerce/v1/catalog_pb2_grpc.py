@@ -69,6 +69,11 @@ class CatalogServiceStub:
                 request_serializer=quanyu_dot_commerce_dot_v1_dot_catalog__pb2.SearchOffersRequest.SerializeToString,
                 response_deserializer=quanyu_dot_commerce_dot_v1_dot_catalog__pb2.SearchOffersResponse.FromString,
                 _registered_method=True)
+        self.BatchListOffers = channel.unary_unary(
+                '/quanyu.commerce.v1.CatalogService/BatchListOffers',
+                request_serializer=quanyu_dot_commerce_dot_v1_dot_catalog__pb2.BatchListOffersRequest.SerializeToString,
+                response_deserializer=quanyu_dot_commerce_dot_v1_dot_catalog__pb2.BatchListOffersResponse.FromString,
+                _registered_method=True)
         self.CreateProduct = channel.unary_unary(
                 '/quanyu.commerce.v1.CatalogService/CreateProduct',
                 request_serializer=quanyu_dot_commerce_dot_v1_dot_catalog__pb2.CreateProductRequest.SerializeToString,
@@ -141,6 +146,14 @@ class CatalogServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def BatchListOffers(self, request, context):
+        """The first offers of each of up to 100 brands, as SearchOffers finds them; brands without any are absent from the answer. More at
+        once are an invalid request, and a text or attributes that SearchOffers refuses.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def CreateProduct(self, request, context):
         """Adds a product with its variants and the offer that sells them.
         Refuses with NAME_MISSING, PRODUCT_EXISTS, VARIANT_EXISTS, VARIANT_REPEATED, CURRENCY_MIXED.
@@ -202,6 +215,11 @@ def add_CatalogServiceServicer_to_server(servicer, server):
                     servicer.SearchOffers,
                     request_deserializer=quanyu_dot_commerce_dot_v1_dot_catalog__pb2.SearchOffersRequest.FromString,
                     response_serializer=quanyu_dot_commerce_dot_v1_dot_catalog__pb2.SearchOffersResponse.SerializeToString,
+            ),
+            'BatchListOffers': grpc.unary_unary_rpc_method_handler(
+                    servicer.BatchListOffers,
+                    request_deserializer=quanyu_dot_commerce_dot_v1_dot_catalog__pb2.BatchListOffersRequest.FromString,
+                    response_serializer=quanyu_dot_commerce_dot_v1_dot_catalog__pb2.BatchListOffersResponse.SerializeToString,
             ),
             'CreateProduct': grpc.unary_unary_rpc_method_handler(
                     servicer.CreateProduct,
@@ -408,6 +426,33 @@ class CatalogService:
             '/quanyu.commerce.v1.CatalogService/SearchOffers',
             quanyu_dot_commerce_dot_v1_dot_catalog__pb2.SearchOffersRequest.SerializeToString,
             quanyu_dot_commerce_dot_v1_dot_catalog__pb2.SearchOffersResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def BatchListOffers(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/quanyu.commerce.v1.CatalogService/BatchListOffers',
+            quanyu_dot_commerce_dot_v1_dot_catalog__pb2.BatchListOffersRequest.SerializeToString,
+            quanyu_dot_commerce_dot_v1_dot_catalog__pb2.BatchListOffersResponse.FromString,
             options,
             channel_credentials,
             insecure,

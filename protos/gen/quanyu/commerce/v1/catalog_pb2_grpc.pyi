@@ -49,6 +49,10 @@ class CatalogServiceStub:
     (it finds 男士衬衫 with {colour: "白色"}); simplified and traditional characters are not alike. Other scripts match by whole words, small
     and capital letters and full and half width alike.
     """
+    BatchListOffers: _grpc.UnaryUnaryMultiCallable[_catalog_pb2.BatchListOffersRequest, _catalog_pb2.BatchListOffersResponse]
+    """The first offers of each of up to 100 brands, as SearchOffers finds them; brands without any are absent from the answer. More at
+    once are an invalid request, and a text or attributes that SearchOffers refuses.
+    """
     CreateProduct: _grpc.UnaryUnaryMultiCallable[_catalog_pb2.CreateProductRequest, _catalog_pb2.CreateProductResponse]
     """Adds a product with its variants and the offer that sells them.
     Refuses with NAME_MISSING, PRODUCT_EXISTS, VARIANT_EXISTS, VARIANT_REPEATED, CURRENCY_MIXED.
@@ -82,6 +86,10 @@ class CatalogServiceAsyncStub(CatalogServiceStub):
     Chinese text matches by neighbouring characters (白衬衫 finds 男士白衬衫), and across them where the value of an attribute ends or begins
     (it finds 男士衬衫 with {colour: "白色"}); simplified and traditional characters are not alike. Other scripts match by whole words, small
     and capital letters and full and half width alike.
+    """
+    BatchListOffers: _aio.UnaryUnaryMultiCallable[_catalog_pb2.BatchListOffersRequest, _catalog_pb2.BatchListOffersResponse]  # type: ignore[assignment]
+    """The first offers of each of up to 100 brands, as SearchOffers finds them; brands without any are absent from the answer. More at
+    once are an invalid request, and a text or attributes that SearchOffers refuses.
     """
     CreateProduct: _aio.UnaryUnaryMultiCallable[_catalog_pb2.CreateProductRequest, _catalog_pb2.CreateProductResponse]  # type: ignore[assignment]
     """Adds a product with its variants and the offer that sells them.
@@ -155,6 +163,16 @@ class CatalogServiceServicer(metaclass=_abc_1.ABCMeta):
         Chinese text matches by neighbouring characters (白衬衫 finds 男士白衬衫), and across them where the value of an attribute ends or begins
         (it finds 男士衬衫 with {colour: "白色"}); simplified and traditional characters are not alike. Other scripts match by whole words, small
         and capital letters and full and half width alike.
+        """
+
+    @_abc_1.abstractmethod
+    def BatchListOffers(
+        self,
+        request: _catalog_pb2.BatchListOffersRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_catalog_pb2.BatchListOffersResponse, _abc.Awaitable[_catalog_pb2.BatchListOffersResponse]]:
+        """The first offers of each of up to 100 brands, as SearchOffers finds them; brands without any are absent from the answer. More at
+        once are an invalid request, and a text or attributes that SearchOffers refuses.
         """
 
     @_abc_1.abstractmethod

@@ -935,6 +935,100 @@ class ListOrdersResponse(_message.Message):
 Global___ListOrdersResponse: _TypeAlias = ListOrdersResponse  # noqa: Y015
 
 @_typing.final
+class BatchListOrdersRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CONSUMER_IDS_FIELD_NUMBER: _builtins.int
+    STORE_IDS_FIELD_NUMBER: _builtins.int
+    BRAND_IDS_FIELD_NUMBER: _builtins.int
+    FIRST_FIELD_NUMBER: _builtins.int
+    first: _builtins.int
+    """How many for each: 1 to 100; 0 means 20."""
+    @_builtins.property
+    def consumer_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """At most 100."""
+
+    @_builtins.property
+    def store_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Or these, at most 100."""
+
+    @_builtins.property
+    def brand_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Or these, at most 100."""
+
+    def __init__(
+        self,
+        *,
+        consumer_ids: _abc.Iterable[_builtins.str] | None = ...,
+        store_ids: _abc.Iterable[_builtins.str] | None = ...,
+        brand_ids: _abc.Iterable[_builtins.str] | None = ...,
+        first: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["brand_ids", b"brand_ids", "consumer_ids", b"consumer_ids", "first", b"first", "store_ids", b"store_ids"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BatchListOrdersRequest: _TypeAlias = BatchListOrdersRequest  # noqa: Y015
+
+@_typing.final
+class BatchListOrdersResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LISTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def lists(self) -> _containers.RepeatedCompositeFieldContainer[Global___OrdersOfOne]:
+        """One for each that has orders the caller may see."""
+
+    def __init__(
+        self,
+        *,
+        lists: _abc.Iterable[Global___OrdersOfOne] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["lists", b"lists"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BatchListOrdersResponse: _TypeAlias = BatchListOrdersResponse  # noqa: Y015
+
+@_typing.final
+class OrdersOfOne(_message.Message):
+    """The first orders of one consumer, store or brand."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_FIELD_NUMBER: _builtins.int
+    ORDERS_FIELD_NUMBER: _builtins.int
+    PAGE_FIELD_NUMBER: _builtins.int
+    key: _builtins.str
+    """The id that was asked for."""
+    @_builtins.property
+    def orders(self) -> _containers.RepeatedCompositeFieldContainer[Global___Order]:
+        """Latest first."""
+
+    @_builtins.property
+    def page(self) -> _page_pb2.PageInfo:
+        """Continues with ListOrders."""
+
+    def __init__(
+        self,
+        *,
+        key: _builtins.str = ...,
+        orders: _abc.Iterable[Global___Order] | None = ...,
+        page: _page_pb2.PageInfo | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["page", b"page"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "orders", b"orders", "page", b"page"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___OrdersOfOne: _TypeAlias = OrdersOfOne  # noqa: Y015
+
+@_typing.final
 class WatchOrderRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 

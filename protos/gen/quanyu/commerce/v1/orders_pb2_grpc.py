@@ -69,6 +69,11 @@ class OrderServiceStub:
                 request_serializer=quanyu_dot_commerce_dot_v1_dot_orders__pb2.ListOrdersRequest.SerializeToString,
                 response_deserializer=quanyu_dot_commerce_dot_v1_dot_orders__pb2.ListOrdersResponse.FromString,
                 _registered_method=True)
+        self.BatchListOrders = channel.unary_unary(
+                '/quanyu.commerce.v1.OrderService/BatchListOrders',
+                request_serializer=quanyu_dot_commerce_dot_v1_dot_orders__pb2.BatchListOrdersRequest.SerializeToString,
+                response_deserializer=quanyu_dot_commerce_dot_v1_dot_orders__pb2.BatchListOrdersResponse.FromString,
+                _registered_method=True)
         self.WatchOrder = channel.unary_stream(
                 '/quanyu.commerce.v1.OrderService/WatchOrder',
                 request_serializer=quanyu_dot_commerce_dot_v1_dot_orders__pb2.WatchOrderRequest.SerializeToString,
@@ -155,6 +160,14 @@ class OrderServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def BatchListOrders(self, request, context):
+        """The first orders of each of up to 100 consumers, stores or brands, as ListOrders shows them; those without any within the caller's scope
+        are absent from the answer. Exactly one of the three is given, else INVALID_FIELD; more than 100 at once are an invalid request.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def WatchOrder(self, request, context):
         """One order as GetOrder shows it, as it stands now (unless `after` names just this state) and again each time it changed. It is told
         at least once: the newest state always, one state perhaps twice, those that followed each other quickly perhaps not each. The
@@ -219,6 +232,11 @@ def add_OrderServiceServicer_to_server(servicer, server):
                     servicer.ListOrders,
                     request_deserializer=quanyu_dot_commerce_dot_v1_dot_orders__pb2.ListOrdersRequest.FromString,
                     response_serializer=quanyu_dot_commerce_dot_v1_dot_orders__pb2.ListOrdersResponse.SerializeToString,
+            ),
+            'BatchListOrders': grpc.unary_unary_rpc_method_handler(
+                    servicer.BatchListOrders,
+                    request_deserializer=quanyu_dot_commerce_dot_v1_dot_orders__pb2.BatchListOrdersRequest.FromString,
+                    response_serializer=quanyu_dot_commerce_dot_v1_dot_orders__pb2.BatchListOrdersResponse.SerializeToString,
             ),
             'WatchOrder': grpc.unary_stream_rpc_method_handler(
                     servicer.WatchOrder,
@@ -425,6 +443,33 @@ class OrderService:
             '/quanyu.commerce.v1.OrderService/ListOrders',
             quanyu_dot_commerce_dot_v1_dot_orders__pb2.ListOrdersRequest.SerializeToString,
             quanyu_dot_commerce_dot_v1_dot_orders__pb2.ListOrdersResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def BatchListOrders(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/quanyu.commerce.v1.OrderService/BatchListOrders',
+            quanyu_dot_commerce_dot_v1_dot_orders__pb2.BatchListOrdersRequest.SerializeToString,
+            quanyu_dot_commerce_dot_v1_dot_orders__pb2.BatchListOrdersResponse.FromString,
             options,
             channel_credentials,
             insecure,

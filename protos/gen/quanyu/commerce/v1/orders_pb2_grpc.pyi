@@ -67,6 +67,10 @@ class OrderServiceStub:
     """The orders of a consumer, served by a store, or with a brand's goods, as GetOrder shows them, latest first; what is named must all be so.
     At least one is named, else INVALID_FIELD.
     """
+    BatchListOrders: _grpc.UnaryUnaryMultiCallable[_orders_pb2.BatchListOrdersRequest, _orders_pb2.BatchListOrdersResponse]
+    """The first orders of each of up to 100 consumers, stores or brands, as ListOrders shows them; those without any within the caller's scope
+    are absent from the answer. Exactly one of the three is given, else INVALID_FIELD; more than 100 at once are an invalid request.
+    """
     WatchOrder: _grpc.UnaryStreamMultiCallable[_orders_pb2.WatchOrderRequest, _orders_pb2.WatchOrderResponse]
     """One order as GetOrder shows it, as it stands now (unless `after` names just this state) and again each time it changed. It is told
     at least once: the newest state always, one state perhaps twice, those that followed each other quickly perhaps not each. The
@@ -120,6 +124,10 @@ class OrderServiceAsyncStub(OrderServiceStub):
     ListOrders: _aio.UnaryUnaryMultiCallable[_orders_pb2.ListOrdersRequest, _orders_pb2.ListOrdersResponse]  # type: ignore[assignment]
     """The orders of a consumer, served by a store, or with a brand's goods, as GetOrder shows them, latest first; what is named must all be so.
     At least one is named, else INVALID_FIELD.
+    """
+    BatchListOrders: _aio.UnaryUnaryMultiCallable[_orders_pb2.BatchListOrdersRequest, _orders_pb2.BatchListOrdersResponse]  # type: ignore[assignment]
+    """The first orders of each of up to 100 consumers, stores or brands, as ListOrders shows them; those without any within the caller's scope
+    are absent from the answer. Exactly one of the three is given, else INVALID_FIELD; more than 100 at once are an invalid request.
     """
     WatchOrder: _aio.UnaryStreamMultiCallable[_orders_pb2.WatchOrderRequest, _orders_pb2.WatchOrderResponse]  # type: ignore[assignment]
     """One order as GetOrder shows it, as it stands now (unless `after` names just this state) and again each time it changed. It is told
@@ -213,6 +221,16 @@ class OrderServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_orders_pb2.ListOrdersResponse, _abc.Awaitable[_orders_pb2.ListOrdersResponse]]:
         """The orders of a consumer, served by a store, or with a brand's goods, as GetOrder shows them, latest first; what is named must all be so.
         At least one is named, else INVALID_FIELD.
+        """
+
+    @_abc_1.abstractmethod
+    def BatchListOrders(
+        self,
+        request: _orders_pb2.BatchListOrdersRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_orders_pb2.BatchListOrdersResponse, _abc.Awaitable[_orders_pb2.BatchListOrdersResponse]]:
+        """The first orders of each of up to 100 consumers, stores or brands, as ListOrders shows them; those without any within the caller's scope
+        are absent from the answer. Exactly one of the three is given, else INVALID_FIELD; more than 100 at once are an invalid request.
         """
 
     @_abc_1.abstractmethod

@@ -496,6 +496,94 @@ class ListStocksResponse(_message.Message):
 Global___ListStocksResponse: _TypeAlias = ListStocksResponse  # noqa: Y015
 
 @_typing.final
+class BatchListStocksRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STORE_IDS_FIELD_NUMBER: _builtins.int
+    VARIANT_IDS_FIELD_NUMBER: _builtins.int
+    FIRST_FIELD_NUMBER: _builtins.int
+    first: _builtins.int
+    """How many for each: 1 to 100; 0 means 20."""
+    @_builtins.property
+    def store_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """At most 100."""
+
+    @_builtins.property
+    def variant_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Or these, at most 100."""
+
+    def __init__(
+        self,
+        *,
+        store_ids: _abc.Iterable[_builtins.str] | None = ...,
+        variant_ids: _abc.Iterable[_builtins.str] | None = ...,
+        first: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["first", b"first", "store_ids", b"store_ids", "variant_ids", b"variant_ids"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BatchListStocksRequest: _TypeAlias = BatchListStocksRequest  # noqa: Y015
+
+@_typing.final
+class BatchListStocksResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LISTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def lists(self) -> _containers.RepeatedCompositeFieldContainer[Global___StocksOfOne]:
+        """One for each that has stock the caller may see."""
+
+    def __init__(
+        self,
+        *,
+        lists: _abc.Iterable[Global___StocksOfOne] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["lists", b"lists"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BatchListStocksResponse: _TypeAlias = BatchListStocksResponse  # noqa: Y015
+
+@_typing.final
+class StocksOfOne(_message.Message):
+    """The first stock rows of one store or variant."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_FIELD_NUMBER: _builtins.int
+    STOCKS_FIELD_NUMBER: _builtins.int
+    PAGE_FIELD_NUMBER: _builtins.int
+    key: _builtins.str
+    """The id that was asked for."""
+    @_builtins.property
+    def stocks(self) -> _containers.RepeatedCompositeFieldContainer[Global___Stock]:
+        """By store and variant."""
+
+    @_builtins.property
+    def page(self) -> _page_pb2.PageInfo:
+        """Continues with ListStocks."""
+
+    def __init__(
+        self,
+        *,
+        key: _builtins.str = ...,
+        stocks: _abc.Iterable[Global___Stock] | None = ...,
+        page: _page_pb2.PageInfo | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["page", b"page"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "page", b"page", "stocks", b"stocks"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StocksOfOne: _TypeAlias = StocksOfOne  # noqa: Y015
+
+@_typing.final
 class SetStockRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -908,3 +996,91 @@ class ListHoldsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListHoldsResponse: _TypeAlias = ListHoldsResponse  # noqa: Y015
+
+@_typing.final
+class BatchListHoldsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CONSUMER_IDS_FIELD_NUMBER: _builtins.int
+    STORE_IDS_FIELD_NUMBER: _builtins.int
+    FIRST_FIELD_NUMBER: _builtins.int
+    first: _builtins.int
+    """How many for each: 1 to 100; 0 means 20."""
+    @_builtins.property
+    def consumer_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """At most 100."""
+
+    @_builtins.property
+    def store_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Or these, at most 100."""
+
+    def __init__(
+        self,
+        *,
+        consumer_ids: _abc.Iterable[_builtins.str] | None = ...,
+        store_ids: _abc.Iterable[_builtins.str] | None = ...,
+        first: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["consumer_ids", b"consumer_ids", "first", b"first", "store_ids", b"store_ids"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BatchListHoldsRequest: _TypeAlias = BatchListHoldsRequest  # noqa: Y015
+
+@_typing.final
+class BatchListHoldsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LISTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def lists(self) -> _containers.RepeatedCompositeFieldContainer[Global___HoldsOfOne]:
+        """One for each that has holds the caller may see."""
+
+    def __init__(
+        self,
+        *,
+        lists: _abc.Iterable[Global___HoldsOfOne] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["lists", b"lists"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BatchListHoldsResponse: _TypeAlias = BatchListHoldsResponse  # noqa: Y015
+
+@_typing.final
+class HoldsOfOne(_message.Message):
+    """The first holds of one consumer or store."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_FIELD_NUMBER: _builtins.int
+    HOLDS_FIELD_NUMBER: _builtins.int
+    PAGE_FIELD_NUMBER: _builtins.int
+    key: _builtins.str
+    """The id that was asked for."""
+    @_builtins.property
+    def holds(self) -> _containers.RepeatedCompositeFieldContainer[Global___Hold]:
+        """Latest first."""
+
+    @_builtins.property
+    def page(self) -> _page_pb2.PageInfo:
+        """Continues with ListHolds."""
+
+    def __init__(
+        self,
+        *,
+        key: _builtins.str = ...,
+        holds: _abc.Iterable[Global___Hold] | None = ...,
+        page: _page_pb2.PageInfo | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["page", b"page"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["holds", b"holds", "key", b"key", "page", b"page"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HoldsOfOne: _TypeAlias = HoldsOfOne  # noqa: Y015

@@ -44,6 +44,11 @@ class StockServiceStub:
                 request_serializer=quanyu_dot_commerce_dot_v1_dot_stock__pb2.ListStocksRequest.SerializeToString,
                 response_deserializer=quanyu_dot_commerce_dot_v1_dot_stock__pb2.ListStocksResponse.FromString,
                 _registered_method=True)
+        self.BatchListStocks = channel.unary_unary(
+                '/quanyu.commerce.v1.StockService/BatchListStocks',
+                request_serializer=quanyu_dot_commerce_dot_v1_dot_stock__pb2.BatchListStocksRequest.SerializeToString,
+                response_deserializer=quanyu_dot_commerce_dot_v1_dot_stock__pb2.BatchListStocksResponse.FromString,
+                _registered_method=True)
         self.SetStock = channel.unary_unary(
                 '/quanyu.commerce.v1.StockService/SetStock',
                 request_serializer=quanyu_dot_commerce_dot_v1_dot_stock__pb2.SetStockRequest.SerializeToString,
@@ -84,6 +89,11 @@ class StockServiceStub:
                 request_serializer=quanyu_dot_commerce_dot_v1_dot_stock__pb2.ListHoldsRequest.SerializeToString,
                 response_deserializer=quanyu_dot_commerce_dot_v1_dot_stock__pb2.ListHoldsResponse.FromString,
                 _registered_method=True)
+        self.BatchListHolds = channel.unary_unary(
+                '/quanyu.commerce.v1.StockService/BatchListHolds',
+                request_serializer=quanyu_dot_commerce_dot_v1_dot_stock__pb2.BatchListHoldsRequest.SerializeToString,
+                response_deserializer=quanyu_dot_commerce_dot_v1_dot_stock__pb2.BatchListHoldsResponse.FromString,
+                _registered_method=True)
 
 
 class StockServiceServicer:
@@ -98,6 +108,14 @@ class StockServiceServicer:
 
     def ListStocks(self, request, context):
         """The stock of one store, or of one variant in every store within the caller's scope. At least one of the two is named, else INVALID_FIELD.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def BatchListStocks(self, request, context):
+        """The first stock rows of each of up to 100 stores or variants, as ListStocks shows them; those without any within the caller's scope are
+        absent from the answer. Exactly one of the two is given, else INVALID_FIELD; more than 100 at once are an invalid request.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -165,6 +183,14 @@ class StockServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def BatchListHolds(self, request, context):
+        """The first holds of each of up to 100 consumers or stores, as ListHolds shows them; those without any within the caller's scope are absent
+        from the answer. Exactly one of the two is given, else INVALID_FIELD; more than 100 at once are an invalid request.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_StockServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -177,6 +203,11 @@ def add_StockServiceServicer_to_server(servicer, server):
                     servicer.ListStocks,
                     request_deserializer=quanyu_dot_commerce_dot_v1_dot_stock__pb2.ListStocksRequest.FromString,
                     response_serializer=quanyu_dot_commerce_dot_v1_dot_stock__pb2.ListStocksResponse.SerializeToString,
+            ),
+            'BatchListStocks': grpc.unary_unary_rpc_method_handler(
+                    servicer.BatchListStocks,
+                    request_deserializer=quanyu_dot_commerce_dot_v1_dot_stock__pb2.BatchListStocksRequest.FromString,
+                    response_serializer=quanyu_dot_commerce_dot_v1_dot_stock__pb2.BatchListStocksResponse.SerializeToString,
             ),
             'SetStock': grpc.unary_unary_rpc_method_handler(
                     servicer.SetStock,
@@ -217,6 +248,11 @@ def add_StockServiceServicer_to_server(servicer, server):
                     servicer.ListHolds,
                     request_deserializer=quanyu_dot_commerce_dot_v1_dot_stock__pb2.ListHoldsRequest.FromString,
                     response_serializer=quanyu_dot_commerce_dot_v1_dot_stock__pb2.ListHoldsResponse.SerializeToString,
+            ),
+            'BatchListHolds': grpc.unary_unary_rpc_method_handler(
+                    servicer.BatchListHolds,
+                    request_deserializer=quanyu_dot_commerce_dot_v1_dot_stock__pb2.BatchListHoldsRequest.FromString,
+                    response_serializer=quanyu_dot_commerce_dot_v1_dot_stock__pb2.BatchListHoldsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -273,6 +309,33 @@ class StockService:
             '/quanyu.commerce.v1.StockService/ListStocks',
             quanyu_dot_commerce_dot_v1_dot_stock__pb2.ListStocksRequest.SerializeToString,
             quanyu_dot_commerce_dot_v1_dot_stock__pb2.ListStocksResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def BatchListStocks(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/quanyu.commerce.v1.StockService/BatchListStocks',
+            quanyu_dot_commerce_dot_v1_dot_stock__pb2.BatchListStocksRequest.SerializeToString,
+            quanyu_dot_commerce_dot_v1_dot_stock__pb2.BatchListStocksResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -489,6 +552,33 @@ class StockService:
             '/quanyu.commerce.v1.StockService/ListHolds',
             quanyu_dot_commerce_dot_v1_dot_stock__pb2.ListHoldsRequest.SerializeToString,
             quanyu_dot_commerce_dot_v1_dot_stock__pb2.ListHoldsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def BatchListHolds(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/quanyu.commerce.v1.StockService/BatchListHolds',
+            quanyu_dot_commerce_dot_v1_dot_stock__pb2.BatchListHoldsRequest.SerializeToString,
+            quanyu_dot_commerce_dot_v1_dot_stock__pb2.BatchListHoldsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -38,6 +38,10 @@ class StockServiceStub:
     """Stock rows by id (`store_id:variant_id`), in no particular order; those out of the caller's scope or unknown are left out."""
     ListStocks: _grpc.UnaryUnaryMultiCallable[_stock_pb2.ListStocksRequest, _stock_pb2.ListStocksResponse]
     """The stock of one store, or of one variant in every store within the caller's scope. At least one of the two is named, else INVALID_FIELD."""
+    BatchListStocks: _grpc.UnaryUnaryMultiCallable[_stock_pb2.BatchListStocksRequest, _stock_pb2.BatchListStocksResponse]
+    """The first stock rows of each of up to 100 stores or variants, as ListStocks shows them; those without any within the caller's scope are
+    absent from the answer. Exactly one of the two is given, else INVALID_FIELD; more than 100 at once are an invalid request.
+    """
     SetStock: _grpc.UnaryUnaryMultiCallable[_stock_pb2.SetStockRequest, _stock_pb2.SetStockResponse]
     """Sets how many there are after a count, and how many of them are never promised.
     Refuses with STORE_NOT_FOUND, VARIANT_NOT_FOUND, STOCK_RESERVED (fewer than holds stand on).
@@ -63,6 +67,10 @@ class StockServiceStub:
     """Holds by id, in no particular order; those out of the caller's scope or unknown are left out."""
     ListHolds: _grpc.UnaryUnaryMultiCallable[_stock_pb2.ListHoldsRequest, _stock_pb2.ListHoldsResponse]
     """The holds of a consumer or on a store's stock, latest first. At least one of the two is named, else INVALID_FIELD."""
+    BatchListHolds: _grpc.UnaryUnaryMultiCallable[_stock_pb2.BatchListHoldsRequest, _stock_pb2.BatchListHoldsResponse]
+    """The first holds of each of up to 100 consumers or stores, as ListHolds shows them; those without any within the caller's scope are absent
+    from the answer. Exactly one of the two is given, else INVALID_FIELD; more than 100 at once are an invalid request.
+    """
 
 @_typing.type_check_only
 class StockServiceAsyncStub(StockServiceStub):
@@ -71,6 +79,10 @@ class StockServiceAsyncStub(StockServiceStub):
     """Stock rows by id (`store_id:variant_id`), in no particular order; those out of the caller's scope or unknown are left out."""
     ListStocks: _aio.UnaryUnaryMultiCallable[_stock_pb2.ListStocksRequest, _stock_pb2.ListStocksResponse]  # type: ignore[assignment]
     """The stock of one store, or of one variant in every store within the caller's scope. At least one of the two is named, else INVALID_FIELD."""
+    BatchListStocks: _aio.UnaryUnaryMultiCallable[_stock_pb2.BatchListStocksRequest, _stock_pb2.BatchListStocksResponse]  # type: ignore[assignment]
+    """The first stock rows of each of up to 100 stores or variants, as ListStocks shows them; those without any within the caller's scope are
+    absent from the answer. Exactly one of the two is given, else INVALID_FIELD; more than 100 at once are an invalid request.
+    """
     SetStock: _aio.UnaryUnaryMultiCallable[_stock_pb2.SetStockRequest, _stock_pb2.SetStockResponse]  # type: ignore[assignment]
     """Sets how many there are after a count, and how many of them are never promised.
     Refuses with STORE_NOT_FOUND, VARIANT_NOT_FOUND, STOCK_RESERVED (fewer than holds stand on).
@@ -96,6 +108,10 @@ class StockServiceAsyncStub(StockServiceStub):
     """Holds by id, in no particular order; those out of the caller's scope or unknown are left out."""
     ListHolds: _aio.UnaryUnaryMultiCallable[_stock_pb2.ListHoldsRequest, _stock_pb2.ListHoldsResponse]  # type: ignore[assignment]
     """The holds of a consumer or on a store's stock, latest first. At least one of the two is named, else INVALID_FIELD."""
+    BatchListHolds: _aio.UnaryUnaryMultiCallable[_stock_pb2.BatchListHoldsRequest, _stock_pb2.BatchListHoldsResponse]  # type: ignore[assignment]
+    """The first holds of each of up to 100 consumers or stores, as ListHolds shows them; those without any within the caller's scope are absent
+    from the answer. Exactly one of the two is given, else INVALID_FIELD; more than 100 at once are an invalid request.
+    """
 
 class StockServiceServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -113,6 +129,16 @@ class StockServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_stock_pb2.ListStocksResponse, _abc.Awaitable[_stock_pb2.ListStocksResponse]]:
         """The stock of one store, or of one variant in every store within the caller's scope. At least one of the two is named, else INVALID_FIELD."""
+
+    @_abc_1.abstractmethod
+    def BatchListStocks(
+        self,
+        request: _stock_pb2.BatchListStocksRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_stock_pb2.BatchListStocksResponse, _abc.Awaitable[_stock_pb2.BatchListStocksResponse]]:
+        """The first stock rows of each of up to 100 stores or variants, as ListStocks shows them; those without any within the caller's scope are
+        absent from the answer. Exactly one of the two is given, else INVALID_FIELD; more than 100 at once are an invalid request.
+        """
 
     @_abc_1.abstractmethod
     def SetStock(
@@ -186,5 +212,15 @@ class StockServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_stock_pb2.ListHoldsResponse, _abc.Awaitable[_stock_pb2.ListHoldsResponse]]:
         """The holds of a consumer or on a store's stock, latest first. At least one of the two is named, else INVALID_FIELD."""
+
+    @_abc_1.abstractmethod
+    def BatchListHolds(
+        self,
+        request: _stock_pb2.BatchListHoldsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_stock_pb2.BatchListHoldsResponse, _abc.Awaitable[_stock_pb2.BatchListHoldsResponse]]:
+        """The first holds of each of up to 100 consumers or stores, as ListHolds shows them; those without any within the caller's scope are absent
+        from the answer. Exactly one of the two is given, else INVALID_FIELD; more than 100 at once are an invalid request.
+        """
 
 def add_StockServiceServicer_to_server(servicer: StockServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

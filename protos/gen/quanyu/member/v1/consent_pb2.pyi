@@ -292,6 +292,92 @@ class ListConsentsResponse(_message.Message):
 Global___ListConsentsResponse: _TypeAlias = ListConsentsResponse  # noqa: Y015
 
 @_typing.final
+class BatchListConsentsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CONSUMER_IDS_FIELD_NUMBER: _builtins.int
+    BRAND_ID_FIELD_NUMBER: _builtins.int
+    FIRST_FIELD_NUMBER: _builtins.int
+    brand_id: _builtins.str
+    """Empty: all brands the caller may see."""
+    first: _builtins.int
+    """How many for each: 1 to 100; 0 means 20."""
+    @_builtins.property
+    def consumer_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """At most 100."""
+
+    def __init__(
+        self,
+        *,
+        consumer_ids: _abc.Iterable[_builtins.str] | None = ...,
+        brand_id: _builtins.str = ...,
+        first: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["brand_id", b"brand_id", "consumer_ids", b"consumer_ids", "first", b"first"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BatchListConsentsRequest: _TypeAlias = BatchListConsentsRequest  # noqa: Y015
+
+@_typing.final
+class BatchListConsentsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CONSUMERS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def consumers(self) -> _containers.RepeatedCompositeFieldContainer[Global___ConsentsOfConsumer]:
+        """One for each person with consents the caller may see."""
+
+    def __init__(
+        self,
+        *,
+        consumers: _abc.Iterable[Global___ConsentsOfConsumer] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["consumers", b"consumers"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BatchListConsentsResponse: _TypeAlias = BatchListConsentsResponse  # noqa: Y015
+
+@_typing.final
+class ConsentsOfConsumer(_message.Message):
+    """The first consents of one person."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CONSUMER_ID_FIELD_NUMBER: _builtins.int
+    CONSENTS_FIELD_NUMBER: _builtins.int
+    PAGE_FIELD_NUMBER: _builtins.int
+    consumer_id: _builtins.str
+    """The id that was asked for."""
+    @_builtins.property
+    def consents(self) -> _containers.RepeatedCompositeFieldContainer[Global___Consent]:
+        """By brand and purpose."""
+
+    @_builtins.property
+    def page(self) -> _page_pb2.PageInfo:
+        """Continues with ListConsents."""
+
+    def __init__(
+        self,
+        *,
+        consumer_id: _builtins.str = ...,
+        consents: _abc.Iterable[Global___Consent] | None = ...,
+        page: _page_pb2.PageInfo | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["page", b"page"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["consents", b"consents", "consumer_id", b"consumer_id", "page", b"page"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ConsentsOfConsumer: _TypeAlias = ConsentsOfConsumer  # noqa: Y015
+
+@_typing.final
 class ListConsentChangesRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -50,6 +50,11 @@ class ConsentServiceStub:
                 request_serializer=quanyu_dot_member_dot_v1_dot_consent__pb2.ListConsentsRequest.SerializeToString,
                 response_deserializer=quanyu_dot_member_dot_v1_dot_consent__pb2.ListConsentsResponse.FromString,
                 _registered_method=True)
+        self.BatchListConsents = channel.unary_unary(
+                '/quanyu.member.v1.ConsentService/BatchListConsents',
+                request_serializer=quanyu_dot_member_dot_v1_dot_consent__pb2.BatchListConsentsRequest.SerializeToString,
+                response_deserializer=quanyu_dot_member_dot_v1_dot_consent__pb2.BatchListConsentsResponse.FromString,
+                _registered_method=True)
         self.ListConsentChanges = channel.unary_unary(
                 '/quanyu.member.v1.ConsentService/ListConsentChanges',
                 request_serializer=quanyu_dot_member_dot_v1_dot_consent__pb2.ListConsentChangesRequest.SerializeToString,
@@ -86,6 +91,14 @@ class ConsentServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def BatchListConsents(self, request, context):
+        """The first consents of each of up to 100 persons, as ListConsents shows them; persons of whom the caller may see none are absent from the
+        answer. More at once are an invalid request.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListConsentChanges(self, request, context):
         """Everything the person ever said, newest first. A brand sees its own.
         """
@@ -110,6 +123,11 @@ def add_ConsentServiceServicer_to_server(servicer, server):
                     servicer.ListConsents,
                     request_deserializer=quanyu_dot_member_dot_v1_dot_consent__pb2.ListConsentsRequest.FromString,
                     response_serializer=quanyu_dot_member_dot_v1_dot_consent__pb2.ListConsentsResponse.SerializeToString,
+            ),
+            'BatchListConsents': grpc.unary_unary_rpc_method_handler(
+                    servicer.BatchListConsents,
+                    request_deserializer=quanyu_dot_member_dot_v1_dot_consent__pb2.BatchListConsentsRequest.FromString,
+                    response_serializer=quanyu_dot_member_dot_v1_dot_consent__pb2.BatchListConsentsResponse.SerializeToString,
             ),
             'ListConsentChanges': grpc.unary_unary_rpc_method_handler(
                     servicer.ListConsentChanges,
@@ -199,6 +217,33 @@ class ConsentService:
             '/quanyu.member.v1.ConsentService/ListConsents',
             quanyu_dot_member_dot_v1_dot_consent__pb2.ListConsentsRequest.SerializeToString,
             quanyu_dot_member_dot_v1_dot_consent__pb2.ListConsentsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def BatchListConsents(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/quanyu.member.v1.ConsentService/BatchListConsents',
+            quanyu_dot_member_dot_v1_dot_consent__pb2.BatchListConsentsRequest.SerializeToString,
+            quanyu_dot_member_dot_v1_dot_consent__pb2.BatchListConsentsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -45,6 +45,10 @@ class ConsentServiceStub:
     """
     ListConsents: _grpc.UnaryUnaryMultiCallable[_consent_pb2.ListConsentsRequest, _consent_pb2.ListConsentsResponse]
     """What stands now for the person, by brand and purpose. A brand sees its own."""
+    BatchListConsents: _grpc.UnaryUnaryMultiCallable[_consent_pb2.BatchListConsentsRequest, _consent_pb2.BatchListConsentsResponse]
+    """The first consents of each of up to 100 persons, as ListConsents shows them; persons of whom the caller may see none are absent from the
+    answer. More at once are an invalid request.
+    """
     ListConsentChanges: _grpc.UnaryUnaryMultiCallable[_consent_pb2.ListConsentChangesRequest, _consent_pb2.ListConsentChangesResponse]
     """Everything the person ever said, newest first. A brand sees its own."""
 
@@ -65,6 +69,10 @@ class ConsentServiceAsyncStub(ConsentServiceStub):
     """
     ListConsents: _aio.UnaryUnaryMultiCallable[_consent_pb2.ListConsentsRequest, _consent_pb2.ListConsentsResponse]  # type: ignore[assignment]
     """What stands now for the person, by brand and purpose. A brand sees its own."""
+    BatchListConsents: _aio.UnaryUnaryMultiCallable[_consent_pb2.BatchListConsentsRequest, _consent_pb2.BatchListConsentsResponse]  # type: ignore[assignment]
+    """The first consents of each of up to 100 persons, as ListConsents shows them; persons of whom the caller may see none are absent from the
+    answer. More at once are an invalid request.
+    """
     ListConsentChanges: _aio.UnaryUnaryMultiCallable[_consent_pb2.ListConsentChangesRequest, _consent_pb2.ListConsentChangesResponse]  # type: ignore[assignment]
     """Everything the person ever said, newest first. A brand sees its own."""
 
@@ -100,6 +108,16 @@ class ConsentServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_consent_pb2.ListConsentsResponse, _abc.Awaitable[_consent_pb2.ListConsentsResponse]]:
         """What stands now for the person, by brand and purpose. A brand sees its own."""
+
+    @_abc_1.abstractmethod
+    def BatchListConsents(
+        self,
+        request: _consent_pb2.BatchListConsentsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_consent_pb2.BatchListConsentsResponse, _abc.Awaitable[_consent_pb2.BatchListConsentsResponse]]:
+        """The first consents of each of up to 100 persons, as ListConsents shows them; persons of whom the caller may see none are absent from the
+        answer. More at once are an invalid request.
+        """
 
     @_abc_1.abstractmethod
     def ListConsentChanges(

@@ -580,6 +580,88 @@ class ListClientsResponse(_message.Message):
 Global___ListClientsResponse: _TypeAlias = ListClientsResponse  # noqa: Y015
 
 @_typing.final
+class BatchListClientsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STAFF_IDS_FIELD_NUMBER: _builtins.int
+    FIRST_FIELD_NUMBER: _builtins.int
+    first: _builtins.int
+    """How many for each: 1 to 100; 0 means 20."""
+    @_builtins.property
+    def staff_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """At most 100."""
+
+    def __init__(
+        self,
+        *,
+        staff_ids: _abc.Iterable[_builtins.str] | None = ...,
+        first: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["first", b"first", "staff_ids", b"staff_ids"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BatchListClientsRequest: _TypeAlias = BatchListClientsRequest  # noqa: Y015
+
+@_typing.final
+class BatchListClientsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STAFF_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def staff(self) -> _containers.RepeatedCompositeFieldContainer[Global___ClientsOfStaff]:
+        """One for each with clients the caller may see."""
+
+    def __init__(
+        self,
+        *,
+        staff: _abc.Iterable[Global___ClientsOfStaff] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["staff", b"staff"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BatchListClientsResponse: _TypeAlias = BatchListClientsResponse  # noqa: Y015
+
+@_typing.final
+class ClientsOfStaff(_message.Message):
+    """The first consumers bound to one member of staff."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STAFF_ID_FIELD_NUMBER: _builtins.int
+    BINDINGS_FIELD_NUMBER: _builtins.int
+    PAGE_FIELD_NUMBER: _builtins.int
+    staff_id: _builtins.str
+    """The id that was asked for."""
+    @_builtins.property
+    def bindings(self) -> _containers.RepeatedCompositeFieldContainer[Global___Binding]:
+        """The latest bound first."""
+
+    @_builtins.property
+    def page(self) -> _page_pb2.PageInfo:
+        """Continues with ListClients."""
+
+    def __init__(
+        self,
+        *,
+        staff_id: _builtins.str = ...,
+        bindings: _abc.Iterable[Global___Binding] | None = ...,
+        page: _page_pb2.PageInfo | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["page", b"page"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bindings", b"bindings", "page", b"page", "staff_id", b"staff_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ClientsOfStaff: _TypeAlias = ClientsOfStaff  # noqa: Y015
+
+@_typing.final
 class SendOutreachRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -700,6 +782,100 @@ class ListOutreachesResponse(_message.Message):
 Global___ListOutreachesResponse: _TypeAlias = ListOutreachesResponse  # noqa: Y015
 
 @_typing.final
+class BatchListOutreachesRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STAFF_IDS_FIELD_NUMBER: _builtins.int
+    STORE_IDS_FIELD_NUMBER: _builtins.int
+    BRAND_IDS_FIELD_NUMBER: _builtins.int
+    FIRST_FIELD_NUMBER: _builtins.int
+    first: _builtins.int
+    """How many for each: 1 to 100; 0 means 20."""
+    @_builtins.property
+    def staff_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """At most 100."""
+
+    @_builtins.property
+    def store_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Or these, at most 100."""
+
+    @_builtins.property
+    def brand_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Or these, at most 100."""
+
+    def __init__(
+        self,
+        *,
+        staff_ids: _abc.Iterable[_builtins.str] | None = ...,
+        store_ids: _abc.Iterable[_builtins.str] | None = ...,
+        brand_ids: _abc.Iterable[_builtins.str] | None = ...,
+        first: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["brand_ids", b"brand_ids", "first", b"first", "staff_ids", b"staff_ids", "store_ids", b"store_ids"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BatchListOutreachesRequest: _TypeAlias = BatchListOutreachesRequest  # noqa: Y015
+
+@_typing.final
+class BatchListOutreachesResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LISTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def lists(self) -> _containers.RepeatedCompositeFieldContainer[Global___OutreachesOfOne]:
+        """One for each with messages the caller may see."""
+
+    def __init__(
+        self,
+        *,
+        lists: _abc.Iterable[Global___OutreachesOfOne] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["lists", b"lists"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BatchListOutreachesResponse: _TypeAlias = BatchListOutreachesResponse  # noqa: Y015
+
+@_typing.final
+class OutreachesOfOne(_message.Message):
+    """The first messages in the name of one member of staff, store or brand."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_FIELD_NUMBER: _builtins.int
+    OUTREACHES_FIELD_NUMBER: _builtins.int
+    PAGE_FIELD_NUMBER: _builtins.int
+    key: _builtins.str
+    """The id that was asked for."""
+    @_builtins.property
+    def outreaches(self) -> _containers.RepeatedCompositeFieldContainer[Global___Outreach]:
+        """Newest first."""
+
+    @_builtins.property
+    def page(self) -> _page_pb2.PageInfo:
+        """Continues with ListOutreaches."""
+
+    def __init__(
+        self,
+        *,
+        key: _builtins.str = ...,
+        outreaches: _abc.Iterable[Global___Outreach] | None = ...,
+        page: _page_pb2.PageInfo | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["page", b"page"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "outreaches", b"outreaches", "page", b"page"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___OutreachesOfOne: _TypeAlias = OutreachesOfOne  # noqa: Y015
+
+@_typing.final
 class BatchGetOutreachesRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -791,6 +967,92 @@ class ListInboxResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListInboxResponse: _TypeAlias = ListInboxResponse  # noqa: Y015
+
+@_typing.final
+class BatchListInboxRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CONSUMER_IDS_FIELD_NUMBER: _builtins.int
+    FIRST_FIELD_NUMBER: _builtins.int
+    first: _builtins.int
+    """How many for each: 1 to 100; 0 means 20."""
+    @_builtins.property
+    def consumer_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """At most 100."""
+
+    def __init__(
+        self,
+        *,
+        consumer_ids: _abc.Iterable[_builtins.str] | None = ...,
+        first: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["consumer_ids", b"consumer_ids", "first", b"first"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BatchListInboxRequest: _TypeAlias = BatchListInboxRequest  # noqa: Y015
+
+@_typing.final
+class BatchListInboxResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CONSUMERS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def consumers(self) -> _containers.RepeatedCompositeFieldContainer[Global___InboxOfConsumer]:
+        """One for each person within the caller's scope who got messages."""
+
+    def __init__(
+        self,
+        *,
+        consumers: _abc.Iterable[Global___InboxOfConsumer] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["consumers", b"consumers"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BatchListInboxResponse: _TypeAlias = BatchListInboxResponse  # noqa: Y015
+
+@_typing.final
+class InboxOfConsumer(_message.Message):
+    """The first messages of one person."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CONSUMER_ID_FIELD_NUMBER: _builtins.int
+    OUTREACHES_FIELD_NUMBER: _builtins.int
+    PAGE_FIELD_NUMBER: _builtins.int
+    UNREAD_FIELD_NUMBER: _builtins.int
+    consumer_id: _builtins.str
+    """The id that was asked for."""
+    unread: _builtins.int
+    """How many are unread in the whole inbox; counted up to 1,000."""
+    @_builtins.property
+    def outreaches(self) -> _containers.RepeatedCompositeFieldContainer[Global___Outreach]:
+        """Newest first."""
+
+    @_builtins.property
+    def page(self) -> _page_pb2.PageInfo:
+        """Continues with ListInbox."""
+
+    def __init__(
+        self,
+        *,
+        consumer_id: _builtins.str = ...,
+        outreaches: _abc.Iterable[Global___Outreach] | None = ...,
+        page: _page_pb2.PageInfo | None = ...,
+        unread: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["page", b"page"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["consumer_id", b"consumer_id", "outreaches", b"outreaches", "page", b"page", "unread", b"unread"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___InboxOfConsumer: _TypeAlias = InboxOfConsumer  # noqa: Y015
 
 @_typing.final
 class WatchInboxRequest(_message.Message):

@@ -65,6 +65,11 @@ class OutreachServiceStub:
                 request_serializer=quanyu_dot_member_dot_v1_dot_outreach__pb2.ListClientsRequest.SerializeToString,
                 response_deserializer=quanyu_dot_member_dot_v1_dot_outreach__pb2.ListClientsResponse.FromString,
                 _registered_method=True)
+        self.BatchListClients = channel.unary_unary(
+                '/quanyu.member.v1.OutreachService/BatchListClients',
+                request_serializer=quanyu_dot_member_dot_v1_dot_outreach__pb2.BatchListClientsRequest.SerializeToString,
+                response_deserializer=quanyu_dot_member_dot_v1_dot_outreach__pb2.BatchListClientsResponse.FromString,
+                _registered_method=True)
         self.SendOutreach = channel.unary_unary(
                 '/quanyu.member.v1.OutreachService/SendOutreach',
                 request_serializer=quanyu_dot_member_dot_v1_dot_outreach__pb2.SendOutreachRequest.SerializeToString,
@@ -75,6 +80,11 @@ class OutreachServiceStub:
                 request_serializer=quanyu_dot_member_dot_v1_dot_outreach__pb2.ListOutreachesRequest.SerializeToString,
                 response_deserializer=quanyu_dot_member_dot_v1_dot_outreach__pb2.ListOutreachesResponse.FromString,
                 _registered_method=True)
+        self.BatchListOutreaches = channel.unary_unary(
+                '/quanyu.member.v1.OutreachService/BatchListOutreaches',
+                request_serializer=quanyu_dot_member_dot_v1_dot_outreach__pb2.BatchListOutreachesRequest.SerializeToString,
+                response_deserializer=quanyu_dot_member_dot_v1_dot_outreach__pb2.BatchListOutreachesResponse.FromString,
+                _registered_method=True)
         self.BatchGetOutreaches = channel.unary_unary(
                 '/quanyu.member.v1.OutreachService/BatchGetOutreaches',
                 request_serializer=quanyu_dot_member_dot_v1_dot_outreach__pb2.BatchGetOutreachesRequest.SerializeToString,
@@ -84,6 +94,11 @@ class OutreachServiceStub:
                 '/quanyu.member.v1.OutreachService/ListInbox',
                 request_serializer=quanyu_dot_member_dot_v1_dot_outreach__pb2.ListInboxRequest.SerializeToString,
                 response_deserializer=quanyu_dot_member_dot_v1_dot_outreach__pb2.ListInboxResponse.FromString,
+                _registered_method=True)
+        self.BatchListInbox = channel.unary_unary(
+                '/quanyu.member.v1.OutreachService/BatchListInbox',
+                request_serializer=quanyu_dot_member_dot_v1_dot_outreach__pb2.BatchListInboxRequest.SerializeToString,
+                response_deserializer=quanyu_dot_member_dot_v1_dot_outreach__pb2.BatchListInboxResponse.FromString,
                 _registered_method=True)
         self.WatchInbox = channel.unary_stream(
                 '/quanyu.member.v1.OutreachService/WatchInbox',
@@ -146,6 +161,14 @@ class OutreachServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def BatchListClients(self, request, context):
+        """The first consumers in the client books of each of up to 100 members of staff, as ListClients shows them; those without any within the
+        caller's scope are absent from the answer. More at once are an invalid request.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def SendOutreach(self, request, context):
         """Writes to a consumer, by the guide they are bound to. The message stands in the consumer's inbox at once.
         Refuses with NOT_BOUND when the consumer is not bound to the caller for this brand, NO_CONSENT when they did not allow the brand to
@@ -164,6 +187,15 @@ class OutreachServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def BatchListOutreaches(self, request, context):
+        """The first messages written in the name of each of up to 100 members of staff, stores or brands, as ListOutreaches shows them; those
+        without any within the caller's scope are absent from the answer. Exactly one of the three is given, else INVALID_FIELD; more than 100 at
+        once are an invalid request.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def BatchGetOutreaches(self, request, context):
         """Up to 500 outreaches; those that are missing or outside the caller's scope are absent.
         """
@@ -173,6 +205,14 @@ class OutreachServiceServicer:
 
     def ListInbox(self, request, context):
         """The messages a person got, newest first, and how many are unread.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def BatchListInbox(self, request, context):
+        """The first messages of each of up to 100 persons, and how many are unread, as ListInbox shows them; persons out of the caller's scope and
+        those who got none are absent from the answer. More at once are an invalid request.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -230,6 +270,11 @@ def add_OutreachServiceServicer_to_server(servicer, server):
                     request_deserializer=quanyu_dot_member_dot_v1_dot_outreach__pb2.ListClientsRequest.FromString,
                     response_serializer=quanyu_dot_member_dot_v1_dot_outreach__pb2.ListClientsResponse.SerializeToString,
             ),
+            'BatchListClients': grpc.unary_unary_rpc_method_handler(
+                    servicer.BatchListClients,
+                    request_deserializer=quanyu_dot_member_dot_v1_dot_outreach__pb2.BatchListClientsRequest.FromString,
+                    response_serializer=quanyu_dot_member_dot_v1_dot_outreach__pb2.BatchListClientsResponse.SerializeToString,
+            ),
             'SendOutreach': grpc.unary_unary_rpc_method_handler(
                     servicer.SendOutreach,
                     request_deserializer=quanyu_dot_member_dot_v1_dot_outreach__pb2.SendOutreachRequest.FromString,
@@ -240,6 +285,11 @@ def add_OutreachServiceServicer_to_server(servicer, server):
                     request_deserializer=quanyu_dot_member_dot_v1_dot_outreach__pb2.ListOutreachesRequest.FromString,
                     response_serializer=quanyu_dot_member_dot_v1_dot_outreach__pb2.ListOutreachesResponse.SerializeToString,
             ),
+            'BatchListOutreaches': grpc.unary_unary_rpc_method_handler(
+                    servicer.BatchListOutreaches,
+                    request_deserializer=quanyu_dot_member_dot_v1_dot_outreach__pb2.BatchListOutreachesRequest.FromString,
+                    response_serializer=quanyu_dot_member_dot_v1_dot_outreach__pb2.BatchListOutreachesResponse.SerializeToString,
+            ),
             'BatchGetOutreaches': grpc.unary_unary_rpc_method_handler(
                     servicer.BatchGetOutreaches,
                     request_deserializer=quanyu_dot_member_dot_v1_dot_outreach__pb2.BatchGetOutreachesRequest.FromString,
@@ -249,6 +299,11 @@ def add_OutreachServiceServicer_to_server(servicer, server):
                     servicer.ListInbox,
                     request_deserializer=quanyu_dot_member_dot_v1_dot_outreach__pb2.ListInboxRequest.FromString,
                     response_serializer=quanyu_dot_member_dot_v1_dot_outreach__pb2.ListInboxResponse.SerializeToString,
+            ),
+            'BatchListInbox': grpc.unary_unary_rpc_method_handler(
+                    servicer.BatchListInbox,
+                    request_deserializer=quanyu_dot_member_dot_v1_dot_outreach__pb2.BatchListInboxRequest.FromString,
+                    response_serializer=quanyu_dot_member_dot_v1_dot_outreach__pb2.BatchListInboxResponse.SerializeToString,
             ),
             'WatchInbox': grpc.unary_stream_rpc_method_handler(
                     servicer.WatchInbox,
@@ -435,6 +490,33 @@ class OutreachService:
             _registered_method=True)
 
     @staticmethod
+    def BatchListClients(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/quanyu.member.v1.OutreachService/BatchListClients',
+            quanyu_dot_member_dot_v1_dot_outreach__pb2.BatchListClientsRequest.SerializeToString,
+            quanyu_dot_member_dot_v1_dot_outreach__pb2.BatchListClientsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def SendOutreach(request,
             target,
             options=(),
@@ -489,6 +571,33 @@ class OutreachService:
             _registered_method=True)
 
     @staticmethod
+    def BatchListOutreaches(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/quanyu.member.v1.OutreachService/BatchListOutreaches',
+            quanyu_dot_member_dot_v1_dot_outreach__pb2.BatchListOutreachesRequest.SerializeToString,
+            quanyu_dot_member_dot_v1_dot_outreach__pb2.BatchListOutreachesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def BatchGetOutreaches(request,
             target,
             options=(),
@@ -532,6 +641,33 @@ class OutreachService:
             '/quanyu.member.v1.OutreachService/ListInbox',
             quanyu_dot_member_dot_v1_dot_outreach__pb2.ListInboxRequest.SerializeToString,
             quanyu_dot_member_dot_v1_dot_outreach__pb2.ListInboxResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def BatchListInbox(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/quanyu.member.v1.OutreachService/BatchListInbox',
+            quanyu_dot_member_dot_v1_dot_outreach__pb2.BatchListInboxRequest.SerializeToString,
+            quanyu_dot_member_dot_v1_dot_outreach__pb2.BatchListInboxResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -52,6 +52,10 @@ class OutreachServiceStub:
     """The active bindings of up to 500 consumers, for one brand or for all the caller may see; those without one are absent."""
     ListClients: _grpc.UnaryUnaryMultiCallable[_outreach_pb2.ListClientsRequest, _outreach_pb2.ListClientsResponse]
     """A guide's client book: the consumers bound to a member of staff, the latest bound first."""
+    BatchListClients: _grpc.UnaryUnaryMultiCallable[_outreach_pb2.BatchListClientsRequest, _outreach_pb2.BatchListClientsResponse]
+    """The first consumers in the client books of each of up to 100 members of staff, as ListClients shows them; those without any within the
+    caller's scope are absent from the answer. More at once are an invalid request.
+    """
     SendOutreach: _grpc.UnaryUnaryMultiCallable[_outreach_pb2.SendOutreachRequest, _outreach_pb2.SendOutreachResponse]
     """Writes to a consumer, by the guide they are bound to. The message stands in the consumer's inbox at once.
     Refuses with NOT_BOUND when the consumer is not bound to the caller for this brand, NO_CONSENT when they did not allow the brand to
@@ -62,10 +66,19 @@ class OutreachServiceStub:
     """What was written in the name of a member of staff, a store or a brand, newest first, with what came of it.
     Refuses with STAFF_STORE_OR_BRAND unless exactly one is given.
     """
+    BatchListOutreaches: _grpc.UnaryUnaryMultiCallable[_outreach_pb2.BatchListOutreachesRequest, _outreach_pb2.BatchListOutreachesResponse]
+    """The first messages written in the name of each of up to 100 members of staff, stores or brands, as ListOutreaches shows them; those
+    without any within the caller's scope are absent from the answer. Exactly one of the three is given, else INVALID_FIELD; more than 100 at
+    once are an invalid request.
+    """
     BatchGetOutreaches: _grpc.UnaryUnaryMultiCallable[_outreach_pb2.BatchGetOutreachesRequest, _outreach_pb2.BatchGetOutreachesResponse]
     """Up to 500 outreaches; those that are missing or outside the caller's scope are absent."""
     ListInbox: _grpc.UnaryUnaryMultiCallable[_outreach_pb2.ListInboxRequest, _outreach_pb2.ListInboxResponse]
     """The messages a person got, newest first, and how many are unread."""
+    BatchListInbox: _grpc.UnaryUnaryMultiCallable[_outreach_pb2.BatchListInboxRequest, _outreach_pb2.BatchListInboxResponse]
+    """The first messages of each of up to 100 persons, and how many are unread, as ListInbox shows them; persons out of the caller's scope and
+    those who got none are absent from the answer. More at once are an invalid request.
+    """
     WatchInbox: _grpc.UnaryStreamMultiCallable[_outreach_pb2.WatchInboxRequest, _outreach_pb2.WatchInboxResponse]
     """The messages a person gets from now on, each once it stands in the inbox; with `after` first those that came since. A message is told
     at least once, perhaps twice; that it was read is not told. The stream ends without a refusal when its time is over: ask again
@@ -99,6 +112,10 @@ class OutreachServiceAsyncStub(OutreachServiceStub):
     """The active bindings of up to 500 consumers, for one brand or for all the caller may see; those without one are absent."""
     ListClients: _aio.UnaryUnaryMultiCallable[_outreach_pb2.ListClientsRequest, _outreach_pb2.ListClientsResponse]  # type: ignore[assignment]
     """A guide's client book: the consumers bound to a member of staff, the latest bound first."""
+    BatchListClients: _aio.UnaryUnaryMultiCallable[_outreach_pb2.BatchListClientsRequest, _outreach_pb2.BatchListClientsResponse]  # type: ignore[assignment]
+    """The first consumers in the client books of each of up to 100 members of staff, as ListClients shows them; those without any within the
+    caller's scope are absent from the answer. More at once are an invalid request.
+    """
     SendOutreach: _aio.UnaryUnaryMultiCallable[_outreach_pb2.SendOutreachRequest, _outreach_pb2.SendOutreachResponse]  # type: ignore[assignment]
     """Writes to a consumer, by the guide they are bound to. The message stands in the consumer's inbox at once.
     Refuses with NOT_BOUND when the consumer is not bound to the caller for this brand, NO_CONSENT when they did not allow the brand to
@@ -109,10 +126,19 @@ class OutreachServiceAsyncStub(OutreachServiceStub):
     """What was written in the name of a member of staff, a store or a brand, newest first, with what came of it.
     Refuses with STAFF_STORE_OR_BRAND unless exactly one is given.
     """
+    BatchListOutreaches: _aio.UnaryUnaryMultiCallable[_outreach_pb2.BatchListOutreachesRequest, _outreach_pb2.BatchListOutreachesResponse]  # type: ignore[assignment]
+    """The first messages written in the name of each of up to 100 members of staff, stores or brands, as ListOutreaches shows them; those
+    without any within the caller's scope are absent from the answer. Exactly one of the three is given, else INVALID_FIELD; more than 100 at
+    once are an invalid request.
+    """
     BatchGetOutreaches: _aio.UnaryUnaryMultiCallable[_outreach_pb2.BatchGetOutreachesRequest, _outreach_pb2.BatchGetOutreachesResponse]  # type: ignore[assignment]
     """Up to 500 outreaches; those that are missing or outside the caller's scope are absent."""
     ListInbox: _aio.UnaryUnaryMultiCallable[_outreach_pb2.ListInboxRequest, _outreach_pb2.ListInboxResponse]  # type: ignore[assignment]
     """The messages a person got, newest first, and how many are unread."""
+    BatchListInbox: _aio.UnaryUnaryMultiCallable[_outreach_pb2.BatchListInboxRequest, _outreach_pb2.BatchListInboxResponse]  # type: ignore[assignment]
+    """The first messages of each of up to 100 persons, and how many are unread, as ListInbox shows them; persons out of the caller's scope and
+    those who got none are absent from the answer. More at once are an invalid request.
+    """
     WatchInbox: _aio.UnaryStreamMultiCallable[_outreach_pb2.WatchInboxRequest, _outreach_pb2.WatchInboxResponse]  # type: ignore[assignment]
     """The messages a person gets from now on, each once it stands in the inbox; with `after` first those that came since. A message is told
     at least once, perhaps twice; that it was read is not told. The stream ends without a refusal when its time is over: ask again
@@ -181,6 +207,16 @@ class OutreachServiceServicer(metaclass=_abc_1.ABCMeta):
         """A guide's client book: the consumers bound to a member of staff, the latest bound first."""
 
     @_abc_1.abstractmethod
+    def BatchListClients(
+        self,
+        request: _outreach_pb2.BatchListClientsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_outreach_pb2.BatchListClientsResponse, _abc.Awaitable[_outreach_pb2.BatchListClientsResponse]]:
+        """The first consumers in the client books of each of up to 100 members of staff, as ListClients shows them; those without any within the
+        caller's scope are absent from the answer. More at once are an invalid request.
+        """
+
+    @_abc_1.abstractmethod
     def SendOutreach(
         self,
         request: _outreach_pb2.SendOutreachRequest,
@@ -203,6 +239,17 @@ class OutreachServiceServicer(metaclass=_abc_1.ABCMeta):
         """
 
     @_abc_1.abstractmethod
+    def BatchListOutreaches(
+        self,
+        request: _outreach_pb2.BatchListOutreachesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_outreach_pb2.BatchListOutreachesResponse, _abc.Awaitable[_outreach_pb2.BatchListOutreachesResponse]]:
+        """The first messages written in the name of each of up to 100 members of staff, stores or brands, as ListOutreaches shows them; those
+        without any within the caller's scope are absent from the answer. Exactly one of the three is given, else INVALID_FIELD; more than 100 at
+        once are an invalid request.
+        """
+
+    @_abc_1.abstractmethod
     def BatchGetOutreaches(
         self,
         request: _outreach_pb2.BatchGetOutreachesRequest,
@@ -217,6 +264,16 @@ class OutreachServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_outreach_pb2.ListInboxResponse, _abc.Awaitable[_outreach_pb2.ListInboxResponse]]:
         """The messages a person got, newest first, and how many are unread."""
+
+    @_abc_1.abstractmethod
+    def BatchListInbox(
+        self,
+        request: _outreach_pb2.BatchListInboxRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_outreach_pb2.BatchListInboxResponse, _abc.Awaitable[_outreach_pb2.BatchListInboxResponse]]:
+        """The first messages of each of up to 100 persons, and how many are unread, as ListInbox shows them; persons out of the caller's scope and
+        those who got none are absent from the answer. More at once are an invalid request.
+        """
 
     @_abc_1.abstractmethod
     def WatchInbox(

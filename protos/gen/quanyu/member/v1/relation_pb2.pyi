@@ -553,21 +553,27 @@ class BatchListRelationsRequest(_message.Message):
 
     CONSUMER_IDS_FIELD_NUMBER: _builtins.int
     FIRST_FIELD_NUMBER: _builtins.int
+    BRAND_IDS_FIELD_NUMBER: _builtins.int
     first: _builtins.int
     """How many for each: 1 to 100; 0 means 20."""
     @_builtins.property
     def consumer_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """At most 100."""
 
+    @_builtins.property
+    def brand_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Or these, at most 100."""
+
     def __init__(
         self,
         *,
         consumer_ids: _abc.Iterable[_builtins.str] | None = ...,
         first: _builtins.int = ...,
+        brand_ids: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["consumer_ids", b"consumer_ids", "first", b"first"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["brand_ids", b"brand_ids", "consumer_ids", b"consumer_ids", "first", b"first"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -578,18 +584,24 @@ class BatchListRelationsResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     CONSUMERS_FIELD_NUMBER: _builtins.int
+    BRANDS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def consumers(self) -> _containers.RepeatedCompositeFieldContainer[Global___RelationsOfConsumer]:
         """One for each consumer with relations the caller may see."""
+
+    @_builtins.property
+    def brands(self) -> _containers.RepeatedCompositeFieldContainer[Global___RelationsOfBrand]:
+        """One for each brand with relations the caller may see."""
 
     def __init__(
         self,
         *,
         consumers: _abc.Iterable[Global___RelationsOfConsumer] | None = ...,
+        brands: _abc.Iterable[Global___RelationsOfBrand] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["consumers", b"consumers"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["brands", b"brands", "consumers", b"consumers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -626,6 +638,40 @@ class RelationsOfConsumer(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RelationsOfConsumer: _TypeAlias = RelationsOfConsumer  # noqa: Y015
+
+@_typing.final
+class RelationsOfBrand(_message.Message):
+    """The first relations of one brand."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BRAND_ID_FIELD_NUMBER: _builtins.int
+    RELATIONS_FIELD_NUMBER: _builtins.int
+    PAGE_FIELD_NUMBER: _builtins.int
+    brand_id: _builtins.str
+    """The id that was asked for."""
+    @_builtins.property
+    def relations(self) -> _containers.RepeatedCompositeFieldContainer[Global___Relation]:
+        """The latest touched first."""
+
+    @_builtins.property
+    def page(self) -> _page_pb2.PageInfo:
+        """Continues with ListRelations."""
+
+    def __init__(
+        self,
+        *,
+        brand_id: _builtins.str = ...,
+        relations: _abc.Iterable[Global___Relation] | None = ...,
+        page: _page_pb2.PageInfo | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["page", b"page"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["brand_id", b"brand_id", "page", b"page", "relations", b"relations"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RelationsOfBrand: _TypeAlias = RelationsOfBrand  # noqa: Y015
 
 @_typing.final
 class ListTransitionsRequest(_message.Message):
@@ -678,6 +724,88 @@ class ListTransitionsResponse(_message.Message):
 Global___ListTransitionsResponse: _TypeAlias = ListTransitionsResponse  # noqa: Y015
 
 @_typing.final
+class BatchListTransitionsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RELATION_IDS_FIELD_NUMBER: _builtins.int
+    FIRST_FIELD_NUMBER: _builtins.int
+    first: _builtins.int
+    """How many for each: 1 to 100; 0 means 20."""
+    @_builtins.property
+    def relation_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """At most 100."""
+
+    def __init__(
+        self,
+        *,
+        relation_ids: _abc.Iterable[_builtins.str] | None = ...,
+        first: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["first", b"first", "relation_ids", b"relation_ids"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BatchListTransitionsRequest: _TypeAlias = BatchListTransitionsRequest  # noqa: Y015
+
+@_typing.final
+class BatchListTransitionsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RELATIONS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def relations(self) -> _containers.RepeatedCompositeFieldContainer[Global___TransitionsOfRelation]:
+        """One for each relation with moves the caller may see."""
+
+    def __init__(
+        self,
+        *,
+        relations: _abc.Iterable[Global___TransitionsOfRelation] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["relations", b"relations"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BatchListTransitionsResponse: _TypeAlias = BatchListTransitionsResponse  # noqa: Y015
+
+@_typing.final
+class TransitionsOfRelation(_message.Message):
+    """The first moves of one relation."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RELATION_ID_FIELD_NUMBER: _builtins.int
+    TRANSITIONS_FIELD_NUMBER: _builtins.int
+    PAGE_FIELD_NUMBER: _builtins.int
+    relation_id: _builtins.str
+    """The id that was asked for."""
+    @_builtins.property
+    def transitions(self) -> _containers.RepeatedCompositeFieldContainer[Global___Transition]:
+        """Newest first."""
+
+    @_builtins.property
+    def page(self) -> _page_pb2.PageInfo:
+        """Continues with ListTransitions."""
+
+    def __init__(
+        self,
+        *,
+        relation_id: _builtins.str = ...,
+        transitions: _abc.Iterable[Global___Transition] | None = ...,
+        page: _page_pb2.PageInfo | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["page", b"page"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page", b"page", "relation_id", b"relation_id", "transitions", b"transitions"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TransitionsOfRelation: _TypeAlias = TransitionsOfRelation  # noqa: Y015
+
+@_typing.final
 class ListInteractionsRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -727,6 +855,88 @@ class ListInteractionsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListInteractionsResponse: _TypeAlias = ListInteractionsResponse  # noqa: Y015
+
+@_typing.final
+class BatchListInteractionsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RELATION_IDS_FIELD_NUMBER: _builtins.int
+    FIRST_FIELD_NUMBER: _builtins.int
+    first: _builtins.int
+    """How many for each: 1 to 100; 0 means 20."""
+    @_builtins.property
+    def relation_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """At most 100."""
+
+    def __init__(
+        self,
+        *,
+        relation_ids: _abc.Iterable[_builtins.str] | None = ...,
+        first: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["first", b"first", "relation_ids", b"relation_ids"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BatchListInteractionsRequest: _TypeAlias = BatchListInteractionsRequest  # noqa: Y015
+
+@_typing.final
+class BatchListInteractionsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RELATIONS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def relations(self) -> _containers.RepeatedCompositeFieldContainer[Global___InteractionsOfRelation]:
+        """One for each relation with interactions the caller may see."""
+
+    def __init__(
+        self,
+        *,
+        relations: _abc.Iterable[Global___InteractionsOfRelation] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["relations", b"relations"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BatchListInteractionsResponse: _TypeAlias = BatchListInteractionsResponse  # noqa: Y015
+
+@_typing.final
+class InteractionsOfRelation(_message.Message):
+    """The first interactions of one relation."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RELATION_ID_FIELD_NUMBER: _builtins.int
+    INTERACTIONS_FIELD_NUMBER: _builtins.int
+    PAGE_FIELD_NUMBER: _builtins.int
+    relation_id: _builtins.str
+    """The id that was asked for."""
+    @_builtins.property
+    def interactions(self) -> _containers.RepeatedCompositeFieldContainer[Global___Interaction]:
+        """Newest first."""
+
+    @_builtins.property
+    def page(self) -> _page_pb2.PageInfo:
+        """Continues with ListInteractions."""
+
+    def __init__(
+        self,
+        *,
+        relation_id: _builtins.str = ...,
+        interactions: _abc.Iterable[Global___Interaction] | None = ...,
+        page: _page_pb2.PageInfo | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["page", b"page"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["interactions", b"interactions", "page", b"page", "relation_id", b"relation_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___InteractionsOfRelation: _TypeAlias = InteractionsOfRelation  # noqa: Y015
 
 @_typing.final
 class RecordInteractionRequest(_message.Message):

@@ -60,10 +60,20 @@ class RelationServiceStub:
                 request_serializer=quanyu_dot_member_dot_v1_dot_relation__pb2.ListTransitionsRequest.SerializeToString,
                 response_deserializer=quanyu_dot_member_dot_v1_dot_relation__pb2.ListTransitionsResponse.FromString,
                 _registered_method=True)
+        self.BatchListTransitions = channel.unary_unary(
+                '/quanyu.member.v1.RelationService/BatchListTransitions',
+                request_serializer=quanyu_dot_member_dot_v1_dot_relation__pb2.BatchListTransitionsRequest.SerializeToString,
+                response_deserializer=quanyu_dot_member_dot_v1_dot_relation__pb2.BatchListTransitionsResponse.FromString,
+                _registered_method=True)
         self.ListInteractions = channel.unary_unary(
                 '/quanyu.member.v1.RelationService/ListInteractions',
                 request_serializer=quanyu_dot_member_dot_v1_dot_relation__pb2.ListInteractionsRequest.SerializeToString,
                 response_deserializer=quanyu_dot_member_dot_v1_dot_relation__pb2.ListInteractionsResponse.FromString,
+                _registered_method=True)
+        self.BatchListInteractions = channel.unary_unary(
+                '/quanyu.member.v1.RelationService/BatchListInteractions',
+                request_serializer=quanyu_dot_member_dot_v1_dot_relation__pb2.BatchListInteractionsRequest.SerializeToString,
+                response_deserializer=quanyu_dot_member_dot_v1_dot_relation__pb2.BatchListInteractionsResponse.FromString,
                 _registered_method=True)
         self.RecordInteraction = channel.unary_unary(
                 '/quanyu.member.v1.RelationService/RecordInteraction',
@@ -100,7 +110,8 @@ class RelationServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def BatchListRelations(self, request, context):
-        """The latest touched relations of each of up to 100 consumers, as far as ListRelations shows them.
+        """The latest touched relations of each of up to 100 consumers or brands, as far as ListRelations shows them. Exactly one of the two is
+        given, else INVALID_FIELD; more than 100 at once are an invalid request.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -113,8 +124,24 @@ class RelationServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def BatchListTransitions(self, request, context):
+        """The first moves of each of up to 100 relations, as ListTransitions shows them for its person and brand; relations the caller may not see
+        are absent from the answer. More at once are an invalid request.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListInteractions(self, request, context):
         """The timeline of a person, newest first, with one brand or with all the caller may see.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def BatchListInteractions(self, request, context):
+        """The first interactions of each of up to 100 relations, as ListInteractions shows them for its person and brand; relations of which the
+        caller may see none are absent from the answer. More at once are an invalid request.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -158,10 +185,20 @@ def add_RelationServiceServicer_to_server(servicer, server):
                     request_deserializer=quanyu_dot_member_dot_v1_dot_relation__pb2.ListTransitionsRequest.FromString,
                     response_serializer=quanyu_dot_member_dot_v1_dot_relation__pb2.ListTransitionsResponse.SerializeToString,
             ),
+            'BatchListTransitions': grpc.unary_unary_rpc_method_handler(
+                    servicer.BatchListTransitions,
+                    request_deserializer=quanyu_dot_member_dot_v1_dot_relation__pb2.BatchListTransitionsRequest.FromString,
+                    response_serializer=quanyu_dot_member_dot_v1_dot_relation__pb2.BatchListTransitionsResponse.SerializeToString,
+            ),
             'ListInteractions': grpc.unary_unary_rpc_method_handler(
                     servicer.ListInteractions,
                     request_deserializer=quanyu_dot_member_dot_v1_dot_relation__pb2.ListInteractionsRequest.FromString,
                     response_serializer=quanyu_dot_member_dot_v1_dot_relation__pb2.ListInteractionsResponse.SerializeToString,
+            ),
+            'BatchListInteractions': grpc.unary_unary_rpc_method_handler(
+                    servicer.BatchListInteractions,
+                    request_deserializer=quanyu_dot_member_dot_v1_dot_relation__pb2.BatchListInteractionsRequest.FromString,
+                    response_serializer=quanyu_dot_member_dot_v1_dot_relation__pb2.BatchListInteractionsResponse.SerializeToString,
             ),
             'RecordInteraction': grpc.unary_unary_rpc_method_handler(
                     servicer.RecordInteraction,
@@ -316,6 +353,33 @@ class RelationService:
             _registered_method=True)
 
     @staticmethod
+    def BatchListTransitions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/quanyu.member.v1.RelationService/BatchListTransitions',
+            quanyu_dot_member_dot_v1_dot_relation__pb2.BatchListTransitionsRequest.SerializeToString,
+            quanyu_dot_member_dot_v1_dot_relation__pb2.BatchListTransitionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def ListInteractions(request,
             target,
             options=(),
@@ -332,6 +396,33 @@ class RelationService:
             '/quanyu.member.v1.RelationService/ListInteractions',
             quanyu_dot_member_dot_v1_dot_relation__pb2.ListInteractionsRequest.SerializeToString,
             quanyu_dot_member_dot_v1_dot_relation__pb2.ListInteractionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def BatchListInteractions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/quanyu.member.v1.RelationService/BatchListInteractions',
+            quanyu_dot_member_dot_v1_dot_relation__pb2.BatchListInteractionsRequest.SerializeToString,
+            quanyu_dot_member_dot_v1_dot_relation__pb2.BatchListInteractionsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -46,11 +46,21 @@ class RelationServiceStub:
     their store look after, the one with the brand for which they do. Refuses with CONSUMER_OR_BRAND unless exactly one is given.
     """
     BatchListRelations: _grpc.UnaryUnaryMultiCallable[_relation_pb2.BatchListRelationsRequest, _relation_pb2.BatchListRelationsResponse]
-    """The latest touched relations of each of up to 100 consumers, as far as ListRelations shows them."""
+    """The latest touched relations of each of up to 100 consumers or brands, as far as ListRelations shows them. Exactly one of the two is
+    given, else INVALID_FIELD; more than 100 at once are an invalid request.
+    """
     ListTransitions: _grpc.UnaryUnaryMultiCallable[_relation_pb2.ListTransitionsRequest, _relation_pb2.ListTransitionsResponse]
     """How the stage of a person with a brand moved, newest first, each move with its cause."""
+    BatchListTransitions: _grpc.UnaryUnaryMultiCallable[_relation_pb2.BatchListTransitionsRequest, _relation_pb2.BatchListTransitionsResponse]
+    """The first moves of each of up to 100 relations, as ListTransitions shows them for its person and brand; relations the caller may not see
+    are absent from the answer. More at once are an invalid request.
+    """
     ListInteractions: _grpc.UnaryUnaryMultiCallable[_relation_pb2.ListInteractionsRequest, _relation_pb2.ListInteractionsResponse]
     """The timeline of a person, newest first, with one brand or with all the caller may see."""
+    BatchListInteractions: _grpc.UnaryUnaryMultiCallable[_relation_pb2.BatchListInteractionsRequest, _relation_pb2.BatchListInteractionsResponse]
+    """The first interactions of each of up to 100 relations, as ListInteractions shows them for its person and brand; relations of which the
+    caller may see none are absent from the answer. More at once are an invalid request.
+    """
     RecordInteraction: _grpc.UnaryUnaryMultiCallable[_relation_pb2.RecordInteractionRequest, _relation_pb2.RecordInteractionResponse]
     """Records something a consumer did with a brand; the relation follows in the same write. Events may arrive late: the relation becomes
     what it would be had they come in time.
@@ -74,11 +84,21 @@ class RelationServiceAsyncStub(RelationServiceStub):
     their store look after, the one with the brand for which they do. Refuses with CONSUMER_OR_BRAND unless exactly one is given.
     """
     BatchListRelations: _aio.UnaryUnaryMultiCallable[_relation_pb2.BatchListRelationsRequest, _relation_pb2.BatchListRelationsResponse]  # type: ignore[assignment]
-    """The latest touched relations of each of up to 100 consumers, as far as ListRelations shows them."""
+    """The latest touched relations of each of up to 100 consumers or brands, as far as ListRelations shows them. Exactly one of the two is
+    given, else INVALID_FIELD; more than 100 at once are an invalid request.
+    """
     ListTransitions: _aio.UnaryUnaryMultiCallable[_relation_pb2.ListTransitionsRequest, _relation_pb2.ListTransitionsResponse]  # type: ignore[assignment]
     """How the stage of a person with a brand moved, newest first, each move with its cause."""
+    BatchListTransitions: _aio.UnaryUnaryMultiCallable[_relation_pb2.BatchListTransitionsRequest, _relation_pb2.BatchListTransitionsResponse]  # type: ignore[assignment]
+    """The first moves of each of up to 100 relations, as ListTransitions shows them for its person and brand; relations the caller may not see
+    are absent from the answer. More at once are an invalid request.
+    """
     ListInteractions: _aio.UnaryUnaryMultiCallable[_relation_pb2.ListInteractionsRequest, _relation_pb2.ListInteractionsResponse]  # type: ignore[assignment]
     """The timeline of a person, newest first, with one brand or with all the caller may see."""
+    BatchListInteractions: _aio.UnaryUnaryMultiCallable[_relation_pb2.BatchListInteractionsRequest, _relation_pb2.BatchListInteractionsResponse]  # type: ignore[assignment]
+    """The first interactions of each of up to 100 relations, as ListInteractions shows them for its person and brand; relations of which the
+    caller may see none are absent from the answer. More at once are an invalid request.
+    """
     RecordInteraction: _aio.UnaryUnaryMultiCallable[_relation_pb2.RecordInteractionRequest, _relation_pb2.RecordInteractionResponse]  # type: ignore[assignment]
     """Records something a consumer did with a brand; the relation follows in the same write. Events may arrive late: the relation becomes
     what it would be had they come in time.
@@ -123,7 +143,9 @@ class RelationServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _relation_pb2.BatchListRelationsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_relation_pb2.BatchListRelationsResponse, _abc.Awaitable[_relation_pb2.BatchListRelationsResponse]]:
-        """The latest touched relations of each of up to 100 consumers, as far as ListRelations shows them."""
+        """The latest touched relations of each of up to 100 consumers or brands, as far as ListRelations shows them. Exactly one of the two is
+        given, else INVALID_FIELD; more than 100 at once are an invalid request.
+        """
 
     @_abc_1.abstractmethod
     def ListTransitions(
@@ -134,12 +156,32 @@ class RelationServiceServicer(metaclass=_abc_1.ABCMeta):
         """How the stage of a person with a brand moved, newest first, each move with its cause."""
 
     @_abc_1.abstractmethod
+    def BatchListTransitions(
+        self,
+        request: _relation_pb2.BatchListTransitionsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_relation_pb2.BatchListTransitionsResponse, _abc.Awaitable[_relation_pb2.BatchListTransitionsResponse]]:
+        """The first moves of each of up to 100 relations, as ListTransitions shows them for its person and brand; relations the caller may not see
+        are absent from the answer. More at once are an invalid request.
+        """
+
+    @_abc_1.abstractmethod
     def ListInteractions(
         self,
         request: _relation_pb2.ListInteractionsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_relation_pb2.ListInteractionsResponse, _abc.Awaitable[_relation_pb2.ListInteractionsResponse]]:
         """The timeline of a person, newest first, with one brand or with all the caller may see."""
+
+    @_abc_1.abstractmethod
+    def BatchListInteractions(
+        self,
+        request: _relation_pb2.BatchListInteractionsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_relation_pb2.BatchListInteractionsResponse, _abc.Awaitable[_relation_pb2.BatchListInteractionsResponse]]:
+        """The first interactions of each of up to 100 relations, as ListInteractions shows them for its person and brand; relations of which the
+        caller may see none are absent from the answer. More at once are an invalid request.
+        """
 
     @_abc_1.abstractmethod
     def RecordInteraction(
