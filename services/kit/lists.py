@@ -1,13 +1,12 @@
 """What `BatchList…` rpcs share: they answer the first pages of many lists, each as its `List…` rpc does."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from google.protobuf.message import Message
 
-from quanyu.common.v1.page_pb2 import PageInfo
 from services.kit.errors import Invalid
-from services.kit.mongo import Shaped
+from services.kit.table import Page
 
 LISTS_MAX = 100
 """Lists of which the first pages are asked for at a time."""
@@ -27,6 +26,6 @@ def asked(request: Message, *names: str) -> tuple[str, list[str]]:
     return given[0].removesuffix("s"), list(dict.fromkeys(ids))
 
 
-def answered(key: str, items: str, found: Mapping[str, tuple[Sequence[Shaped], PageInfo]]) -> list[Any]:
+def answered(key: str, items: str, found: Mapping[str, Page]) -> list[Any]:
     """The lists that were found, shaped like the message that has their `key`, their `items` and their `page`."""
     return [{key: id, items: rows, "page": page} for id, (rows, page) in found.items()]

@@ -86,6 +86,12 @@ class Database:
         cursor = self.raw[collection].aggregate(list(pipeline), session=session, **options)
         return await cursor if self.driver == "pymongo" else cursor
 
+    async def aggregate_each(self, collection: str, pipelines: Sequence[Sequence[Mapping[str, Any]]], **options: Any) -> Any:
+        """The cursor of one aggregation with what each of several (at least one) finds, in no order."""
+        first, *others = pipelines
+        joined = [{"$unionWith": {"coll": collection, "pipeline": list(other)}} for other in others]
+        return await self.aggregate(collection, [*first, *joined], **options)
+
     async def watch(self, pipeline: Sequence[Mapping[str, Any]], **options: Any) -> Any:
         """An open change stream over the whole database: an async context manager and iterator."""
         stream = self.raw.watch(list(pipeline), **options)

@@ -17,6 +17,8 @@ from services.kit.mongo import Database, Document, Session, Shaped, ensure
 from services.kit.unit import Unit
 
 S = TypeVar("S", bound=Struct)
+Page = tuple[list[Shaped], PageInfo]
+"""Rows of a list, and what they say of themselves as its page."""
 BATCH_MAX = 500
 FIND_MAX = 10_000
 NOTHING: Document = {"_id": {"$in": []}}
@@ -137,9 +139,7 @@ class Table(Generic[S]):
         found: list[Shaped] = await rows.to_list(limit)
         return found
 
-    async def page(
-        self, query: Document, page: PageRequest, *, order: pages.Order, collation: Collation | None = None
-    ) -> tuple[list[Shaped], PageInfo]:
+    async def page(self, query: Document, page: PageRequest, *, order: pages.Order, collation: Collation | None = None) -> Page:
         """One keyset page in `order` (`_id` is appended) and what it says of itself.
 
         With a `collation` what comes after a row is what comes after it there; the index must have the same one.
@@ -152,7 +152,7 @@ class Table(Generic[S]):
 
     async def first_pages(
         self, queries: Mapping[str, Document], first: int, *, order: pages.Order, collation: Collation | None = None
-    ) -> dict[str, tuple[list[Shaped], PageInfo]]:
+    ) -> dict[str, Page]:
         """For each key the first page of what its query finds, as `page` has it; where that is nothing there is no entry.
 
         One aggregation, each branch of which walks the index that its query alone would: it costs what is shown, not what there is.
@@ -170,14 +170,13 @@ class Table(Generic[S]):
         ]
         if not branches:
             return {}
-        pipeline = [*branches[0], *({"$unionWith": {"coll": self.name, "pipeline": branch}} for branch in branches[1:])]
-        found = await self.database.aggregate(self.name, pipeline, collation=collation)
+        found = await self.database.aggregate_each(self.name, branches, collation=collation)
         return {each["_id"]: self._paged(each["rows"], first) async for each in found}
 
     def _with_cursor(self, order: pages.Order) -> Document:
         return (self.projection or {}) | {"_cursor": [f"${field}" for field, _ in order]}
 
-    def _paged(self, rows: list[Shaped], first: int) -> tuple[list[Shaped], PageInfo]:
+    def _paged(self, rows: list[Shaped], first: int) -> Page:
         """A page of the rows that were found, one more than it has when another follows."""
         cursors = [row.pop("_cursor") for row in rows]
         end = pages.cursor(self.name, cursors[min(first, len(rows)) - 1]) if rows else ""

@@ -31,7 +31,7 @@ PUBLIC = {
     "PlaceService.GetDistrict", "PlaceService.BatchGetDistricts", "PlaceService.ListDistricts",
     "PlaceService.BatchGetVenues", "PlaceService.ListVenues", "PlaceService.BatchListVenues",
     "CatalogService.GetProduct", "CatalogService.BatchGetProducts", "CatalogService.BatchGetVariants", "CatalogService.BatchListVariants",
-    "CatalogService.GetOffer", "CatalogService.BatchGetOffers", "CatalogService.SearchOffers",
+    "CatalogService.GetOffer", "CatalogService.BatchGetOffers", "CatalogService.SearchOffers", "CatalogService.BatchListOffers",
     # What can be had near by: whether there is one or more, never how many.
     "DiscoveryService.SearchPromises",
     # What a campaign gives and which brands take part; budgets are the brands' own.

@@ -7,7 +7,7 @@ from services.commerce.catalog import rules
 from services.commerce.catalog.rules import NewProduct
 from services.commerce.catalog.store import LISTED_MAX, CatalogStore
 from services.commerce.rejects import rejects_of
-from services.kit import ids
+from services.kit import ids, lists
 from services.kit.documents import as_struct, fields
 from services.kit.errors import Invalid, Refusal, under
 from services.kit.house import House
@@ -44,10 +44,13 @@ class Catalog(catalog_pb2_grpc.CatalogServiceServicer):
         return catalog_pb2.BatchGetOffersResponse(offers=await self.catalog.offers.batch(request.ids))
 
     async def SearchOffers(self, request: catalog_pb2.SearchOffersRequest, context: Any) -> catalog_pb2.SearchOffersResponse:
-        if len(request.text) > TEXT_LENGTH_MAX or len(request.attributes) > ATTRIBUTES_MAX:
-            raise Invalid(rules.Reason.INVALID_FIELD, f"at most {TEXT_LENGTH_MAX} characters and {ATTRIBUTES_MAX} attributes", field="text")
-        offers, page = await self.catalog.search_offers(request.text, dict(request.attributes), request.brand_id, request.page)
+        offers, page = await self.catalog.search_offers(*_sought(request), request.brand_id, request.page)
         return catalog_pb2.SearchOffersResponse(offers=offers, page=page)
+
+    async def BatchListOffers(self, request: catalog_pb2.BatchListOffersRequest, context: Any) -> catalog_pb2.BatchListOffersResponse:
+        name, brand_ids = lists.asked(request, "brand_ids")
+        found = await self.catalog.first_offers(*_sought(request), brand_ids, request.first)
+        return catalog_pb2.BatchListOffersResponse(brands=lists.answered(name, "offers", found))
 
     @write
     async def CreateProduct(self, request: catalog_pb2.CreateProductRequest, unit: Unit) -> catalog_pb2.CreateProductResponse:
@@ -80,3 +83,10 @@ class Catalog(catalog_pb2_grpc.CatalogServiceServicer):
         refused |= {index: verdict for index, verdict in zip(rows, verdicts, strict=True) if verdict}
         rejects = rejects_of(refused, [product.product_id for product in request.products])
         return catalog_pb2.ImportProductsResponse(imported=len(request.products) - len(rejects), rejects=rejects)
+
+
+def _sought(request: catalog_pb2.SearchOffersRequest | catalog_pb2.BatchListOffersRequest) -> tuple[str, dict[str, str]]:
+    """The text and the attributes that offers are sought by."""
+    if len(request.text) > TEXT_LENGTH_MAX or len(request.attributes) > ATTRIBUTES_MAX:
+        raise Invalid(rules.Reason.INVALID_FIELD, f"at most {TEXT_LENGTH_MAX} characters and {ATTRIBUTES_MAX} attributes", field="text")
+    return request.text, dict(request.attributes)

@@ -7,14 +7,14 @@ from typing import Any
 from pymongo import ASCENDING, IndexModel, UpdateOne
 
 from quanyu.commerce.v1 import catalog_pb2
-from quanyu.common.v1.page_pb2 import PageInfo, PageRequest
+from quanyu.common.v1.page_pb2 import PageRequest
 from services.commerce.catalog import rules, words
 from services.commerce.catalog.rules import Composed, NewProduct, Offer, Price, Product, Variant
 from services.kit.access import Kind, caller
 from services.kit.documents import as_documents, as_struct
 from services.kit.errors import Denied, Refusal
 from services.kit.mongo import Database, Document, Session, Shaped
-from services.kit.table import Table
+from services.kit.table import Page, Table
 from services.kit.unit import Unit
 
 VARIANTS_MATCHED_MAX = 500
@@ -52,14 +52,17 @@ class CatalogStore:
 
     # reading ---------------------------------------------------------------------------------------------------------
 
-    async def search_offers(
-        self, text: str, attributes: Mapping[str, str], brand_id: str, page: PageRequest
-    ) -> tuple[list[Shaped], PageInfo]:
+    async def search_offers(self, text: str, attributes: Mapping[str, str], brand_id: str, page: PageRequest) -> Page:
         """Offers with a variant that has every word and attribute."""
-        query: Document = {"goods": {"$elemMatch": having(words.of_query(text, attributes))}} if text.strip() or attributes else {}
+        query = _with_goods(text, attributes)
         if brand_id:
             query["brand_id"] = brand_id
         return await self.offers.page(query, page, order=[])
+
+    async def first_offers(self, text: str, attributes: Mapping[str, str], brand_ids: Iterable[str], first: int) -> dict[str, Page]:
+        """The first page of each of several brands, as `search_offers` has it."""
+        query = _with_goods(text, attributes)
+        return await self.offers.first_pages({id: query | {"brand_id": id} for id in brand_ids}, first, order=[])
 
     async def matching(self, text: str, attributes: Mapping[str, str]) -> dict[str, Variant]:
         """The variants that have every word and attribute, at most VARIANTS_MATCHED_MAX, by id."""
@@ -164,6 +167,11 @@ class _Standing:
 def _replacing(document: Document) -> UpdateOne:
     fields = {name: value for name, value in document.items() if name not in ("_id", "version")}
     return UpdateOne({"_id": document["_id"]}, {"$set": fields, "$inc": {"version": 1}})
+
+
+def _with_goods(text: str, attributes: Mapping[str, str]) -> Document:
+    """The filter for offers with a variant that has all this; without any for every offer."""
+    return {"goods": {"$elemMatch": having(words.of_query(text, attributes))}} if text.strip() or attributes else {}
 
 
 def having(wanted: Sequence[Sequence[str]]) -> Document:

@@ -21,7 +21,7 @@ from services.commerce.orders.scenario import Scenario, Touchpoint
 from services.commerce.orders.store import OrderStore
 from services.commerce.rejects import rejects_of
 from services.commerce.stock.store import StockStore
-from services.kit import access, clock, errors, ids
+from services.kit import access, clock, errors, ids, lists
 from services.kit.documents import as_struct, fields
 from services.kit.errors import Invalid, NotFound, Refusal
 from services.kit.house import House
@@ -137,6 +137,10 @@ class Orders(orders_pb2_grpc.OrderServiceServicer):
             raise Invalid(rules.Reason.INVALID_FIELD, "name a consumer, a store or a brand", field="consumer_id")
         orders, page = await self.store.page(named, request.page)
         return orders_pb2.ListOrdersResponse(orders=orders, page=page)
+
+    async def BatchListOrders(self, request: orders_pb2.BatchListOrdersRequest, context: Any) -> orders_pb2.BatchListOrdersResponse:
+        found = await self.store.first_pages(*lists.asked(request, "consumer_ids", "store_ids", "brand_ids"), request.first)
+        return orders_pb2.BatchListOrdersResponse(lists=lists.answered("key", "orders", found))
 
     async def WatchOrder(
         self, request: orders_pb2.WatchOrderRequest, context: Any

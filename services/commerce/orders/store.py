@@ -1,13 +1,13 @@
 """The collections of orders and of what is known of consumers' visits."""
 
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
 from pymongo import ASCENDING, DESCENDING, IndexModel
 
 from quanyu.commerce.v1 import orders_pb2
-from quanyu.common.v1.page_pb2 import PageInfo, PageRequest
+from quanyu.common.v1.page_pb2 import PageRequest
 from services.commerce.orders import rules, scenario
 from services.commerce.orders.history import OrdersImported
 from services.commerce.orders.nouns import Order
@@ -19,11 +19,12 @@ from services.kit.documents import as_document, as_documents, as_struct
 from services.kit.errors import Invalid
 from services.kit.mongo import Database, Document, Session, Shaped
 from services.kit.persons import Persons
-from services.kit.table import Table
+from services.kit.table import Page, Table
 from services.kit.unit import Unit
 from services.kit.watch import Watch, Watched
 
 ORDERS = "orders"
+LATEST_FIRST = [("placed_at", -1)]
 SWEPT_MAX = 200
 COALESCED_MAX = 100
 """Changes of one order after which it is read once."""
@@ -87,13 +88,15 @@ class OrderStore:
         """Those of these orders that are in scope, as the caller may see them."""
         return [self._seen(order) for order in await self.orders.batch(ids)]
 
-    async def page(self, named: Mapping[str, str], page: PageRequest) -> tuple[list[Shaped], PageInfo]:
+    async def page(self, named: Mapping[str, str], page: PageRequest) -> Page:
         """The orders of all that is named (consumer_id, store_id, brand_id), latest first, as the caller may see them."""
-        query: Document = {name: id for name, id in named.items() if name != "brand_id"}
-        if brand_id := named.get("brand_id"):
-            query["$or"] = [{"brand_ids": brand_id}, {"seller_id": brand_id}]
-        rows, info = await self.orders.page(query, page, order=[("placed_at", -1)])
+        rows, info = await self.orders.page(_of(named), page, order=LATEST_FIRST)
         return [self._seen(order) for order in rows], info
+
+    async def first_pages(self, name: str, ids: Iterable[str], first: int) -> dict[str, Page]:
+        """The first page of each of several consumers, stores or brands (`name` says which), as `page` has it."""
+        found = await self.orders.first_pages({id: _of({name: id}) for id in ids}, first, order=LATEST_FIRST)
+        return {id: ([self._seen(order) for order in rows], info) for id, (rows, info) in found.items()}
 
     async def visit_of(self, consumer_id: str, session: Session = None) -> Visit | None:
         """What is known of the last visit of the person behind a consumer id."""
@@ -146,6 +149,14 @@ class OrderStore:
     def _seen(self, order: Shaped) -> Shaped:
         who = caller()
         return visible_to(order, who.reach, everywhere=who.everywhere)
+
+
+def _of(named: Mapping[str, str]) -> Document:
+    """The filter for the orders of all that is named."""
+    query: Document = {name: id for name, id in named.items() if name != "brand_id"}
+    if brand_id := named.get("brand_id"):
+        query["$or"] = [{"brand_ids": brand_id}, {"seller_id": brand_id}]
+    return query
 
 
 def _version(cursor: str, id: str) -> int:

@@ -9,7 +9,7 @@ from services.commerce.rejects import rejects_of
 from services.commerce.stock import rules
 from services.commerce.stock.rules import Stock, Store, stock_id
 from services.commerce.stock.store import StockStore, row_of, with_available
-from services.kit import access
+from services.kit import access, lists
 from services.kit.documents import as_struct, fields
 from services.kit.errors import Conflict, Invalid, NotFound, Refusal
 from services.kit.house import House
@@ -17,6 +17,7 @@ from services.kit.mongo import Document
 from services.kit.once import Once
 from services.kit.unit import Unit, write
 
+LATEST_FIRST = [("held_at", -1)]
 ATTEMPTS_MAX = 5
 """Looks at a hold that others keep changing."""
 
@@ -33,6 +34,12 @@ class Stocks(stock_pb2_grpc.StockServiceServicer):
         query = _named(request, "store_id", "variant_id")
         rows, page = await self.stocks.stocks.page(query, request.page, order=[])
         return stock_pb2.ListStocksResponse(stocks=[with_available(row) for row in rows], page=page)
+
+    async def BatchListStocks(self, request: stock_pb2.BatchListStocksRequest, context: Any) -> stock_pb2.BatchListStocksResponse:
+        name, ids = lists.asked(request, "store_ids", "variant_ids")
+        found = await self.stocks.stocks.first_pages({id: {name: id} for id in ids}, request.first, order=[])
+        shown = {id: ([with_available(row) for row in rows], page) for id, (rows, page) in found.items()}
+        return stock_pb2.BatchListStocksResponse(lists=lists.answered("key", "stocks", shown))
 
     async def SetStock(self, request: stock_pb2.SetStockRequest, context: Any) -> stock_pb2.SetStockResponse:
         level = _level(request)
@@ -102,8 +109,14 @@ class Stocks(stock_pb2_grpc.StockServiceServicer):
 
     async def ListHolds(self, request: stock_pb2.ListHoldsRequest, context: Any) -> stock_pb2.ListHoldsResponse:
         query = _named(request, "consumer_id", "store_id")
-        holds, page = await self.stocks.holds.page(query, request.page, order=[("held_at", -1)])
+        holds, page = await self.stocks.holds.page(query, request.page, order=LATEST_FIRST)
         return stock_pb2.ListHoldsResponse(holds=holds, page=page)
+
+    async def BatchListHolds(self, request: stock_pb2.BatchListHoldsRequest, context: Any) -> stock_pb2.BatchListHoldsResponse:
+        name, ids = lists.asked(request, "consumer_ids", "store_ids")
+        queries = {id: {name: id} for id in ids if access.caller().reaches(access.FIELD_KINDS[name], id)}
+        found = await self.stocks.holds.first_pages(queries, request.first, order=LATEST_FIRST)
+        return stock_pb2.BatchListHoldsResponse(lists=lists.answered("key", "holds", found))
 
     async def _place(self, store_id: str, variant_id: str) -> tuple[Store, Variant]:
         """The store, if the caller may write its stock, and the variant."""

@@ -8,8 +8,9 @@ from quanyu.common.v1.page_pb2 import PageRequest
 from services.commerce.catalog import rules, words
 from services.commerce.catalog.store import having
 from services.kit.errors import Conflict, Denied, Invalid, NotFound
-from tests.services.commerce.conftest import Shop, explained, fresh, of_brand
+from tests.services.commerce.conftest import Shop, consumer, explained, fresh, of_brand
 from tests.services.conftest import Running
+from tests.services.lists import first_pages, rows_read, says_the_same_of_each
 
 
 def test_the_reasons_are_those_of_the_wire() -> None:
@@ -159,3 +160,28 @@ async def test_no_search_reads_the_whole_catalog(shop: Shop) -> None:
     ):
         assert "IXSCAN" in stages
         assert not stages & {"COLLSCAN", "SORT"}
+
+
+async def test_the_first_offers_of_several_brands_are_those_found_of_each(commerce: Running) -> None:
+    shop = Shop(commerce)
+    for brand_id, id, sizes in (
+        ("brd_a", "a1", ("40",)),
+        ("brd_a", "a2", ("40", "41")),
+        ("brd_a", "a3", ("41",)),
+        ("brd_b", "b1", ("40",)),
+    ):
+        product = row(id, brand_id, sizes=sizes)
+        await shop.catalog(of_brand(brand_id)).CreateProduct(
+            catalog_pb2.CreateProductRequest(request_id=fresh(), brand_id=brand_id, product=product)
+        )
+    anybody, rpc = shop.catalog(consumer()), "CatalogService.BatchListOffers"
+    for sought, found in (
+        ({}, {"brd_a": 3, "brd_b": 1}),
+        ({"attributes": {"size": "41"}}, {"brd_a": 2}),
+        ({"text": "白衬衫", "attributes": {"size": "40"}}, {"brd_a": 2, "brd_b": 1}),
+    ):
+        asked, sibling = ["brd_a", "brd_b", "brd_none"], "CatalogService.SearchOffers"
+        assert await says_the_same_of_each(anybody, rpc, "brand_id", asked, sibling=sibling, **sought) == found
+    with pytest.raises(Invalid, match="INVALID_FIELD"):
+        await first_pages(anybody, rpc, "brand_id", ["brd_a"], 1, text="x" * 201)
+    assert await rows_read(shop.database, "offers", first_pages(anybody, rpc, "brand_id", ["brd_a", "brd_b"], 1)) == 3

@@ -21,7 +21,8 @@ from services.kit.facts.outbox import route
 from services.kit.principals import Grant
 from services.kit.watch import Watch
 from tests.services.commerce.conftest import HERE, Shop, consumer, explained, fresh, of_brand, of_store
-from tests.services.conftest import Running
+from tests.services.conftest import OPERATOR, Running
+from tests.services.lists import first_pages, rows_read, says_the_same_of_each
 
 
 def test_the_words_are_those_of_the_wire() -> None:
@@ -308,3 +309,34 @@ async def test_no_hot_query_reads_a_whole_collection(shop: Shop) -> None:
         stages = await explained(orders, query)
         assert "IXSCAN" in stages
         assert "COLLSCAN" not in stages
+
+
+async def test_the_first_orders_of_several_are_those_of_each_within_scope(shop: Shop) -> None:
+    await shop.store("str_mall", "rtl_m")
+    await shop.product("hat", "brd_b", sizes=(1,), minor=10_000)
+    await shop.stocked(on_hand=9)
+    await shop.stocked("str_mall", "var_hat_1", on_hand=9)
+    for id in ("con_a", "con_a", "con_a", "con_b"):
+        await shop.placed(id)
+    await shop.placed("con_b", store_id="str_mall", lines=[orders_pb2.NewLine(variant_id="var_hat_1", quantity=1)])
+    rpc, asked = (
+        "OrderService.BatchListOrders",
+        {
+            "consumer_id": ["con_a", "con_b", "con_none"],
+            "store_id": ["str_near", "str_mall", "str_none"],
+            "brand_id": ["brd_a", "brd_b", "rtl_m", "brd_none"],
+        },
+    )
+    for grant, own in (
+        (OPERATOR, [{"con_a": 3, "con_b": 2}, {"str_near": 4, "str_mall": 1}, {"brd_a": 4, "brd_b": 1, "rtl_m": 1}]),
+        (of_brand("brd_b"), [{"con_b": 1}, {"str_mall": 1}, {"brd_b": 1, "rtl_m": 1}]),
+        (of_store("str_near", "ROLE_GUIDE"), [{"con_a": 3, "con_b": 1}, {"str_near": 4}, {"brd_a": 4}]),
+        (consumer("con_c"), [{}, {}, {}]),
+    ):
+        found = [await says_the_same_of_each(shop.orders(grant), rpc, by, keys) for by, keys in asked.items()]
+        assert found == own
+    for given in ({}, {"consumer_ids": ["con_a"], "brand_ids": ["brd_a"]}):
+        with pytest.raises(Invalid, match="INVALID_FIELD"):
+            await shop.orders().BatchListOrders(orders_pb2.BatchListOrdersRequest(**given))
+    for by, keys, most in (("consumer_id", ["con_a", "con_b"], 4), ("store_id", ["str_near", "str_mall"], 3), ("brand_id", ["brd_a"], 2)):
+        assert await rows_read(shop.database, "orders", first_pages(shop.orders(), rpc, by, keys, 1)) == most

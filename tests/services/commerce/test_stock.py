@@ -16,6 +16,8 @@ from services.kit import access, clock
 from services.kit.documents import checked
 from services.kit.errors import Conflict, Denied, Exhausted, Invalid, NotFound, Refusal
 from tests.services.commerce.conftest import Shop, consumer, explained, fresh, of_brand, of_store
+from tests.services.conftest import OPERATOR
+from tests.services.lists import first_pages, rows_read, says_the_same_of_each
 
 
 def test_the_words_are_those_of_the_wire() -> None:
@@ -327,3 +329,40 @@ async def test_no_hot_query_reads_a_whole_collection(shop: Shop) -> None:
     ):
         assert "IXSCAN" in stages
         assert not stages & {"COLLSCAN", "SORT"}
+
+
+async def test_the_first_rows_and_holds_of_several_are_those_of_each_within_scope(shop: Shop) -> None:
+    await shop.store("str_far", "brd_b")
+    await shop.product("hat", sizes=(1, 2, 3))
+    for size in (1, 2, 3):
+        await shop.stocked("str_near", f"var_hat_{size}", on_hand=9)
+    await shop.stocked("str_far", "var_hat_1", on_hand=9)
+    for id, store in (("con_a", "str_near"), ("con_a", "str_near"), ("con_b", "str_near"), ("con_b", "str_far")):
+        await shop.held(id, store, "var_hat_1")
+    stocks, holds = "StockService.BatchListStocks", "StockService.BatchListHolds"
+    stores, variants, people = ["str_near", "str_far", "str_none"], ["var_hat_1", "var_hat_2"], ["con_a", "con_b", "con_none"]
+    for grant, of_stores, of_variants in (
+        (OPERATOR, {"str_near": 4, "str_far": 1}, {"var_hat_1": 2, "var_hat_2": 1}),
+        (of_brand("brd_b"), {"str_far": 1}, {"var_hat_1": 1}),
+        (of_store("str_near", "ROLE_GUIDE"), {"str_near": 4}, {"var_hat_1": 1, "var_hat_2": 1}),
+    ):
+        assert await says_the_same_of_each(shop.stock(grant), stocks, "store_id", stores) == of_stores
+        assert await says_the_same_of_each(shop.stock(grant), stocks, "variant_id", variants) == of_variants
+    assert await says_the_same_of_each(shop.stock(), holds, "store_id", stores) == {"str_near": 3, "str_far": 1}
+    assert await says_the_same_of_each(shop.stock(), holds, "consumer_id", people) == {"con_a": 2, "con_b": 2}
+    for grant, by, keys, own in (
+        (of_brand("brd_b"), "store_id", stores, {"str_far": 1}),
+        (of_store("str_near", "ROLE_GUIDE"), "store_id", stores, {"str_near": 3}),
+        (of_store("str_near", "ROLE_GUIDE"), "consumer_id", people, {}),
+        (consumer("con_a"), "consumer_id", people, {"con_a": 2}),
+    ):
+        found = await first_pages(shop.stock(grant), holds, by, keys, 100)
+        assert {key: len(held) for key, (held, _) in found.items()} == own
+    with pytest.raises(Denied):
+        await first_pages(shop.stock(consumer()), stocks, "store_id", stores, 1)
+    for rpc, table, by, keys in (
+        (stocks, "stock", "store_id", stores),
+        (holds, "holds", "store_id", stores),
+        (holds, "holds", "consumer_id", people),
+    ):
+        assert await rows_read(shop.database, table, first_pages(shop.stock(), rpc, by, keys, 1)) <= 2 * 2
