@@ -6,9 +6,9 @@ from typing import Any
 from msgspec import Struct
 from msgspec.structs import replace
 
-from quanyu.common.v1.page_pb2 import PageInfo
+from quanyu.common.v1.page_pb2 import PageInfo, PageRequest
 from quanyu.member.v1 import consent_pb2, consent_pb2_grpc, identity_pb2
-from services.kit import ids, pages
+from services.kit import ids, lists, pages
 from services.kit.access import Kind
 from services.kit.documents import as_document, as_struct, fields, shaped
 from services.kit.errors import Invalid, Refusal
@@ -17,11 +17,9 @@ from services.kit.mongo import Document, Shaped
 from services.kit.table import BATCH_MAX, Table
 from services.kit.unit import Unit, write
 from services.member.consent.rules import Consent, Purpose
-from services.member.consent.store import Consents
+from services.member.consent.store import STANDING_ORDER, Consents
 from services.member.identity.store import Consumers
 from services.member.stores import Stores
-
-STANDING_ORDER = [("brand_id", 1), ("purpose", 1)]
 
 
 class Check(Struct, frozen=True):
@@ -61,30 +59,41 @@ class ConsentService(consent_pb2_grpc.ConsentServiceServicer):
         return consent_pb2.CheckConsentsResponse(brand_ids=granted)
 
     async def ListConsents(self, request: consent_pb2.ListConsentsRequest, context: Any) -> consent_pb2.ListConsentsResponse:
-        table, query = await self._words(self.consents.standing, request.consumer_id, request.brand_id)
-        stand = await self.consents.stand(table, query)
-        first, after = pages.size(request.page), request.page.after
-        if after:
-            brand_id, purpose = pages.values(table.name, STANDING_ORDER, after, kinds=(str, str))
-            stand = [word for word in stand if (word.brand_id, word.purpose) > (brand_id, purpose)]
-        shown = stand[:first]
-        end = pages.cursor(table.name, [shown[-1].brand_id, shown[-1].purpose]) if shown else ""
-        info = PageInfo(end_cursor=end, has_next_page=len(stand) > first)
-        return consent_pb2.ListConsentsResponse(consents=[_shaped(word) for word in shown], page=info)
+        first, table, members = pages.size(request.page), self.consents.standing, await self._members([request.consumer_id])
+        queries = await self._words(table, members, request.brand_id)
+        if request.page.after:
+            last = pages.values(table.name, STANDING_ORDER, request.page.after, kinds=(str, str))
+            queries = {id: {"$and": [query, pages.after(STANDING_ORDER, last)]} for id, query in queries.items()}
+        stand, page = (await self.consents.stand(queries, members, first)).get(request.consumer_id, ([], PageInfo()))
+        return consent_pb2.ListConsentsResponse(consents=[_shaped(word) for word in stand], page=page)
+
+    async def BatchListConsents(
+        self, request: consent_pb2.BatchListConsentsRequest, context: Any
+    ) -> consent_pb2.BatchListConsentsResponse:  # fmt: skip
+        name, consumer_ids = lists.asked(request, "consumer_ids")
+        first, members = pages.size(PageRequest(first=request.first)), await self._members(consumer_ids)
+        queries = await self._words(self.consents.standing, members, request.brand_id)
+        found = await self.consents.stand(queries, members, first)
+        shown = {id: ([_shaped(word) for word in stand], page) for id, (stand, page) in found.items()}
+        return consent_pb2.BatchListConsentsResponse(consumers=lists.answered(name, "consents", shown))
 
     async def ListConsentChanges(
         self, request: consent_pb2.ListConsentChangesRequest, context: Any
     ) -> consent_pb2.ListConsentChangesResponse:  # fmt: skip
-        table, query = await self._words(self.consents.changes, request.consumer_id, request.brand_id)
-        rows, info = await table.page(query, request.page, order=[("at", -1)])
+        table, members = self.consents.changes, await self._members([request.consumer_id])
+        (query,) = (await self._words(table, members, request.brand_id)).values()
+        rows, info = await table.unscoped.page(query, request.page, order=[("at", -1)])
         return consent_pb2.ListConsentChangesResponse(consents=rows, page=info)
 
-    async def _words(self, table: Table[Consent], consumer_id: str, brand_id: str) -> tuple[Table[Consent], Document]:
-        """How to read the person's words, said under any of the ids."""
-        members = (await self.consumers.people([consumer_id])).ids_of(consumer_id)
-        table, only = await self.consumers.readable(table, members)
-        queries: list[Document] = [{"consumer_id": {"$in": members}}, {"brand_id": brand_id} if brand_id else {}, only]
-        return table, {"$and": [query for query in queries if query]}
+    async def _members(self, consumer_ids: Sequence[str]) -> dict[str, list[str]]:
+        people = await self.consumers.people(consumer_ids)
+        return {id: people.ids_of(id) for id in consumer_ids}
+
+    async def _words(self, table: Table[Consent], members: Mapping[str, Sequence[str]], brand_id: str) -> dict[str, Document]:
+        """How to read each person's words, said under any of the ids: see `Consumers.readable`."""
+        with_brand = {"brand_id": brand_id} if brand_id else {}
+        queries: dict[str, Document] = {id: {"consumer_id": {"$in": list(ids)}} | with_brand for id, ids in members.items()}
+        return await self.consumers.readable(table, queries, members)
 
 
 def _word(said: consent_pb2.SetConsentRequest | identity_pb2.ImportedConsent, consumer_id: str, unit: Unit) -> Consent:

@@ -7,7 +7,7 @@ from enum import StrEnum
 from msgspec import Struct
 
 from services.kit.errors import Conflict
-from services.member.identity.rules import LINKED_MAX, BrandId
+from services.member.identity.rules import BrandId
 
 BRANDS_MAX = 500
 """Brands for which a consumer may have words: as many as take part in one campaign."""
@@ -46,10 +46,6 @@ class Addressed(Struct, frozen=True):
 
     id: str
     brand_ids: frozenset[str] = frozenset()
-
-
-STANDING_MAX = LINKED_MAX * BRANDS_MAX * len(Purpose)
-"""Words that may stand for one person."""
 
 
 def address(before: Addressed, brand_ids: Iterable[str]) -> Addressed:

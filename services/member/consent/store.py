@@ -4,13 +4,15 @@
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from msgspec.structs import replace
 from pymongo import ASCENDING, DESCENDING, IndexModel, ReplaceOne, UpdateOne
 
+from quanyu.common.v1.page_pb2 import PageInfo
 from quanyu.member.v1 import consent_pb2
+from services.kit import pages
 from services.kit.access import Kind
 from services.kit.documents import as_documents, as_struct
 from services.kit.errors import Refusal
@@ -20,6 +22,8 @@ from services.kit.table import Table
 from services.kit.unit import Unit
 from services.member.consent import rules
 from services.member.consent.rules import Addressed, Consent, Purpose
+
+STANDING_ORDER = [("brand_id", 1), ("purpose", 1)]
 
 
 class Consents:
@@ -89,8 +93,26 @@ class Consents:
         rows = self.standing.collection.find(query | {"purpose": purpose}, session=session)
         return rules.granted([as_struct(row, Consent) async for row in rows], brand_ids, purpose)
 
-    async def stand(self, table: Table[Consent], query: Document) -> list[Consent]:
-        """What stands for one person, by brand and purpose."""
-        rows = table.collection.find(table.within(query)).limit(rules.STANDING_MAX)
-        stands = rules.newest([as_struct(row, Consent) async for row in rows])
-        return [stands[place] for place in sorted(stands)]
+    async def stand(
+        self, queries: Mapping[str, Document], members: Mapping[str, Sequence[str]], first: int
+    ) -> dict[str, tuple[list[Consent], PageInfo]]:
+        """For each key the first of what stands for one person (`members` are its ids), by brand and purpose, of the words that a query
+        finds; where that is nothing there is no entry."""
+        branches: list[list[Document]] = [
+            [
+                {"$match": query},
+                {"$sort": dict(STANDING_ORDER)},
+                {"$limit": (first + 1) * len(members[key])},  # in each place there may be a word of each of the person's ids
+                {"$project": {"word": "$$ROOT", "key": {"$literal": key}}},
+            ]
+            for key, query in queries.items()
+        ]
+        words: dict[str, list[Consent]] = defaultdict(list)
+        async for row in await self.standing.database.aggregate_each(self.standing.name, branches):
+            words[row["key"]].append(as_struct(row["word"], Consent))
+        return {key: self._page(rules.newest(said), first) for key, said in words.items()}
+
+    def _page(self, stands: Mapping[tuple[str, Purpose], Consent], first: int) -> tuple[list[Consent], PageInfo]:
+        places = sorted(stands)
+        end = pages.cursor(self.standing.name, places[min(first, len(places)) - 1])
+        return [stands[place] for place in places[:first]], PageInfo(end_cursor=end, has_next_page=len(places) > first)

@@ -138,20 +138,27 @@ class Consumers:
                     brands.setdefault(row["_id"], set()).add(one["brand_id"])
         return brands
 
-    async def readable(self, table: Table[Any], consumer_ids: Iterable[str]) -> tuple[Table[Any], Document]:
-        """How the caller may read rows of one person in a table that is scoped by brand and consumer: the table and a filter to add.
+    async def readable(
+        self, table: Table[Any], queries: Mapping[str, Document], members: Mapping[str, Sequence[str]]
+    ) -> dict[str, Document]:
+        """Queries for rows of one person each (by the same key all ids of that person) in a table that is scoped by brand and consumer,
+        narrowed to what the caller may read: they are put to the table `unscoped`.
 
         The person reads all of their own rows, staff what belongs to the brands for which they, or their store, look after the
         person; everybody else keeps the scope.
         """
-        consumer_ids = set(consumer_ids)
-        if is_self(consumer_ids):
-            return table.unscoped, {}
-        served = await self.served_brands(consumer_ids)
-        if not served:
-            return table, {}
-        brands = caller().reach.get(Kind.BRAND, frozenset()).union(*served.values())
-        return table.unscoped, {"brand_id": {"$in": sorted(brands)}}
+        served = await self.served_brands({id for ids in members.values() for id in ids})
+        own = caller().reach.get(Kind.BRAND, frozenset())
+        found = {}
+        for key, query in queries.items():
+            theirs = [served[id] for id in members[key] if id in served]
+            if is_self(members[key]):
+                found[key] = query
+            elif theirs:
+                found[key] = {"$and": [query, {"brand_id": {"$in": sorted(own.union(*theirs))}}]}
+            else:
+                found[key] = table.within(query)
+        return found
 
     # registering -----------------------------------------------------------------------------------------------------
 

@@ -1,18 +1,18 @@
 """OutreachService. Who may bind or write is decided by the rules; the text of a message is opened only for who may read it."""
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any
 
-from quanyu.common.v1.page_pb2 import PageInfo, PageRequest
+from quanyu.common.v1.page_pb2 import PageRequest
 from quanyu.member.v1 import identity_pb2, outreach_pb2, outreach_pb2_grpc
-from services.kit import ids
-from services.kit.access import Kind
+from services.kit import ids, lists
+from services.kit.access import Kind, caller
 from services.kit.documents import as_document, as_struct, fields, shaped
 from services.kit.errors import Invalid, NotFound, Refusal
 from services.kit.house import House
 from services.kit.mongo import Document, Shaped
-from services.kit.table import BATCH_MAX, Table
+from services.kit.table import BATCH_MAX, Page, Table
 from services.kit.unit import Unit, write
 from services.member.consent.rules import Purpose
 from services.member.consent.store import Consents
@@ -23,12 +23,13 @@ from services.member.outreach.store import Bindings, Outreaches
 from services.member.relation.rules import Interaction, interaction_id
 from services.member.relation.rules import Kind as InteractionKind
 from services.member.relation.store import Relations
-from services.member.rows import whole
+from services.member.rows import whole, whole_pages
 from services.member.stores import Stores
 
 ROWS_MAX = 500
 READ_MAX = 100
 LATEST_FIRST = [("sent_at", -1)]
+LATEST_BOUND_FIRST = [("bound_at", -1)]
 
 
 class OutreachService(outreach_pb2_grpc.OutreachServiceServicer):
@@ -137,8 +138,14 @@ class OutreachService(outreach_pb2_grpc.OutreachServiceServicer):
 
     async def ListClients(self, request: outreach_pb2.ListClientsRequest, context: Any) -> outreach_pb2.ListClientsResponse:
         query = {"staff_id": request.staff_id, "active": True}
-        rows, info = await self.bindings.table.page(query, request.page, order=[("bound_at", -1)])
+        rows, info = await self.bindings.table.page(query, request.page, order=LATEST_BOUND_FIRST)
         return outreach_pb2.ListClientsResponse(bindings=rows, page=info)
+
+    async def BatchListClients(self, request: outreach_pb2.BatchListClientsRequest, context: Any) -> outreach_pb2.BatchListClientsResponse:
+        name, staff_ids = lists.asked(request, "staff_ids")
+        queries = {id: {name: id, "active": True} for id in staff_ids}
+        found = await self.bindings.table.first_pages(queries, request.first, order=LATEST_BOUND_FIRST)
+        return outreach_pb2.BatchListClientsResponse(staff=lists.answered(name, "bindings", found))
 
     # messages --------------------------------------------------------------------------------------------------------
 
@@ -184,6 +191,13 @@ class OutreachService(outreach_pb2_grpc.OutreachServiceServicer):
         rows, info = await self._page(self.outreaches.table, given, request.page)
         return outreach_pb2.ListOutreachesResponse(outreaches=rows, page=info)
 
+    async def BatchListOutreaches(
+        self, request: outreach_pb2.BatchListOutreachesRequest, context: Any
+    ) -> outreach_pb2.BatchListOutreachesResponse:
+        name, ids = lists.asked(request, "staff_ids", "store_ids", "brand_ids")
+        found = await self._first_pages(self.outreaches.table, {id: {name: id} for id in ids}, request.first)
+        return outreach_pb2.BatchListOutreachesResponse(lists=lists.answered("key", "outreaches", found))
+
     async def BatchGetOutreaches(
         self, request: outreach_pb2.BatchGetOutreachesRequest, context: Any
     ) -> outreach_pb2.BatchGetOutreachesResponse:  # fmt: skip
@@ -196,6 +210,16 @@ class OutreachService(outreach_pb2_grpc.OutreachServiceServicer):
         rows, info = await self._page(self.outreaches.table.unscoped, {"consumer_id": {"$in": members}}, request.page)
         return outreach_pb2.ListInboxResponse(outreaches=rows, page=info, unread=await self.outreaches.unread(members))
 
+    async def BatchListInbox(self, request: outreach_pb2.BatchListInboxRequest, context: Any) -> outreach_pb2.BatchListInboxResponse:
+        name, asked = lists.asked(request, "consumer_ids")
+        people = await self.consumers.people(asked)
+        # As in ListInbox: who reaches one of the ids reads what came under all of them.
+        queries = {id: {"consumer_id": {"$in": people.ids_of(id)}} for id in asked if caller().reaches(Kind.CONSUMER, id)}
+        found = await self._first_pages(self.outreaches.table.unscoped, queries, request.first)
+        unread = await self.outreaches.unread_each({id: queries[id] for id in found}) if found else {}
+        shown = [one | {"unread": unread.get(one[name], 0)} for one in lists.answered(name, "outreaches", found)]
+        return outreach_pb2.BatchListInboxResponse(consumers=shown)
+
     async def WatchInbox(
         self, request: outreach_pb2.WatchInboxRequest, context: Any
     ) -> AsyncGenerator[outreach_pb2.WatchInboxResponse, None]:  # fmt: skip
@@ -203,9 +227,13 @@ class OutreachService(outreach_pb2_grpc.OutreachServiceServicer):
             async for message, cursor, unread in messages:
                 yield outreach_pb2.WatchInboxResponse(message=self._opened(message), cursor=cursor, unread=unread)
 
-    async def _page(self, table: Table[Outreach], query: Document, page: PageRequest) -> tuple[list[Shaped], PageInfo]:
+    async def _page(self, table: Table[Outreach], query: Document, page: PageRequest) -> Page:
         rows, info = await table.page(query, page, order=LATEST_FIRST)
         return [self._opened(one) for one in await whole(table, rows)], info
+
+    async def _first_pages(self, table: Table[Outreach], queries: Mapping[str, Document], first: int) -> dict[str, Page]:
+        found = await whole_pages(table, await table.first_pages(queries, first, order=LATEST_FIRST))
+        return {key: ([self._opened(one) for one in rows], info) for key, (rows, info) in found.items()}
 
     @write
     async def MarkRead(self, request: outreach_pb2.MarkReadRequest, unit: Unit) -> outreach_pb2.MarkReadResponse:

@@ -161,6 +161,18 @@ class Outreaches:
         count: int = await self.table.collection.count_documents(query, limit=UNREAD_COUNTED_MAX)
         return count
 
+    async def unread_each(self, queries: Mapping[str, Document]) -> dict[str, int]:
+        """The same of the messages that each of several queries (at least one) finds, by its key; none without any."""
+        branches: list[list[Document]] = [
+            [
+                {"$match": query | {"unread": True}},
+                {"$limit": UNREAD_COUNTED_MAX},
+                {"$group": {"_id": {"$literal": key}, "count": {"$sum": 1}}},
+            ]
+            for key, query in queries.items()
+        ]
+        return {row["_id"]: row["count"] async for row in await self.table.database.aggregate_each(self.table.name, branches)}
+
 
 def _cap_id(consumer_id: str, brand_id: str) -> str:
     return f"{consumer_id}:{brand_id}"

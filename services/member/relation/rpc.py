@@ -1,27 +1,27 @@
 """RelationService. Whatever is read is as of the caller's now: closeness cools and lapses fall due without any event."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from quanyu.common.v1.page_pb2 import PageInfo, PageRequest
 from quanyu.member.v1 import relation_pb2, relation_pb2_grpc
-from services.kit import ids, pages
+from services.kit import ids, lists, pages
 from services.kit.documents import as_document, as_struct, fields, shaped
 from services.kit.errors import Invalid, NotFound
 from services.kit.house import House
 from services.kit.mongo import Document, Shaped
-from services.kit.table import BATCH_MAX
+from services.kit.table import BATCH_MAX, Page
 from services.kit.unit import Unit, write
 from services.member.identity.store import Consumers, is_self
 from services.member.relation import rules
 from services.member.relation.rules import Interaction, Reason, Relation, Transition
-from services.member.relation.store import Relations
-from services.member.rows import whole
+from services.member.relation.store import Place, Relations
+from services.member.rows import whole, whole_pages
 from services.member.stores import Stores
 
-LISTS_MAX = 100
 LATEST_FIRST = [("last_at", -1)]
 MOVES_ORDER = [("number", -1)]
+TIMELINE_ORDER = [("at", -1)]
 
 
 class RelationService(relation_pb2_grpc.RelationServiceServicer):
@@ -46,7 +46,7 @@ class RelationService(relation_pb2_grpc.RelationServiceServicer):
         return relation_pb2.RecordInteractionResponse(interaction_id=interaction.id, stage=stage)
 
     async def GetRelation(self, request: relation_pb2.GetRelationRequest, context: Any) -> relation_pb2.GetRelationResponse:
-        found = await self._with_brand([request.consumer_id], request.brand_id)
+        found = await self._readable({request.consumer_id: (request.consumer_id, request.brand_id)})
         if request.consumer_id not in found:
             raise NotFound(Reason.RELATION_NOT_FOUND, "nothing is known between them", consumer_id=request.consumer_id)
         return relation_pb2.GetRelationResponse(relation=self._now(found[request.consumer_id]))
@@ -56,32 +56,35 @@ class RelationService(relation_pb2_grpc.RelationServiceServicer):
     ) -> relation_pb2.BatchGetRelationsResponse:  # fmt: skip
         if len(request.consumer_ids) > BATCH_MAX:
             raise Invalid("BATCH_TOO_LARGE", f"ask for at most {BATCH_MAX} at a time", field="consumer_ids")
-        found = await self._with_brand(request.consumer_ids, request.brand_id)
+        found = await self._readable({id: (id, request.brand_id) for id in request.consumer_ids})
         rows = [{"consumer_id": id, "relation": self._now(relation)} for id, relation in found.items()]
         answer: dict[str, Any] = {"relations": rows}
         return relation_pb2.BatchGetRelationsResponse(**answer)
 
-    async def _with_brand(self, asked: Sequence[str], brand_id: str) -> dict[str, Relation]:
-        """The relations of these consumers' people with a brand that the caller may read, by the id asked for."""
-        people = await self.consumers.people(asked)
-        wanted = {id: rules.relation_id(people.person_of(id), brand_id) for id in asked}
+    async def _readable(self, asked: Mapping[str, Place]) -> dict[str, Relation]:
+        """The relations of these consumers' people with these brands that the caller may read, by the key of each."""
+        consumer_ids = {consumer_id for consumer_id, _ in asked.values()}
+        people = await self.consumers.people(consumer_ids)
+        wanted = {key: rules.relation_id(people.person_of(consumer_id), brand_id) for key, (consumer_id, brand_id) in asked.items()}
         table, query = self.relations.relations, {"_id": {"$in": sorted(set(wanted.values()))}}
-        served = await self.consumers.served_brands(asked)
-        theirs = {wanted[id] for id in asked if brand_id in served.get(id, ()) or is_self(people.ids_of(id))}
+        served = await self.consumers.served_brands(consumer_ids)
+        theirs = {
+            wanted[key]
+            for key, (consumer_id, brand_id) in asked.items()
+            if brand_id in served.get(consumer_id, ()) or is_self(people.ids_of(consumer_id))
+        }
         rows = await table.find(query, limit=BATCH_MAX)
         if missing := theirs - {row["id"] for row in rows}:
             rows += await table.unscoped.find({"_id": {"$in": sorted(missing)}}, limit=BATCH_MAX)
         found = {relation.id: relation for relation in await whole(table, rows)}
-        return {id: found[relation_id] for id, relation_id in wanted.items() if relation_id in found}
+        return {key: found[id] for key, id in wanted.items() if id in found}
 
     async def ListRelations(self, request: relation_pb2.ListRelationsRequest, context: Any) -> relation_pb2.ListRelationsResponse:
         if bool(request.consumer_id) == bool(request.brand_id):
             raise Invalid(Reason.CONSUMER_OR_BRAND, "give either a consumer or a brand", field="consumer_id")
-        table, query = self.relations.relations, {"brand_id": request.brand_id}
-        if request.consumer_id:
-            people = await self.consumers.people([request.consumer_id])
-            table, only = await self.consumers.readable(table, people.ids_of(request.consumer_id))
-            query = {"consumer_id": people.person_of(request.consumer_id), **only}
+        name = "consumer_id" if request.consumer_id else "brand_id"
+        (query,) = (await self._relations_of(name, [getattr(request, name)])).values()
+        table = self.relations.relations.unscoped
         rows, info = await table.page(query, request.page, order=LATEST_FIRST)
         answer: dict[str, Any] = {"relations": [self._now(one) for one in await whole(table, rows)], "page": info}
         return relation_pb2.ListRelationsResponse(**answer)
@@ -89,50 +92,85 @@ class RelationService(relation_pb2_grpc.RelationServiceServicer):
     async def BatchListRelations(
         self, request: relation_pb2.BatchListRelationsRequest, context: Any
     ) -> relation_pb2.BatchListRelationsResponse:  # fmt: skip
-        if len(request.consumer_ids) > LISTS_MAX:
-            raise Invalid("BATCH_TOO_LARGE", f"ask for at most {LISTS_MAX} at a time", field="consumer_ids")
-        first = pages.size(PageRequest(first=request.first))
-        people = await self.consumers.people(request.consumer_ids)
-        served = {people.person_of(id): brands for id, brands in (await self.consumers.served_brands(request.consumer_ids)).items()}
-        found = await self.relations.first_of_each([people.person_of(id) for id in request.consumer_ids], first, served)
-        lists = []
-        for id in dict.fromkeys(request.consumer_ids):
-            if relations := found.get(people.person_of(id)):
-                shown = relations[:first]
-                end = pages.cursor(self.relations.relations.name, [shown[-1].last_at, shown[-1].id])
-                page = PageInfo(end_cursor=end, has_next_page=len(relations) > first)
-                lists.append({"consumer_id": id, "relations": [self._now(one) for one in shown], "page": page})
-        answer: dict[str, Any] = {"consumers": lists}
+        name, ids = lists.asked(request, "consumer_ids", "brand_ids")
+        table, queries = self.relations.relations.unscoped, await self._relations_of(name, ids)
+        found = await whole_pages(table, await table.first_pages(queries, request.first, order=LATEST_FIRST))
+        shown = {id: ([self._now(one) for one in relations], page) for id, (relations, page) in found.items()}
+        answer = {"consumers" if name == "consumer_id" else "brands": lists.answered(name, "relations", shown)}
         return relation_pb2.BatchListRelationsResponse(**answer)
+
+    async def _relations_of(self, name: str, ids: Sequence[str]) -> dict[str, Document]:
+        """How to read the relations of each of these consumers' people, or brands: for the table `unscoped`."""
+        table = self.relations.relations
+        if name == "brand_id":
+            return {id: table.within({name: id}) for id in ids}
+        people = await self.consumers.people(ids)
+        queries = {id: {name: people.person_of(id)} for id in ids}
+        return await self.consumers.readable(table, queries, {id: people.ids_of(id) for id in ids})
 
     async def ListTransitions(
         self, request: relation_pb2.ListTransitionsRequest, context: Any
     ) -> relation_pb2.ListTransitionsResponse:  # fmt: skip
         """Moves that are due as of now come before those that are written."""
-        found = await self._with_brand([request.consumer_id], request.brand_id)
+        found = await self._readable({request.consumer_id: (request.consumer_id, request.brand_id)})
         if (relation := found.get(request.consumer_id)) is None:
             return relation_pb2.ListTransitionsResponse(page=PageInfo())
         table, (_, due) = self.relations.transitions.unscoped, rules.as_of(relation, self.clock())
-        query = {"consumer_id": relation.consumer_id, "brand_id": relation.brand_id}
-        rows, info = await table.page(query, request.page, order=MOVES_ORDER)
+        rows, info = await table.page(_moves_of(relation), request.page, order=MOVES_ORDER)
         if request.page.after:
             last, _ = pages.values(table.name, [*MOVES_ORDER, ("_id", 1)], request.page.after, kinds=(int, str))
             due = [move for move in due if move.number < last]
-        moves = [*await whole(table, rows), *due]
-        shown = sorted(moves, key=lambda move: -move.number)[: pages.size(request.page)]
-        end = pages.cursor(table.name, [shown[-1].number, shown[-1].id]) if shown else ""
-        page = PageInfo(end_cursor=end, has_next_page=info.has_next_page or len(moves) > len(shown))
-        answer: dict[str, Any] = {"transitions": [_shaped(move) for move in shown], "page": page}
-        return relation_pb2.ListTransitionsResponse(**answer)
+        moves, page = self._with_due(await whole(table, rows), info, due, pages.size(request.page))
+        return relation_pb2.ListTransitionsResponse(transitions=moves, page=page)
+
+    async def BatchListTransitions(
+        self, request: relation_pb2.BatchListTransitionsRequest, context: Any
+    ) -> relation_pb2.BatchListTransitionsResponse:  # fmt: skip
+        name, asked = lists.asked(request, "relation_ids")
+        relations, now = await self._readable(await self.relations.places(asked)), self.clock()
+        table, first = self.relations.transitions.unscoped, pages.size(PageRequest(first=request.first))
+        queries = {id: _moves_of(relation) for id, relation in relations.items()}
+        written = await whole_pages(table, await table.first_pages(queries, first, order=MOVES_ORDER))
+        shown = {
+            id: self._with_due(*written.get(id, ([], PageInfo())), rules.as_of(relation, now)[1], first)
+            for id, relation in relations.items()
+        }
+        found = {id: (moves, page) for id, (moves, page) in shown.items() if moves}
+        return relation_pb2.BatchListTransitionsResponse(relations=lists.answered(name, "transitions", found))
+
+    def _with_due(self, written: Sequence[Transition], info: PageInfo, due: Sequence[Transition], first: int) -> Page:
+        """A page of the moves that are written with those that are due."""
+        moves = sorted([*written, *due], key=lambda move: -move.number)
+        shown = moves[:first]
+        end = pages.cursor(self.relations.transitions.name, [shown[-1].number, shown[-1].id]) if shown else ""
+        page = PageInfo(end_cursor=end, has_next_page=info.has_next_page or len(moves) > first)
+        return [shaped(as_document(move), relation_pb2.Transition.DESCRIPTOR) for move in shown], page
 
     async def ListInteractions(
         self, request: relation_pb2.ListInteractionsRequest, context: Any
     ) -> relation_pb2.ListInteractionsResponse:  # fmt: skip
-        members = (await self.consumers.people([request.consumer_id])).ids_of(request.consumer_id)
-        table, only = await self.consumers.readable(self.relations.interactions, members)
-        queries: list[Document] = [{"consumer_id": {"$in": members}}, {"brand_id": request.brand_id} if request.brand_id else {}, only]
-        rows, info = await table.page({"$and": [query for query in queries if query]}, request.page, order=[("at", -1)])
+        (query,) = (await self._interactions_of({request.consumer_id: (request.consumer_id, request.brand_id)})).values()
+        rows, info = await self.relations.interactions.unscoped.page(query, request.page, order=TIMELINE_ORDER)
         return relation_pb2.ListInteractionsResponse(interactions=rows, page=info)
+
+    async def BatchListInteractions(
+        self, request: relation_pb2.BatchListInteractionsRequest, context: Any
+    ) -> relation_pb2.BatchListInteractionsResponse:  # fmt: skip
+        name, asked = lists.asked(request, "relation_ids")
+        queries = await self._interactions_of(await self.relations.places(asked))
+        found = await self.relations.interactions.unscoped.first_pages(queries, request.first, order=TIMELINE_ORDER)
+        return relation_pb2.BatchListInteractionsResponse(relations=lists.answered(name, "interactions", found))
+
+    async def _interactions_of(self, asked: Mapping[str, Place]) -> dict[str, Document]:
+        """How to read what happened between each of these consumers' people and a brand (or any, when it is empty), by the key of each:
+        for the table `unscoped`."""
+        people = await self.consumers.people({consumer_id for consumer_id, _ in asked.values()})
+        members = {key: people.ids_of(consumer_id) for key, (consumer_id, _) in asked.items()}
+        queries: dict[str, Document] = {
+            key: {"consumer_id": {"$in": members[key]}} | ({"brand_id": brand_id} if brand_id else {})
+            for key, (_, brand_id) in asked.items()
+        }
+        return await self.consumers.readable(self.relations.interactions, queries, members)
 
     def _now(self, relation: Relation) -> Shaped:
         """A relation as of now, shaped like its message."""
@@ -140,5 +178,5 @@ class RelationService(relation_pb2_grpc.RelationServiceServicer):
         return shaped(as_document(now), relation_pb2.Relation.DESCRIPTOR)
 
 
-def _shaped(move: Transition) -> Shaped:
-    return shaped(as_document(move), relation_pb2.Transition.DESCRIPTOR)
+def _moves_of(relation: Relation) -> Document:
+    return {"consumer_id": relation.consumer_id, "brand_id": relation.brand_id}

@@ -157,20 +157,7 @@ class Relations:
 
     # reading ---------------------------------------------------------------------------------------------------------
 
-    async def first_of_each(self, person_ids: Iterable[str], first: int, served: Mapping[str, set[str]]) -> dict[str, list[Relation]]:
-        """Per person the latest touched relations, at most `first`, one more to tell that there are more: those within the caller's scope
-        and with the brands for which the caller looks after the person (`served`)."""
-        place = {"$sum": 1, "window": {"documents": ["unbounded", "current"]}}
-        partition = {"partitionBy": "$consumer_id", "sortBy": {"last_at": -1, "_id": 1}, "output": {"place": place}}
-        in_scope = self.relations.within({"consumer_id": {"$in": sorted(set(person_ids))}})
-        looked_after = [{"consumer_id": person, "brand_id": {"$in": sorted(brands)}} for person, brands in served.items()]
-        pipeline: list[Document] = [
-            {"$match": {"$or": [in_scope, *looked_after]}},
-            {"$setWindowFields": partition},
-            {"$match": {"place": {"$lte": first + 1}}},
-            {"$sort": {"place": 1}},
-        ]
-        found: dict[str, list[Relation]] = {}
-        async for row in await self.relations.database.aggregate(self.relations.name, pipeline):
-            found.setdefault(row["consumer_id"], []).append(as_struct(row, Relation))
-        return found
+    async def places(self, ids: Iterable[str]) -> dict[str, Place]:
+        """Of which person and brand each of these relations is, whatever the caller reaches."""
+        rows = self.relations.collection.find({"_id": {"$in": list(ids)}}, {"consumer_id": 1, "brand_id": 1})
+        return {row["_id"]: (row["consumer_id"], row["brand_id"]) async for row in rows}

@@ -10,6 +10,7 @@ from quanyu.member.v1 import identity_pb2
 from services.kit import clock, pages
 from services.kit.errors import Conflict, Denied, Invalid, NotFound
 from services.member.consent import rules
+from tests.services.lists import first_pages, rows_read, says_the_same_of_each
 from tests.services.member.conftest import SERVICE, brand, guide, manager, new_request, shopper
 
 
@@ -178,3 +179,28 @@ async def test_every_consent_of_a_person_is_listed_however_many_there_are(town):
     page = PageRequest(after=pages.cursor("consents", [before_last, "PURPOSE_OUTREACH"]))
     answer = await town.operator.consent.ListConsents(pb.ListConsentsRequest(consumer_id="con_0", page=page))
     assert [one.brand_id for one in answer.consents] == [last]
+
+
+async def test_the_first_consents_of_several_are_those_of_each_person(town):
+    first, second, other = [await town.registered() for _ in range(3)]
+    for id, brand_id in ((first, "brd_1"), (first, "brd_3"), (second, "brd_1"), (second, "brd_2"), (other, "brd_2")):
+        await town.consent(id, brand_id)
+    await town.consent(second, "brd_1", granted=False)
+    await town.operator.consent.SetConsent(said(first, brand_id="brd_2", purpose=pb.PURPOSE_DISTRICT_COUPONS))
+    link = identity_pb2.LinkConsumersRequest(
+        request_id=new_request(), consumer_id=first, linked_consumer_id=second, evidence=["IDENTITY_KIND_PHONE"]
+    )  # fmt: skip
+    await town.operator.identity.LinkConsumers(link)
+    asked, rpc = [first, second, other, "con_none"], "ConsentService.BatchListConsents"
+    for grants, found in (
+        ([SERVICE], {first: 4, second: 4, other: 1}),
+        ([brand("brd_2")], {first: 2, second: 2, other: 1}),
+        (shopper(second), {first: 4, second: 4}),
+        ([brand("brd_9")], {}),
+    ):
+        assert await says_the_same_of_each(town.speaker(*grants).consent, rpc, "consumer_id", asked) == found
+    only = await says_the_same_of_each(town.operator.consent, rpc, "consumer_id", asked, brand_id="brd_2")
+    assert only == {first: 2, second: 2, other: 1}
+    assert (
+        await rows_read(town.database, "consents", first_pages(town.operator.consent, rpc, "consumer_id", [first, other], 1)) <= 2 * 2 + 1
+    )

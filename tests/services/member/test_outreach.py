@@ -10,6 +10,7 @@ from quanyu.member.v1 import identity_pb2, relation_pb2
 from quanyu.member.v1 import outreach_pb2 as pb
 from services.kit import calendar, clock
 from services.kit.errors import Conflict, Denied, Exhausted, Invalid, NotFound
+from tests.services.lists import first_pages, says_the_same_of_each
 from tests.services.member.conftest import brand, guide, manager, new_request, shopper
 from tests.services.member.test_relation import paid
 
@@ -205,3 +206,48 @@ async def test_messages_are_read_by_their_receiver_only(town):
     for grants in ([brand("brd_2")], guide("stf_2", "str_2"), shopper("con_x")):
         found = await town.speaker(*grants).outreach.BatchGetOutreaches(pb.BatchGetOutreachesRequest(ids=[mine, theirs]))
         assert not found.outreaches
+
+
+async def test_the_first_messages_and_clients_of_several_are_those_of_each_within_scope(town):
+    await staff(town, "stf_3", "str_1")
+    ids = [await client(town) for _ in range(4)]
+    await town.speaker(manager("str_1")).outreach.BindConsumer(binding(ids[3], "stf_3", store_id="str_1"))
+    first, second = town.speaker(*guide("stf_1", "str_1"), offset=evening()), town.speaker(*guide("stf_3", "str_1"), offset=evening())
+    for id in (*ids[:3], ids[0]):
+        await first.outreach.SendOutreach(message(id))
+    await second.outreach.SendOutreach(message(ids[3], staff_id="stf_3"))
+    written, clients = "OutreachService.BatchListOutreaches", "OutreachService.BatchListClients"
+    guides, stores, brands = ["stf_1", "stf_3", "stf_none"], ["str_1", "str_2"], ["brd_1", "brd_2"]
+    for speaker, of_guides, of_stores, of_brands, bound in (
+        (town.operator, {"stf_1": 4, "stf_3": 1}, {"str_1": 5}, {"brd_1": 5}, {"stf_1": 3, "stf_3": 1}),
+        (town.speaker(*guide("stf_3", "str_1")[1:]), {"stf_3": 1}, {"str_1": 1}, {"brd_1": 1}, {"stf_3": 1}),
+        (town.speaker(brand("brd_2")), {}, {}, {}, {}),
+    ):
+        assert await says_the_same_of_each(speaker.outreach, written, "staff_id", guides) == of_guides
+        assert await says_the_same_of_each(speaker.outreach, written, "store_id", stores) == of_stores
+        assert await says_the_same_of_each(speaker.outreach, written, "brand_id", brands) == of_brands
+        assert await says_the_same_of_each(speaker.outreach, clients, "staff_id", guides) == bound
+    with pytest.raises(Invalid, match="INVALID_FIELD"):
+        await town.operator.outreach.BatchListOutreaches(pb.BatchListOutreachesRequest(staff_ids=guides, store_ids=stores))
+
+
+async def test_the_first_messages_in_several_inboxes_are_those_of_each_person(town):
+    ids = [await client(town) for _ in range(3)]
+    writer = town.speaker(*guide("stf_1", "str_1"), offset=evening())
+    sent = [(await writer.outreach.SendOutreach(message(id))).outreach_id for id in (ids[0], ids[0], ids[1])]
+    await town.speaker(*shopper(ids[1])).outreach.MarkRead(
+        pb.MarkReadRequest(request_id=new_request(), consumer_id=ids[1], outreach_ids=[sent[2]])
+    )
+    link = identity_pb2.LinkConsumersRequest(
+        request_id=new_request(), consumer_id=ids[0], linked_consumer_id=ids[2], evidence=["IDENTITY_KIND_PHONE"]
+    )  # fmt: skip
+    await town.operator.identity.LinkConsumers(link)
+    rpc = "OutreachService.BatchListInbox"
+    assert await says_the_same_of_each(town.operator.outreach, rpc, "consumer_id", ids) == {ids[0]: 2, ids[1]: 1, ids[2]: 2}
+    everybody = await town.operator.outreach.BatchListInbox(pb.BatchListInboxRequest(consumer_ids=ids, first=1))
+    assert {one.consumer_id: one.unread for one in everybody.consumers} == {ids[0]: 2, ids[1]: 0, ids[2]: 2}
+    # Who has an id of a person reads what came under any.
+    hers = await first_pages(town.speaker(*shopper(ids[2])).outreach, rpc, "consumer_id", ids, 5)
+    assert {id: len(found) for id, (found, _) in hers.items()} == {ids[2]: 2}
+    with pytest.raises(Denied):
+        await first_pages(town.speaker(brand("brd_1")).outreach, rpc, "consumer_id", ids, 5)

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from quanyu.common.v1.page_pb2 import PageRequest
+from quanyu.common.v1.page_pb2 import PageInfo, PageRequest
 from quanyu.facts.v1 import facts_pb2
 from quanyu.member.v1 import identity_pb2, outreach_pb2
 from quanyu.member.v1 import relation_pb2 as pb
@@ -15,6 +15,7 @@ from services.kit import clock
 from services.kit.errors import Denied, Invalid, NotFound
 from services.member.relation import rules
 from services.member.relation.rules import Interaction
+from tests.services.lists import first_pages, rows_read, says_the_same_of_each
 from tests.services.member.conftest import OPERATOR, brand, guide, manager, new_request, shopper
 
 DAY = timedelta(days=1)
@@ -307,3 +308,64 @@ async def test_five_hundred_orders_a_fact_are_counted_exactly(town):
 
 def test_interactions_come_in_the_fields_of_their_message():
     assert {field.name for field in pb.Interaction.DESCRIPTOR.fields} | {"version"} == set(Interaction.__struct_fields__)
+
+
+async def test_the_first_relations_of_several_are_those_of_each_within_scope(town):
+    ids = [await town.registered() for _ in range(4)]
+    start = clock.now() - 10 * DAY
+    brands = ["brd_1", "brd_2", "brd_3"]
+    orders = [paid(f"ord_{n}", id, start + n * timedelta(hours=1), brands=brands[: 3 - n % 2]) for n, id in enumerate(ids)]
+    await town.tell(*orders, source="commerce")
+    link = identity_pb2.LinkConsumersRequest(
+        request_id=new_request(), consumer_id=ids[0], linked_consumer_id=ids[1], evidence=["IDENTITY_KIND_PHONE"]
+    )  # fmt: skip
+    await town.operator.identity.LinkConsumers(link)
+    bind = outreach_pb2.BindConsumerRequest(request_id=new_request(), consumer_id=ids[2], brand_id="brd_1", staff_id="stf_1")
+    await town.operator.outreach.BindConsumer(bind)
+    rpc = "RelationService.BatchListRelations"
+    for grants, of_people, of_brands in (
+        ([OPERATOR], {ids[0]: 3, ids[1]: 3, ids[2]: 3, ids[3]: 2}, {"brd_1": 3, "brd_2": 3, "brd_3": 2}),
+        ([brand("brd_3")], {ids[0]: 1, ids[1]: 1, ids[2]: 1}, {"brd_3": 2}),
+        (shopper(ids[1]), {ids[0]: 3, ids[1]: 3}, {}),
+        (guide("stf_1", "str_1"), {ids[2]: 1}, {}),
+    ):
+        speaker = town.speaker(*grants).relation
+        assert await says_the_same_of_each(speaker, rpc, "consumer_id", ids, told="id") == of_people
+        assert await says_the_same_of_each(speaker, rpc, "brand_id", brands, told="id") == of_brands
+    assert await rows_read(town.database, "relations", first_pages(town.operator.relation, rpc, "brand_id", brands, 1)) == 3 * 2 + 3
+
+
+async def test_what_happened_in_several_relations_is_what_happened_in_each(town):
+    ids = [await town.registered() for _ in range(3)]
+    long_ago = clock.now() - 300 * DAY
+    orders = [paid(f"ord_{n}", id, long_ago + n * DAY, brands=["brd_1", "brd_2"]) for n, id in enumerate([*ids, *ids[:2]])]
+    await town.tell(*orders, source="commerce")
+    link = identity_pb2.LinkConsumersRequest(
+        request_id=new_request(), consumer_id=ids[0], linked_consumer_id=ids[1], evidence=["IDENTITY_KIND_PHONE"]
+    )  # fmt: skip
+    await town.operator.identity.LinkConsumers(link)
+    bind = outreach_pb2.BindConsumerRequest(request_id=new_request(), consumer_id=ids[2], brand_id="brd_1", staff_id="stf_1")
+    await town.operator.outreach.BindConsumer(bind)
+    rows = [row async for row in town.database["relations"].find()]
+    assert len(rows) == 4
+    asked = [*(row["_id"] for row in rows), "rel_none"]
+    for grants, seen in (([OPERATOR], 4), ([brand("brd_2")], 2), (shopper(ids[1]), 2), (guide("stf_1", "str_1"), 1), (shopper("con_x"), 0)):
+        speaker = town.speaker(*grants).relation
+        for noun, one in (("Transitions", speaker.ListTransitions), ("Interactions", speaker.ListInteractions)):
+            for first in (1, 2, 100):
+                found = await first_pages(speaker, f"RelationService.BatchList{noun}", "relation_id", asked, first)
+                assert len(found) == seen
+                for row in rows:
+                    of = {"consumer_id": row["consumer_id"], "brand_id": row["brand_id"], "page": PageRequest(first=first)}
+                    answer = await one(getattr(pb, f"List{noun}Request")(**of))
+                    assert found.get(row["_id"], ([], PageInfo())) == (list(getattr(answer, noun.lower())), answer.page)
+    # They lapsed meanwhile: what is due as of now comes before what is written.
+    moves, _ = (await first_pages(town.operator.relation, "RelationService.BatchListTransitions", "relation_id", asked, 100))[asked[0]]
+    assert len(moves) > await town.database["transitions"].count_documents(
+        {"consumer_id": rows[0]["consumer_id"], "brand_id": rows[0]["brand_id"]}
+    )
+    for noun in ("Transitions", "Interactions"):
+        with pytest.raises(Invalid, match="BATCH_TOO_LARGE"):
+            await first_pages(
+                town.operator.relation, f"RelationService.BatchList{noun}", "relation_id", [f"rel_{n}" for n in range(101)], 1
+            )

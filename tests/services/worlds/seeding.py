@@ -50,6 +50,7 @@ class World:
         self.at = datetime.now(UTC) + timedelta(seconds=self.suite.offset)
         self.ash, self.birch, self.oak = Side("ash"), Side("birch"), Side("oak", brand="ash")
         self.common: dict[str, list[str]] = {
+            "relation": [f"rel_{COMMON}_brd_ash", f"rel_{COMMON}_brd_birch"],
             "consumer": [COMMON],
             "linked_consumer": [COMMON_TWIN],
             "brand": ["rtl_elm"],

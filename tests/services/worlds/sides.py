@@ -42,6 +42,7 @@ class Side:
             "staff": [f"stf_{secret}_guide", f"stf_{secret}_manager", f"stf_{secret}_supervisor", f"stf_{secret}_operator"],
             "consumer": [f"con_{secret}"],
             "linked_consumer": [f"con_{secret}_twin"],
+            "relation": [f"rel_con_{secret}_brd_{self.brand}"],
             "product": [f"prd_{self.brand}"],
             "variant": [f"var_{self.brand}"],
             "offer": [f"ofr_{self.brand}"],
