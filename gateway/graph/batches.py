@@ -3,7 +3,7 @@
 from gateway.edges import Batch
 from quanyu.commerce.v1 import catalog_pb2, orders_pb2, stock_pb2
 from quanyu.district.v1 import campaigns_pb2, packs_pb2, places_pb2, wallet_pb2
-from quanyu.member.v1 import identity_pb2, outreach_pb2, relation_pb2
+from quanyu.member.v1 import consent_pb2, identity_pb2, outreach_pb2, relation_pb2
 from quanyu.organization.v1 import chart_pb2, targets_pb2, tasks_pb2
 
 brand_by_id = Batch(chart_pb2.BatchGetBrandsRequest)
@@ -25,15 +25,33 @@ binding_by_consumer = Batch(outreach_pb2.BatchGetBindingsRequest, key="consumer_
 """With the `brand_id` it is for."""
 relation_by_consumer = Batch(relation_pb2.BatchGetRelationsRequest, key="consumer_id", value="relation")
 """With the `brand_id` it is with."""
-relations_of_consumer = Batch(relation_pb2.BatchListRelationsRequest, key="consumer_id", keys_max=100)
+relations_of_consumer = Batch(
+    relation_pb2.BatchListRelationsRequest, keys="consumer_ids", items="consumers", key="consumer_id", keys_max=100
+)
+relations_of_brand = Batch(relation_pb2.BatchListRelationsRequest, keys="brand_ids", items="brands", key="brand_id", keys_max=100)
+transitions_of_relation = Batch(relation_pb2.BatchListTransitionsRequest, key="relation_id", keys_max=100)
+interactions_of_relation = Batch(relation_pb2.BatchListInteractionsRequest, key="relation_id", keys_max=100)
+consents_of_consumer = Batch(consent_pb2.BatchListConsentsRequest, key="consumer_id", keys_max=100)
+inbox_of_consumer = Batch(outreach_pb2.BatchListInboxRequest, key="consumer_id", keys_max=100)
+clients_of_staff = Batch(outreach_pb2.BatchListClientsRequest, key="staff_id", keys_max=100)
+outreaches_of_staff = Batch(outreach_pb2.BatchListOutreachesRequest, keys="staff_ids", key="key", keys_max=100)
+outreaches_of_store = Batch(outreach_pb2.BatchListOutreachesRequest, keys="store_ids", key="key", keys_max=100)
+outreaches_of_brand = Batch(outreach_pb2.BatchListOutreachesRequest, keys="brand_ids", key="key", keys_max=100)
 
 product_by_id = Batch(catalog_pb2.BatchGetProductsRequest)
 variant_by_id = Batch(catalog_pb2.BatchGetVariantsRequest)
 variants_of_product = Batch(catalog_pb2.BatchListVariantsRequest, key="product_id", many=True, keys_max=100)
 offer_by_id = Batch(catalog_pb2.BatchGetOffersRequest)
+offers_of_brand = Batch(catalog_pb2.BatchListOffersRequest, keys="brand_ids", key="brand_id", keys_max=100)
 stock_by_id = Batch(stock_pb2.BatchGetStocksRequest)
+stocks_of_store = Batch(stock_pb2.BatchListStocksRequest, keys="store_ids", key="key", keys_max=100)
 hold_by_id = Batch(stock_pb2.BatchGetHoldsRequest)
+holds_of_consumer = Batch(stock_pb2.BatchListHoldsRequest, keys="consumer_ids", key="key", keys_max=100)
+holds_of_store = Batch(stock_pb2.BatchListHoldsRequest, keys="store_ids", key="key", keys_max=100)
 order_by_id = Batch(orders_pb2.BatchGetOrdersRequest)
+orders_of_consumer = Batch(orders_pb2.BatchListOrdersRequest, keys="consumer_ids", key="key", keys_max=100)
+orders_of_store = Batch(orders_pb2.BatchListOrdersRequest, keys="store_ids", key="key", keys_max=100)
+orders_of_brand = Batch(orders_pb2.BatchListOrdersRequest, keys="brand_ids", key="key", keys_max=100)
 
 district_by_id = Batch(places_pb2.BatchGetDistrictsRequest)
 venue_by_id = Batch(places_pb2.BatchGetVenuesRequest)

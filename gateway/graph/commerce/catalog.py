@@ -60,7 +60,7 @@ class Offer(Node):
     product: Product | None = edge(by="product_id", through=product_by_id)
 
 
-@connection(catalog_pb2.SearchOffersResponse, items="offers")
+@connection(catalog_pb2.SearchOffersResponse, catalog_pb2.OffersOfBrand, items="offers")
 class OfferConnection:
     nodes: list[Offer]
 

@@ -123,7 +123,7 @@ class Order(Node):
     destination: Destination | None = ask(orders_pb2.GetDestinationRequest, by={"order_id": "id"}, item="destination")
 
 
-@connection(orders_pb2.ListOrdersResponse, items="orders")
+@connection(orders_pb2.ListOrdersResponse, orders_pb2.OrdersOfOne, items="orders")
 class OrderConnection:
     nodes: list[Order]
 

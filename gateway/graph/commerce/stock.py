@@ -87,12 +87,12 @@ class Hold(Node):
     order: Order | None = edge(by="order_id", through=order_by_id)
 
 
-@connection(stock_pb2.ListStocksResponse, items="stocks")
+@connection(stock_pb2.ListStocksResponse, stock_pb2.StocksOfOne, items="stocks")
 class StockConnection:
     nodes: list[Stock]
 
 
-@connection(stock_pb2.ListHoldsResponse, items="holds")
+@connection(stock_pb2.ListHoldsResponse, stock_pb2.HoldsOfOne, items="holds")
 class HoldConnection:
     nodes: list[Hold]
 

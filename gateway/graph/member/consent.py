@@ -36,7 +36,7 @@ class Consent:
     brand: Brand | None = edge(by="brand_id", through=brand_by_id)
 
 
-@connection(consent_pb2.ListConsentsResponse, consent_pb2.ListConsentChangesResponse, items="consents")
+@connection(consent_pb2.ListConsentsResponse, consent_pb2.ConsentsOfConsumer, consent_pb2.ListConsentChangesResponse, items="consents")
 class ConsentConnection:
     nodes: list[Consent]
 

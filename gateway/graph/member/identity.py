@@ -9,7 +9,17 @@ from strawberry import ID
 from gateway.calls import ask, mutation, page
 from gateway.edges import edge
 from gateway.form import form
-from gateway.graph.batches import brand_by_id, consumer_by_id, coupons_of_consumer, packs_of_consumer, relations_of_consumer
+from gateway.graph.batches import (
+    brand_by_id,
+    consents_of_consumer,
+    consumer_by_id,
+    coupons_of_consumer,
+    holds_of_consumer,
+    inbox_of_consumer,
+    orders_of_consumer,
+    packs_of_consumer,
+    relations_of_consumer,
+)
 from gateway.graph.district.wallet import CouponFilter
 from gateway.graph.member.consent import ConsentFilter
 from gateway.nodes import by_id
@@ -48,10 +58,12 @@ class Consumer(Node):
     identities: list[Identity] | None = ask(identity_pb2.ListIdentitiesRequest, by={"consumer_id": "id"}, item="identities")
     links: list[Link] | None = ask(identity_pb2.ListLinksRequest, by={"consumer_id": "id"}, item="links")
     relations: RelationConnection | None = page(relation_pb2.ListRelationsRequest, by={"consumer_id": "id"}, first=relations_of_consumer)
-    consents: ConsentConnection | None = page(consent_pb2.ListConsentsRequest, by={"consumer_id": "id"}, arguments=ConsentFilter)
-    inbox: InboxConnection | None = page(outreach_pb2.ListInboxRequest, by={"consumer_id": "id"})
-    holds: HoldConnection | None = page(stock_pb2.ListHoldsRequest, by={"consumer_id": "id"})
-    orders: OrderConnection | None = page(orders_pb2.ListOrdersRequest, by={"consumer_id": "id"})
+    consents: ConsentConnection | None = page(
+        consent_pb2.ListConsentsRequest, by={"consumer_id": "id"}, arguments=ConsentFilter, first=consents_of_consumer
+    )
+    inbox: InboxConnection | None = page(outreach_pb2.ListInboxRequest, by={"consumer_id": "id"}, first=inbox_of_consumer)
+    holds: HoldConnection | None = page(stock_pb2.ListHoldsRequest, by={"consumer_id": "id"}, first=holds_of_consumer)
+    orders: OrderConnection | None = page(orders_pb2.ListOrdersRequest, by={"consumer_id": "id"}, first=orders_of_consumer)
     packs: PackConnection | None = page(packs_pb2.ListPacksRequest, by={"consumer_id": "id"}, first=packs_of_consumer)
     coupons: CouponConnection | None = page(
         wallet_pb2.ListCouponsRequest, by={"consumer_id": "id"}, arguments=CouponFilter, first=coupons_of_consumer

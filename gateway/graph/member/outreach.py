@@ -74,17 +74,17 @@ class Outreach(Node):
     order: Order | None = edge(by="order_id", through=order_by_id)
 
 
-@connection(outreach_pb2.ListClientsResponse, items="bindings")
+@connection(outreach_pb2.ListClientsResponse, outreach_pb2.ClientsOfStaff, items="bindings")
 class ClientConnection:
     nodes: list[Binding]
 
 
-@connection(outreach_pb2.ListOutreachesResponse, items="outreaches")
+@connection(outreach_pb2.ListOutreachesResponse, outreach_pb2.OutreachesOfOne, items="outreaches")
 class OutreachConnection:
     nodes: list[Outreach]
 
 
-@connection(outreach_pb2.ListInboxResponse, items="outreaches")
+@connection(outreach_pb2.ListInboxResponse, outreach_pb2.InboxOfConsumer, items="outreaches")
 class InboxConnection:
     nodes: list[Outreach]
     unread: Long

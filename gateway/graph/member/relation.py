@@ -10,7 +10,7 @@ from gateway.calls import ask, mutation, page
 from gateway.connections import connection
 from gateway.edges import edge
 from gateway.form import form, part
-from gateway.graph.batches import binding_by_consumer, brand_by_id, consumer_by_id
+from gateway.graph.batches import binding_by_consumer, brand_by_id, consumer_by_id, interactions_of_relation, transitions_of_relation
 from gateway.view import enumeration, view
 from quanyu.member.v1 import relation_pb2
 
@@ -64,10 +64,16 @@ class Relation:
         description="Which guide looks after the consumer for this brand.",
     )
     transitions: TransitionConnection | None = page(
-        relation_pb2.ListTransitionsRequest, by={"consumer_id": "consumer_id", "brand_id": "brand_id"}
+        relation_pb2.ListTransitionsRequest,
+        by={"consumer_id": "consumer_id", "brand_id": "brand_id"},
+        first=transitions_of_relation,
+        key="id",
     )
     interactions: InteractionConnection | None = page(
-        relation_pb2.ListInteractionsRequest, by={"consumer_id": "consumer_id", "brand_id": "brand_id"}
+        relation_pb2.ListInteractionsRequest,
+        by={"consumer_id": "consumer_id", "brand_id": "brand_id"},
+        first=interactions_of_relation,
+        key="id",
     )
 
 
@@ -96,17 +102,17 @@ class Interaction:
     brand: Brand | None = edge(by="brand_id", through=brand_by_id)
 
 
-@connection(relation_pb2.ListRelationsResponse, relation_pb2.RelationsOfConsumer, items="relations")
+@connection(relation_pb2.ListRelationsResponse, relation_pb2.RelationsOfConsumer, relation_pb2.RelationsOfBrand, items="relations")
 class RelationConnection:
     nodes: list[Relation]
 
 
-@connection(relation_pb2.ListTransitionsResponse, items="transitions")
+@connection(relation_pb2.ListTransitionsResponse, relation_pb2.TransitionsOfRelation, items="transitions")
 class TransitionConnection:
     nodes: list[Transition]
 
 
-@connection(relation_pb2.ListInteractionsResponse, items="interactions")
+@connection(relation_pb2.ListInteractionsResponse, relation_pb2.InteractionsOfRelation, items="interactions")
 class InteractionConnection:
     nodes: list[Interaction]
 

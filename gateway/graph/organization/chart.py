@@ -13,11 +13,21 @@ from gateway.form import form
 from gateway.graph.batches import (
     brand_by_id,
     budgets_of_brand,
+    clients_of_staff,
     coupons_of_brand,
     credits_of_staff,
     credits_of_store,
+    holds_of_store,
+    offers_of_brand,
+    orders_of_brand,
+    orders_of_store,
+    outreaches_of_brand,
+    outreaches_of_staff,
+    outreaches_of_store,
+    relations_of_brand,
     staff_by_id,
     staff_of_store,
+    stocks_of_store,
     store_by_id,
     tasks_of_staff,
     tasks_of_store,
@@ -79,14 +89,16 @@ class Brand(Node):
     currency: str
     franchised: bool
     headquarters: Unit | None = edge(by="headquarters_unit_id", through=unit_by_id)
-    offers: OfferConnection | None = page(catalog_pb2.SearchOffersRequest, by={"brand_id": "id"}, arguments=BrandOffers)
-    orders: OrderConnection | None = page(orders_pb2.ListOrdersRequest, by={"brand_id": "id"})
+    offers: OfferConnection | None = page(
+        catalog_pb2.SearchOffersRequest, by={"brand_id": "id"}, arguments=BrandOffers, first=offers_of_brand
+    )
+    orders: OrderConnection | None = page(orders_pb2.ListOrdersRequest, by={"brand_id": "id"}, first=orders_of_brand)
     budgets: BudgetConnection | None = page(campaigns_pb2.ListBudgetsRequest, by={"brand_id": "id"}, first=budgets_of_brand)
     coupons: CouponConnection | None = page(
         wallet_pb2.ListCouponsRequest, by={"brand_id": "id"}, arguments=CouponFilter, first=coupons_of_brand
     )
-    relations: RelationConnection | None = page(relation_pb2.ListRelationsRequest, by={"brand_id": "id"})
-    outreaches: OutreachConnection | None = page(outreach_pb2.ListOutreachesRequest, by={"brand_id": "id"})
+    relations: RelationConnection | None = page(relation_pb2.ListRelationsRequest, by={"brand_id": "id"}, first=relations_of_brand)
+    outreaches: OutreachConnection | None = page(outreach_pb2.ListOutreachesRequest, by={"brand_id": "id"}, first=outreaches_of_brand)
     scorecard: Scorecard | None = ask(targets_pb2.GetScorecardRequest, by={"brand_id": "id"}, arguments=Period, item="scorecard")
 
 
@@ -120,10 +132,10 @@ class Store(Node):
     unit: Unit | None = edge(by="unit_id", through=unit_by_id)
     staff: StaffConnection | None = page(chart_pb2.ListStaffRequest, by={"store_id": "id"}, first=staff_of_store)
     tasks: TaskConnection | None = page(tasks_pb2.ListTasksRequest, by={"store_id": "id"}, arguments=TaskFilter, first=tasks_of_store)
-    stocks: StockConnection | None = page(stock_pb2.ListStocksRequest, by={"store_id": "id"})
-    holds: HoldConnection | None = page(stock_pb2.ListHoldsRequest, by={"store_id": "id"})
-    orders: OrderConnection | None = page(orders_pb2.ListOrdersRequest, by={"store_id": "id"})
-    outreaches: OutreachConnection | None = page(outreach_pb2.ListOutreachesRequest, by={"store_id": "id"})
+    stocks: StockConnection | None = page(stock_pb2.ListStocksRequest, by={"store_id": "id"}, first=stocks_of_store)
+    holds: HoldConnection | None = page(stock_pb2.ListHoldsRequest, by={"store_id": "id"}, first=holds_of_store)
+    orders: OrderConnection | None = page(orders_pb2.ListOrdersRequest, by={"store_id": "id"}, first=orders_of_store)
+    outreaches: OutreachConnection | None = page(outreach_pb2.ListOutreachesRequest, by={"store_id": "id"}, first=outreaches_of_store)
     credits: CreditConnection | None = page(targets_pb2.ListCreditsRequest, by={"store_id": "id"}, first=credits_of_store)
     scorecard: Scorecard | None = ask(targets_pb2.GetScorecardRequest, by={"store_id": "id"}, arguments=Period, item="scorecard")
 
@@ -138,8 +150,8 @@ class Staff(Node):
     unit: Unit | None = edge(by="unit_id", through=unit_by_id)
     store: Store | None = edge(by="store_id", through=store_by_id)
     tasks: TaskConnection | None = page(tasks_pb2.ListTasksRequest, by={"staff_id": "id"}, arguments=TaskFilter, first=tasks_of_staff)
-    clients: ClientConnection | None = page(outreach_pb2.ListClientsRequest, by={"staff_id": "id"})
-    outreaches: OutreachConnection | None = page(outreach_pb2.ListOutreachesRequest, by={"staff_id": "id"})
+    clients: ClientConnection | None = page(outreach_pb2.ListClientsRequest, by={"staff_id": "id"}, first=clients_of_staff)
+    outreaches: OutreachConnection | None = page(outreach_pb2.ListOutreachesRequest, by={"staff_id": "id"}, first=outreaches_of_staff)
     credits: CreditConnection | None = page(targets_pb2.ListCreditsRequest, by={"staff_id": "id"}, first=credits_of_staff)
 
 

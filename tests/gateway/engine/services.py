@@ -24,9 +24,7 @@ from gateway.graph import batches
 from gateway.view import NODES
 from services.kit import errors, status
 
-BATCHES: dict[str, Batch] = {batch.rpc.path: batch for batch in vars(batches).values() if isinstance(batch, Batch)}
-KEYS = {path: batch.key.__reduce__()[1][0] for path, batch in BATCHES.items()}  # type: ignore[index]
-"""The field of an item that is its key."""
+BATCHES = [batch for batch in vars(batches).values() if isinstance(batch, Batch)]
 POOL = 6
 """Ids of each kind: few, so that messages name each other."""
 WORDS = ("", "white shirt", "白衬衫", 'a"b\\c\n', "\u2028", "😀", "0", "x" * 60)
@@ -44,6 +42,11 @@ HANGING = (*MODES, *("never",) * 10)
 """Of a world in which somebody waits in vain."""
 FLAWS = 0.02
 """How often a value is one that the graph cannot say: an enum not specified or not known, a number that is none, a time before time."""
+
+
+def key_of(batch: Batch) -> str:
+    """The field of an item that is its key."""
+    return str(batch.key.__reduce__()[1][0])  # type: ignore[index]
 
 
 class Memory:
@@ -66,7 +69,7 @@ class Memory:
 
     def answer(self, rpc: Rpc, request: Message) -> Message:
         """The answer of an rpc."""
-        batch = BATCHES.get(rpc.path)
+        batch = next((batch for batch in BATCHES if batch.rpc.path == rpc.path and getattr(request, batch.keys)), None)
         if batch is None:
             asked = type(request)()
             asked.CopyFrom(request)
@@ -81,7 +84,7 @@ class Memory:
             for number in range(chance.choice((0, 1, 2, 3)) if batch.many else int(chance.random() > 0.15)):
                 item = getattr(response, batch.items).add()
                 self.made(item, f"{seed} {number}")
-                setattr(item, KEYS[rpc.path], key)
+                setattr(item, key_of(batch), key)
         return response
 
     def made(self, message: Any, seed: str) -> Any:
@@ -152,7 +155,7 @@ def chosen_id(name: str, chance: random.Random) -> str:
 
 def rpcs() -> dict[str, Rpc]:
     """Every rpc that the graph calls, by its path."""
-    found = {batch.rpc.path: batch.rpc for batch in BATCHES.values()}
+    found = {batch.rpc.path: batch.rpc for batch in BATCHES}
     for type_ in schema.build()._schema.type_map.values():
         for field in getattr(type_, "fields", {}).values():
             definition = field.extensions.get("strawberry-definition")

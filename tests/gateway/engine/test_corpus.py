@@ -50,7 +50,7 @@ async def test_every_service_at_once(both: Both, mode: str) -> None:
 
 async def test_a_service_that_never_answers_costs_its_own_fields(both: Both) -> None:
     both.seconds = 1.0
-    both.memory.everything_answers, both.memory.modes = True, {"ListOrders": "never"}
+    both.memory.everything_answers, both.memory.modes = True, {"BatchListOrders": "never"}
     query = '{ consumer(id: "con_1") { id orders { nodes { id } } relations { nodes { brand { id } } } } offers { nodes { id } } }'
     pair = await both.same(query)
     assert pair is not None

@@ -49,3 +49,33 @@ async def test_pages_of_different_arguments_are_different_calls(both: Both) -> N
     assert pair is not None
     for calls in pair.calls:
         assert (calls.count("BatchListTasks"), calls.count("ListTasks")) == (4, 3)
+
+
+def test_every_page_below_something_has_its_batch() -> None:
+    assert [edge for edge, page in PAGES.items() if page.first is None] == []
+
+
+async def test_what_is_keyed_by_two_ids_is_one_call_as_well(both: Both) -> None:
+    both.memory.everything_answers, both.memory.flaws = True, 0.0
+    query = """query ($ids: [ID!]!) { nodes(ids: $ids) { ... on Consumer { relations { nodes {
+        id transitions(first: 2) { nodes { id } } interactions(first: 2) { nodes { id } }
+    } } } } }"""
+    pair = await both.same(query, {"ids": ["con_0", "con_1", "con_2"]})
+    assert pair is not None
+    for calls in pair.calls:
+        asked = [call for call in calls if "Transitions" in call or "Interactions" in call]
+        assert asked == ["BatchListInteractions", "BatchListTransitions"]
+
+
+async def test_a_search_below_a_list_takes_its_arguments_along(both: Both) -> None:
+    both.memory.everything_answers, both.memory.flaws = True, 0.0
+    query = """query ($ids: [ID!]!, $size: String!) { nodes(ids: $ids) { ... on Brand {
+        shirts: offers(text: "shirt", attributes: [{name: "size", value: $size}, {name: "colour", value: "white"}]) { nodes { id } }
+        alike: offers(text: "shirt", attributes: [{name: "colour", value: "white"}, {name: "size", value: "40"}]) { nodes { id } }
+        more: offers(text: "shirt", attributes: [{name: "size", value: "41"}]) { nodes { id } }
+    } } }"""
+    pair = await both.same(query, {"ids": ["brd_0", "brd_1", "brd_2"], "size": "40"})
+    assert pair is not None
+    for calls in pair.calls:
+        assert calls.count("BatchListOffers") == 2
+        assert "SearchOffers" not in calls

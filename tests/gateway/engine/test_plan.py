@@ -17,7 +17,7 @@ query MyOrders
     BatchGetConsumers
       viewer.consumer
   level 2
-    ListOrders
+    BatchListOrders (further pages ListOrders)
       viewer.consumer.orders
   level 3
     BatchGetStores
