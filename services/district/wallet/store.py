@@ -5,7 +5,7 @@ from datetime import datetime
 
 from pymongo import ASCENDING, DESCENDING, IndexModel
 
-from quanyu.common.v1.page_pb2 import PageInfo, PageRequest
+from quanyu.common.v1.page_pb2 import PageRequest
 from quanyu.district.v1 import wallet_pb2
 from services.district.wallet import rules
 from services.district.wallet.rules import Asked, Coupon, CouponState, Discount, Lock
@@ -14,12 +14,11 @@ from services.kit.documents import as_struct
 from services.kit.errors import NotFound
 from services.kit.mongo import Database, Document, Session, Shaped
 from services.kit.persons import Person
-from services.kit.table import Table
+from services.kit.table import Page, Table
 from services.kit.unit import Unit
 
 COUPONS = "coupons"
 NEWEST_FIRST = [("issued_at", DESCENDING)]
-Listed = tuple[list[Shaped], PageInfo]
 
 
 class Coupons(Table[Coupon]):
@@ -35,13 +34,13 @@ class Coupons(Table[Coupon]):
             ],
         )  # fmt: skip
 
-    async def listed(self, owner: Document, state: str, page: PageRequest, at: datetime) -> Listed:
+    async def listed(self, owner: Document, state: str, page: PageRequest, at: datetime) -> Page:
         """A page of the coupons of `owner`, newest first, in `state` as of `at` (empty: in any). The owner is whom the caller may ask for:
         of a linked person's grants only one counts there, the person's other ids are theirs all the same."""
         rows, info = await self.unscoped.page(_listed(owner, state, at), page, order=NEWEST_FIRST)
         return [as_of(row, at) for row in rows], info
 
-    async def first_listed(self, owners: Mapping[str, Document], state: str, first: int, at: datetime) -> dict[str, Listed]:
+    async def first_listed(self, owners: Mapping[str, Document], state: str, first: int, at: datetime) -> dict[str, Page]:
         """The first page of each of several owners, as `listed` has it."""
         queries = {key: _listed(owner, state, at) for key, owner in owners.items()}
         found = await self.unscoped.first_pages(queries, first, order=NEWEST_FIRST)
