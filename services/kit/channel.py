@@ -7,7 +7,6 @@ import json
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextvars import ContextVar
-from functools import lru_cache
 from typing import Any, TypeVar
 
 import grpc
@@ -17,13 +16,12 @@ from services.kit.errors import Unavailable
 from services.kit.principals import INSTALLATION, SERVICE, Grant, Principal, Signer
 
 Answer = TypeVar("Answer")
+Pairs = tuple[tuple[str, str], ...]
 
 deadline: ContextVar[float | None] = ContextVar("deadline", default=None)
 """When (monotonic seconds) the answer of the current rpc is worth nothing any more."""
 HAND_ON_MARGIN_SECONDS = 0.05
 MESSAGE_BYTES_MAX = 16 * 1024 * 1024
-METADATA_MAX = 10_000
-"""Of the metadata that is kept: of so many principals' calls."""
 
 CURSOR_KEY = "quanyu-cursor"
 """The initial metadata of a stream that goes by cursors: where it begins, to go on from when it breaks before its first response."""
@@ -74,15 +72,11 @@ def remaining(default_seconds: float) -> float:
     return min(left, default_seconds)
 
 
-def metadata_of(token: str) -> grpc.aio.Metadata:
-    """What goes with a call: the principal (an empty token: nobody) and the trace. It is not to be changed."""
+def metadata_of(token: str) -> Pairs:
+    """What goes with a call: the principal (an empty token: nobody) and the trace."""
+    principal = ((access.METADATA_KEY, token),) if token else ()
     trace = telemetry.context_metadata()
-    return _metadata(token) if not trace else grpc.aio.Metadata(*trace, *_metadata(token))
-
-
-@lru_cache(METADATA_MAX)
-def _metadata(token: str) -> grpc.aio.Metadata:
-    return grpc.aio.Metadata((access.METADATA_KEY, token)) if token else grpc.aio.Metadata()
+    return (*trace, *principal) if trace else principal
 
 
 async def heard(call: Awaitable[Any]) -> Any:

@@ -25,29 +25,30 @@ def configure(settings: Settings, process: str) -> None:
         event["process"] = process
         return event
 
-    def line(_: Any, level: str, event: MutableMapping[str, Any]) -> bytes:
-        """All of the others in one step: a line costs a third of what it does through five."""
-        event["process"], event["level"] = process, level
-        event["timestamp"] = f"{datetime.now(UTC).replace(tzinfo=None).isoformat()}Z"
-        if "exc_info" in event:
-            event = structlog.processors.format_exc_info(None, level, event)
-        return orjson.dumps(event, default=repr)
+    filtering: Any = structlog.make_filtering_bound_logger(LEVELS[settings.log_level])
+
+    class Lines(filtering):  # type: ignore[misc]
+        """All that processors do, in one step: a line costs a quarter of what it does through five."""
+
+        def _proxy_to_logger(self, method_name: str, event: str | None = None, **fields: Any) -> Any:
+            fields |= {"event": event, "process": process, "level": method_name, "timestamp": datetime.now(UTC)}
+            if "exc_info" in fields:
+                fields = dict(structlog.processors.format_exc_info(None, method_name, fields))
+            return self._logger.msg(orjson.dumps(fields, default=repr, option=orjson.OPT_UTC_Z))
 
     json = settings.log_format == "json"
     global configured
     configured = True
     logger.cache_clear()
     structlog.configure(
-        processors=[line]
-        if json
-        else [
+        processors=[
             named,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.format_exc_info,
             structlog.dev.ConsoleRenderer(),
         ],
-        wrapper_class=structlog.make_filtering_bound_logger(LEVELS[settings.log_level]),
+        wrapper_class=Lines if json else filtering,
         logger_factory=structlog.BytesLoggerFactory(sys.stdout.buffer) if json else structlog.PrintLoggerFactory(sys.stdout),
         cache_logger_on_first_use=True,
     )

@@ -8,7 +8,7 @@ from contextlib import nullcontext
 from functools import cache
 from typing import Any
 
-from opentelemetry import propagate, trace
+from opentelemetry import context, propagate, trace
 from prometheus_client import Counter, Gauge, Histogram, start_http_server
 from pymongo import monitoring
 
@@ -44,7 +44,7 @@ def span(name: str, headers: Mapping[str, str]) -> Any:
 
 def context_metadata() -> list[tuple[str, str]]:
     """The current trace context, to hand on with a call."""
-    if trace.get_current_span() is trace.INVALID_SPAN:
+    if not context.get_current():
         return []
     carrier: dict[str, str] = {}
     propagate.inject(carrier)
