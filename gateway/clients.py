@@ -93,10 +93,6 @@ class Clients:
         principal = asking.get()
         return self.signer.token(audience, principal) if principal is not None else ""
 
-    def service_of(self, request: Message) -> str:
-        """The service that answers it."""
-        return self._rpc(type(request))[0]
-
     def wait(self, service: str) -> None:
         """Counts an operation that waits for the service: a slow one costs its own fields, and not the places of all others."""
         if self.waiting[service] >= self.waiting_max and time.monotonic() > self.heard_at[service] + SILENT_SECONDS_MAX:
@@ -105,17 +101,21 @@ class Clients:
 
     def call(self, request: Message) -> Awaitable[Any]:
         """The rpc's answer."""
-        service, ask = self._rpc(type(request))
+        return self.ask(*self.rpc(type(request)), request)
+
+    def ask(self, service: str, ask: Callable[..., Any], request: Message) -> Awaitable[Any]:
+        """The same, by what `rpc` says of it."""
         timeout = channel.remaining(self.settings.deadline_seconds)
-        return channel.heard(ask(request, timeout=timeout, metadata=channel.metadata_of(self._token(service))))
+        return ask(request, timeout=timeout, metadata=channel.metadata_of(self._token(service)))  # type: ignore[no-any-return]
 
     def follow(self, request: Message) -> grpc.aio.UnaryStreamCall[Any, Any]:
         """The call of a streaming rpc, without a deadline; `channel.heard_each` tells what it answers."""
-        service, ask = self._rpc(type(request))
+        service, ask = self.rpc(type(request))
         call: grpc.aio.UnaryStreamCall[Any, Any] = ask(request, metadata=channel.metadata_of(self._token(service)))
         return call
 
-    def _rpc(self, kind: type[Message]) -> tuple[str, Callable[..., Any]]:
+    def rpc(self, kind: type[Message]) -> tuple[str, Callable[..., Any]]:
+        """The service that answers such requests, and how it is asked."""
         called = self.called.get(kind)
         if called is None:
             called = self.called[kind] = self._called(kind)

@@ -64,9 +64,17 @@ class Batch:
 
     async def load(self, context: "Context", keys: Sequence[str], bound: Bound = b"") -> list[Any]:
         """What the keys stand for, in their order: None (or [] with `many`) for what is missing."""
+        return self.found(await context.call(self.asked(keys, bound)), keys)
+
+    def asked(self, keys: Sequence[str], bound: Bound) -> Message:
+        """The request."""
         request = self.rpc.request(**{self.keys: keys})
-        request.MergeFromString(bound)
-        response = await context.call(request)
+        if bound:
+            request.MergeFromString(bound)
+        return request
+
+    def found(self, response: Message, keys: Sequence[str]) -> list[Any]:
+        """What the response says of the keys."""
         found: dict[str, Any] = {}
         for item in getattr(response, self.items):
             value = self.value(item) if self.value else item

@@ -27,6 +27,7 @@ from gateway import errors
 from gateway.context import Context
 from gateway.engine.collect import Uncompiled
 from gateway.engine.engine import Compiled, Engine
+from gateway.engine.run import Run
 from gateway.introspection import Introspection, about_schema
 from gateway.limits import Limits, Rule
 
@@ -46,14 +47,20 @@ class Prepared(Struct, frozen=True):
     errors: tuple[GraphQLError, ...] = ()
     dearest: int = 0
     """Points of its dearest operation with its dearest variables."""
+    found: dict[str | None, OperationDefinitionNode] = msgspec.field(default_factory=dict)
+    """Its operations by the names they were asked for by."""
     compiled: dict[str | None, Compiled | Uncompiled] = msgspec.field(default_factory=dict)
-    """Its operations by the names they were asked for by, as the engine has them."""
+    """The same as the engine has them."""
 
     def operation(self, name: str | None) -> OperationDefinitionNode | None:
         """The operation that `name` means; None when that is not one."""
-        definitions = self.document.definitions if self.document is not None else ()
-        found = [item for item in definitions if isinstance(item, OperationDefinitionNode) and (name is None or _named(item) == name)]
-        return found[0] if len(found) == 1 else None
+        found = self.found.get(name)
+        if found is None and self.document is not None:
+            operations = [item for item in self.document.definitions if isinstance(item, OperationDefinitionNode)]
+            meant = operations if name is None else [item for item in operations if _named(item) == name]
+            if len(meant) == 1:
+                found = self.found[name] = meant[0]
+        return found
 
 
 class Documents:
@@ -159,10 +166,13 @@ class Executor:
         self, prepared: Prepared, context: Context, variables: Mapping[str, Any] | None = None, operation_name: str | None = None
     ) -> Answered:
         """The answer of a valid document, whichever way it runs."""
-        outcome = await self.engine.run(self._compiled(prepared, operation_name), context, variables or {})
-        if not isinstance(outcome, Uncompiled):
-            return _answered(outcome.data, outcome.errors, begun=outcome.begun)
-        why = outcome.reason
+        run = self.engine.begin(self._compiled(prepared, operation_name), context, variables or {})
+        if isinstance(run, Run):
+            data = await run.plan.run(context.root, run)
+            return _answered(data, run.errors() if run.failures else (), begun=True)
+        if isinstance(run, list):
+            return _answered(None, run, begun=False)
+        why = run.reason
         operation = prepared.operation(operation_name)
         if prepared.document is not None and operation is not None and about_schema(prepared.document, operation):
             told = await self.told.answer(prepared.document, variables or {}, operation_name)

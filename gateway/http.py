@@ -7,13 +7,12 @@ a wrong document with 200, as that media type has it. Who accepts `text/event-st
 import asyncio
 import time
 
-from graphql import OperationType
 from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gateway import explorer
 from gateway.asked import EVENT_STREAM, GRAPHQL, JSON, Asked, BadRequest, Reader, accepted
-from gateway.operations import Answer, Operations, log, timed, told
+from gateway.operations import MUTATION, QUERY, SUBSCRIPTION, Answer, Operations, log, timed, told
 from gateway.respond import respond
 from gateway.subscriptions.sse import EventStreams
 from gateway.wire import exchange_of, go_on
@@ -72,7 +71,7 @@ class Endpoint:
         with telemetry.span("graphql", arrived.trace()) as span:
             span.set_attribute("quanyu.operation_id", id)
             try:
-                answer = await self._answered(arrived, media)
+                answer = await self.operations.answered(self._answer(arrived, media))
             except asyncio.CancelledError:
                 log(id, "none", GONE, 0, 0, time.perf_counter() - started)
                 raise
@@ -82,12 +81,9 @@ class Endpoint:
         log(id, answer.operation, response.status_code, answer.errors, answer.calls, seconds, answer.uncompiled)
         return response
 
-    async def _answered(self, arrived: Arrived, media: str | None) -> Answer:
+    async def _answer(self, arrived: Arrived, media: str | None) -> Answer:
         if media is None:
-            return told(BadRequest(406, f"accept {GRAPHQL} or {JSON}; for subscriptions {EVENT_STREAM}"))
-        return await self.operations.answered(self._answer(arrived))
-
-    async def _answer(self, arrived: Arrived) -> Answer:
+            raise BadRequest(406, f"accept {GRAPHQL} or {JSON}; for subscriptions {EVENT_STREAM}")
         try:
             asked = await self._asked(arrived)
         except BadRequest:
@@ -97,11 +93,11 @@ class Endpoint:
         ready = self.operations.ready(asked, account)
         if isinstance(ready, Answer):
             return ready
-        if ready.kind is OperationType.SUBSCRIPTION:
+        if ready.kind is SUBSCRIPTION:
             raise BadRequest(400, f"subscribe with `accept: {EVENT_STREAM}`, or over a WebSocket with graphql-transport-ws")
-        if arrived.method == "GET" and ready.kind is not OperationType.QUERY:
+        if arrived.method == "GET" and ready.kind is not QUERY:
             raise BadRequest(405, "GET is for queries only; use POST")
-        if ready.kind is OperationType.MUTATION:
+        if ready.kind is MUTATION:
             go_on(arrived.scope)
         return await self.operations.run(ready, session, account=account)
 

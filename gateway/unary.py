@@ -12,8 +12,11 @@ from typing import Any
 import grpc
 from grpc.aio import AioRpcError, Metadata
 
+from services.kit import status
+from services.kit.channel import Pairs, heard
+
 Ask = Callable[..., Awaitable[Any]]
-"""`await ask(request, timeout=…, metadata=…)`: the answer, or AioRpcError."""
+"""`await ask(request, timeout=…, metadata=…)`: the answer. What a service refused is raised as the refusal it is."""
 
 CODES: Mapping[int, grpc.StatusCode] = {code.value[0]: code for code in grpc.StatusCode}
 NAMES = ("unary_unary", "is_ok", "status", "cancel")
@@ -23,12 +26,16 @@ CANCELLED = "the client has gone"
 def unary(channel: grpc.aio.Channel, path: str, serialize: Callable[[Any], bytes], parse: Callable[[bytes], Any]) -> Ask:
     """The rpc at `path`, in the event loop that is running."""
     usual = channel.unary_unary(path, request_serializer=serialize, response_deserializer=parse)
+
+    def ask(request: Any, *, timeout: float, metadata: Pairs) -> Awaitable[Any]:
+        return heard(usual(request, timeout=timeout, metadata=metadata))
+
     inner = getattr(channel, "_channel", None)
     try:
         call = inner.call(path.encode(), None, None, None, 0)  # type: ignore[union-attr]
     except (AttributeError, TypeError):
-        return usual
-    return Straight(inner, path, serialize, parse) if all(hasattr(call, name) for name in NAMES) else usual
+        return ask
+    return Straight(inner, path, serialize, parse) if all(hasattr(call, name) for name in NAMES) else ask
 
 
 class Straight:
@@ -37,16 +44,17 @@ class Straight:
     def __init__(self, channel: Any, path: str, serialize: Callable[[Any], bytes], parse: Callable[[bytes], Any]) -> None:
         self.channel, self.path, self.serialize, self.parse = channel, path.encode(), serialize, parse
 
-    async def __call__(self, request: Any, *, timeout: float, metadata: Metadata) -> Any:
+    async def __call__(self, request: Any, *, timeout: float, metadata: Pairs) -> Any:
         """The answer. Who is cancelled cancels the call."""
         call = self.channel.call(self.path, time.time() + timeout, None, None, 0)
         try:
-            answered = await call.unary_unary(self.serialize(request), tuple(metadata), None)
+            answered = await call.unary_unary(self.serialize(request), metadata, None)
         except asyncio.CancelledError:
             call.cancel(CANCELLED)
             raise
         if call.is_ok():
             return self.parse(answered)
-        status = await call.status()
-        trailing = Metadata.from_tuple(status.trailing_metadata() or ())
-        raise AioRpcError(CODES[status.code()], Metadata(), trailing, status.details(), status.debug_error_string())
+        ended = await call.status()
+        trailing = Metadata.from_tuple(ended.trailing_metadata() or ())
+        error = AioRpcError(CODES[ended.code()], Metadata(), trailing, ended.details(), ended.debug_error_string())
+        raise status.from_rpc_error(error) or error

@@ -71,7 +71,7 @@ class FirstPage(Call):
         if first is None:
             super().start(run, bound, container, slot)
         else:
-            run.want(run.load(self.batch, first), id, self, container, slot)
+            run.want(run.load(self.batch, first), id, (self, id, container, slot))
 
     def settle(self, run: Run, value: Any, container: Container, slot: Slot) -> bool:
         return super().settle(run, self.definition.rpc.response() if value is None else value, container, slot)

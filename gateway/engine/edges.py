@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from graphql import get_nullable_type, is_non_null_type
 
 from gateway import nodes
-from gateway.edges import Batch, Bound, EdgeField
+from gateway.edges import Batch, EdgeField
 from gateway.engine.collect import Field, Uncompiled
 from gateway.engine.deferred import Deferred
 from gateway.engine.known import Known, of_messages
@@ -36,7 +36,7 @@ class Edge(Deferred):
     def __init__(self, field: Field, schema: strawberry.Schema, *, suggestions: bool) -> None:
         super().__init__(field, schema, suggestions=suggestions)
         self.batch = self.definition.through
-        self.alone: tuple[Batch, Bound] = (self.batch, b"")
+        self.alone = (self.batch, b"")
         one = known_of(self.batch)
         self.known = Known(items=one) if self.definition.keyed_by_many else one
 
@@ -57,13 +57,10 @@ class Edge(Deferred):
         return f"    if k := {text}.{self.definition.by}: R.put(({source.constant(self, 'later')}, k, d, {field.key!r}))\n"
 
     def start(self, run: Run, key: Any, container: Container, slot: Slot) -> None:
-        if type(key) is str:
-            run.want(run.loads.get(self.alone) or run.load(*self.alone), key, self, container, slot)
-            return
         keys, bound = key if type(key) is tuple else (key, b"")
         load = run.load(self.batch, bound)
         if type(keys) is str:
-            run.want(load, keys, self, container, slot)
+            run.want(load, keys, (self, keys, container, slot))
         else:
             Gathering(self, keys, container, slot).begin(run, load)
 
@@ -83,7 +80,7 @@ class Gathering:
         if not self.keys:
             self.field.settle(run, [], self.container, self.slot)
         for index, key in enumerate(self.keys):
-            run.want(load, key, self, self.values, index)
+            run.want(load, key, (self, key, self.values, index))
 
     def settle(self, run: Run, value: Any, container: Container, slot: Slot) -> bool:
         """One of the keys has come."""
@@ -119,6 +116,9 @@ class LookUp(Deferred):
     def key(self, source: Any) -> Any:
         return True
 
+    def queued(self, source: Source, field: Field, text: str) -> str:
+        return f"    R.put(({source.constant(self, 'later')}, True, d, {field.key!r}))\n"
+
     def start(self, run: Run, key: Any, container: Container, slot: Slot) -> None:
         try:
             id = self.given(run)[self.definition.argument]
@@ -126,7 +126,7 @@ class LookUp(Deferred):
         except Exception as wrong:
             self.refuse(run, wrong, container, slot)
             return
-        run.want(run.load(batch, b""), id, self, container, slot)
+        run.want(run.load(batch, b""), id, (self, id, container, slot))
 
 
 class Several(LookUp):
@@ -154,4 +154,4 @@ class Several(LookUp):
             except Invalid as wrong:
                 self.refuse(run, wrong, found, index)
             else:
-                run.want(run.load(batch, b""), id, self, found, index)
+                run.want(run.load(batch, b""), id, (self, id, found, index))

@@ -19,8 +19,7 @@ if TYPE_CHECKING:
 
     from gateway.context import Context
 
-RUNS = Counter("quanyu_graphql_runs_total", "Operations by the way they ran: compiled, or the reason why not.", ["way"])
-COMPILED = RUNS.labels("compiled")
+UNCOMPILED = Counter("quanyu_graphql_uncompiled_total", "Operations that were left to the ordinary executor, by the reason.", ["reason"])
 
 
 class Compiled:
@@ -56,15 +55,6 @@ class Compiled:
             return Uncompiled("bug")
 
 
-class Outcome:
-    """What a compiled operation came to: data (absent when the request itself was wrong) and errors."""
-
-    __slots__ = ("begun", "data", "errors")
-
-    def __init__(self, data: dict[str, Any] | None, errors: list[GraphQLError], *, begun: bool = True) -> None:
-        self.data, self.errors, self.begun = data, errors, begun
-
-
 class Engine:
     """Compiles operations. What it makes of one is kept by whoever keeps the document, and goes with it."""
 
@@ -80,20 +70,15 @@ class Engine:
         except RecursionError:
             return Uncompiled("depth")
 
-    async def run(self, compiled: Compiled | Uncompiled, context: Context, given: Mapping[str, Any]) -> Outcome | Uncompiled:
-        """The outcome, or why the operation is left to the ordinary executor."""
+    def begin(self, compiled: Compiled | Uncompiled, context: Context, given: Mapping[str, Any]) -> Run | list[GraphQLError] | Uncompiled:
+        """A run of the operation with these variables; what is wrong with them; or why it is left to the ordinary executor."""
         try:
             if isinstance(compiled, Uncompiled):
                 raise compiled
             variables = compiled.variables.coerced(given)
             if isinstance(variables, list):
-                COMPILED.inc()
-                return Outcome(None, variables, begun=False)
-            plan = compiled.plan(variables)
+                return variables
+            return Run(compiled.plan(variables), context, variables, lambda: compiled.variables.exact(given))
         except Uncompiled as uncompiled:
-            RUNS.labels(uncompiled.reason).inc()
+            UNCOMPILED.labels(uncompiled.reason).inc()
             return uncompiled
-        COMPILED.inc()
-        run = Run(context, variables, lambda: compiled.variables.exact(given))
-        data = await plan.run(context.root, run)
-        return Outcome(data, run.errors() if run.failures else [])

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from gateway.engine.run import Run
 
+Root = Callable[[Any, "Run"], Any]
 ONE_CALL = re.compile(r"(\w+)\(v, R\)")
 
 
@@ -61,7 +62,7 @@ class Plan:
                 field.deferred = kind(field, schema, suggestions=suggestions)
         self.source, self.root = self._compiled()
 
-    def _compiled(self) -> tuple[str, list[Callable[[Any, Run], Any]]]:
+    def _compiled(self) -> tuple[str, list[Root]]:
         """The source, and the functions of the root: one, or one for each field of a mutation."""
         source = Source()
         parts = [Selection(self.selection.type, [field]) for field in self.selection.fields] if self.serial else [self.selection]
@@ -81,27 +82,32 @@ class Plan:
 
     async def run(self, source: Any, run: Run) -> dict[str, Any] | None:
         """The data of the answer; what failed is noted in the run."""
-        data: dict[str, Any] = {}
-        run.data = data
-        for number, root in enumerate(self.root):
-            try:
-                part = root(source, run)
-            except Exception:
-                run.queue.clear()
-                selection = Selection(self.selection.type, self.selection.fields[number : number + 1]) if self.serial else self.selection
-                part = careful.root(selection, source, run)
-                if part is None:
-                    return None
-            if not self.serial:
-                run.data = data = part
-            else:
-                data.update(part)
-                run.queue[:] = [(target, key, data, slot) for target, key, _, slot in run.queue]
-            if run.queue:
-                await run.drain()
-                if run.doomed:
-                    return None
+        if self.serial:
+            return await self._one_after_the_other(source, run)
+        run.data = data = self._begun(self.root[0], self.selection, source, run)
+        if run.queue:
+            await run.drain()
+        return data if not run.doomed else None
+
+    async def _one_after_the_other(self, source: Any, run: Run) -> dict[str, Any] | None:
+        run.data = data = {}
+        for root, field in zip(self.root, self.selection.fields, strict=True):
+            part = self._begun(root, Selection(self.selection.type, [field]), source, run)
+            if part is None:
+                return None
+            data.update(part)
+            run.queue[:] = [(target, key, data, slot) for target, key, _, slot in run.queue]
+            await run.drain()
         return data
+
+    @staticmethod
+    def _begun(root: Root, selection: Selection, source: Any, run: Run) -> dict[str, Any] | None:
+        """The answer of a root as far as nobody is asked for it; None when it may not be what it is."""
+        try:
+            return root(source, run)  # type: ignore[no-any-return]
+        except Exception:
+            run.queue.clear()
+            return careful.root(selection, source, run)
 
     def __str__(self) -> str:
         name = self.operation.name.value if self.operation.name else ""

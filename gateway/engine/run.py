@@ -17,6 +17,7 @@ from gateway.edges import Batch, Bound
 
 if TYPE_CHECKING:
     from gateway.context import Context
+    from gateway.engine.plan import Plan
 
 Container = Any
 """The object or list of the answer that a value belongs in."""
@@ -52,7 +53,8 @@ class Target(Protocol):
         """Makes what it waits for pending."""
 
 
-Waiter = tuple[Target, Container, Slot]
+Pending = tuple[Target, Any, Container, Slot]
+"""What waits for a value, the key it waits for, and the value's place."""
 
 
 class Load:
@@ -64,7 +66,7 @@ class Load:
         self.batch, self.bound = batch, bound
         self.fresh: list[str] = []
         self.known: dict[str, Any] = {}
-        self.waiting: dict[str, list[Waiter]] = {}
+        self.waiting: dict[str, list[Pending]] = {}
 
 
 _UNKNOWN = object()
@@ -85,15 +87,18 @@ class Run:
         "jobs",
         "landed",
         "loads",
+        "plan",
         "put",
         "queue",
         "touched",
         "variables",
     )
 
-    def __init__(self, context: Context, variables: Mapping[str, Any], exact: Callable[[], VariableValues | list[GraphQLError]]) -> None:
-        self.context, self.variables, self.exact = context, variables, exact
-        self.queue: list[tuple[Target, Any, Container, Slot]] = []
+    def __init__(
+        self, plan: Plan, context: Context, variables: Mapping[str, Any], exact: Callable[[], VariableValues | list[GraphQLError]]
+    ) -> None:
+        self.plan, self.context, self.variables, self.exact = plan, context, variables, exact
+        self.queue: list[Pending] = []
         self.put = self.queue.append
         self.loads: dict[tuple[Batch, Bound], Load] = {}
         self.touched: list[Load] = []
@@ -121,17 +126,18 @@ class Run:
             load = self.loads[batch, bound] = Load(batch, bound)
         return load
 
-    def want(self, load: Load, key: str, target: Target, container: Container, slot: Slot) -> None:
-        """Settles the target with what the key stands for, as soon as that is known."""
-        value = load.known.get(key, _UNKNOWN)
-        if value is not _UNKNOWN:
-            target.settle(self, value, container, slot)
-            return
+    def want(self, load: Load, key: str, pending: Pending) -> None:
+        """Settles what waits with what the key stands for, as soon as that is known."""
         waiting = load.waiting.get(key)
         if waiting is not None:
-            waiting.append((target, container, slot))
+            waiting.append(pending)
             return
-        load.waiting[key] = [(target, container, slot)]
+        value = load.known.get(key, _UNKNOWN)
+        if value is not _UNKNOWN:
+            target, _, container, slot = pending
+            target.settle(self, value, container, slot)
+            return
+        load.waiting[key] = [pending]
         if not load.fresh:
             self.touched.append(load)
         load.fresh.append(key)
@@ -162,7 +168,9 @@ class Run:
                 jobs, self.jobs = self.jobs, []
                 if len(jobs) == 1 and not self.flying:
                     await jobs[0]
-                    continue
+                    if self.queue:
+                        continue
+                    return
                 for job in jobs:
                     task = asyncio.create_task(job)
                     self.flying.add(task)
@@ -182,14 +190,23 @@ class Run:
         while self.queue:
             queue = self.queue[:]
             self.queue.clear()
-            for target, key, container, slot in queue:
+            edge: Any = None
+            for pending in queue:
+                target, key, container, slot = pending
+                if type(key) is str:  # the edges of one field stand one after the other
+                    if target is not edge:
+                        edge = target
+                        load = self.load(*edge.alone)
+                    self.want(load, key, pending)
+                    continue
                 target.start(self, key, container, slot)
                 if self.doomed:
                     return
         for load in self.touched:
             fresh, load.fresh = load.fresh, []
             most = load.batch.keys_max
-            self.jobs.extend(self._fetched(load, fresh[start : start + most]) for start in range(0, len(fresh), most))
+            for start in range(0, len(fresh), most):
+                self.jobs.append(self._fetched(load, fresh[start : start + most]))
         self.touched.clear()
 
     def _land(self, task: asyncio.Task[None]) -> None:
@@ -208,14 +225,14 @@ class Run:
 
     async def _fetched(self, load: Load, keys: list[str]) -> None:
         try:
-            values = await load.batch.load(self.context, keys, load.bound)
+            values = load.batch.found(await self.context.call(load.batch.asked(keys, load.bound)), keys)
         except Exception as cause:
             values = [Failure(cause)] * len(keys)
         for key, value in zip(keys, values, strict=True):
             load.known[key] = value
             made_by: Target | None = None
             made: Any = None
-            for target, container, slot in load.waiting.pop(key):
+            for target, _, container, slot in load.waiting.pop(key):
                 if target is made_by:
                     container[slot] = made
                 elif target.settle(self, value, container, slot) and target.pure:

@@ -25,7 +25,11 @@ UNKNOWN = 2
 
 def amount(money: money_pb2.Money) -> str:
     """1230 minor units of CNY are 12.30."""
-    return str(Number(money.minor).scaleb(-DIGITS.get(money.currency, UNKNOWN)))
+    minor, digits = money.minor, DIGITS.get(money.currency, UNKNOWN)
+    if not digits:
+        return str(minor)
+    text = str(minor).zfill(digits + 1 + (minor < 0))  # the last digit before the point and the sign
+    return f"{text[:-digits]}.{text[-digits:]}"
 
 
 def minor(value: Number, currency: str) -> int:

@@ -11,12 +11,14 @@ import uvloop
 
 from gateway.__main__ import Server, configured, listen
 from gateway.app import build
+from gateway.engine.collect import Uncompiled
 from services.kit import logs
 from services.kit.settings import load
 
 
-async def _uncompiled(*_: Any) -> None:
+def _uncompiled(*_: Any) -> Uncompiled:
     """The engine's answer to what it does not compile."""
+    return Uncompiled("bench")
 
 
 def main(way: str) -> None:
@@ -25,7 +27,7 @@ def main(way: str) -> None:
     logs.configure(settings, "gateway")
     app = build(settings)
     if way == "core":
-        app.state.executor.engine.run = _uncompiled
+        app.state.executor.engine.begin = _uncompiled
     with listen("127.0.0.1:0") as listening:
         app.state.address = "{}:{}".format(*listening.getsockname()[:2])
         sys.stderr.write(f"{app.state.address}\n")
