@@ -12,7 +12,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gateway import explorer
 from gateway.asked import EVENT_STREAM, GRAPHQL, JSON, Asked, BadRequest, Reader, accepted
-from gateway.operations import MUTATION, QUERY, SUBSCRIPTION, Answer, Operations, log, timed, told
+from gateway.operations import MUTATION, QUERY, SUBSCRIPTION, Answer, Operations, log, timed
 from gateway.respond import respond
 from gateway.subscriptions.sse import EventStreams
 from gateway.wire import exchange_of, go_on
