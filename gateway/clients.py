@@ -101,10 +101,7 @@ class Clients:
 
     def call(self, request: Message) -> Awaitable[Any]:
         """The rpc's answer."""
-        return self.ask(*self.rpc(type(request)), request)
-
-    def ask(self, service: str, ask: Callable[..., Any], request: Message) -> Awaitable[Any]:
-        """The same, by what `rpc` says of it."""
+        service, ask = self.rpc(type(request))
         timeout = channel.remaining(self.settings.deadline_seconds)
         return ask(request, timeout=timeout, metadata=channel.metadata_of(self._token(service)))  # type: ignore[no-any-return]
 

@@ -29,13 +29,13 @@ class Context:
         """The answer of the rpc that `request` belongs to. `Overloaded` when too many operations wait for its service already."""
         self.calls += 1
         clients, under_way = self.clients, self.under_way
-        service, ask = clients.rpc(type(request))
+        service = clients.rpc(type(request))[0]
         before = under_way.get(service, 0)
         if not before:
             clients.wait(service)
         under_way[service] = before + 1
         try:
-            answer = await clients.ask(service, ask, request)
+            answer = await clients.call(request)
             clients.heard_at[service] = time.monotonic()
             return answer
         finally:
