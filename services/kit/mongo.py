@@ -86,11 +86,13 @@ class Database:
         cursor = self.raw[collection].aggregate(list(pipeline), session=session, **options)
         return await cursor if self.driver == "pymongo" else cursor
 
-    async def aggregate_each(self, collection: str, pipelines: Sequence[Sequence[Mapping[str, Any]]], **options: Any) -> Any:
-        """The cursor of one aggregation with what each of several (at least one) finds, in no order."""
+    async def aggregate_each(
+        self, collection: str, pipelines: Sequence[Sequence[Mapping[str, Any]]], *, then: Sequence[Mapping[str, Any]] = (), **options: Any
+    ) -> Any:
+        """The cursor of one aggregation with what each of several (at least one) finds, in no order, and what is made of it `then`."""
         first, *others = pipelines
         joined = [{"$unionWith": {"coll": collection, "pipeline": list(other)}} for other in others]
-        return await self.aggregate(collection, [*first, *joined], **options)
+        return await self.aggregate(collection, [*first, *joined, *then], **options)
 
     async def watch(self, pipeline: Sequence[Mapping[str, Any]], **options: Any) -> Any:
         """An open change stream over the whole database: an async context manager and iterator."""

@@ -163,15 +163,21 @@ class Table(Generic[S]):
                 {"$match": self.within(query)},
                 {"$sort": dict(order)},
                 {"$limit": first + 1},
-                {"$project": self._with_cursor(order)},
                 {"$group": {"_id": {"$literal": key}, "rows": {"$push": "$$ROOT"}}},  # branches come in no order, what a group has does
             ]
             for key, query in queries.items()
         ]
         if not branches:
             return {}
-        found = await self.database.aggregate_each(self.name, branches, collation=collation)
-        return {each["_id"]: self._paged(each["rows"], first) async for each in found}
+        shaped: list[Document] = [
+            {"$unwind": "$rows"},
+            {"$replaceWith": {"$mergeObjects": ["$rows", {"_key": "$_id"}]}},
+            {"$project": self._with_cursor(order) | {"_key": 1}},
+        ]
+        found: dict[str, list[Shaped]] = {}
+        async for row in await self.database.aggregate_each(self.name, branches, then=shaped, collation=collation):
+            found.setdefault(row.pop("_key"), []).append(row)
+        return {key: self._paged(rows, first) for key, rows in found.items()}
 
     def _with_cursor(self, order: pages.Order) -> Document:
         return (self.projection or {}) | {"_cursor": [f"${field}" for field, _ in order]}

@@ -374,15 +374,17 @@ def test_pages_multiply_and_edges_are_one_call_a_level(executor: Executor) -> No
     page = "query ($n: Int) { offers(first: $n) { nodes { id brand { id } } } }"
     assert cost(executor, page, n=7) == CALL_POINTS + 1 + 7 * (1 + 1 + 1 + 1) + CALL_POINTS
     assert cost(executor, page) == CALL_POINTS + 1 + PAGE_SIZE * 4 + CALL_POINTS
-    own = "{ offers(first: 7) { nodes { brand { orders(first: 2) { nodes { id } } } } } }"
-    assert cost(executor, own) == CALL_POINTS + 1 + 7 * (1 + 1 + CALL_POINTS + 1 + 2 * 2) + CALL_POINTS
+    below = "{ offers(first: 7) { nodes { brand { orders(first: 2) { nodes { id } } } } } }"
+    assert cost(executor, below) == CALL_POINTS + 1 + 7 * (1 + 1 + 1 + 2 * 2) + 2 * CALL_POINTS
+    further = below.replace("first: 2", 'first: 2, after: "x"')
+    assert cost(executor, further) == CALL_POINTS + 1 + 7 * (1 + 1 + CALL_POINTS + 1 + 2 * 2) + CALL_POINTS
     assert cost(executor, "{ nodes(ids: [1, 2, 3]) { id } }") == CALL_POINTS + 3 * 2
     assert cost(executor, '{ variant(id: "v") { attributes { name } } }') == CALL_POINTS + 1 + 16 * 2
     assert cost(executor, '{ relation(brandId: "b") { spent { amount } } }') == CALL_POINTS + 1 + LIST_SIZE * 2
 
 
 def test_what_varies_is_refused_only_when_it_costs_too_much(executor: Executor) -> None:
-    text = "query ($n: Int) { offers(first: $n) { nodes { brand { orders(first: $n) { nodes { id credit { id } } } } } } }"
+    text = """query ($n: Int) { offers(first: $n) { nodes { brand { orders(first: $n, after: "x") { nodes { id credit { id } } } } } } }"""
     prepared = executor.prepare(text)
     operation = prepared.operation(None)
     assert operation is not None
