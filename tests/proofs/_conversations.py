@@ -30,7 +30,7 @@ HANDSHAKES = (
 
 class Heard(Struct):
     """What a client heard: the status of its handshake, the texts of messages, and the code and reason it was closed on with (0: it was
-    not). `reset`: the system threw away what was on its way."""
+    not). `left`: the client hung up first; `reset`: the system threw away what was on its way."""
 
     status: int = 0
     head: str = ""
@@ -38,6 +38,7 @@ class Heard(Struct):
     code: int = 0
     reason: str = ""
     ended: bool = False
+    left: bool = False
     reset: bool = False
 
 
@@ -105,7 +106,7 @@ def _frames(says: list[Any], chance: random.Random) -> list[bytes]:
                 [
                     frame(
                         chance.choice(
-                            [b"", b"\x03", b"\x03\xe8", b"\x00\x00", b"\x03\xed", b"\x03\xf3", b"\x13\x88\xff", b"\xff\xff" + b"x" * 200]
+                            [b"", b"\x03", b"\x03\xe8", b"\x00\x00", b"\x03\xed", b"\x03\xe9", b"\x13\x88\xff", b"\xff\xff" + b"x" * 200]
                         ),
                         CLOSE,
                     )
@@ -178,9 +179,10 @@ async def talked(address: str, parts: list[bytes]) -> Heard:
             if not heard.ended:
                 writer.write(frame(struct.pack(">H", 1000), CLOSE))
         if not heard.ended:
+            heard.left = True
             writer.write_eof()
         await _listened(reader, heard, None)
-    except (ConnectionError, asyncio.IncompleteReadError):
+    except (OSError, asyncio.IncompleteReadError):
         heard.reset = True
     finally:
         writer.close()

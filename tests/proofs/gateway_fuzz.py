@@ -169,7 +169,7 @@ async def _talked(gateway: Remote, name: str, parts: list[bytes], seen: Seen) ->
         why = f"it says {found.group()}"
     elif heard.code in BUGS or heard.status >= 500:
         why = "a bug"
-    elif heard.status == 101 and not (heard.code or heard.reset):
+    elif heard.status == 101 and not (heard.code or heard.left or heard.reset):
         why = "it hangs up without a word"
     else:
         why = _faults(bodies)
