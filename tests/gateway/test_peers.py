@@ -116,10 +116,10 @@ async def test_clients_that_take_nothing_hold_so_many_bytes_in_all(alone: Gatewa
                 stack.enter_context(deaf(served, LARGE))
                 await until(lambda answered=number + 1: served.server.server_state.total_requests == answered)  # type: ignore[misc]
                 most = max(most, unsent(served))
-            assert 5 * size < most <= 10 * size
+            assert 5 * size < most <= 11 * size, "whoever is cut off is so in the next turn of the event loop"
             assert len((await asked(served)).json()["data"]["__schema"]["types"]) > 100, "who takes what they ask for gets it"
             await until(lambda: len(served.server.server_state.connections) == len(connected.slow))
-            assert connected.unsent == unsent(served) > 5 * size
+            assert 5 * size < unsent(served) <= connected.unsent <= 10 * size
         await until(lambda: not served.server.server_state.connections)
         assert connected.unsent == 0
 
