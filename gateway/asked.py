@@ -52,9 +52,9 @@ class Reader:
         """The GraphQL request within an HTTP request."""
         if request.method == "GET":
             return self.asked(_of_address(request))
-        return self.posted(request.headers.get("content-type", ""), await self.body(request))
+        return self.posted(request.headers.get("content-type", "").encode("latin-1"), await self.body(request))
 
-    def posted(self, content_type: str, body: bytes) -> Asked:
+    def posted(self, content_type: bytes, body: bytes) -> Asked:
         """The same of what was posted."""
         _check(content_type)
         given = _parsed(body, "the body")
@@ -128,9 +128,9 @@ class Reader:
 
 
 @lru_cache(KEPT_MAX)
-def _check(content_type: str) -> None:
+def _check(content_type: bytes) -> None:
     """BadRequest unless a body of that type is JSON in UTF-8."""
-    media, _, charset = (text.strip().lower() for text in content_type.partition(";"))
+    media, _, charset = (text.strip().lower() for text in content_type.decode("latin-1").partition(";"))
     if media != JSON:
         raise BadRequest(415, f"send {JSON}")
     if charset and charset.replace('"', "") not in ("charset=utf-8", "charset=utf8"):
@@ -171,10 +171,10 @@ def _more_values_than(most: int, given: dict[str, Any]) -> bool:
 
 
 @lru_cache(KEPT_MAX)
-def accepted(header: str | None) -> str | None:
+def accepted(header: bytes | None) -> str | None:
     """The media type to answer in; None when the client takes neither of ours."""
     best, chosen = 0.0, None
-    for part in (header or "*/*").split(","):
+    for part in (header.decode("latin-1") if header else "*/*").split(","):
         name, *parameters = (text.strip().lower() for text in part.split(";"))
         offered = {GRAPHQL: GRAPHQL, JSON: JSON, EVENT_STREAM: EVENT_STREAM, "application/*": JSON, "*/*": JSON}.get(name)
         weight = _weight(parameters)

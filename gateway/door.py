@@ -5,7 +5,6 @@ A body that is still on its way takes no place of those that can be carried out:
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
 
 from prometheus_client import Counter
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -13,7 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from gateway.asked import BODY_SECONDS_MAX, EVENT_STREAM, JSON
 from gateway.crowd import Crowd
 from gateway.overdue import Overdue
-from gateway.respond import IN_ONE, Headers
+from gateway.respond import Headers, block
 from gateway.wire import Exchange, exchange_of
 from services.kit import ids
 from services.kit.settings import Settings
@@ -52,8 +51,8 @@ class Door:
         self.outermost, self.body_bytes_max, self.arriving = outermost, settings.limit_body_bytes, Overdue(BODY_SECONDS_MAX)
         headers = HEADERS | (SECURE if settings.env == "production" else {})
         self.headers = [(name.encode(), value.encode()) for name, value in headers.items()]
-        self.block = _block(self.headers)
-        self.full = _block(FULL_HEADERS) + self.block
+        self.block = block(self.headers)
+        self.full = block(FULL_HEADERS) + self.block
         self.names = {name for name, _ in self.headers}
         self.inside = self.waiting = 0
         self.sent_away = Crowd("operations sent away")
@@ -87,7 +86,7 @@ class Door:
         if exchange is not None:
             exchange.ends = path == self.path
             if self.outermost:
-                scope["extensions"][IN_ONE] = self._in_one(exchange)
+                exchange.headers = self.block
         inside, self.inside = True, self.inside + 1
         try:
             await (self.posted if path == self.path and scope["method"] == "POST" else self.app)(scope, receive, sending)
@@ -111,9 +110,6 @@ class Door:
         finally:
             self.waiting -= 1
 
-    def _in_one(self, exchange: Exchange) -> Callable[[int, Headers, bytes], Awaitable[None]]:
-        return lambda status, headers, body: exchange.answer(status, _block(headers) + self.block, body)
-
     def _completed(self, headers: Headers) -> Headers:
         """With those that are not given."""
         given = self.names & {name for name, _ in headers}
@@ -127,8 +123,3 @@ class Door:
             return
         await send({"type": "http.response.start", "status": 503, "headers": [*FULL_HEADERS]})
         await send({"type": "http.response.body", "body": body})
-
-
-def _block(headers: Headers) -> bytes:
-    """Headers as they go over the wire."""
-    return b"".join([b"%b: %b\r\n" % each for each in headers])

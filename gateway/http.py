@@ -63,7 +63,7 @@ class Endpoint:
     async def _response(self, arrived: Arrived) -> ASGIApp:
         if self.explorer and arrived.method == "GET" and explorer.wanted(arrived.request()):
             return explorer.page()
-        media = accepted(arrived.header(b"accept") or None)
+        media = accepted(arrived.headers.get(b"accept"))
         if media == EVENT_STREAM:
             return await self.streams.open(arrived.request())
         started = time.perf_counter()
@@ -105,4 +105,4 @@ class Endpoint:
         exchange = exchange_of(arrived.scope) if arrived.method == "POST" else None
         if exchange is None:
             return await self.reader.read(arrived.request())
-        return self.reader.posted(arrived.header(b"content-type"), self.reader.came(exchange))
+        return self.reader.posted(arrived.headers.get(b"content-type", b""), self.reader.came(exchange))

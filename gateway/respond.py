@@ -4,12 +4,11 @@ from starlette.types import Receive, Scope, Send
 
 from gateway.asked import GRAPHQL, JSON
 from gateway.operations import Answer
+from gateway.wire import exchange_of
 
 Headers = list[tuple[bytes, bytes]]
-MEDIA = {media: (b"content-type", f"{media}; charset=utf-8".encode()) for media in (GRAPHQL, JSON)}
-HEADERS: dict[int, Headers] = {401: [(b"www-authenticate", b"Bearer")], 405: [(b"allow", b"POST")]}
-IN_ONE = "quanyu.in_one"
-"""The extension of an ASGI scope by which an answer that is there may be sent at once: called with status, headers and body."""
+MEDIA = {media: f"{media}; charset=utf-8".encode() for media in (GRAPHQL, JSON)}
+MORE: dict[int, Headers] = {401: [(b"www-authenticate", b"Bearer")], 405: [(b"allow", b"POST")]}
 
 
 class Whole:
@@ -21,12 +20,17 @@ class Whole:
         self.body, self.status_code, self.headers = body, status_code, headers
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        in_one = scope["extensions"].get(IN_ONE) if "extensions" in scope else None
-        if in_one is not None:
-            await in_one(self.status_code, self.headers, self.body)
+        exchange = exchange_of(scope)
+        if exchange is not None and exchange.headers is not None:
+            await exchange.answer(self.status_code, block(self.headers) + exchange.headers, self.body)
             return
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.headers})
         await send({"type": "http.response.body", "body": self.body})
+
+
+def block(headers: Headers) -> bytes:
+    """Headers as they go over the wire."""
+    return b"".join([b"%b: %b\r\n" % each for each in headers])
 
 
 def respond(answer: Answer, media: str) -> Whole:
@@ -34,9 +38,9 @@ def respond(answer: Answer, media: str) -> Whole:
     status = answer.status
     if media == JSON and status == 400 and answer.operation != "none":
         status = 200
-    headers = [MEDIA[media], (b"content-length", b"%d" % len(answer.body))]
+    headers = [(b"content-type", MEDIA[media]), (b"content-length", b"%d" % len(answer.body))]
     if answer.retry_seconds:
         headers.append((b"retry-after", b"%d" % answer.retry_seconds))
-    elif status in HEADERS:
-        headers += HEADERS[status]
+    elif status in MORE:
+        headers += MORE[status]
     return Whole(answer.body, status, headers)

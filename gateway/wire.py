@@ -93,12 +93,14 @@ class Socket(Peer, WebSocketsSansIOProtocol):
 class Exchange:
     """One request and its answer, for those who need neither ASGI's messages for a body that is there nor several for an answer that is."""
 
-    __slots__ = ("cycle", "ends")
+    __slots__ = ("cycle", "ends", "headers")
 
     def __init__(self, cycle: RequestResponseCycle) -> None:
         self.cycle = cycle
         self.ends = False
         """Whether what is done for it ends when its client goes."""
+        self.headers: bytes | None = None
+        """Those that every answer has, as they go over the wire; None: others may still add some, and it is answered by ASGI's messages."""
 
     @property
     def came(self) -> bool:
@@ -170,7 +172,7 @@ def go_on(scope: Scope) -> None:
 class Wire(Peer, HttpToolsProtocol):
     """The protocol of one connection."""
 
-    in_head = False
+    in_head = may_be_long = False
     head_bytes = 0
     """Of a head that does not come in one piece, what came after the first."""
     late: asyncio.TimerHandle | None = None
@@ -213,6 +215,7 @@ class Wire(Peer, HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         further = self.in_head
+        self.may_be_long = further or len(data) > HEAD_BYTES_MAX
         super().data_received(data)
         if self.in_head:
             self.head_bytes += len(data) if further else 0
@@ -228,7 +231,7 @@ class Wire(Peer, HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         self.in_head = False
         self._head_came()
-        if len(self.url) + sum([len(name) + len(value) for name, value in self.headers]) > HEAD_BYTES_MAX:
+        if self.may_be_long and len(self.url) + sum([len(name) + len(value) for name, value in self.headers]) > HEAD_BYTES_MAX:
             raise ValueError("the head of a request is too long")
         scope = self.scope
         super().on_headers_complete()

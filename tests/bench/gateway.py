@@ -1,8 +1,9 @@
 """What the gateway costs: CPU milliseconds per request of its own process, before services that answer from memory.
 
-Floor: the same three pages written by hand (`peers/floor.py`), with the same gRPC calls, in the same run. The gateway does everything
-it does for anybody: checks the bearer token, counts, signs who asks to the services, writes its log line. Where Node is, mercurius with
-jit and Hive Gateway answer the same pages, with no token, no signature and no log line.
+Floor: the same three pages written by hand (`peers/floor.py`), with the same gRPC calls over the kit's channel, in the same run; `plain`:
+over grpc.aio's own, as somebody writes them who has no kit. The gateway does everything it does for anybody: checks the bearer token,
+counts, signs who asks to the services, writes its log line. Where Node is, mercurius with jit and Hive Gateway answer the same pages, with
+no token, no signature and no log line.
 """
 
 import re
@@ -37,7 +38,9 @@ async def peers() -> AsyncIterator[dict[str, Peer]]:
     keys = new_keys()
     async with AsyncExitStack() as stack:
         _, services = await stack.enter_async_context(started(*module("services")))
-        found = {"floor": Peer(*await stack.enter_async_context(started(*module("floor", services))))}
+        # An empty choice is one: this process keeps gRPC as it comes.
+        plain = await stack.enter_async_context(started(*module("floor", services, "plain"), env={"GRPC_EXPERIMENTS": ""}))
+        found = {"floor": Peer(*await stack.enter_async_context(started(*module("floor", services, "kit")))), "floor, plain": Peer(*plain)}
         env = {f"QUANYU_{name.upper()}_ADDRESS": services for name in SERVICES}
         env |= {f"QUANYU_{name.upper()}": value for name, value in keys.settings_of("gateway").items()}
         env |= {f"QUANYU_RATE_{name}": "1000000" for name in ("PRINCIPAL", "TENANT", "ADDRESS")}

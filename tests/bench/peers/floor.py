@@ -1,9 +1,9 @@
 """The floor of the gateway's bench: what somebody writes by hand for these three pages, with Starlette, grpc.aio and orjson.
 
-Its calls are the gateway's: over a channel with the same options, with a deadline, and with a principal, which is signed once and for all.
-Nobody's token is checked, nothing is counted, bounded or logged.
+Its calls are the gateway's, with a deadline and with a principal, which is signed once and for all. Nobody's token is checked, nothing is
+counted, bounded or logged. `kit`: over the kit's channel, with all that makes that cheaper than grpc.aio as it comes (`plain`).
 
-python -m tests.bench.peers.floor ADDRESS_OF_SERVICES     prints its address
+python -m tests.bench.peers.floor ADDRESS_OF_SERVICES kit|plain     prints its address
 """
 
 import asyncio
@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+import grpc
 import orjson
 import uvicorn
 import uvloop
@@ -73,13 +74,13 @@ def answered(data: Any) -> Response:
     return Response(orjson.dumps({"data": data}), media_type="application/json")
 
 
-def build(address: str) -> Starlette:
+def build(address: str, way: str) -> Starlette:
     """The application."""
     stubs: dict[str, Any] = {}
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
-        async with open_bare_channel(address) as channel:
+        async with open_bare_channel(address) if way == "kit" else grpc.aio.insecure_channel(address) as channel:
             stubs["catalog"] = catalog_pb2_grpc.CatalogServiceStub(channel)
             stubs["orders"] = orders_pb2_grpc.OrderServiceStub(channel)
             stubs["consumers"] = identity_pb2_grpc.IdentityServiceStub(channel)
@@ -122,14 +123,14 @@ def build(address: str) -> Starlette:
     return Starlette(routes=routes, lifespan=lifespan)
 
 
-def main(address: str) -> None:
+def main(address: str, way: str) -> None:
     """Answers until it is ended."""
     with socket.create_server(("127.0.0.1", 0), backlog=128) as listening:
         sys.stdout.write("{}:{}\n".format(*listening.getsockname()[:2]))
         sys.stdout.flush()
-        config = uvicorn.Config(build(address), http="httptools", ws="none", log_config=None, access_log=False, server_header=False)
+        config = uvicorn.Config(build(address, way), http="httptools", ws="none", log_config=None, access_log=False, server_header=False)
         uvloop.run(uvicorn.Server(config).serve([listening]))
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])
