@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from gateway.engine.run import Run
 
 
-class Deferred:
+class Deferred(ABC):
     """A deferred field of a plan. A kind of field says what it is keyed by and how it starts."""
 
     known = Known()
@@ -38,22 +39,22 @@ class Deferred:
         self.complete: Callable[[Any, Run], Any] = lambda value, run: value
         self.pure = True
 
+    @abstractmethod
     def rpc(self) -> str:
         """What is asked, as a plan prints it."""
-        raise NotImplementedError
 
+    @abstractmethod
     def key(self, source: Any) -> Any:
         """What `start` needs of the object that the field stands on; None when nothing is to be asked."""
-        raise NotImplementedError
 
     def queued(self, source: Source, field: Field, text: str) -> str:
         """The statement (of a function whose object is `text` and answer `d`) that puts the field in the queue."""
         me = source.constant(self, "later")
         return f"    if (k := {source.constant(self.key, 'key')}({text})) is not None: R.put(({me}, k, d, {field.key!r}))\n"
 
+    @abstractmethod
     def start(self, run: Run, key: Any, container: Container, slot: Slot) -> None:
         """Makes the value pending."""
-        raise NotImplementedError
 
     def given(self, run: Run) -> dict[str, Any]:
         """The field's arguments; what is wrong with them is raised."""

@@ -96,9 +96,6 @@ class Gathering:
             self.field.settle(run, self.values, self.container, self.slot)
         return True
 
-    def start(self, run: Run, key: Any, container: Container, slot: Slot) -> None:
-        raise NotImplementedError("it begins with its field")
-
 
 class LookUp(Deferred):
     """A field whose key is its argument: `node` and what is found by its id."""

@@ -40,8 +40,8 @@ class Failed(NamedTuple):
     cause: Exception
 
 
-class Target(Protocol):
-    """What waits for a value: a deferred field."""
+class Waiter(Protocol):
+    """What waits for a value: a deferred field, or a part of one."""
 
     pure: bool
     """Nothing below it is deferred, so that equal values have equal answers."""
@@ -49,12 +49,17 @@ class Target(Protocol):
     def settle(self, run: Run, value: Any, container: Container, slot: Slot) -> bool:
         """Completes the value (or a `Failure`) in its place; whether all of it is in order."""
 
+
+class Target(Waiter, Protocol):
+    """What stands in the queue: a deferred field."""
+
     def start(self, run: Run, key: Any, container: Container, slot: Slot) -> None:
         """Makes what it waits for pending."""
 
 
-Pending = tuple[Target, Any, Container, Slot]
+Pending = tuple[Waiter, Any, Container, Slot]
 """What waits for a value, the key it waits for, and the value's place."""
+Queued = tuple[Target, Any, Container, Slot]
 
 
 class Load:
@@ -98,7 +103,7 @@ class Run:
         self, plan: Plan, context: Context, variables: Mapping[str, Any], exact: Callable[[], VariableValues | list[GraphQLError]]
     ) -> None:
         self.plan, self.context, self.variables, self.exact = plan, context, variables, exact
-        self.queue: list[Pending] = []
+        self.queue: list[Queued] = []
         self.put = self.queue.append
         self.loads: dict[tuple[Batch, Bound], Load] = {}
         self.touched: list[Load] = []
@@ -142,7 +147,7 @@ class Run:
             self.touched.append(load)
         load.fresh.append(key)
 
-    def call(self, awaitable: Awaitable[Any], target: Target, container: Container, slot: Slot) -> None:
+    def call(self, awaitable: Awaitable[Any], target: Waiter, container: Container, slot: Slot) -> None:
         """Settles the target with what the call answers."""
         self.jobs.append(self._called(awaitable, target, container, slot))
 
@@ -216,7 +221,7 @@ class Run:
         if self.landed is not None and not self.landed.done() and (self.queue or self.bug or not self.flying):
             self.landed.set_result(None)
 
-    async def _called(self, awaitable: Awaitable[Any], target: Target, container: Container, slot: Slot) -> None:
+    async def _called(self, awaitable: Awaitable[Any], target: Waiter, container: Container, slot: Slot) -> None:
         try:
             value = await awaitable
         except Exception as cause:
@@ -230,7 +235,7 @@ class Run:
             values = [Failure(cause)] * len(keys)
         for key, value in zip(keys, values, strict=True):
             load.known[key] = value
-            made_by: Target | None = None
+            made_by: Waiter | None = None
             made: Any = None
             for target, _, container, slot in load.waiting.pop(key):
                 if target is made_by:

@@ -247,10 +247,7 @@ def _faults(bodies: list[Any]) -> str:
 
 
 def _table(seen: Seen, title: str) -> Table:
-    kinds = sorted(set().union(*seen.statuses.values()))
-    table = Table(title=title, caption=f"the slowest took {seen.slowest * 1000:.0f} ms")
-    for column in ("what was changed", *kinds):
-        table.add_column(column, justify="left" if column == "what was changed" else "right")
+    table = Table("what was changed", "answered", title=title, caption=f"the slowest took {seen.slowest * 1000:.0f} ms")
     for name, counts in seen.statuses.items():
-        table.add_row(name, *(f"{counts[kind]:,}" for kind in kinds))
+        table.add_row(name, ", ".join(f"{count:,} x {kind}" for kind, count in sorted(counts.items())))
     return table
