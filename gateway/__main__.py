@@ -70,10 +70,11 @@ def configured(app: Any, settings: Settings) -> uvicorn.Config:
         ws_ping_timeout=PING_SECONDS,
         ws_per_message_deflate=False,
         lifespan="on",
+        interface="asgi3",
         log_config=None,
         access_log=False,
         server_header=False,
-        forwarded_allow_ips=settings.trusted_proxies,
+        proxy_headers=False,  # the application reads them itself, and of signed-in callers not at all
         timeout_graceful_shutdown=max(1, round(settings.drain_seconds)),
     )
 

@@ -1,16 +1,18 @@
 """The gateway's application: routes, and what they stand on from start to end."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
+from typing import Any
 
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.applications import Starlette
-from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route, WebSocketRoute
+from starlette.types import ASGIApp, Receive, Scope, Send
 from starlette.websockets import WebSocket
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from gateway import documents, explorer, schema
 from gateway.asked import PREFLIGHT, Reader
@@ -33,7 +35,16 @@ PATH = "/graphql"
 WEBHOOKS = "/webhooks"
 
 
-def build(settings: Settings) -> Starlette:
+class Gateway(Starlette):
+    """Starlette's application, and what stands before it."""
+
+    entrance: ASGIApp
+
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:  # type: ignore[override]
+        return self.entrance(scope, receive, send)
+
+
+def build(settings: Settings) -> Gateway:
     """The application. SettingsError when a setting cannot be used; channels open when it starts and close when it ends."""
     clients = Clients(settings)
     told = settings.introspection == "on" or (settings.introspection == "auto" and settings.env == "development")
@@ -78,23 +89,25 @@ def build(settings: Settings) -> Starlette:
     ]
     if endpoint.explorer:
         routes += [explorer.files(), Route("/metrics", metrics)]
-    app = Starlette(routes=routes, middleware=_middleware(settings, endpoint), lifespan=lifespan)
+    app = Gateway(routes=routes, lifespan=lifespan)
+    app.entrance = _entrance(super(Gateway, app).__call__, settings, endpoint)
     app.state.clients, app.state.executor, app.state.sessions, app.state.rates = clients, executor, sessions, operations.rates
     app.state.endings, app.state.subscriptions = endings, subscriptions
     return app
 
 
-def _middleware(settings: Settings, endpoint: Endpoint) -> list[Middleware]:
+def _entrance(app: ASGIApp, settings: Settings, endpoint: Endpoint) -> ASGIApp:
+    """The way in: to the routes behind all that stands before them."""
     origins = [origin.strip() for origin in settings.cors_origins.split(",") if origin.strip()]
-    door = Middleware(Door, settings=settings, path=PATH, posted=endpoint, webhooks=f"{WEBHOOKS}/", outermost=not origins)
+    forwarded: Any = ProxyHeadersMiddleware(app, settings.trusted_proxies)  # type: ignore[arg-type]
+    door = Door(forwarded, settings, path=PATH, posted=endpoint, webhooks=f"{WEBHOOKS}/", outermost=not origins)
     if not origins:
-        return [door]
-    cors = Middleware(
-        CORSMiddleware,
+        return door
+    return CORSMiddleware(
+        door,
         allow_origins=origins,
         allow_methods=["GET", "POST"],
         allow_headers=["authorization", "content-type", *PREFLIGHT],
         expose_headers=["retry-after"],
         max_age=CORS_SECONDS,
     )
-    return [cors, door]

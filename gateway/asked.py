@@ -54,7 +54,7 @@ class Reader:
             return self.asked(_of_address(request))
         return self.posted(request.headers.get("content-type", "").encode("latin-1"), await self.body(request))
 
-    def posted(self, content_type: bytes, body: bytes) -> Asked:
+    def posted(self, content_type: bytes, body: bytes | bytearray) -> Asked:
         """The same of what was posted."""
         _check(content_type)
         given = _parsed(body, "the body")
@@ -62,13 +62,14 @@ class Reader:
             raise BadRequest(400, "the body is one JSON object; batches are not taken")
         return self.asked(given)
 
-    def came(self, exchange: Exchange) -> bytes:
+    def came(self, exchange: Exchange) -> bytearray:
         """The raw body of a request that our own server has received: the door has waited for it."""
-        if len(exchange.body) > self.bytes_max:
+        body = exchange.body
+        if len(body) > self.bytes_max:
             raise self._too_long()
         if not exchange.came:
             raise BadRequest(400, "the body did not arrive") if exchange.gone else BadRequest(408, "the body did not arrive in time")
-        return bytes(exchange.body)
+        return body
 
     def _too_long(self) -> BadRequest:
         return BadRequest(413, f"a body has at most {self.bytes_max} bytes")
@@ -76,7 +77,7 @@ class Reader:
     async def body(self, request: Request) -> bytes:
         """The raw body, within its bytes and in its time."""
         if (exchange := exchange_of(request.scope)) is not None:
-            return self.came(exchange)
+            return bytes(self.came(exchange))
         try:
             return await self.overdue.within(self._body(request))
         except TimeoutError:
@@ -148,7 +149,7 @@ def _of_address(request: Request) -> dict[str, Any]:
     return given
 
 
-def _parsed(text: bytes, what: str) -> Any:
+def _parsed(text: bytes | bytearray, what: str) -> Any:
     try:
         return orjson.loads(text)
     except orjson.JSONDecodeError:

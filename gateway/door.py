@@ -42,9 +42,9 @@ SENT_AWAY = Counter("quanyu_graphql_sent_away_total", "Requests that came while 
 
 
 class Door:
-    """ASGI middleware: at most `operations_max` requests at once, to `path` and to all below `webhooks`. An event stream that begins gives
-    its place up: it may last, and has bounds of its own. What is posted to `path` goes straight to `posted`: routes and their exception
-    handlers would cost as much as compiled execution does. `outermost`: nobody adds headers to an answer after us."""
+    """An ASGI application before another: at most `operations_max` requests at once, to `path` and to all below `webhooks`. An event stream
+    that begins gives its place up: it may last, and has bounds of its own. What is posted to `path` goes straight to `posted`: middleware,
+    routes and exception handlers would cost as much as compiled execution does. `outermost`: nobody adds headers to an answer after us."""
 
     def __init__(self, app: ASGIApp, settings: Settings, path: str, posted: ASGIApp, webhooks: str, *, outermost: bool) -> None:
         self.app, self.most, self.path, self.posted, self.webhooks = app, settings.operations_max, path, posted, webhooks
@@ -119,7 +119,8 @@ class Door:
         SENT_AWAY.inc()
         body = FULL % self.sent_away.one().encode()
         if exchange is not None:
-            await exchange.answer(503, self.full, body)
+            await exchange.taken()
+            exchange.answer(503, self.full, body)
             return
         await send({"type": "http.response.start", "status": 503, "headers": [*FULL_HEADERS]})
         await send({"type": "http.response.body", "body": body})

@@ -68,7 +68,8 @@ class Batch:
 
     def asked(self, keys: Sequence[str], bound: Bound) -> Message:
         """The request."""
-        request = self.rpc.request(**{self.keys: keys})
+        request = self.rpc.request()
+        getattr(request, self.keys).extend(keys)
         if bound:
             request.MergeFromString(bound)
         return request

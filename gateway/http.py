@@ -6,14 +6,16 @@ a wrong document with 200, as that media type has it. Who accepts `text/event-st
 
 import asyncio
 import time
+from typing import Any
 
 from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from gateway import explorer
 from gateway.asked import EVENT_STREAM, GRAPHQL, JSON, Asked, BadRequest, Reader, accepted
 from gateway.operations import MUTATION, QUERY, SUBSCRIPTION, Answer, Operations, log, timed
-from gateway.respond import respond
+from gateway.respond import Whole, respond
 from gateway.subscriptions.sse import EventStreams
 from gateway.wire import exchange_of, go_on
 from services.kit import telemetry
@@ -27,12 +29,11 @@ GONE = 499
 class Arrived:
     """One request as ASGI has it, of which nothing is read twice and little at all. Of several headers of a name the first counts."""
 
-    __slots__ = ("address", "headers", "method", "receive", "scope")
+    __slots__ = ("headers", "method", "receive", "scope")
 
     def __init__(self, scope: Scope, receive: Receive) -> None:
         self.scope, self.receive, self.method = scope, receive, scope["method"]
         self.headers: dict[bytes, bytes] = dict(reversed(scope["headers"]))
-        self.address: str = scope["client"][0] if scope.get("client") else ""
 
     def header(self, name: bytes) -> str:
         """A header; empty: there is none."""
@@ -54,18 +55,22 @@ class Endpoint:
     def __init__(self, operations: Operations, reader: Reader, streams: EventStreams, settings: Settings) -> None:
         self.operations, self.reader, self.streams = operations, reader, streams
         self.explorer = settings.env == "development"
+        self.forwarded: Any = ProxyHeadersMiddleware(_nothing, settings.trusted_proxies)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers one request; whatever happens, in the form the client accepts."""
-        response = await self._response(Arrived(scope, receive))
+        arrived = Arrived(scope, receive)
+        media = accepted(arrived.headers.get(b"accept"))
+        if self.explorer and arrived.method == "GET" and explorer.wanted(arrived.request()):
+            response: ASGIApp = explorer.page()
+        elif media == EVENT_STREAM:
+            await self.forwarded(scope, receive, send)
+            response = await self.streams.open(arrived.request())
+        else:
+            response = await self._response(arrived, media)
         await response(scope, receive, send)
 
-    async def _response(self, arrived: Arrived) -> ASGIApp:
-        if self.explorer and arrived.method == "GET" and explorer.wanted(arrived.request()):
-            return explorer.page()
-        media = accepted(arrived.headers.get(b"accept"))
-        if media == EVENT_STREAM:
-            return await self.streams.open(arrived.request())
+    async def _response(self, arrived: Arrived, media: str | None) -> Whole:
         started = time.perf_counter()
         id = self.operations.begin()
         with telemetry.span("graphql", arrived.trace()) as span:
@@ -87,9 +92,11 @@ class Endpoint:
         try:
             asked = await self._asked(arrived)
         except BadRequest:
-            self.operations.rates.admit_address(arrived.address)
+            self.operations.rates.admit_address(await self._address(arrived))
             raise
-        session, account = await self.operations.admitted(arrived.header(b"authorization"), arrived.address)
+        authorization = arrived.header(b"authorization")
+        known = self.operations.known(authorization)
+        session, account = known or await self.operations.admitted(authorization, await self._address(arrived))
         ready = self.operations.ready(asked, account)
         if isinstance(ready, Answer):
             return ready
@@ -101,8 +108,18 @@ class Endpoint:
             go_on(arrived.scope)
         return await self.operations.run(ready, session, account=account)
 
+    async def _address(self, arrived: Arrived) -> str:
+        """Whose request it is, as far as proxies are believed."""
+        await self.forwarded(arrived.scope, arrived.receive, _nothing)
+        client = arrived.scope.get("client")
+        return client[0] if client else ""
+
     async def _asked(self, arrived: Arrived) -> Asked:
         exchange = exchange_of(arrived.scope) if arrived.method == "POST" else None
         if exchange is None:
             return await self.reader.read(arrived.request())
         return self.reader.posted(arrived.headers.get(b"content-type", b""), self.reader.came(exchange))
+
+
+async def _nothing(*_: Any) -> None:
+    """An application of which only what stands before it is wanted."""

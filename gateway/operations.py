@@ -3,6 +3,7 @@
 `http.py` and `gateway/subscriptions` are the ways; the steps are here, once.
 """
 
+import asyncio
 import math
 import time
 from collections.abc import Awaitable
@@ -87,10 +88,17 @@ class Operations:
 
     async def answered(self, work: Awaitable[T]) -> T | Answer:
         """What the work comes to, or what is said when it was refused, took too long or failed."""
+        task = self.overdue.begun()
         try:
-            return await self.overdue.within(work)
+            return await work
+        except asyncio.CancelledError:
+            if self.overdue.late(task):
+                return told(TimeoutError())
+            raise
         except Exception as failure:
             return told(failure)
+        finally:
+            self.overdue.done(task)
 
     async def admitted(self, authorization: str | None, address: str) -> tuple[Session, Account]:
         """Whoever asks, their operation counted."""
@@ -100,6 +108,11 @@ class Operations:
             self.rates.admit_address(address)
             kept = await self.sessions.of(authorization)
         return kept, self.rates.admit(kept, address)
+
+    def known(self, authorization: str) -> tuple[Session, Account] | None:
+        """The same of whoever is signed in and known: neither a service nor an address is needed for it."""
+        kept = self.sessions.kept(authorization)
+        return (kept, self.rates.admit(kept, "")) if kept is not None and kept.principal is not None else None
 
     def ready(self, asked: Asked, account: Account) -> Ready | Answer:
         """The operation that is asked for, or what is wrong with its document."""

@@ -19,21 +19,34 @@ class Overdue:
 
     async def within(self, work: Awaitable[T]) -> T:
         """What the work comes to; TimeoutError when it took too long and was cancelled."""
+        task = self.begun()
+        try:
+            return await work
+        except asyncio.CancelledError:
+            if self.late(task):
+                raise TimeoutError from None
+            raise
+        finally:
+            self.done(task)
+
+    def begun(self) -> asyncio.Task[Any]:
+        """The current task, which begins a piece now. Whoever says so says when it is done."""
         task = asyncio.current_task()
         assert task is not None
         loop = task.get_loop()
         self.until[task] = loop.time() + self.seconds
         if self.timer is None:
             self.timer = loop.call_later(self.seconds, self._end, loop)
-        try:
-            return await work
-        except asyncio.CancelledError:
-            if task in self.ended and task.uncancel() == 0:
-                raise TimeoutError from None
-            raise
-        finally:
-            del self.until[task]
-            self.ended.discard(task)
+        return task
+
+    def late(self, task: asyncio.Task[Any]) -> bool:
+        """Whether a task that is cancelled is so for its time only."""
+        return task in self.ended and task.uncancel() == 0
+
+    def done(self, task: asyncio.Task[Any]) -> None:
+        """Its piece is done."""
+        del self.until[task]
+        self.ended.discard(task)
 
     def _end(self, loop: asyncio.AbstractEventLoop) -> None:
         """Cancels what is overdue and looks again when the next piece will be."""

@@ -22,7 +22,9 @@ class Whole:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         exchange = exchange_of(scope)
         if exchange is not None and exchange.headers is not None:
-            await exchange.answer(self.status_code, block(self.headers) + exchange.headers, self.body)
+            if not exchange.ready:
+                await exchange.taken()
+            exchange.answer(self.status_code, block(self.headers) + exchange.headers, self.body)
             return
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.headers})
         await send({"type": "http.response.body", "body": self.body})

@@ -124,7 +124,7 @@ class Exchange:
 
     async def taken(self) -> None:
         """Returns when the client has taken all that it was answered before, or has gone."""
-        if self.cycle.flow.write_paused:
+        if self.cycle.flow.write_paused and not self.cycle.disconnected:
             await self.cycle.flow.drain()
 
     async def coming(self, bytes_max: int) -> None:
@@ -140,11 +140,10 @@ class Exchange:
         # Of a connection that is not read nobody hears that it is gone.
         cycle.flow.resume_reading()
 
-    async def answer(self, status: int, head: bytes, body: bytes) -> None:
-        """Sends a whole answer in one write. `head`: its headers as they go over the wire, `content-length` among them."""
+    def answer(self, status: int, head: bytes, body: bytes) -> None:
+        """Sends a whole answer in one write, once the client has `taken` what came before. `head`: its headers as they go over the wire,
+        `content-length` among them."""
         cycle = self.cycle
-        if cycle.flow.write_paused and not cycle.disconnected:
-            await cycle.flow.drain()
         if cycle.disconnected:
             return
         cycle.response_started = cycle.response_complete = True

@@ -104,8 +104,14 @@ class LookUp(Deferred):
 
     def __init__(self, field: Field, schema: strawberry.Schema, *, suggestions: bool) -> None:
         super().__init__(field, schema, suggestions=suggestions)
+        self.given_by = ""
+        """The variable that is the key, where that is all there is to it."""
         if self.definition.through is not None:
             self.known = known_of(self.definition.through)
+            self.alone = (self.definition.through, b"")
+            assert self.arguments is not None
+            if not self.arguments.literals and len(self.arguments.variables) == 1:
+                self.given_by = self.arguments.variables[0][1]
 
     def rpc(self) -> str:
         return self.definition.through.rpc.method.name if self.definition.through is not None else "by the prefix of the id"
@@ -114,7 +120,8 @@ class LookUp(Deferred):
         return True
 
     def queued(self, source: Source, field: Field, text: str) -> str:
-        return f"    R.put(({source.constant(self, 'later')}, True, d, {field.key!r}))\n"
+        key = f"k if type(k := R.variables.get({self.given_by!r})) is str else True" if self.given_by else "True"
+        return f"    R.put(({source.constant(self, 'later')}, {key}, d, {field.key!r}))\n"
 
     def start(self, run: Run, key: Any, container: Container, slot: Slot) -> None:
         try:

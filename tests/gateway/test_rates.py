@@ -273,7 +273,7 @@ async def test_bodies_on_their_way_take_no_place(open_gateway: Open) -> None:
 
 def door_of(app: Any) -> Door:
     """What stands before an application."""
-    inner = app.middleware_stack
+    inner = app.entrance
     while not isinstance(inner, Door):
         inner = inner.app
     return inner
