@@ -28,6 +28,7 @@ from graphql import (
     ValueNode,
     VariableNode,
     is_composite_type,
+    value_from_ast_untyped,
 )
 from msgspec import Struct, field
 
@@ -94,7 +95,7 @@ class Measuring:
     """One document being measured, with these variables or with any."""
 
     def __init__(self, weights: Weights, document: DocumentNode, variables: Mapping[str, Any] | None = None) -> None:
-        self.weights, self.variables = weights, variables
+        self.weights, self.variables = weights, dict(variables) if variables is not None else None
         self.fragments = {item.name.value: item for item in document.definitions if isinstance(item, FragmentDefinitionNode)}
         self.measured: dict[str, Measure] = {}
         self.varies = False
@@ -102,6 +103,8 @@ class Measuring:
 
     def operation(self, node: OperationDefinitionNode) -> Measure:
         """An operation, its own directives included."""
+        if self.variables is not None:
+            self.variables = _defaults(node) | self.variables
         measure = self._selection(self.weights.schema.get_root_type(node.operation), node.selection_set)
         whole = Measure(directives=len(node.directives or ()))
         whole.directives += sum(len(each.directives or ()) for each in node.variable_definitions or ())
@@ -183,8 +186,8 @@ class Measuring:
             asked = len(value.values)
         else:
             asked = int(value.value) if isinstance(value, IntValueNode) else None
-        # What cannot be asked for is refused later and costs nothing then.
-        return min(max(asked, 0), most) if isinstance(asked, int) else usual
+        # What cannot be asked for is refused later and costs nothing then. A variable may say 100 as 100.0.
+        return int(min(max(asked, 0), most)) if isinstance(asked, int | float) else usual
 
     def _given(self, node: FieldNode, name: str) -> bool:
         """Whether an argument is given, or may be."""
@@ -195,6 +198,12 @@ class Measuring:
                 return True
             return bool(self.variables.get(value.name.value))
         return value is not None and not isinstance(value, NullValueNode)
+
+
+def _defaults(node: OperationDefinitionNode) -> dict[str, Any]:
+    """What the variables of an operation are that nobody gives."""
+    defaults = {each.variable.name.value: each.default_value for each in node.variable_definitions or ()}
+    return {name: value_from_ast_untyped(value) for name, value in defaults.items() if value is not None}
 
 
 def _argument(node: FieldNode, name: str) -> ValueNode | None:

@@ -402,6 +402,20 @@ def test_what_varies_is_refused_only_when_it_costs_too_much(executor: Executor) 
     ]
 
 
+def test_a_variable_costs_what_execution_makes_of_it(executor: Executor) -> None:
+    dear = "{ offers(first: $n) { nodes { brand { orders(first: 100) { nodes { lines { variant { id } } } } } } } }"
+    for declared, variables in (("Int = 100", {}), ("Int", {"n": 100.0})):
+        prepared = executor.prepare(f"query ($n: {declared}) {dear}")
+        operation = prepared.operation(None)
+        assert operation is not None
+        with pytest.raises(GraphQLError, match="costs at most"):
+            executor.cost(prepared, operation, variables)
+        assert executor.cost(prepared, operation, {"n": 2}) == executor.cost(prepared, operation, {"n": 2.0})
+    page = "query ($after: String%s) { offers(first: 7) { nodes { brand { orders(first: 2, after: $after) { nodes { id } } } } } }"
+    assert cost(executor, page % ' = "x"') == cost(executor, page % "", after="x") > cost(executor, page % "")
+    assert cost(executor, page % ' = "x"', after=None) == cost(executor, page % "")
+
+
 async def test_an_answer_tells_its_cost_when_asked_to(alone: Gateway) -> None:
     asked = {"query": "query ($n: Int) { offers(first: $n) { nodes { id } } }", "variables": {"n": 3}}
     assert "extensions" not in (await alone.post(asked)).json()
@@ -413,10 +427,12 @@ async def test_too_dear_an_operation_is_refused_for_its_variables(open_gateway: 
     gateway = await open_gateway(deadline_seconds=2.0, limit_cost=600)
     asked = {"query": "query ($n: Int) { offers(first: $n) { nodes { id } } }"}
     assert (await gateway.post(asked | {"variables": {"n": 20}})).status_code == 200
-    refused = await gateway.post(asked | {"variables": {"n": 100}})
-    assert refused.status_code == 400
-    assert refused.json()["errors"][0]["extensions"]["code"] == CODE
-    assert "data" not in refused.json()
+    by_default = {"query": asked["query"].replace("Int", "Int = 100")}
+    for dear in (asked | {"variables": {"n": 100}}, asked | {"variables": {"n": 100.0}}, by_default):
+        refused = await gateway.post(dear)
+        assert refused.status_code == 400
+        assert refused.json()["errors"][0]["extensions"]["code"] == CODE
+        assert "data" not in refused.json()
     assert gateway.calls == ["SearchOffers"]
 
 
