@@ -20,6 +20,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from gateway.asked import EVENT_STREAM, JSON, BadRequest, Reader
 from gateway.operations import Answer, Operations, Ready, log, told
 from gateway.principal import Session
+from gateway.rates import Account
 from gateway.respond import respond
 from gateway.subscriptions.ending import Endings
 from gateway.subscriptions.stream import Asker, Subscriptions
@@ -48,6 +49,7 @@ class Opened(Struct, frozen=True):
 
     ready: Ready
     session: Session
+    account: Account
     asker: Asker
     expires_at: float | None
 
@@ -65,7 +67,7 @@ class EventStreams:
         if isinstance(opened, Answer):
             log(id, opened.operation, opened.status, opened.errors, 0, time.perf_counter() - started, way="sse")
             return respond(opened, JSON) if opened.operation == "none" else _whole(opened)
-        answers = self.subscriptions.answers(id, opened.ready, opened.session, opened.asker, "sse")
+        answers = self.subscriptions.answers(id, opened.ready, opened.session, opened.account, opened.asker, "sse")
         if opened.ready.kind is OperationType.SUBSCRIPTION:
             return EventStream(answers, self.endings, opened.expires_at)
         async with aclosing(answers):
@@ -82,7 +84,7 @@ class EventStreams:
             raise BadRequest(405, "GET is for queries and subscriptions only; use POST")
         if ready.kind is OperationType.MUTATION:
             go_on(request.scope)
-        return Opened(ready, session, asker, await self.operations.sessions.expires_at(asker.authorization))
+        return Opened(ready, session, account, asker, await self.operations.sessions.expires_at(asker.authorization))
 
 
 def _whole(answer: Answer) -> Response:

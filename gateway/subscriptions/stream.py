@@ -22,7 +22,7 @@ from gateway.follow import Feed
 from gateway.operations import SECONDS, Answer, Operations, Ready, log, refused, told
 from gateway.places import Places
 from gateway.principal import Session
-from gateway.rates import network
+from gateway.rates import Account, network
 from gateway.subscriptions.buffer import buffered
 from services.kit import telemetry
 from services.kit.errors import Unavailable
@@ -84,11 +84,13 @@ class Subscriptions:
         self.executing = asyncio.Semaphore(EVENTS_AT_ONCE)
         self.going_on: set[asyncio.Task[Answer]] = set()
 
-    async def answers(self, id: str, ready: Ready, session: Session, asker: Asker, way: str) -> AsyncGenerator[Answer, None]:
+    async def answers(
+        self, id: str, ready: Ready, session: Session, account: Account, asker: Asker, way: str
+    ) -> AsyncGenerator[Answer, None]:
         """The answers of the operation, told of in the log when they end. One that is not 200 is the last and says why."""
         tally, started = Tally(), time.perf_counter()
         try:
-            async with aclosing(self._answers(ready, session, asker)) as answers:
+            async with aclosing(self._answers(ready, session, account, asker)) as answers:
                 async for answer in answers:
                     tally.add(answer)
                     yield answer
@@ -103,11 +105,11 @@ class Subscriptions:
             SECONDS.labels(kind.value, str(tally.status)).observe(seconds)
         log(id, kind.value, tally.status, tally.errors, tally.calls, seconds, tally.uncompiled, way=way, answers=tally.answers)
 
-    async def _answers(self, ready: Ready, session: Session, asker: Asker) -> AsyncGenerator[Answer, None]:
+    async def _answers(self, ready: Ready, session: Session, account: Account, asker: Asker) -> AsyncGenerator[Answer, None]:
         key = key_of(session, asker)
         try:
             if ready.kind is not OperationType.SUBSCRIPTION:
-                once = self._once(ready, session, key)
+                once = self._once(ready, session, account, key)
                 yield await (self._to_its_end(once) if ready.kind is OperationType.MUTATION else once)
                 return
             with self.places.taken(key), OPEN.track_inprogress():
@@ -117,17 +119,17 @@ class Subscriptions:
                     return
                 async with aclosing(buffered(self._heard(feed, asker), self.events_max)) as events:
                     async for event in events:
-                        answer = await self._answer(ready, event, asker)
+                        answer = await self._answer(ready, event, account, asker)
                         yield answer
                         if answer.status != 200:
                             return
         except Exception as failure:
             yield told(failure)
 
-    async def _once(self, ready: Ready, session: Session, key: str) -> Answer:
+    async def _once(self, ready: Ready, session: Session, account: Account, key: str) -> Answer:
         """The one answer of a query or mutation. It keeps its place until it is there: its client may be slow to take it."""
         with self.operating.taken(key):
-            return await self.operations.answered(self._run(ready, session))
+            return await self.operations.answered(self._run(ready, session, account))
 
     async def _to_its_end(self, work: Coroutine[Any, Any, Answer]) -> Answer:
         """The same of what goes on though its client may go."""
@@ -164,20 +166,20 @@ class Subscriptions:
                 raise broken or Unavailable(ENDED, "the service told no more; read anew what you show and subscribe again")
             await asyncio.sleep(random.uniform(0, RESUME_SECONDS * 2**short))
 
-    async def _answer(self, ready: Ready, event: Any, asker: Asker) -> Answer:
+    async def _answer(self, ready: Ready, event: Any, account: Account, asker: Asker) -> Answer:
         """The answer to one event, with the grants its bearer has now."""
         EVENTS.inc()
         async with self.executing:
             self.operations.extend()
-            return await self.operations.answered(self._executed(ready, event, asker))
+            return await self.operations.answered(self._executed(ready, event, account, asker))
 
-    async def _executed(self, ready: Ready, event: Any, asker: Asker) -> Answer:
-        return await self._run(ready, await self.sessions.of(asker.authorization), event)
+    async def _executed(self, ready: Ready, event: Any, account: Account, asker: Asker) -> Answer:
+        return await self._run(ready, await self.sessions.of(asker.authorization), account, event)
 
-    async def _run(self, ready: Ready, session: Session, event: Any = None) -> Answer:
+    async def _run(self, ready: Ready, session: Session, account: Account, event: Any = None) -> Answer:
         with telemetry.span("graphql", {}) as span:
             span.set_attribute("quanyu.operation_id", errors.operation_id.get())
-            return await self.operations.run(ready, session, event)
+            return await self.operations.run(ready, session, event, account)
 
 
 def key_of(session: Session, asker: Asker) -> str:

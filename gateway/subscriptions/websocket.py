@@ -17,7 +17,7 @@ from gateway.crowd import Crowd
 from gateway.operations import Answer, Operations, Ready, log, told, turned_away
 from gateway.places import Places
 from gateway.principal import Session
-from gateway.rates import Buckets
+from gateway.rates import Account, Buckets
 from gateway.subscriptions import messages
 from gateway.subscriptions.ending import STOPPING, Ending, Endings
 from gateway.subscriptions.messages import SUBPROTOCOL, Closed, Complete, ConnectionInit, Ping, Subscribe
@@ -170,12 +170,12 @@ class Connection:
         del self.running[name]
         await self._send(last)
 
-    async def _ready(self, payload: dict[str, Any]) -> tuple[Ready, Session] | Answer:
+    async def _ready(self, payload: dict[str, Any]) -> tuple[Ready, Session, Account] | Answer:
         """The operation that is asked for, and by whom: grants and the token are looked at anew each time."""
         asked = self.server.reader.asked(payload)
         session, account = await self.server.operations.admitted(self.asker.authorization, self.asker.address)
         ready = self.server.operations.ready(asked, account)
-        return ready if isinstance(ready, Answer) else (ready, session)
+        return ready if isinstance(ready, Answer) else (ready, session, account)
 
     async def _send(self, message: str) -> None:
         await self.websocket.send_text(message)

@@ -9,13 +9,16 @@ import pytest
 from websockets.exceptions import InvalidStatus
 
 from gateway import crowd, principal
+from gateway.operations import USUAL_CALLS
 from gateway.places import Places
+from gateway.rates import Buckets
 from gateway.subscriptions import buffer, stream
 from gateway.subscriptions.buffer import buffered
 from services.kit.errors import Denied, Overloaded, Unavailable
 from tests.gateway.conftest import Open
 from tests.gateway.serving import SECONDS_MAX
 from tests.gateway.telling import END
+from tests.gateway.test_rates import Clock
 from tests.gateway.test_subscriptions_websocket import WATCHED, telling_gateway, told
 
 
@@ -164,6 +167,26 @@ async def test_each_operation_counts(open_gateway: Open) -> None:
                 await socket.complete(name)
             codes.append(message["type"])
         assert codes[0] == "next" and codes[-1] == "error", codes
+
+
+async def test_more_work_than_usual_counts_as_more_than_one(open_gateway: Open) -> None:
+    fields = " ".join(f"a{number}: offers(first: 1) {{ nodes {{ id }} }}" for number in range(15))
+    query, clock, taken = f"query {{ {fields} }}", Clock(), []
+    async with telling_gateway(open_gateway, rate_principal=100.0) as (served, _):
+        buckets: Buckets = served.gateway.app.state.rates.principals
+        buckets.clock = clock
+        for way in ("socket", "socket", "stream"):
+            clock.now += 100
+            if way == "stream":
+                async with served.stream(query, who="operator") as stream:
+                    assert [(await stream.heard())[0] for _ in range(2)] == ["next", "complete"]
+            else:
+                async with served.socket("operator") as socket:
+                    clock.now += 100
+                    await socket.subscribe(query)
+                    assert [(await socket.heard())["type"] for _ in range(2)] == ["next", "complete"]
+            taken.append((next(iter(buckets.full_at.values())) - clock.now) * buckets.per_second)
+    assert taken[1:] == [pytest.approx(15 / USUAL_CALLS, rel=0.1)] * 2, "the first is read, too"
 
 
 async def test_so_many_messages_a_second_come_over_one_socket(open_gateway: Open) -> None:
