@@ -1,9 +1,10 @@
 """The last keys of an identity provider on disk, so that a gateway which starts anew while the provider is away believes its tokens too.
 
-Whoever may write there says whose tokens are believed: the folder is the gateway's alone.
+Whoever may write there says whose tokens are believed: the folder is the gateway's alone, and a file that is not is as good as none.
 """
 
 import os
+import stat
 import tempfile
 import time
 from hashlib import sha256
@@ -49,10 +50,12 @@ class KeyFile:
 
     def kept(self) -> tuple[list[dict[str, Any]], float]:
         """The keys and their age in seconds; none and 0 when there are none of this provider, or they are of a time to come."""
-        if self.path is None or not self.path.exists():
+        if self.path is None:
             return [], 0.0
         try:
-            kept = msgspec.json.decode(self.path.read_bytes(), type=Kept)
+            kept = msgspec.json.decode(_own(self.path), type=Kept)
+        except FileNotFoundError:
+            return [], 0.0
         except (OSError, msgspec.DecodeError, RecursionError) as error:
             logger().warning("keys of identity provider cannot be read", issuer=self.issuer, why=str(error))
             return [], 0.0
@@ -60,3 +63,12 @@ class KeyFile:
         if (kept.issuer, kept.jwks_uri) != (self.issuer, self.jwks_uri) or age < 0:
             return [], 0.0
         return kept.keys, age
+
+
+def _own(path: Path) -> bytes:
+    """What a file of this process's user says; OSError when others may have written it. A link is not followed, a pipe not waited for."""
+    with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as file:
+        found = os.fstat(file.fileno())
+        if not stat.S_ISREG(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+            raise PermissionError("others may have written it")
+        return file.read()

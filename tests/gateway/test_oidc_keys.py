@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -203,6 +204,37 @@ async def test_a_file_that_is_broken_is_as_good_as_none(
     provider.told("stop")
     file = the_file(tmp_path)
     file.write_bytes(body)
+    with pytest.raises(Unavailable, match="ISSUER_AWAY"):
+        await Tokens(settings).check(text)
+    assert "cannot be read" in capsys.readouterr().out
+
+
+def of_anybody(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file.chmod(0o666)
+
+
+def of_somebody_else(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: file.stat().st_uid + 1)
+
+
+def a_link(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file.symlink_to(file.rename(file.parent.parent / "elsewhere.json"))
+
+
+def a_pipe(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file.unlink()
+    os.mkfifo(file, 0o600)
+
+
+@pytest.mark.parametrize("made", [of_anybody, of_somebody_else, a_link, a_pipe])
+async def test_a_file_that_others_may_have_written_is_as_good_as_none(
+    provider: Provider, tmp_path: Path, made: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = Settings(oidc_issuers=trusting(provider.issuer), oidc_cache=str(tmp_path / "keys"))
+    text = await provider.token("anna")
+    await Tokens(settings).check(text)
+    provider.told("stop")
+    made(the_file(tmp_path / "keys"), monkeypatch)
     with pytest.raises(Unavailable, match="ISSUER_AWAY"):
         await Tokens(settings).check(text)
     assert "cannot be read" in capsys.readouterr().out
