@@ -94,10 +94,11 @@ def _admitted(account: Account) -> Account:
 
 
 def network(address: str) -> str:
-    """What tells callers apart who are not signed in: their address, of IPv6 its network."""
+    """What tells callers apart who are not signed in: their address (IPv4 may be written as IPv6), of IPv6 its network."""
     if ":" not in address:
         return address
     try:
-        return str(ipaddress.ip_network((address, IPV6_PREFIX), strict=False))
+        mapped = ipaddress.IPv6Address(address).ipv4_mapped
+        return str(mapped or ipaddress.ip_network((address, IPV6_PREFIX), strict=False))
     except ValueError:
         return address

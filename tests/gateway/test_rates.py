@@ -104,6 +104,8 @@ def test_each_person_each_tenant_and_each_address_has_its_own() -> None:
     assert admitted(Session(), "10.0.0.2") == burst
     assert admitted(Session(), "2001:db8::1") == burst
     assert admitted(Session(), "2001:db8::ffff:2") == 0, "the same network of 64 bits"
+    assert admitted(Session(), "::ffff:10.0.0.2") == 0, "the same address, written as one of IPv6"
+    assert admitted(Session(), "::ffff:10.0.0.3") == burst
 
 
 def test_work_that_was_more_than_thought_is_paid_later() -> None:
