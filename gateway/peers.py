@@ -13,7 +13,7 @@ from gateway.crowd import Crowd
 from gateway.places import Places
 from gateway.rates import network
 from services.kit.errors import Overloaded
-from services.kit.settings import Settings
+from services.kit.settings import Settings, SettingsError
 
 CONNECTIONS_MAX = 4_096
 STALL_SECONDS_MAX = 20.0
@@ -36,6 +36,9 @@ class Peers:
     def __init__(self, settings: Settings) -> None:
         self.places = Places(CONNECTIONS_MAX, settings.connections_address, "connections")
         self.proxies = _TrustedHosts(settings.trusted_proxies)  # the same judgement as on what they say of whom they stand for
+        # Taken for names, they would be believed by nobody: whoever comes by such a proxy would be one address with all others.
+        if unknown := sorted(self.proxies.trusted_literals - {""}):
+            raise SettingsError(f"QUANYU_TRUSTED_PROXIES: {unknown[0]!r} is no address or network; write it like 10.0.0.0/8")
         self.unsent_max, self.unsent_each = UNSENT_BYTES_MAX, UNSENT_BYTES_EACH
         self.slow: set[Peer] = set()
         self.unsent = 0

@@ -37,6 +37,7 @@ def environment(keys: Keys, **settings: str) -> dict[str, str]:
         ({"oidc_issuers": "[{}]"}, "QUANYU_OIDC_ISSUERS"),
         ({"env": "production"}, "QUANYU_TOKEN_KEYS"),
         ({"gateway_listen": "127.0.0.1:99999"}, "cannot listen"),
+        ({"trusted_proxies": "127.0.0.1, 10.1.0.0/8"}, "QUANYU_TRUSTED_PROXIES: '10.1.0.0/8'"),
     ],
 )
 def test_a_setting_that_cannot_be_used_is_one_line_and_status_2(keys: Keys, settings: dict[str, str], why: str) -> None:
