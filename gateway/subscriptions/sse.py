@@ -74,8 +74,12 @@ class EventStreams:
             return _whole(await anext(answers))
 
     async def _opened(self, request: Request) -> Opened | Answer:
-        asked = await self.reader.read(request)
         asker = Asker(request.headers.get("authorization"), request.client.host if request.client is not None else "")
+        try:
+            asked = await self.reader.read(request)
+        except BadRequest:
+            self.operations.rates.admit_address(asker.address)
+            raise
         session, account = await self.operations.admitted(asker.authorization, asker.address)
         ready = self.operations.ready(asked, account)
         if isinstance(ready, Answer):

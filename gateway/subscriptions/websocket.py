@@ -12,7 +12,7 @@ from starlette.responses import Response
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from gateway import errors
-from gateway.asked import JSON, Reader
+from gateway.asked import JSON, BadRequest, Reader
 from gateway.crowd import Crowd
 from gateway.operations import Answer, Operations, Ready, log, told, turned_away
 from gateway.places import Places
@@ -172,7 +172,11 @@ class Connection:
 
     async def _ready(self, payload: dict[str, Any]) -> tuple[Ready, Session, Account] | Answer:
         """The operation that is asked for, and by whom: grants and the token are looked at anew each time."""
-        asked = self.server.reader.asked(payload)
+        try:
+            asked = self.server.reader.asked(payload)
+        except BadRequest:
+            self.server.operations.rates.admit_address(self.asker.address)
+            raise
         session, account = await self.server.operations.admitted(self.asker.authorization, self.asker.address)
         ready = self.server.operations.ready(asked, account)
         return ready if isinstance(ready, Answer) else (ready, session, account)

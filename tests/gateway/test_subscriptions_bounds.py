@@ -169,6 +169,20 @@ async def test_each_operation_counts(open_gateway: Open) -> None:
         assert codes[0] == "next" and codes[-1] == "error", codes
 
 
+async def test_what_is_no_request_counts_for_its_address(open_gateway: Open) -> None:
+    async with telling_gateway(open_gateway, rate_address=2.0) as (served, _), served.socket("operator") as socket:
+        clock, statuses = Clock(), []
+        buckets: Buckets = served.gateway.app.state.rates.addresses
+        buckets.clock = clock
+        buckets.full_at.clear()
+        assert await socket.error(await socket.subscribe("{ __typename }", operationName=7)) == "BAD_REQUEST"
+        for _ in range(4):
+            async with served.stream("{ __typename }", [7]) as stream:
+                statuses.append(stream.response.status_code)
+        assert statuses == [400, 400, 400, 429]
+        assert await socket.error(await socket.subscribe("{ __typename }", operationName=7)) == "RATE_LIMITED"
+
+
 async def test_more_work_than_usual_counts_as_more_than_one(open_gateway: Open) -> None:
     fields = " ".join(f"a{number}: offers(first: 1) {{ nodes {{ id }} }}" for number in range(15))
     query, clock, taken = f"query {{ {fields} }}", Clock(), []
