@@ -5,6 +5,7 @@ A counter document stands for one subject (a unit or a product brand) and one bu
 of a document, so sums over cells never count it twice.
 """
 
+from calendar import monthrange
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import date, timedelta
@@ -86,15 +87,16 @@ def buckets(from_day: date, until_day: date) -> list[str]:
         raise Invalid(
             Reason.INVALID_PERIOD, f"give two days in order, at most {PERIOD_DAYS_MAX} days", from_day=from_day, until_day=until_day
         )
-    found, day = [], from_day
-    while day <= until_day:
-        following = (day.replace(day=1) + timedelta(days=32)).replace(day=1)
-        if day.day == 1 and following - timedelta(days=1) <= until_day:
+    found, ahead = [], 0
+    while ahead <= (until_day - from_day).days:
+        day = from_day + timedelta(days=ahead)
+        length = monthrange(day.year, day.month)[1]
+        if day.day == 1 and (until_day - day).days >= length - 1:
             found.append(day.isoformat()[:7])
-            day = following
+            ahead += length
         else:
             found.append(day.isoformat())
-            day += timedelta(days=1)
+            ahead += 1
     return found
 
 
@@ -104,11 +106,14 @@ def months(from_day: date, until_day: date) -> list[str]:
 
 
 def days(from_day: str, until_day: str) -> tuple[date, date]:
-    """Two days as dates; `Invalid` when they are none."""
+    """Two days as dates; `Invalid` when they are none, or not written as buckets are."""
     try:
-        return date.fromisoformat(from_day), date.fromisoformat(until_day)
+        found = date.fromisoformat(from_day), date.fromisoformat(until_day)
     except ValueError:
-        raise Invalid(Reason.INVALID_PERIOD, "days are written like 2024-05-31", from_day=from_day, until_day=until_day) from None
+        found = None
+    if found is None or (found[0].isoformat(), found[1].isoformat()) != (from_day, until_day):
+        raise Invalid(Reason.INVALID_PERIOD, "days are written like 2024-05-31", from_day=from_day, until_day=until_day)
+    return found
 
 
 def currency(asked: str, own: str) -> str:

@@ -119,6 +119,19 @@ def test_a_period_is_in_order_and_at_most_a_year() -> None:
             scorecards.buckets(date(2026, 5, 31), until)
 
 
+def test_a_period_may_end_on_the_last_day_there_is() -> None:
+    assert scorecards.buckets(date(9999, 12, 31), date.max) == ["9999-12-31"]
+    assert scorecards.buckets(date(9999, 11, 30), date.max) == ["9999-11-30", "9999-12"]
+
+
+@pytest.mark.parametrize("written", ["20260531", "2026-W22-7", "2026-5-31", "2026-05-31 ", ""])
+def test_a_day_is_written_in_one_way_only(written: str) -> None:
+    assert scorecards.days("2026-05-31", "2026-05-31") == (date(2026, 5, 31), date(2026, 5, 31))
+    for days in ((written, "2026-05-31"), ("2026-05-31", written)):
+        with pytest.raises(Invalid):
+            scorecards.days(*days)
+
+
 def test_an_order_belongs_to_the_local_day_of_whoever_counts_it() -> None:
     row = rules.count(
         Order("ord_1", "str_3", "TOUCHPOINT_APP", SCENARIOS[0], AT, "USD", [Line("brd_a", 1, 5), Line("brd_unknown", 1, 5)]),
