@@ -5,6 +5,16 @@ from datetime import UTC, datetime
 from uuid_utils import uuid7
 
 
+def shape(prefix: str, *, length_max: int = 64, further: str = "", empty: bool = False) -> str:
+    """The pattern of ids that others may choose: after a prefix ASCII letters, digits, `_`, `-` and what is `further` allowed.
+
+    It holds to the very end: `$` would let a line break through, and an id that ends in one is found by nobody who types it.
+    `empty`: there may be none.
+    """
+    id = rf"{prefix}_[A-Za-z0-9_{further}-]{{1,{length_max}}}"
+    return rf"^({id})?\Z" if empty else rf"^{id}\Z"
+
+
 def new(prefix: str) -> str:
     """A fresh id of the noun that `prefix` stands for (three lower-case letters)."""
     return f"{prefix}_{uuid7().hex}"

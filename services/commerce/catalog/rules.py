@@ -8,18 +8,19 @@ from msgspec import Meta, Struct
 from msgspec.structs import replace
 
 from services.commerce.catalog import words
+from services.kit import ids
 from services.kit.errors import Conflict, Invalid
 from services.kit.money import MINOR_MAX, Currency
 
 VARIANTS_MAX = 100
 IMPORT_MAX = 500
 
-ProductId = Annotated[str, Meta(pattern=r"^prd_[A-Za-z0-9_-]{1,60}$")]
-VariantId = Annotated[str, Meta(pattern=r"^var_[A-Za-z0-9_-]{1,60}$")]
-BrandId = Annotated[str, Meta(pattern=r"^(brd|rtl)_[A-Za-z0-9_-]{1,60}$")]
+ProductId = Annotated[str, Meta(pattern=ids.shape("prd", length_max=60))]
+VariantId = Annotated[str, Meta(pattern=ids.shape("var", length_max=60))]
+BrandId = Annotated[str, Meta(pattern=ids.shape("(brd|rtl)"))]
 Words = Annotated[str, Meta(max_length=200)]
 Category = Annotated[str, Meta(max_length=64)]
-AttributeName = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_]{0,31}$")]
+AttributeName = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_]{0,31}\Z")]
 Attributes = Annotated[dict[AttributeName, Annotated[str, Meta(min_length=1, max_length=64)]], Meta(max_length=16)]
 
 

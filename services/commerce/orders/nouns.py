@@ -9,11 +9,12 @@ from msgspec import Meta, Struct
 from services.commerce.catalog.rules import Price
 from services.commerce.orders.scenario import Basis, Scenario, Touchpoint
 from services.commerce.stock.rules import ConsumerId, Method, Point, Quantity, StoreId
+from services.kit import ids
 
 LINES_MAX = 50
 COUPONS_MAX = 10
 
-OrderId = Annotated[str, Meta(pattern=r"^ord_[A-Za-z0-9_-]{1,60}$")]
+OrderId = Annotated[str, Meta(pattern=ids.shape("ord", length_max=60))]
 
 
 class State(StrEnum):

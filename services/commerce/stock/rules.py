@@ -12,6 +12,7 @@ from msgspec import Meta, Struct
 from msgspec.structs import replace
 
 from services.commerce.catalog.rules import Attributes, Price, Text
+from services.kit import ids
 from services.kit.errors import Conflict, Exhausted
 
 HOLD_LIFE = timedelta(minutes=15)
@@ -23,8 +24,8 @@ IMPORT_MAX = 500
 
 Count = Annotated[int, Meta(ge=0, le=COUNT_MAX)]
 Quantity = Annotated[int, Meta(ge=1, le=QUANTITY_MAX)]
-StoreId = Annotated[str, Meta(pattern=r"^str_[A-Za-z0-9_-]{1,60}$")]
-ConsumerId = Annotated[str, Meta(pattern=r"^con_[A-Za-z0-9_-]{1,60}$")]
+StoreId = Annotated[str, Meta(pattern=ids.shape("str"))]
+ConsumerId = Annotated[str, Meta(pattern=ids.shape("con", length_max=96, further="."))]
 Minute = Annotated[int, Meta(ge=0, le=1440)]
 
 

@@ -9,13 +9,14 @@ from typing import Annotated
 from msgspec import Meta, Struct
 from msgspec.structs import replace
 
+from services.kit import ids
 from services.kit.errors import Conflict, Exhausted, Invalid
 from services.kit.money import Money
 
 Name = Annotated[str, Meta(min_length=1, max_length=100)]
 NameEn = Annotated[str, Meta(max_length=100)]
-CampaignId = Annotated[str, Meta(pattern=r"^cmp_[A-Za-z0-9_-]{1,64}$")]
-BrandId = Annotated[str, Meta(pattern=r"^(brd|rtl)_[A-Za-z0-9_-]{1,64}$")]
+CampaignId = Annotated[str, Meta(pattern=ids.shape("cmp"))]
+BrandId = Annotated[str, Meta(pattern=ids.shape("(brd|rtl)"))]
 Coupons = Annotated[int, Meta(ge=0, le=100_000_000)]
 
 BRANDS_MAX = 500

@@ -8,6 +8,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from services.district.places.geofence import Geofence, Point, fault, holds
+from services.kit import ids
 from services.kit.calendar import zone_of
 from services.kit.errors import Conflict, Invalid
 from services.kit.money import Money
@@ -15,10 +16,10 @@ from services.kit.money import Money
 Name = Annotated[str, Meta(min_length=1, max_length=100)]
 NameEn = Annotated[str, Meta(max_length=100)]
 ConsumerId = Annotated[str, Meta(min_length=1, max_length=100)]
-DistrictId = Annotated[str, Meta(pattern=r"^dst_[A-Za-z0-9_-]{1,64}$")]
-VenueId = Annotated[str, Meta(pattern=r"^ven_[A-Za-z0-9_-]{1,64}$")]
-BrandId = Annotated[str, Meta(pattern=r"^((brd|rtl)_[A-Za-z0-9_-]{1,64})?$")]
-StoreId = Annotated[str, Meta(pattern=r"^(str_[A-Za-z0-9_-]{1,64})?$")]
+DistrictId = Annotated[str, Meta(pattern=ids.shape("dst"))]
+VenueId = Annotated[str, Meta(pattern=ids.shape("ven"))]
+BrandId = Annotated[str, Meta(pattern=ids.shape("(brd|rtl)", empty=True))]
+StoreId = Annotated[str, Meta(pattern=ids.shape("str", empty=True))]
 IMPORT_MAX = 500
 
 

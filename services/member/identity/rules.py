@@ -12,6 +12,7 @@ from typing import Annotated, Any
 from msgspec import Meta, Struct
 from msgspec.structs import replace
 
+from services.kit import ids
 from services.kit.errors import Conflict, Denied, Invalid, NotFound, under
 from services.kit.phones import e164
 
@@ -51,9 +52,9 @@ NEEDS_NAMESPACE = frozenset({Kind.OPEN_ID, Kind.UNION_ID, Kind.OIDC_SUBJECT})
 
 Name = Annotated[str, Meta(max_length=100)]
 Short = Annotated[str, Meta(max_length=100)]
-BrandId = Annotated[str, Meta(pattern=r"^(brd|rtl)_[A-Za-z0-9_-]{1,64}$")]
-ConsumerId = Annotated[str, Meta(pattern=r"^(con_[\w.-]{1,96})?$")]
-Trait = Annotated[str, Meta(pattern=r"^[^\x00-\x1f\x7f]{1,100}$")]
+BrandId = Annotated[str, Meta(pattern=ids.shape("(brd|rtl)"))]
+ConsumerId = Annotated[str, Meta(pattern=ids.shape("con", length_max=96, further=".", empty=True))]
+Trait = Annotated[str, Meta(pattern=r"^[^\x00-\x1f\x7f]{1,100}\Z")]
 Traits = Annotated[dict[Trait, Short], Meta(max_length=50)]
 
 

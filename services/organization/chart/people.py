@@ -8,11 +8,12 @@ from typing import Annotated, NamedTuple
 from msgspec import Meta, Struct
 from msgspec.structs import replace
 
+from services.kit import ids
 from services.kit.errors import Conflict, Denied, Invalid
 from services.organization.chart.rules import Reason, Store, Unit
 
-StaffId = Annotated[str, Meta(pattern=r"^stf_[A-Za-z0-9_-]{1,64}$")]
-GrantId = Annotated[str, Meta(pattern=r"^grt_[A-Za-z0-9_-]{1,64}$")]
+StaffId = Annotated[str, Meta(pattern=ids.shape("stf"))]
+GrantId = Annotated[str, Meta(pattern=ids.shape("grt"))]
 NAME_LENGTH_MAX = 80
 SUBJECT_LENGTH_MAX = 200
 GRANTS_MAX = 200

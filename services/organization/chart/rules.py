@@ -8,14 +8,14 @@ from typing import Annotated
 from msgspec import Meta, Struct
 from msgspec.structs import replace
 
-from services.kit import calendar
+from services.kit import calendar, ids
 from services.kit.errors import Conflict, Invalid, NotFound
 from services.kit.money import Currency
 
-BrandId = Annotated[str, Meta(pattern=r"^(brd|rtl)_[A-Za-z0-9_-]{1,64}$")]
-UnitId = Annotated[str, Meta(pattern=r"^unt_[A-Za-z0-9_-]{1,68}$")]
-StoreId = Annotated[str, Meta(pattern=r"^str_[A-Za-z0-9_-]{1,64}$")]
-Day = Annotated[str, Meta(pattern=r"^(\d{4}-\d{2}-\d{2})?$")]
+BrandId = Annotated[str, Meta(pattern=ids.shape("(brd|rtl)"))]
+UnitId = Annotated[str, Meta(pattern=ids.shape("unt", length_max=68))]
+StoreId = Annotated[str, Meta(pattern=ids.shape("str"))]
+Day = Annotated[str, Meta(pattern=r"^(\d{4}-\d{2}-\d{2})?\Z")]
 Minute = Annotated[int, Meta(ge=0, le=calendar.DAY_MINUTES)]
 
 LEVELS_MAX = 12

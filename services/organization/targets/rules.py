@@ -131,7 +131,7 @@ class Target(Struct, frozen=True, kw_only=True):
     id: str
     unit_id: str
     brand_id: str
-    month: Annotated[str, Meta(pattern=r"^\d{4}-\d{2}$")]
+    month: Annotated[str, Meta(pattern=r"^\d{4}-\d{2}\Z")]
     scenario: str | None = None
     online: Money
     offline: Money

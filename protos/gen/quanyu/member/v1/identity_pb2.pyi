@@ -370,7 +370,7 @@ class RegisterConsumerRequest(_message.Message):
     request_id: _builtins.str
     """Carried out once; see the kit."""
     consumer_id: _builtins.str
-    """The id to register under, like con_…, of 5 to 100 characters; empty: a fresh one. Staff of a store leave it empty."""
+    """The id to register under: `con_` and at most 96 letters, digits, `_`, `-`, `.`; empty: a fresh one. Staff of a store leave it empty."""
     brand_id: _builtins.str
     """The brand or retailer that supplies the identities."""
     display_name: _builtins.str

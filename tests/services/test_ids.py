@@ -1,0 +1,45 @@
+"""Ids that others choose: what one service gives a name to, every other takes, and the graph finds."""
+
+import pytest
+from msgspec import ValidationError, convert
+
+from gateway.nodes import ID_SHAPE
+from services.commerce.catalog import rules as catalog
+from services.commerce.stock import rules as stock
+from services.district.campaigns import rules as campaigns
+from services.district.places import rules as places
+from services.member.identity import rules as identity
+from services.organization.chart import people
+from services.organization.chart import rules as chart
+
+BRANDS = (chart.BrandId, identity.BrandId, campaigns.BrandId, places.BrandId, catalog.BrandId)
+STORES = (chart.StoreId, places.StoreId, stock.StoreId)
+CONSUMERS = (identity.ConsumerId, places.ConsumerId, stock.ConsumerId)
+
+
+@pytest.mark.parametrize(
+    ("kinds", "id"),
+    [
+        (BRANDS, "brd_" + "b" * 64),
+        (BRANDS, "rtl_" + "r" * 64),
+        (STORES, "str_" + "s" * 64),
+        ((people.StaffId,), "stf_" + "s" * 64),
+        (CONSUMERS, "con_" + "c" * 96),
+        (CONSUMERS, "con_legacy.4711-A_1"),
+    ],
+)
+def test_what_one_service_names_every_other_takes(kinds: tuple[object, ...], id: str) -> None:
+    assert [convert(id, kind) for kind in kinds] == [id] * len(kinds)
+    assert ID_SHAPE.fullmatch(id)
+
+
+@pytest.mark.parametrize(
+    ("kinds", "id"),
+    [(BRANDS, "brd_a"), (STORES, "str_a"), ((people.StaffId,), "stf_a"), ((identity.ConsumerId, stock.ConsumerId), "con_a")],
+)
+def test_what_the_graph_would_not_find_nobody_can_be_called(kinds: tuple[object, ...], id: str) -> None:
+    for unfindable in (f"{id}\n", f"{id} ", f"{id}张", f"{id}٣"):
+        assert not ID_SHAPE.fullmatch(unfindable)
+        for kind in kinds:
+            with pytest.raises(ValidationError):
+                convert(unfindable, kind)
