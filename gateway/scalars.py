@@ -17,7 +17,7 @@ DateTime = NewType("DateTime", datetime)
 Decimal = NewType("Decimal", decimal.Decimal)
 
 LONG_MAX = 2**63 - 1
-DECIMAL = re.compile(r"^-?\d{1,16}(\.\d{1,4})?$")
+DECIMAL = re.compile(r"-?[0-9]{1,16}(\.[0-9]{1,4})?")
 DATE_TIME_LENGTH_MAX = 40
 
 
@@ -47,7 +47,7 @@ def utc(text: str) -> str:
 
 
 def _parse_decimal(value: Any) -> decimal.Decimal:
-    if not isinstance(value, str) or not DECIMAL.match(value):
+    if not isinstance(value, str) or not DECIMAL.fullmatch(value):
         raise GraphQLError('Decimal is a text like "12.30"')
     return decimal.Decimal(value)
 

@@ -90,6 +90,14 @@ def test_more_digits_than_the_currency_has_are_refused() -> None:
         common.minor(Decimal("0.1"), "JPY")
 
 
+@pytest.mark.parametrize("given", ["12.30\n", " 12.30", "１２.30", "١٢", "1e2", "+1", ".5", "5.", "NaN", "", 12, 12.5, None])
+def test_a_decimal_is_a_text_of_plain_digits(given: Any) -> None:
+    parse = CORE.type_map["Decimal"].parse_value  # type: ignore[attr-defined]
+    assert parse("-12.30") == Decimal("-12.30")
+    with pytest.raises(GraphQLError, match=r'a text like "12\.30"'):
+        parse(given)
+
+
 def test_a_view_tells_its_own_messages_from_others() -> None:
     text: Any = CORE.type_map["Text"]
     assert text.is_type_of(catalog_pb2.Text(), None)
