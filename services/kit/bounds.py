@@ -37,5 +37,9 @@ def refused(error: str) -> Invalid:
 
 
 def _words(path: str) -> str:
-    """The last part of a path that people know: `lines[0].unit_price`, and `lines[0].unit_price.minor` of Money, are the unit price."""
-    return INDEX.sub("", path).removesuffix(".minor").rpartition(".")[2].replace("_", " ")
+    """The last part of a path that people know: `lines[0].unit_price`, and `lines[0].unit_price.minor` of Money, are the unit price.
+
+    The minor units of a Money that is looked at alone are its amount.
+    """
+    known = INDEX.sub("", path).removesuffix(".minor").rpartition(".")[2]
+    return "amount" if known == "minor" else known.replace("_", " ")

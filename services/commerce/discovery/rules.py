@@ -166,11 +166,11 @@ def search(
     if not text.strip() and not attributes:
         raise Invalid(Reason.KIND_MISSING, "say what is looked for: words, attributes or both", field="text")
     if len(text) > TEXT_LENGTH_MAX:
-        raise Invalid(Reason.INVALID_FIELD, f"at most {TEXT_LENGTH_MAX} characters", field="text")
+        raise Invalid(Reason.INVALID_FIELD, f"look for words of at most {TEXT_LENGTH_MAX} characters", field="text")
     if not 0 <= radius_metres_max <= RADIUS_METRES_MAX:
-        raise Invalid(Reason.INVALID_FIELD, f"1 to {RADIUS_METRES_MAX} metres", field="radius_metres_max")
+        raise Invalid(Reason.INVALID_FIELD, f"look for it within 1 to {RADIUS_METRES_MAX} metres", field="radius_metres_max")
     if not 0 <= first <= PROMISES_MAX:
-        raise Invalid(Reason.INVALID_FIELD, f"1 to {PROMISES_MAX}", field="first")
+        raise Invalid(Reason.INVALID_FIELD, f"ask for 1 to {PROMISES_MAX} promises", field="first")
     return Search(
         at=at,
         near=near,

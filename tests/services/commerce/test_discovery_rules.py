@@ -148,9 +148,9 @@ def test_a_promise_that_does_not_stand_any_more_says_why() -> None:
         ({"near": None}, "NEAR_MISSING"),
         ({"near": Point(float("nan"), 1)}, "NEAR_MISSING"),
         ({"text": " "}, "KIND_MISSING"),
-        ({"text": "x" * 201}, "INVALID_FIELD"),
-        ({"radius_metres_max": 20_001}, "INVALID_FIELD"),
-        ({"first": 51}, "INVALID_FIELD"),
+        ({"text": "x" * 201}, "INVALID_FIELD: look for words of at most 200 characters"),
+        ({"radius_metres_max": 20_001}, "INVALID_FIELD: look for it within 1 to 20000 metres"),
+        ({"first": 51}, "INVALID_FIELD: ask for 1 to 50 promises"),
     ],
 )
 def test_questions_have_bounds(asked: dict[str, object], reason: str) -> None:

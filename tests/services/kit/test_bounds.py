@@ -57,6 +57,12 @@ def test_a_person_hears_what_is_wrong_and_where(given: dict[str, Any], field: st
     assert (refused.value.reason, refused.value.message, refused.value.metadata["field"]) == ("INVALID_FIELD", message, field)
 
 
+def test_money_alone_is_told_by_its_amount() -> None:
+    """A price that stands for itself in a request: nobody knows of its minor units."""
+    with pytest.raises(Invalid, match="amount: 1 or more"):
+        as_struct({"minor": 0}, Price)
+
+
 def test_what_is_missing_is_asked_for() -> None:
     with pytest.raises(Invalid, match="give unit price") as refused:
         as_struct({}, Line)
