@@ -5,6 +5,7 @@ tasks: TaskConnection | None = page(tasks_pb2.ListTasksRequest, by={"staff_id": 
 pay_order: PayOrderPayload | None = mutation(PayOrderInput)
 """
 
+import re
 from collections.abc import Mapping
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
@@ -26,6 +27,9 @@ from services.kit.errors import NotFound, Refusal
 
 if TYPE_CHECKING:
     from gateway.context import Context
+
+TO_BE_NAMED = re.compile(r"(?<=\.) [^.]*\b(?:exactly|[Aa]t least) one\b[^.]*\.")
+"""The sentence of an rpc that says whose things are to be named; below a source they are that source's."""
 
 
 class CallField(GraphField):
@@ -64,7 +68,12 @@ class CallField(GraphField):
             raise TypeError(f"{where} asks a service: it must be nullable")
 
     def described(self) -> str | None:
-        return descriptions.of(self.rpc.method.full_name)
+        text = descriptions.of(self.rpc.method.full_name) or ""
+        if self.by:
+            text = TO_BE_NAMED.sub("", text)
+        if self.item is not None:
+            text += " Here it is null where nothing is found."
+        return text or None
 
     def get_result(self, source: Any, info: Info[Any, Any] | None, args: list[Any], kwargs: Any) -> Any:
         assert info is not None

@@ -23,6 +23,9 @@ CHILDREN = {
     ("service", 2): ("method", "method"),
 }
 SNAKE = re.compile(r"`([a-z]+(?:_[a-z]+)+)`")
+LABEL = re.compile(r"\b[A-Z][A-Z0-9]*(?:_[A-Z0-9]+)+\b")
+RPC = re.compile(r"\b(?:[A-Z][a-z]+){2,}\b")
+LOOKS_UP = re.compile(r"^(?:Get|List|Search)(?=[A-Z])")
 
 PLAIN: Mapping[str, str] = {
     "acknowledged_at": "When the assignee saw it.",
@@ -138,15 +141,29 @@ def _comments() -> Mapping[str, str]:
     """Full name of a message, field, enum, value, service or rpc -> its comment."""
     with resources.as_file(resources.files("quanyu") / "descriptors.binpb") as path:
         files = FileDescriptorSet.FromString(path.read_bytes()).file
-    return dict(pair for file in files for pair in _of_file(file))
+    names = dict(pair for file in files for pair in _names(file))
+    return dict(pair for file in files for pair in _of_file(file, names))
 
 
-def _of_file(file: Any) -> Iterator[tuple[str, str]]:
+def _of_file(file: Any, names: Mapping[str, str]) -> Iterator[tuple[str, str]]:
     for location in file.source_code_info.location:
         comment = location.leading_comments or location.trailing_comments
         name = _name_at(file, list(location.path)) if comment.strip() else None
         if name:
-            yield name, _text(comment)
+            yield name, _text(comment, names)
+
+
+def _names(file: Any) -> Iterator[tuple[str, str]]:
+    """What comments may name -> what the graph calls it: values of enums and rpcs."""
+    for enum in file.enum_type:
+        prefix = enum.value[0].name.removesuffix("UNSPECIFIED")
+        for value in enum.value:
+            if value.name.startswith(prefix):
+                yield value.name, value.name.removeprefix(prefix) if value.number else "null"
+    for service in file.service:
+        for method in service.method:
+            field = LOOKS_UP.sub("", method.name)
+            yield method.name, f"`{field[0].lower()}{field[1:]}`"
 
 
 def _name_at(file: Any, path: list[int]) -> str | None:
@@ -161,10 +178,13 @@ def _name_at(file: Any, path: list[int]) -> str | None:
     return name
 
 
-def _text(comment: str) -> str:
-    """One line a paragraph; field names as the graph spells them."""
+def _text(comment: str, names: Mapping[str, str]) -> str:
+    """One line a paragraph; fields, values and rpcs as the graph calls them."""
     text = " ".join(line.strip() for line in comment.strip().splitlines())
-    return SNAKE.sub(lambda found: f"`{_graph_name(found[1])}`", text)
+    text = SNAKE.sub(lambda found: f"`{_graph_name(found[1])}`", text)
+    for named in (LABEL, RPC):
+        text = named.sub(lambda found: names.get(found[0], found[0]), text)
+    return text
 
 
 def _graph_name(name: str) -> str:

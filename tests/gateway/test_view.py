@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
@@ -109,6 +110,33 @@ def test_descriptions_come_from_the_protos() -> None:
     task: Any = CORE.type_map["Task"]
     assert task.fields["dueAt"].description == "Within 24 hours of its birth; another leaving of the day gives no more time."
     assert "`neededBy`" in (descriptions.of("quanyu.commerce.v1.DiscoveryService.SearchPromises") or "")
+
+
+def test_descriptions_speak_of_the_graph() -> None:
+    """Of its fields, values and operations, not of the wire's; and a value that clients compare with is as they get it."""
+    described = descriptions.of
+    assert "as `order` shows them" in (described("quanyu.commerce.v1.OrderService.ListOrders") or "")
+    assert "like `linkConsumers`" in (described("quanyu.member.v1.IdentityService.UnlinkConsumers") or "")
+    assert described("quanyu.commerce.v1.PayOrderRequest.sandbox_token") == "With SANDBOX: `approve` pays, everything else declines."
+    assert described("quanyu.member.v1.Transition.from_stage") == "null for the first move."
+    assert '"needed_soon"' in (described("quanyu.commerce.v1.ScenarioBasis.rule") or "")
+    assert '"prd_shirt" is sold by "ofr_shirt"' in (described("quanyu.commerce.v1.NewProduct.product_id") or "")
+
+
+@pytest.mark.parametrize("edge", ["Brand.orders", "Brand.coupons", "Consumer.relations", "Staff.outreaches", "Store.holds", "Brand.offers"])
+def test_an_edge_asks_nobody_to_name_what_its_source_is(edge: str) -> None:
+    type_, field = edge.split(".")
+    graph: Any = CORE.type_map
+    said = graph[type_].fields[field].description
+    assert said
+    assert not re.search(r"exactly one|is named, else", said)
+
+
+def test_a_look_up_says_that_it_is_null_where_nothing_is_found() -> None:
+    query: Any = CORE.query_type
+    for field in ("scorecard", "relation"):
+        assert query.fields[field].description.endswith(" Here it is null where nothing is found.")
+    assert "null" not in query.fields["offers"].description
 
 
 def test_ids_are_told_by_their_prefix() -> None:

@@ -376,7 +376,7 @@ class NewProduct(_message.Message):
     VARIANTS_FIELD_NUMBER: _builtins.int
     product_id: _builtins.str
     """Yours to choose (`prd_` and at most 60 letters, digits, `_`, `-`); required in imports, empty elsewhere: one is made.
-    The offer's id is made from it: `prd_shirt` is sold by `ofr_shirt`.
+    The offer's id is made from it: "prd_shirt" is sold by "ofr_shirt".
     """
     brand_id: _builtins.str
     category: _builtins.str

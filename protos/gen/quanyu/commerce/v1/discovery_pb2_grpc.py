@@ -64,8 +64,8 @@ class DiscoveryServiceServicer:
 
     def HoldPromise(self, request, context):
         """Checks one promise anew and holds the goods for 15 minutes, in one call. The hold carries the promise as it stands now.
-        Refuses with STOCK_NOT_FOUND, STORE_CLOSED (metadata: opens_at), TOO_LATE (metadata: arrives_at), NOT_DELIVERED_HERE, NEAR_MISSING, and with OUT_OF_STOCK
-        and TOO_MANY_HOLDS as HoldStock does (metadata: fewer, held_until; limit, free_at).
+        Refuses with STOCK_NOT_FOUND, STORE_CLOSED (metadata: `opens_at`), TOO_LATE (metadata: `arrives_at`), NOT_DELIVERED_HERE, NEAR_MISSING, and with OUT_OF_STOCK
+        and TOO_MANY_HOLDS as HoldStock does (metadata: fewer, `held_until`; limit, `free_at`).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

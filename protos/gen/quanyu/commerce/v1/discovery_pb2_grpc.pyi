@@ -42,8 +42,8 @@ class DiscoveryServiceStub:
     """
     HoldPromise: _grpc.UnaryUnaryMultiCallable[_discovery_pb2.HoldPromiseRequest, _discovery_pb2.HoldPromiseResponse]
     """Checks one promise anew and holds the goods for 15 minutes, in one call. The hold carries the promise as it stands now.
-    Refuses with STOCK_NOT_FOUND, STORE_CLOSED (metadata: opens_at), TOO_LATE (metadata: arrives_at), NOT_DELIVERED_HERE, NEAR_MISSING, and with OUT_OF_STOCK
-    and TOO_MANY_HOLDS as HoldStock does (metadata: fewer, held_until; limit, free_at).
+    Refuses with STOCK_NOT_FOUND, STORE_CLOSED (metadata: `opens_at`), TOO_LATE (metadata: `arrives_at`), NOT_DELIVERED_HERE, NEAR_MISSING, and with OUT_OF_STOCK
+    and TOO_MANY_HOLDS as HoldStock does (metadata: fewer, `held_until`; limit, `free_at`).
     """
 
 @_typing.type_check_only
@@ -60,8 +60,8 @@ class DiscoveryServiceAsyncStub(DiscoveryServiceStub):
     """
     HoldPromise: _aio.UnaryUnaryMultiCallable[_discovery_pb2.HoldPromiseRequest, _discovery_pb2.HoldPromiseResponse]  # type: ignore[assignment]
     """Checks one promise anew and holds the goods for 15 minutes, in one call. The hold carries the promise as it stands now.
-    Refuses with STOCK_NOT_FOUND, STORE_CLOSED (metadata: opens_at), TOO_LATE (metadata: arrives_at), NOT_DELIVERED_HERE, NEAR_MISSING, and with OUT_OF_STOCK
-    and TOO_MANY_HOLDS as HoldStock does (metadata: fewer, held_until; limit, free_at).
+    Refuses with STOCK_NOT_FOUND, STORE_CLOSED (metadata: `opens_at`), TOO_LATE (metadata: `arrives_at`), NOT_DELIVERED_HERE, NEAR_MISSING, and with OUT_OF_STOCK
+    and TOO_MANY_HOLDS as HoldStock does (metadata: fewer, `held_until`; limit, `free_at`).
     """
 
 class DiscoveryServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -87,8 +87,8 @@ class DiscoveryServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_discovery_pb2.HoldPromiseResponse, _abc.Awaitable[_discovery_pb2.HoldPromiseResponse]]:
         """Checks one promise anew and holds the goods for 15 minutes, in one call. The hold carries the promise as it stands now.
-        Refuses with STOCK_NOT_FOUND, STORE_CLOSED (metadata: opens_at), TOO_LATE (metadata: arrives_at), NOT_DELIVERED_HERE, NEAR_MISSING, and with OUT_OF_STOCK
-        and TOO_MANY_HOLDS as HoldStock does (metadata: fewer, held_until; limit, free_at).
+        Refuses with STOCK_NOT_FOUND, STORE_CLOSED (metadata: `opens_at`), TOO_LATE (metadata: `arrives_at`), NOT_DELIVERED_HERE, NEAR_MISSING, and with OUT_OF_STOCK
+        and TOO_MANY_HOLDS as HoldStock does (metadata: fewer, `held_until`; limit, `free_at`).
         """
 
 def add_DiscoveryServiceServicer_to_server(servicer: DiscoveryServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

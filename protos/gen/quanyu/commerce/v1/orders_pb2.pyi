@@ -63,7 +63,7 @@ class _OrdersReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_OrdersRe
     ORDERS_REASON_INVALID_FIELD: _OrdersReason.ValueType  # 14
     """A field is out of its bounds (metadata: field)."""
     ORDERS_REASON_ORDER_NOT_PLACED: _OrdersReason.ValueType  # 15
-    """The order still waits for its coupons: place it again with the same request_id."""
+    """The order still waits for its coupons: place it again with the same `request_id`."""
     ORDERS_REASON_INVALID_PHONE: _OrdersReason.ValueType  # 16
     """There can be no such phone number (metadata: field)."""
     ORDERS_REASON_SIGNATURE_INVALID: _OrdersReason.ValueType  # 17
@@ -109,7 +109,7 @@ ORDERS_REASON_NOT_PAST: OrdersReason.ValueType  # 13
 ORDERS_REASON_INVALID_FIELD: OrdersReason.ValueType  # 14
 """A field is out of its bounds (metadata: field)."""
 ORDERS_REASON_ORDER_NOT_PLACED: OrdersReason.ValueType  # 15
-"""The order still waits for its coupons: place it again with the same request_id."""
+"""The order still waits for its coupons: place it again with the same `request_id`."""
 ORDERS_REASON_INVALID_PHONE: OrdersReason.ValueType  # 16
 """There can be no such phone number (metadata: field)."""
 ORDERS_REASON_SIGNATURE_INVALID: OrdersReason.ValueType  # 17
@@ -266,7 +266,7 @@ class ScenarioBasis(_message.Message):
     rules_version: _builtins.int
     """The version of the rules that decided."""
     rule: _builtins.str
-    """The name of the rule: `needed_soon`, `visit_open`, `reached_after_visit`, `in_store`, `looking_around`, `otherwise`."""
+    """The name of the rule: "needed_soon", "visit_open", "reached_after_visit", "in_store", "looking_around", "otherwise"."""
     evidence_id: _builtins.str
     """What the rule looked at: the visit, or the outreach of a brand in the order; empty when the order itself decided, and where the
     order is shown in part.

@@ -109,7 +109,7 @@ class OrderServiceServicer:
 
     def PayOrder(self, request, context):
         """Takes the payment, spends the coupons and moves the goods out of the stock, exactly once however often it is called; an order that is paid
-        is answered as it stands and not charged again. Refuses with ORDER_NOT_FOUND, ORDER_CANCELLED, ORDER_NOT_PLACED, PAYMENT_DECLINED (the order stays, pay again with a new request_id),
+        is answered as it stands and not charged again. Refuses with ORDER_NOT_FOUND, ORDER_CANCELLED, ORDER_NOT_PLACED, PAYMENT_DECLINED (the order stays, pay again with a new `request_id`),
         PAYMENT_METHOD_REFUSED (the sandbox outside development, unless QUANYU_SANDBOX_PAYMENTS allows it; PAYMENT_METHOD_PROVIDER),
         COUPONS_LOST (the wallet no longer has the coupons locked: the order is cancelled, nothing charged).
         """

@@ -42,7 +42,7 @@ class OrderServiceStub:
     """
     PayOrder: _grpc.UnaryUnaryMultiCallable[_orders_pb2.PayOrderRequest, _orders_pb2.PayOrderResponse]
     """Takes the payment, spends the coupons and moves the goods out of the stock, exactly once however often it is called; an order that is paid
-    is answered as it stands and not charged again. Refuses with ORDER_NOT_FOUND, ORDER_CANCELLED, ORDER_NOT_PLACED, PAYMENT_DECLINED (the order stays, pay again with a new request_id),
+    is answered as it stands and not charged again. Refuses with ORDER_NOT_FOUND, ORDER_CANCELLED, ORDER_NOT_PLACED, PAYMENT_DECLINED (the order stays, pay again with a new `request_id`),
     PAYMENT_METHOD_REFUSED (the sandbox outside development, unless QUANYU_SANDBOX_PAYMENTS allows it; PAYMENT_METHOD_PROVIDER),
     COUPONS_LOST (the wallet no longer has the coupons locked: the order is cancelled, nothing charged).
     """
@@ -100,7 +100,7 @@ class OrderServiceAsyncStub(OrderServiceStub):
     """
     PayOrder: _aio.UnaryUnaryMultiCallable[_orders_pb2.PayOrderRequest, _orders_pb2.PayOrderResponse]  # type: ignore[assignment]
     """Takes the payment, spends the coupons and moves the goods out of the stock, exactly once however often it is called; an order that is paid
-    is answered as it stands and not charged again. Refuses with ORDER_NOT_FOUND, ORDER_CANCELLED, ORDER_NOT_PLACED, PAYMENT_DECLINED (the order stays, pay again with a new request_id),
+    is answered as it stands and not charged again. Refuses with ORDER_NOT_FOUND, ORDER_CANCELLED, ORDER_NOT_PLACED, PAYMENT_DECLINED (the order stays, pay again with a new `request_id`),
     PAYMENT_METHOD_REFUSED (the sandbox outside development, unless QUANYU_SANDBOX_PAYMENTS allows it; PAYMENT_METHOD_PROVIDER),
     COUPONS_LOST (the wallet no longer has the coupons locked: the order is cancelled, nothing charged).
     """
@@ -167,7 +167,7 @@ class OrderServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_orders_pb2.PayOrderResponse, _abc.Awaitable[_orders_pb2.PayOrderResponse]]:
         """Takes the payment, spends the coupons and moves the goods out of the stock, exactly once however often it is called; an order that is paid
-        is answered as it stands and not charged again. Refuses with ORDER_NOT_FOUND, ORDER_CANCELLED, ORDER_NOT_PLACED, PAYMENT_DECLINED (the order stays, pay again with a new request_id),
+        is answered as it stands and not charged again. Refuses with ORDER_NOT_FOUND, ORDER_CANCELLED, ORDER_NOT_PLACED, PAYMENT_DECLINED (the order stays, pay again with a new `request_id`),
         PAYMENT_METHOD_REFUSED (the sandbox outside development, unless QUANYU_SANDBOX_PAYMENTS allows it; PAYMENT_METHOD_PROVIDER),
         COUPONS_LOST (the wallet no longer has the coupons locked: the order is cancelled, nothing charged).
         """

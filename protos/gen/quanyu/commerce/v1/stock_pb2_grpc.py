@@ -146,9 +146,9 @@ class StockServiceServicer:
 
     def HoldStock(self, request, context):
         """Keeps goods back for a consumer for 15 minutes.
-        Refuses with STOCK_NOT_FOUND, with OUT_OF_STOCK when too few are available (metadata: fewer, whether any are; held_until, RFC 3339, when
+        Refuses with STOCK_NOT_FOUND, with OUT_OF_STOCK when too few are available (metadata: fewer, whether any are; `held_until`, RFC 3339, when
         it is others' holds that take them: the time at which the first of those ends unless it is bought), and with TOO_MANY_HOLDS when 10
-        holds stand for the consumer, those of unpaid orders among them (metadata: limit; free_at, RFC 3339, when the first of them ends). An
+        holds stand for the consumer, those of unpaid orders among them (metadata: limit; `free_at`, RFC 3339, when the first of them ends). An
         unpaid order of goods that were not held before it counts as one hold, however many lines it has.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

@@ -54,9 +54,9 @@ class StockServiceStub:
     """Sets up to 500 rows as SetStock does. Rows are left out with STORE_NOT_FOUND, VARIANT_NOT_FOUND, STOCK_RESERVED, STOCK_REPEATED or INVALID_FIELD."""
     HoldStock: _grpc.UnaryUnaryMultiCallable[_stock_pb2.HoldStockRequest, _stock_pb2.HoldStockResponse]
     """Keeps goods back for a consumer for 15 minutes.
-    Refuses with STOCK_NOT_FOUND, with OUT_OF_STOCK when too few are available (metadata: fewer, whether any are; held_until, RFC 3339, when
+    Refuses with STOCK_NOT_FOUND, with OUT_OF_STOCK when too few are available (metadata: fewer, whether any are; `held_until`, RFC 3339, when
     it is others' holds that take them: the time at which the first of those ends unless it is bought), and with TOO_MANY_HOLDS when 10
-    holds stand for the consumer, those of unpaid orders among them (metadata: limit; free_at, RFC 3339, when the first of them ends). An
+    holds stand for the consumer, those of unpaid orders among them (metadata: limit; `free_at`, RFC 3339, when the first of them ends). An
     unpaid order of goods that were not held before it counts as one hold, however many lines it has.
     """
     ReleaseHold: _grpc.UnaryUnaryMultiCallable[_stock_pb2.ReleaseHoldRequest, _stock_pb2.ReleaseHoldResponse]
@@ -95,9 +95,9 @@ class StockServiceAsyncStub(StockServiceStub):
     """Sets up to 500 rows as SetStock does. Rows are left out with STORE_NOT_FOUND, VARIANT_NOT_FOUND, STOCK_RESERVED, STOCK_REPEATED or INVALID_FIELD."""
     HoldStock: _aio.UnaryUnaryMultiCallable[_stock_pb2.HoldStockRequest, _stock_pb2.HoldStockResponse]  # type: ignore[assignment]
     """Keeps goods back for a consumer for 15 minutes.
-    Refuses with STOCK_NOT_FOUND, with OUT_OF_STOCK when too few are available (metadata: fewer, whether any are; held_until, RFC 3339, when
+    Refuses with STOCK_NOT_FOUND, with OUT_OF_STOCK when too few are available (metadata: fewer, whether any are; `held_until`, RFC 3339, when
     it is others' holds that take them: the time at which the first of those ends unless it is bought), and with TOO_MANY_HOLDS when 10
-    holds stand for the consumer, those of unpaid orders among them (metadata: limit; free_at, RFC 3339, when the first of them ends). An
+    holds stand for the consumer, those of unpaid orders among them (metadata: limit; `free_at`, RFC 3339, when the first of them ends). An
     unpaid order of goods that were not held before it counts as one hold, however many lines it has.
     """
     ReleaseHold: _aio.UnaryUnaryMultiCallable[_stock_pb2.ReleaseHoldRequest, _stock_pb2.ReleaseHoldResponse]  # type: ignore[assignment]
@@ -175,9 +175,9 @@ class StockServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_stock_pb2.HoldStockResponse, _abc.Awaitable[_stock_pb2.HoldStockResponse]]:
         """Keeps goods back for a consumer for 15 minutes.
-        Refuses with STOCK_NOT_FOUND, with OUT_OF_STOCK when too few are available (metadata: fewer, whether any are; held_until, RFC 3339, when
+        Refuses with STOCK_NOT_FOUND, with OUT_OF_STOCK when too few are available (metadata: fewer, whether any are; `held_until`, RFC 3339, when
         it is others' holds that take them: the time at which the first of those ends unless it is bought), and with TOO_MANY_HOLDS when 10
-        holds stand for the consumer, those of unpaid orders among them (metadata: limit; free_at, RFC 3339, when the first of them ends). An
+        holds stand for the consumer, those of unpaid orders among them (metadata: limit; `free_at`, RFC 3339, when the first of them ends). An
         unpaid order of goods that were not held before it counts as one hold, however many lines it has.
         """
 
