@@ -30,6 +30,9 @@ WAITING_SHARE = 4
 SILENT_SECONDS_MAX = 1.0
 """After which that is so. Of one that answers there may wait as many as there are places: the door sends away whoever is too many."""
 
+SIGN_IN = "sign-in"
+"""What is waited for beside the services: to hear who somebody is, of whichever of them know."""
+
 Descriptor: TypeAlias = Any
 """A descriptor; the library's two implementations share no type."""
 
@@ -77,10 +80,10 @@ class Clients:
         self.called: dict[type[Message], tuple[str, Callable[..., Any]]] = {}
         """Of each request, the service that answers it and its rpc."""
         self.serving: asyncio.Task[dict[str, bool]] | None = None
-        self.waiting = dict.fromkeys(SERVICES, 0)
+        self.waiting = dict.fromkeys((*SERVICES, SIGN_IN), 0)
         """The operations that wait for each service."""
-        self.heard_at = dict.fromkeys(SERVICES, 0.0)
-        """When each of them answered last."""
+        self.heard_at = dict.fromkeys((*SERVICES, SIGN_IN), 0.0)
+        """When each of them answered last, or was first waited for since."""
         self.waiting_max = max(1, settings.operations_max // WAITING_SHARE)
 
     async def open(self) -> None:
@@ -95,7 +98,10 @@ class Clients:
 
     def wait(self, service: str) -> None:
         """Counts an operation that waits for the service: a slow one costs its own fields, and not the places of all others."""
-        if self.waiting[service] >= self.waiting_max and time.monotonic() > self.heard_at[service] + SILENT_SECONDS_MAX:
+        if not self.waiting[service]:
+            # Who was asked for nothing was silent for no other reason.
+            self.heard_at[service] = time.monotonic()
+        elif self.waiting[service] >= self.waiting_max and time.monotonic() > self.heard_at[service] + SILENT_SECONDS_MAX:
             raise Overloaded("SERVICE_OVERLOADED", f"too many operations wait for {service}; try again")
         self.waiting[service] += 1
 

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import re
+import time
 from typing import Any
 
 import httpx
@@ -12,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway import crowd
-from gateway.clients import WAITING_SHARE
+from gateway.clients import SILENT_SECONDS_MAX, WAITING_SHARE
 from gateway.door import RETRY_AFTER_SECONDS, Door
 from gateway.operations import USUAL_CALLS
 from gateway.overdue import Overdue
@@ -244,12 +245,33 @@ async def test_a_slow_service_costs_its_own_fields_and_no_place_of_others(open_g
     hanging = {"query": "{ a: offers(first: 1) { nodes { id } } b: offers(first: 2) { nodes { id } } }"}
     asking = [asyncio.create_task(gateway.post(hanging)) for _ in range(clients.waiting_max)]
     await full.wait()
+    clients.heard_at["commerce"] -= SILENT_SECONDS_MAX
     both = (await gateway.post({"query": '{ offers(first: 1) { nodes { id } } brand(id: "brd_a") { id } }'})).json()
     codes = {error["path"][0]: error["extensions"]["code"] for error in both["errors"]}
     assert codes == {"offers": "SERVICE_OVERLOADED", "brand": "SLOW"}
     gate.set()
     assert {(await each).status_code for each in asking} == {200}
     assert set(clients.waiting.values()) == {0}
+
+
+async def test_many_at_once_after_a_silence_in_which_nobody_asked_are_answered(open_gateway: Open) -> None:
+    gateway = await open_gateway(operations_max=4 * WAITING_SHARE)
+    clients, came, gate = gateway.app.state.clients, asyncio.Event(), asyncio.Event()
+    many = clients.waiting_max + 4
+
+    async def slow(request: Any) -> Any:
+        if clients.waiting["commerce"] == many:
+            came.set()
+        await gate.wait()
+        raise Overloaded("SLOW")
+
+    clients.call = slow
+    clients.heard_at["commerce"] = time.monotonic() - 3_600
+    asking = [asyncio.create_task(gateway.post({"query": "{ offers(first: 1) { nodes { id } } }"})) for _ in range(many)]
+    async with asyncio.timeout(SECONDS_MAX):
+        await came.wait()
+    gate.set()
+    assert {(await each).json()["errors"][0]["extensions"]["code"] for each in asking} == {"SLOW"}
 
 
 async def test_bodies_on_their_way_take_no_place(open_gateway: Open) -> None:
