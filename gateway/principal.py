@@ -1,27 +1,34 @@
 """Who asks: from a bearer token to the grants with which the services are called.
 
-Grants come from organization and the person's consumer ids from member; both are kept for at most `KEPT_SECONDS`.
+Grants come from organization and the person's consumer ids from member; both are kept for at most `KEPT_SECONDS`. Whom one of them knows
+goes on with what it says while the other is away or says nothing.
 """
 
 import asyncio
 import time
 from collections import OrderedDict
+from collections.abc import Coroutine
 from hashlib import sha256
+from typing import Any
 
 import msgspec
 from msgspec import Struct
 
-from gateway.clients import Clients, acting_as
+from gateway.clients import SIGN_IN, Clients, acting_as
 from gateway.tokens import Token, Tokens, unauthenticated
 from quanyu.access.v1 import access_pb2
 from quanyu.member.v1.identity_pb2 import ResolveConsumerRequest
 from quanyu.organization.v1.chart_pb2 import ResolveGrantsRequest
 from services.kit import channel
-from services.kit.errors import Invalid, NotFound, Unavailable
+from services.kit.errors import Invalid, NotFound, Overloaded, Unavailable
 from services.kit.principals import INSTALLATION, SERVICE, Grant, Principal
 from services.kit.settings import Settings
 
 KEPT_SECONDS = 30.0
+KEPT_IN_PART_SECONDS = 2.0
+"""What is known of somebody while one of those who were asked is away."""
+OTHER_SECONDS_MAX = 1.0
+"""For which that one is waited for, once the other knows them."""
 KEPT_MAX = 10_000
 CONSUMER = Grant("ROLE_CONSUMER", "SCOPE_KIND_CONSUMER")
 OPERATOR = Grant("ROLE_OPERATOR", INSTALLATION)
@@ -93,11 +100,18 @@ class Sessions:
         kept = self.known.get(who)
         if kept is not None and kept[0] > time.monotonic():
             return kept[1]
-        task = self.asked.get(who)
-        if task is None:
-            task = self.asked[who] = asyncio.create_task(self._resolve(who, token))
-            task.add_done_callback(lambda _: self.asked.pop(who, None))
-        return await asyncio.shield(task)
+        try:
+            self.clients.wait(SIGN_IN)
+        except Overloaded as refusal:
+            raise Unavailable(refusal.reason, refusal.message) from None
+        try:
+            task = self.asked.get(who)
+            if task is None:
+                task = self.asked[who] = asyncio.create_task(self._resolve(who, token))
+                task.add_done_callback(lambda _: self.asked.pop(who, None))
+            return await asyncio.shield(task)
+        finally:
+            self.clients.waiting[SIGN_IN] -= 1
 
     async def _resolve(self, who: Who, token: Token) -> Session:
         asked_at = time.monotonic()
@@ -106,11 +120,12 @@ class Sessions:
         # By the bearer's clock: a grant that begins at their hour is one at that hour.
         with acting_as(msgspec.structs.replace(GATEWAY, clock_offset=token.clock_offset)):
             person = await (self._vouched(token) if token.issuer else self._own(token.subject))
+        self.clients.heard_at[SIGN_IN] = time.monotonic()
         id = person.staff_id or person.consumer_id or _nobody(token)
         principal = Principal(id, person.grants, clock_offset=token.clock_offset)
         session = Session(principal, person.staff_id, person.consumer_id, person.tenant_id)
-        if person.grants and person.whole:
-            self.known[who] = (asked_at + KEPT_SECONDS, session)
+        if person.grants:
+            self.known[who] = (asked_at + KEPT_SECONDS if person.whole else time.monotonic() + KEPT_IN_PART_SECONDS, session)
             self.known.move_to_end(who)
             if len(self.known) > KEPT_MAX:
                 self.known.popitem(last=False)
@@ -120,26 +135,17 @@ class Sessions:
         """Of the suite's own token, whose subject is a consumer's id, a staff id or the operator."""
         staff = self._staff(subject) if not subject.startswith("con_") else _no_one()
         consumer = self._consumer("", subject) if not subject.startswith("stf_") and subject != SUITE_SUBJECT else _no_one()
-        return _one(*await asyncio.gather(staff, consumer))
+        return await _of_both(staff, consumer)
 
     async def _vouched(self, token: Token) -> Person:
-        """Of a provider's token: whom it vouches for. A member of staff goes on working while nobody can say whether they shop too."""
+        """Of a provider's token: whom it vouches for."""
         provider, subject = self.tokens.provider(token), token.subject
         known = "staff" in provider.people and not subject.startswith(SUITE_IDS) and subject != SUITE_SUBJECT
-        staff, consumer = await asyncio.gather(
+        return await _of_both(
             self._staff(subject) if known else _no_one(),
             self._consumer(provider.issuer, subject) if "consumers" in provider.people else _no_one(),
-            return_exceptions=True,
+            (OPERATOR,) if subject in provider.operators else (),
         )
-        if isinstance(staff, BaseException):
-            raise staff
-        operator = (OPERATOR,) if subject in provider.operators else ()
-        if isinstance(consumer, Unavailable) and staff.staff_id:
-            consumer = Person(whole=False)
-        if isinstance(consumer, BaseException):
-            raise consumer
-        person = _one(staff, consumer)
-        return msgspec.structs.replace(person, grants=(*operator, *person.grants))
 
     async def _staff(self, subject: str) -> Person:
         answer = await self.clients.call(ResolveGrantsRequest(subject=subject))
@@ -159,8 +165,38 @@ async def _no_one() -> Person:
     return Person()
 
 
-def _one(staff: Person, consumer: Person) -> Person:
-    return Person(staff.staff_id, consumer.consumer_id, (*staff.grants, *consumer.grants), staff.tenant_id, consumer.whole)
+async def _of_both(
+    asking_staff: Coroutine[Any, Any, Person], asking_consumer: Coroutine[Any, Any, Person], own: tuple[Grant, ...] = ()
+) -> Person:
+    """The person that two services were asked for, with grants of their `own` before others. Whoever has some or is known to one of them
+    goes on without what the other would say, when that one is away, or silent for `OTHER_SECONDS_MAX`."""
+    staff, consumer = both = asyncio.create_task(asking_staff), asyncio.create_task(asking_consumer)
+    try:
+        if not own:
+            await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait(both, timeout=OTHER_SECONDS_MAX if own or any(map(_knows, both)) else None)
+        known = own or any(map(_knows, both))
+        heard = [_NOT_HEARD if known and _is_away(each) else await each for each in both]
+    finally:
+        staff.cancel()
+        consumer.cancel()
+    works, shops = heard
+    grants = (*own, *works.grants, *shops.grants)
+    return Person(works.staff_id, shops.consumer_id, grants, works.tenant_id, works.whole and shops.whole)
+
+
+_NOT_HEARD = Person(whole=False)
+
+
+def _knows(asked: asyncio.Task[Person]) -> bool:
+    if not asked.done() or asked.exception() is not None:
+        return False
+    person = asked.result()
+    return bool(person.staff_id or person.consumer_id or person.grants)
+
+
+def _is_away(asked: asyncio.Task[Person]) -> bool:
+    return not asked.done() or isinstance(asked.exception(), Unavailable)
 
 
 def _nobody(token: Token) -> str:

@@ -10,12 +10,19 @@ from joserfc import jwt
 from joserfc.jwk import OctKey, OKPKey
 
 from gateway import principal
-from gateway.tokens import Tokens
-from services.kit.errors import Denied
+from gateway.clients import SIGN_IN, SILENT_SECONDS_MAX, WAITING_SHARE
+from gateway.principal import Session, Sessions
+from gateway.tokens import Token, Tokens
+from quanyu.access.v1 import access_pb2
+from quanyu.member.v1.identity_pb2 import ResolveConsumerRequest, ResolveConsumerResponse
+from quanyu.organization.v1.chart_pb2 import ResolveGrantsRequest, ResolveGrantsResponse
+from services.kit.errors import Denied, NotFound, Unavailable
 from services.kit.principals import ALGORITHM, generate_key
 from services.kit.settings import Settings, SettingsError
 from services.local.keys import Keys
 from tests.gateway.conftest import Gateway, Open
+from tests.gateway.issuing import trusting
+from tests.gateway.serving import SECONDS_MAX
 
 VIEWER = "{ viewer { consumer { id } staff { id } } }"
 
@@ -128,6 +135,7 @@ async def test_grants_are_asked_for_once_however_many_wait_and_for_thirty_second
     assert gateway.called.count("ResolveGrantsRequest") == 1
     await gateway.post(body, who="operator")
     assert gateway.called.count("ResolveGrantsRequest") == 1
+    assert principal.KEPT_SECONDS <= 30, "a role that was taken away is gone by then"
     later = time.monotonic() + principal.KEPT_SECONDS + 1
     monkeypatch.setattr(time, "monotonic", lambda: later)
     await gateway.post(body, who="operator")
@@ -139,3 +147,105 @@ async def test_without_those_who_know_nobody_is_somebody(alone: Gateway) -> None
     assert response.status_code == 503
     assert response.json()["errors"][0]["extensions"]["retryable"] is True
     assert "retry-after" in response.headers
+
+
+ISSUER = "https://id.example"
+GRANTS = ResolveGrantsResponse(
+    staff_id="stf_anna",
+    brand_id="brd_a",
+    grants=[{"role": access_pb2.ROLE_GUIDE, "kind": access_pb2.SCOPE_KIND_STORE, "id": "str_a"}],
+)
+CONSUMER = ResolveConsumerResponse(consumer_id="con_anna", consumer_ids=["con_anna"])
+AWAY = Unavailable("SERVICE_UNAVAILABLE")
+SILENT = None
+
+
+class Asked:
+    """Sessions of a provider's people, before an organization and a member that say this: an answer, a refusal, or nothing at all."""
+
+    def __init__(self, gateway: Gateway, **stated: Any) -> None:
+        self.sessions = Sessions(Settings(oidc_issuers=trusting(ISSUER, **stated)), gateway.app.state.clients)
+        self.organization: Any = GRANTS
+        self.member: Any = CONSUMER
+        self.times = 0
+        gateway.app.state.clients.call = self.call
+
+    async def call(self, request: Any) -> Any:
+        self.times += 1
+        said = {ResolveGrantsRequest: self.organization, ResolveConsumerRequest: self.member}[type(request)]
+        if said is SILENT:
+            await asyncio.Event().wait()
+        if isinstance(said, Exception):
+            raise said
+        return said
+
+    async def session(self, subject: str = "anna") -> Session:
+        return await self.sessions.session(Token(subject, 0.0, time.time() + 60, ISSUER))
+
+
+def ids(session: Session) -> tuple[str, str]:
+    return session.staff_id, session.consumer_id
+
+
+@pytest.mark.parametrize("what", [AWAY, SILENT], ids=["away", "silent"])
+async def test_whom_one_service_knows_goes_on_without_the_other(alone: Gateway, monkeypatch: pytest.MonkeyPatch, what: Any) -> None:
+    """Staff while member is away or says nothing, those who shop while organization does, and whoever runs the installation."""
+    monkeypatch.setattr(principal, "OTHER_SECONDS_MAX", 0.05)
+    asked = Asked(alone, operators=["ops"])
+    new_here = ResolveGrantsResponse(staff_id="stf_anna")
+    for organization, member, whole in (
+        (GRANTS, what, ("stf_anna", "")),
+        (new_here, what, ("stf_anna", "")),
+        (what, CONSUMER, ("", "con_anna")),
+    ):
+        asked.sessions.known.clear()
+        asked.organization, asked.member = organization, member
+        assert ids(await asked.session()) == whole
+    asked.organization, asked.member = what, what
+    operator = await asked.session("ops")
+    assert operator.principal is not None
+    assert [grant.role for grant in operator.principal.grants] == ["ROLE_OPERATOR"]
+
+
+async def test_what_is_known_in_part_is_asked_anew_soon(alone: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = Asked(alone)
+    asked.organization = AWAY
+    assert [ids(await asked.session()) for _ in range(3)] == [("", "con_anna")] * 3
+    assert asked.times == 2, "who is away is not asked by each operation"
+    asked.organization = GRANTS
+    later = time.monotonic() + principal.KEPT_IN_PART_SECONDS + 0.1
+    monkeypatch.setattr(time, "monotonic", lambda: later)
+    assert principal.KEPT_IN_PART_SECONDS < principal.KEPT_SECONDS / 5
+    assert ids(await asked.session()) == ("stf_anna", "con_anna")
+
+
+async def test_whom_nobody_knows_is_nobody_only_when_all_have_said_so(alone: Gateway) -> None:
+    asked = Asked(alone)
+    asked.organization, asked.member = ResolveGrantsResponse(), AWAY
+    with pytest.raises(Unavailable):
+        await asked.session()
+    asked.organization, asked.member = AWAY, NotFound("CONSUMER_NOT_FOUND")
+    with pytest.raises(Unavailable):
+        await asked.session()
+    asked.organization = ResolveGrantsResponse()
+    assert ids(await asked.session()) == ("", "")
+
+
+async def test_those_of_whom_nobody_says_who_they_are_take_no_place_of_others(open_gateway: Open) -> None:
+    gateway = await open_gateway(operations_max=4 * WAITING_SHARE)
+    asked, clients = Asked(gateway), gateway.app.state.clients
+    asked.organization = asked.member = SILENT
+    waiting = [asyncio.create_task(asked.session(f"person {number}")) for number in range(clients.waiting_max)]
+    waiting.append(asyncio.create_task(asked.session("one more")))
+    await asyncio.sleep(0)
+    assert clients.waiting[SIGN_IN] == clients.waiting_max + 1, "so far nobody was silent for long"
+    clients.heard_at[SIGN_IN] -= SILENT_SECONDS_MAX
+    async with asyncio.timeout(SECONDS_MAX):
+        with pytest.raises(Unavailable, match="SERVICE_OVERLOADED"):
+            await asked.session("person 0")
+    for task in waiting:
+        task.cancel()
+    await asyncio.wait(waiting)
+    assert clients.waiting[SIGN_IN] == 0
+    for resolving in list(asked.sessions.asked.values()):
+        resolving.cancel()
