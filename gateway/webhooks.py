@@ -2,8 +2,8 @@
 
     POST /webhooks/<owner>/<sender>     signed by Standard Webhooks (https://www.standardwebhooks.com)
 
-They stand under the bounds of the graph: bytes, time, operations at once, and requests of an address. Any 2xx tells the sender that the
-notice was heard; anything else that it should come again, or why that is of no use.
+They stand under the bounds of the graph: bytes, time, operations at once, those of them that wait for one service, and requests of an
+address. Any 2xx tells the sender that the notice was heard; anything else that it should come again, or why that is of no use.
 """
 
 import math
@@ -18,8 +18,9 @@ from starlette.types import Receive, Scope, Send
 from gateway import errors
 from gateway.asked import JSON, BadRequest, Reader
 from gateway.clients import acting_as
+from gateway.context import Context
 from gateway.operations import Answer, Operations, log, timed, told
-from gateway.principal import GATEWAY
+from gateway.principal import ANONYMOUS, GATEWAY
 from gateway.respond import respond
 from quanyu.commerce.v1.orders_pb2 import TakePaymentNoticeRequest
 from services.kit import telemetry
@@ -61,7 +62,7 @@ class Webhooks:
         notice = hear(sender=request.path_params["sender"], body=await self.reader.body(request), **signed)
         try:
             with acting_as(GATEWAY):
-                await self.operations.clients.call(notice)
+                await Context(ANONYMOUS, self.operations.clients).call(notice)
         except Refusal as refusal:
             return _refused(refusal)
         return Answer(200, b"{}", errors=0, calls=1)

@@ -1,5 +1,6 @@
 """Notices of outside systems through the gateway's HTTP: an order is paid by one, and nobody else's is heard."""
 
+import asyncio
 import base64
 import json
 import secrets
@@ -11,10 +12,13 @@ import msgspec
 import pytest
 from standardwebhooks import Webhook
 
+from gateway.clients import SILENT_SECONDS_MAX
 from services.kit.house import SERVICES
 from services.kit.settings import Settings
 from tests.gateway import world
 from tests.gateway.conftest import Gateway, Open
+from tests.gateway.serving import SECONDS_MAX
+from tests.gateway.silent import silence
 
 SECRET = f"whsec_{base64.b64encode(secrets.token_bytes(24)).decode()}"
 PLACED = "id total { amount currency }"
@@ -70,3 +74,19 @@ async def test_notices_stand_under_the_bounds_of_the_graph(open_gateway: Open, c
     limited = await open_gateway(rate_address=1.0)
     answers = [await send(limited, "{}", to="parcels/sandbox") for _ in range(5)]
     assert answers[-1].status_code == 429 and "retry-after" in answers[-1].headers
+
+
+async def test_notices_to_a_service_that_says_nothing_take_no_place_of_others(open_gateway: Open) -> None:
+    async with silence() as (silent, address), asyncio.timeout(SECONDS_MAX):
+        gateway = await open_gateway(commerce_address=address)
+        clients = gateway.app.state.clients
+        clients.waiting_max = 1
+        first = asyncio.create_task(send(gateway, "{}"))
+        await silent.asked.get()
+        clients.heard_at["commerce"] -= SILENT_SECONDS_MAX
+        refused = await send(gateway, "{}", id="msg_2")
+        assert (refused.status_code, refused.json()["code"]) == (429, "SERVICE_OVERLOADED")
+        assert "retry-after" in refused.headers
+        silent.speak.set()
+        assert (await first).status_code == 200
+        assert clients.waiting["commerce"] == 0
