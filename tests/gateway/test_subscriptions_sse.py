@@ -58,6 +58,12 @@ async def test_who_may_not_ask_is_told_by_the_status(open_gateway: Open) -> None
     assert statuses[-1] == 429
 
 
+async def test_what_is_no_request_counts_for_its_address(open_gateway: Open) -> None:
+    gateway = await open_gateway(rate_address=1.0)
+    statuses = [(await gateway.http.post("/graphql", content=b"{", headers={"accept": STREAM})).status_code for _ in range(4)]
+    assert (statuses[0], statuses[-1]) == (415, 429)
+
+
 async def test_a_subscription_needs_a_way_to_be_answered(alone: Gateway) -> None:
     refused = await alone.post({"query": 'subscription { orderChanged(orderId: "ord_1") { cursor } }'})
     assert refused.status_code == 400
