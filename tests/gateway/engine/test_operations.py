@@ -13,6 +13,7 @@ from gateway.engine.engine import Compiled
 from tests.gateway.conftest import OPERATIONS
 from tests.gateway.engine.both import Both
 from tests.gateway.engine.documents import variables_of
+from tests.gateway.test_operations import FOLLOWED
 
 WORLDS = 6
 
@@ -26,6 +27,19 @@ async def test_an_operation_of_the_front_ends(both: Both, name: str) -> None:
         pair = await both.same(query, variables_of(query, random.Random(f"{name} {seed}")))
         assert pair is not None
         assert pair.reason == ""
+
+
+@pytest.mark.parametrize("name", FOLLOWED)
+async def test_an_event_takes_these_rpcs(both: Both, name: str) -> None:
+    query, taken = (OPERATIONS / f"{name}.graphql").read_text(), set[str]()
+    both.memory.everything_answers, both.memory.flaws = True, 0.0
+    for both.memory.seed in range(WORLDS):
+        pair = await both.same(query, variables_of(query, random.Random(name)))
+        assert pair is not None
+        for calls in pair.calls:
+            assert len(calls) == len(set(calls)), "each once"
+            taken |= set(calls)
+    assert " ".join(sorted(taken)) == FOLLOWED[name]
 
 
 def test_no_operation_of_the_front_ends_asks_once_for_each_item_of_a_list() -> None:
