@@ -58,8 +58,8 @@ def test_a_port_in_use_is_one_line_and_status_2(keys: Keys) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 async def test_it_answers_and_ends_in_order(keys: Keys, number: signal.Signals) -> None:
-    port = free_port()
-    own = environment(keys, gateway_listen=f"127.0.0.1:{port}")
+    port, metrics = free_port(), free_port()
+    own = environment(keys, gateway_listen=f"127.0.0.1:{port}", metrics_listen=f"127.0.0.1:{metrics}")
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     process = await asyncio.create_subprocess_exec(sys.executable, "-m", "gateway", cwd=ROOT, env=own, **pipes)
     assert process.stdout is not None
@@ -68,6 +68,8 @@ async def test_it_answers_and_ends_in_order(keys: Keys, number: signal.Signals) 
         async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", trust_env=False) as http:
             assert (await http.get("/health")).status_code == 200
             assert (await http.post("/graphql", json={"query": "{ __typename }"})).json() == {"data": {"__typename": "Query"}}
+            told = await http.get(f"http://127.0.0.1:{metrics}/metrics")
+            assert 'quanyu_graphql_seconds_count{operation="query",status="200"} 1.0' in told.text
         async with connect(f"ws://127.0.0.1:{port}/graphql", subprotocols=[PROTOCOL], proxy=None) as socket:
             await socket.send('{"type": "connection_init"}')
             assert await socket.recv() == '{"type":"connection_ack"}'
