@@ -6,6 +6,7 @@ from typing import Any
 
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -14,9 +15,10 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from starlette.websockets import WebSocket
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
-from gateway import documents, explorer, schema
+from gateway import documents, errors, explorer, schema
 from gateway.asked import PREFLIGHT, Reader
 from gateway.clients import Clients
+from gateway.crowd import Crowd
 from gateway.door import Door
 from gateway.execution import Executor
 from gateway.http import Endpoint
@@ -33,6 +35,20 @@ from services.kit.settings import Settings
 CORS_SECONDS = 600
 PATH = "/graphql"
 WEBHOOKS = "/webhooks"
+
+
+class Misled:
+    """Answers those who take a way that is none."""
+
+    def __init__(self) -> None:
+        self.all = Crowd("requests misled")
+
+    async def __call__(self, request: Request, failure: Exception) -> Response:
+        assert isinstance(failure, HTTPException)
+        code, words = "BAD_REQUEST", failure.detail
+        if failure.status_code == 404:
+            code, words = "NOT_FOUND", f"there is nothing here; the graph is at {PATH}"
+        return JSONResponse(errors.without_operation(words, code, self.all.one()), failure.status_code, failure.headers)
 
 
 class Gateway(Starlette):
@@ -80,8 +96,11 @@ def build(settings: Settings) -> Gateway:
     async def websocket(opened: WebSocket) -> None:
         await websockets(opened)
 
+    graph = Route(PATH, endpoint, methods=["GET", "POST"])
+    assert graph.methods is not None
+    graph.methods.discard("HEAD")  # nobody asks the graph for headers, which an operation would have to be carried out for
     routes: list[BaseRoute] = [
-        Route(PATH, endpoint, methods=["GET", "POST"]),
+        graph,
         WebSocketRoute(PATH, websocket),
         Route(f"{WEBHOOKS}/{{owner}}/{{sender}}", Webhooks(operations, reader), methods=["POST"]),
         Route("/health", health),
@@ -89,7 +108,7 @@ def build(settings: Settings) -> Gateway:
     ]
     if endpoint.explorer:
         routes += [explorer.files(), Route("/metrics", metrics)]
-    app = Gateway(routes=routes, lifespan=lifespan)
+    app = Gateway(routes=routes, lifespan=lifespan, exception_handlers={HTTPException: Misled()})
     app.entrance = _entrance(super(Gateway, app).__call__, settings, endpoint)
     app.state.clients, app.state.executor, app.state.sessions, app.state.rates = clients, executor, sessions, operations.rates
     app.state.endings, app.state.subscriptions = endings, subscriptions

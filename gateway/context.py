@@ -9,6 +9,7 @@ from strawberry.dataloader import DataLoader
 from gateway.clients import Clients
 from gateway.edges import Batch, Bound
 from gateway.principal import Session
+from services.kit.errors import Exhausted, Refusal, Unavailable
 
 
 class Context:
@@ -38,6 +39,10 @@ class Context:
             answer = await clients.call(request)
             clients.heard_at[service] = time.monotonic()
             return answer
+        except Refusal as refusal:
+            if not isinstance(refusal, Unavailable | Exhausted):
+                clients.heard_at[service] = time.monotonic()
+            raise
         finally:
             under_way[service] -= 1
             if not under_way[service]:

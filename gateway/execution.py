@@ -159,7 +159,7 @@ class Executor:
         assert prepared.document is not None
         cost = self.rule.cost(prepared.document, operation, variables or {})
         if cost > self.rule.limits.cost:
-            raise self.rule.too_dear()
+            raise self.rule.too_dear(cost)
         return cost
 
     async def answer(

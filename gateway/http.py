@@ -21,7 +21,6 @@ from gateway.wire import exchange_of, go_on
 from services.kit import telemetry
 from services.kit.settings import Settings
 
-TRACE = (b"traceparent", b"tracestate")
 GONE = 499
 """The status of a request whose client has gone before it was answered, as others' logs have it."""
 
@@ -42,7 +41,7 @@ class Arrived:
 
     def trace(self) -> dict[str, str]:
         """The headers that name the trace it belongs to."""
-        return {name.decode(): self.header(name) for name in TRACE} if b"traceparent" in self.headers else {}
+        return {name: self.header(name.encode()) for name in telemetry.TRACE} if b"traceparent" in self.headers else {}
 
     def request(self) -> Request:
         """The same as Starlette has it."""
@@ -87,9 +86,9 @@ class Endpoint:
         return response
 
     async def _answer(self, arrived: Arrived, media: str | None) -> Answer:
-        if media is None:
-            raise BadRequest(406, f"accept {GRAPHQL} or {JSON}; for subscriptions {EVENT_STREAM}")
         try:
+            if media is None:
+                raise BadRequest(406, f"accept {GRAPHQL} or {JSON}; for subscriptions {EVENT_STREAM}")
             asked = await self._asked(arrived)
         except BadRequest:
             self.operations.rates.admit_address(await self._address(arrived))

@@ -96,9 +96,10 @@ class Rule:
         if any(measure.roots > self.limits.roots for measure in asked):
             broken["roots"] = None
         dearest = max((measure.cost for measure in asked), default=0)
+        errors = [_broken(name, getattr(self.limits, name)) for name in broken]
         if dearest > self.limits.cost and not measuring.varies:
-            broken["cost"] = None
-        return Checked(tuple(_broken(name, getattr(self.limits, name)) for name in broken), dearest)
+            errors.append(self.too_dear(dearest))
+        return Checked(tuple(errors), dearest)
 
     def _broken(self, measure: Measure) -> list[str]:
         limits = self.limits
@@ -108,9 +109,9 @@ class Rule:
         """The points of an operation with these variables; without any (None): of the dearest ones."""
         return Measuring(self.weights, document, variables).operation(operation).cost
 
-    def too_dear(self) -> GraphQLError:
-        """Says that an operation costs more than it may."""
-        return _broken("cost", self.limits.cost)
+    def too_dear(self, points: int) -> GraphQLError:
+        """Says that an operation costs more than it may, and how much."""
+        return GraphQLError(WORDS["cost"].format(self.limits.cost), extensions={"code": CODE, "points": points})
 
 
 BOUNDS = ("depth", "fields", "repeats", "aliases", "directives", "spreads", "introspected", "introspection_depth")

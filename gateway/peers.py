@@ -36,6 +36,8 @@ class Peers:
     def __init__(self, settings: Settings) -> None:
         self.places = Places(CONNECTIONS_MAX, settings.connections_address, "connections")
         self.proxies = _TrustedHosts(settings.trusted_proxies)  # the same judgement as on what they say of whom they stand for
+        if self.proxies.always_trust and settings.env == "production":
+            raise SettingsError("QUANYU_TRUSTED_PROXIES: * believes what callers say of themselves; name the proxies before the gateway")
         # Taken for names, they would be believed by nobody: whoever comes by such a proxy would be one address with all others.
         if unknown := sorted(self.proxies.trusted_literals - {""}):
             raise SettingsError(f"QUANYU_TRUSTED_PROXIES: {unknown[0]!r} is no address or network; write it like 10.0.0.0/8")
@@ -43,7 +45,7 @@ class Peers:
         self.slow: set[Peer] = set()
         self.unsent = 0
         """Bytes that wait for the slow ones."""
-        self.refused = Crowd("connections refused")
+        self.refused, self.unread = Crowd("connections refused"), Crowd("requests that are no HTTP")
 
     def key(self, address: str) -> str:
         """Whose connection it is. Behind a proxy that is believed, nobody's in particular."""
@@ -55,7 +57,6 @@ class Peers:
             self.places.take(key)
         except Overloaded:
             REFUSED.inc()
-            self.refused.one()
             return False
         return True
 

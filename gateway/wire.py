@@ -4,11 +4,13 @@ arrive, and those of all peers (`peers.py`)."""
 import asyncio
 from typing import Any
 
+import orjson
 from starlette.types import Scope
 from uvicorn._types import ASGI3Application, ASGISendEvent
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
+from gateway.errors import without_operation
 from gateway.peers import Peer, Peers
 
 HEAD_BYTES_MAX = 32 * 1024
@@ -17,9 +19,13 @@ HEAD_SECONDS_MAX = 10.0
 """From when it begins (of a connection's first request: from when that is made); a slower connection ends."""
 EXCHANGE = "quanyu.exchange"
 """The extension of an ASGI scope that is an `Exchange`; a server that is not ours has none."""
-REFUSAL = b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
-"""Of a connection."""
-NO_HANDSHAKE = b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
+
+
+def ending(status: int, message: str, code: str, id: str, headers: bytes = b"") -> bytes:
+    """An answer after which the connection ends."""
+    body = orjson.dumps(without_operation(message, code, id))
+    head = b"content-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n" % len(body)
+    return STATUS_LINE[status] + headers + head + body
 
 
 class Socket(Peer, WebSocketsSansIOProtocol):
@@ -42,7 +48,7 @@ class Socket(Peer, WebSocketsSansIOProtocol):
         """The first that comes is a whole request. One that is none for a WebSocket (it has a body) would be waited on for ever."""
         super().data_received(data)
         if not self.handshake_initiated and not self.transport.is_closing():
-            self.transport.write(NO_HANDSHAKE)
+            self.transport.write(ending(400, "this is no request for a WebSocket", "BAD_REQUEST", self.peers.unread.one()))
             self.transport.close()
 
     def waiting(self) -> int:
@@ -149,7 +155,8 @@ class Exchange:
         cycle.response_started = cycle.response_complete = True
         own = b"".join([part for name, value in cycle.default_headers for part in (name, b": ", value, b"\r\n")])
         end = b"\r\n" if cycle.keep_alive else b"connection: close\r\n\r\n"
-        cycle.transport.write(b"".join((STATUS_LINE[status], own, head, end, body)))
+        told = body if cycle.scope["method"] != "HEAD" else b""
+        cycle.transport.write(b"".join((STATUS_LINE[status], own, head, end, told)))
         cycle.message_event.set()
         if not cycle.keep_alive:
             cycle.transport.close()
@@ -191,7 +198,8 @@ class Wire(Peer, HttpToolsProtocol):
             self.key = key
             self._expect_head()
         else:
-            transport.write(REFUSAL)
+            words = "too many connections at once; try again"
+            transport.write(ending(503, words, "OVERLOADED", self.peers.refused.one(), b"retry-after: 1\r\n"))
             transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -236,6 +244,11 @@ class Wire(Peer, HttpToolsProtocol):
         super().on_headers_complete()
         if self.cycle is not None and self.cycle.scope is scope:
             scope["extensions"] = {EXCHANGE: Exchange(self.cycle)}  # type: ignore[dict-item]
+
+    def send_400_response(self, msg: str) -> None:
+        """As uvicorn does it, which tells no id."""
+        self.transport.write(ending(400, msg, "BAD_REQUEST", self.peers.unread.one()))
+        self.transport.close()
 
     def _expect_head(self) -> None:
         self.late = self.loop.call_later(HEAD_SECONDS_MAX, self.transport.close)

@@ -1,11 +1,16 @@
 """The engine: a document is compiled once to a plan and run many times, from messages to the bytes of the answer.
 
     collect    what is selected: fields of each type, merged, with fragments, @skip and @include settled
+    known      what is certain of a value before it is there, so that nothing looks again
+    reads      how a field is read from its message
     leaves     scalars and enums            \\
     objects    selections of object types    > as source text of one Python module per plan
     lists      lists                        /
     abstract   interfaces and unions, by the class of the value
+    values     whichever of these completes a value
+    source     the text of that module as it grows
     arguments  variables and arguments
+    deferred   fields whose values come later, in their places
     edges      fields that follow a batch: one rpc per batch and level
     calls      fields that call an rpc of their own
     plan       a compiled operation, which prints itself

@@ -25,6 +25,7 @@ from gateway.respond import respond
 from gateway.subscriptions.ending import Endings
 from gateway.subscriptions.stream import Asker, Subscriptions
 from gateway.wire import go_on
+from services.kit import telemetry
 
 Body: TypeAlias = Callable[[bytes], Awaitable[None]]
 """Sends a part of a response's body."""
@@ -74,7 +75,8 @@ class EventStreams:
             return _whole(await anext(answers))
 
     async def _opened(self, request: Request) -> Opened | Answer:
-        asker = Asker(request.headers.get("authorization"), request.client.host if request.client is not None else "")
+        address = request.client.host if request.client is not None else ""
+        asker = Asker(request.headers.get("authorization"), address, telemetry.trace_of(request.headers))
         try:
             asked = await self.reader.read(request)
         except BadRequest:

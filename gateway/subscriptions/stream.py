@@ -7,8 +7,9 @@ last cursor and with the grants its bearer has by now, without its client notici
 import asyncio
 import random
 import time
-from collections.abc import AsyncGenerator, Coroutine
+from collections.abc import AsyncGenerator, Coroutine, Mapping
 from contextlib import aclosing
+from types import MappingProxyType
 from typing import Any
 
 from graphql import OperationType
@@ -45,10 +46,11 @@ ENDS = Counter(
 
 
 class Asker(Struct, frozen=True):
-    """Who asks: what their `Authorization` says, and from where."""
+    """Who asks: what their `Authorization` says, from where, and the headers that name the trace it belongs to."""
 
     authorization: str | None
     address: str
+    trace: Mapping[str, str] = MappingProxyType({})
 
 
 class Tally(Struct):
@@ -109,7 +111,7 @@ class Subscriptions:
         key = key_of(session, asker)
         try:
             if ready.kind is not OperationType.SUBSCRIPTION:
-                once = self._once(ready, session, account, key)
+                once = self._once(ready, session, account, asker)
                 yield await (self._to_its_end(once) if ready.kind is OperationType.MUTATION else once)
                 return
             with self.places.taken(key), OPEN.track_inprogress():
@@ -126,10 +128,10 @@ class Subscriptions:
         except Exception as failure:
             yield told(failure)
 
-    async def _once(self, ready: Ready, session: Session, account: Account, key: str) -> Answer:
+    async def _once(self, ready: Ready, session: Session, account: Account, asker: Asker) -> Answer:
         """The one answer of a query or mutation. It keeps its place until it is there: its client may be slow to take it."""
-        with self.operating.taken(key):
-            return await self.operations.answered(self._run(ready, session, account))
+        with self.operating.taken(key_of(session, asker)):
+            return await self.operations.answered(self._run(ready, session, account, asker))
 
     async def _to_its_end(self, work: Coroutine[Any, Any, Answer]) -> Answer:
         """The same of what goes on though its client may go."""
@@ -174,10 +176,10 @@ class Subscriptions:
             return await self.operations.answered(self._executed(ready, event, account, asker))
 
     async def _executed(self, ready: Ready, event: Any, account: Account, asker: Asker) -> Answer:
-        return await self._run(ready, await self.sessions.of(asker.authorization), account, event)
+        return await self._run(ready, await self.sessions.of(asker.authorization), account, asker, event)
 
-    async def _run(self, ready: Ready, session: Session, account: Account, event: Any = None) -> Answer:
-        with telemetry.span("graphql", {}) as span:
+    async def _run(self, ready: Ready, session: Session, account: Account, asker: Asker, event: Any = None) -> Answer:
+        with telemetry.span("graphql", asker.trace) as span:
             span.set_attribute("quanyu.operation_id", errors.operation_id.get())
             return await self.operations.run(ready, session, event, account)
 

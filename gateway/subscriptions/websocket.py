@@ -7,6 +7,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import orjson
+from msgspec.structs import replace
 from prometheus_client import Gauge
 from starlette.responses import Response
 from starlette.websockets import WebSocket, WebSocketDisconnect
@@ -22,6 +23,7 @@ from gateway.subscriptions import messages
 from gateway.subscriptions.ending import STOPPING, Ending, Endings
 from gateway.subscriptions.messages import SUBPROTOCOL, Closed, Complete, ConnectionInit, Ping, Subscribe
 from gateway.subscriptions.stream import Asker, Subscriptions, key_of
+from services.kit import telemetry
 from services.kit.errors import Denied, Overloaded, Refusal, Unavailable
 from services.kit.settings import Settings
 
@@ -93,7 +95,7 @@ class Connection:
 
     def __init__(self, server: WebSockets, websocket: WebSocket, ending: Ending, address: str) -> None:
         self.server, self.websocket, self.ending = server, websocket, ending
-        self.asker, self.acknowledged = Asker(None, address), False
+        self.asker, self.acknowledged = Asker(None, address, telemetry.trace_of(websocket.headers)), False
         self.init = ending.later(INIT_SECONDS, Closed(4408, "Connection initialisation timeout"))
         self.running: dict[str, asyncio.Task[None]] = {}
         self.received = Buckets(server.messages_per_second)
@@ -134,7 +136,7 @@ class Connection:
             raise Closed(4429, "Too many initialisation requests")
         self.acknowledged = True
         self.init.cancel()
-        self.asker = Asker(_authorization(payload), self.asker.address)
+        self.asker = replace(self.asker, authorization=_authorization(payload))
         operations = self.server.operations
         operations.begin()
         session, _ = await operations.overdue.within(operations.admitted(self.asker.authorization, self.asker.address))

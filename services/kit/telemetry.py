@@ -20,6 +20,8 @@ CALLS = Histogram(
     buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10),
 )
 STREAMS = Gauge("quanyu_streams", "Streaming rpcs that are open.")
+TRACE = ("traceparent", "tracestate")
+"""Headers that name the trace a request belongs to."""
 _UNTRACED = nullcontext(trace.INVALID_SPAN)
 BUGS = Counter("quanyu_bugs_total", "Unknown exceptions answered as INTERNAL.", ["method"])
 
@@ -33,6 +35,11 @@ def traced() -> bool:
 def context_from(metadata: Mapping[str, str]) -> Any:
     """The trace context a call arrived with."""
     return propagate.extract(metadata)
+
+
+def trace_of(headers: Mapping[str, str]) -> dict[str, str]:
+    """Those of them that name its trace."""
+    return {name: headers[name] for name in TRACE if name in headers}
 
 
 def span(name: str, headers: Mapping[str, str]) -> Any:

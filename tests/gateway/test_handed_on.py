@@ -12,6 +12,7 @@ from gateway.clients import rpc_of
 from quanyu.organization.v1.chart_pb2 import BatchGetBrandsRequest, BatchGetBrandsResponse, BatchGetUnitsRequest
 from services.kit import telemetry
 from tests.gateway.conftest import Gateway, Open
+from tests.gateway.serving import serving
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 CALLERS = {"traceparent": f"00-{TRACE}-b7ad6b7169203331-01"}
@@ -75,6 +76,18 @@ async def test_a_callers_trace_goes_on_to_the_services(open_gateway: Open, way: 
         assert {name: trace.split("-")[1] for name, trace in hearing.traces.items()} == {BRANDS: TRACE, UNITS: TRACE}
         await gateway.post({"query": WAYS[way]})
         assert set(hearing.traces.values()) == {""}, "without one there is none"
+
+
+async def test_it_goes_on_over_event_streams_and_sockets_too(open_gateway: Open) -> None:
+    async with heard(open_gateway) as (gateway, hearing):
+        await gateway.post({"query": BRAND}, headers=CALLERS | {"accept": "text/event-stream"})
+        assert hearing.traces[BRANDS].split("-")[1] == TRACE
+        hearing.traces.clear()
+        async with serving(gateway) as served, served.socket(additional_headers=CALLERS) as socket:
+            await socket.say(type="connection_init")
+            assert await socket.heard() == {"type": "connection_ack"}
+            await socket.next(await socket.subscribe(BRAND))
+        assert hearing.traces[BRANDS].split("-")[1] == TRACE
 
 
 @pytest.mark.parametrize("way", WAYS)

@@ -1,5 +1,6 @@
 """GraphQL over HTTP: what is answered how, and what is turned away."""
 
+import asyncio
 import json
 
 import httpx
@@ -8,6 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from gateway import crowd
 from tests.gateway.conftest import GRAPHQL, Gateway, Open
 
 JSON = "application/json"
@@ -111,6 +113,24 @@ async def test_get_is_for_queries(alone: Gateway) -> None:
     assert refused.status_code == 405
     assert refused.headers["allow"] == "POST"
     assert (await alone.http.put("/graphql", json=ASKED)).status_code == 405
+    assert (await alone.http.head("/graphql", params=query)).headers["allow"] in ("GET, POST", "POST, GET")
+
+
+@pytest.mark.parametrize(("path", "status"), [("/nowhere", 404), ("/health", 405), ("/graphql", 405)])
+async def test_who_takes_a_wrong_way_is_told_the_right_one_and_an_id_that_the_log_has(
+    alone: Gateway, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], path: str, status: int
+) -> None:
+    monkeypatch.setattr(crowd, "TOGETHER_SECONDS", 0.01)
+    answers = [await alone.http.put(path) for _ in range(3)]
+    (error,) = answers[0].json()["errors"]
+    assert {answer.status_code for answer in answers} == {status}
+    assert error["extensions"]["code"] == ("NOT_FOUND" if status == 404 else "BAD_REQUEST")
+    assert status != 404 or "/graphql" in error["message"]
+    said = ""
+    while error["extensions"]["id"] not in said:  # within pytest's own time
+        await asyncio.sleep(0.01)
+        said += capfd.readouterr().out
+    assert "requests misled" in said
 
 
 @pytest.mark.parametrize(

@@ -394,8 +394,9 @@ def test_what_varies_is_refused_only_when_it_costs_too_much(executor: Executor) 
     operation = prepared.operation(None)
     assert operation is not None
     assert executor.cost(prepared, operation, {"n": 2})
-    with pytest.raises(GraphQLError, match="costs at most"):
+    with pytest.raises(GraphQLError, match="costs at most") as refused:
         executor.cost(prepared, operation, {"n": 100})
+    assert refused.value.extensions == {"code": CODE, "points": executor.rule.cost(prepared.document, operation, {"n": 100})}
     constant = text.replace("$n: Int", "$m: Int").replace("$n", "100").replace("id credit { id }", "id lines { quantity variant { id } }")
     assert [error.message for error in executor.prepare(constant).errors] == [
         "an operation costs at most 150000 points; ask for shorter pages or fewer things at once"

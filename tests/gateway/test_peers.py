@@ -12,7 +12,8 @@ from graphql import get_introspection_query
 
 from gateway import crowd, peers
 from gateway.peers import Peers
-from services.kit.settings import Settings
+from gateway.wire import HEAD_BYTES_MAX
+from services.kit.settings import Settings, SettingsError
 from tests.gateway.conftest import Gateway, Open
 from tests.gateway.serving import SECONDS_MAX, Served, serving, until
 from tests.gateway.test_subscriptions_wire import HANDSHAKE, INIT, framed
@@ -35,6 +36,38 @@ async def line(served: Served, sent: bytes) -> tuple[bytes, asyncio.StreamWriter
         reader, writer = await asyncio.open_connection(host, int(port))
         writer.write(sent)
         return await reader.readline(), writer
+
+
+@pytest.mark.parametrize("sent", [b"nonsense\r\n\r\n", b"GET / HTTP/1.1\r\nhost: x\r\nx: " + b"y" * HEAD_BYTES_MAX + b"\r\n\r\n"])
+async def test_what_is_no_http_is_told_so_under_an_id(alone: Gateway, sent: bytes) -> None:
+    async with serving(alone) as served:
+        host, _, port = served.address.partition(":")
+        reader, writer = await asyncio.open_connection(host, int(port))
+        writer.write(sent)
+        async with asyncio.timeout(SECONDS_MAX):
+            head, _, body = (await reader.read()).partition(b"\r\n\r\n")
+        writer.close()
+        assert head.startswith(b"HTTP/1.1 400 ") and b"content-type: application/json" in head
+        (error,) = json.loads(body)["errors"]
+        assert error["extensions"] == {"code": "BAD_REQUEST", "id": peers_of(served).unread.id}
+
+
+async def test_an_answer_to_head_has_no_body_so_that_the_next_one_is_the_next(open_gateway: Open) -> None:
+    async with serving(await open_gateway(operations_max=0)) as served:
+        host, _, port = served.address.partition(":")
+        reader, writer = await asyncio.open_connection(host, int(port))
+        for path, status in (("/graphql", b"503"), ("/webhooks/a/b", b"503"), ("/nowhere", b"404"), ("/health", b"200")):
+            writer.write(f"HEAD {path} HTTP/1.1\r\nhost: x\r\n\r\n".encode())
+            async with asyncio.timeout(SECONDS_MAX):
+                head = await reader.readuntil(b"\r\n\r\n")
+            assert head.split()[1] == status
+        writer.close()
+
+
+def test_in_production_nobody_is_believed_who_is_not_named() -> None:
+    assert Peers(Settings(trusted_proxies="*")).key("10.0.0.1") == ""
+    with pytest.raises(SettingsError, match="QUANYU_TRUSTED_PROXIES"):
+        Peers(Settings(trusted_proxies="*", env="production"))
 
 
 async def test_an_address_has_so_many_connections(

@@ -19,7 +19,7 @@ from gateway.operations import USUAL_CALLS
 from gateway.overdue import Overdue
 from gateway.principal import Session
 from gateway.rates import BURST_SECONDS, KEPT_MAX, Buckets, Rates, charge
-from services.kit.errors import Overloaded
+from services.kit.errors import Conflict, Overloaded
 from services.kit.principals import Principal
 from services.kit.settings import Settings
 from tests.gateway import world
@@ -252,6 +252,29 @@ async def test_a_slow_service_costs_its_own_fields_and_no_place_of_others(open_g
     gate.set()
     assert {(await each).status_code for each in asking} == {200}
     assert set(clients.waiting.values()) == {0}
+
+
+async def test_a_service_that_refuses_is_heard(open_gateway: Open) -> None:
+    gateway = await open_gateway(operations_max=4 * WAITING_SHARE)
+    clients, full, gate = gateway.app.state.clients, asyncio.Event(), asyncio.Event()
+
+    async def refusing(request: Any) -> Any:
+        if request.page.first == 1:
+            if clients.waiting["commerce"] == clients.waiting_max - 1:
+                full.set()
+            await gate.wait()
+        raise Conflict("NO")
+
+    clients.call = refusing
+    asking = [asyncio.create_task(gateway.post({"query": "{ offers(first: 1) { nodes { id } } }"})) for _ in range(clients.waiting_max - 1)]
+    await full.wait()
+    for silent in (0.0, SILENT_SECONDS_MAX):
+        clients.heard_at["commerce"] -= silent
+        refused = (await gateway.post({"query": "{ offers(first: 2) { nodes { id } } }"})).json()
+        assert refused["errors"][0]["extensions"]["code"] == "NO"
+    assert clients.heard_at["commerce"] > time.monotonic() - SILENT_SECONDS_MAX
+    gate.set()
+    await asyncio.gather(*asking)
 
 
 async def test_many_at_once_after_a_silence_in_which_nobody_asked_are_answered(open_gateway: Open) -> None:
