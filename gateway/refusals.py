@@ -59,7 +59,7 @@ class TooManyHolds(Refusal):
     """As many holds and unpaid orders stand for the consumer as may: pay for one, release or cancel it, or wait."""
 
     limit: Long | None = fact("How many may stand at a time.")
-    free_at: DateTime | None = fact("When the first of them ends.")
+    free_at: DateTime | None = fact("When the first of them ends; not told when that hold is none of yours to see.")
 
 
 @refusal("STORE_CLOSED")

@@ -193,7 +193,7 @@ class Table(Generic[S]):
     async def insert(self, unit: Unit, value: S) -> Shaped:
         """A new row, answered like the message; `Denied` when it would lie outside the caller's scope."""
         document = documents.as_document(value)
-        if not self._owns(document):
+        if not self.owns(document):
             raise errors.Denied("OUT_OF_SCOPE", "this would belong to somebody else")
         try:
             await self.collection.insert_one(document | self.stamp(), session=unit.session)
@@ -213,7 +213,7 @@ class Table(Generic[S]):
         document = documents.as_document(value)
         if before is not None and (old := documents.as_document(before)) == document:
             return self.answer(old)
-        if not self._owns(document):
+        if not self.owns(document):
             raise errors.Denied("OUT_OF_SCOPE", "this would belong to somebody else")
         where, update = self.change(value)
         written = await self.collection.update_one(self.within(where, writing=True), update, session=unit.session)
@@ -243,7 +243,8 @@ class Table(Generic[S]):
         """The refusal for an id that is not in scope."""
         return errors.NotFound(f"{self.noun}_NOT_FOUND", f"there is no such {self.struct.__name__.lower()} for you", id=id)
 
-    def _owns(self, document: Document) -> bool:
+    def owns(self, document: Document) -> bool:
+        """Whether a row, as it is stored, lies within the caller's scope."""
         who = caller()
         if not self.scoped or who.everywhere:
             return True

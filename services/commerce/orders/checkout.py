@@ -68,12 +68,13 @@ class Checkout:
         refs = {id: Ref(STOCK, stock_id(asked.store_id, id)) for id in quantities}
         hold_ids = {id: ids.new("hld") for id in quantities}
         until = await self.stocks.held_until([ref.id for ref in refs.values()])
+        holder = await self.stocks.holders.who(asked.consumer_id, asked.store_id)
         place = await self._prepare(asked, quantities, destination, at)
 
         def decide(state: Counters) -> Outcome:
             holds = [
                 stock_rules.hold(
-                    row_in(state, ref), id=hold_ids[id], consumer_id=asked.consumer_id, quantity=quantities[id], at=at,
+                    row_in(state, ref), id=hold_ids[id], holder=holder, quantity=quantities[id], at=at,
                     real_at=clock.real(), needed_by=asked.needed_by, held_until=until.get(ref.id),
                 )
                 for id, ref in refs.items()
@@ -88,7 +89,7 @@ class Checkout:
             )
 
         counters = list(refs.values())
-        return await self.stocks.holders.hold(once, asked.consumer_id, at, counters, decide, orders_pb2.PlaceOrderResponse)
+        return await self.stocks.holders.hold(once, holder, at, counters, decide, orders_pb2.PlaceOrderResponse)
 
     async def lock_coupons(self, order: Order) -> Order:
         """The order with what its coupons take off, not written yet. When the wallet refuses, the order is cancelled and that is raised."""

@@ -1,8 +1,8 @@
-"""How many holds stand for one consumer at a time: exact, though nothing counts them up or down.
+"""How many holds stand for one holder at a time: exact, though nothing counts them up or down.
 
-Whatever holds goods raises the row of its consumer in its own transaction. Whoever holds reads that row and then the holds that stand;
-the lane decides only on the same row, else somebody held for this consumer meanwhile and it is looked at again. What ends a hold need
-not know.
+A holder is a consumer, or a brand whose staff hold for a consumer (`rules.Holder`). Whatever holds goods raises the row of its holder in
+its own transaction. Whoever holds reads that row and then the holds that stand; the lane decides only on the same row, else one more was
+held there meanwhile and it is looked at again. What ends a hold need not know.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,27 +15,30 @@ from msgspec.structs import replace
 from pymongo import ASCENDING, IndexModel
 
 from services.commerce.stock import rules
-from services.commerce.stock.rules import HOLDS_MAX, LIVE
-from services.kit.errors import Unavailable
+from services.commerce.stock.rules import HOLDS_MAX, LIVE, Hold, Holder, Store
+from services.kit.access import Kind, caller
+from services.kit.errors import NotFound, Unavailable
 from services.kit.lane import Lane, Outcome, Ref, State
 from services.kit.mongo import Database, Document
 from services.kit.once import Once
+from services.kit.table import Table
 
 HOLDERS = "holders"
 ATTEMPTS_MAX = 2 * HOLDS_MAX
-"""Looks at a consumer for whom others hold at the same moment; after HOLDS_MAX holds the answer is no."""
+"""Looks at a holder for whom others hold at the same moment; after HOLDS_MAX holds the answer is no."""
 HELD_MEANWHILE = "HELD_MEANWHILE"
-BY_HOLDER = IndexModel([("consumer_id", ASCENDING), ("state", ASCENDING), ("expires_at", ASCENDING)])
+BY_HOLDER = IndexModel([(field, ASCENDING) for field in ("consumer_id", "state", "expires_at", "staff_brand_id")])
 Answer = TypeVar("Answer", bound=Message)
 Decide = Callable[[State], Outcome]
 
 
 class Standing(Struct, frozen=True):
-    """What stands for a consumer: the version of their row, and when their live holds end, the first first."""
+    """What stands for a holder: the version of their row, how many live holds, and when the first ends, if the caller reaches that one."""
 
     ref: Ref
     version: int
-    ends: tuple[datetime, ...]
+    holds: int
+    free_at: datetime | None
 
     def deciding(self, decide: Decide) -> Decide:
         """`decide` on no other row than this; `Exhausted` TOO_MANY_HOLDS when there are as many as may be."""
@@ -44,7 +47,7 @@ class Standing(Struct, frozen=True):
             row = state[self.ref]
             if row is None or row["version"] != self.version:
                 raise Unavailable(HELD_MEANWHILE)
-            rules.check_holds(self.ends)
+            rules.check_holds(self.holds, self.free_at)
             outcome = decide(state)
             return replace(outcome, increments={**outcome.increments, self.ref: {}})
 
@@ -52,17 +55,27 @@ class Standing(Struct, frozen=True):
 
 
 class Holders:
-    """The consumers' rows. `holds` is the collection of the holds themselves."""
+    """The holders' rows."""
 
-    def __init__(self, database: Database, lane: Lane, holds: str) -> None:
-        self.lane, self.rows, self.holds = lane, database[HOLDERS], database[holds]
+    def __init__(self, database: Database, lane: Lane, stores: Table[Store], holds: Table[Hold]) -> None:
+        self.lane, self.rows, self.stores, self.holds = lane, database[HOLDERS], stores, holds
+
+    async def who(self, consumer_id: str, store_id: str) -> Holder:
+        """The holder of what the caller takes from a store: the consumer, if they are the caller, else for them the brand that runs it."""
+        # By their own reach: whoever reaches everything is nobody's consumer.
+        if consumer_id in caller().reach.get(Kind.CONSUMER, frozenset()):
+            return Holder(consumer_id)
+        store = await self.stores.collection.find_one({"_id": store_id}, {"brand_id": 1})
+        if store is None:
+            raise NotFound(rules.Reason.STOCK_NOT_FOUND, "there is no such store", store_id=store_id)
+        return Holder(consumer_id, store["brand_id"])
 
     async def hold(
-        self, once: Once, consumer_id: str, at: datetime, counters: Sequence[Ref], decide: Decide, answer_type: type[Answer]
+        self, once: Once, holder: Holder, at: datetime, counters: Sequence[Ref], decide: Decide, answer_type: type[Answer]
     ) -> Answer:
-        """What the lane answers to a decision that holds goods for this consumer, one call of HOLDS_MAX that stand as of `at`."""
+        """What the lane answers to a decision that holds goods for this holder, one call of HOLDS_MAX that stand as of `at`."""
         for _ in range(ATTEMPTS_MAX):
-            standing = await self.standing(consumer_id, at)
+            standing = await self.standing(holder, at)
             try:
                 return await self.lane.run(once, [*counters, standing.ref], standing.deciding(decide), answer_type)
             except Unavailable as refused:
@@ -70,17 +83,28 @@ class Holders:
                     raise
         raise Unavailable("CONTENDED", "others hold for this consumer at the same moment; make the same call again")
 
-    async def standing(self, consumer_id: str, at: datetime) -> Standing:
+    async def standing(self, holder: Holder, at: datetime) -> Standing:
         """The row first: what is held after it was read raises it."""
-        row: Document | None = await self.rows.find_one({"_id": consumer_id})
+        row: Document | None = await self.rows.find_one({"_id": holder.id})
         if row is None:
-            await self.rows.update_one({"_id": consumer_id}, {"$setOnInsert": {"version": 1}}, upsert=True)
-            row = await self.rows.find_one({"_id": consumer_id})
+            await self.rows.update_one({"_id": holder.id}, {"$setOnInsert": {"version": 1}}, upsert=True)
+            row = await self.rows.find_one({"_id": holder.id})
             assert row is not None
-        live = self.holds.find(live_of(consumer_id, at), {"expires_at": 1, "_id": 0}).sort("expires_at", 1).limit(HOLDS_MAX)
-        return Standing(Ref(HOLDERS, consumer_id), row["version"], tuple([hold["expires_at"] async for hold in live]))
+        live = await self.holds.collection.find(live_of(holder, at)).sort("expires_at", 1).limit(HOLDS_MAX).to_list(HOLDS_MAX)
+        free_at = live[0]["expires_at"] if live and self.holds.owns(live[0]) else None
+        return Standing(Ref(HOLDERS, holder.id), row["version"], len(live), free_at)
 
 
-def live_of(consumer_id: str, at: datetime) -> Document:
-    """The holds that keep goods back for a consumer as of `at`, unpaid orders' among them, and count."""
-    return {"consumer_id": consumer_id, "state": {"$in": list(LIVE)}, "expires_at": {"$gt": at}, "counted": {"$ne": False}}
+def live_of(holder: Holder, at: datetime) -> Document:
+    """The holds that keep goods back for a holder as of `at`, unpaid orders' among them, and count.
+
+    Those from before holds kept `staff_brand_id` have none and count for the consumer, whoever made them, as they did then; none outlives
+    the half hour in which an order is paid.
+    """
+    return {
+        "consumer_id": holder.consumer_id,
+        "staff_brand_id": holder.brand_id,
+        "state": {"$in": list(LIVE)},
+        "expires_at": {"$gt": at},
+        "counted": {"$ne": False},
+    }

@@ -6,7 +6,7 @@
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Any
 
 from msgspec import Meta, Struct
 from msgspec.structs import replace
@@ -19,7 +19,7 @@ HOLD_LIFE = timedelta(minutes=15)
 COUNT_MAX = 1_000_000_000
 QUANTITY_MAX = 100
 HOLDS_MAX = 10
-"""Calls of one consumer that keep goods back at a time: each hold, ordered or not, and each unpaid order of goods that were not held."""
+"""Calls of one holder that keep goods back at a time: each hold, ordered or not, and each unpaid order of goods that were not held."""
 IMPORT_MAX = 500
 
 Count = Annotated[int, Meta(ge=0, le=COUNT_MAX)]
@@ -129,10 +129,24 @@ class Promise(Struct, frozen=True):
     store_position: Point | None = None
 
 
+class Holder(Struct, frozen=True):
+    """Among whose holds one counts: the consumer's own (in every brand's stores), or, with `brand_id`, those that this brand's staff made
+    for them. So staff neither use up what a consumer may hold nor learn what they hold elsewhere."""
+
+    consumer_id: ConsumerId
+    brand_id: str | None = None
+
+    @property
+    def id(self) -> str:
+        """One id for each."""
+        return f"{self.consumer_id}:{self.brand_id}" if self.brand_id else self.consumer_id
+
+
 class Hold(Struct, frozen=True):
     """Goods kept back for a consumer.
 
-    `sweep_at` is `expires_at` on the machine's clock, which a caller's may differ from. `counted` says that it is one of HOLDS_MAX.
+    `sweep_at` is `expires_at` on the machine's clock, which a caller's may differ from. `counted` says that it is one of HOLDS_MAX of
+    its holder, who is a brand for this consumer where `staff_brand_id` says whose staff made it.
     """
 
     id: str
@@ -151,6 +165,7 @@ class Hold(Struct, frozen=True):
     order_id: str = ""
     promise: Promise | None = None
     counted: bool = True
+    staff_brand_id: str | None = None
     version: int = 1
 
 
@@ -192,13 +207,14 @@ def check_level(on_hand: int, reserved: int) -> None:
     raise Conflict(Reason.STOCK_RESERVED, held if reserved else fewer, reserved=reserved, on_hand=on_hand)
 
 
-def check_holds(ends: Sequence[datetime]) -> None:
-    """Refuses one more hold for a consumer whose live holds end at these moments, the first first."""
-    if len(ends) >= HOLDS_MAX:
+def check_holds(standing: int, free_at: datetime | None) -> None:
+    """Refuses one more hold where so many stand. `free_at` is when the first of them ends, if the caller may know."""
+    if standing >= HOLDS_MAX:
+        told: dict[str, Any] = {"free_at": free_at.isoformat()} if free_at else {}
         raise Exhausted(
             Reason.TOO_MANY_HOLDS,
             f"at most {HOLDS_MAX} holds and unpaid orders stand for a consumer; pay for one, release or cancel it, or wait until one ends",
-            limit=HOLDS_MAX, free_at=ends[0].isoformat(),
+            limit=HOLDS_MAX, **told,
         )  # fmt: skip
 
 
@@ -206,7 +222,7 @@ def hold(
     stock: Stock,
     *,
     id: str,
-    consumer_id: str,
+    holder: Holder,
     quantity: int,
     at: datetime,
     real_at: datetime,
@@ -227,7 +243,8 @@ def hold(
         seller_id=stock.seller_id,
         variant_id=stock.variant_id,
         brand_id=stock.brand_id,
-        consumer_id=consumer_id,
+        consumer_id=holder.consumer_id,
+        staff_brand_id=holder.brand_id,
         quantity=quantity,
         held_at=at,
         expires_at=at + HOLD_LIFE,

@@ -68,7 +68,7 @@ class StockStore:
                 BY_HOLDER,
             ],
         )  # fmt: skip
-        self.holders = Holders(database, lane, HOLDS)
+        self.holders = Holders(database, lane, self.stores, self.holds)
 
     @property
     def tables(self) -> tuple[Table[Any], ...]:
@@ -145,18 +145,19 @@ class StockStore:
         """A hold on a row, with what `promise` says of that row as it stands, or `Exhausted`; exact however many come at once."""
         ref = Ref(STOCK, stock_id(store_id, variant_id))
         id, until = ids.new("hld"), (await self.held_until([ref.id])).get(ref.id)
+        holder = await self.holders.who(consumer_id, store_id)
 
         def decide(state: State) -> Outcome:
             row = row_in(state, ref)
             held = rules.hold(
-                row, id=id, consumer_id=consumer_id, quantity=quantity, at=at, real_at=clock.real(),
+                row, id=id, holder=holder, quantity=quantity, at=at, real_at=clock.real(),
                 needed_by=needed_by, promise=promise(row) if promise else None, held_until=until,
             )  # fmt: skip
             document = as_document(held)
             increments = {ref: {"reserved": quantity}}
             return Outcome(increments=increments, inserts=[(HOLDS, document)], answer=answer(self.holds.answer(document)))
 
-        return await self.holders.hold(once, consumer_id, at, [ref], decide, answer_type)
+        return await self.holders.hold(once, holder, at, [ref], decide, answer_type)
 
     async def held_until(self, stock_ids: Sequence[str]) -> dict[str, datetime]:
         """When the first of the live holds on each of these rows ends."""

@@ -2,15 +2,14 @@
 
 import asyncio
 import random
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quanyu.commerce.v1 import orders_pb2, stock_pb2
+from quanyu.commerce.v1 import stock_pb2
 from services.commerce.stock import rules
-from services.commerce.stock.holders import live_of
 from services.commerce.stock.store import StockStore
 from services.kit import access, clock
 from services.kit.documents import checked
@@ -76,46 +75,6 @@ async def test_how_many_are_left_is_not_told(shop: Shop) -> None:
     with pytest.raises(Exhausted, match="OUT_OF_STOCK") as refused:
         await shop.held(quantity=1)
     assert (refused.value.metadata.keys(), refused.value.metadata["fewer"]) == ({"fewer", "held_until"}, "False")
-
-
-async def test_no_more_holds_stand_for_a_consumer_than_may_however_many_are_asked_for_at_once(shop: Shop) -> None:
-    await shop.stocked(on_hand=100)
-    asked = [shop.stock(consumer()).HoldStock(hold_stock("con_a")) for _ in range(30)]
-    others = [shop.stock(consumer("con_b")).HoldStock(hold_stock("con_b")) for _ in range(3)]
-    answers = await asyncio.gather(*asked, *others, return_exceptions=True)
-    held = [answer.hold for answer in answers if isinstance(answer, stock_pb2.HoldStockResponse)]
-    assert [hold.consumer_id for hold in held].count("con_a") == rules.HOLDS_MAX
-    assert [hold.consumer_id for hold in held].count("con_b") == 3
-    refused = [answer for answer in answers if isinstance(answer, Exhausted)]
-    assert {refusal.reason for refusal in refused} == {"TOO_MANY_HOLDS"}
-    first = min(hold.expires_at.ToDatetime(UTC) for hold in held if hold.consumer_id == "con_a")
-    assert {datetime.fromisoformat(refusal.metadata["free_at"]) for refusal in refused} == {first}
-    await shop.check()
-
-
-async def test_what_ends_a_hold_makes_room_for_another_and_an_unpaid_order_does_not(shop: Shop) -> None:
-    await shop.stocked(on_hand=100)
-    holds = [await shop.held() for _ in range(rules.HOLDS_MAX)]
-    placing = orders_pb2.PlaceOrderRequest(request_id=fresh(), consumer_id="con_a", hold_ids=[holds[0].id])
-    order = (await shop.orders(consumer()).PlaceOrder(placing)).order
-    with pytest.raises(Exhausted, match="TOO_MANY_HOLDS"):
-        await shop.held()
-    await shop.orders(consumer()).CancelOrder(orders_pb2.CancelOrderRequest(request_id=fresh(), order_id=order.id))
-    await shop.held()
-    await shop.stock(consumer()).ReleaseHold(stock_pb2.ReleaseHoldRequest(request_id=fresh(), hold_id=holds[1].id))
-    await shop.held()
-    # Over by the clock, though no sweeper came yet.
-    await shop.database["holds"].update_one({"_id": holds[2].id}, {"$set": {"expires_at": clock.real() - timedelta(seconds=1)}})
-    await shop.held()
-    with pytest.raises(Exhausted, match="TOO_MANY_HOLDS") as refused:
-        await shop.held()
-    assert refused.value.metadata["limit"] == str(rules.HOLDS_MAX)
-
-
-async def test_what_stands_for_a_consumer_is_found_by_index(shop: Shop) -> None:
-    found = await explained(shop.database["holds"], live_of("con_a", clock.now()), [("expires_at", 1)])
-    assert "IXSCAN" in found
-    assert found.isdisjoint({"COLLSCAN", "SORT"})
 
 
 async def test_a_repeated_hold_is_the_same_hold(shop: Shop) -> None:

@@ -37,8 +37,9 @@ class OrderServiceStub:
     The scenario is derived from what is known of the consumer; the order keeps it with the fact that decided.
     Refuses with HOLD_NOT_FOUND, HOLD_ENDED, HOLD_ORDERED, LINES_MISSING, STORES_MIXED, CURRENCY_MIXED, DESTINATION_MISSING (a delivery without one), INVALID_PHONE, STOCK_NOT_FOUND,
     OUT_OF_STOCK and TOO_MANY_HOLDS (as HoldStock), and with the wallet's reason when a coupon cannot be locked: then held goods stay held.
-    An order of `lines` counts as one hold, however many lines it has, until it is paid or cancelled; one of `hold_ids` holds nothing more
-    than they do and is never refused with TOO_MANY_HOLDS.
+    An order of `lines` counts as one hold, however many lines it has, until it is paid or cancelled: the consumer's own when they place it,
+    else one of those that others took for them from this brand's stores. One of `hold_ids` holds nothing more than they do, is never
+    refused with TOO_MANY_HOLDS, and leaves them counted where they are, whoever places it.
     """
     PayOrder: _grpc.UnaryUnaryMultiCallable[_orders_pb2.PayOrderRequest, _orders_pb2.PayOrderResponse]
     """Takes the payment, spends the coupons and moves the goods out of the stock, exactly once however often it is called; an order that is paid
@@ -95,8 +96,9 @@ class OrderServiceAsyncStub(OrderServiceStub):
     The scenario is derived from what is known of the consumer; the order keeps it with the fact that decided.
     Refuses with HOLD_NOT_FOUND, HOLD_ENDED, HOLD_ORDERED, LINES_MISSING, STORES_MIXED, CURRENCY_MIXED, DESTINATION_MISSING (a delivery without one), INVALID_PHONE, STOCK_NOT_FOUND,
     OUT_OF_STOCK and TOO_MANY_HOLDS (as HoldStock), and with the wallet's reason when a coupon cannot be locked: then held goods stay held.
-    An order of `lines` counts as one hold, however many lines it has, until it is paid or cancelled; one of `hold_ids` holds nothing more
-    than they do and is never refused with TOO_MANY_HOLDS.
+    An order of `lines` counts as one hold, however many lines it has, until it is paid or cancelled: the consumer's own when they place it,
+    else one of those that others took for them from this brand's stores. One of `hold_ids` holds nothing more than they do, is never
+    refused with TOO_MANY_HOLDS, and leaves them counted where they are, whoever places it.
     """
     PayOrder: _aio.UnaryUnaryMultiCallable[_orders_pb2.PayOrderRequest, _orders_pb2.PayOrderResponse]  # type: ignore[assignment]
     """Takes the payment, spends the coupons and moves the goods out of the stock, exactly once however often it is called; an order that is paid
@@ -156,8 +158,9 @@ class OrderServiceServicer(metaclass=_abc_1.ABCMeta):
         The scenario is derived from what is known of the consumer; the order keeps it with the fact that decided.
         Refuses with HOLD_NOT_FOUND, HOLD_ENDED, HOLD_ORDERED, LINES_MISSING, STORES_MIXED, CURRENCY_MIXED, DESTINATION_MISSING (a delivery without one), INVALID_PHONE, STOCK_NOT_FOUND,
         OUT_OF_STOCK and TOO_MANY_HOLDS (as HoldStock), and with the wallet's reason when a coupon cannot be locked: then held goods stay held.
-        An order of `lines` counts as one hold, however many lines it has, until it is paid or cancelled; one of `hold_ids` holds nothing more
-        than they do and is never refused with TOO_MANY_HOLDS.
+        An order of `lines` counts as one hold, however many lines it has, until it is paid or cancelled: the consumer's own when they place it,
+        else one of those that others took for them from this brand's stores. One of `hold_ids` holds nothing more than they do, is never
+        refused with TOO_MANY_HOLDS, and leaves them counted where they are, whoever places it.
         """
 
     @_abc_1.abstractmethod
