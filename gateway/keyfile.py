@@ -41,10 +41,15 @@ class KeyFile:
         try:
             self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             with tempfile.NamedTemporaryFile(dir=self.path.parent, suffix=".new", delete=False) as file:
-                file.write(msgspec.json.encode(kept))
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(file.name, self.path)
+                try:
+                    file.write(msgspec.json.encode(kept))
+                    file.flush()
+                    os.fsync(file.fileno())
+                    os.replace(file.name, self.path)
+                except OSError:
+                    # A disk that is full would get fuller with each try.
+                    os.unlink(file.name)
+                    raise
         except OSError as error:
             logger().warning("keys of identity provider are not kept", issuer=self.issuer, why=str(error))
 
