@@ -46,7 +46,8 @@ class Checkout:
     # placing ---------------------------------------------------------------------------------------------------------
 
     async def place_holds(self, unit: Unit, asked: NewOrder, destination: bytes | None) -> Shaped:
-        """An order of held goods."""
+        """An order of held goods. Only what is asked now must lie ahead: what a hold says may be over by the time it is ordered."""
+        stock_rules.check_needed(asked.needed_by, unit.at)
         holds = [await self.stocks.holds.load(id, session=unit.session, writing=True) for id in dict.fromkeys(asked.hold_ids)]
         for hold in holds:
             if hold.consumer_id != asked.consumer_id:

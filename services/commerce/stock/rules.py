@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 from services.commerce.catalog.rules import Attributes, Price, Text
 from services.kit import ids
-from services.kit.errors import Conflict, Exhausted
+from services.kit.errors import Conflict, Exhausted, Invalid
 
 HOLD_LIFE = timedelta(minutes=15)
 COUNT_MAX = 1_000_000_000
@@ -207,6 +207,12 @@ def check_level(on_hand: int, reserved: int) -> None:
     raise Conflict(Reason.STOCK_RESERVED, held if reserved else fewer, reserved=reserved, on_hand=on_hand)
 
 
+def check_needed(needed_by: datetime | None, at: datetime) -> None:
+    """Refuses what was needed before it is asked for: an order of it would be called urgent."""
+    if needed_by is not None and needed_by < at:
+        raise Invalid(Reason.INVALID_FIELD, "this time is over already; say when it is needed, or leave it out", field="needed_by")
+
+
 def check_holds(standing: int, free_at: datetime | None) -> None:
     """Refuses one more hold where so many stand. `free_at` is when the first of them ends, if the caller may know."""
     if standing >= HOLDS_MAX:
@@ -230,10 +236,12 @@ def hold(
     promise: Promise | None = None,
     held_until: datetime | None = None,
 ) -> Hold:
-    """A hold on this row. `held_until` is when the first of the others' live holds ends; `Exhausted` when too few are available.
+    """A hold on this row. `held_until` is when the first of the others' live holds ends; `Exhausted` when too few are available,
+    `Invalid` when it was needed before `at`.
 
     `at` is the caller's time, `real_at` the machine's.
     """
+    check_needed(needed_by, at)
     if available(stock) < quantity:
         raise _out_of_stock(stock, quantity, at, held_until)
     return Hold(

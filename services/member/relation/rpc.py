@@ -40,6 +40,8 @@ class RelationService(relation_pb2_grpc.RelationServiceServicer):
             raise Invalid(Reason.KIND_NOT_RECORDED, "orders, packs and outreach are recorded from facts only", field="kind")
         if interaction.at > unit.at + rules.AHEAD_MAX:
             raise Invalid(Reason.IN_THE_FUTURE, "this is dated ahead of now", field="at")
+        if interaction.at < rules.EARLIEST:
+            raise Invalid(Reason.INVALID_FIELD, f"not before {rules.EARLIEST:%Y}", field="at")
         touched = await self.relations.record(unit, [interaction])
         relation, _ = rules.as_of(touched[consumer.person_id, interaction.brand_id], unit.at)
         stage = relation_pb2.Stage.Value(relation.stage)

@@ -16,7 +16,7 @@ Interactions that come late make the fold start anew, so that the result is the 
 
 import math
 from collections.abc import Iterable, Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Annotated
 
@@ -29,6 +29,8 @@ INSTANT = timedelta(milliseconds=1)
 HALF_LIFE = timedelta(days=30)
 HEAT_SCALE = 40.0
 AHEAD_MAX = timedelta(minutes=5)
+EARLIEST = datetime(2000, 1, 1, tzinfo=UTC)
+"""Nobody records by hand what was before: an earlier time is a mistake."""
 
 
 class Reason(StrEnum):

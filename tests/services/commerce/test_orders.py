@@ -250,6 +250,33 @@ async def test_the_scenario_is_derived_from_what_is_known(shop: Shop) -> None:
     assert await scenario(needed_by=now + timedelta(hours=2)) == ("SCENARIO_URGENT_NEED", "needed_soon", "")
 
 
+async def test_goods_are_not_needed_before_they_are_asked_for(shop: Shop) -> None:
+    await shop.stocked(on_hand=9)
+    hold = await shop.held()
+    line = orders_pb2.NewLine(variant_id="var_shirt_40", quantity=1)
+    holding = {"store_id": "str_near", "variant_id": "var_shirt_40", "quantity": 1}
+    stock, orders = shop.stock(consumer()), shop.orders(consumer())
+    for call, asked in (
+        (stock.HoldStock, stock_pb2.HoldStockRequest(consumer_id="con_a", **holding)),
+        (orders.PlaceOrder, orders_pb2.PlaceOrderRequest(consumer_id="con_a", store_id="str_near", lines=[line])),
+        (orders.PlaceOrder, orders_pb2.PlaceOrderRequest(consumer_id="con_a", hold_ids=[hold.id])),
+    ):
+        for over in (clock.now() - timedelta(seconds=1), datetime(1, 1, 1, tzinfo=UTC)):
+            asked.needed_by.FromDatetime(over)
+            asked.request_id = fresh()
+            with pytest.raises(Invalid, match="INVALID_FIELD") as refused:
+                await call(asked)
+            assert refused.value.metadata["field"] == "needed_by"
+    assert await shop.row() == {"on_hand": 9, "reserved": 1}
+    # What was in time when it was asked for is answered again later, and what a hold says may be over when it is ordered.
+    soon = stock_pb2.HoldStockRequest(request_id=fresh(), consumer_id="con_a", needed_by=clock.now() + timedelta(seconds=1), **holding)
+    first = await stock.HoldStock(soon)
+    await asyncio.sleep(1.1)
+    assert (await stock.HoldStock(soon)).hold == first.hold
+    placed = await orders.PlaceOrder(orders_pb2.PlaceOrderRequest(request_id=fresh(), consumer_id="con_a", hold_ids=[first.hold.id]))
+    assert placed.order.needed_by == soon.needed_by
+
+
 async def test_who_sees_what_of_an_order(shop: Shop) -> None:
     """A retailer's store sells shirts of brd_a and hats of brd_b in one order."""
     await shop.store("str_mall", "rtl_m")

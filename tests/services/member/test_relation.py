@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -232,6 +232,11 @@ async def test_recording_by_a_brand_and_its_staff(town):
         await town.operator.relation.RecordInteraction(seen(kind=pb.INTERACTION_KIND_ORDER_PAID))
     with pytest.raises(Invalid, match="IN_THE_FUTURE"):
         await town.operator.relation.RecordInteraction(seen(at=stamp(clock.now() + timedelta(minutes=6))))
+    for early in (datetime(1, 1, 1, tzinfo=UTC), rules.EARLIEST - timedelta(seconds=1)):
+        with pytest.raises(Invalid, match="INVALID_FIELD") as refused:
+            await town.operator.relation.RecordInteraction(seen(at=stamp(early)))
+        assert refused.value.metadata["field"] == "at"
+    await town.operator.relation.RecordInteraction(seen(at=stamp(rules.EARLIEST)))
 
 
 async def relations(speaker, id):

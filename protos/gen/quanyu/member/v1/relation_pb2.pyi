@@ -964,7 +964,7 @@ class RecordInteractionRequest(_message.Message):
     """For staff of a store: their store, which must belong to the brand. Empty for everybody else."""
     @_builtins.property
     def at(self) -> _timestamp_pb2.Timestamp:
-        """Unset: now. At most 5 minutes ahead."""
+        """Unset: now. At most 5 minutes ahead (else IN_THE_FUTURE), and not before the year 2000 in UTC (INVALID_FIELD)."""
 
     def __init__(
         self,
