@@ -111,11 +111,11 @@ class Table(Generic[S]):
             raise self.missing(id)
         return documents.as_struct(row, self.struct)
 
-    async def batch(self, ids: Sequence[str]) -> list[Shaped]:
+    async def batch(self, ids: Sequence[str], *, projection: Document | None = None) -> list[Shaped]:
         """Those rows of at most 500 ids that exist in scope, in no order."""
         if len(ids) > BATCH_MAX:
             raise errors.Invalid("BATCH_TOO_LARGE", f"ask for at most {BATCH_MAX} at a time", field="ids")
-        return await self.find({"_id": {"$in": list(set(ids))}}, limit=BATCH_MAX)
+        return await self.find({"_id": {"$in": list(set(ids))}}, limit=BATCH_MAX, projection=projection)
 
     async def find(
         self,

@@ -60,6 +60,19 @@ def _told(items: Sequence[Any], field: str) -> list[Any]:
 
 async def rows_read(database: Database, collection: str, call: Awaitable[Any]) -> int:
     """How many rows of a collection the database looks at for a call, which must need no sorting."""
+    seen = [one for one in await profiled(database, call) if one["ns"] == f"{database.name}.{collection}"]
+    assert not [one for one in seen if one.get("hasSortStage")]
+    return sum(one["docsExamined"] for one in seen)
+
+
+async def queries_made(database: Database, collections: Sequence[str], call: Awaitable[Any]) -> int:
+    """How many queries of these collections the database is asked for a call."""
+    names = {f"{database.name}.{collection}" for collection in collections}
+    return len([one for one in await profiled(database, call) if one["ns"] in names])
+
+
+async def profiled(database: Database, call: Awaitable[Any]) -> list[dict[str, Any]]:
+    """What the database was asked for a call, which must not have begun: a coroutine."""
     await database["system.profile"].drop()
     await database.raw.command("profile", 2)
     try:
@@ -67,6 +80,5 @@ async def rows_read(database: Database, collection: str, call: Awaitable[Any]) -
     finally:
         await database.raw.command("profile", 0)
     profile = database["system.profile"].with_options(read_concern=ReadConcern("local"))
-    seen = await profile.find({"ns": f"{database.name}.{collection}"}).to_list(None)
-    assert not [one for one in seen if one.get("hasSortStage")]
-    return sum(one["docsExamined"] for one in seen)
+    found: list[dict[str, Any]] = await profile.find({}).to_list(None)
+    return found

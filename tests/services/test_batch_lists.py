@@ -1,10 +1,11 @@
-"""Whoever asks for the first pages of many lists at once sees of each what the single list tells them: generated from the descriptors.
+"""Whoever asks for many lists or things at once sees of each what the single rpc tells them: generated from the descriptors.
 
 Everybody of the world of two tenants (tests/services/worlds) asks for their own lists beside the neighbours'.
 """
 
 import secrets
 from collections.abc import AsyncIterator, Iterable, Iterator
+from typing import Any
 
 import pytest
 import pytest_asyncio
@@ -25,6 +26,12 @@ SIBLINGS = {"CatalogService.BatchListOffers": "CatalogService.SearchOffers"}
 WITHOUT = {"CatalogService.BatchListVariants"}
 """Has no sibling, and answers what everybody may see."""
 SIZES = (1, 100)
+KEYED = {
+    "OrderService.BatchGetDestinations": ("OrderService.GetDestination", "order_id", "destination"),
+    "TargetService.BatchGetScorecards": ("TargetService.GetScorecard", "", "scorecard"),
+}
+"""Batches of what is no noun with an id: the sibling, the item's field of the key (unless it is named like those asked for), and what both
+tell: in the batch a part of an item, or the item itself where it has no such part."""
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -46,20 +53,20 @@ def keys_of(world: World, by: str) -> list[str]:
     return sorted({id for one in ids for id in (*one.get(noun, ()), *(one.get("linked_consumer", ()) if noun == "consumer" else ()))})
 
 
-def single(name: str, by: str, key: str, first: int) -> Message:
+def single(name: str, by: str, key: str, **further: Any) -> Message:
     """The request of the sibling for one of the keys."""
     if by == "relation_ids":
         consumer_id, mark, brand = key.removeprefix("rel_").partition("_brd_")
-        return asked(name, consumer_id=consumer_id, brand_id=mark[1:] + brand, page={"first": first})
-    return asked(name, **{by.removesuffix("s"): key}, page={"first": first})
+        return asked(name, consumer_id=consumer_id, brand_id=mark[1:] + brand, **further)
+    return asked(name, **{by.removesuffix("s"): key}, **further)
 
 
-def lists_in(answer: Message) -> Iterator[tuple[str, list[Message], Message]]:
+def lists_in(answer: Message) -> Iterator[tuple[str, list[Message], Message | None]]:
     for field in answer.DESCRIPTOR.fields:
         if field.is_repeated:
             for one in getattr(answer, field.name):
                 key, items, *_ = one.DESCRIPTOR.fields
-                yield getattr(one, key.name), list(getattr(one, items.name)), one.page
+                yield getattr(one, key.name), list(getattr(one, items.name)), getattr(one, "page", None)
 
 
 def standing(item: Message) -> Message:
@@ -69,33 +76,54 @@ def standing(item: Message) -> Message:
     return item
 
 
+def keyed_by(batch: str) -> list[str]:
+    return [field.name for field in rpcs()[batch].input_type.fields if field.is_repeated and field.name.endswith("_ids")]
+
+
 PAIRS = sorted(
-    (name, SIBLINGS.get(name, name.replace(".BatchList", ".List")), field.name)
-    for name, method in rpcs().items()
+    (name, SIBLINGS.get(name, name.replace(".BatchList", ".List")), by)
+    for name in rpcs()
     if ".BatchList" in name and name not in WITHOUT
-    for field in method.input_type.fields
-    if field.is_repeated and field.name.endswith("_ids")
+    for by in keyed_by(name)
 )
 
 
 @pytest.mark.parametrize(("batch", "sibling", "by"), PAIRS)
 async def test_a_batch_tells_nobody_what_the_list_does_not(world: World, batch: str, sibling: str, by: str) -> None:
-    keys = keys_of(world, by)
-    told = 0
+    keys, told = keys_of(world, by), 0
+    paged = "first" in rpcs()[batch].input_type.fields_by_name
     for person in people(world):
-        for first in SIZES:
-            outcome = await world.suite.call(batch, person, asked(batch, **{by: keys}, first=first))
+        for first in SIZES if paged else (0,):
+            outcome = await world.suite.call(batch, person, asked(batch, **{by: keys}, **({"first": first} if paged else {})))
             assert not outcome.broken
             found = {key: (items, page) for answer in outcome.answers for key, items, page in lists_in(answer)}
             for key in keys:
-                one = await world.suite.call(sibling, person, single(sibling, by, key, first))
+                one = await world.suite.call(sibling, person, single(sibling, by, key, **({"page": {"first": first}} if paged else {})))
                 items: list[Message] = []
                 for answer in one.answers:
                     repeated = next(field.name for field in answer.DESCRIPTOR.fields if field.is_repeated)
                     items = list(getattr(answer, repeated))
                 shown = found.get(key, ([], None))[0]
                 assert list(map(standing, shown)) == list(map(standing, items)), (person.label, key, first)
-                if items:
+                if items and paged:
                     assert found[key][1] == one.answers[0].page, (person.label, key, first)
+                if not paged:
+                    assert (key in found) == one.done, (person.label, key)
                 told += len(items)
+    assert told
+
+
+@pytest.mark.parametrize(("batch", "by"), [(name, by) for name in KEYED for by in keyed_by(name)])
+async def test_a_batch_tells_nobody_what_the_single_rpc_does_not(world: World, batch: str, by: str) -> None:
+    sibling, key_field, part = KEYED[batch]
+    keys, told = keys_of(world, by), 0
+    days = {"from_day": f"{world.at:%Y-%m}-01", "until_day": f"{world.at:%Y-%m-%d}"} if part == "scorecard" else {}
+    for person in people(world):
+        outcome = await world.suite.call(batch, person, asked(batch, **{by: [*keys, *keys, "unknown"]}, **days))
+        items = [item for answer in outcome.answers for field in answer.DESCRIPTOR.fields for item in getattr(answer, field.name)]
+        found = {getattr(item, key_field or by.removesuffix("s")): getattr(item, part, item) for item in items}
+        assert len(found) == len(items)
+        singles = {key: await world.suite.call(sibling, person, single(sibling, by, key, **days)) for key in keys}
+        assert found == {key: getattr(one.answers[0], part) for key, one in singles.items() if one.done}, person.label
+        told += len(found)
     assert told

@@ -153,7 +153,18 @@ class Orders(orders_pb2_grpc.OrderServiceServicer):
         order = await self.store.own.load(request.order_id)
         if order.destination is None:
             raise NotFound(rules.Reason.DESTINATION_MISSING, "this order is not delivered")
-        return orders_pb2.GetDestinationResponse(destination=msgspec.json.decode(self.secrets.decrypt(order.destination)))
+        return orders_pb2.GetDestinationResponse(destination=self._destination(order.destination))
+
+    async def BatchGetDestinations(
+        self, request: orders_pb2.BatchGetDestinationsRequest, context: Any
+    ) -> orders_pb2.BatchGetDestinationsResponse:  # fmt: skip
+        kept = await self.store.destinations(request.order_ids)
+        found: list[Any] = [{"order_id": id, "destination": self._destination(destination)} for id, destination in kept.items()]
+        return orders_pb2.BatchGetDestinationsResponse(destinations=found)
+
+    def _destination(self, kept: bytes) -> Any:
+        """A destination shaped like its message."""
+        return msgspec.json.decode(self.secrets.decrypt(kept))
 
     @write
     async def ImportOrders(self, request: orders_pb2.ImportOrdersRequest, unit: Unit) -> orders_pb2.ImportOrdersResponse:

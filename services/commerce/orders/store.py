@@ -88,6 +88,11 @@ class OrderStore:
         """Those of these orders that are in scope, as the caller may see them."""
         return [self._seen(order) for order in await self.orders.batch(ids)]
 
+    async def destinations(self, ids: Sequence[str]) -> dict[str, bytes]:
+        """Where those of these orders go that are the caller's own and are delivered, encrypted as it was kept."""
+        rows = await self.own.batch(ids, projection={"destination": 1})
+        return {row["_id"]: row["destination"] for row in rows if row.get("destination")}
+
     async def page(self, named: Mapping[str, str], page: PageRequest) -> Page:
         """The orders of all that is named (consumer_id, store_id, brand_id), latest first, as the caller may see them."""
         rows, info = await self.orders.page(_of(named), page, order=LATEST_FIRST)

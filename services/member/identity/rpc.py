@@ -6,17 +6,18 @@ from typing import Any
 from msgspec.structs import replace
 
 from quanyu.member.v1 import identity_pb2, identity_pb2_grpc
-from services.kit import ids
+from services.kit import ids, lists
 from services.kit.access import Kind, caller
 from services.kit.documents import as_document, as_struct, fields, shaped
 from services.kit.errors import Invalid, Refusal, under
 from services.kit.house import House
+from services.kit.mongo import Document
 from services.kit.table import BATCH_MAX
 from services.kit.unit import Unit, write
 from services.member.identity import rules
 from services.member.identity.registration import Entered, Entry
 from services.member.identity.rules import Consumer, ConsumerLinked, ConsumerUnlinked, Identity, Link, NewIdentity, Reason, Registration
-from services.member.identity.store import LINKS_SHOWN_MAX, Consumers
+from services.member.identity.store import Consumers
 from services.member.stores import Stores
 
 ROWS_MAX = 500
@@ -180,15 +181,18 @@ class IdentityService(identity_pb2_grpc.IdentityServiceServicer):
         """Those of these consumers whom the caller reaches, as the caller may see them."""
         if len(asked) > BATCH_MAX:
             raise Invalid("BATCH_TOO_LARGE", f"ask for at most {BATCH_MAX} at a time", field="ids")
-        query = self.consumers.table.within({"_id": {"$in": sorted(set(asked))}})
-        reached = {row["_id"]: row["person_id"] async for row in self.consumers.table.collection.find(query, {"person_id": 1})}
-        people = _People(await self.consumers.rows(reached.values()))
+        reached, people = await self._reached(asked)
         phones = await self.consumers.identities_of(people.rows, rules.Kind.PHONE)
         for phone in sorted(phones, key=lambda one: one.verified):
             person = people.person_of(phone.consumer_id)
             if people.viewers[person].sees(phone.brand_ids):
                 people.phones[person] = self._shown(phone, people.viewers[person])
         return [self._consumer(id, person, people) for id, person in reached.items()]
+
+    async def _reached(self, asked: Iterable[str]) -> tuple[dict[str, str], "_People"]:
+        """Those of these consumers whom the caller reaches, with the person each belongs to, and those people whole."""
+        reached = await self.consumers.persons_within_reach(asked)
+        return reached, _People(await self.consumers.rows(reached.values()))
 
     def _consumer(self, id: str, person: str, people: "_People") -> identity_pb2.Consumer:
         members, viewer = people.members[person], people.viewers[person]
@@ -213,11 +217,25 @@ class IdentityService(identity_pb2_grpc.IdentityServiceServicer):
     async def ListIdentities(
         self, request: identity_pb2.ListIdentitiesRequest, context: Any
     ) -> identity_pb2.ListIdentitiesResponse:  # fmt: skip
-        consumer = await self.consumers.reached(request.consumer_id)
-        people = _People(await self.consumers.rows([consumer.person_id]))
-        viewer = people.viewers[consumer.person_id]
-        held = await self.consumers.identities_of(people.rows)
-        return identity_pb2.ListIdentitiesResponse(identities=[self._identity(one, viewer) for one in held if viewer.sees(one.brand_ids)])
+        found = await self._identities([request.consumer_id])
+        return identity_pb2.ListIdentitiesResponse(identities=_of_one(request.consumer_id, found))
+
+    async def BatchListIdentities(
+        self, request: identity_pb2.BatchListIdentitiesRequest, context: Any
+    ) -> identity_pb2.BatchListIdentitiesResponse:  # fmt: skip
+        key, asked = lists.asked(request, "consumer_ids")
+        found: list[Any] = [{key: id, "identities": rows} for id, rows in (await self._identities(asked)).items()]
+        return identity_pb2.BatchListIdentitiesResponse(consumers=found)
+
+    async def _identities(self, asked: Sequence[str]) -> dict[str, list[Any]]:
+        """The identities of each of these consumers whom the caller reaches, as the caller may see them."""
+        reached, people = await self._reached(asked)
+        seen: dict[str, list[Any]] = {person: [] for person in people.members}
+        for one in await self.consumers.identities_of(people.rows):
+            person = people.person_of(one.consumer_id)
+            if people.viewers[person].sees(one.brand_ids):
+                seen[person].append(self._identity(one, people.viewers[person]))
+        return {id: seen[person] for id, person in reached.items()}
 
     def _identity(self, identity: Identity, viewer: rules.Viewer) -> Any:
         brands = [id for id in identity.brand_ids if viewer.sees([id])]
@@ -225,19 +243,37 @@ class IdentityService(identity_pb2_grpc.IdentityServiceServicer):
         return shaped(row, identity_pb2.Identity.DESCRIPTOR)
 
     async def ListLinks(self, request: identity_pb2.ListLinksRequest, context: Any) -> identity_pb2.ListLinksResponse:
-        consumer = await self.consumers.reached(request.consumer_id)
-        rows = await self.consumers.rows([consumer.person_id])
-        members = [row.id for row in rows]
-        query = {"$or": [{"consumer_id": {"$in": members}}, {"linked_consumer_id": {"$in": members}}]}
-        links = await self.consumers.links.unscoped.find(query, sort=[("linked_at", -1), ("_id", -1)], limit=LINKS_SHOWN_MAX)
+        found = await self._links([request.consumer_id])
+        return identity_pb2.ListLinksResponse(links=_of_one(request.consumer_id, found))
+
+    async def BatchListLinks(self, request: identity_pb2.BatchListLinksRequest, context: Any) -> identity_pb2.BatchListLinksResponse:
+        key, asked = lists.asked(request, "consumer_ids")
+        found: list[Any] = [{key: id, "links": rows} for id, rows in (await self._links(asked)).items()]
+        return identity_pb2.BatchListLinksResponse(consumers=found)
+
+    async def _links(self, asked: Sequence[str]) -> dict[str, list[Any]]:
+        """The links of each of these consumers whom the caller reaches, as the caller may see them."""
+        reached, people = await self._reached(asked)
+        links = await self.consumers.links_of({person: [row.id for row in rows] for person, rows in people.members.items()})
         if not caller().everywhere:
             # An undone link may name somebody who is none of the caller's business, and remarks are for those who decide on links.
-            named = {id for link in links for id in (link["consumer_id"], link["linked_consumer_id"])}
-            reached = await self.consumers.within_reach(named)
-            links = [link for link in links if {link["consumer_id"], link["linked_consumer_id"]} <= reached]
-            if not rules.decides(rows, _reaches_brand):
-                links = [link | dict.fromkeys(REMARKS, "") for link in links]
-        return identity_pb2.ListLinksResponse(links=links)
+            known = await self.consumers.persons_within_reach(id for rows in links.values() for link in rows for id in _linked(link))
+            for person, rows in links.items():
+                hidden = {} if rules.decides(people.members[person], _reaches_brand) else dict.fromkeys(REMARKS, "")
+                links[person] = [link | hidden for link in rows if known.keys() >= _linked(link)]
+        return {id: links.get(person, []) for id, person in reached.items()}
+
+
+def _linked(link: Document) -> set[str]:
+    """The two consumers of a link."""
+    return {link["consumer_id"], link["linked_consumer_id"]}
+
+
+def _of_one(consumer_id: str, found: Mapping[str, list[Any]]) -> list[Any]:
+    """What was found of one consumer; CONSUMER_NOT_FOUND when the caller does not reach them."""
+    if consumer_id not in found:
+        raise rules.missing(consumer_id)
+    return found[consumer_id]
 
 
 def _reaches_brand(brand_id: str) -> bool:

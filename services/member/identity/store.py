@@ -23,7 +23,6 @@ from services.member.identity.registration import Book, Entered, Entry, Given
 from services.member.identity.rules import Consumer, Identity, Link, NewIdentity, Registration, Served
 
 LINKS_SHOWN_MAX = 100
-IDENTITIES_SHOWN_MAX = rules.LINKED_MAX * rules.IDENTITIES_MAX
 
 
 class People(Struct, frozen=True):
@@ -113,17 +112,17 @@ class Consumers:
         found = [as_struct(row, Consumer) async for row in rows]
         return {row.id: row for row in found if brand_id in row.known_to or caller().reaches(Kind.CONSUMER, row.id)}
 
+    async def persons_within_reach(self, ids: Iterable[str]) -> dict[str, str]:
+        """Those of these consumers whom the caller reaches, with the person each belongs to."""
+        query = self.table.within({"_id": {"$in": sorted(set(ids))}})
+        return {row["_id"]: row["person_id"] async for row in self.table.collection.find(query, {"person_id": 1})}
+
     async def reached(self, id: str, session: Session = None) -> Consumer:
         """A consumer within the caller's scope; CONSUMER_NOT_FOUND otherwise."""
         row = await self.table.collection.find_one(self.table.within({"_id": id}), session=session)
         if row is None:
             raise rules.missing(id)
         return as_struct(row, Consumer)
-
-    async def within_reach(self, ids: Iterable[str]) -> set[str]:
-        """Those of these consumers whom the caller reaches."""
-        query = self.table.within({"_id": {"$in": sorted(set(ids))}})
-        return {row["_id"] async for row in self.table.collection.find(query, {"_id": 1})}
 
     async def served_brands(self, consumer_ids: Iterable[str]) -> dict[str, set[str]]:
         """Per consumer the brands for which the caller, or the caller's store, looks after them."""
@@ -266,12 +265,21 @@ class Consumers:
         row: Document | None = await self.identities.collection.find_one(query, {"consumer_id": 1})
         return row["consumer_id"] if row else None
 
+    async def links_of(self, people: Mapping[str, Sequence[str]]) -> dict[str, list[Document]]:
+        """The latest links of each of these people (all consumer ids of a person by whom it is), whatever the caller reaches."""
+        queries: dict[str, Document] = {
+            person: {"$or": [{"consumer_id": {"$in": ids}}, {"linked_consumer_id": {"$in": ids}}]} for person, ids in people.items()
+        }
+        found = await self.links.unscoped.first_pages(queries, LINKS_SHOWN_MAX, order=[("linked_at", -1)])
+        return {person: links for person, (links, _) in found.items()}
+
     async def identities_of(self, consumer_ids: Iterable[str], kind: rules.Kind | None = None) -> list[Identity]:
         """Identities of these consumers, oldest first, whatever the caller reaches."""
-        query: dict[str, Any] = {"consumer_id": {"$in": sorted(set(consumer_ids))}}
+        ids = sorted(set(consumer_ids))
+        query: dict[str, Any] = {"consumer_id": {"$in": ids}}
         if kind is not None:
             query["kind"] = kind
-        found = self.identities.collection.find(query).sort([("created_at", 1), ("_id", 1)]).limit(IDENTITIES_SHOWN_MAX)
+        found = self.identities.collection.find(query).sort([("created_at", 1), ("_id", 1)]).limit(len(ids) * rules.IDENTITIES_MAX)
         return [as_struct(row, Identity) async for row in found]
 
 

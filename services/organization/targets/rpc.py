@@ -1,5 +1,6 @@
 """TargetService: targets, scorecards and credits."""
 
+from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -10,6 +11,7 @@ from services.kit.documents import builtins, fields
 from services.kit.errors import Invalid
 from services.kit.house import House
 from services.kit.mongo import Document, Shaped
+from services.kit.table import Table
 from services.kit.unit import Unit, write
 from services.organization.chart.rules import unit_of_store
 from services.organization.targets import rules, scorecards
@@ -18,15 +20,24 @@ from services.organization.targets.scorecards import STORES_MAX, Cell, Split, Su
 from services.organization.targets.store import Targets
 
 LATEST_FIRST = [("paid_at", -1)]
+Period = targets_pb2.GetScorecardRequest | targets_pb2.BatchGetScorecardsRequest
+"""What says in which days and which currency."""
 
 
 class Subject(NamedTuple):
-    """Whose scorecard is asked for: the field that named it, the id of its counter documents, its tenant's currency, its unit."""
+    """Whose scorecard is asked for: the id of its counter documents, its tenant, and its unit if targets can be set for it."""
 
-    field: str
     id: str
-    currency: str
+    brand_id: str
     unit_id: str
+
+
+SUBJECTS: Mapping[str, Callable[[Any], Subject]] = {
+    "unit_id": lambda unit: Subject(unit.id, unit.brand_id, unit.id),
+    "store_id": lambda store: Subject(unit_of_store(store.id), store.brand_id, unit_of_store(store.id)),
+    "brand_id": lambda brand: Subject(brand.id, brand.id, ""),
+}
+"""By the field that names it, from its row in the chart."""
 
 
 class TargetServicer(targets_pb2_grpc.TargetServiceServicer):
@@ -34,6 +45,9 @@ class TargetServicer(targets_pb2_grpc.TargetServiceServicer):
 
     def __init__(self, house: House, targets: Targets) -> None:
         self.units, self.targets, self.chart = house.units, targets, targets.chart
+        self.charted: Mapping[str, Table[Any]] = {
+            "unit_id": self.chart.units, "store_id": self.chart.stores, "brand_id": self.chart.brands,
+        }  # fmt: skip
 
     @write
     async def SetTarget(self, request: targets_pb2.SetTargetRequest, unit: Unit) -> targets_pb2.SetTargetResponse:
@@ -44,36 +58,40 @@ class TargetServicer(targets_pb2_grpc.TargetServiceServicer):
         return targets_pb2.SetTargetResponse(target=await self.targets.set_target(unit, target))
 
     async def GetScorecard(self, request: targets_pb2.GetScorecardRequest, context: Any) -> targets_pb2.GetScorecardResponse:
-        subject = await self._subject(request)
+        named = request.WhichOneof("subject")
+        if named is None:
+            raise Invalid(Reason.SUBJECT_REQUIRED, "say whose scorecard", field="unit_id")
+        id = getattr(request, named)
+        cards = await self._scorecards(request, named, [id])
+        if not cards:
+            raise self.charted[named].missing(id)
+        return targets_pb2.GetScorecardResponse(scorecard=cards[0])
+
+    async def BatchGetScorecards(
+        self, request: targets_pb2.BatchGetScorecardsRequest, context: Any
+    ) -> targets_pb2.BatchGetScorecardsResponse:  # fmt: skip
+        cards = await self._scorecards(request, *lists.asked(request, "unit_ids", "store_ids", "brand_ids"))
+        return targets_pb2.BatchGetScorecardsResponse(scorecards=cards)
+
+    async def _scorecards(self, request: Period, named: str, ids: Sequence[str]) -> list[Shaped]:
+        """The scorecards of those of these units, stores or brands (`named` says which) that lie within the caller's scope."""
         from_day, until_day = scorecards.days(request.from_day, request.until_day)
         buckets = scorecards.buckets(from_day, until_day)
-        targets = await self.targets.targets_of(subject.unit_id, from_day, until_day) if subject.unit_id else []
-        found = await self.targets.cells(subject.id, sorted({*buckets, *(target.month for target in targets)}))
-        currency = scorecards.currency(request.currency, subject.currency)
-        tally = scorecards.tally((cell for bucket in buckets for cell in found.get(bucket, [])), currency)
-        card: Shaped = {
-            subject.field: getattr(request, subject.field),
-            "from_day": request.from_day,
-            "until_day": request.until_day,
-            "attainments": [attainment(target, found.get(target.month, [])) for target in targets],
-            **shown(tally, currency),
-        }
-        return targets_pb2.GetScorecardResponse(scorecard=card)
-
-    async def _subject(self, request: targets_pb2.GetScorecardRequest) -> Subject:
-        """`NotFound` for whatever lies outside the caller's scope."""
-        match request.WhichOneof("subject"):
-            case "unit_id":
-                unit = await self.chart.units.load(request.unit_id)
-                return Subject("unit_id", unit.id, (await self.chart.brands.load(unit.brand_id)).currency, unit.id)
-            case "store_id":
-                store = await self.chart.stores.load(request.store_id, writing=True)
-                own = unit_of_store(store.id)
-                return Subject("store_id", own, (await self.chart.brands.load(store.brand_id)).currency, own)
-            case "brand_id":
-                brand = await self.chart.brands.load(request.brand_id, writing=True)
-                return Subject("brand_id", brand.id, brand.currency, "")
-        raise Invalid(Reason.SUBJECT_REQUIRED, "say whose scorecard", field="unit_id")
+        rows = await self.chart.those(self.charted[named], ids, None, scoped=True)
+        subjects = {id: SUBJECTS[named](row) for id, row in rows.items()}
+        brands = await self.chart.those(self.chart.brands, {subject.brand_id for subject in subjects.values()}, None)
+        targets = await self.targets.targets_of({subject.unit_id for subject in subjects.values()} - {""}, from_day, until_day)
+        asked = [(subject.id, bucket) for subject in subjects.values() for bucket in buckets]
+        asked += [(subject.id, target.month) for subject in subjects.values() for target in targets.get(subject.unit_id, ())]
+        found = await self.targets.cells(asked)
+        cards: list[Shaped] = []
+        for id, subject in subjects.items():
+            currency = scorecards.currency(request.currency, brands[subject.brand_id].currency)
+            tally = scorecards.tally((cell for bucket in buckets for cell in found.get((subject.id, bucket), ())), currency)
+            attainments = [attainment(one, found.get((subject.id, one.month), [])) for one in targets.get(subject.unit_id, ())]
+            days = {"from_day": request.from_day, "until_day": request.until_day}
+            cards.append({named: id, **days, "attainments": attainments, **shown(tally, currency)})
+        return cards
 
     async def BatchGetCredits(self, request: targets_pb2.BatchGetCreditsRequest, context: Any) -> targets_pb2.BatchGetCreditsResponse:
         credits = await self.targets.credits.batch(request.order_ids)

@@ -201,17 +201,23 @@ class Targets:
 
     # Scorecards ------------------------------------------------------------------------------------------------------
 
-    async def cells(self, subject_id: str, buckets: Sequence[str]) -> dict[str, list[scorecards.Cell]]:
-        """The cells of a subject by bucket; buckets without orders are absent."""
-        ids = [f"{subject_id}:{bucket}" for bucket in buckets]
-        rows = await self.scorecards.collection.find({"_id": {"$in": ids}}).to_list(len(ids))
-        return {row["_id"].rpartition(":")[2]: list(scorecards.cells([row["cells"]])) for row in rows}
+    async def cells(self, keys: Iterable[scorecards.Key]) -> dict[scorecards.Key, list[scorecards.Cell]]:
+        """The cells of counter documents; those without orders are absent."""
+        ids = sorted({f"{subject}:{bucket}" for subject, bucket in keys})
+        found: dict[scorecards.Key, list[scorecards.Cell]] = {}
+        async for row in self.scorecards.collection.find({"_id": {"$in": ids}}):
+            subject, _, bucket = row["_id"].rpartition(":")
+            found[subject, bucket] = list(scorecards.cells([row["cells"]]))
+        return found
 
-    async def targets_of(self, unit_id: str, from_day: date, until_day: date) -> list[Target]:
-        """The targets of a unit for the months a period touches, by month."""
-        query = {"unit_id": unit_id, "month": {"$in": scorecards.months(from_day, until_day)}}
-        rows = await self.targets.collection.find(query).sort([("month", 1), ("_id", 1)]).to_list(TARGETS_MAX)
-        return [documents.as_struct(row, Target) for row in rows]
+    async def targets_of(self, unit_ids: Collection[str], from_day: date, until_day: date) -> dict[str, list[Target]]:
+        """The targets of units for the months a period touches, by month; units without any are absent."""
+        query = {"unit_id": {"$in": sorted(unit_ids)}, "month": {"$in": scorecards.months(from_day, until_day)}}
+        rows = self.targets.collection.find(query).sort([("month", 1), ("_id", 1)]).limit(TARGETS_MAX * len(unit_ids))
+        found: dict[str, list[Target]] = {}
+        async for row in rows:
+            found.setdefault(row["unit_id"], []).append(documents.as_struct(row, Target))
+        return found
 
     async def set_target(self, unit: Unit, target: Target) -> Shaped:
         """Writes a target anew or over the one before."""

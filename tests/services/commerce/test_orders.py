@@ -217,6 +217,7 @@ async def test_a_courier_is_given_a_number_that_can_be_rung(shop: Shop) -> None:
 
 
 async def test_a_destination_is_for_the_consumer_and_the_store_only(shop: Shop) -> None:
+    await shop.stocked(on_hand=2)
     destination = orders_pb2.Destination(address="三里屯路 1 号 808", recipient="王女士", phone="13800000000", position=HERE)
     order = await shop.placed(method=stock_pb2.METHOD_INSTANT_DELIVERY, destination=destination)
     asked = orders_pb2.GetDestinationRequest(order_id=order.id)
@@ -227,6 +228,19 @@ async def test_a_destination_is_for_the_consumer_and_the_store_only(shop: Shop) 
             await shop.orders(stranger).GetDestination(asked)
     with pytest.raises(Denied):
         await shop.orders(of_brand()).GetDestination(asked)
+    several = orders_pb2.BatchGetDestinationsRequest(order_ids=[order.id, (await shop.placed()).id, "ord_none"])
+    for who, shown in (
+        (consumer(), [destination]),
+        (of_store(role="ROLE_GUIDE"), [destination]),
+        (consumer("con_b"), []),
+        (of_store("str_far"), []),
+    ):
+        found = (await shop.orders(who).BatchGetDestinations(several)).destinations
+        assert [(one.order_id, one.destination) for one in found] == [(order.id, one) for one in shown], "what is collected is left out"
+    with pytest.raises(Denied):
+        await shop.orders(of_brand()).BatchGetDestinations(several)
+    with pytest.raises(Invalid, match="BATCH_TOO_LARGE"):
+        await shop.orders(consumer()).BatchGetDestinations(orders_pb2.BatchGetDestinationsRequest(order_ids=[order.id] * 501))
     everything = str([await shop.database[name].find().to_list(None) for name in await shop.database.raw.list_collection_names()])
     assert not any(word in everything for word in ("三里屯路", "王女士", "13800000000"))
 

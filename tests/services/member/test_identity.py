@@ -9,6 +9,7 @@ from quanyu.member.v1 import identity_pb2 as pb
 from quanyu.member.v1 import outreach_pb2
 from services.kit import clock
 from services.kit.errors import Conflict, Denied, Invalid, NotFound
+from tests.services.lists import queries_made
 from tests.services.member.conftest import OPERATOR, SERVICE, brand, guide, manager, new_request, shopper
 
 PHONE, OPEN_ID, CARD, OIDC = (
@@ -188,6 +189,39 @@ async def test_a_link_makes_one_person_and_undoing_it_restores_both(town):
     assert links.links[0].undone_by == "operator"
     told = [fact.WhichOneof("body") for fact in await town.member.facts_told()]
     assert told == ["consumer_linked", "consumer_unlinked"]
+
+
+async def test_many_are_told_of_at_once_as_each_is(town):
+    first, second = await town.registered("13900000001"), await town.registered("13900000002")
+    other, theirs = await town.registered("13900000003", brand_id="brd_2"), await town.registered("13900000004", brand_id="brd_2")
+    for id, linked_id in ((first, second), (first, other)):
+        await town.operator.identity.LinkConsumers(link(id, linked_id))
+    ids, told = [first, second, other, theirs, "con_none"], 0
+    for grants in ([brand("brd_1")], [brand("brd_2")], [brand("brd_3")], shopper(second)):
+        identity = town.speaker(*grants).identity
+        held, links = {}, {}
+        for id in ids:
+            try:
+                held[id] = (await identity.ListIdentities(pb.ListIdentitiesRequest(consumer_id=id))).identities
+                links[id] = (await identity.ListLinks(pb.ListLinksRequest(consumer_id=id))).links
+            except NotFound:
+                pass
+        several = await identity.BatchListIdentities(pb.BatchListIdentitiesRequest(consumer_ids=[*ids, *ids]))
+        assert {one.consumer_id: one.identities for one in several.consumers} == held
+        both = await identity.BatchListLinks(pb.BatchListLinksRequest(consumer_ids=[*ids, *ids]))
+        assert {one.consumer_id: one.links for one in both.consumers} == links
+        assert len(several.consumers) == len(both.consumers) == len(held)
+        told += sum(map(len, links.values()))
+    assert told
+    for call, request in (("BatchListIdentities", pb.BatchListIdentitiesRequest), ("BatchListLinks", pb.BatchListLinksRequest)):
+
+        async def ask(consumer_ids, call=call, request=request):
+            await getattr(town.operator.identity, call)(request(consumer_ids=consumer_ids))
+
+        made = [await queries_made(town.database, ("consumers", "identities", "links"), ask(some)) for some in ([first], ids)]
+        assert made == [3, 3]
+        with pytest.raises(Invalid, match="BATCH_TOO_LARGE"):
+            await ask([f"con_{number}" for number in range(101)])
 
 
 async def test_a_brand_links_only_whom_it_registered_alone(town):

@@ -2,6 +2,7 @@
 
 import time
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 
@@ -14,7 +15,7 @@ from services.kit.errors import Denied, Invalid, NotFound, Refusal
 from services.kit.principals import Grant
 from services.organization.targets.rules import Reason
 from services.organization.targets.store import Targets
-from tests.services.lists import first_pages, rows_read, says_the_same_of_each
+from tests.services.lists import first_pages, queries_made, rows_read, says_the_same_of_each
 from tests.services.organization.conftest import BRAND, GUIDE_1, GUIDE_1B, MANAGER_1, MANAGER_2, OTHER_BRAND, SUPERVISOR, House
 
 AT = datetime(2026, 5, 20, 13, 40, tzinfo=UTC)
@@ -242,6 +243,39 @@ async def test_a_scorecard_stays_within_the_callers_scope(shop: House) -> None:
             await card(shop, unit_id="unt_north", **period)
     with pytest.raises(Invalid):
         await card(shop)
+
+
+async def cards(house: House, *who: Grant, **asked: Any) -> dict[str, targets_pb2.Scorecard]:
+    """The scorecards of several, by whose they are."""
+    found = (await house.targets(*who).BatchGetScorecards(targets_pb2.BatchGetScorecardsRequest(**(MAY | asked)))).scorecards
+    return {one.unit_id or one.store_id or one.brand_id: one for one in found}
+
+
+async def test_many_scorecards_at_once_say_what_each_says(shop: House) -> None:
+    await applied(shop, paid(order("ord_1")))
+    await set_target(shop)
+    subjects = {"unit_id": ["unt_brd_a", "unt_north"], "store_id": ["str_1", "str_2"], "brand_id": ["brd_a", "rtl_r"]}
+    for named, ids in subjects.items():
+        several = await cards(shop, **{f"{named}s": [*ids, *ids, "none"]})
+        assert several == {id: await card(shop, **{named: id}) for id in ids}
+    assert (await cards(shop, unit_ids=["unt_north"]))["unt_north"].attainments
+    assert (await cards(shop, store_ids=["str_1"], currency="USD"))["str_1"].other_currencies == ["CNY"]
+    read = ("units", "brands", "targets", "scorecards")
+    made = [await queries_made(shop.database, read, cards(shop, unit_ids=ids)) for ids in (["unt_north"], ["unt_north", "unt_brd_a"])]
+    assert made == [len(read)] * 2
+
+
+async def test_many_scorecards_stay_within_the_callers_scope(shop: House) -> None:
+    assert set(await cards(shop, *MANAGER_1, store_ids=["str_1", "str_2", "str_r"])) == {"str_1"}
+    assert set(await cards(shop, *SUPERVISOR, unit_ids=["unt_north", "unt_brd_a"])) == {"unt_north"}
+    assert set(await cards(shop, *OTHER_BRAND, brand_ids=["brd_a"])) == set()
+    with pytest.raises(Denied):
+        await cards(shop, *GUIDE_1, store_ids=["str_1"])
+    for asked in ({}, {"unit_ids": ["unt_north"], "brand_ids": ["brd_a"]}, {"store_ids": [f"str_{number}" for number in range(101)]}):
+        with pytest.raises(Invalid):
+            await cards(shop, *BRAND, **asked)
+    with pytest.raises(Invalid, match="INVALID_PERIOD"):
+        await cards(shop, *BRAND, unit_ids=["unt_north"], until_day="2027-06-01")
 
 
 # Credits -------------------------------------------------------------------------------------------------------------

@@ -136,18 +136,20 @@ class Trial:
         if rule_of(rpcs()[name]).public:
             return
         nouns = requests.id_fields(name)
+        whole = requests.whole(name, side.ids)
         lists = [path for path in nouns if path[-1].endswith("ids")]
-        own = requests.whole(name, side.ids)
-        both = own | {path: [*self.target.ids[nouns[path]], *own[path]] for path in lists}
-        pair = [requests.request(name, choice, self.world.at, "") for choice in (own, both)]
-        got = 0
-        for person in (side.people[role] for role in roles_of(name) if role in side.people):
-            alone, among = await self._together(name, [(person, request) for request in pair])
-            got = max(got, len(_items(alone)))
-            if _items(alone) != _items(among):
-                self.problems.append(f"{name} answers {person.label} otherwise beside others' ids: {alone.told} {among.told}")
-        if not got:
-            self.problems.append(f"{name} answers {side.name} nothing of its own")
+        rest = {path: ids for path, ids in whole.items() if path not in lists}
+        for path in lists:  # where there are several, one of them says whose things are meant
+            own, both = whole[path], [*self.target.ids[nouns[path]], *whole[path]]
+            pair = [requests.request(name, rest | {path: ids}, self.world.at, "") for ids in (own, both)]
+            got = 0
+            for person in (side.people[role] for role in roles_of(name) if role in side.people):
+                alone, among = await self._together(name, [(person, request) for request in pair])
+                got = max(got, len(_items(alone)))
+                if _items(alone) != _items(among):
+                    self.problems.append(f"{name} answers {person.label} otherwise beside others' ids: {alone.told} {among.told}")
+            if not got:
+                self.problems.append(f"{name} answers {side.name} nothing of its own {path[-1]}")
 
     def _different(self, name: str, choices: Iterable[Choice]) -> list[Message]:
         """The requests that these choices come to, each once; of a stream from before the beginning, where there is a cursor for that."""

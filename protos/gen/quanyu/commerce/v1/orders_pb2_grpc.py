@@ -84,6 +84,11 @@ class OrderServiceStub:
                 request_serializer=quanyu_dot_commerce_dot_v1_dot_orders__pb2.GetDestinationRequest.SerializeToString,
                 response_deserializer=quanyu_dot_commerce_dot_v1_dot_orders__pb2.GetDestinationResponse.FromString,
                 _registered_method=True)
+        self.BatchGetDestinations = channel.unary_unary(
+                '/quanyu.commerce.v1.OrderService/BatchGetDestinations',
+                request_serializer=quanyu_dot_commerce_dot_v1_dot_orders__pb2.BatchGetDestinationsRequest.SerializeToString,
+                response_deserializer=quanyu_dot_commerce_dot_v1_dot_orders__pb2.BatchGetDestinationsResponse.FromString,
+                _registered_method=True)
         self.ImportOrders = channel.unary_unary(
                 '/quanyu.commerce.v1.OrderService/ImportOrders',
                 request_serializer=quanyu_dot_commerce_dot_v1_dot_orders__pb2.ImportOrdersRequest.SerializeToString,
@@ -187,6 +192,14 @@ class OrderServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def BatchGetDestinations(self, request, context):
+        """Where each of up to 500 orders goes, as GetDestination tells it, in no particular order; orders that are not delivered, are unknown or lie
+        outside the caller's scope are left out.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ImportOrders(self, request, context):
         """Takes up to 500 paid orders of the time before this installation; stock does not move. `request_id` is the batch's id and is told with
         the fact OrdersImported. An order is taken whole or left out whole with its reason: ORDER_REPEATED, LINES_MISSING, STORE_NOT_FOUND,
@@ -248,6 +261,11 @@ def add_OrderServiceServicer_to_server(servicer, server):
                     servicer.GetDestination,
                     request_deserializer=quanyu_dot_commerce_dot_v1_dot_orders__pb2.GetDestinationRequest.FromString,
                     response_serializer=quanyu_dot_commerce_dot_v1_dot_orders__pb2.GetDestinationResponse.SerializeToString,
+            ),
+            'BatchGetDestinations': grpc.unary_unary_rpc_method_handler(
+                    servicer.BatchGetDestinations,
+                    request_deserializer=quanyu_dot_commerce_dot_v1_dot_orders__pb2.BatchGetDestinationsRequest.FromString,
+                    response_serializer=quanyu_dot_commerce_dot_v1_dot_orders__pb2.BatchGetDestinationsResponse.SerializeToString,
             ),
             'ImportOrders': grpc.unary_unary_rpc_method_handler(
                     servicer.ImportOrders,
@@ -525,6 +543,33 @@ class OrderService:
             '/quanyu.commerce.v1.OrderService/GetDestination',
             quanyu_dot_commerce_dot_v1_dot_orders__pb2.GetDestinationRequest.SerializeToString,
             quanyu_dot_commerce_dot_v1_dot_orders__pb2.GetDestinationResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def BatchGetDestinations(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/quanyu.commerce.v1.OrderService/BatchGetDestinations',
+            quanyu_dot_commerce_dot_v1_dot_orders__pb2.BatchGetDestinationsRequest.SerializeToString,
+            quanyu_dot_commerce_dot_v1_dot_orders__pb2.BatchGetDestinationsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -81,6 +81,10 @@ class OrderServiceStub:
     """
     GetDestination: _grpc.UnaryUnaryMultiCallable[_orders_pb2.GetDestinationRequest, _orders_pb2.GetDestinationResponse]
     """Where an order goes: for the consumer and for those who hand it over in the store. Refuses with ORDER_NOT_FOUND, DESTINATION_MISSING."""
+    BatchGetDestinations: _grpc.UnaryUnaryMultiCallable[_orders_pb2.BatchGetDestinationsRequest, _orders_pb2.BatchGetDestinationsResponse]
+    """Where each of up to 500 orders goes, as GetDestination tells it, in no particular order; orders that are not delivered, are unknown or lie
+    outside the caller's scope are left out.
+    """
     ImportOrders: _grpc.UnaryUnaryMultiCallable[_orders_pb2.ImportOrdersRequest, _orders_pb2.ImportOrdersResponse]
     """Takes up to 500 paid orders of the time before this installation; stock does not move. `request_id` is the batch's id and is told with
     the fact OrdersImported. An order is taken whole or left out whole with its reason: ORDER_REPEATED, LINES_MISSING, STORE_NOT_FOUND,
@@ -140,6 +144,10 @@ class OrderServiceAsyncStub(OrderServiceStub):
     """
     GetDestination: _aio.UnaryUnaryMultiCallable[_orders_pb2.GetDestinationRequest, _orders_pb2.GetDestinationResponse]  # type: ignore[assignment]
     """Where an order goes: for the consumer and for those who hand it over in the store. Refuses with ORDER_NOT_FOUND, DESTINATION_MISSING."""
+    BatchGetDestinations: _aio.UnaryUnaryMultiCallable[_orders_pb2.BatchGetDestinationsRequest, _orders_pb2.BatchGetDestinationsResponse]  # type: ignore[assignment]
+    """Where each of up to 500 orders goes, as GetDestination tells it, in no particular order; orders that are not delivered, are unknown or lie
+    outside the caller's scope are left out.
+    """
     ImportOrders: _aio.UnaryUnaryMultiCallable[_orders_pb2.ImportOrdersRequest, _orders_pb2.ImportOrdersResponse]  # type: ignore[assignment]
     """Takes up to 500 paid orders of the time before this installation; stock does not move. `request_id` is the batch's id and is told with
     the fact OrdersImported. An order is taken whole or left out whole with its reason: ORDER_REPEATED, LINES_MISSING, STORE_NOT_FOUND,
@@ -256,6 +264,16 @@ class OrderServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_orders_pb2.GetDestinationResponse, _abc.Awaitable[_orders_pb2.GetDestinationResponse]]:
         """Where an order goes: for the consumer and for those who hand it over in the store. Refuses with ORDER_NOT_FOUND, DESTINATION_MISSING."""
+
+    @_abc_1.abstractmethod
+    def BatchGetDestinations(
+        self,
+        request: _orders_pb2.BatchGetDestinationsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_orders_pb2.BatchGetDestinationsResponse, _abc.Awaitable[_orders_pb2.BatchGetDestinationsResponse]]:
+        """Where each of up to 500 orders goes, as GetDestination tells it, in no particular order; orders that are not delivered, are unknown or lie
+        outside the caller's scope are left out.
+        """
 
     @_abc_1.abstractmethod
     def ImportOrders(

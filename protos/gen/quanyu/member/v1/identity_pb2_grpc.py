@@ -80,10 +80,20 @@ class IdentityServiceStub:
                 request_serializer=quanyu_dot_member_dot_v1_dot_identity__pb2.ListIdentitiesRequest.SerializeToString,
                 response_deserializer=quanyu_dot_member_dot_v1_dot_identity__pb2.ListIdentitiesResponse.FromString,
                 _registered_method=True)
+        self.BatchListIdentities = channel.unary_unary(
+                '/quanyu.member.v1.IdentityService/BatchListIdentities',
+                request_serializer=quanyu_dot_member_dot_v1_dot_identity__pb2.BatchListIdentitiesRequest.SerializeToString,
+                response_deserializer=quanyu_dot_member_dot_v1_dot_identity__pb2.BatchListIdentitiesResponse.FromString,
+                _registered_method=True)
         self.ListLinks = channel.unary_unary(
                 '/quanyu.member.v1.IdentityService/ListLinks',
                 request_serializer=quanyu_dot_member_dot_v1_dot_identity__pb2.ListLinksRequest.SerializeToString,
                 response_deserializer=quanyu_dot_member_dot_v1_dot_identity__pb2.ListLinksResponse.FromString,
+                _registered_method=True)
+        self.BatchListLinks = channel.unary_unary(
+                '/quanyu.member.v1.IdentityService/BatchListLinks',
+                request_serializer=quanyu_dot_member_dot_v1_dot_identity__pb2.BatchListLinksRequest.SerializeToString,
+                response_deserializer=quanyu_dot_member_dot_v1_dot_identity__pb2.BatchListLinksResponse.FromString,
                 _registered_method=True)
 
 
@@ -173,9 +183,25 @@ class IdentityServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def BatchListIdentities(self, request, context):
+        """The identities of each of up to 100 consumers, as ListIdentities shows them; those who are missing or outside the caller's scope are
+        absent. None, and more than 100 at once, are an invalid request.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListLinks(self, request, context):
         """The links of the person, newest first, undone ones included: at most 100, between consumers within the caller's scope. Who could not
         link them sees neither remarks nor who did it. Refuses with CONSUMER_NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def BatchListLinks(self, request, context):
+        """The links of each of up to 100 consumers, as ListLinks shows them; those who are missing or outside the caller's scope are absent.
+        None, and more than 100 at once, are an invalid request.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -229,10 +255,20 @@ def add_IdentityServiceServicer_to_server(servicer, server):
                     request_deserializer=quanyu_dot_member_dot_v1_dot_identity__pb2.ListIdentitiesRequest.FromString,
                     response_serializer=quanyu_dot_member_dot_v1_dot_identity__pb2.ListIdentitiesResponse.SerializeToString,
             ),
+            'BatchListIdentities': grpc.unary_unary_rpc_method_handler(
+                    servicer.BatchListIdentities,
+                    request_deserializer=quanyu_dot_member_dot_v1_dot_identity__pb2.BatchListIdentitiesRequest.FromString,
+                    response_serializer=quanyu_dot_member_dot_v1_dot_identity__pb2.BatchListIdentitiesResponse.SerializeToString,
+            ),
             'ListLinks': grpc.unary_unary_rpc_method_handler(
                     servicer.ListLinks,
                     request_deserializer=quanyu_dot_member_dot_v1_dot_identity__pb2.ListLinksRequest.FromString,
                     response_serializer=quanyu_dot_member_dot_v1_dot_identity__pb2.ListLinksResponse.SerializeToString,
+            ),
+            'BatchListLinks': grpc.unary_unary_rpc_method_handler(
+                    servicer.BatchListLinks,
+                    request_deserializer=quanyu_dot_member_dot_v1_dot_identity__pb2.BatchListLinksRequest.FromString,
+                    response_serializer=quanyu_dot_member_dot_v1_dot_identity__pb2.BatchListLinksResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -490,6 +526,33 @@ class IdentityService:
             _registered_method=True)
 
     @staticmethod
+    def BatchListIdentities(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/quanyu.member.v1.IdentityService/BatchListIdentities',
+            quanyu_dot_member_dot_v1_dot_identity__pb2.BatchListIdentitiesRequest.SerializeToString,
+            quanyu_dot_member_dot_v1_dot_identity__pb2.BatchListIdentitiesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def ListLinks(request,
             target,
             options=(),
@@ -506,6 +569,33 @@ class IdentityService:
             '/quanyu.member.v1.IdentityService/ListLinks',
             quanyu_dot_member_dot_v1_dot_identity__pb2.ListLinksRequest.SerializeToString,
             quanyu_dot_member_dot_v1_dot_identity__pb2.ListLinksResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def BatchListLinks(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/quanyu.member.v1.IdentityService/BatchListLinks',
+            quanyu_dot_member_dot_v1_dot_identity__pb2.BatchListLinksRequest.SerializeToString,
+            quanyu_dot_member_dot_v1_dot_identity__pb2.BatchListLinksResponse.FromString,
             options,
             channel_credentials,
             insecure,

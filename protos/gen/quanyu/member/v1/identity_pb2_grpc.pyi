@@ -78,9 +78,17 @@ class IdentityServiceStub:
     """Up to 500 consumers; those that are missing or outside the caller's scope are absent."""
     ListIdentities: _grpc.UnaryUnaryMultiCallable[_identity_pb2.ListIdentitiesRequest, _identity_pb2.ListIdentitiesResponse]
     """The identities of the person, oldest first; a brand and its staff see only those the brand supplied. Refuses with CONSUMER_NOT_FOUND."""
+    BatchListIdentities: _grpc.UnaryUnaryMultiCallable[_identity_pb2.BatchListIdentitiesRequest, _identity_pb2.BatchListIdentitiesResponse]
+    """The identities of each of up to 100 consumers, as ListIdentities shows them; those who are missing or outside the caller's scope are
+    absent. None, and more than 100 at once, are an invalid request.
+    """
     ListLinks: _grpc.UnaryUnaryMultiCallable[_identity_pb2.ListLinksRequest, _identity_pb2.ListLinksResponse]
     """The links of the person, newest first, undone ones included: at most 100, between consumers within the caller's scope. Who could not
     link them sees neither remarks nor who did it. Refuses with CONSUMER_NOT_FOUND.
+    """
+    BatchListLinks: _grpc.UnaryUnaryMultiCallable[_identity_pb2.BatchListLinksRequest, _identity_pb2.BatchListLinksResponse]
+    """The links of each of up to 100 consumers, as ListLinks shows them; those who are missing or outside the caller's scope are absent.
+    None, and more than 100 at once, are an invalid request.
     """
 
 @_typing.type_check_only
@@ -131,9 +139,17 @@ class IdentityServiceAsyncStub(IdentityServiceStub):
     """Up to 500 consumers; those that are missing or outside the caller's scope are absent."""
     ListIdentities: _aio.UnaryUnaryMultiCallable[_identity_pb2.ListIdentitiesRequest, _identity_pb2.ListIdentitiesResponse]  # type: ignore[assignment]
     """The identities of the person, oldest first; a brand and its staff see only those the brand supplied. Refuses with CONSUMER_NOT_FOUND."""
+    BatchListIdentities: _aio.UnaryUnaryMultiCallable[_identity_pb2.BatchListIdentitiesRequest, _identity_pb2.BatchListIdentitiesResponse]  # type: ignore[assignment]
+    """The identities of each of up to 100 consumers, as ListIdentities shows them; those who are missing or outside the caller's scope are
+    absent. None, and more than 100 at once, are an invalid request.
+    """
     ListLinks: _aio.UnaryUnaryMultiCallable[_identity_pb2.ListLinksRequest, _identity_pb2.ListLinksResponse]  # type: ignore[assignment]
     """The links of the person, newest first, undone ones included: at most 100, between consumers within the caller's scope. Who could not
     link them sees neither remarks nor who did it. Refuses with CONSUMER_NOT_FOUND.
+    """
+    BatchListLinks: _aio.UnaryUnaryMultiCallable[_identity_pb2.BatchListLinksRequest, _identity_pb2.BatchListLinksResponse]  # type: ignore[assignment]
+    """The links of each of up to 100 consumers, as ListLinks shows them; those who are missing or outside the caller's scope are absent.
+    None, and more than 100 at once, are an invalid request.
     """
 
 class IdentityServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -237,6 +253,16 @@ class IdentityServiceServicer(metaclass=_abc_1.ABCMeta):
         """The identities of the person, oldest first; a brand and its staff see only those the brand supplied. Refuses with CONSUMER_NOT_FOUND."""
 
     @_abc_1.abstractmethod
+    def BatchListIdentities(
+        self,
+        request: _identity_pb2.BatchListIdentitiesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_identity_pb2.BatchListIdentitiesResponse, _abc.Awaitable[_identity_pb2.BatchListIdentitiesResponse]]:
+        """The identities of each of up to 100 consumers, as ListIdentities shows them; those who are missing or outside the caller's scope are
+        absent. None, and more than 100 at once, are an invalid request.
+        """
+
+    @_abc_1.abstractmethod
     def ListLinks(
         self,
         request: _identity_pb2.ListLinksRequest,
@@ -244,6 +270,16 @@ class IdentityServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_identity_pb2.ListLinksResponse, _abc.Awaitable[_identity_pb2.ListLinksResponse]]:
         """The links of the person, newest first, undone ones included: at most 100, between consumers within the caller's scope. Who could not
         link them sees neither remarks nor who did it. Refuses with CONSUMER_NOT_FOUND.
+        """
+
+    @_abc_1.abstractmethod
+    def BatchListLinks(
+        self,
+        request: _identity_pb2.BatchListLinksRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_identity_pb2.BatchListLinksResponse, _abc.Awaitable[_identity_pb2.BatchListLinksResponse]]:
+        """The links of each of up to 100 consumers, as ListLinks shows them; those who are missing or outside the caller's scope are absent.
+        None, and more than 100 at once, are an invalid request.
         """
 
 def add_IdentityServiceServicer_to_server(servicer: IdentityServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

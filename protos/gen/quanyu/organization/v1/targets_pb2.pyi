@@ -564,6 +564,72 @@ class GetScorecardResponse(_message.Message):
 Global___GetScorecardResponse: _TypeAlias = GetScorecardResponse  # noqa: Y015
 
 @_typing.final
+class BatchGetScorecardsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    UNIT_IDS_FIELD_NUMBER: _builtins.int
+    STORE_IDS_FIELD_NUMBER: _builtins.int
+    BRAND_IDS_FIELD_NUMBER: _builtins.int
+    FROM_DAY_FIELD_NUMBER: _builtins.int
+    UNTIL_DAY_FIELD_NUMBER: _builtins.int
+    CURRENCY_FIELD_NUMBER: _builtins.int
+    from_day: _builtins.str
+    until_day: _builtins.str
+    currency: _builtins.str
+    """ISO 4217; empty: the tenant's own."""
+    @_builtins.property
+    def unit_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Whose scorecards, at most 100."""
+
+    @_builtins.property
+    def store_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Or: which stores', at most 100."""
+
+    @_builtins.property
+    def brand_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Or: which brands', at most 100."""
+
+    def __init__(
+        self,
+        *,
+        unit_ids: _abc.Iterable[_builtins.str] | None = ...,
+        store_ids: _abc.Iterable[_builtins.str] | None = ...,
+        brand_ids: _abc.Iterable[_builtins.str] | None = ...,
+        from_day: _builtins.str = ...,
+        until_day: _builtins.str = ...,
+        currency: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["brand_ids", b"brand_ids", "currency", b"currency", "from_day", b"from_day", "store_ids", b"store_ids", "unit_ids", b"unit_ids", "until_day", b"until_day"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BatchGetScorecardsRequest: _TypeAlias = BatchGetScorecardsRequest  # noqa: Y015
+
+@_typing.final
+class BatchGetScorecardsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SCORECARDS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def scorecards(self) -> _containers.RepeatedCompositeFieldContainer[Global___Scorecard]:
+        """Each names the unit, store or brand that it is of."""
+
+    def __init__(
+        self,
+        *,
+        scorecards: _abc.Iterable[Global___Scorecard] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["scorecards", b"scorecards"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BatchGetScorecardsResponse: _TypeAlias = BatchGetScorecardsResponse  # noqa: Y015
+
+@_typing.final
 class BatchGetCreditsRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -44,6 +44,11 @@ class TargetServiceStub:
                 request_serializer=quanyu_dot_organization_dot_v1_dot_targets__pb2.GetScorecardRequest.SerializeToString,
                 response_deserializer=quanyu_dot_organization_dot_v1_dot_targets__pb2.GetScorecardResponse.FromString,
                 _registered_method=True)
+        self.BatchGetScorecards = channel.unary_unary(
+                '/quanyu.organization.v1.TargetService/BatchGetScorecards',
+                request_serializer=quanyu_dot_organization_dot_v1_dot_targets__pb2.BatchGetScorecardsRequest.SerializeToString,
+                response_deserializer=quanyu_dot_organization_dot_v1_dot_targets__pb2.BatchGetScorecardsResponse.FromString,
+                _registered_method=True)
         self.BatchGetCredits = channel.unary_unary(
                 '/quanyu.organization.v1.TargetService/BatchGetCredits',
                 request_serializer=quanyu_dot_organization_dot_v1_dot_targets__pb2.BatchGetCreditsRequest.SerializeToString,
@@ -76,6 +81,15 @@ class TargetServiceServicer:
         """What a unit, a store or a brand sold in a period of at most 366 days, and how its targets stand.
         A brand's scorecard counts the orders with lines of its products, by those lines, wherever they were sold.
         Refuses with UNIT_NOT_FOUND, STORE_NOT_FOUND or BRAND_NOT_FOUND outside the caller's scope and with INVALID_PERIOD.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def BatchGetScorecards(self, request, context):
+        """What each of up to 100 units, stores or brands sold in the same period, as GetScorecard shows it, in no particular order; those outside
+        the caller's scope are absent. Give exactly one of `unit_ids`, `store_ids` and `brand_ids`; several or none, and more than 100 at once,
+        are an invalid request. Refuses with INVALID_PERIOD.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -116,6 +130,11 @@ def add_TargetServiceServicer_to_server(servicer, server):
                     servicer.GetScorecard,
                     request_deserializer=quanyu_dot_organization_dot_v1_dot_targets__pb2.GetScorecardRequest.FromString,
                     response_serializer=quanyu_dot_organization_dot_v1_dot_targets__pb2.GetScorecardResponse.SerializeToString,
+            ),
+            'BatchGetScorecards': grpc.unary_unary_rpc_method_handler(
+                    servicer.BatchGetScorecards,
+                    request_deserializer=quanyu_dot_organization_dot_v1_dot_targets__pb2.BatchGetScorecardsRequest.FromString,
+                    response_serializer=quanyu_dot_organization_dot_v1_dot_targets__pb2.BatchGetScorecardsResponse.SerializeToString,
             ),
             'BatchGetCredits': grpc.unary_unary_rpc_method_handler(
                     servicer.BatchGetCredits,
@@ -187,6 +206,33 @@ class TargetService:
             '/quanyu.organization.v1.TargetService/GetScorecard',
             quanyu_dot_organization_dot_v1_dot_targets__pb2.GetScorecardRequest.SerializeToString,
             quanyu_dot_organization_dot_v1_dot_targets__pb2.GetScorecardResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def BatchGetScorecards(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/quanyu.organization.v1.TargetService/BatchGetScorecards',
+            quanyu_dot_organization_dot_v1_dot_targets__pb2.BatchGetScorecardsRequest.SerializeToString,
+            quanyu_dot_organization_dot_v1_dot_targets__pb2.BatchGetScorecardsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -45,6 +45,11 @@ class TargetServiceStub:
     A brand's scorecard counts the orders with lines of its products, by those lines, wherever they were sold.
     Refuses with UNIT_NOT_FOUND, STORE_NOT_FOUND or BRAND_NOT_FOUND outside the caller's scope and with INVALID_PERIOD.
     """
+    BatchGetScorecards: _grpc.UnaryUnaryMultiCallable[_targets_pb2.BatchGetScorecardsRequest, _targets_pb2.BatchGetScorecardsResponse]
+    """What each of up to 100 units, stores or brands sold in the same period, as GetScorecard shows it, in no particular order; those outside
+    the caller's scope are absent. Give exactly one of `unit_ids`, `store_ids` and `brand_ids`; several or none, and more than 100 at once,
+    are an invalid request. Refuses with INVALID_PERIOD.
+    """
     BatchGetCredits: _grpc.UnaryUnaryMultiCallable[_targets_pb2.BatchGetCreditsRequest, _targets_pb2.BatchGetCreditsResponse]
     """Who is credited with these orders (at most 500); those outside the caller's scope are absent."""
     ListCredits: _grpc.UnaryUnaryMultiCallable[_targets_pb2.ListCreditsRequest, _targets_pb2.ListCreditsResponse]
@@ -67,6 +72,11 @@ class TargetServiceAsyncStub(TargetServiceStub):
     """What a unit, a store or a brand sold in a period of at most 366 days, and how its targets stand.
     A brand's scorecard counts the orders with lines of its products, by those lines, wherever they were sold.
     Refuses with UNIT_NOT_FOUND, STORE_NOT_FOUND or BRAND_NOT_FOUND outside the caller's scope and with INVALID_PERIOD.
+    """
+    BatchGetScorecards: _aio.UnaryUnaryMultiCallable[_targets_pb2.BatchGetScorecardsRequest, _targets_pb2.BatchGetScorecardsResponse]  # type: ignore[assignment]
+    """What each of up to 100 units, stores or brands sold in the same period, as GetScorecard shows it, in no particular order; those outside
+    the caller's scope are absent. Give exactly one of `unit_ids`, `store_ids` and `brand_ids`; several or none, and more than 100 at once,
+    are an invalid request. Refuses with INVALID_PERIOD.
     """
     BatchGetCredits: _aio.UnaryUnaryMultiCallable[_targets_pb2.BatchGetCreditsRequest, _targets_pb2.BatchGetCreditsResponse]  # type: ignore[assignment]
     """Who is credited with these orders (at most 500); those outside the caller's scope are absent."""
@@ -99,6 +109,17 @@ class TargetServiceServicer(metaclass=_abc_1.ABCMeta):
         """What a unit, a store or a brand sold in a period of at most 366 days, and how its targets stand.
         A brand's scorecard counts the orders with lines of its products, by those lines, wherever they were sold.
         Refuses with UNIT_NOT_FOUND, STORE_NOT_FOUND or BRAND_NOT_FOUND outside the caller's scope and with INVALID_PERIOD.
+        """
+
+    @_abc_1.abstractmethod
+    def BatchGetScorecards(
+        self,
+        request: _targets_pb2.BatchGetScorecardsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_targets_pb2.BatchGetScorecardsResponse, _abc.Awaitable[_targets_pb2.BatchGetScorecardsResponse]]:
+        """What each of up to 100 units, stores or brands sold in the same period, as GetScorecard shows it, in no particular order; those outside
+        the caller's scope are absent. Give exactly one of `unit_ids`, `store_ids` and `brand_ids`; several or none, and more than 100 at once,
+        are an invalid request. Refuses with INVALID_PERIOD.
         """
 
     @_abc_1.abstractmethod
