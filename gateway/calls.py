@@ -120,26 +120,12 @@ class CallField(GraphField):
             return None
 
 
-def _form_of(arguments: type[Any] | None, request: type[Message]) -> Form:
-    form: Form = getattr(arguments, "__form__", None) or Form(request, ())
-    if form.message is not request:
-        raise TypeError(f"{arguments} is no form of {request.DESCRIPTOR.full_name}")
-    return form
+def ask(request: type[Message], *, arguments: type[Any] | None = None, item: str = "", description: str | None = None) -> Any:
+    """A field of a root that answers what an rpc does, or one `item` of its response: null when there is no such thing.
 
-
-def ask(
-    request: type[Message],
-    *,
-    arguments: type[Any] | None = None,
-    by: Mapping[str, str] | None = None,
-    item: str = "",
-    description: str | None = None,
-) -> Any:
-    """A field that answers what an rpc does, or one `item` of its response: null when there is no such thing.
-
-    `arguments` are the parts of a form; `by` fills fields of the request from the source's attributes (null when one of those is empty).
+    `arguments` are the parts of a form. What belongs to a source is an edge (`edges.py`): below a list this would be a call for each item.
     """
-    return CallField(request, _form_of(arguments, request), by or {}, item, paged=False, description=description)
+    return CallField(request, Form.of(arguments, request), {}, item, paged=False, description=description)
 
 
 def page(
@@ -151,9 +137,10 @@ def page(
     key: str = "",
     description: str | None = None,
 ) -> Any:
-    """A connection over a `List…` rpc. With `first`, a `BatchList…` rpc that takes the same arguments, the first pages of many sources are
+    """A connection over a `List…` rpc. `arguments` are the parts of a form, `by` fills fields of the request from the source's attributes
+    (null when one of those is empty). With `first`, a `BatchList…` rpc that takes the same arguments, the first pages of many sources are
     one call; the source's `key` is what it is asked for (unless given: the one attribute of `by`)."""
-    return CallField(request, _form_of(arguments, request), by or {}, "", paged=True, first=first, key=key, description=description)
+    return CallField(request, Form.of(arguments, request), by or {}, "", paged=True, first=first, key=key, description=description)
 
 
 class MutationField(GraphField):

@@ -3,6 +3,8 @@
     store_by_id = Batch(chart_pb2.BatchGetStoresRequest)
     store: Store | None = edge(by="store_id", through=store_by_id)
 
+    scorecard: Scorecard | None = edge(by="id", through=scorecard_of_store, arguments=Period)
+
 A batch follows one `BatchGet…` rpc. Within a request a key is fetched once, across levels; ids that are missing or out of scope
 give null. Every edge is nullable: a service that is down costs the fields it owns and not the page.
 """
@@ -19,6 +21,7 @@ from strawberry.types import Info
 from gateway import descriptions
 from gateway.clients import Descriptor, rpc_of
 from gateway.fields import GraphField
+from gateway.form import Form
 
 if TYPE_CHECKING:
     from gateway.context import Context
@@ -104,9 +107,11 @@ def _only_repeated(message: type[Message]) -> str:
 class EdgeField(GraphField):
     """See `edge`."""
 
-    def __init__(self, by: str, through: Batch, using: Mapping[str, str], description: str | None) -> None:
+    def __init__(self, by: str, through: Batch, using: Mapping[str, str], arguments: type[Any] | None, description: str | None) -> None:
         super().__init__(description=description)
         self.by, self.through, self.key = by, through, attrgetter(by)
+        self.form = Form.of(arguments, through.rpc.request)
+        self._arguments = self.form.arguments()
         self.using = tuple((name, attrgetter(attribute)) for name, attribute in using.items())
 
     @property
@@ -134,18 +139,24 @@ class EdgeField(GraphField):
         return field is not None and field.is_repeated
 
     def bound(self, source: Any) -> Bound:
-        """The further fields of the batch's request."""
+        """The further fields of the batch's request that the source gives."""
         if not self.using:
             return b""
         return self.through.bound(**{name: value(source) for name, value in self.using})
 
+    def given(self, context: "Context", arguments: Mapping[str, Any]) -> Bound:
+        """Those that a client gives."""
+        if not self.form.parts:
+            return b""
+        return self.form.build(arguments, context).SerializeToString(deterministic=True)
+
     def get_result(self, source: Any, info: Info[Any, Any] | None, args: list[Any], kwargs: Any) -> Any:
         assert info is not None
         keys = self.key(source)
-        loader = info.context.loader(self.through, self.bound(source))
-        if isinstance(keys, str):
-            return loader.load(keys) if keys else None
-        return loader.load_many(list(keys))
+        if keys == "":
+            return None
+        loader = info.context.loader(self.through, self.bound(source) + self.given(info.context, kwargs))
+        return loader.load(keys) if isinstance(keys, str) else loader.load_many(list(keys))
 
 
 def _field_at(owner: Descriptor, path: str) -> FieldDescriptor | None:
@@ -157,9 +168,17 @@ def _field_at(owner: Descriptor, path: str) -> FieldDescriptor | None:
     return field
 
 
-def edge(*, by: str, through: Batch, using: Mapping[str, str] | None = None, description: str | None = None) -> Any:
+def edge(
+    *,
+    by: str,
+    through: Batch,
+    using: Mapping[str, str] | None = None,
+    arguments: type[Any] | None = None,
+    description: str | None = None,
+) -> Any:
     """An edge to what `by` (a field of the message: one id or several) names.
 
-    `using` fills further fields of the batch's request from fields of the message. The description is the key's unless given.
+    `using` fills further fields of the batch's request from fields of the message, `arguments` (the parts of a form over it) from what a
+    client gives: keys asked for with the same are one call. The description is the key's unless given.
     """
-    return EdgeField(by, through, using or {}, description)
+    return EdgeField(by, through, using or {}, arguments, description)

@@ -78,6 +78,14 @@ class Form:
     def __init__(self, message: type[Message], parts: tuple[Part, ...]) -> None:
         self.message, self.parts = message, parts
 
+    @classmethod
+    def of(cls, arguments: type[Any] | None, message: type[Message]) -> "Form":
+        """The form that declares a field's arguments over this request (None: it takes none); TypeError when it is of another."""
+        found: Form = getattr(arguments, "__form__", None) or cls(message, ())
+        if found.message is not message:
+            raise TypeError(f"{arguments} is no form of {message.DESCRIPTOR.full_name}")
+        return found
+
     def build(self, values: Mapping[str, Any], context: "Context", **bound: Any) -> Message:
         """The request; `bound` are fields that the field's own source gives. `Invalid` names the part that cannot be."""
         message = self.message(**bound)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Call(Deferred):
-    """A look-up or a page."""
+    """A look-up or a page. Below a list it is a call for each item."""
 
     definition: CallField
 
@@ -30,8 +30,8 @@ class Call(Deferred):
             item: Descriptor = self.definition.rpc.response.DESCRIPTOR.fields_by_name[self.definition.item_name]
             self.known = of_field(item, nullable=False)
 
-    def rpc(self) -> str:
-        return str(self.definition.rpc.method.name)
+    def rpc(self, *, below_a_list: bool) -> str:
+        return f"{self.definition.rpc.method.name}{', one for each' if below_a_list else ''}"
 
     def key(self, source: Any) -> Any:
         return self.definition.bound(source)
@@ -54,8 +54,8 @@ class FirstPage(Call):
         self.batch = self.definition.first
         self.known = Known(messages=self.known.messages | known_of(self.batch).messages)
 
-    def rpc(self) -> str:
-        return f"{self.batch.rpc.method.name} (further pages {self.definition.rpc.method.name})"
+    def rpc(self, *, below_a_list: bool) -> str:
+        return f"{self.batch.rpc.method.name} (further pages {super().rpc(below_a_list=below_a_list)})"
 
     def key(self, source: Any) -> Any:
         bound = self.definition.bound(source)
@@ -82,7 +82,7 @@ class Mutation(Deferred):
 
     definition: MutationField
 
-    def rpc(self) -> str:
+    def rpc(self, *, below_a_list: bool) -> str:
         return str(self.definition.rpc.method.name)
 
     def key(self, source: Any) -> Any:

@@ -40,7 +40,7 @@ class Deferred(ABC):
         self.pure = True
 
     @abstractmethod
-    def rpc(self) -> str:
+    def rpc(self, *, below_a_list: bool) -> str:
         """What is asked, as a plan prints it."""
 
     @abstractmethod

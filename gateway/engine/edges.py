@@ -10,7 +10,7 @@ from gateway import nodes
 from gateway.edges import Batch, EdgeField
 from gateway.engine.collect import Field, Uncompiled
 from gateway.engine.deferred import Deferred
-from gateway.engine.known import Known, of_messages
+from gateway.engine.known import Known, of_field, of_messages
 from gateway.engine.run import Container, Failure, Slot
 from gateway.engine.source import Source
 from gateway.nodes import NodeField
@@ -24,12 +24,12 @@ if TYPE_CHECKING:
 
 def known_of(batch: Batch) -> Known:
     """Of what a batch finds for one key."""
-    item = of_messages(batch.item.fields_by_name[batch.value_name].message_type if batch.value_name else batch.item)
+    item = of_field(batch.item.fields_by_name[batch.value_name], nullable=True) if batch.value_name else of_messages(batch.item)
     return Known(items=item.present) if batch.many else item
 
 
 class Edge(Deferred):
-    """A field whose key stands on the message."""
+    """A field whose key stands on the message. Those whose batch takes more than keys are queued as (keys, what the source gives)."""
 
     definition: EdgeField
 
@@ -37,10 +37,11 @@ class Edge(Deferred):
         super().__init__(field, schema, suggestions=suggestions)
         self.batch = self.definition.through
         self.alone = (self.batch, b"")
+        self.further = bool(self.definition.using) or self.arguments is not None
         one = known_of(self.batch)
         self.known = Known(items=one) if self.definition.keyed_by_many else one
 
-    def rpc(self) -> str:
+    def rpc(self, *, below_a_list: bool) -> str:
         return str(self.batch.rpc.method.name)
 
     def key(self, source: Any) -> Any:
@@ -49,15 +50,21 @@ class Edge(Deferred):
             keys = list(keys)
         elif not keys:
             return None
-        return (keys, self.definition.bound(source)) if self.definition.using else keys
+        return (keys, self.definition.bound(source)) if self.further else keys
 
     def queued(self, source: Source, field: Field, text: str) -> str:
-        if self.definition.using or self.definition.keyed_by_many:
+        if self.further or self.definition.keyed_by_many:
             return super().queued(source, field, text)
         return f"    if k := {text}.{self.definition.by}: R.put(({source.constant(self, 'later')}, k, d, {field.key!r}))\n"
 
     def start(self, run: Run, key: Any, container: Container, slot: Slot) -> None:
         keys, bound = key if type(key) is tuple else (key, b"")
+        if self.arguments is not None:
+            try:
+                bound += self.definition.given(run.context, self.given(run))
+            except Exception as wrong:
+                self.refuse(run, wrong, container, slot)
+                return
         load = run.load(self.batch, bound)
         if type(keys) is str:
             run.want(load, keys, (self, keys, container, slot))
@@ -113,7 +120,7 @@ class LookUp(Deferred):
             if not self.arguments.literals and len(self.arguments.variables) == 1:
                 self.given_by = self.arguments.variables[0][1]
 
-    def rpc(self) -> str:
+    def rpc(self, *, below_a_list: bool) -> str:
         return self.definition.through.rpc.method.name if self.definition.through is not None else "by the prefix of the id"
 
     def key(self, source: Any) -> Any:

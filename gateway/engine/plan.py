@@ -1,6 +1,7 @@
 """A plan: one operation, compiled for the values of its conditions. It keeps nothing of any request.
 
-Printed, it shows level for level what is asked: a batch once for all the fields that follow it.
+Printed, it shows level for level what is asked: a batch once for all the fields that follow it, and what is asked once for each item of
+a list.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ import re
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from graphql import DocumentNode, OperationDefinitionNode, OperationType
+from graphql import DocumentNode, OperationDefinitionNode, OperationType, get_nullable_type, is_list_type
 
 from gateway.calls import CallField, MutationField
 from gateway.edges import EdgeField
@@ -122,7 +123,7 @@ class Plan:
     def levels(self) -> list[dict[str, list[str]]]:
         """What is asked at each level, with the paths of the fields that ask."""
         found: list[dict[str, list[str]]] = []
-        _find_levels(self.selection, 0, "", found)
+        _find_levels(self.selection, 0, "", found, below_a_list=False)
         return found
 
 
@@ -138,16 +139,17 @@ def _fields(selection: Selection) -> Iterator[Field]:
             yield from _fields(below)
 
 
-def _find_levels(selection: Selection, level: int, path: str, found: list[dict[str, list[str]]]) -> None:
+def _find_levels(selection: Selection, level: int, path: str, found: list[dict[str, list[str]]], *, below_a_list: bool) -> None:
     for field in selection.fields:
         here = f"{path}.{field.key}" if path else field.key
         deeper = level
         if field.deferred is not None:
             while len(found) <= level:
                 found.append({})
-            paths = found[level].setdefault(field.deferred.rpc(), [])
+            paths = found[level].setdefault(field.deferred.rpc(below_a_list=below_a_list), [])
             if here not in paths:
                 paths.append(here)
             deeper = level + 1
+        listed = below_a_list or (field.name != TYPENAME and is_list_type(get_nullable_type(field.type)))
         for below in field.selections.values():
-            _find_levels(below, deeper, here, found)
+            _find_levels(below, deeper, here, found, below_a_list=listed)

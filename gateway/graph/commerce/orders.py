@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from strawberry import ID
 
-from gateway.calls import ask, mutation, page
+from gateway.calls import mutation, page
 from gateway.connections import connection
 from gateway.edges import edge
 from gateway.follow import follow
@@ -16,6 +16,7 @@ from gateway.graph.batches import (
     consumer_by_id,
     coupon_by_id,
     credit_by_order,
+    destination_of_order,
     hold_by_id,
     offer_by_id,
     order_by_id,
@@ -120,7 +121,11 @@ class Order(Node):
     store: Store | None = edge(by="store_id", through=store_by_id)
     seller: Brand | None = edge(by="seller_id", through=brand_by_id)
     credit: Credit | None = edge(by="id", through=credit_by_order, description="To whom it is credited, once; null until it is paid.")
-    destination: Destination | None = ask(orders_pb2.GetDestinationRequest, by={"order_id": "id"}, item="destination")
+    destination: Destination | None = edge(
+        by="id",
+        through=destination_of_order,
+        description="Where it goes: for the consumer and for those who hand it over in the store; null when it is not delivered.",
+    )
 
 
 @connection(orders_pb2.ListOrdersResponse, orders_pb2.OrdersOfOne, items="orders")

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from strawberry import ID
 
-from gateway.calls import ask, mutation, page
+from gateway.calls import mutation, page
 from gateway.edges import edge
 from gateway.form import form
 from gateway.graph.batches import (
@@ -15,7 +15,9 @@ from gateway.graph.batches import (
     consumer_by_id,
     coupons_of_consumer,
     holds_of_consumer,
+    identities_of_consumer,
     inbox_of_consumer,
+    links_of_consumer,
     orders_of_consumer,
     packs_of_consumer,
     relations_of_consumer,
@@ -55,8 +57,17 @@ class Consumer(Node):
     preferences: list[Attribute]
     created_at: DateTime | None
     consumer_ids: list[ID]
-    identities: list[Identity] | None = ask(identity_pb2.ListIdentitiesRequest, by={"consumer_id": "id"}, item="identities")
-    links: list[Link] | None = ask(identity_pb2.ListLinksRequest, by={"consumer_id": "id"}, item="links")
+    identities: list[Identity] | None = edge(
+        by="id",
+        through=identities_of_consumer,
+        description="How the person is known, oldest first; a brand and its staff see only what the brand supplied.",
+    )
+    links: list[Link] | None = edge(
+        by="id",
+        through=links_of_consumer,
+        description="Which consumers are this person, latest link first, undone ones included: at most 100, between consumers within the "
+        "caller's scope. Who could not link them sees no remarks.",
+    )
     relations: RelationConnection | None = page(relation_pb2.ListRelationsRequest, by={"consumer_id": "id"}, first=relations_of_consumer)
     consents: ConsentConnection | None = page(
         consent_pb2.ListConsentsRequest, by={"consumer_id": "id"}, arguments=ConsentFilter, first=consents_of_consumer

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from strawberry import ID
 
-from gateway.calls import ask, mutation, page
+from gateway.calls import mutation, page
 from gateway.connections import connection
 from gateway.edges import edge
 from gateway.form import form
@@ -25,6 +25,9 @@ from gateway.graph.batches import (
     outreaches_of_staff,
     outreaches_of_store,
     relations_of_brand,
+    scorecard_of_brand,
+    scorecard_of_store,
+    scorecard_of_unit,
     staff_by_id,
     staff_of_store,
     stocks_of_store,
@@ -36,7 +39,7 @@ from gateway.graph.batches import (
 )
 from gateway.graph.commerce.catalog import BrandOffers
 from gateway.graph.district.wallet import CouponFilter
-from gateway.graph.organization.targets import Period
+from gateway.graph.organization.targets import SOLD, Period
 from gateway.graph.organization.tasks import TaskFilter
 from gateway.nodes import by_id
 from gateway.view import Node, enumeration, view
@@ -99,7 +102,12 @@ class Brand(Node):
     )
     relations: RelationConnection | None = page(relation_pb2.ListRelationsRequest, by={"brand_id": "id"}, first=relations_of_brand)
     outreaches: OutreachConnection | None = page(outreach_pb2.ListOutreachesRequest, by={"brand_id": "id"}, first=outreaches_of_brand)
-    scorecard: Scorecard | None = ask(targets_pb2.GetScorecardRequest, by={"brand_id": "id"}, arguments=Period, item="scorecard")
+    scorecard: Scorecard | None = edge(
+        by="id",
+        through=scorecard_of_brand,
+        arguments=Period,
+        description="What was sold of its products, wherever that was, in a period of at most 366 days; null outside the caller's scope.",
+    )
 
 
 @view(chart_pb2.Unit, node="unt_", through=unit_by_id)
@@ -114,7 +122,7 @@ class Unit(Node):
     path: list[Unit | None] | None = edge(by="unit_ids", through=unit_by_id)
     store: Store | None = edge(by="store_id", through=store_by_id)
     units: UnitConnection | None = page(chart_pb2.ListUnitsRequest, by={"unit_id": "id"}, first=units_below)
-    scorecard: Scorecard | None = ask(targets_pb2.GetScorecardRequest, by={"unit_id": "id"}, arguments=Period, item="scorecard")
+    scorecard: Scorecard | None = edge(by="id", through=scorecard_of_unit, arguments=Period, description=SOLD)
 
 
 @view(chart_pb2.Store, node="str_", through=store_by_id)
@@ -137,7 +145,7 @@ class Store(Node):
     orders: OrderConnection | None = page(orders_pb2.ListOrdersRequest, by={"store_id": "id"}, first=orders_of_store)
     outreaches: OutreachConnection | None = page(outreach_pb2.ListOutreachesRequest, by={"store_id": "id"}, first=outreaches_of_store)
     credits: CreditConnection | None = page(targets_pb2.ListCreditsRequest, by={"store_id": "id"}, first=credits_of_store)
-    scorecard: Scorecard | None = ask(targets_pb2.GetScorecardRequest, by={"store_id": "id"}, arguments=Period, item="scorecard")
+    scorecard: Scorecard | None = edge(by="id", through=scorecard_of_store, arguments=Period, description=SOLD)
 
 
 @view(chart_pb2.Staff, node="stf_", through=staff_by_id)

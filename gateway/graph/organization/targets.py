@@ -116,10 +116,11 @@ class CreditConnection:
 
 
 FIRST_DAY = "The first day, like 2024-05-01."
+SOLD = "What was sold in a period of at most 366 days, and how its targets stand; null outside the caller's scope."
 LAST_DAY = "The last day, included; at most 366 days after the first."
 
 
-@form(targets_pb2.GetScorecardRequest)
+@form(targets_pb2.BatchGetScorecardsRequest)
 class Period:
     from_day: str = part(description=FIRST_DAY)
     until_day: str = part(description=LAST_DAY)

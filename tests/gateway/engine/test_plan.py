@@ -35,6 +35,22 @@ def test_a_plan_prints_its_batches_by_level() -> None:
     assert plan.printed((OPERATIONS / "my_orders.graphql").read_text()) == MY_ORDERS
 
 
+def test_a_plan_tells_what_is_asked_for_each_item_of_a_list() -> None:
+    printed = plan.printed(
+        """query ($after: String) { store(id: "str_1") {
+            tasks { nodes { assignee { tasks(after: $after) { nodes { id } } } } }
+            staff { nodes { scorecard: store { scorecard(fromDay: "2024-05-01", untilDay: "2024-05-31") { fromDay } } } }
+        } }"""
+    )
+    lines = [line.strip() for line in printed.splitlines() if "List" in line or "Scorecard" in line]
+    assert lines == [
+        "BatchListTasks (further pages ListTasks)",
+        "BatchListStaff (further pages ListStaff)",
+        "BatchListTasks (further pages ListTasks, one for each)",
+        "BatchGetScorecards",
+    ]
+
+
 def test_a_plan_without_a_document_is_refused() -> None:
     with pytest.raises(GraphQLError, match="Cannot query field"):
         plan.printed("{ nothing }")
