@@ -18,6 +18,8 @@ from services.kit.errors import Conflict, Exhausted, Invalid
 HOLD_LIFE = timedelta(minutes=15)
 COUNT_MAX = 1_000_000_000
 QUANTITY_MAX = 100
+NOW = timedelta(minutes=5)
+"""A front end's "now" is on its way for a moment, and clocks differ."""
 HOLDS_MAX = 10
 """Calls of one holder that keep goods back at a time: each hold, ordered or not, and each unpaid order of goods that were not held."""
 IMPORT_MAX = 500
@@ -208,8 +210,8 @@ def check_level(on_hand: int, reserved: int) -> None:
 
 
 def check_needed(needed_by: datetime | None, at: datetime) -> None:
-    """Refuses what was needed before it is asked for: an order of it would be called urgent."""
-    if needed_by is not None and needed_by < at:
+    """Refuses what was needed well before it is asked for: an order of it would be called urgent."""
+    if needed_by is not None and needed_by < at - NOW:
         raise Invalid(Reason.INVALID_FIELD, "this time is over already; say when it is needed, or leave it out", field="needed_by")
 
 

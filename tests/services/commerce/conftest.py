@@ -57,8 +57,8 @@ class Shop:
     def catalog(self, *grants: Grant) -> Any:
         return catalog_pb2_grpc.CatalogServiceStub(self.channel(*(grants or (OPERATOR,))))
 
-    def stock(self, *grants: Grant) -> Any:
-        return stock_pb2_grpc.StockServiceStub(self.channel(*(grants or (OPERATOR,))))
+    def stock(self, *grants: Grant, offset: float = 0.0) -> Any:
+        return stock_pb2_grpc.StockServiceStub(self.channel(*(grants or (OPERATOR,)), offset=offset))
 
     def discovery(self, *grants: Grant, offset: float = 0.0) -> Any:
         return discovery_pb2_grpc.DiscoveryServiceStub(self.channel(*grants, offset=offset))
