@@ -18,7 +18,7 @@ from msgspec import Struct
 
 from gateway.unary import unary
 from services.kit import channel
-from services.kit.errors import Overloaded
+from services.kit.errors import Overloaded, Refusal, Unavailable
 from services.kit.house import SERVICES
 from services.kit.principals import Principal, Signer
 from services.kit.settings import Settings
@@ -29,9 +29,6 @@ WAITING_SHARE = 4
 """One of so many places, at most, is taken by operations that wait for one service which says nothing."""
 SILENT_SECONDS_MAX = 1.0
 """After which that is so. Of one that answers there may wait as many as there are places: the door sends away whoever is too many."""
-
-SIGN_IN = "sign-in"
-"""What is waited for beside the services: to hear who somebody is, of whichever of them know."""
 
 Descriptor: TypeAlias = Any
 """A descriptor; the library's two implementations share no type."""
@@ -80,9 +77,9 @@ class Clients:
         self.called: dict[type[Message], tuple[str, Callable[..., Any]]] = {}
         """Of each request, the service that answers it and its rpc."""
         self.serving: asyncio.Task[dict[str, bool]] | None = None
-        self.waiting = dict.fromkeys((*SERVICES, SIGN_IN), 0)
+        self.waiting = dict.fromkeys(SERVICES, 0)
         """The operations that wait for each service."""
-        self.heard_at = dict.fromkeys((*SERVICES, SIGN_IN), 0.0)
+        self.heard_at = dict.fromkeys(SERVICES, 0.0)
         """When each of them answered last, or was first waited for since."""
         self.waiting_max = max(1, settings.operations_max // WAITING_SHARE)
 
@@ -98,12 +95,25 @@ class Clients:
 
     def wait(self, service: str) -> None:
         """Counts an operation that waits for the service: a slow one costs its own fields, and not the places of all others."""
+        if self.full(service):
+            raise Overloaded("SERVICE_OVERLOADED", f"too many operations wait for {service}; try again")
+        self.count(service)
+
+    def full(self, service: str) -> bool:
+        """Whether as many wait for a silent service as may."""
+        return self.waiting[service] >= self.waiting_max and time.monotonic() > self.heard_at[service] + SILENT_SECONDS_MAX
+
+    def count(self, service: str) -> None:
+        """Counts one more who waits."""
         if not self.waiting[service]:
             # Who was asked for nothing was silent for no other reason.
             self.heard_at[service] = time.monotonic()
-        elif self.waiting[service] >= self.waiting_max and time.monotonic() > self.heard_at[service] + SILENT_SECONDS_MAX:
-            raise Overloaded("SERVICE_OVERLOADED", f"too many operations wait for {service}; try again")
         self.waiting[service] += 1
+
+    def heard(self, service: str, refusal: Refusal | None = None) -> None:
+        """The service has said something; no, where `refusal` says that it could not be asked."""
+        if not isinstance(refusal, Unavailable):
+            self.heard_at[service] = time.monotonic()
 
     def call(self, request: Message) -> Awaitable[Any]:
         """The rpc's answer."""

@@ -9,7 +9,7 @@ from strawberry.dataloader import DataLoader
 from gateway.clients import Clients
 from gateway.edges import Batch, Bound
 from gateway.principal import Session
-from services.kit.errors import Exhausted, Refusal, Unavailable
+from services.kit.errors import Refusal
 
 
 class Context:
@@ -40,8 +40,7 @@ class Context:
             clients.heard_at[service] = time.monotonic()
             return answer
         except Refusal as refusal:
-            if not isinstance(refusal, Unavailable | Exhausted):
-                clients.heard_at[service] = time.monotonic()
+            clients.heard(service, refusal)
             raise
         finally:
             under_way[service] -= 1

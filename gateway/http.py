@@ -41,7 +41,9 @@ class Arrived:
 
     def trace(self) -> dict[str, str]:
         """The headers that name the trace it belongs to."""
-        return {name: self.header(name.encode()) for name in telemetry.TRACE} if b"traceparent" in self.headers else {}
+        if b"traceparent" not in self.headers:
+            return {}
+        return telemetry.trace_of({name.decode("latin-1"): value.decode("latin-1") for name, value in self.headers.items()})
 
     def request(self) -> Request:
         """The same as Starlette has it."""

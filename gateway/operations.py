@@ -25,7 +25,7 @@ from gateway.overdue import Overdue
 from gateway.principal import Session, Sessions
 from gateway.rates import COLD_WEIGHT_PER_SECOND, Account, Rates, charge
 from services.kit import channel, ids
-from services.kit.errors import Denied, Exhausted, Refusal
+from services.kit.errors import Denied, Exhausted, Refusal, Unavailable
 from services.kit.logs import logger
 from services.kit.settings import Settings
 
@@ -146,6 +146,9 @@ class Operations:
     async def run(self, ready: Ready, session: Session, event: Any = None, account: Account = ()) -> Answer:
         """The answer of the operation; of a subscription, to this event. What was more work than usual is counted as more than one."""
         asked, kind = ready.asked, KINDS[ready.kind]
+        if ready.kind is MUTATION and not session.certain:
+            # Their key would be another's: carried out once now, and once more when they are who they are again.
+            raise Unavailable("IDENTITY_UNCERTAIN", "nobody can say at the moment in whose name this would be done; try again")
         context = Context(session, self.clients, event)
         before = asking.set(session.principal)
         try:

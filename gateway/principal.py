@@ -12,15 +12,16 @@ from hashlib import sha256
 from typing import Any
 
 import msgspec
+from google.protobuf.message import Message
 from msgspec import Struct
 
-from gateway.clients import SIGN_IN, Clients, acting_as
+from gateway.clients import Clients, acting_as
 from gateway.tokens import Token, Tokens, unauthenticated
 from quanyu.access.v1 import access_pb2
 from quanyu.member.v1.identity_pb2 import ResolveConsumerRequest
 from quanyu.organization.v1.chart_pb2 import ResolveGrantsRequest
 from services.kit import channel
-from services.kit.errors import Invalid, NotFound, Overloaded, Unavailable
+from services.kit.errors import Invalid, NotFound, Refusal, Unavailable
 from services.kit.principals import INSTALLATION, SERVICE, Grant, Principal
 from services.kit.settings import Settings
 
@@ -33,6 +34,7 @@ KEPT_MAX = 10_000
 CONSUMER = Grant("ROLE_CONSUMER", "SCOPE_KIND_CONSUMER")
 OPERATOR = Grant("ROLE_OPERATOR", INSTALLATION)
 GATEWAY = Principal(id="service:gateway", grants=(Grant(SERVICE, INSTALLATION),))
+ORGANIZATION, MEMBER = "organization", "member"
 SUITE_SUBJECT = "operator"
 SUITE_IDS = ("stf_", "con_")
 """Subjects that only the suite's own tokens may have: to a provider's user of such a name they would lend somebody's place."""
@@ -47,6 +49,8 @@ class Person(Struct, frozen=True):
     tenant_id: str = ""
     whole: bool = True
     """Whether all who were asked have answered."""
+    certain: bool = True
+    """Whether organization has, whose name for them is theirs before member's is."""
 
 
 class Session(Struct, frozen=True):
@@ -57,6 +61,8 @@ class Session(Struct, frozen=True):
     consumer_id: str = ""
     tenant_id: str = ""
     """Of whoever works for one."""
+    certain: bool = True
+    """Whether the principal is who it will be: keys of mutations are theirs under that id."""
 
 
 ANONYMOUS = Session()
@@ -100,18 +106,19 @@ class Sessions:
         kept = self.known.get(who)
         if kept is not None and kept[0] > time.monotonic():
             return kept[1]
+        task, services = self.asked.get(who), self._asked_of(token)
+        if task is None:
+            task = self.asked[who] = asyncio.create_task(self._resolve(who, token))
+            task.add_done_callback(lambda _: self.asked.pop(who, None))
+        elif any(map(self.clients.full, services)):
+            raise _overloaded()
+        for service in services:
+            self.clients.count(service)
         try:
-            self.clients.wait(SIGN_IN)
-        except Overloaded as refusal:
-            raise Unavailable(refusal.reason, refusal.message) from None
-        try:
-            task = self.asked.get(who)
-            if task is None:
-                task = self.asked[who] = asyncio.create_task(self._resolve(who, token))
-                task.add_done_callback(lambda _: self.asked.pop(who, None))
             return await asyncio.shield(task)
         finally:
-            self.clients.waiting[SIGN_IN] -= 1
+            for service in services:
+                self.clients.waiting[service] -= 1
 
     async def _resolve(self, who: Who, token: Token) -> Session:
         asked_at = time.monotonic()
@@ -119,11 +126,10 @@ class Sessions:
         channel.deadline.set(asked_at + self.deadline_seconds)
         # By the bearer's clock: a grant that begins at their hour is one at that hour.
         with acting_as(msgspec.structs.replace(GATEWAY, clock_offset=token.clock_offset)):
-            person = await (self._vouched(token) if token.issuer else self._own(token.subject))
-        self.clients.heard_at[SIGN_IN] = time.monotonic()
+            person = await self._person(token)
         id = person.staff_id or person.consumer_id or _nobody(token)
         principal = Principal(id, person.grants, clock_offset=token.clock_offset)
-        session = Session(principal, person.staff_id, person.consumer_id, person.tenant_id)
+        session = Session(principal, person.staff_id, person.consumer_id, person.tenant_id, person.certain)
         if person.grants:
             self.known[who] = (asked_at + KEPT_SECONDS if person.whole else time.monotonic() + KEPT_IN_PART_SECONDS, session)
             self.known.move_to_end(who)
@@ -131,34 +137,54 @@ class Sessions:
                 self.known.popitem(last=False)
         return session
 
-    async def _own(self, subject: str) -> Person:
-        """Of the suite's own token, whose subject is a consumer's id, a staff id or the operator."""
-        staff = self._staff(subject) if not subject.startswith("con_") else _no_one()
-        consumer = self._consumer("", subject) if not subject.startswith("stf_") and subject != SUITE_SUBJECT else _no_one()
-        return await _of_both(staff, consumer)
+    def _asked_of(self, token: Token) -> tuple[str, ...]:
+        """Which services may know whose token it is: of the suite's own, whose subject is a consumer's id, a staff id or the operator; of a
+        provider's, those for whose people it vouches."""
+        subject = token.subject
+        staff, consumer = not subject.startswith("con_"), not subject.startswith("stf_") and subject != SUITE_SUBJECT
+        if token.issuer:
+            people = self.tokens.provider(token).people
+            staff = "staff" in people and not subject.startswith(SUITE_IDS) and subject != SUITE_SUBJECT
+            consumer = "consumers" in people
+        return tuple(service for service, asked in ((ORGANIZATION, staff), (MEMBER, consumer)) if asked)
 
-    async def _vouched(self, token: Token) -> Person:
-        """Of a provider's token: whom it vouches for."""
-        provider, subject = self.tokens.provider(token), token.subject
-        known = "staff" in provider.people and not subject.startswith(SUITE_IDS) and subject != SUITE_SUBJECT
+    async def _person(self, token: Token) -> Person:
+        asked = self._asked_of(token)
+        operator = bool(token.issuer) and token.subject in self.tokens.provider(token).operators
         return await _of_both(
-            self._staff(subject) if known else _no_one(),
-            self._consumer(provider.issuer, subject) if "consumers" in provider.people else _no_one(),
-            (OPERATOR,) if subject in provider.operators else (),
+            self._staff(token.subject) if ORGANIZATION in asked else _no_one(),
+            self._consumer(token.issuer, token.subject) if MEMBER in asked else _no_one(),
+            (OPERATOR,) if operator else (),
         )
 
     async def _staff(self, subject: str) -> Person:
-        answer = await self.clients.call(ResolveGrantsRequest(subject=subject))
+        answer = await self._said(ORGANIZATION, ResolveGrantsRequest(subject=subject))
         grants = (Grant(access_pb2.Role.Name(grant.role), access_pb2.ScopeKind.Name(grant.kind), grant.id) for grant in answer.grants)
         return Person(staff_id=answer.staff_id, grants=tuple(grants), tenant_id=answer.brand_id)
 
     async def _consumer(self, issuer: str, subject: str) -> Person:
         try:
-            answer = await self.clients.call(ResolveConsumerRequest(issuer=issuer, subject=subject))
+            answer = await self._said(MEMBER, ResolveConsumerRequest(issuer=issuer, subject=subject))
         except (NotFound, Invalid):
             return Person()
         grants = tuple(msgspec.structs.replace(CONSUMER, id=id) for id in answer.consumer_ids)
         return Person(consumer_id=answer.consumer_id, grants=grants)
+
+    async def _said(self, service: str, request: Message) -> Any:
+        """What a service says. Whoever waits to be known is counted already; one for which too many wait is as good as away."""
+        if self.clients.full(service):
+            raise _overloaded()
+        try:
+            answer = await self.clients.call(request)
+        except Refusal as refusal:
+            self.clients.heard(service, refusal)
+            raise
+        self.clients.heard(service)
+        return answer
+
+
+def _overloaded() -> Unavailable:
+    return Unavailable("SERVICE_OVERLOADED", "too many wait to hear who they are; try again")
 
 
 async def _no_one() -> Person:
@@ -182,10 +208,10 @@ async def _of_both(
         consumer.cancel()
     works, shops = heard
     grants = (*own, *works.grants, *shops.grants)
-    return Person(works.staff_id, shops.consumer_id, grants, works.tenant_id, works.whole and shops.whole)
+    return Person(works.staff_id, shops.consumer_id, grants, works.tenant_id, works.whole and shops.whole, works.certain)
 
 
-_NOT_HEARD = Person(whole=False)
+_NOT_HEARD = Person(whole=False, certain=False)
 
 
 def _knows(asked: asyncio.Task[Person]) -> bool:

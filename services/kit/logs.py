@@ -42,8 +42,9 @@ class Lines:
         if "exc_info" in fields:
             fields = dict(structlog.processors.format_exc_info(None, level, fields))
         line = orjson.dumps(fields, default=repr, option=orjson.OPT_UTC_Z | orjson.OPT_APPEND_NEWLINE)
-        while (written := self.write(line)) < len(line):
-            line = line[written:]
+        while line:
+            # Nothing where nobody takes it: a line that would have to be waited for is lost, and not the call that it tells of.
+            line = line[self.write(line) or len(line) :]
 
 
 def _nothing(event: str, **fields: Any) -> None:

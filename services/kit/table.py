@@ -157,7 +157,7 @@ class Table(Generic[S]):
 
         One aggregation, each branch of which walks the index that its query alone would: it costs what is shown, not what there is.
         """
-        first, order = pages.size(PageRequest(first=first)), [*order, ("_id", 1)]
+        first, order = pages.size(PageRequest(first=first)), [*order] if ("_id", -1) in order else [*order, ("_id", 1)]
         branches: list[list[Document]] = [
             [
                 {"$match": self.within(query)},

@@ -39,7 +39,7 @@ def context_from(metadata: Mapping[str, str]) -> Any:
 
 def trace_of(headers: Mapping[str, str]) -> dict[str, str]:
     """Those of them that name its trace."""
-    return {name: headers[name] for name in TRACE if name in headers}
+    return {name: headers[name] for name in TRACE if name in headers} if TRACE[0] in headers else {}
 
 
 def span(name: str, headers: Mapping[str, str]) -> Any:

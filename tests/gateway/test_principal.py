@@ -5,12 +5,15 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
 import pytest
 from joserfc import jwt
 from joserfc.jwk import OctKey, OKPKey
 
 from gateway import principal
-from gateway.clients import SIGN_IN, SILENT_SECONDS_MAX, WAITING_SHARE
+from gateway.asked import Asked as AskedFor
+from gateway.clients import SILENT_SECONDS_MAX, WAITING_SHARE
+from gateway.operations import Operations, Ready
 from gateway.principal import Session, Sessions
 from gateway.tokens import Token, Tokens
 from quanyu.access.v1 import access_pb2
@@ -22,7 +25,7 @@ from services.kit.settings import Settings, SettingsError
 from services.local.keys import Keys
 from tests.gateway.conftest import Gateway, Open
 from tests.gateway.issuing import trusting
-from tests.gateway.serving import SECONDS_MAX
+from tests.gateway.serving import SECONDS_MAX, until
 
 VIEWER = "{ viewer { consumer { id } staff { id } } }"
 
@@ -156,6 +159,7 @@ GRANTS = ResolveGrantsResponse(
     grants=[{"role": access_pb2.ROLE_GUIDE, "kind": access_pb2.SCOPE_KIND_STORE, "id": "str_a"}],
 )
 CONSUMER = ResolveConsumerResponse(consumer_id="con_anna", consumer_ids=["con_anna"])
+ASKED_TO_READ = AskedFor("mutation { markRead(input: {outreachIds: []}) { __typename } }")
 AWAY = Unavailable("SERVICE_UNAVAILABLE")
 SILENT = None
 
@@ -231,21 +235,53 @@ async def test_whom_nobody_knows_is_nobody_only_when_all_have_said_so(alone: Gat
     assert ids(await asked.session()) == ("", "")
 
 
-async def test_those_of_whom_nobody_says_who_they_are_take_no_place_of_others(open_gateway: Open) -> None:
+@pytest.mark.parametrize("shopping", [False, True], ids=["nobody else comes", "some are known meanwhile"])
+async def test_those_of_whom_nobody_says_who_they_are_take_no_place_of_others(
+    open_gateway: Open, monkeypatch: pytest.MonkeyPatch, shopping: bool
+) -> None:
+    monkeypatch.setattr(principal, "OTHER_SECONDS_MAX", 0.05)
     gateway = await open_gateway(operations_max=4 * WAITING_SHARE)
     asked, clients = Asked(gateway), gateway.app.state.clients
     asked.organization = asked.member = SILENT
     waiting = [asyncio.create_task(asked.session(f"person {number}")) for number in range(clients.waiting_max)]
     waiting.append(asyncio.create_task(asked.session("one more")))
-    await asyncio.sleep(0)
-    assert clients.waiting[SIGN_IN] == clients.waiting_max + 1, "so far nobody was silent for long"
-    clients.heard_at[SIGN_IN] -= SILENT_SECONDS_MAX
+    await until(lambda: asked.times == 2 * len(waiting))
+    assert clients.waiting["organization"] == clients.waiting_max + 1, "so far nobody was silent for long"
+    for service in ("organization", "member"):
+        clients.heard_at[service] -= SILENT_SECONDS_MAX
+    if shopping:
+        asked.member = CONSUMER
+        clients.heard_at["member"] = time.monotonic()
+        assert ids(await asked.session("anna")) == ("", "con_anna"), "one who is overrun is as good as away"
+        asked.member = NotFound("CONSUMER_NOT_FOUND")
     async with asyncio.timeout(SECONDS_MAX):
-        with pytest.raises(Unavailable, match="SERVICE_OVERLOADED"):
-            await asked.session("person 0")
+        for subject in ("person 0", "somebody"):
+            with pytest.raises(Unavailable, match="SERVICE_OVERLOADED"):
+                await asked.session(subject)
     for task in waiting:
         task.cancel()
     await asyncio.wait(waiting)
-    assert clients.waiting[SIGN_IN] == 0
+    assert {clients.waiting[service] for service in ("organization", "member")} == {0}
     for resolving in list(asked.sessions.asked.values()):
         resolving.cancel()
+
+
+async def test_whose_name_is_not_certain_changes_nothing(alone: Gateway) -> None:
+    """While organization is away, its staff are known by their name as consumers: a key would be carried out once for each name."""
+    asked = Asked(alone)
+    operations = Operations(alone.app.state.executor, asked.sessions, alone.app.state.clients, Settings())
+    mutation = operations.ready(ASKED_TO_READ, ())
+    query = operations.ready(msgspec.structs.replace(ASKED_TO_READ, query="{ viewer { __typename } }"), ())
+    assert isinstance(mutation, Ready) and isinstance(query, Ready)
+    for organization, certain in ((GRANTS, True), (AWAY, False)):
+        asked.sessions.known.clear()
+        asked.organization = organization
+        session = await asked.session()
+        assert session.certain is certain
+        assert (await operations.run(query, session)).status == 200
+        if not certain:
+            with pytest.raises(Unavailable, match="IDENTITY_UNCERTAIN"):
+                await operations.run(mutation, session)
+    asked.organization, asked.member = GRANTS, AWAY
+    asked.sessions.known.clear()
+    assert (await asked.session()).certain, "staff are who they are, whether or not they shop"

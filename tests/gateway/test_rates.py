@@ -19,7 +19,7 @@ from gateway.operations import USUAL_CALLS
 from gateway.overdue import Overdue
 from gateway.principal import Session
 from gateway.rates import BURST_SECONDS, KEPT_MAX, Buckets, Rates, charge
-from services.kit.errors import Conflict, Overloaded
+from services.kit.errors import Conflict, Exhausted, Overloaded, Refusal
 from services.kit.principals import Principal
 from services.kit.settings import Settings
 from tests.gateway import world
@@ -254,7 +254,8 @@ async def test_a_slow_service_costs_its_own_fields_and_no_place_of_others(open_g
     assert set(clients.waiting.values()) == {0}
 
 
-async def test_a_service_that_refuses_is_heard(open_gateway: Open) -> None:
+@pytest.mark.parametrize("refusal", [Conflict("NO"), Exhausted("NO"), Overloaded("NO")], ids=lambda refusal: type(refusal).__name__)
+async def test_a_service_that_refuses_is_heard(open_gateway: Open, refusal: Refusal) -> None:
     gateway = await open_gateway(operations_max=4 * WAITING_SHARE)
     clients, full, gate = gateway.app.state.clients, asyncio.Event(), asyncio.Event()
 
@@ -263,7 +264,7 @@ async def test_a_service_that_refuses_is_heard(open_gateway: Open) -> None:
             if clients.waiting["commerce"] == clients.waiting_max - 1:
                 full.set()
             await gate.wait()
-        raise Conflict("NO")
+        raise refusal
 
     clients.call = refusing
     asking = [asyncio.create_task(gateway.post({"query": "{ offers(first: 1) { nodes { id } } }"})) for _ in range(clients.waiting_max - 1)]

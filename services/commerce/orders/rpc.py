@@ -25,6 +25,7 @@ from services.kit import access, clock, errors, ids, lists
 from services.kit.documents import as_struct, fields
 from services.kit.errors import Invalid, NotFound, Refusal
 from services.kit.house import House
+from services.kit.logs import logger
 from services.kit.notices import Senders
 from services.kit.once import Once
 from services.kit.settings import Settings
@@ -159,7 +160,12 @@ class Orders(orders_pb2_grpc.OrderServiceServicer):
         self, request: orders_pb2.BatchGetDestinationsRequest, context: Any
     ) -> orders_pb2.BatchGetDestinationsResponse:  # fmt: skip
         kept = await self.store.destinations(request.order_ids)
-        found: list[Any] = [{"order_id": id, "destination": self._destination(destination)} for id, destination in kept.items()]
+        found: list[Any] = []
+        for id, destination in kept.items():
+            try:
+                found.append({"order_id": id, "destination": self._destination(destination)})
+            except ValueError as unopened:  # one whose key is gone takes no other with it
+                logger().error("destination cannot be opened", order=id, why=type(unopened).__name__)
         return orders_pb2.BatchGetDestinationsResponse(destinations=found)
 
     def _destination(self, kept: bytes) -> Any:

@@ -20,6 +20,8 @@ from services.member.identity.rules import Consumer, ConsumerLinked, ConsumerUnl
 from services.member.identity.store import Consumers
 from services.member.stores import Stores
 
+READS_MAX = 3
+"""Of people who are being linked meanwhile; who is not found whole then is left out."""
 ROWS_MAX = 500
 REMARKS = ("note", "linked_by", "undone_by")
 
@@ -191,8 +193,13 @@ class IdentityService(identity_pb2_grpc.IdentityServiceServicer):
 
     async def _reached(self, asked: Iterable[str]) -> tuple[dict[str, str], "_People"]:
         """Those of these consumers whom the caller reaches, with the person each belongs to, and those people whole."""
-        reached = await self.consumers.persons_within_reach(asked)
-        return reached, _People(await self.consumers.rows(reached.values()))
+        ids = list(asked)
+        for _ in range(READS_MAX):
+            reached = await self.consumers.persons_within_reach(ids)
+            people = _People(await self.consumers.rows(reached.values()))
+            if reached.keys() <= people.rows.keys():  # else somebody was linked between the two
+                break
+        return {id: people.rows[id].person_id for id in reached if id in people.rows}, people
 
     def _consumer(self, id: str, person: str, people: "_People") -> identity_pb2.Consumer:
         members, viewer = people.members[person], people.viewers[person]

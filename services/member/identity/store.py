@@ -270,7 +270,7 @@ class Consumers:
         queries: dict[str, Document] = {
             person: {"$or": [{"consumer_id": {"$in": ids}}, {"linked_consumer_id": {"$in": ids}}]} for person, ids in people.items()
         }
-        found = await self.links.unscoped.first_pages(queries, LINKS_SHOWN_MAX, order=[("linked_at", -1)])
+        found = await self.links.unscoped.first_pages(queries, LINKS_SHOWN_MAX, order=[("linked_at", -1), ("_id", -1)])
         return {person: links for person, (links, _) in found.items()}
 
     async def identities_of(self, consumer_ids: Iterable[str], kind: rules.Kind | None = None) -> list[Identity]:

@@ -217,7 +217,7 @@ async def test_a_courier_is_given_a_number_that_can_be_rung(shop: Shop) -> None:
 
 
 async def test_a_destination_is_for_the_consumer_and_the_store_only(shop: Shop) -> None:
-    await shop.stocked(on_hand=2)
+    await shop.stocked(on_hand=3)
     destination = orders_pb2.Destination(address="三里屯路 1 号 808", recipient="王女士", phone="13800000000", position=HERE)
     order = await shop.placed(method=stock_pb2.METHOD_INSTANT_DELIVERY, destination=destination)
     asked = orders_pb2.GetDestinationRequest(order_id=order.id)
@@ -241,6 +241,11 @@ async def test_a_destination_is_for_the_consumer_and_the_store_only(shop: Shop) 
         await shop.orders(of_brand()).BatchGetDestinations(several)
     with pytest.raises(Invalid, match="BATCH_TOO_LARGE"):
         await shop.orders(consumer()).BatchGetDestinations(orders_pb2.BatchGetDestinationsRequest(order_ids=[order.id] * 501))
+    unopened = await shop.placed(method=stock_pb2.METHOD_INSTANT_DELIVERY, destination=destination)
+    await shop.database["orders"].update_one({"_id": unopened.id}, {"$set": {"destination": b"sealed with a key that is gone"}})
+    both = orders_pb2.BatchGetDestinationsRequest(order_ids=[order.id, unopened.id])
+    found = (await shop.orders(consumer()).BatchGetDestinations(both)).destinations
+    assert [one.order_id for one in found] == [order.id], "one that cannot be opened takes no other with it"
     everything = str([await shop.database[name].find().to_list(None) for name in await shop.database.raw.list_collection_names()])
     assert not any(word in everything for word in ("三里屯路", "王女士", "13800000000"))
 

@@ -9,6 +9,7 @@ from quanyu.member.v1 import identity_pb2 as pb
 from quanyu.member.v1 import outreach_pb2
 from services.kit import clock
 from services.kit.errors import Conflict, Denied, Invalid, NotFound
+from services.member.identity.store import Consumers
 from tests.services.lists import queries_made
 from tests.services.member.conftest import OPERATOR, SERVICE, brand, guide, manager, new_request, shopper
 
@@ -222,6 +223,31 @@ async def test_many_are_told_of_at_once_as_each_is(town):
         assert made == [3, 3]
         with pytest.raises(Invalid, match="BATCH_TOO_LARGE"):
             await ask([f"con_{number}" for number in range(101)])
+
+
+async def test_who_is_linked_while_many_are_read_is_found_all_the_same(town, monkeypatch):
+    first, second = await town.registered("13900000001"), await town.registered("13900000002")
+    reach, links = Consumers.persons_within_reach, [link(first, second)]
+
+    async def linked_then(self, ids):
+        found = await reach(self, ids)
+        while links:
+            await town.operator.identity.LinkConsumers(links.pop())
+        return found
+
+    monkeypatch.setattr(Consumers, "persons_within_reach", linked_then)
+    several = await town.operator.identity.BatchListIdentities(pb.BatchListIdentitiesRequest(consumer_ids=[first, second]))
+    assert not links
+    assert [len(one.identities) for one in several.consumers] == [2, 2], "of one person by now"
+
+
+async def test_of_links_of_the_same_moment_the_latest_comes_first(town):
+    first, *others = [await town.registered(f"1390000000{number}") for number in range(4)]
+    for other in others:
+        await town.operator.identity.LinkConsumers(link(first, other))
+    await town.database["links"].update_many({}, {"$set": {"linked_at": clock.now()}})
+    listed = await town.operator.identity.ListLinks(pb.ListLinksRequest(consumer_id=first))
+    assert [one.linked_consumer_id for one in listed.links] == others[::-1]
 
 
 async def test_a_brand_links_only_whom_it_registered_alone(town):

@@ -252,6 +252,8 @@ Global___SearchPromisesRequest: _TypeAlias = SearchPromisesRequest  # noqa: Y015
 
 @_typing.final
 class SearchPromisesResponse(_message.Message):
+    """How goods can be had, and what stands in the way elsewhere."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     PROMISES_FIELD_NUMBER: _builtins.int

@@ -93,9 +93,9 @@ class _CreditBasisEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_CreditBas
     CREDIT_BASIS_UNSPECIFIED: _CreditBasis.ValueType  # 0
     """No guide: only the store is credited."""
     CREDIT_BASIS_OUTREACH: _CreditBasis.ValueType  # 1
-    """The guide she is bound to wrote to her within seven days before she paid: `outreach_id`."""
+    """The guide she is bound to wrote to her within seven days before she paid; it says by which message."""
     CREDIT_BASIS_BINDING: _CreditBasis.ValueType  # 2
-    """She is bound to the guide for `bound_brand_id`."""
+    """She is bound to the guide for the brand it names."""
 
 class CreditBasis(_CreditBasis, metaclass=_CreditBasisEnumTypeWrapper):
     """The fact that decided whom an order is credited to."""
@@ -103,9 +103,9 @@ class CreditBasis(_CreditBasis, metaclass=_CreditBasisEnumTypeWrapper):
 CREDIT_BASIS_UNSPECIFIED: CreditBasis.ValueType  # 0
 """No guide: only the store is credited."""
 CREDIT_BASIS_OUTREACH: CreditBasis.ValueType  # 1
-"""The guide she is bound to wrote to her within seven days before she paid: `outreach_id`."""
+"""The guide she is bound to wrote to her within seven days before she paid; it says by which message."""
 CREDIT_BASIS_BINDING: CreditBasis.ValueType  # 2
-"""She is bound to the guide for `bound_brand_id`."""
+"""She is bound to the guide for the brand it names."""
 Global___CreditBasis: _TypeAlias = CreditBasis  # noqa: Y015
 
 @_typing.final
