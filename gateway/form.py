@@ -183,8 +183,9 @@ def _fill(message: Message, value: Any, context: "Context") -> None:
         nested.fill(message, vars(value), context)
 
 
-def form(message: type[Message], *, made: type[Form] = Form) -> Callable[[type[T]], type[T]]:
-    """A form over a request or over a message within one. `made` is another kind of form, where parts are no fields one by one."""
+def form(message: type[Message], *, made: type[Form] = Form, description: str = "") -> Callable[[type[T]], type[T]]:
+    """A form over a request or over a message within one. `made` is another kind of form, where parts are no fields one by one.
+    `description`: unless the message has one."""
 
     def declared(cls: type[T]) -> type[T]:
         parts = tuple(_part(message, cls, name, text) for name, text in cls.__annotations__.items())
@@ -192,7 +193,8 @@ def form(message: type[Message], *, made: type[Form] = Form) -> Callable[[type[T
         for part in parts:
             default = UNSET if part.wanted.nullable else strawberry.field().default
             setattr(cls, part.name, StrawberryField(python_name=part.name, default=default, description=part.description))
-        strawberry.input(cls, description=descriptions.of(message.DESCRIPTOR.full_name) or f"What `{_rpc_name(message)}` is asked with.")
+        described = descriptions.of(message.DESCRIPTOR.full_name) or description or f"What `{_rpc_name(message)}` is asked with."
+        strawberry.input(cls, description=described)
         by_name = {part.name: part for part in parts}
         definition: Any = cls.__strawberry_definition__  # type: ignore[attr-defined]
         for field in definition.fields:

@@ -95,7 +95,7 @@ class Attribute:
     value: str = computed(lambda entry: entry.value, "What it is.")
 
 
-@form(catalog_pb2.OfferedVariant.AttributesEntry)
+@form(catalog_pb2.OfferedVariant.AttributesEntry, description="A name and what it is.")
 class AttributeInput:
     name: str = part(field="key", description="In lower case.")
     value: str = part(description="What it is.")
