@@ -56,6 +56,12 @@ SHOPPING = [
         new=frozenset({"holds", "orders"}),
         by=("store_id",),
     ),
+    Allowed(
+        why="what they hold for somebody is counted for their own brand",
+        new=frozenset({"holders"}),
+        changed=frozenset({"holders"}),
+        by=("brand_id",),
+    ),
 ]
 ALLOWED = {
     "StockService.HoldStock": SHOPPING,

@@ -87,7 +87,8 @@ class Holders:
         """The row first: what is held after it was read raises it."""
         row: Document | None = await self.rows.find_one({"_id": holder.id})
         if row is None:
-            await self.rows.update_one({"_id": holder.id}, {"$setOnInsert": {"version": 1}}, upsert=True)
+            whose = {"consumer_id": holder.consumer_id, "brand_id": holder.brand_id}
+            await self.rows.update_one({"_id": holder.id}, {"$setOnInsert": {"version": 1, **whose}}, upsert=True)
             row = await self.rows.find_one({"_id": holder.id})
             assert row is not None
         live = await self.holds.collection.find(live_of(holder, at)).sort("expires_at", 1).limit(HOLDS_MAX).to_list(HOLDS_MAX)
