@@ -193,9 +193,9 @@ class IdentityService(identity_pb2_grpc.IdentityServiceServicer):
 
     async def _reached(self, asked: Iterable[str]) -> tuple[dict[str, str], "_People"]:
         """Those of these consumers whom the caller reaches, with the person each belongs to, and those people whole."""
-        ids = list(asked)
+        wanted = list(asked)
         for _ in range(READS_MAX):
-            reached = await self.consumers.persons_within_reach(ids)
+            reached = await self.consumers.persons_within_reach(wanted)
             people = _People(await self.consumers.rows(reached.values()))
             if reached.keys() <= people.rows.keys():  # else somebody was linked between the two
                 break
