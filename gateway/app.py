@@ -83,6 +83,7 @@ def build(settings: Settings) -> Gateway:
 
     async def metrics(request: Request) -> Response:
         """For whoever develops; in production they are told at QUANYU_METRICS_LISTEN only."""
+        operations.journal.tell()
         return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
 
     @asynccontextmanager
@@ -91,6 +92,7 @@ def build(settings: Settings) -> Gateway:
         try:
             yield
         finally:
+            operations.journal.close()
             await clients.close()
 
     async def websocket(opened: WebSocket) -> None:

@@ -7,36 +7,28 @@ import asyncio
 import math
 import time
 from collections.abc import Awaitable
-from functools import cache
 from typing import Any, TypeVar
 
 import orjson
 from graphql import GraphQLError, OperationDefinitionNode, OperationType
 from msgspec import Struct
 from msgspec.structs import replace
-from prometheus_client import Histogram
 
 from gateway import errors
 from gateway.asked import Asked, BadRequest
 from gateway.clients import Clients, asking
 from gateway.context import Context
 from gateway.execution import Executor, Prepared
+from gateway.journal import Journal
 from gateway.overdue import Overdue
 from gateway.principal import Session, Sessions
 from gateway.rates import COLD_WEIGHT_PER_SECOND, Account, Rates, charge
 from services.kit import channel, ids
 from services.kit.errors import Denied, Exhausted, Refusal, Unavailable
-from services.kit.logs import logger
 from services.kit.settings import Settings
 
 T = TypeVar("T")
 
-SECONDS = Histogram(
-    "quanyu_graphql_seconds",
-    "Time to answer a request.",
-    ["operation", "status"],
-    buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10),
-)
 KINDS = {kind: kind.value for kind in OperationType}
 """Python's own way to these takes a microsecond."""
 QUERY, MUTATION, SUBSCRIPTION = OperationType
@@ -72,7 +64,7 @@ class Operations:
 
     def __init__(self, executor: Executor, sessions: Sessions, clients: Clients, settings: Settings) -> None:
         self.executor, self.sessions, self.clients = executor, sessions, clients
-        self.rates = Rates(settings)
+        self.rates, self.journal = Rates(settings), Journal()
         self.deadline_seconds, self.overdue = settings.deadline_seconds, Overdue(settings.deadline_seconds)
 
     def begin(self) -> str:
@@ -195,17 +187,3 @@ def _with_cost(answer: Answer, points: int | None) -> Answer:
         return answer
     extensions = orjson.dumps({"cost": {"points": points}})
     return replace(answer, body=b'%b,"extensions":%b}' % (answer.body[:-1], extensions))
-
-
-@cache
-def timed(operation: str, status: int) -> Histogram:
-    """The histogram of such answers."""
-    return SECONDS.labels(operation, str(status))
-
-
-def log(id: str, operation: str, status: int, errors: int, calls: int, seconds: float, uncompiled: str = "", **more: object) -> None:
-    """The one line of an operation; it says why one was not compiled, of those that were not only."""
-    if uncompiled:
-        more["uncompiled"] = uncompiled
-    milliseconds = round(seconds * 1000, 2)
-    logger().info("operation", id=id, operation=operation, status=status, errors=errors, calls=calls, milliseconds=milliseconds, **more)

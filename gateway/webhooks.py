@@ -19,7 +19,8 @@ from gateway import errors
 from gateway.asked import JSON, BadRequest, Reader
 from gateway.clients import acting_as
 from gateway.context import Context
-from gateway.operations import Answer, Operations, log, timed, told
+from gateway.journal import Ended
+from gateway.operations import Answer, Operations, told
 from gateway.principal import ANONYMOUS, GATEWAY
 from gateway.respond import respond
 from quanyu.commerce.v1.orders_pb2 import TakePaymentNoticeRequest
@@ -47,8 +48,7 @@ class Webhooks:
             span.set_attribute("quanyu.operation_id", id)
             answer = await self.operations.answered(self._heard(request))
         seconds = time.perf_counter() - started
-        timed(WEBHOOK, answer.status).observe(seconds)
-        log(id, WEBHOOK, answer.status, answer.errors, answer.calls, seconds)
+        self.operations.journal.add(Ended(id, WEBHOOK, answer.status, answer.errors, answer.calls, seconds))
         await respond(answer, JSON)(scope, receive, send)
 
     async def _heard(self, request: Request) -> Answer:

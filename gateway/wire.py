@@ -158,6 +158,8 @@ class Exchange:
         told = body if cycle.scope["method"] != "HEAD" else b""
         cycle.transport.write(b"".join((STATUS_LINE[status], own, head, end, told)))
         cycle.message_event.set()
+        # The request would hold itself by us: what is not freed at once is cold when it is used again, and left to the collector.
+        del cycle.scope["extensions"]
         if not cycle.keep_alive:
             cycle.transport.close()
         cycle.on_response()

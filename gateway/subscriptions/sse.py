@@ -18,7 +18,8 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gateway.asked import EVENT_STREAM, JSON, BadRequest, Reader
-from gateway.operations import Answer, Operations, Ready, log, told
+from gateway.journal import Ended
+from gateway.operations import Answer, Operations, Ready, told
 from gateway.principal import Session
 from gateway.rates import Account
 from gateway.respond import respond
@@ -66,7 +67,8 @@ class EventStreams:
         started, id = time.perf_counter(), self.operations.begin()
         opened = await self.operations.answered(self._opened(request))
         if isinstance(opened, Answer):
-            log(id, opened.operation, opened.status, opened.errors, 0, time.perf_counter() - started, way="sse")
+            seconds = time.perf_counter() - started
+            self.operations.journal.add(Ended(id, opened.operation, opened.status, opened.errors, 0, seconds, more={"way": "sse"}))
             return respond(opened, JSON) if opened.operation == "none" else _whole(opened)
         answers = self.subscriptions.answers(id, opened.ready, opened.session, opened.account, opened.asker, "sse")
         if opened.ready.kind is OperationType.SUBSCRIPTION:

@@ -20,7 +20,8 @@ from gateway import errors
 from gateway.clients import acting_as
 from gateway.context import Context
 from gateway.follow import Feed
-from gateway.operations import SECONDS, Answer, Operations, Ready, log, refused, told
+from gateway.journal import Ended
+from gateway.operations import Answer, Operations, Ready, refused, told
 from gateway.places import Places
 from gateway.principal import Session
 from gateway.rates import Account, network
@@ -103,9 +104,9 @@ class Subscriptions:
     def _tell(self, id: str, kind: OperationType, tally: "Tally", seconds: float, way: str) -> None:
         if kind is OperationType.SUBSCRIPTION:
             ENDS.labels(str(tally.status)).inc()
-        else:
-            SECONDS.labels(kind.value, str(tally.status)).observe(seconds)
-        log(id, kind.value, tally.status, tally.errors, tally.calls, seconds, tally.uncompiled, way=way, answers=tally.answers)
+        more = {"way": way, "answers": tally.answers}
+        ended = Ended(id, kind.value, tally.status, tally.errors, tally.calls, seconds, tally.uncompiled, more)
+        self.operations.journal.add(ended)
 
     async def _answers(self, ready: Ready, session: Session, account: Account, asker: Asker) -> AsyncGenerator[Answer, None]:
         key = key_of(session, asker)

@@ -15,7 +15,8 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from gateway import errors
 from gateway.asked import JSON, BadRequest, Reader
 from gateway.crowd import Crowd
-from gateway.operations import Answer, Operations, Ready, log, told, turned_away
+from gateway.journal import Ended
+from gateway.operations import Answer, Operations, Ready, told, turned_away
 from gateway.places import Places
 from gateway.principal import Session
 from gateway.rates import Account, Buckets
@@ -159,7 +160,9 @@ class Connection:
         id, started, last = self.server.operations.begin(), time.perf_counter(), messages.complete(name)
         ready = await self.server.operations.answered(self._ready(payload))
         if isinstance(ready, Answer):
-            log(id, ready.operation, ready.status, ready.errors, 0, time.perf_counter() - started, way="websocket")
+            seconds = time.perf_counter() - started
+            ended = Ended(id, ready.operation, ready.status, ready.errors, 0, seconds, more={"way": "websocket"})
+            self.server.operations.journal.add(ended)
             last = _error(name, ready)
         else:
             async with aclosing(self.server.subscriptions.answers(id, *ready, self.asker, "websocket")) as answers:

@@ -1,8 +1,9 @@
 """One structured line per call and event. No personal data: no request, no answer, no name, no text of a message."""
 
 import logging
+import select
 import sys
-from collections.abc import MutableMapping
+from collections.abc import MutableMapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any
@@ -37,11 +38,30 @@ class Lines:
         """Of the exception that is being handled."""
         self._line("error", event, exc_info=True, **fields)
 
+    def tell(self, level: str, event: str, happened: Sequence[tuple[float, dict[str, Any]]]) -> None:
+        """A line for each of what happened, at its time (seconds since 1970)."""
+        if getattr(self, level) is _nothing:
+            return
+        together = b""
+        for at, fields in happened:
+            line = self._encoded(level, event, datetime.fromtimestamp(at, UTC), fields)
+            if len(together) + len(line) > select.PIPE_BUF:
+                self._written(together)
+                together = b""
+            together += line
+        self._written(together)
+
     def _line(self, level: str, event: str, **fields: Any) -> None:
-        fields |= {"event": event, "process": self.process, "level": level, "timestamp": datetime.now(UTC)}
         if "exc_info" in fields:
             fields = dict(structlog.processors.format_exc_info(None, level, fields))
-        line = orjson.dumps(fields, default=repr, option=orjson.OPT_UTC_Z | orjson.OPT_APPEND_NEWLINE)
+        self._written(self._encoded(level, event, datetime.now(UTC), fields))
+
+    def _encoded(self, level: str, event: str, at: datetime, fields: dict[str, Any]) -> bytes:
+        told = fields | {"event": event, "process": self.process, "level": level, "timestamp": at}
+        return orjson.dumps(told, default=repr, option=orjson.OPT_UTC_Z | orjson.OPT_APPEND_NEWLINE)
+
+    def _written(self, line: bytes) -> None:
+        # Up to PIPE_BUF bytes a pipe takes whole or not at all.
         while line:
             # Nothing where nobody takes it: a line that would have to be waited for is lost, and not the call that it tells of.
             line = line[self.write(line) or len(line) :]
@@ -53,6 +73,15 @@ def _nothing(event: str, **fields: Any) -> None:
 
 lines: Lines | None = None
 """Of this process, where its settings want JSON."""
+
+
+def tell(event: str, happened: Sequence[tuple[float, dict[str, Any]]]) -> None:
+    """A line for each of what happened, at its time (seconds since 1970): in as few writes as can be, where they are JSON."""
+    if lines is not None:
+        lines.tell("info", event, happened)
+        return
+    for _, fields in happened:
+        logger().info(event, **fields)
 
 
 def configure(settings: Settings, process: str) -> None:

@@ -1,8 +1,10 @@
 """Who is connected: so many of an address, and so many bytes for those who take nothing."""
 
 import asyncio
+import gc
 import json
 import socket
+import weakref
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
@@ -62,6 +64,20 @@ async def test_an_answer_to_head_has_no_body_so_that_the_next_one_is_the_next(op
                 head = await reader.readuntil(b"\r\n\r\n")
             assert head.split()[1] == status
         writer.close()
+
+
+async def test_a_request_that_is_answered_leaves_nothing_to_collect(alone: Gateway) -> None:
+    async with serving(alone) as served, httpx.AsyncClient(base_url=f"http://{served.address}", trust_env=False) as http:
+        gc.disable()
+        try:
+            answered = []
+            for _ in range(3):
+                assert (await http.post("/graphql", json={"query": "{ __typename }"})).status_code == 200
+                (connection,) = served.server.server_state.connections
+                answered.append(weakref.ref(connection.running))  # type: ignore[union-attr]
+            await until(lambda: not any(request() for request in answered[:-1]))
+        finally:
+            gc.enable()
 
 
 def test_in_production_nobody_is_believed_who_is_not_named() -> None:

@@ -1,6 +1,7 @@
 """`python -m gateway`: it starts, tells in one line when it cannot, and ends in order."""
 
 import asyncio
+import json
 import os
 import signal
 import socket
@@ -68,13 +69,18 @@ async def test_it_answers_and_ends_in_order(keys: Keys, number: signal.Signals) 
         async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", trust_env=False) as http:
             assert (await http.get("/health")).status_code == 200
             assert (await http.post("/graphql", json={"query": "{ __typename }"})).json() == {"data": {"__typename": "Query"}}
-            told = await http.get(f"http://127.0.0.1:{metrics}/metrics")
-            assert 'quanyu_graphql_seconds_count{operation="query",status="200"} 1.0' in told.text
-        async with connect(f"ws://127.0.0.1:{port}/graphql", subprotocols=[PROTOCOL], proxy=None) as socket:
-            await socket.send('{"type": "connection_init"}')
-            assert await socket.recv() == '{"type":"connection_ack"}'
-            process.send_signal(number)
-            await socket.wait_closed()
-            assert socket.close_code == 1001
-        _, said = await process.communicate()
+            counted = 'quanyu_graphql_seconds_count{operation="query",status="200"} 1.0'
+            while counted not in (await http.get(f"http://127.0.0.1:{metrics}/metrics")).text:  # noqa: ASYNC110 - told of soon, not at once
+                await asyncio.sleep(0.01)
+            async with connect(f"ws://127.0.0.1:{port}/graphql", subprotocols=[PROTOCOL], proxy=None) as socket:
+                await socket.send('{"type": "connection_init"}')
+                assert await socket.recv() == '{"type":"connection_ack"}'
+                last = (await http.post("/graphql", json={"query": "{"})).json()["errors"][0]["extensions"]["id"]
+                process.send_signal(number)
+                await socket.wait_closed()
+                assert socket.close_code == 1001
+        lines, said = await process.communicate()
     assert (process.returncode, said) == (0, b"")
+    told = [line for line in map(json.loads, lines.splitlines()) if line["event"] == "operation"]
+    assert [(line["operation"], line["status"]) for line in told] == [("query", 200), ("invalid", 200)]
+    assert told[-1]["id"] == last, "what ended last is told of too"
