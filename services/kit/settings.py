@@ -28,10 +28,11 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     database_prefix: Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_]{0,30}$")] = "quanyu"
     mongo_timeout_seconds: Seconds = 10.0
 
-    member_address: Address = "127.0.0.1:50051"
-    commerce_address: Address = "127.0.0.1:50052"
-    district_address: Address = "127.0.0.1:50053"
-    organization_address: Address = "127.0.0.1:50054"
+    # On a laptop; from 32768 on a port may be lent to any connection just when it is wanted.
+    member_address: Address = "127.0.0.1:8051"
+    commerce_address: Address = "127.0.0.1:8052"
+    district_address: Address = "127.0.0.1:8053"
+    organization_address: Address = "127.0.0.1:8054"
     listen: Annotated[str, Meta(pattern=r"^$|^[^\s:]+:\d{1,5}$")] = ""
     gateway_listen: Address = "127.0.0.1:8000"
     metrics_listen: Annotated[str, Meta(pattern=r"^$|^[^\s:]+:\d{1,5}$")] = ""
