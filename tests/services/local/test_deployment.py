@@ -9,6 +9,8 @@ import yaml
 from click.testing import CliRunner
 from msgspec.structs import replace
 
+from gateway.oidc import trusted
+from gateway.peers import Peers
 from gateway.tokens import Tokens
 from services.kit import settings as kit_settings
 from services.kit.errors import Denied
@@ -72,6 +74,29 @@ def test_kubernetes_runs_each_process_with_settings_it_can_read(keys: dict[str, 
         assert settings.env == "production"
         for peer in SERVICES:
             assert getattr(settings, f"{peer}_address") == f"{peer}:{listen['QUANYU_LISTEN'].split(':')[1]}"
+
+
+def test_replicas_are_spread_over_nodes() -> None:
+    """By labels that the pods really have: a selector that finds none spreads nothing, and nobody is told."""
+    (kustomization,) = documents(K8S / "base" / "kustomization.yaml")
+    given = {key: value for each in kustomization["labels"] if each.get("includeTemplates") for key, value in each["pairs"].items()}
+    (every_process,) = documents(K8S / "base" / "every-process.yaml")
+    (spread,) = every_process["spec"]["template"]["spec"]["topologySpreadConstraints"]
+    for name in PROCESSES:
+        deployment = next(each for each in documents(K8S / "base" / f"{name}.yaml") if each["kind"] == "Deployment")
+        labels = given | deployment["spec"]["template"]["metadata"]["labels"]
+        assert spread["labelSelector"]["matchLabels"].items() <= labels.items()
+        assert {*spread["matchLabelKeys"]} <= labels.keys()
+
+
+def test_production_names_what_is_the_operators_own() -> None:
+    (production,) = documents(K8S / "overlays" / "production" / "kustomization.yaml")
+    (image,) = production["images"]
+    assert image["name"] == "quanyu" and "/" in image["newName"] and image["newTag"] != "latest"
+    (settings,) = production["configMapGenerator"]
+    given = kit_settings.load(dict(literal.split("=", 1) for literal in settings["literals"]) | {"QUANYU_ENV": "production"})
+    assert [provider.audience for provider in trusted(given)] == ["quanyu"]
+    Peers(given)
 
 
 @pytest.mark.parametrize("kustomization", sorted(K8S.rglob("kustomization.yaml")), ids=lambda path: path.parent.name)
