@@ -76,12 +76,10 @@ class Door:
         if path != self.path and not path.startswith(self.webhooks):
             await self.app(scope, receive, sending)
             return
-        if exchange is not None and not exchange.ready:
-            await self._ready(exchange)
-            if exchange.gone:
-                return
+        if exchange is not None and not exchange.ready and not await self._ready(exchange, sending):
+            return
         if self.inside >= self.most:
-            await self._full(sending, exchange if self.outermost else None)
+            await self._full(sending, exchange)
             return
         if exchange is not None:
             exchange.ends = path == self.path
@@ -96,12 +94,15 @@ class Door:
         finally:
             self.inside -= inside
 
-    async def _ready(self, exchange: Exchange) -> None:
+    async def _ready(self, exchange: Exchange, send: Send) -> bool:
         """Waits until the client has taken what it was answered before, which `peers.py` bounds, and for a body, for a bounded time; for
-        as many at once as there are places."""
+        as many at once as there are places. Whether there is something left to do for it."""
         await exchange.taken()
-        if exchange.came or self.inside >= self.most or self.waiting >= self.most:
-            return
+        if exchange.gone or exchange.came:
+            return not exchange.gone
+        if self.inside >= self.most or self.waiting >= self.most:
+            await self._full(send, exchange)
+            return False
         self.waiting += 1
         try:
             await self.arriving.within(exchange.coming(self.body_bytes_max))
@@ -109,6 +110,7 @@ class Door:
             pass  # whoever reads it says so
         finally:
             self.waiting -= 1
+        return not exchange.gone
 
     def _completed(self, headers: Headers) -> Headers:
         """With those that are not given."""
@@ -118,7 +120,7 @@ class Door:
     async def _full(self, send: Send, exchange: Exchange | None) -> None:
         SENT_AWAY.inc()
         body = FULL % self.sent_away.one().encode()
-        if exchange is not None:
+        if exchange is not None and self.outermost:
             await exchange.taken()
             exchange.answer(503, self.full, body)
             return

@@ -40,7 +40,13 @@ async def test_the_client_chooses_the_media_type(alone: Gateway, accept: str | N
 
 
 async def test_a_client_that_takes_neither_media_type_is_told(alone: Gateway) -> None:
-    assert (await alone.http.post("/graphql", json=ASKED, headers={"accept": "text/html"})).status_code == 406
+    for accept in ("text/html", f"{JSON};q=0", f"{JSON};q=some"):
+        assert (await alone.http.post("/graphql", json=ASKED, headers={"accept": accept})).status_code == 406, accept
+
+
+async def test_a_name_that_is_empty_names_no_operation(alone: Gateway) -> None:
+    response = await alone.http.post("/graphql", json={"query": "query Asked { __typename }", "operationName": ""})
+    assert response.json() == {"data": {"__typename": "Query"}}
 
 
 @pytest.mark.parametrize(

@@ -11,12 +11,14 @@ import httpx
 import pytest
 from graphql import get_introspection_query
 
-from gateway import schema, wire
+from gateway import explorer, schema, wire
 from gateway.__main__ import Server, configured
 from services.kit.house import SERVICES
 from services.kit.settings import Settings
 from tests.gateway.conftest import GRAPHQL, Gateway, Open
+from tests.gateway.serving import until
 from tests.gateway.test_limits import doubling
+from tests.gateway.test_rates import door_of
 
 JSON = "application/json"
 MUTATION = "mutation { markRead(input: {outreachIds: []}) { __typename } }"
@@ -133,7 +135,7 @@ async def test_cop_graphiql(alone: Gateway, production: Gateway) -> None:
     html = {"accept": "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"}
     page = await alone.http.get("/graphql", headers=html)
     assert page.headers["content-type"] == "text/html; charset=utf-8"
-    assert "script-src 'self'" in page.headers["content-security-policy"]
+    assert page.headers.get_list("content-security-policy") == [explorer.POLICY], "a browser would hold it to a second one too"
     loaded = re.findall(r'(?:src|href)="([^"]+)"', page.text)
     assert len(loaded) > 5 and all(path.startswith("/graphiql/") for path in loaded)
     for path in loaded:
@@ -367,6 +369,8 @@ async def test_the_head_of_a_request_is_bounded(alone: Gateway, monkeypatch: pyt
         assert await spoken(port, b"GET /health HTTP/1.1\r\nhost:") == b"", "who does not go on is hung up on"
         assert await spoken(port, b"") == b""
         assert (await spoken(port, b"GET /health HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")).startswith(b"HTTP/1.1 200")
+        answered = await spoken(port, b"GET /health HTTP/1.1\r\nhost: x\r\n\r\nGET /health HTTP/1.1\r\nhost:")
+        assert answered.count(b"HTTP/1.1 ") == 1, "nor is one who begins another request and does not go on"
 
 
 async def test_a_body_that_does_not_arrive_is_not_waited_for(open_gateway: Open, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -377,3 +381,26 @@ async def test_a_body_that_does_not_arrive_is_not_waited_for(open_gateway: Open,
         assert (await spoken(port, head)).startswith(b"HTTP/1.1 408")
         async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", trust_env=False) as http:
             assert (await http.post("/graphql", json={"query": "{ __typename }"})).status_code == 200
+
+
+async def test_one_for_whose_body_no_place_is_left_to_wait_is_sent_away(open_gateway: Open) -> None:
+    """As overload, with a time to come again: nobody has waited for a body of theirs that could be called late."""
+    alone = await open_gateway(operations_max=1)
+    head = b"POST /graphql HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-type: application/json\r\ncontent-length: 24\r\n\r\n"
+    async with listening(alone) as port, asyncio.timeout(SECONDS_MAX):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(head)
+        await until(lambda: door_of(alone.app).waiting == 1)
+        answer = await spoken(port, head)
+        assert answer.startswith(b"HTTP/1.1 503") and b"retry-after: 1\r\n" in answer and b"OVERLOADED" in answer
+        writer.write(b'{"query":"{__typename}"}')
+        assert (await reader.read()).startswith(b"HTTP/1.1 200")
+        writer.close()
+
+
+async def test_an_answer_to_head_has_no_body(open_gateway: Open) -> None:
+    alone = await open_gateway(operations_max=1)
+    door_of(alone.app).inside = 1
+    async with listening(alone) as port:
+        answer = await spoken(port, b"HEAD /graphql HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+    assert answer.startswith(b"HTTP/1.1 503") and answer.endswith(b"\r\n\r\n")
