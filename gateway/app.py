@@ -92,6 +92,7 @@ def build(settings: Settings) -> Gateway:
         try:
             yield
         finally:
+            await subscriptions.settled()
             operations.journal.close()
             await clients.close()
 

@@ -141,6 +141,11 @@ class Subscriptions:
         task.add_done_callback(self.going_on.discard)
         return await asyncio.shield(task)
 
+    async def settled(self) -> None:
+        """Returns when all that goes on has come to its end, for which each has its own time."""
+        while self.going_on:
+            await asyncio.wait(self.going_on)
+
     def _feed(self, ready: Ready, session: Session) -> Feed | Answer:
         """What it follows, or what is wrong with its variables."""
         context = Context(session, self.operations.clients)

@@ -16,6 +16,8 @@ from websockets.typing import Subprotocol
 
 from services.local.keys import Keys
 from services.local.mongod import free_port
+from tests.gateway.silent import silence
+from tests.gateway.test_gone import MUTATION
 
 ROOT = Path(__file__).parents[2]
 SECONDS_MAX = 20.0
@@ -84,3 +86,26 @@ async def test_it_answers_and_ends_in_order(keys: Keys, number: signal.Signals) 
     told = [line for line in map(json.loads, lines.splitlines()) if line["event"] == "operation"]
     assert [(line["operation"], line["status"]) for line in told] == [("query", 200), ("invalid", 200)]
     assert told[-1]["id"] == last, "what ended last is told of too"
+
+
+async def test_a_mutation_of_a_socket_does_not_end_with_the_process(keys: Keys) -> None:
+    """It is waited for, as one over HTTP is: its client has no way to know how far it came."""
+    port = free_port()
+    async with silence() as (silent, address), asyncio.timeout(SECONDS_MAX):
+        own = environment(keys, gateway_listen=f"127.0.0.1:{port}", commerce_address=address)
+        process = await asyncio.create_subprocess_exec(sys.executable, "-m", "gateway", cwd=ROOT, env=own, stdout=subprocess.PIPE)
+        assert process.stdout is not None
+        assert b"ready" in await process.stdout.readline()
+        async with connect(f"ws://127.0.0.1:{port}/graphql", subprotocols=[PROTOCOL], proxy=None) as socket:
+            await socket.send('{"type": "connection_init"}')
+            await socket.recv()
+            await socket.send(json.dumps({"type": "subscribe", "id": "1", "payload": {"query": MUTATION}}))
+            assert await silent.asked.get() == "CancelOrder"
+            process.send_signal(signal.SIGTERM)
+            await socket.wait_closed()
+        left, ended = asyncio.create_task(silent.left.get()), asyncio.create_task(process.wait())
+        assert not (await asyncio.wait({left, ended}, timeout=0.5))[0]
+        silent.speak.set()
+        assert await silent.answered.get() == "CancelOrder"
+        assert await ended == 0
+        left.cancel()
