@@ -42,7 +42,7 @@ class Call(Deferred):
         except Exception as wrong:
             self.refuse(run, wrong, container, slot)
             return
-        run.call(self.definition.answer(run.context, key, given), self, container, slot)
+        run.call(self, container, slot, self.definition.answer, run.context, key, given)
 
 
 class FirstPage(Call):
@@ -94,4 +94,4 @@ class Mutation(Deferred):
         except Exception as wrong:
             self.refuse(run, wrong, container, slot)
             return
-        run.call(self.definition.carry_out(run.context, vars(given["input"])), self, container, slot)
+        run.call(self, container, slot, self.definition.carry_out, run.context, vars(given["input"]))

@@ -147,9 +147,9 @@ class Run:
             self.touched.append(load)
         load.fresh.append(key)
 
-    def call(self, awaitable: Awaitable[Any], target: Waiter, container: Container, slot: Slot) -> None:
-        """Settles the target with what the call answers."""
-        self.jobs.append(self._called(awaitable, target, container, slot))
+    def call(self, target: Waiter, container: Container, slot: Slot, ask: Callable[..., Awaitable[Any]], *given: Any) -> None:
+        """Settles the target with what `ask` answers to what is given, once it is asked."""
+        self.jobs.append(self._called(target, container, slot, ask, *given))
 
     def fail(self, nodes: Sequence[FieldNode], cause: Exception, container: Container | None, path: list[Slot]) -> None:
         """Notes an error of the answer."""
@@ -221,9 +221,9 @@ class Run:
         if self.landed is not None and not self.landed.done() and (self.queue or self.bug or not self.flying):
             self.landed.set_result(None)
 
-    async def _called(self, awaitable: Awaitable[Any], target: Waiter, container: Container, slot: Slot) -> None:
+    async def _called(self, target: Waiter, container: Container, slot: Slot, ask: Callable[..., Awaitable[Any]], *given: Any) -> None:
         try:
-            value = await awaitable
+            value = await ask(*given)
         except Exception as cause:
             value = Failure(cause)
         target.settle(self, value, container, slot)

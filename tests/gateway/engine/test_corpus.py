@@ -48,6 +48,52 @@ async def test_every_service_at_once(both: Both, mode: str) -> None:
             assert await both.same(query, variables, operation) is not None
 
 
+@pytest.mark.parametrize("mode", [mode for mode in BREAKING if mode != "answer"])
+async def test_each_rpc_alone(both: Both, mode: str) -> None:
+    """One rpc refuses, breaks off or is late while all others answer, at whatever level it stands."""
+    both.memory.everything_answers, both.memory.flaws = True, 0.0
+    for path in sorted(CORPUS.glob("*.graphql")):
+        query, cases = asked(path)
+        for both.memory.seed in range(2):
+            both.memory.modes = {}
+            pair = await both.same(query, cases[0][1], cases[0][0])
+            assert pair is not None
+            for rpc in sorted(set(pair.calls[1])):
+                both.memory.modes = {rpc: mode}
+                assert await both.same(query, cases[0][1], cases[0][0]) is not None
+
+
+async def test_nothing_is_asked_below_what_cannot_be(both: Both) -> None:
+    """An order that cannot be said takes its list with it, and what stood in the queue for the orders before it."""
+    both.memory.everything_answers, both.memory.flaws = True, 0.1
+    lost = 0
+    for both.memory.seed in range(60):
+        answer, calls = await both.alone('{ consumer(id: "con_1") { orders { nodes { store { id } state } } } }')
+        if answer["data"]["consumer"] == {"orders": None}:
+            assert [error["path"][-1] for error in answer["errors"]] == ["state"]
+            assert "BatchGetStores" not in calls
+            lost += answer["errors"][0]["path"][-2] > 0
+    assert lost, "there were orders before it"
+
+
+async def test_a_field_with_several_keys_fails_once(both: Both) -> None:
+    both.memory.everything_answers, both.memory.flaws, both.memory.modes = True, 0.0, {"BatchGetBrands": "break"}
+    several = 0
+    for both.memory.seed in range(20):
+        answer, _ = await both.alone('{ consumer(id: "con_1") { identities { brands { id } } } }')
+        paths = [tuple(error["path"]) for error in answer.get("errors", ())]
+        assert len(paths) == len(set(paths))
+        several += bool(paths)
+    assert several
+
+
+async def test_nothing_is_asked_for_an_answer_that_is_null_as_a_whole(both: Both, recwarn: pytest.WarningsRecorder) -> None:
+    ids = [f"brd_{number}" for number in range(101)]
+    answer, calls = await both.alone("query ($ids: [ID!]!) { offers { nodes { id } } nodes(ids: $ids) { id } }", {"ids": ids})
+    assert (answer["data"], calls) == (None, [])
+    assert [str(warning.message) for warning in recwarn] == [], "nor left to be asked"
+
+
 async def test_a_service_that_never_answers_costs_its_own_fields(both: Both) -> None:
     both.seconds = 1.0
     both.memory.everything_answers, both.memory.modes = True, {"BatchListOrders": "never"}
