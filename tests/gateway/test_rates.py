@@ -355,6 +355,13 @@ async def test_what_is_cancelled_from_outside_is_not_overdue() -> None:
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
+    both = asyncio.create_task(overdue.within(never_ends()))
+    await asyncio.sleep(0)
+    overdue.until[both] = 0.0
+    overdue._end(both.get_loop())
+    both.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await both
     assert await overdue.within(asyncio.sleep(0, "done")) == "done"
     several = await asyncio.gather(*(overdue.within(never_ends()) for _ in range(3)), return_exceptions=True)
     assert [type(each) for each in several] == [TimeoutError] * 3

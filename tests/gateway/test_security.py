@@ -396,11 +396,3 @@ async def test_one_for_whose_body_no_place_is_left_to_wait_is_sent_away(open_gat
         writer.write(b'{"query":"{__typename}"}')
         assert (await reader.read()).startswith(b"HTTP/1.1 200")
         writer.close()
-
-
-async def test_an_answer_to_head_has_no_body(open_gateway: Open) -> None:
-    alone = await open_gateway(operations_max=1)
-    door_of(alone.app).inside = 1
-    async with listening(alone) as port:
-        answer = await spoken(port, b"HEAD /graphql HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
-    assert answer.startswith(b"HTTP/1.1 503") and answer.endswith(b"\r\n\r\n")

@@ -14,6 +14,7 @@ from gateway.places import Places
 from gateway.rates import Buckets
 from gateway.subscriptions import buffer, stream
 from gateway.subscriptions.buffer import buffered
+from gateway.subscriptions.ending import Endings
 from services.kit.errors import Denied, Overloaded, Unavailable
 from tests.gateway.conftest import Open
 from tests.gateway.serving import SECONDS_MAX
@@ -253,6 +254,29 @@ async def test_a_service_that_breaks_off_at_once_is_asked_so_often_and_no_more(o
             teller.told.put_nowait(END)
         assert await socket.error(await socket.subscribe(WATCHED, {"id": "ord_1", "after": "c0"})) == "SUBSCRIPTION_ENDED"
         assert teller.asked.qsize() == stream.RESUMES_MAX + 1
+
+
+async def test_streams_that_lasted_are_gone_on_with_without_end(open_gateway: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stream, "RESUME_SECONDS", 0.0)
+    monkeypatch.setattr(stream, "LASTING_SECONDS", 0.0)
+    async with telling_gateway(open_gateway) as (served, teller), served.socket("operator") as socket:
+        for _ in range(stream.RESUMES_MAX + 2):
+            teller.told.put_nowait(END)
+        teller.told.put_nowait(1)
+        name = await socket.subscribe(WATCHED, {"id": "ord_1", "after": "c0"})
+        assert await socket.next(name) == told("ord_1", 1)
+
+
+async def test_a_connection_ends_with_what_goes_wrong_in_it() -> None:
+    async def bug() -> None:
+        raise ValueError("bug")
+
+    with Endings().one() as ending:
+        async with ending:
+            ending.task(asyncio.sleep(0), ends=False)
+            ending.task(bug(), ends=False)
+            async with asyncio.timeout(SECONDS_MAX):
+                assert isinstance(await ending.why, ValueError)
 
 
 async def test_what_cannot_be_gone_on_with_ends(open_gateway: Open) -> None:
