@@ -8,9 +8,11 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import httpx
 import pytest
 
 from gateway import oidc
+from gateway.oidc import FetchedKeys, Trusted
 from gateway.tokens import Tokens
 from services.kit.errors import Denied, Unavailable
 from services.kit.settings import Settings, SettingsError
@@ -52,7 +54,8 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
         {"body": b'{"keys": [7, {"kty": "oct", "k": "eHh4"}, {"kty": "RSA"}, {"kty": "ML-DSA"}]}'},
         {"body": json.dumps({"keys": [rsa(1024).as_dict(private=False)]}).encode()},
         {"body": json.dumps({"keys": [rsa().as_dict(private=False) | {"use": "enc"}]}).encode()},
-        {"body": b"x" * (oidc.FETCH_BYTES_MAX + 1)},
+        {"body": json.dumps({"keys": [rsa().as_dict(private=False) | {"key_ops": ["encrypt"]}]}).encode()},
+        {"body": b" " * oidc.FETCH_BYTES_MAX + json.dumps({"keys": [rsa().as_dict(private=False)]}).encode()},
         {"body": b"[" * 100_000},
         {"body": b"{}", "status": "500 Internal Server Error"},
         {"body": b"{}", "status": "302 Found", "headers": "location: http://127.0.0.1:1/\r\n"},
@@ -303,3 +306,13 @@ async def test_a_discovery_document_of_another_issuer_is_not_followed(provider: 
     text = forged(SimpleNamespace(issuer=alias), rsa())
     with pytest.raises(Unavailable):
         await believing(alias).check(text)
+
+
+async def test_keys_of_a_provider_behind_https_are_not_fetched_without() -> None:
+    provider = Trusted(issuer="https://issuer.example", audience="quanyu")
+    stated = {"issuer": provider.issuer, "jwks_uri": "https://keys.example/jwks"}
+    async with httpx.AsyncClient(transport=httpx.MockTransport(lambda _: httpx.Response(200, json=stated))) as http:
+        assert await FetchedKeys(provider)._discovered(http) == stated["jwks_uri"]
+        stated["jwks_uri"] = "http://keys.example/jwks"
+        with pytest.raises(ValueError, match="https"):
+            await FetchedKeys(provider)._discovered(http)
