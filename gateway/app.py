@@ -120,14 +120,13 @@ def build(settings: Settings) -> Gateway:
 
 def _entrance(app: ASGIApp, settings: Settings, endpoint: Endpoint) -> ASGIApp:
     """The way in: to the routes behind all that stands before them."""
-    origins = [origin.strip() for origin in settings.cors_origins.split(",") if origin.strip()]
     forwarded: Any = ProxyHeadersMiddleware(app, settings.trusted_proxies)  # type: ignore[arg-type]
-    door = Door(forwarded, settings, path=PATH, posted=endpoint, webhooks=f"{WEBHOOKS}/", outermost=not origins)
-    if not origins:
+    door = Door(forwarded, settings, path=PATH, posted=endpoint, webhooks=f"{WEBHOOKS}/", outermost=not settings.origins)
+    if not settings.origins:
         return door
     return CORSMiddleware(
         door,
-        allow_origins=origins,
+        allow_origins=sorted(settings.origins),
         allow_methods=["GET", "POST"],
         allow_headers=["authorization", "content-type", *PREFLIGHT],
         expose_headers=["retry-after"],

@@ -42,7 +42,7 @@ class WebSockets:
 
     def __init__(self, operations: Operations, subscriptions: Subscriptions, endings: Endings, reader: Reader, settings: Settings) -> None:
         self.operations, self.subscriptions, self.endings, self.reader = operations, subscriptions, endings, reader
-        self.origins = frozenset(origin.strip() for origin in settings.cors_origins.split(","))
+        self.origins = settings.origins
         self.most, self.open = settings.sockets_max, 0
         self.refused = Crowd("sockets refused")
         self.signed_in = Places(settings.sockets_max, settings.subscriptions_principal, "sockets")
@@ -83,7 +83,7 @@ class WebSockets:
     def _allowed(self, websocket: WebSocket) -> bool:
         """Whether a browser comes from a page of ours, or of a site that may call; what is no browser says no origin."""
         origin = websocket.headers.get("origin")
-        if origin is None or origin in self.origins:
+        if origin is None or not self.origins.isdisjoint((origin, "*")):
             return True
         try:
             return urlsplit(origin).netloc == websocket.headers.get("host")

@@ -66,7 +66,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     sandbox_payments: Literal["auto", "on", "off"] = "auto"
     """Whether orders may be paid with the sandbox, which takes no money; auto: in development only."""
     cors_origins: str = ""
-    """Comma-separated origins that browsers may call the gateway from; empty: none."""
+    """Comma-separated origins that browsers may call the gateway from; empty: none; `*`: any."""
     trusted_proxies: str = "127.0.0.1"
     """Comma-separated addresses or networks whose `X-Forwarded-For` the gateway believes, to tell callers apart who are not signed in."""
     introspection: Literal["auto", "on", "off"] = "auto"
@@ -118,6 +118,11 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["json", "text"] = "json"
 
+    @property
+    def origins(self) -> frozenset[str]:
+        """Those of `cors_origins`."""
+        return frozenset(origin.strip() for origin in self.cors_origins.split(",")) - {""}
+
 
 def load(environ: Mapping[str, str]) -> Settings:
     """The settings named in `environ`; SettingsError names the variable, what is wrong and what is expected."""
@@ -144,4 +149,5 @@ PRINTABLE = {field.name for field in msgspec.structs.fields(Settings)} - {
     "hash_keys",
     "issuers",
     "token_keys",
+    "webhook_secrets",
 }

@@ -5,7 +5,9 @@ from typing import Any
 import pytest
 
 import gateway.schema
+from gateway import errors
 from gateway.names import NAMES
+from services.kit.errors import Conflict
 from tests.gateway.conftest import Gateway, Open
 
 YUAN = {"amount": "1", "currency": "CNY"}
@@ -62,3 +64,11 @@ async def test_of_several_identities_the_wrong_one_is_named(gateway: Gateway) ->
 )
 def test_a_services_field_as_a_client_writes_it(form: str, field: str, path: str) -> None:
     assert NAMES[form].__form__.written(field) == path
+
+
+def test_a_reason_that_the_rpc_does_not_name_is_told_as_its_family() -> None:
+    """A service of a later version may have reasons that this graph's union has no type for."""
+    members = errors.general()
+    told = errors.told(Conflict("TASK_CLOSED", "it is over"), members, str)
+    assert type(told) in members and type(told) is not errors.type_of(Conflict("TASK_CLOSED", ""))
+    assert (told.code, told.message) == ("TASK_CLOSED", "it is over")
