@@ -28,13 +28,13 @@ class Documents:
 
     def __init__(self, texts: Mapping[str, str], *, only: bool) -> None:
         self.texts, self.only = dict(texts), only
-        self.ids = {text: id for id, text in self.texts.items()}
+        self.trusted = frozenset(self.texts.values())
 
     def text(self, id: str | None, query: str | None) -> str | None:
         """The text to run: the one with that id, else what was sent; None when it is not trusted."""
         if id is not None and (found := self.texts.get(id)) is not None:
             return found
-        return query if query is not None and (not self.only or query in self.ids) else None
+        return query if query is not None and (not self.only or query in self.trusted) else None
 
 
 def normalised(text: str) -> str:

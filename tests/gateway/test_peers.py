@@ -7,6 +7,7 @@ import socket
 import weakref
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from types import SimpleNamespace
 
 import httpx
 import pytest
@@ -171,6 +172,18 @@ async def test_clients_that_take_nothing_hold_so_many_bytes_in_all(alone: Gatewa
             assert 5 * size < unsent(served) <= connected.unsent <= 10 * size
         await until(lambda: not served.server.server_state.connections)
         assert connected.unsent == 0
+
+
+async def test_who_takes_too_little_is_cut_off_as_who_takes_nothing() -> None:
+    cut, client = [], peers.Peer()
+    client.loop, client.peers = asyncio.get_running_loop(), SimpleNamespace(cut_off=cut.append)
+    waited = 3 * peers.STALL_BYTES_MIN
+    for taken, ends in ((0, True), (peers.STALL_BYTES_MIN - 1, True), (peers.STALL_BYTES_MIN, False)):
+        client.transport = SimpleNamespace(get_write_buffer_size=lambda left=waited - taken: left)
+        client._look(waited)
+        assert bool(cut) is ends
+        cut.clear()
+    client.stalling.cancel()
 
 
 async def test_one_holds_so_many(alone: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
