@@ -235,3 +235,20 @@ async def test_pages_go_on_where_their_collation_says(coupons: Table[Coupon]) ->
                 break
             after = info.end_cursor
     assert seen == ["安徽", "安徽", "北京", "朝阳", "上海"]
+
+
+async def test_nobody_gives_a_row_away_to_others(coupons: Table[Coupon]) -> None:
+    """Neither by writing it anew nor by a decision: it would be theirs who cannot have asked for it."""
+    with being(BRAND_A):
+        mine = await coupons.load("c1")
+        for given in (
+            msgspec.structs.replace(mine, brand_id="brd_b"),
+            msgspec.structs.replace(mine, brand_id="brd_b", consumer_id="con_a"),
+        ):
+
+            async def give(session: object, given: Coupon = given) -> object:
+                return await coupons.replace(unit_of(coupons, session), given)
+
+            with pytest.raises(Denied, match="OUT_OF_SCOPE"):
+                await coupons.database.transact(give)
+        assert await coupons.load("c1") == mine
