@@ -1,6 +1,7 @@
 """What goes with each call to a service: the caller's trace, and what is left of the operation's time; whichever way it is executed."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
@@ -10,7 +11,8 @@ import pytest
 
 from gateway.clients import rpc_of
 from quanyu.organization.v1.chart_pb2 import BatchGetBrandsRequest, BatchGetBrandsResponse, BatchGetUnitsRequest
-from services.kit import telemetry
+from services.kit import channel, telemetry
+from services.kit.errors import Unavailable
 from tests.gateway.conftest import Gateway, Open
 from tests.gateway.serving import serving
 
@@ -122,3 +124,12 @@ async def test_the_id_of_an_error_finds_its_trace(alone: Gateway, monkeypatch: p
     answer = await alone.post({"query": WAYS[way]}, headers={"accept": accept})
     assert spans.attributes["name"] == "graphql"
     assert f'"id":"{spans.attributes["quanyu.operation_id"]}"' in answer.text
+
+
+async def test_nobody_is_asked_when_there_is_no_time_left() -> None:
+    channel.deadline.set(time.monotonic() + channel.HAND_ON_MARGIN_SECONDS / 2)
+    with pytest.raises(Unavailable, match="DEADLINE_EXCEEDED"):
+        channel.remaining(10.0)
+    channel.deadline.set(time.monotonic() + 5.0)
+    assert 4.0 < channel.remaining(10.0) < 5.0
+    assert channel.remaining(1.0) == 1.0

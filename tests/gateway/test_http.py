@@ -240,3 +240,9 @@ async def test_browsers_of_named_origins_may_call(open_gateway: Open) -> None:
 
     assert (await preflight("https://console.example")).headers["access-control-allow-origin"] == "https://console.example"
     assert "access-control-allow-origin" not in (await preflight("https://elsewhere.example")).headers
+
+
+async def test_of_several_headers_of_a_name_the_first_counts(alone: Gateway) -> None:
+    sent = [("content-type", JSON), ("accept", GRAPHQL), ("accept", "text/html"), ("authorization", "Bearer x"), ("authorization", "")]
+    response = await alone.http.post("/graphql", content=b'{"query": "{ __typename }"}', headers=sent)
+    assert (response.status_code, response.headers["content-type"]) == (401, f"{GRAPHQL}; charset=utf-8")

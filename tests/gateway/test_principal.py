@@ -14,7 +14,7 @@ from gateway import principal
 from gateway.asked import Asked as AskedFor
 from gateway.clients import SILENT_SECONDS_MAX, WAITING_SHARE
 from gateway.operations import Operations, Ready
-from gateway.principal import Session, Sessions
+from gateway.principal import OPERATOR, Person, Session, Sessions
 from gateway.tokens import Token, Tokens
 from quanyu.access.v1 import access_pb2
 from quanyu.member.v1.identity_pb2 import ResolveConsumerRequest, ResolveConsumerResponse
@@ -285,3 +285,15 @@ async def test_whose_name_is_not_certain_changes_nothing(alone: Gateway) -> None
     asked.organization, asked.member = GRANTS, AWAY
     asked.sessions.known.clear()
     assert (await asked.session()).certain, "staff are who they are, whether or not they shop"
+
+
+async def test_so_many_are_kept_and_those_who_came_last(alone: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def person(token: Token) -> Person:
+        return Person(staff_id=token.subject, grants=(OPERATOR,))
+
+    sessions: Sessions = alone.app.state.sessions
+    monkeypatch.setattr(principal, "KEPT_MAX", 2)
+    monkeypatch.setattr(sessions, "_person", person)
+    for number in range(4):
+        await sessions.session(Token(f"stf_{number}", 0.0, time.time() + 60))
+    assert [subject for _, subject, _ in sessions.known] == ["stf_2", "stf_3"]

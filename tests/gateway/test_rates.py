@@ -62,6 +62,15 @@ def test_after_the_wait_that_it_says_there_is_one_more(rate: int, weight: float)
     assert buckets.admit("b") == 0
 
 
+def test_more_work_is_paid_from_now_on_and_not_out_of_the_time_before() -> None:
+    clock = Clock()
+    buckets = Buckets(10, clock)
+    buckets.admit("a")
+    clock.now += 3_600.0
+    buckets.charge("a", 10 * (BURST_SECONDS + 1))
+    assert buckets.admit("a") > 1
+
+
 def test_a_rate_of_0_is_no_bound() -> None:
     buckets = Buckets(0)
     buckets.charge("a", 1e9)
