@@ -217,7 +217,7 @@ def grant_role(
         raise Conflict(Reason.UNIT_OF_ANOTHER_BRAND, "this lies outside the tree the person works in", staff_id=staff.id)
     begins = valid_from or at
     if valid_until is not None and valid_until <= begins:
-        raise Invalid(Reason.INVALID_PERIOD, "a period ends after it begins")
+        raise Invalid(Reason.INVALID_PERIOD, "a period ends after it begins", field="valid_until")
     for other in standing:
         if (other.role, other.kind, other.scope_id) == (role, scope.kind, scope.id) and _overlap(other, begins, valid_until):
             raise Conflict(Reason.GRANT_EXISTS, "the same role and scope stands already", grant_id=other.id)

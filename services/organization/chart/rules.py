@@ -202,12 +202,15 @@ def found_brand(brand: Brand) -> tuple[Brand, Unit]:
 
 def check_period(valid_from: str, valid_until: str) -> None:
     """`Invalid` when a day is none of the calendar or the end does not lie after the beginning."""
-    try:
-        days = [date.fromisoformat(day) for day in (valid_from, valid_until) if day]
-    except ValueError:
-        raise Invalid(Reason.INVALID_PERIOD, "days are written like 2024-05-31") from None
-    if len(days) == 2 and days[1] <= days[0]:
-        raise Invalid(Reason.INVALID_PERIOD, "a period ends after it begins", valid_from=valid_from, valid_until=valid_until)
+    days = {}
+    for field, day in (("valid_from", valid_from), ("valid_until", valid_until)):
+        try:
+            if day:
+                days[field] = date.fromisoformat(day)
+        except ValueError:
+            raise Invalid(Reason.INVALID_PERIOD, "days are written like 2024-05-31", field=field) from None
+    if len(days) == 2 and days["valid_until"] <= days["valid_from"]:
+        raise Invalid(Reason.INVALID_PERIOD, "a period ends after it begins", field="valid_until")
 
 
 def below(parent: Unit, id: str) -> tuple[str, ...]:

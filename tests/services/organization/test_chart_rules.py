@@ -255,3 +255,13 @@ def test_moving_to_the_same_place_tells_nobody() -> None:
     assert people.move(GUIDE, people.Place("brd_a", "unt_str_1", "str_1")) == (GUIDE, [])
     moved, facts = people.move(GUIDE, people.Place("brd_a", "unt_str_2", "str_2"))
     assert (moved.store_id, facts[0].store_id) == ("str_2", "str_2")
+
+
+@pytest.mark.parametrize(
+    ("period", "field"),
+    [(("2024-13-01", ""), "valid_from"), (("2024-05-01", "2024-02-30"), "valid_until"), (("2024-05-01", "2024-05-01"), "valid_until")],
+)
+def test_a_wrong_day_of_a_period_is_named(period: tuple[str, str], field: str) -> None:
+    with pytest.raises(Invalid, match="INVALID_PERIOD") as refused:
+        rules.check_period(*period)
+    assert refused.value.metadata["field"] == field
