@@ -63,11 +63,13 @@ class Reason(StrEnum):
 
 
 def check_asked(asked: NewOrder) -> NewOrder:
-    """Refuses an order of nothing, of goods held and not held, of goods of no store, or with a phone number that cannot exist."""
+    """Refuses an order of nothing, of goods held and not held, of goods of no store, to nowhere, or with a phone that cannot exist."""
     if bool(asked.hold_ids) == bool(asked.lines):
         raise Invalid(Reason.LINES_MISSING, "name the holds, or the lines, that it is made of", field="hold_ids")
     if asked.lines and not asked.store_id:
         raise Invalid(Reason.INVALID_FIELD, "name the store that serves the lines", field="store_id")
+    if asked.destination and not asked.destination.address.strip():
+        raise Invalid(Reason.DESTINATION_MISSING, "say where it is to be delivered", field="destination.address")
     if asked.destination and asked.destination.phone:
         with under("destination.phone"):
             e164(asked.destination.phone)

@@ -18,7 +18,7 @@ from services.kit.access import Kind, caller
 from services.kit.documents import as_document, as_documents, as_struct
 from services.kit.errors import Invalid
 from services.kit.mongo import Database, Document, Session, Shaped
-from services.kit.persons import Persons
+from services.kit.persons import Person, Persons
 from services.kit.table import Page, Table
 from services.kit.unit import Unit
 from services.kit.watch import Watch, Watched
@@ -95,12 +95,15 @@ class OrderStore:
 
     async def page(self, named: Mapping[str, str], page: PageRequest) -> Page:
         """The orders of all that is named (consumer_id, store_id, brand_id), latest first, as the caller may see them."""
-        rows, info = await self.orders.page(_of(named), page, order=LATEST_FIRST)
+        queries = await self._queries([named])
+        rows, info = await self.orders.page(queries[0], page, order=LATEST_FIRST)
         return [self._seen(order) for order in rows], info
 
     async def first_pages(self, name: str, ids: Iterable[str], first: int) -> dict[str, Page]:
         """The first page of each of several consumers, stores or brands (`name` says which), as `page` has it."""
-        found = await self.orders.first_pages({id: _of({name: id}) for id in ids}, first, order=LATEST_FIRST)
+        asked = list(ids)
+        queries = await self._queries([{name: id} for id in asked])
+        found = await self.orders.first_pages(dict(zip(asked, queries, strict=True)), first, order=LATEST_FIRST)
         return {id: ([self._seen(order) for order in rows], info) for id, (rows, info) in found.items()}
 
     async def visit_of(self, consumer_id: str, session: Session = None) -> Visit | None:
@@ -151,14 +154,24 @@ class OrderStore:
         document = as_document(visit)
         await self.visits.collection.replace_one({"_id": document.pop("_id")}, document, upsert=True, session=session)
 
+    async def _queries(self, asked: Sequence[Mapping[str, str]]) -> list[Document]:
+        """The filter of each list that is asked for."""
+        consumer_ids = [named["consumer_id"] for named in asked if "consumer_id" in named]
+        persons = await self.persons.behind(consumer_ids) if consumer_ids else {}
+        return [_of(named, persons) for named in asked]
+
     def _seen(self, order: Shaped) -> Shaped:
         who = caller()
         return visible_to(order, who.reach, everywhere=who.everywhere)
 
 
-def _of(named: Mapping[str, str]) -> Document:
-    """The filter for the orders of all that is named."""
-    query: Document = {name: id for name, id in named.items() if name != "brand_id"}
+def _of(named: Mapping[str, str], persons: Mapping[str, Person]) -> Document:
+    """The filter for the orders of all that is named; those of a consumer stand under any id of the person (`persons`, by id)."""
+    query: Document = {}
+    if consumer_id := named.get("consumer_id"):
+        query["consumer_id"] = {"$in": sorted(persons[consumer_id].ids)}
+    if store_id := named.get("store_id"):
+        query["store_id"] = store_id
     if brand_id := named.get("brand_id"):
         query["$or"] = [{"brand_ids": brand_id}, {"seller_id": brand_id}]
     return query

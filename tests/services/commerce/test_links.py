@@ -5,11 +5,12 @@ from itertools import permutations
 
 import pytest
 
+from quanyu.commerce.v1.orders_pb2 import BatchListOrdersRequest, ListOrdersRequest
 from quanyu.facts.v1 import facts_pb2
 from services.commerce.orders.scenario import Reached, Visit, together
 from services.kit import clock
 from services.kit.facts.outbox import route
-from tests.services.commerce.conftest import Shop, fresh
+from tests.services.commerce.conftest import Shop, consumer, fresh
 
 AT_HOME = ("SCENARIO_AT_HOME", "otherwise", "")
 OFF_STORE = ("SCENARIO_OFF_STORE", "reached_after_visit", "out_a")
@@ -29,6 +30,11 @@ async def derived(shop: Shop, consumer_id: str) -> tuple[str, str, str]:
     order = await shop.placed(consumer_id)
     row = await shop.database["orders"].find_one({"_id": order.id})
     return row["scenario"], row["scenario_basis"]["rule"], row["scenario_basis"]["evidence_id"]
+
+
+async def listed(shop: Shop, consumer_id: str) -> set[str]:
+    answer = await shop.orders().ListOrders(ListOrdersRequest(consumer_id=consumer_id))
+    return {order.id for order in answer.orders}
 
 
 @pytest.mark.parametrize("steps", list(permutations(["visit", "outreach", "link"])), ids=", then ".join)
@@ -51,6 +57,21 @@ async def test_who_left_as_one_and_was_written_to_as_another_buys_off_store(shop
     assert [await derived(shop, id) for id in IDS] == [OFF_STORE, OFF_STORE]
     await tell(shop, now, consumer_unlinked=link)
     assert [await derived(shop, id) for id in IDS] == [AT_HOME, AT_HOME]
+
+
+async def test_the_orders_of_a_person_are_those_under_all_their_ids(shop: Shop) -> None:
+    """Whichever id is asked for, alone or among others; each id has its own again once the link is undone."""
+    link = {"consumer_id": "con_a", "linked_consumer_id": "con_twin"}
+    await shop.stocked(on_hand=9)
+    placed = {id: (await shop.placed(id)).id for id in IDS}
+    await tell(shop, clock.now(), consumer_linked=link)
+    assert [await listed(shop, id) for id in IDS] == [set(placed.values())] * 2
+    found = (await shop.orders().BatchListOrders(BatchListOrdersRequest(consumer_ids=list(IDS)))).lists
+    assert {each.key: {order.id for order in each.orders} for each in found} == {id: set(placed.values()) for id in IDS}
+    await tell(shop, clock.now(), consumer_unlinked=link)
+    assert [await listed(shop, id) for id in IDS] == [{placed[id]} for id in IDS]
+    stranger = await shop.orders(consumer("con_a")).BatchListOrders(BatchListOrdersRequest(consumer_ids=["con_twin"]))
+    assert not any(each.orders for each in stranger.lists)
 
 
 def test_a_person_is_where_they_went_last_and_was_reached_last_by_each_brand() -> None:

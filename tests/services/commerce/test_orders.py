@@ -200,6 +200,11 @@ async def test_what_makes_no_order(shop: Shop) -> None:
         await shop.placed(lines=[], hold_ids=[hold.id], store_id="str_other")
     with pytest.raises(Invalid, match="DESTINATION_MISSING"):
         await shop.placed(lines=[], hold_ids=[hold.id], method=stock_pb2.METHOD_INSTANT_DELIVERY)
+    for address in ("", " \u3000"):
+        nowhere = orders_pb2.Destination(address=address, recipient="她")
+        with pytest.raises(Invalid, match="DESTINATION_MISSING") as refused:
+            await shop.placed(lines=[], hold_ids=[hold.id], method=stock_pb2.METHOD_INSTANT_DELIVERY, destination=nowhere)
+        assert refused.value.metadata["field"] == "destination.address"
     await shop.store("str_far")
     await shop.stocked("str_far")
     far = await shop.held(store_id="str_far")

@@ -35,7 +35,7 @@ class OrderServiceStub:
     """Makes an order of held goods, or of goods that are held by this call. Coupons are locked for it, their discounts shared out to the lines of
     their brand to the minor unit. The order must be paid within 30 minutes; then it is cancelled, its goods and coupons are free again.
     The scenario is derived from what is known of the consumer; the order keeps it with the fact that decided.
-    Refuses with HOLD_NOT_FOUND, HOLD_ENDED, HOLD_ORDERED, LINES_MISSING, STORES_MIXED, CURRENCY_MIXED, DESTINATION_MISSING (a delivery without one), INVALID_PHONE, STOCK_NOT_FOUND,
+    Refuses with HOLD_NOT_FOUND, HOLD_ENDED, HOLD_ORDERED, LINES_MISSING, STORES_MIXED, CURRENCY_MIXED, DESTINATION_MISSING (a delivery without one, or one without an address), INVALID_PHONE, STOCK_NOT_FOUND,
     OUT_OF_STOCK and TOO_MANY_HOLDS (as HoldStock), and with the wallet's reason when a coupon cannot be locked: then held goods stay held.
     An order of `lines` counts as one hold, however many lines it has, until it is paid or cancelled: the consumer's own when they place it,
     else one of those that others took for them from this brand's stores. One of `hold_ids` holds nothing more than they do, is never
@@ -65,7 +65,8 @@ class OrderServiceStub:
     BatchGetOrders: _grpc.UnaryUnaryMultiCallable[_orders_pb2.BatchGetOrdersRequest, _orders_pb2.BatchGetOrdersResponse]
     """Orders by id as GetOrder shows them, in no particular order; those out of the caller's scope or unknown are left out."""
     ListOrders: _grpc.UnaryUnaryMultiCallable[_orders_pb2.ListOrdersRequest, _orders_pb2.ListOrdersResponse]
-    """The orders of a consumer, served by a store, or with a brand's goods, as GetOrder shows them, latest first; what is named must all be so.
+    """The orders of a person (under all ids that were linked to the given one), served by a store, or with a brand's goods, as GetOrder shows
+    them, latest first; what is named must all be so.
     At least one is named, else INVALID_FIELD.
     """
     BatchListOrders: _grpc.UnaryUnaryMultiCallable[_orders_pb2.BatchListOrdersRequest, _orders_pb2.BatchListOrdersResponse]
@@ -98,7 +99,7 @@ class OrderServiceAsyncStub(OrderServiceStub):
     """Makes an order of held goods, or of goods that are held by this call. Coupons are locked for it, their discounts shared out to the lines of
     their brand to the minor unit. The order must be paid within 30 minutes; then it is cancelled, its goods and coupons are free again.
     The scenario is derived from what is known of the consumer; the order keeps it with the fact that decided.
-    Refuses with HOLD_NOT_FOUND, HOLD_ENDED, HOLD_ORDERED, LINES_MISSING, STORES_MIXED, CURRENCY_MIXED, DESTINATION_MISSING (a delivery without one), INVALID_PHONE, STOCK_NOT_FOUND,
+    Refuses with HOLD_NOT_FOUND, HOLD_ENDED, HOLD_ORDERED, LINES_MISSING, STORES_MIXED, CURRENCY_MIXED, DESTINATION_MISSING (a delivery without one, or one without an address), INVALID_PHONE, STOCK_NOT_FOUND,
     OUT_OF_STOCK and TOO_MANY_HOLDS (as HoldStock), and with the wallet's reason when a coupon cannot be locked: then held goods stay held.
     An order of `lines` counts as one hold, however many lines it has, until it is paid or cancelled: the consumer's own when they place it,
     else one of those that others took for them from this brand's stores. One of `hold_ids` holds nothing more than they do, is never
@@ -128,7 +129,8 @@ class OrderServiceAsyncStub(OrderServiceStub):
     BatchGetOrders: _aio.UnaryUnaryMultiCallable[_orders_pb2.BatchGetOrdersRequest, _orders_pb2.BatchGetOrdersResponse]  # type: ignore[assignment]
     """Orders by id as GetOrder shows them, in no particular order; those out of the caller's scope or unknown are left out."""
     ListOrders: _aio.UnaryUnaryMultiCallable[_orders_pb2.ListOrdersRequest, _orders_pb2.ListOrdersResponse]  # type: ignore[assignment]
-    """The orders of a consumer, served by a store, or with a brand's goods, as GetOrder shows them, latest first; what is named must all be so.
+    """The orders of a person (under all ids that were linked to the given one), served by a store, or with a brand's goods, as GetOrder shows
+    them, latest first; what is named must all be so.
     At least one is named, else INVALID_FIELD.
     """
     BatchListOrders: _aio.UnaryUnaryMultiCallable[_orders_pb2.BatchListOrdersRequest, _orders_pb2.BatchListOrdersResponse]  # type: ignore[assignment]
@@ -164,7 +166,7 @@ class OrderServiceServicer(metaclass=_abc_1.ABCMeta):
         """Makes an order of held goods, or of goods that are held by this call. Coupons are locked for it, their discounts shared out to the lines of
         their brand to the minor unit. The order must be paid within 30 minutes; then it is cancelled, its goods and coupons are free again.
         The scenario is derived from what is known of the consumer; the order keeps it with the fact that decided.
-        Refuses with HOLD_NOT_FOUND, HOLD_ENDED, HOLD_ORDERED, LINES_MISSING, STORES_MIXED, CURRENCY_MIXED, DESTINATION_MISSING (a delivery without one), INVALID_PHONE, STOCK_NOT_FOUND,
+        Refuses with HOLD_NOT_FOUND, HOLD_ENDED, HOLD_ORDERED, LINES_MISSING, STORES_MIXED, CURRENCY_MIXED, DESTINATION_MISSING (a delivery without one, or one without an address), INVALID_PHONE, STOCK_NOT_FOUND,
         OUT_OF_STOCK and TOO_MANY_HOLDS (as HoldStock), and with the wallet's reason when a coupon cannot be locked: then held goods stay held.
         An order of `lines` counts as one hold, however many lines it has, until it is paid or cancelled: the consumer's own when they place it,
         else one of those that others took for them from this brand's stores. One of `hold_ids` holds nothing more than they do, is never
@@ -230,7 +232,8 @@ class OrderServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _orders_pb2.ListOrdersRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_orders_pb2.ListOrdersResponse, _abc.Awaitable[_orders_pb2.ListOrdersResponse]]:
-        """The orders of a consumer, served by a store, or with a brand's goods, as GetOrder shows them, latest first; what is named must all be so.
+        """The orders of a person (under all ids that were linked to the given one), served by a store, or with a brand's goods, as GetOrder shows
+        them, latest first; what is named must all be so.
         At least one is named, else INVALID_FIELD.
         """
 
