@@ -41,6 +41,7 @@ class Peers:
         # Taken for names, they would be believed by nobody: whoever comes by such a proxy would be one address with all others.
         if unknown := sorted(self.proxies.trusted_literals - {""}):
             raise SettingsError(f"QUANYU_TRUSTED_PROXIES: {unknown[0]!r} is no address or network; write it like 10.0.0.0/8")
+        self.body_bytes_max = settings.limit_body_bytes
         self.unsent_max, self.unsent_each = UNSENT_BYTES_MAX, UNSENT_BYTES_EACH
         self.slow: set[Peer] = set()
         self.unsent = 0

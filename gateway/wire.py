@@ -177,10 +177,18 @@ def go_on(scope: Scope) -> None:
         exchange.ends = False
 
 
+class Closed(list[tuple[bytes, bytes]]):
+    """The headers of a request whose head is over."""
+
+    def append(self, header: tuple[bytes, bytes]) -> None:
+        """What comes after a body is no header: no proxy has looked at it, and nothing says how much it is."""
+
+
 class Wire(Peer, HttpToolsProtocol):
     """The protocol of one connection."""
 
     in_head = may_be_long = False
+    """In a head, or in a piece of a body that may be its last, which trailers follow."""
     head_bytes = 0
     """Of a head that does not come in one piece, what came after the first."""
     late: asyncio.TimerHandle | None = None
@@ -235,6 +243,8 @@ class Wire(Peer, HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         self.in_head, self.head_bytes = True, 0
+        if self.timeout_keep_alive_task is not None:
+            self._head_came()
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
@@ -247,6 +257,21 @@ class Wire(Peer, HttpToolsProtocol):
         if self.cycle is not None and self.cycle.scope is scope:
             scope["extensions"] = {EXCHANGE: Exchange(self.cycle)}  # type: ignore[dict-item]
 
+    def on_chunk_header(self) -> None:
+        self.in_head, self.head_bytes = True, -self.peers.body_bytes_max
+        if type(self.headers) is list:
+            self.headers = Closed(self.headers)
+
+    def on_chunk_complete(self) -> None:
+        self.in_head = False
+        if self.late is not None:
+            self.late.cancel()
+            self.late = None
+
+    def _unset_keepalive_if_required(self) -> None:
+        """Not, as uvicorn does it, whenever something comes: what is left of a body that nobody reads, or an empty line, would keep a
+        connection for ever. `_head_came` does it."""
+
     def send_400_response(self, msg: str) -> None:
         """As uvicorn does it, which tells no id."""
         self.transport.write(ending(400, msg, "BAD_REQUEST", self.peers.unread.one()))
@@ -256,6 +281,8 @@ class Wire(Peer, HttpToolsProtocol):
         self.late = self.loop.call_later(HEAD_SECONDS_MAX, self.transport.close)
 
     def _head_came(self) -> None:
-        if self.late is not None:
-            self.late.cancel()
-            self.late = None
+        """Neither a head nor another request is waited for."""
+        for timer in (self.late, self.timeout_keep_alive_task):
+            if timer is not None:
+                timer.cancel()
+        self.late = self.timeout_keep_alive_task = None

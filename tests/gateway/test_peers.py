@@ -14,6 +14,7 @@ import pytest
 from graphql import get_introspection_query
 
 from gateway import crowd, peers
+from gateway.asked import BODY_SECONDS_MAX
 from gateway.peers import Peers
 from gateway.wire import HEAD_BYTES_MAX
 from services.kit.settings import Settings, SettingsError
@@ -22,6 +23,7 @@ from tests.gateway.serving import SECONDS_MAX, Served, serving, until
 from tests.gateway.test_subscriptions_wire import HANDSHAKE, INIT, framed
 
 ELSEWHERE = "10.0.0.1"
+CHUNKED = b"POST /graphql HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n"
 HEALTH = b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n"
 ASKED = json.dumps({"query": get_introspection_query()})
 LARGE = f"POST /graphql HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: {len(ASKED)}\r\n\r\n{ASKED}".encode()
@@ -53,6 +55,51 @@ async def test_what_is_no_http_is_told_so_under_an_id(alone: Gateway, sent: byte
         assert head.startswith(b"HTTP/1.1 400 ") and b"content-type: application/json" in head
         (error,) = json.loads(body)["errors"]
         assert error["extensions"] == {"code": "BAD_REQUEST", "id": peers_of(served).unread.id}
+
+
+async def test_what_follows_a_body_is_no_header(alone: Gateway) -> None:
+    body = b'{"query":"{__typename}"}'
+    async with serving(alone) as served:
+        answered, writer = await line(served, CHUNKED + b"%x\r\n%b\r\n0\r\nauthorization: Bearer x\r\n\r\n" % (len(body), body))
+        writer.close()
+        assert answered.split()[1] == b"200"
+
+
+@pytest.mark.parametrize("trailer", [b"a: b\r\n", b"bbbbbb"])
+async def test_what_follows_a_body_has_a_bound(alone: Gateway, trailer: bytes) -> None:
+    async with serving(alone, limit_body_bytes=1_000) as served, asyncio.timeout(BODY_SECONDS_MAX - 1):
+        host, _, port = served.address.partition(":")
+        reader, writer = await asyncio.open_connection(host, int(port))
+        writer.write(CHUNKED + b"2\r\n{}\r\n0\r\na: b")
+        await until(lambda: bool(served.server.server_state.connections))
+        (connection,) = served.server.server_state.connections
+        await until(lambda: connection.cycle is not None)  # type: ignore[union-attr]
+        for _ in range(10):
+            writer.write(trailer * (HEAD_BYTES_MAX // len(trailer) // 4))
+            await writer.drain()
+        assert (await reader.readline()).split()[1] == b"400"
+        assert len(connection.headers) == 3  # type: ignore[union-attr]
+        writer.close()
+
+
+async def test_a_piece_of_a_body_may_be_as_long_as_a_body(alone: Gateway) -> None:
+    body = b'{"query":"{__typename}"' + b" " * 200_000 + b"}"
+    async with serving(alone) as served:
+        answered, writer = await line(served, CHUNKED + b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body))
+        writer.close()
+        assert answered.split()[1] == b"200"
+
+
+@pytest.mark.parametrize("sent", [HEALTH, b"POST" + HEALTH[3:-2] + b"content-length: 100\r\n\r\n"])
+async def test_what_is_no_request_keeps_no_connection(alone: Gateway, sent: bytes) -> None:
+    async with serving(alone) as served, asyncio.timeout(SECONDS_MAX):
+        served.server.config.timeout_keep_alive = 1
+        _, writer = await line(served, sent)
+        (wire,) = served.server.server_state.connections
+        await until(lambda: wire.timeout_keep_alive_task is not None)  # type: ignore[union-attr]
+        writer.write(b"\r\n")
+        await until(lambda: not served.server.server_state.connections)
+        writer.close()
 
 
 async def test_an_answer_to_head_has_no_body_so_that_the_next_one_is_the_next(open_gateway: Open) -> None:
