@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import logging
 import os
 import signal
 import socket
@@ -61,6 +62,8 @@ def listen(address: str) -> socket.socket:
 def configured(app: Any, settings: Settings) -> uvicorn.Config:
     """How uvicorn serves the application."""
     peers = Peers(settings)
+    # Uvicorn would tell of each that is no HTTP, which anybody may send as many of as they like; `Peers` tells how many they were.
+    logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
     return uvicorn.Config(
         app,
         http=partial(Wire, peers=peers),  # type: ignore[arg-type]

@@ -16,13 +16,15 @@ class Context:
     """The context of one operation, or of one event of a subscription; its caches live and end with it. `root`: what its first fields are
     read from."""
 
-    __slots__ = ("calls", "clients", "loaders", "root", "session", "under_way")
+    __slots__ = ("calls", "clients", "cold_seconds", "loaders", "root", "session", "under_way")
 
     def __init__(self, session: Session, clients: Clients, event: Any = None) -> None:
         self.session, self.clients = session, clients
         self.root = session if event is None else event
         self.loaders: dict[tuple[Batch, Bound], DataLoader[str, Any]] = {}
         self.calls = 0
+        self.cold_seconds = 0.0
+        """What it took to compile for it."""
         self.under_way: dict[str, int] = {}
         """The calls that have not come back, by service."""
 

@@ -31,11 +31,14 @@ from gateway.engine.run import Run
 from gateway.introspection import Introspection, about_schema
 from gateway.limits import Limits, Rule
 
-PREPARED_MAX = 1_000
-PREPARED_CHARACTERS_MAX = 100_000
-"""Of all documents kept. A character of one comes to as much as 300 bytes when it is parsed."""
-FRESH_MAX, FRESH_CHARACTERS_MAX = 100, 34_000
+CHARACTER_BYTES = 300
+"""Of memory for each character of a document that is parsed, at most."""
+PREPARED_MAX, PREPARED_BYTES_MAX = 1_000, 40_000_000
+"""Of all documents kept, with their plans."""
+FRESH_MAX, FRESH_BYTES_MAX = 100, 12_000_000
 """Of those that were asked for once: whoever sends new ones all the time drives out nobody's that is asked for again."""
+PLANS_BYTES_MAX = 2_000_000
+"""Of one document: it has ten operations with sixteen plans each, whoever wants it to, and shall not drive out all others."""
 ERRORS_MAX = 20
 """Of validation; then it stops."""
 
@@ -44,6 +47,7 @@ class Prepared(Struct, frozen=True):
     """A document that is valid, or why it is not."""
 
     document: DocumentNode | None
+    text: str = ""
     errors: tuple[GraphQLError, ...] = ()
     dearest: int = 0
     """Points of its dearest operation with its dearest variables."""
@@ -51,6 +55,16 @@ class Prepared(Struct, frozen=True):
     """Its operations by the names they were asked for by."""
     compiled: dict[str | None, Compiled | Uncompiled] = msgspec.field(default_factory=dict)
     """The same as the engine has them."""
+
+    @property
+    def plans_weight(self) -> int:
+        """Bytes that its plans take, at most."""
+        return sum(each.weight for each in self.compiled.values() if isinstance(each, Compiled))
+
+    @property
+    def weight(self) -> int:
+        """Bytes that it takes with them, at most."""
+        return len(self.text) * CHARACTER_BYTES + self.plans_weight
 
     def operation(self, name: str | None) -> OperationDefinitionNode | None:
         """The operation that `name` means; None when that is not one."""
@@ -66,9 +80,10 @@ class Prepared(Struct, frozen=True):
 class Documents:
     """Documents by their text, within bounds: what was not asked for the longest goes."""
 
-    def __init__(self, most: int, characters_max: int) -> None:
-        self.most, self.characters_max, self.characters = most, characters_max, 0
+    def __init__(self, most: int, bytes_max: int) -> None:
+        self.most, self.bytes_max, self.bytes = most, bytes_max, 0
         self.by_text: OrderedDict[str, Prepared] = OrderedDict()
+        self.weights: dict[str, int] = {}
 
     def get(self, query: str) -> Prepared | None:
         """The document, which was asked for now."""
@@ -77,18 +92,26 @@ class Documents:
             self.by_text.move_to_end(query)
         return found
 
-    def put(self, query: str, prepared: Prepared) -> None:
+    def put(self, prepared: Prepared) -> None:
         """Keeps it, though others may have to go."""
-        self.by_text[query] = prepared
-        self.characters += len(query)
-        while len(self.by_text) > self.most or self.characters > self.characters_max:
-            self.characters -= len(self.by_text.popitem(last=False)[0])
+        self.by_text[prepared.text] = prepared
+        self.weigh(prepared)
+
+    def weigh(self, prepared: Prepared) -> None:
+        """Looks how much it has become, where it is kept here; others may have to go."""
+        text = prepared.text
+        if self.by_text.get(text) is not prepared:
+            return
+        self.bytes += prepared.weight - self.weights.get(text, 0)
+        self.weights[text] = prepared.weight
+        while len(self.by_text) > self.most or self.bytes > self.bytes_max:
+            self.bytes -= self.weights.pop(self.by_text.popitem(last=False)[0])
 
     def take(self, query: str) -> Prepared | None:
         """The document, which is kept no more."""
         found = self.by_text.pop(query, None)
         if found is not None:
-            self.characters -= len(query)
+            self.bytes -= self.weights.pop(query)
         return found
 
 
@@ -117,15 +140,15 @@ class Executor:
         self.engine = Engine(schema, suggestions=suggestions)
         self.told = Introspection(self.core, suggestions=suggestions)
         self.kept, self.fresh = (
-            Documents(PREPARED_MAX, PREPARED_CHARACTERS_MAX),
-            Documents(FRESH_MAX, FRESH_CHARACTERS_MAX),
+            Documents(PREPARED_MAX, PREPARED_BYTES_MAX),
+            Documents(FRESH_MAX, FRESH_BYTES_MAX),
         )
 
     def known(self, query: str) -> Prepared | None:
         """The document, when it was prepared before."""
         kept = self.kept.get(query)
         if kept is None and (kept := self.fresh.take(query)) is not None:
-            self.kept.put(query, kept)
+            self.kept.put(kept)
         return kept
 
     def prepare(self, query: str) -> Prepared:
@@ -134,25 +157,25 @@ class Executor:
         if prepared is None:
             prepared = self._prepare(query)
             if prepared.document is not None:
-                self.fresh.put(query, prepared)
+                self.fresh.put(prepared)
         return prepared
 
     def _prepare(self, query: str) -> Prepared:
         if broken := self.rule.scan(query):
-            return Prepared(None, (broken,))
+            return Prepared(None, query, (broken,))
         try:
             document = parse(query)
             checked = self.rule.check(document)
             if checked.errors:
-                return Prepared(None, checked.errors)
+                return Prepared(None, query, checked.errors)
             errors = validate(self.core, document, self.rules, max_errors=ERRORS_MAX, hide_suggestions=not self.suggestions)
         except GraphQLError as error:
-            return Prepared(None, (error,))
+            return Prepared(None, query, (error,))
         except RecursionError:
-            return Prepared(None, (GraphQLError("the document nests too deep"),))
+            return Prepared(None, query, (GraphQLError("the document nests too deep"),))
         if errors and not self.introspection:
-            return Prepared(None, (GraphQLError("the document does not fit the graph"),))
-        return Prepared(document if not errors else None, tuple(errors), checked.dearest)
+            return Prepared(None, query, (GraphQLError("the document does not fit the graph"),))
+        return Prepared(document if not errors else None, query, tuple(errors), checked.dearest)
 
     def cost(self, prepared: Prepared, operation: OperationDefinitionNode, variables: Mapping[str, Any] | None) -> int:
         """The points of an operation with its variables. GraphQLError when they are more than it may cost."""
@@ -166,7 +189,11 @@ class Executor:
         self, prepared: Prepared, context: Context, variables: Mapping[str, Any] | None = None, operation_name: str | None = None
     ) -> Answered:
         """The answer of a valid document, whichever way it runs."""
-        run = self.engine.begin(self._compiled(prepared, operation_name), context, variables or {})
+        compiled = self._compiled(prepared, operation_name)
+        run = self.engine.begin(compiled, context, variables or {})
+        if isinstance(compiled, Compiled) and compiled.owed_seconds:
+            context.cold_seconds, compiled.owed_seconds = compiled.owed_seconds, 0.0
+            self._weigh(prepared)
         if isinstance(run, Run):
             data = await run.plan.run(context.root, run)
             return _answered(data, run.errors() if run.failures else (), begun=True)
@@ -181,6 +208,15 @@ class Executor:
             return _answered(told.data, told.errors or (), begun=begun(told), uncompiled=why)
         result = await self.run(prepared, context, variables, operation_name)
         return _answered(result.data, result.errors or (), begun=begun(result), uncompiled=why)
+
+    def _weigh(self, prepared: Prepared) -> None:
+        """The document has a plan more."""
+        if prepared.plans_weight > PLANS_BYTES_MAX:
+            for each in prepared.compiled.values():
+                if isinstance(each, Compiled):
+                    each.forget()
+        self.kept.weigh(prepared)
+        self.fresh.weigh(prepared)
 
     def source(
         self, prepared: Prepared, context: Context, variables: Mapping[str, Any] | None = None, operation_name: str | None = None

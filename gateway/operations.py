@@ -35,6 +35,8 @@ QUERY, MUTATION, SUBSCRIPTION = OperationType
 INVALID = "invalid"
 USUAL_CALLS, USUAL_BYTES = 10, 64 * 1024
 """Of an operation that counts as one, whatever its rate is counted by."""
+UNCOMPILED_WEIGHT = 10.0
+"""By which more the same counts when graphql-core runs it: that much longer it takes."""
 
 
 class Answer(Struct, frozen=True):
@@ -149,8 +151,11 @@ class Operations:
             return refused(400, errors.formatted(GraphQLError("the document nests too deep")), operation=kind)
         finally:
             asking.reset(before)
-        if (work := context.calls / USUAL_CALLS + len(answered.body) / USUAL_BYTES) > 1:
-            charge(account, work - 1)
+        work = context.calls / USUAL_CALLS + len(answered.body) / USUAL_BYTES
+        if answered.uncompiled:
+            work *= UNCOMPILED_WEIGHT
+        if work > 1 or context.cold_seconds:
+            charge(account, max(0.0, work - 1) + context.cold_seconds * COLD_WEIGHT_PER_SECOND)
         status = 200 if answered.begun else 400
         answer = Answer(status, answered.body, answered.errors, kind, context.calls, uncompiled=answered.uncompiled)
         return _with_cost(answer, ready.cost)

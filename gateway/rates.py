@@ -18,7 +18,7 @@ BURST_SECONDS = 2.0
 KEPT_MAX = 10_000
 """Of one kind. Who has asked for nothing the longest is forgotten first; they had a full bucket anyway."""
 COLD_WEIGHT_PER_SECOND = 1_000.0
-"""What it counts to parse and validate a document that is not known: as much as an operation for each millisecond it took."""
+"""What it counts to parse, validate and compile what is not known: as much as an operation for each millisecond it took."""
 IPV6_PREFIX = 64
 """Bits of an IPv6 address that tell callers apart: all others are the caller's to choose."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -22,8 +23,16 @@ if TYPE_CHECKING:
 UNCOMPILED = Counter("quanyu_graphql_uncompiled_total", "Operations that were left to the ordinary executor, by the reason.", ["reason"])
 
 
+UNCOMPILED_BYTES = 1_000
+
+
 class Compiled:
     """An operation and its plans, one for each combination of its conditions that was asked for: with `CONDITIONS_MAX` of them, 16."""
+
+    owed_seconds = 0.0
+    """What its plans took to compile, as long as nobody was charged for it."""
+    weight = 0
+    """Bytes that its plans take, at most."""
 
     def __init__(self, schema: strawberry.Schema, document: DocumentNode, operation: OperationDefinitionNode, *, suggestions: bool) -> None:
         self.schema, self.document, self.operation, self.suggestions = schema, document, operation, suggestions
@@ -38,10 +47,18 @@ class Compiled:
         if plan is None:
             if not all(isinstance(value, bool) for value in values):
                 raise Uncompiled("condition")
+            started = time.perf_counter()
             plan = self.plans[values] = self._compiled(dict(zip(self.conditions, values, strict=True)))
+            self.owed_seconds += time.perf_counter() - started
+            self.weight += plan.weight if isinstance(plan, Plan) else UNCOMPILED_BYTES
         if isinstance(plan, Uncompiled):
             raise plan
         return plan
+
+    def forget(self) -> None:
+        """Lets its plans go; runs that are under way keep theirs."""
+        self.plans.clear()
+        self.weight = 0
 
     def _compiled(self, conditions: Conditions) -> Plan | Uncompiled:
         try:

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from gateway.engine.run import Run
 
 Root = Callable[[Any, "Run"], Any]
+CHARACTER_BYTES = 20
+"""Of memory for each character of a plan's source: its functions, and the fields and constants that go with them."""
 ONE_CALL = re.compile(r"(\w+)\(v, R\)")
 
 
@@ -62,6 +64,8 @@ class Plan:
             if kind is not None:
                 field.deferred = kind(field, schema, suggestions=suggestions)
         self.source, self.root = self._compiled()
+        self.weight = len(self.source) * CHARACTER_BYTES
+        """Bytes that it takes, at most."""
 
     def _compiled(self) -> tuple[str, list[Root]]:
         """The source, and the functions of the root: one, or one for each field of a mutation."""

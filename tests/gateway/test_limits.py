@@ -24,7 +24,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway import schema
-from gateway.execution import FRESH_CHARACTERS_MAX, Executor
+from gateway.execution import Executor
 from gateway.limits import CODE, NESTING_MAX, TOKEN, WORDS, Limits, Rule
 from gateway.measure import Measure, Measuring
 from gateway.weights import CALL_POINTS, LIST_SIZE
@@ -435,23 +435,3 @@ async def test_too_dear_an_operation_is_refused_for_its_variables(open_gateway: 
         assert refused.json()["errors"][0]["extensions"]["code"] == CODE
         assert "data" not in refused.json()
     assert gateway.calls == ["SearchOffers"]
-
-
-def test_documents_kept_have_a_bound(executor: Executor) -> None:
-    texts = [f"{{ __typename }} # {turn} {'x' * 8_000}" for turn in range(40)]
-    for text in texts:
-        assert executor.prepare(text).document is not None
-        assert executor.prepare(text) is executor.known(text), "asked for again, it is kept"
-    assert sum(map(len, executor.kept.by_text)) == executor.kept.characters <= 100_000
-    assert executor.known(texts[-1]) is not None
-    assert executor.known(texts[0]) is None
-
-
-def test_new_documents_drive_out_none_that_is_asked_for_again(executor: Executor) -> None:
-    known = "{ __typename } # known"
-    executor.prepare(known)
-    kept = executor.prepare(known)
-    for number in range(100):
-        assert executor.prepare(f"{{ __typename }} # {number} {'x' * 8_000}").document is not None
-    assert executor.known(known) is kept
-    assert sum(map(len, executor.fresh.by_text)) == executor.fresh.characters <= FRESH_CHARACTERS_MAX

@@ -44,7 +44,7 @@ async def line(served: Served, sent: bytes) -> tuple[bytes, asyncio.StreamWriter
 
 
 @pytest.mark.parametrize("sent", [b"nonsense\r\n\r\n", b"GET / HTTP/1.1\r\nhost: x\r\nx: " + b"y" * HEAD_BYTES_MAX + b"\r\n\r\n"])
-async def test_what_is_no_http_is_told_so_under_an_id(alone: Gateway, sent: bytes) -> None:
+async def test_what_is_no_http_is_told_so_under_an_id(alone: Gateway, sent: bytes, caplog: pytest.LogCaptureFixture) -> None:
     async with serving(alone) as served:
         host, _, port = served.address.partition(":")
         reader, writer = await asyncio.open_connection(host, int(port))
@@ -55,6 +55,7 @@ async def test_what_is_no_http_is_told_so_under_an_id(alone: Gateway, sent: byte
         assert head.startswith(b"HTTP/1.1 400 ") and b"content-type: application/json" in head
         (error,) = json.loads(body)["errors"]
         assert error["extensions"] == {"code": "BAD_REQUEST", "id": peers_of(served).unread.id}
+    assert not caplog.records, "of all of them the log is told in one line"
 
 
 async def test_what_follows_a_body_is_no_header(alone: Gateway) -> None:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from gateway import crowd
 from gateway.clients import SILENT_SECONDS_MAX, WAITING_SHARE
 from gateway.door import RETRY_AFTER_SECONDS, Door
-from gateway.operations import USUAL_CALLS
+from gateway.operations import UNCOMPILED_WEIGHT, USUAL_CALLS
 from gateway.overdue import Overdue
 from gateway.principal import Session
 from gateway.rates import BURST_SECONDS, KEPT_MAX, Buckets, Rates, charge
@@ -236,6 +236,29 @@ async def test_more_work_than_usual_counts_as_more_than_one(open_gateway: Open) 
         await gateway.post({"query": f"{{ {fields} }}"})
         taken.append((next(iter(buckets.full_at.values())) - clock.now) * buckets.per_second)
     assert taken[1:] == [pytest.approx(15 / USUAL_CALLS, rel=0.1)] * 2
+
+
+async def test_a_plan_more_is_counted_by_what_it_takes_and_what_is_not_compiled_as_much_more(open_gateway: Open) -> None:
+    gateway = await open_gateway(rate_address=100.0)
+    clock = Clock()
+    buckets: Buckets = gateway.app.state.rates.addresses
+    buckets.clock = clock
+    fields = " ".join(f"a{number}: offers(first: 1) {{ nodes {{ id }} }}" for number in range(5))
+
+    async def taken(query: str, **variables: bool) -> float:
+        clock.now += 100
+        await gateway.post({"query": query, "variables": variables})
+        return (next(iter(buckets.full_at.values())) - clock.now) * buckets.per_second
+
+    query = f"query ($a: Boolean!) {{ {fields} b: __typename @include(if: $a) }}"
+    new, again, other, other_again = [await taken(query, a=a) for a in (True, True, False, False)]
+    assert again == other_again == pytest.approx(1)
+    assert other > 1.1 and new > other
+    names = "abcde"
+    many = f"query ({' '.join(f'${name}: Boolean!' for name in names)}) {{ {fields} "
+    many += " ".join(f"{name}: __typename @include(if: ${name})" for name in names) + " }"
+    await taken(many, **dict.fromkeys(names, True))
+    assert await taken(many, **dict.fromkeys(names, True)) == pytest.approx(UNCOMPILED_WEIGHT * 5 / USUAL_CALLS, rel=0.1)
 
 
 async def test_a_slow_service_costs_its_own_fields_and_no_place_of_others(open_gateway: Open) -> None:
