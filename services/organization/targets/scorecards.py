@@ -84,9 +84,7 @@ def paths(cells: Mapping[str, Mapping[str, Mapping[str, Mapping[str, int]]]]) ->
 def buckets(from_day: date, until_day: date) -> list[str]:
     """The fewest buckets that make up a period, both days included: whole months as months, the rest as days."""
     if until_day < from_day or (until_day - from_day).days >= PERIOD_DAYS_MAX:
-        raise Invalid(
-            Reason.INVALID_PERIOD, f"give two days in order, at most {PERIOD_DAYS_MAX} days", from_day=from_day, until_day=until_day
-        )
+        raise Invalid(Reason.INVALID_PERIOD, f"give two days in order, at most {PERIOD_DAYS_MAX} days", field="until_day")
     found, ahead = [], 0
     while ahead <= (until_day - from_day).days:
         day = from_day + timedelta(days=ahead)
@@ -107,12 +105,16 @@ def months(from_day: date, until_day: date) -> list[str]:
 
 def days(from_day: str, until_day: str) -> tuple[date, date]:
     """Two days as dates; `Invalid` when they are none, or not written as buckets are."""
+    return _day("from_day", from_day), _day("until_day", until_day)
+
+
+def _day(field: str, written: str) -> date:
     try:
-        found = date.fromisoformat(from_day), date.fromisoformat(until_day)
+        found = date.fromisoformat(written)
     except ValueError:
         found = None
-    if found is None or (found[0].isoformat(), found[1].isoformat()) != (from_day, until_day):
-        raise Invalid(Reason.INVALID_PERIOD, "days are written like 2024-05-31", from_day=from_day, until_day=until_day)
+    if found is None or found.isoformat() != written:
+        raise Invalid(Reason.INVALID_PERIOD, "days are written like 2024-05-31", field=field)
     return found
 
 

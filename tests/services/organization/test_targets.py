@@ -238,9 +238,10 @@ async def test_a_scorecard_stays_within_the_callers_scope(shop: House) -> None:
             await card(shop, *who, **subject)
     with pytest.raises(Denied):
         await card(shop, *GUIDE_1, store_id="str_1")
-    for period in ({"until_day": "2026-04-30"}, {"from_day": "May"}, {"until_day": "2027-06-01"}):
-        with pytest.raises(Invalid):
-            await card(shop, unit_id="unt_north", **period)
+    for wrong in ({"until_day": "2026-04-30"}, {"from_day": "May"}, {"until_day": "2027-06-01"}, {"until_day": "20260531"}):
+        with pytest.raises(Invalid, match="INVALID_PERIOD") as refused:
+            await card(shop, unit_id="unt_north", **wrong)
+        assert [refused.value.metadata["field"]] == list(wrong)
     with pytest.raises(Invalid):
         await card(shop)
 
