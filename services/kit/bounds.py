@@ -4,9 +4,16 @@ import re
 
 from services.kit.errors import Invalid
 
+WRITTEN = r"^(?:|(?=.*[^\s\u200b-\u200f\u2060\ufeff])[^\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]+)\Z"
+"""The pattern of every name that a person writes, or leaves empty: something of it is seen, and all of it stands on one line, in the order
+in which it is written (marks that turn the direction of writing make one name look like another)."""
 MISSING = re.compile(r"^Object missing required field `(?P<name>\w+)`$")
 INDEX = re.compile(r"\[[^]]*\]")
 SAYINGS = (
+    (
+        re.compile(re.escape(f"Expected `str` matching regex {WRITTEN!r}")),
+        "write it in one line, in signs that are seen",
+    ),
     (re.compile(r"^Expected `(?:str|array|object)` of length >= 1$"), "not empty"),
     (re.compile(r"^Expected `str` of length >= (\d+)$"), "at least {} characters"),
     (re.compile(r"^Expected `str` of length <= (\d+)$"), "at most {} characters"),

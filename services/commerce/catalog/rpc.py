@@ -54,6 +54,7 @@ class Catalog(catalog_pb2_grpc.CatalogServiceServicer):
 
     @write
     async def CreateProduct(self, request: catalog_pb2.CreateProductRequest, unit: Unit) -> catalog_pb2.CreateProductResponse:
+        as_struct({"brand_id": request.brand_id}, rules.Owner)
         given = fields(request.product)
         if given.setdefault("brand_id", request.brand_id) != request.brand_id:
             raise Invalid(rules.Reason.INVALID_FIELD, "the product is of another brand than the request", field="product.brand_id")

@@ -9,6 +9,7 @@ from msgspec.structs import replace
 
 from services.commerce.catalog import words
 from services.kit import ids
+from services.kit.bounds import WRITTEN
 from services.kit.errors import Conflict, Invalid
 from services.kit.money import MINOR_MAX, Currency
 
@@ -18,7 +19,7 @@ IMPORT_MAX = 500
 ProductId = Annotated[str, Meta(pattern=ids.shape("prd", length_max=60))]
 VariantId = Annotated[str, Meta(pattern=ids.shape("var", length_max=60))]
 BrandId = Annotated[str, Meta(pattern=ids.shape("(brd|rtl)"))]
-Words = Annotated[str, Meta(max_length=200)]
+Words = Annotated[str, Meta(max_length=200, pattern=WRITTEN)]
 Category = Annotated[str, Meta(max_length=64)]
 AttributeName = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_]{0,31}\Z")]
 Attributes = Annotated[dict[AttributeName, Annotated[str, Meta(min_length=1, max_length=64)]], Meta(max_length=16)]
@@ -100,6 +101,12 @@ class Offer(Struct, frozen=True):
     version: int = 1
 
 
+class Owner(Struct, frozen=True):
+    """Whose product is to be created."""
+
+    brand_id: BrandId
+
+
 class NewVariant(Struct, frozen=True):
     """A variant to be created."""
 
@@ -143,7 +150,7 @@ def offer_id(product_id: str) -> str:
 
 def compose(new: NewProduct, standing: Iterable[Variant] = ()) -> Composed:
     """A product with its variants and offer. `standing` are variants it has already: they stay unless the new ones replace them."""
-    if not (new.name.zh.strip() or new.name.en.strip()):
+    if not (new.name.zh or new.name.en):
         raise Invalid(Reason.NAME_MISSING, "give the product a name in Chinese or English", field="name")
     offer = offer_id(new.product_id)
     made = [_variant(new, variant, offer) for variant in new.variants]

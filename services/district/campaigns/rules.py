@@ -10,11 +10,12 @@ from msgspec import Meta, Struct
 from msgspec.structs import replace
 
 from services.kit import ids
+from services.kit.bounds import WRITTEN
 from services.kit.errors import Conflict, Exhausted, Invalid
 from services.kit.money import Money
 
-Name = Annotated[str, Meta(min_length=1, max_length=100)]
-NameEn = Annotated[str, Meta(max_length=100)]
+Name = Annotated[str, Meta(min_length=1, max_length=100, pattern=WRITTEN)]
+NameEn = Annotated[str, Meta(max_length=100, pattern=WRITTEN)]
 CampaignId = Annotated[str, Meta(pattern=ids.shape("cmp"))]
 BrandId = Annotated[str, Meta(pattern=ids.shape("(brd|rtl)"))]
 Coupons = Annotated[int, Meta(ge=0, le=100_000_000)]

@@ -9,12 +9,13 @@ from msgspec import Meta, Struct
 
 from services.district.places.geofence import Geofence, Point, fault, holds
 from services.kit import ids
+from services.kit.bounds import WRITTEN
 from services.kit.calendar import zone_of
 from services.kit.errors import Conflict, Invalid
 from services.kit.money import Money
 
-Name = Annotated[str, Meta(min_length=1, max_length=100)]
-NameEn = Annotated[str, Meta(max_length=100)]
+Name = Annotated[str, Meta(min_length=1, max_length=100, pattern=WRITTEN)]
+NameEn = Annotated[str, Meta(max_length=100, pattern=WRITTEN)]
 ConsumerId = Annotated[str, Meta(min_length=1, max_length=100)]
 DistrictId = Annotated[str, Meta(pattern=ids.shape("dst"))]
 VenueId = Annotated[str, Meta(pattern=ids.shape("ven"))]

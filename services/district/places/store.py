@@ -21,7 +21,9 @@ from services.kit.unit import Unit
 
 BY_NAME = [("name", ASCENDING)]
 IN_CHINESE = Collation(locale="zh")
-"""Names in the order of their pinyin, as Chinese readers look them up; names in other scripts come after."""
+"""Names in the order of their pinyin, as Chinese readers look them up; names in other scripts come after.
+
+Each character has one place, whatever its reading in a name: MongoDB has 拾, which is shí or shè, at the end of shì, after 示."""
 
 
 def districts(database: Database) -> Table[District]:

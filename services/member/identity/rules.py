@@ -13,6 +13,7 @@ from msgspec import Meta, Struct
 from msgspec.structs import replace
 
 from services.kit import ids
+from services.kit.bounds import WRITTEN
 from services.kit.errors import Conflict, Denied, Invalid, NotFound, under
 from services.kit.phones import e164
 
@@ -50,7 +51,7 @@ ACROSS_BRANDS = frozenset({Kind.PHONE, Kind.UNION_ID, Kind.OIDC_SUBJECT})
 """What means the same person whoever says it; the other kinds mean it only to the brand that supplied them."""
 NEEDS_NAMESPACE = frozenset({Kind.OPEN_ID, Kind.UNION_ID, Kind.OIDC_SUBJECT})
 
-Name = Annotated[str, Meta(max_length=100)]
+Name = Annotated[str, Meta(max_length=100, pattern=WRITTEN)]
 Short = Annotated[str, Meta(max_length=100)]
 BrandId = Annotated[str, Meta(pattern=ids.shape("(brd|rtl)"))]
 ConsumerId = Annotated[str, Meta(pattern=ids.shape("con", length_max=96, further=".", empty=True))]

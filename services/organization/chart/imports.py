@@ -9,14 +9,14 @@ from msgspec.structs import replace
 
 from quanyu.organization.v1 import chart_pb2
 from services.kit import ids
-from services.kit.documents import as_struct, checked, fields
+from services.kit.documents import as_struct, fields
 from services.kit.errors import Conflict, Invalid, NotFound, Refusal
 from services.kit.unit import Unit as Work
 from services.kit.unit import write
 from services.organization.chart import people, rules
-from services.organization.chart.people import SCOPE_OF, Grant, Place, Role, Scope, ScopeKind, Staff
+from services.organization.chart.people import SCOPE_OF, Grant, Hiring, Place, Role, Scope, ScopeKind, Staff
 from services.organization.chart.people_rpc import People, held
-from services.organization.chart.rules import ROWS_MAX, Brand, Reason, Store, StoreChanged, StoreDraft, Unit
+from services.organization.chart.rules import ROWS_MAX, Brand, BrandDraft, Reason, Store, StoreChanged, StoreDraft, Unit
 
 Row = TypeVar("Row")
 Taken = TypeVar("Taken")
@@ -97,7 +97,7 @@ class Imports(People):
         roots = await self.chart.those(self.chart.units, [one.headquarters_unit_id for one in standing.values()], unit.session)
 
         def take(row: chart_pb2.BrandRow) -> tuple[Brand, Unit]:
-            brand, root = rules.found_brand(as_struct(fields(row) | {"id": row.brand_id}, Brand))
+            brand, root = rules.found_brand(row.brand_id, as_struct(fields(row) | {"brand_id": row.brand_id}, BrandDraft))
             if before := standing.get(brand.id):
                 stood = roots[before.headquarters_unit_id]
                 return replace(brand, version=before.version), replace(stood, name=brand.name)
@@ -119,14 +119,13 @@ class Imports(People):
         own = await self.chart.those(self.chart.units, [store.unit_id for store in stores.values()], session)
 
         def take(row: chart_pb2.StoreRow) -> StoreRow:
-            draft = as_struct(fields(row), StoreDraft)
+            draft = as_struct(fields(row) | {"store_id": row.store_id}, StoreDraft)
             parent = parents.get(row.parent_id)
             if parent is None:
                 raise NotFound(Reason.UNIT_NOT_FOUND, "there is no such unit for you", field="parent_id")
             zone = brands[parent.brand_id].zone
             if (store := stores.get(row.store_id)) is None:
-                placed = rules.open_store(row.store_id, draft, parent, zone)
-                return StoreRow(None, (checked(placed[0]), placed[1]))
+                return StoreRow(None, rules.open_store(row.store_id, draft, parent, zone))
             before = (store, own[store.unit_id])
             return StoreRow(before, rules.overwrite_store(*before, draft, parent, zone))
 
@@ -168,20 +167,19 @@ class Imports(People):
         before = known.staff.get(row.staff_id)
         if row.subject and known.subjects.get(row.subject, row.staff_id) != row.staff_id:
             raise Conflict(Reason.SUBJECT_IN_USE, "somebody else signs in as this subject")
-        name, subject_hash = self._secret(row.name, row.subject)
-        fresh = Staff(id=row.staff_id, name=name, title=row.title, subject_hash=subject_hash)
+        fresh = self._hired(row.staff_id, as_struct(fields(row) | {"staff_id": row.staff_id}, Hiring))
         grants, ended = known.grants.get(row.staff_id, []), list[tuple[Grant, Grant]]()
         if before is None:
-            after = people.settle(checked(fresh), place)
+            after = people.settle(fresh, place)
         else:
             moved, facts = people.move(before, place)
             same_name = self.secrets.decrypt(before.name) == row.name
             same_subject = bool(row.subject) and before.subject_hash in self.secrets.hashes("subject", row.subject)
             after = replace(
                 moved,
-                title=row.title,
-                name=before.name if same_name else name,
-                subject_hash=before.subject_hash if same_subject else subject_hash,
+                title=fresh.title,
+                name=before.name if same_name else fresh.name,
+                subject_hash=before.subject_hash if same_subject else fresh.subject_hash,
             )
             former = people.bound_to(grants, Place(before.brand_id, before.unit_id, before.store_id)) if facts else []
             ends = {grant.id: grant for grant in people.end(former, unit.at)}
@@ -204,7 +202,7 @@ def _where(row: chart_pb2.StaffRow, known: Known) -> tuple[Place, tuple[str, ...
             if found := known.units.get(row.unit_id):
                 return people.at_unit(found), found.unit_ids
             raise NotFound(Reason.UNIT_NOT_FOUND, "there is no such unit for you", field="unit_id")
-    raise Invalid(Reason.PLACE_REQUIRED, "say where this person works", field="store_id")
+    raise people.no_place()
 
 
 def _role(row: chart_pb2.StaffRow, staff: Staff, path: tuple[str, ...], standing: Sequence[Grant], unit: Work) -> Grant | None:

@@ -9,12 +9,13 @@ from msgspec import Meta, Struct
 from msgspec.structs import replace
 
 from services.kit import ids
+from services.kit.bounds import WRITTEN
 from services.kit.errors import Conflict, Denied, Invalid
 from services.organization.chart.rules import Reason, Store, Unit
 
 StaffId = Annotated[str, Meta(pattern=ids.shape("stf"))]
 GrantId = Annotated[str, Meta(pattern=ids.shape("grt"))]
-NAME_LENGTH_MAX = 80
+Title = Annotated[str, Meta(max_length=40, pattern=WRITTEN)]
 SUBJECT_LENGTH_MAX = 200
 GRANTS_MAX = 200
 
@@ -66,7 +67,7 @@ class Staff(Struct, frozen=True, kw_only=True):
     unit_id: str = ""
     store_id: str = ""
     name: bytes = b""
-    title: Annotated[str, Meta(max_length=40)] = ""
+    title: Title = ""
     subject_hash: str | None = None
     active: bool = True
     version: int = 1
@@ -84,6 +85,15 @@ class Grant(Struct, frozen=True, kw_only=True):
     valid_from: datetime
     valid_until: datetime | None = None
     version: int = 1
+
+
+class Hiring(Struct, frozen=True, kw_only=True):
+    """What is said of a person who is taken on."""
+
+    staff_id: StaffId = ""
+    name: Annotated[str, Meta(min_length=1, max_length=80, pattern=WRITTEN)]
+    title: Title = ""
+    subject: Annotated[str, Meta(max_length=SUBJECT_LENGTH_MAX)] = ""
 
 
 class StaffChanged(Struct, frozen=True, kw_only=True):
@@ -128,6 +138,11 @@ class Scope(Struct, frozen=True):
     id: str = ""
     unit_ids: tuple[str, ...] = ()
     brand_id: str = ""
+
+
+def no_place() -> Invalid:
+    """Said to who names neither a store nor a unit where one is needed."""
+    return Invalid(Reason.PLACE_REQUIRED, "say where this person works", field="store_id")
 
 
 def at_store(store: Store) -> Place:
@@ -218,6 +233,8 @@ def grant_role(
     begins = valid_from or at
     if valid_until is not None and valid_until <= begins:
         raise Invalid(Reason.INVALID_PERIOD, "a period ends after it begins", field="valid_until")
+    if valid_until is not None and valid_until <= at:
+        raise Invalid(Reason.INVALID_PERIOD, "this role would be over already", field="valid_until")
     for other in standing:
         if (other.role, other.kind, other.scope_id) == (role, scope.kind, scope.id) and _overlap(other, begins, valid_until):
             raise Conflict(Reason.GRANT_EXISTS, "the same role and scope stands already", grant_id=other.id)

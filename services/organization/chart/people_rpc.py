@@ -9,13 +9,13 @@ from services.kit import ids, lists
 from services.kit.access import Kind, caller
 from services.kit.clock import Clock
 from services.kit.documents import as_struct, fields
-from services.kit.errors import Conflict, Denied, Invalid
+from services.kit.errors import Conflict, Denied
 from services.kit.mongo import Session, Shaped
 from services.kit.secrets import Secrets
 from services.kit.unit import Unit as Work
 from services.kit.unit import Units, write
 from services.organization.chart import people
-from services.organization.chart.people import GRANTS_MAX, NAME_LENGTH_MAX, SUBJECT_LENGTH_MAX, Grant, Held, Place, Role, ScopeKind, Staff
+from services.organization.chart.people import GRANTS_MAX, SUBJECT_LENGTH_MAX, Grant, Held, Hiring, Place, Role, ScopeKind, Staff
 from services.organization.chart.rules import Reason
 from services.organization.chart.store import Chart
 
@@ -54,30 +54,25 @@ class People:
                 return people.at_store(await self.chart.stores.load(request.store_id, session=session, writing=True))
             case "unit_id":
                 return people.at_unit(await self.chart.units.load(request.unit_id, session=session, writing=True))
-        if not caller().everywhere:
-            raise Denied(Reason.PLACE_REQUIRED, "say where this person works")
-        return Place()
+        raise people.no_place()
 
-    def _secret(self, name: str, subject: str) -> tuple[bytes, str | None]:
-        """A person's name as ciphertext and their sign-in as a look-up hash."""
-        if not 0 < len(name) <= NAME_LENGTH_MAX:
-            raise Invalid(Reason.INVALID_FIELD, f"give a name of 1 to {NAME_LENGTH_MAX} characters", field="name")
-        if len(subject) > SUBJECT_LENGTH_MAX:
-            raise Invalid(Reason.INVALID_FIELD, f"a subject has at most {SUBJECT_LENGTH_MAX} characters", field="subject")
-        return self.secrets.encrypt(name), self.secrets.hash("subject", subject) if subject else None
+    def _hired(self, id: str, hiring: Hiring) -> Staff:
+        """Somebody taken on who has no place yet: the name as ciphertext, the sign-in as a look-up hash."""
+        subject_hash = self.secrets.hash("subject", hiring.subject) if hiring.subject else None
+        return Staff(id=id, name=self.secrets.encrypt(hiring.name), title=hiring.title, subject_hash=subject_hash)
 
     def _shown(self, row: Shaped) -> Shaped:
         return row | {"name": self.secrets.decrypt(row["name"])}
 
     @write
     async def HireStaff(self, request: chart_pb2.HireStaffRequest, unit: Work) -> chart_pb2.HireStaffResponse:
-        place = await self._place(request, unit.session)
-        name, subject_hash = self._secret(request.name, request.subject)
-        staff = people.settle(
-            Staff(id=request.staff_id or ids.new("stf"), name=name, title=request.title, subject_hash=subject_hash), place
-        )
+        # Who reaches everything may leave the place out: district operators belong to the installation.
+        nowhere = request.WhichOneof("place") is None and caller().everywhere
+        place = Place() if nowhere else await self._place(request, unit.session)
+        hired = self._hired(request.staff_id or ids.new("stf"), as_struct(fields(request), Hiring))
+        staff = people.settle(hired, place)
         await self.chart.vacant(self.chart.staff, staff.id, Reason.STAFF_EXISTS, unit.session)
-        if subject_hash and await self.chart.by_subject(self.secrets.hashes("subject", request.subject), unit.session):
+        if staff.subject_hash and await self.chart.by_subject(self.secrets.hashes("subject", request.subject), unit.session):
             raise Conflict(Reason.SUBJECT_IN_USE, "somebody else signs in as this subject")
         await self.chart.staff.unscoped.insert(unit, staff)
         unit.tell(people.changed(staff))

@@ -13,7 +13,7 @@ from services.kit.unit import write
 from services.organization.chart import rules
 from services.organization.chart.imports import Imports, seen_at_once
 from services.organization.chart.people_rpc import Acquainted
-from services.organization.chart.rules import Brand, Reason, StoreChanges, StoreDraft, UnitDraft
+from services.organization.chart.rules import BrandDraft, Reason, StoreChanges, StoreDraft, UnitDraft
 from services.organization.chart.store import Chart
 
 UPPER_FIRST = [("level", 1)]
@@ -32,7 +32,7 @@ class ChartServicer(Imports, chart_pb2_grpc.ChartServiceServicer):
     @write
     async def CreateBrand(self, request: chart_pb2.CreateBrandRequest, unit: Work) -> chart_pb2.CreateBrandResponse:
         prefix = "rtl" if request.kind == chart_pb2.BRAND_KIND_RETAILER else "brd"
-        brand, root = rules.found_brand(as_struct(fields(request) | {"id": request.brand_id or ids.new(prefix)}, Brand))
+        brand, root = rules.found_brand(request.brand_id or ids.new(prefix), as_struct(fields(request), BrandDraft))
         await self.chart.vacant(self.chart.brands, brand.id, Reason.BRAND_EXISTS, unit.session)
         await self.chart.units.unscoped.insert(unit, root)
         return chart_pb2.CreateBrandResponse(brand=await self.chart.brands.unscoped.insert(unit, brand))

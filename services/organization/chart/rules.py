@@ -9,6 +9,7 @@ from msgspec import Meta, Struct
 from msgspec.structs import replace
 
 from services.kit import calendar, ids
+from services.kit.bounds import WRITTEN
 from services.kit.errors import Conflict, Invalid, NotFound
 from services.kit.money import Currency
 
@@ -16,6 +17,7 @@ BrandId = Annotated[str, Meta(pattern=ids.shape("(brd|rtl)"))]
 UnitId = Annotated[str, Meta(pattern=ids.shape("unt", length_max=68))]
 StoreId = Annotated[str, Meta(pattern=ids.shape("str"))]
 Day = Annotated[str, Meta(pattern=r"^(\d{4}-\d{2}-\d{2})?\Z")]
+Words = Annotated[str, Meta(max_length=80, pattern=WRITTEN)]
 Minute = Annotated[int, Meta(ge=0, le=calendar.DAY_MINUTES)]
 
 LEVELS_MAX = 12
@@ -76,8 +78,8 @@ class StoreKind(StrEnum):
 class Name(Struct, frozen=True):
     """A name in two languages, at least one of them."""
 
-    zh: Annotated[str, Meta(max_length=80)] = ""
-    en: Annotated[str, Meta(max_length=80)] = ""
+    zh: Words = ""
+    en: Words = ""
 
     def __post_init__(self) -> None:
         if not self.zh and not self.en:
@@ -142,9 +144,21 @@ class Store(Struct, frozen=True, kw_only=True):
     version: int = 1
 
 
+class BrandDraft(Struct, frozen=True, kw_only=True):
+    """What is asked for of a tenant."""
+
+    brand_id: BrandId = ""
+    kind: BrandKind
+    name: Name
+    zone: str
+    currency: Currency
+    franchised: bool = False
+
+
 class UnitDraft(Struct, frozen=True, kw_only=True):
     """What is asked for of a new unit."""
 
+    unit_id: UnitId = ""
     kind: UnitKind
     name: Name
     valid_from: Day = ""
@@ -154,6 +168,7 @@ class UnitDraft(Struct, frozen=True, kw_only=True):
 class StoreDraft(Struct, frozen=True, kw_only=True):
     """What is asked for of a store; `zone` empty: the tenant's."""
 
+    store_id: StoreId = ""
     kind: StoreKind
     name: Name
     position: Point
@@ -190,14 +205,17 @@ class StoreChanged(Struct, frozen=True, kw_only=True):
     active: bool
 
 
-def found_brand(brand: Brand) -> tuple[Brand, Unit]:
+def found_brand(id: str, draft: BrandDraft) -> tuple[Brand, Unit]:
     """A tenant and its headquarters. `Invalid` when the id's prefix tells another kind or the zone is none."""
-    if brand.id.startswith("rtl_") != (brand.kind is BrandKind.RETAILER):
+    if id.startswith("rtl_") != (draft.kind is BrandKind.RETAILER):
         raise Invalid(Reason.INVALID_FIELD, "ids of brands begin with brd_, those of retailers with rtl_", field="brand_id")
-    calendar.zone_of(brand.zone)
-    root = f"unt_{brand.id}"
-    unit = Unit(id=root, kind=UnitKind.HEADQUARTERS, brand_id=brand.id, unit_ids=(root,), level=1, name=brand.name)
-    return replace(brand, headquarters_unit_id=root), unit
+    calendar.zone_of(draft.zone)
+    root = f"unt_{id}"
+    brand = Brand(
+        id=id, kind=draft.kind, name=draft.name, zone=draft.zone, currency=draft.currency, franchised=draft.franchised,
+        headquarters_unit_id=root,
+    )  # fmt: skip
+    return brand, Unit(id=root, kind=UnitKind.HEADQUARTERS, brand_id=id, unit_ids=(root,), level=1, name=draft.name)
 
 
 def check_period(valid_from: str, valid_until: str) -> None:

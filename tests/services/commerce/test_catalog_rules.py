@@ -128,7 +128,7 @@ def test_composing_again_changes_nothing() -> None:
 @pytest.mark.parametrize(
     ("new", "reason"),
     [
-        (shirt(40, name=Text(" ", "")), rules.Reason.NAME_MISSING),
+        (shirt(40, name=Text("", "")), rules.Reason.NAME_MISSING),
         (shirt(40, 40), rules.Reason.VARIANT_REPEATED),
         (
             NewProduct(

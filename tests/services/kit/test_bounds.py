@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import pytest
 from msgspec import Meta, Struct
 
+from services.kit.bounds import WRITTEN
 from services.kit.documents import as_struct
 from services.kit.errors import Invalid
 
@@ -67,3 +68,26 @@ def test_what_is_missing_is_asked_for() -> None:
     with pytest.raises(Invalid, match="give unit price") as refused:
         as_struct({}, Line)
     assert refused.value.metadata["field"] == "unit_price"
+
+
+class Named(Struct):
+    name: Annotated[str, Meta(max_length=20, pattern=WRITTEN)] = ""
+
+
+@pytest.mark.parametrize("name", ["", "白", "Shinjuku 新宿", "★", "👩\u200d👧", "שלום", " a "])
+def test_a_name_may_be(name: str) -> None:
+    assert as_struct({"name": name}, Named).name == name
+
+
+@pytest.mark.parametrize("mark", list("\0\n\r\t\x1b\x7f\x85\u2028\u2029\u202a\u202e\u2066\u2069"))
+def test_a_name_stands_on_one_line_and_turns_nothing(mark: str) -> None:
+    for name in (f"a{mark}b", f"a{mark}", f"{mark}a", mark):
+        with pytest.raises(Invalid, match="name: write it in one line") as refused:
+            as_struct({"name": name}, Named)
+        assert refused.value.metadata["field"] == "name"
+
+
+@pytest.mark.parametrize("name", [" ", "  ", "\u3000", "\u00a0", "\u200b", "\ufeff \u2060"])
+def test_something_of_a_name_is_seen(name: str) -> None:
+    with pytest.raises(Invalid, match="name: write it in one line"):
+        as_struct({"name": name}, Named)

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -320,6 +321,34 @@ async def test_hiring_that_cannot_be(shop: House, who: tuple[Grant, ...], fields
     with pytest.raises(Refusal) as refused:
         await shop.chart(*who).HireStaff(HIRE(shop, **fields))
     assert refused.value.reason == reason
+
+
+@pytest.mark.parametrize("who", [MANAGER_1, ()])
+async def test_who_moves_somebody_says_where_to(shop: House, who: tuple[Grant, ...]) -> None:
+    """Also the operator, who may take people on without a place."""
+    with pytest.raises(Invalid) as refused:
+        await shop.chart(*who).MoveStaff(chart_pb2.MoveStaffRequest(request_id=shop.once(), staff_id="stf_guide1"))
+    assert (refused.value.reason, refused.value.metadata["field"]) == ("PLACE_REQUIRED", "store_id")
+
+
+async def test_nobody_is_granted_what_is_over_already(shop: House) -> None:
+    now = datetime.now(UTC)
+    past = {"valid_from": now - timedelta(days=9), "valid_until": now - timedelta(days=2)}
+    grant = {"staff_id": "stf_guide1", "role": "ROLE_STORE_MANAGER", "kind": "SCOPE_KIND_STORE", "scope_id": "str_1"}
+    with pytest.raises(Invalid) as refused:
+        await shop.chart(*BRAND).GrantRole(chart_pb2.GrantRoleRequest(request_id=shop.once(), **grant, **past))
+    assert (refused.value.reason, refused.value.metadata["field"]) == ("INVALID_PERIOD", "valid_until")
+
+
+async def test_one_bad_title_rejects_its_row_alone(shop: House) -> None:
+    """Also that of somebody who stands already: not the whole import."""
+    rows = [
+        chart_pb2.StaffRow(staff_id=id, store_id="str_1", name="小林", title=title)
+        for id, title in (("stf_guide1", "长" * 41), ("stf_new", "店长"), ("stf_ new", "店长"))
+    ]
+    answer = await shop.chart(*BRAND).ImportStaff(chart_pb2.ImportStaffRequest(request_id=shop.once(), rows=rows))
+    assert answer.accepted == 1
+    assert [(reject.index, reject.reason) for reject in answer.rejects] == [(0, "INVALID_FIELD"), (2, "INVALID_FIELD")]
 
 
 @pytest.mark.parametrize(

@@ -9,12 +9,12 @@ from hypothesis import strategies as st
 from services.kit.errors import Conflict, Denied, Invalid, Refusal
 from services.organization.chart import people, rules
 from services.organization.chart.people import RANK, SCOPE_OF, Held, Role, Scope, ScopeKind, Staff
-from services.organization.chart.rules import Brand, BrandKind, Name, Point, Store, StoreDraft, StoreKind, Unit, UnitDraft, UnitKind
+from services.organization.chart.rules import BrandDraft, BrandKind, Name, Point, Store, StoreDraft, StoreKind, Unit, UnitDraft, UnitKind
 
 AT = datetime(2026, 11, 20, 13, 40, tzinfo=UTC)
 NAME = Name(zh="白", en="white")
 DRAFT = StoreDraft(kind=StoreKind.STORE, name=NAME, position=Point())
-BRANDS = [rules.found_brand(Brand(id=f"brd_{n}", kind=BrandKind.BRAND, name=NAME, zone="Asia/Shanghai", currency="CNY")) for n in "ab"]
+BRANDS = [rules.found_brand(f"brd_{n}", BrandDraft(kind=BrandKind.BRAND, name=NAME, zone="Asia/Shanghai", currency="CNY")) for n in "ab"]
 
 
 class Tree:

@@ -80,7 +80,9 @@ Global___CatalogReason: _TypeAlias = CatalogReason  # noqa: Y015
 
 @_typing.final
 class Text(_message.Message):
-    """A text in the languages of the suite. At least one is given where a text is required."""
+    """A text in the languages of the suite. At least one is given where a text is required. Each is written in one line, of letters,
+    figures and signs that are seen.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 

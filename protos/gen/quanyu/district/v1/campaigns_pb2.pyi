@@ -278,9 +278,9 @@ class CreateCampaignRequest(_message.Message):
     district_id: _builtins.str
     """The district that stages it."""
     name: _builtins.str
-    """1 to 100 characters."""
+    """1 to 100 characters in one line, of which something is seen."""
     name_en: _builtins.str
-    """At most 100 characters."""
+    """At most 100 characters in one line."""
     @_builtins.property
     def starts_at(self) -> _timestamp_pb2.Timestamp:
         """From when coupons are given; required."""

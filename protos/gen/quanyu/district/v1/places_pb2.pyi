@@ -323,9 +323,9 @@ class CreateDistrictRequest(_message.Message):
     id: _builtins.str
     """`dst_…`; empty for a fresh one."""
     name: _builtins.str
-    """1 to 100 characters."""
+    """1 to 100 characters in one line, of which something is seen."""
     name_en: _builtins.str
-    """At most 100 characters."""
+    """At most 100 characters in one line."""
     zone: _builtins.str
     """An IANA zone."""
     @_builtins.property
@@ -531,9 +531,9 @@ class NewVenue(_message.Message):
     kind: Global___VenueKind.ValueType
     """Required."""
     name: _builtins.str
-    """1 to 100 characters."""
+    """1 to 100 characters in one line, of which something is seen."""
     name_en: _builtins.str
-    """At most 100 characters."""
+    """At most 100 characters in one line."""
     brand_id: _builtins.str
     """The brand or retailer it belongs to; may be empty."""
     store_id: _builtins.str

@@ -131,7 +131,8 @@ class PlaceServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListDistricts(self, request, context):
-        """All districts by name, Chinese ones in the order of their pinyin and before others.
+        """All districts by name, Chinese ones in the order of their pinyin and before others. A character of several
+        readings stands where MongoDB's collation has it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -162,7 +163,8 @@ class PlaceServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListVenues(self, request, context):
-        """The venues of a district by name, Chinese ones in the order of their pinyin and before others.
+        """The venues of a district by name, Chinese ones in the order of their pinyin and before others. A character of several
+        readings stands where MongoDB's collation has it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -44,7 +44,9 @@ class PlaceServiceStub:
     BatchGetDistricts: _grpc.UnaryUnaryMultiCallable[_places_pb2.BatchGetDistrictsRequest, _places_pb2.BatchGetDistrictsResponse]
     """Several districts; ids that do not exist are absent from the answer."""
     ListDistricts: _grpc.UnaryUnaryMultiCallable[_places_pb2.ListDistrictsRequest, _places_pb2.ListDistrictsResponse]
-    """All districts by name, Chinese ones in the order of their pinyin and before others."""
+    """All districts by name, Chinese ones in the order of their pinyin and before others. A character of several
+    readings stands where MongoDB's collation has it.
+    """
     CreateVenue: _grpc.UnaryUnaryMultiCallable[_places_pb2.CreateVenueRequest, _places_pb2.CreateVenueResponse]
     """Adds a venue to a district. Refuses with VENUE_EXISTS when the id is taken, with OUTSIDE_DISTRICT when it stands beyond the district's
     geofence, and with DISTRICT_NOT_FOUND.
@@ -57,7 +59,9 @@ class PlaceServiceStub:
     BatchGetVenues: _grpc.UnaryUnaryMultiCallable[_places_pb2.BatchGetVenuesRequest, _places_pb2.BatchGetVenuesResponse]
     """Several venues; ids that do not exist are absent from the answer."""
     ListVenues: _grpc.UnaryUnaryMultiCallable[_places_pb2.ListVenuesRequest, _places_pb2.ListVenuesResponse]
-    """The venues of a district by name, Chinese ones in the order of their pinyin and before others."""
+    """The venues of a district by name, Chinese ones in the order of their pinyin and before others. A character of several
+    readings stands where MongoDB's collation has it.
+    """
     BatchListVenues: _grpc.UnaryUnaryMultiCallable[_places_pb2.BatchListVenuesRequest, _places_pb2.BatchListVenuesResponse]
     """The first venues of each of up to 100 districts, as ListVenues shows them. More districts at once are an invalid request."""
     EnterDistrict: _grpc.UnaryUnaryMultiCallable[_places_pb2.EnterDistrictRequest, _places_pb2.EnterDistrictResponse]
@@ -90,7 +94,9 @@ class PlaceServiceAsyncStub(PlaceServiceStub):
     BatchGetDistricts: _aio.UnaryUnaryMultiCallable[_places_pb2.BatchGetDistrictsRequest, _places_pb2.BatchGetDistrictsResponse]  # type: ignore[assignment]
     """Several districts; ids that do not exist are absent from the answer."""
     ListDistricts: _aio.UnaryUnaryMultiCallable[_places_pb2.ListDistrictsRequest, _places_pb2.ListDistrictsResponse]  # type: ignore[assignment]
-    """All districts by name, Chinese ones in the order of their pinyin and before others."""
+    """All districts by name, Chinese ones in the order of their pinyin and before others. A character of several
+    readings stands where MongoDB's collation has it.
+    """
     CreateVenue: _aio.UnaryUnaryMultiCallable[_places_pb2.CreateVenueRequest, _places_pb2.CreateVenueResponse]  # type: ignore[assignment]
     """Adds a venue to a district. Refuses with VENUE_EXISTS when the id is taken, with OUTSIDE_DISTRICT when it stands beyond the district's
     geofence, and with DISTRICT_NOT_FOUND.
@@ -103,7 +109,9 @@ class PlaceServiceAsyncStub(PlaceServiceStub):
     BatchGetVenues: _aio.UnaryUnaryMultiCallable[_places_pb2.BatchGetVenuesRequest, _places_pb2.BatchGetVenuesResponse]  # type: ignore[assignment]
     """Several venues; ids that do not exist are absent from the answer."""
     ListVenues: _aio.UnaryUnaryMultiCallable[_places_pb2.ListVenuesRequest, _places_pb2.ListVenuesResponse]  # type: ignore[assignment]
-    """The venues of a district by name, Chinese ones in the order of their pinyin and before others."""
+    """The venues of a district by name, Chinese ones in the order of their pinyin and before others. A character of several
+    readings stands where MongoDB's collation has it.
+    """
     BatchListVenues: _aio.UnaryUnaryMultiCallable[_places_pb2.BatchListVenuesRequest, _places_pb2.BatchListVenuesResponse]  # type: ignore[assignment]
     """The first venues of each of up to 100 districts, as ListVenues shows them. More districts at once are an invalid request."""
     EnterDistrict: _aio.UnaryUnaryMultiCallable[_places_pb2.EnterDistrictRequest, _places_pb2.EnterDistrictResponse]  # type: ignore[assignment]
@@ -157,7 +165,9 @@ class PlaceServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _places_pb2.ListDistrictsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_places_pb2.ListDistrictsResponse, _abc.Awaitable[_places_pb2.ListDistrictsResponse]]:
-        """All districts by name, Chinese ones in the order of their pinyin and before others."""
+        """All districts by name, Chinese ones in the order of their pinyin and before others. A character of several
+        readings stands where MongoDB's collation has it.
+        """
 
     @_abc_1.abstractmethod
     def CreateVenue(
@@ -194,7 +204,9 @@ class PlaceServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _places_pb2.ListVenuesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_places_pb2.ListVenuesResponse, _abc.Awaitable[_places_pb2.ListVenuesResponse]]:
-        """The venues of a district by name, Chinese ones in the order of their pinyin and before others."""
+        """The venues of a district by name, Chinese ones in the order of their pinyin and before others. A character of several
+        readings stands where MongoDB's collation has it.
+        """
 
     @_abc_1.abstractmethod
     def BatchListVenues(

@@ -374,7 +374,7 @@ class RegisterConsumerRequest(_message.Message):
     brand_id: _builtins.str
     """The brand or retailer that supplies the identities."""
     display_name: _builtins.str
-    """At most 100 characters."""
+    """At most 100 characters in one line."""
     store_id: _builtins.str
     """For staff of a store: their store, which must belong to the brand. Empty for everybody else."""
     @_builtins.property

@@ -58,7 +58,7 @@ class _ChartReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ChartReas
     CHART_REASON_SUBTREE_TOO_LARGE: _ChartReason.ValueType  # 10
     """At most 5,000 units move at once."""
     CHART_REASON_INVALID_PERIOD: _ChartReason.ValueType  # 11
-    """A period ends before it begins."""
+    """A period ends before it begins, or a grant would be over already."""
     CHART_REASON_STORE_NOT_FOUND: _ChartReason.ValueType  # 12
     """There is no such store within the caller's scope."""
     CHART_REASON_STORE_EXISTS: _ChartReason.ValueType  # 13
@@ -90,7 +90,7 @@ class _ChartReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ChartReas
     CHART_REASON_TOO_MANY_ROWS: _ChartReason.ValueType  # 26
     """An import takes at most 500 rows."""
     CHART_REASON_PLACE_REQUIRED: _ChartReason.ValueType  # 27
-    """Only the operator takes on staff of the installation."""
+    """It is not said where the person works; only the operator takes on staff of the installation, who work nowhere in a tree."""
 
 class ChartReason(_ChartReason, metaclass=_ChartReasonEnumTypeWrapper):
     """Why the chart refuses. On the wire a reason goes without the prefix: `UNIT_CYCLE`."""
@@ -118,7 +118,7 @@ CHART_REASON_UNIT_TOO_DEEP: ChartReason.ValueType  # 9
 CHART_REASON_SUBTREE_TOO_LARGE: ChartReason.ValueType  # 10
 """At most 5,000 units move at once."""
 CHART_REASON_INVALID_PERIOD: ChartReason.ValueType  # 11
-"""A period ends before it begins."""
+"""A period ends before it begins, or a grant would be over already."""
 CHART_REASON_STORE_NOT_FOUND: ChartReason.ValueType  # 12
 """There is no such store within the caller's scope."""
 CHART_REASON_STORE_EXISTS: ChartReason.ValueType  # 13
@@ -150,7 +150,7 @@ CHART_REASON_INVALID_ZONE: ChartReason.ValueType  # 25
 CHART_REASON_TOO_MANY_ROWS: ChartReason.ValueType  # 26
 """An import takes at most 500 rows."""
 CHART_REASON_PLACE_REQUIRED: ChartReason.ValueType  # 27
-"""Only the operator takes on staff of the installation."""
+"""It is not said where the person works; only the operator takes on staff of the installation, who work nowhere in a tree."""
 Global___ChartReason: _TypeAlias = ChartReason  # noqa: Y015
 
 class _BrandKind:
@@ -239,7 +239,9 @@ Global___StoreKind: _TypeAlias = StoreKind  # noqa: Y015
 
 @_typing.final
 class Name(_message.Message):
-    """A name in the two languages of the suite; at least one is set, each at most 80 characters."""
+    """A name in the two languages of the suite; at least one is set, each at most 80 characters. Each is written in one line, of
+    letters, figures and signs that are seen: spaces alone, control characters and marks that turn the direction of writing are refused.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1156,6 +1158,8 @@ Global___CreateStoreResponse: _TypeAlias = CreateStoreResponse  # noqa: Y015
 
 @_typing.final
 class UpdateStoreRequest(_message.Message):
+    """What is to change of a store: each part that is set. The others stay as they are."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     REQUEST_ID_FIELD_NUMBER: _builtins.int
@@ -1176,7 +1180,7 @@ class UpdateStoreRequest(_message.Message):
     active: _builtins.bool
     @_builtins.property
     def name(self) -> Global___Name:
-        """Each is changed when it is set."""
+        """Replaced as a whole when it is set: a language that is left out is gone, so give both."""
 
     @_builtins.property
     def position(self) -> _point_pb2.Point: ...

@@ -282,7 +282,7 @@ class ChartServiceServicer:
 
     def HireStaff(self, request, context):
         """Takes a person on at a store or unit and tells StaffChanged. Without a place they belong to the installation (district operators):
-        only its operator may do that (PLACE_REQUIRED). Refuses with STAFF_EXISTS, SUBJECT_IN_USE, STORE_NOT_FOUND and UNIT_NOT_FOUND.
+        only its operator may do that, for others a place is missing (PLACE_REQUIRED). Refuses with STAFF_EXISTS, SUBJECT_IN_USE, STORE_NOT_FOUND and UNIT_NOT_FOUND.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -291,7 +291,8 @@ class ChartServiceServicer:
     def MoveStaff(self, request, context):
         """Moves a person to another store or unit of the same brand and tells StaffChanged. Their grants at the former store or unit
         end with it; grant anew what they need at the next one. Both places lie within the caller's scope.
-        Refuses with STAFF_NOT_FOUND, STAFF_LEFT, STORE_NOT_FOUND, UNIT_NOT_FOUND and UNIT_OF_ANOTHER_BRAND.
+        Refuses with PLACE_REQUIRED when no place is given, STAFF_NOT_FOUND, STAFF_LEFT, STORE_NOT_FOUND, UNIT_NOT_FOUND and
+        UNIT_OF_ANOTHER_BRAND.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -343,7 +344,7 @@ class ChartServiceServicer:
         district operators for a district, operators for the installation (these two by the installation's operator only); anything
         else is refused with ROLE_NOT_GRANTABLE.
         Refuses with BEYOND_OWN_REACH, STAFF_NOT_FOUND, STAFF_LEFT, GRANT_EXISTS (the same role and scope stands already), UNIT_OF_ANOTHER_BRAND (a scope outside
-        the tree the person works in) and INVALID_PERIOD.
+        the tree the person works in) and INVALID_PERIOD (an end that does not lie after the beginning, or has passed).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -87,12 +87,13 @@ class ChartServiceStub:
     """At most 500 ids; those that do not exist are absent."""
     HireStaff: _grpc.UnaryUnaryMultiCallable[_chart_pb2.HireStaffRequest, _chart_pb2.HireStaffResponse]
     """Takes a person on at a store or unit and tells StaffChanged. Without a place they belong to the installation (district operators):
-    only its operator may do that (PLACE_REQUIRED). Refuses with STAFF_EXISTS, SUBJECT_IN_USE, STORE_NOT_FOUND and UNIT_NOT_FOUND.
+    only its operator may do that, for others a place is missing (PLACE_REQUIRED). Refuses with STAFF_EXISTS, SUBJECT_IN_USE, STORE_NOT_FOUND and UNIT_NOT_FOUND.
     """
     MoveStaff: _grpc.UnaryUnaryMultiCallable[_chart_pb2.MoveStaffRequest, _chart_pb2.MoveStaffResponse]
     """Moves a person to another store or unit of the same brand and tells StaffChanged. Their grants at the former store or unit
     end with it; grant anew what they need at the next one. Both places lie within the caller's scope.
-    Refuses with STAFF_NOT_FOUND, STAFF_LEFT, STORE_NOT_FOUND, UNIT_NOT_FOUND and UNIT_OF_ANOTHER_BRAND.
+    Refuses with PLACE_REQUIRED when no place is given, STAFF_NOT_FOUND, STAFF_LEFT, STORE_NOT_FOUND, UNIT_NOT_FOUND and
+    UNIT_OF_ANOTHER_BRAND.
     """
     DismissStaff: _grpc.UnaryUnaryMultiCallable[_chart_pb2.DismissStaffRequest, _chart_pb2.DismissStaffResponse]
     """A person leaves: every grant of theirs ends, their sign-in is free again, StaffChanged is told. Dismissing twice changes nothing.
@@ -119,7 +120,7 @@ class ChartServiceStub:
     district operators for a district, operators for the installation (these two by the installation's operator only); anything
     else is refused with ROLE_NOT_GRANTABLE.
     Refuses with BEYOND_OWN_REACH, STAFF_NOT_FOUND, STAFF_LEFT, GRANT_EXISTS (the same role and scope stands already), UNIT_OF_ANOTHER_BRAND (a scope outside
-    the tree the person works in) and INVALID_PERIOD.
+    the tree the person works in) and INVALID_PERIOD (an end that does not lie after the beginning, or has passed).
     """
     RevokeGrant: _grpc.UnaryUnaryMultiCallable[_chart_pb2.RevokeGrantRequest, _chart_pb2.RevokeGrantResponse]
     """Ends a grant now; whoever may give it may end it. Revoking twice changes nothing. Refuses with GRANT_NOT_FOUND and BEYOND_OWN_REACH."""
@@ -181,12 +182,13 @@ class ChartServiceAsyncStub(ChartServiceStub):
     """At most 500 ids; those that do not exist are absent."""
     HireStaff: _aio.UnaryUnaryMultiCallable[_chart_pb2.HireStaffRequest, _chart_pb2.HireStaffResponse]  # type: ignore[assignment]
     """Takes a person on at a store or unit and tells StaffChanged. Without a place they belong to the installation (district operators):
-    only its operator may do that (PLACE_REQUIRED). Refuses with STAFF_EXISTS, SUBJECT_IN_USE, STORE_NOT_FOUND and UNIT_NOT_FOUND.
+    only its operator may do that, for others a place is missing (PLACE_REQUIRED). Refuses with STAFF_EXISTS, SUBJECT_IN_USE, STORE_NOT_FOUND and UNIT_NOT_FOUND.
     """
     MoveStaff: _aio.UnaryUnaryMultiCallable[_chart_pb2.MoveStaffRequest, _chart_pb2.MoveStaffResponse]  # type: ignore[assignment]
     """Moves a person to another store or unit of the same brand and tells StaffChanged. Their grants at the former store or unit
     end with it; grant anew what they need at the next one. Both places lie within the caller's scope.
-    Refuses with STAFF_NOT_FOUND, STAFF_LEFT, STORE_NOT_FOUND, UNIT_NOT_FOUND and UNIT_OF_ANOTHER_BRAND.
+    Refuses with PLACE_REQUIRED when no place is given, STAFF_NOT_FOUND, STAFF_LEFT, STORE_NOT_FOUND, UNIT_NOT_FOUND and
+    UNIT_OF_ANOTHER_BRAND.
     """
     DismissStaff: _aio.UnaryUnaryMultiCallable[_chart_pb2.DismissStaffRequest, _chart_pb2.DismissStaffResponse]  # type: ignore[assignment]
     """A person leaves: every grant of theirs ends, their sign-in is free again, StaffChanged is told. Dismissing twice changes nothing.
@@ -213,7 +215,7 @@ class ChartServiceAsyncStub(ChartServiceStub):
     district operators for a district, operators for the installation (these two by the installation's operator only); anything
     else is refused with ROLE_NOT_GRANTABLE.
     Refuses with BEYOND_OWN_REACH, STAFF_NOT_FOUND, STAFF_LEFT, GRANT_EXISTS (the same role and scope stands already), UNIT_OF_ANOTHER_BRAND (a scope outside
-    the tree the person works in) and INVALID_PERIOD.
+    the tree the person works in) and INVALID_PERIOD (an end that does not lie after the beginning, or has passed).
     """
     RevokeGrant: _aio.UnaryUnaryMultiCallable[_chart_pb2.RevokeGrantRequest, _chart_pb2.RevokeGrantResponse]  # type: ignore[assignment]
     """Ends a grant now; whoever may give it may end it. Revoking twice changes nothing. Refuses with GRANT_NOT_FOUND and BEYOND_OWN_REACH."""
@@ -368,7 +370,7 @@ class ChartServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_chart_pb2.HireStaffResponse, _abc.Awaitable[_chart_pb2.HireStaffResponse]]:
         """Takes a person on at a store or unit and tells StaffChanged. Without a place they belong to the installation (district operators):
-        only its operator may do that (PLACE_REQUIRED). Refuses with STAFF_EXISTS, SUBJECT_IN_USE, STORE_NOT_FOUND and UNIT_NOT_FOUND.
+        only its operator may do that, for others a place is missing (PLACE_REQUIRED). Refuses with STAFF_EXISTS, SUBJECT_IN_USE, STORE_NOT_FOUND and UNIT_NOT_FOUND.
         """
 
     @_abc_1.abstractmethod
@@ -379,7 +381,8 @@ class ChartServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_chart_pb2.MoveStaffResponse, _abc.Awaitable[_chart_pb2.MoveStaffResponse]]:
         """Moves a person to another store or unit of the same brand and tells StaffChanged. Their grants at the former store or unit
         end with it; grant anew what they need at the next one. Both places lie within the caller's scope.
-        Refuses with STAFF_NOT_FOUND, STAFF_LEFT, STORE_NOT_FOUND, UNIT_NOT_FOUND and UNIT_OF_ANOTHER_BRAND.
+        Refuses with PLACE_REQUIRED when no place is given, STAFF_NOT_FOUND, STAFF_LEFT, STORE_NOT_FOUND, UNIT_NOT_FOUND and
+        UNIT_OF_ANOTHER_BRAND.
         """
 
     @_abc_1.abstractmethod
@@ -442,7 +445,7 @@ class ChartServiceServicer(metaclass=_abc_1.ABCMeta):
         district operators for a district, operators for the installation (these two by the installation's operator only); anything
         else is refused with ROLE_NOT_GRANTABLE.
         Refuses with BEYOND_OWN_REACH, STAFF_NOT_FOUND, STAFF_LEFT, GRANT_EXISTS (the same role and scope stands already), UNIT_OF_ANOTHER_BRAND (a scope outside
-        the tree the person works in) and INVALID_PERIOD.
+        the tree the person works in) and INVALID_PERIOD (an end that does not lie after the beginning, or has passed).
         """
 
     @_abc_1.abstractmethod

@@ -1,0 +1,95 @@
+"""Whatever part of an input is wrong: a refusal names parts as the client wrote them, and none that the input does not have."""
+
+import re
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from graphql import get_named_type, is_input_object_type
+
+from tests.gateway.asking import Asking
+from tests.gateway.conftest import Gateway, Open
+from tests.gateway.world import build, key
+
+ENDING = re.compile(r"cancel|release|dismiss|revoke|unbind|unlink|leave|move|complete")
+"""What ends things comes last."""
+SPOILT: Mapping[str, tuple[Any, ...]] = {
+    "ID": ("😀", "str_ a", "brd_😀", "stf_😀"),
+    "String": ("\0", "  ", "a\u202eb", "字" * 3_000),
+    "Int": (-1, 2**31 - 1),
+    "Long": (-1, 10**15),
+    "Float": (999.0,),
+    "Decimal": ("-1", "0.0001", "1" + "0" * 15),
+    "DateTime": ("1970-01-01T00:00:00Z", "9999-01-01T00:00:00Z"),
+}
+"""By type: what hardly any part of it may be."""
+IDS = {
+    "brand": ["brd_a"], "store": ["str_a1"], "unit": ["unt_a"], "staff": ["stf_guide"], "consumer": ["con_anna"],
+    "linked_consumer": ["con_bea"],
+    "variant": ["var_40"], "product": ["prd_shirt"], "district": ["dst_d"], "campaign": ["cmp_c"],
+    "hold": ["hld_x"], "order": ["ord_x"], "grant": ["grt_x"],
+    "visit": ["vis_x"], "coupon": ["cpn_x"], "task": ["tsk_x"], "outreach": ["out_x"], "venue": ["ven_x"],
+}  # fmt: skip
+WHO = {"sendOutreach": "stf_guide"}
+NAMES = {"name", "nameEn", "zh", "en", "displayName", "title"}
+"""What a person writes to be called by."""
+EITHER = {"hireStaff": "unitId", "moveStaff": "unitId", "placeOrder": "holdId"}
+"""Of two parts the one that is left out."""
+
+
+def paths(kind: Any) -> set[str]:
+    """The paths of all parts of an input, places in lists left out."""
+    found = set()
+    for name, field in kind.fields.items():
+        inner = get_named_type(field.type)
+        found |= {name} | ({f"{name}.{path}" for path in paths(inner)} if is_input_object_type(inner) else set())
+    return found
+
+
+def spoilt(kind: Any, given: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The input with one part, however deep, left out or wrong at a time."""
+    for name, value in given.items():
+        inner = get_named_type(kind.fields[name].type)
+        if is_input_object_type(inner):
+            part = value[0] if isinstance(value, list) else value
+            for path, wrong in spoilt(inner, part):
+                yield f"{name}.{path}", given | {name: [wrong] if isinstance(value, list) else wrong}
+            if isinstance(value, list):
+                yield name, given | {name: []}
+                yield name, given | {name: value * 501}
+        for wrong in SPOILT.get(inner.name, ()):
+            yield name, given | {name: [wrong] if isinstance(value, list) else wrong}
+        if kind.fields[name].type == inner:
+            yield f"without {name}", {each: kept for each, kept in given.items() if each != name}
+
+
+@pytest.fixture
+async def gateway(open_gateway: Open) -> Gateway:
+    gateway = await open_gateway("organization", "commerce", "member", "district")
+    await build(gateway)
+    return gateway
+
+
+async def test_a_refusal_names_what_the_input_has(gateway: Gateway) -> None:
+    schema = gateway.app.state.executor.core
+    asking = Asking(schema, datetime.now(UTC))
+    whole = {name: given for name, _, given in asking.mutations({"own": IDS})}
+    assert not asking.unknown
+    astray, told = [], 0
+    for name, given in sorted(whole.items(), key=lambda one: bool(ENDING.search(one[0]))):
+        kind: Any = get_named_type(schema.mutation_type.fields[name].args["input"].type)
+        known, noun = paths(kind), name[0].upper() + name[1:]
+        query = f"mutation($input:{noun}Input!){{{name}(input:$input){{__typename ...on InvalidInput{{field message}}}}}}"
+        given.pop(EITHER.get(name), None)
+        for path, wrong in spoilt(kind, given):
+            keyed = {} if path == "idempotencyKey" else {"idempotencyKey": key()}
+            answer = (await gateway.data(query, {"input": wrong | keyed}, who=WHO.get(name, "operator")))[name]
+            if answer["__typename"] == "InvalidInput":
+                told += 1
+                if re.sub(r"\.\d+", "", answer["field"] or "") not in known:
+                    astray.append((name, path, answer))
+            elif path.rpartition(".")[2] in NAMES:
+                astray.append((name, path, answer))
+    assert astray == []
+    assert told > 300
