@@ -11,7 +11,7 @@ from rich.console import Console
 
 from quanyu.commerce.v1 import orders_pb2, orders_pb2_grpc
 from quanyu.district.v1 import campaigns_pb2, campaigns_pb2_grpc
-from services.kit.calendar import day_of
+from services.kit.calendar import day_of, moment
 from services.local import campaign
 from services.local.demo import stage, tables
 from services.local.demo.load import Loaded, load
@@ -21,7 +21,7 @@ from services.local.folder import Folder
 from services.local.imports.importer import Import
 from services.local.imports.items import Reject, items
 from services.local.story.command import play
-from services.local.story.stage import Surprise
+from services.local.story.stage import FIRST_MINUTE, Surprise, day_after
 from tests.services.conftest import Running
 from tests.services.local.importing import Channels
 
@@ -135,3 +135,11 @@ def test_its_pairs_are_loyal_together_and_not_apart(tmp_path: Path) -> None:
         orders = [row for row in csv.DictReader(file) if row["consumer_id"] in {str(twin[0]) for twin in tables.TWINS}]
     recent = Counter(row["consumer_id"] for row in orders if today - datetime.fromisoformat(row["paid_at"]).date() < timedelta(days=180))
     assert recent == {str(twin[0]): 2 if str(twin[0]).endswith("_1") else 1 for twin in tables.TWINS}
+
+
+@pytest.mark.parametrize(("clock", "day"), [("00:01", 27), ("19:09", 27), ("19:10", 28), ("20:30", 28), ("21:39", 28), ("23:59", 28)])
+def test_a_story_lies_ahead_of_all_that_stands(clock: str, day: int) -> None:
+    """Played in the evening it began before the manager of a world that was loaded just now had her role."""
+    now = datetime.fromisoformat(f"2026-11-27T{clock}:00+08:00")
+    assert day_after(now) == date(2026, 11, day)
+    assert now < moment(day_after(now), FIRST_MINUTE, ZONE)
