@@ -223,7 +223,7 @@ def grant_role(
 ) -> Grant:  # fmt: skip
     """A new grant for `staff`, given by somebody holding `held`; `standing` are the person's grants so far."""
     if SCOPE_OF.get(role) is not scope.kind:
-        raise Invalid(Reason.ROLE_NOT_GRANTABLE, "this role is not granted for such a scope", role=role, kind=scope.kind)
+        raise Invalid(Reason.ROLE_NOT_GRANTABLE, "this role is not granted for such a scope", field="kind")
     if not may_grant(held, role, scope):
         raise Denied(Reason.BEYOND_OWN_REACH, "you hold no such role over so much", role=role)
     if not staff.active:

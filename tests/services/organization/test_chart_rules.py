@@ -215,7 +215,7 @@ def test_a_grant_that_stands_is_not_given_again_until_it_ended() -> None:
 def test_a_role_needs_its_own_kind_of_scope_and_a_person_of_that_tree() -> None:
     with pytest.raises(Invalid) as wrong:
         people.grant_role("grt_1", GUIDE, Role.SUPERVISOR, SCOPE, MANAGER, [], AT)
-    assert wrong.value.reason == "ROLE_NOT_GRANTABLE"
+    assert (wrong.value.reason, wrong.value.metadata["field"]) == ("ROLE_NOT_GRANTABLE", "kind")
     with pytest.raises(Denied):
         people.grant_role("grt_1", GUIDE, Role.GUIDE, SCOPE, [], [], AT)
     stranger = Staff(id="stf_2", brand_id="brd_b")
