@@ -42,7 +42,7 @@ class Surprise(LocalError):
 
 
 def day_after(now: datetime) -> date:
-    """The next day on which all of a story is still to come: whoever acts in it has the roles that were given by now, and had none before."""
+    """The next day on which all of a story is still to come: who acts in it has the roles that were given by now, but had none before."""
     today = day_of(now, ZONE)
     return today if now < moment(today, FIRST_MINUTE, ZONE) else today + timedelta(days=1)
 
