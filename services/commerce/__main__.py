@@ -20,12 +20,14 @@ from services.kit.errors import Refusal
 from services.kit.house import House, Wiring
 from services.kit.lease import Lease
 from services.kit.logs import logger
+from services.kit.persons import Persons
 from services.kit.process import main
 
 
 def wire(house: House) -> Wiring:
     """Catalog, stock, discovery and orders in one house."""
-    catalog, stocks, orders = CatalogStore(house.database), StockStore(house.database, house.lane), OrderStore(house.database, house.watch)
+    persons, catalog = Persons(house.database), CatalogStore(house.database)
+    stocks, orders = StockStore(house.database, house.lane, persons), OrderStore(house.database, house.watch, persons)
     checkout = Checkout(catalog, stocks, orders, Wallet(lambda: house.channels.district))
     return Wiring(
         servicers=[
@@ -34,8 +36,8 @@ def wire(house: House) -> Wiring:
             (discovery_pb2_grpc.add_DiscoveryServiceServicer_to_server, Discovery(house, stocks, Shelves(catalog, stocks))),
             (orders_pb2_grpc.add_OrderServiceServicer_to_server, Orders(house, catalog, stocks, orders, checkout)),
         ],
-        tables=[*catalog.tables, *stocks.tables, *orders.tables],
-        facts=handlers(house, stocks, orders),
+        tables=[*catalog.tables, *stocks.tables, *orders.tables, persons.table],
+        facts=handlers(house, stocks, orders, persons),
         background=[_sweeping(house, "holds", stocks.sweep), _sweeping(house, "orders", checkout.sweep)],
     )
 

@@ -10,10 +10,11 @@ from services.commerce.stock.rules import Store
 from services.commerce.stock.store import StockStore
 from services.kit.documents import as_struct, fields
 from services.kit.house import Handler, House
+from services.kit.persons import Persons
 from services.kit.unit import Unit
 
 
-def handlers(house: House, stocks: StockStore, orders: OrderStore) -> Mapping[str, Handler]:
+def handlers(house: House, stocks: StockStore, orders: OrderStore, persons: Persons) -> Mapping[str, Handler]:
     """The table: kind of fact -> its effect here."""
 
     async def store_changed(unit: Unit, fact: facts_pb2.Fact) -> None:
@@ -42,6 +43,6 @@ def handlers(house: House, stocks: StockStore, orders: OrderStore) -> Mapping[st
         "visit_started": visit_started,
         "visit_left": visit_left,
         "outreach_sent": outreach_sent,
-        "consumer_linked": orders.persons.linked,
-        "consumer_unlinked": orders.persons.unlinked,
+        "consumer_linked": persons.linked,
+        "consumer_unlinked": persons.unlinked,
     }

@@ -8,7 +8,7 @@ comes to, so that a person is found by index. Each fact also raises the version 
 about one person applied at once, one meets a write conflict and is applied anew on what the other left.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 
 from msgspec import Struct
@@ -65,6 +65,15 @@ class Persons:
                 ids[row["person_id"]].add(row["_id"])
         found = {person_id: Person(person_id, frozenset(all_ids)) for person_id, all_ids in ids.items()}
         return {id: found[persons[id]] if id in persons else Person(id, frozenset({id})) for id in asked}
+
+    async def filters(self, asked: Sequence[Mapping[str, str]]) -> list[Document]:
+        """A filter for the rows of all that each names by a field's value: those of a `consumer_id` stand under any id of the person."""
+        consumer_ids = [named["consumer_id"] for named in asked if "consumer_id" in named]
+        persons = await self.behind(consumer_ids) if consumer_ids else {}
+        return [
+            {name: {"$in": sorted(persons[value].ids)} if name == "consumer_id" else value for name, value in named.items()}
+            for named in asked
+        ]
 
     async def linked(self, unit: Unit, fact: facts_pb2.Fact) -> None:
         """The handler of ConsumerLinked."""

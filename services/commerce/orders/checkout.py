@@ -28,6 +28,7 @@ from services.kit.lane import State as Counters
 from services.kit.logs import logger
 from services.kit.mongo import Session, Shaped
 from services.kit.once import Once
+from services.kit.persons import Person
 from services.kit.unit import Unit
 
 ATTEMPTS_MAX = 8
@@ -55,7 +56,8 @@ class Checkout:
         rules.check_store(holds, asked.store_id)
         needed_by = asked.needed_by or min((hold.needed_by for hold in holds if hold.needed_by), default=None)
         variant_ids = [hold.variant_id for hold in holds]
-        place = await self._prepare(replace(asked, needed_by=needed_by), variant_ids, destination, unit.at, unit.session)
+        person = await self.store.persons.of(asked.consumer_id, unit.session)
+        place = await self._prepare(replace(asked, needed_by=needed_by), person, variant_ids, destination, unit.at, unit.session)
         order = place(holds)
         for hold in holds:
             await self.stocks.holds.replace(unit, stock_rules.order(hold, order.id, unit.at, rules.pay_by(order)), before=hold)
@@ -70,13 +72,13 @@ class Checkout:
         hold_ids = {id: ids.new("hld") for id in quantities}
         until = await self.stocks.held_until([ref.id for ref in refs.values()])
         holder = await self.stocks.holders.who(asked.consumer_id, asked.store_id)
-        place = await self._prepare(asked, quantities, destination, at)
+        place = await self._prepare(asked, holder.person, quantities, destination, at)
 
         def decide(state: Counters) -> Outcome:
             holds = [
                 stock_rules.hold(
-                    row_in(state, ref), id=hold_ids[id], holder=holder, quantity=quantities[id], at=at,
-                    real_at=clock.real(), needed_by=asked.needed_by, held_until=until.get(ref.id),
+                    row_in(state, ref), id=hold_ids[id], consumer_id=asked.consumer_id, staff_brand_id=holder.brand_id,
+                    quantity=quantities[id], at=at, real_at=clock.real(), needed_by=asked.needed_by, held_until=until.get(ref.id),
                 )
                 for id, ref in refs.items()
             ]  # fmt: skip
@@ -103,11 +105,17 @@ class Checkout:
             raise
 
     async def _prepare(
-        self, asked: NewOrder, variant_ids: Iterable[str], destination: bytes | None, at: datetime, session: Session = None
+        self,
+        asked: NewOrder,
+        person: Person,
+        variant_ids: Iterable[str],
+        destination: bytes | None,
+        at: datetime,
+        session: Session = None,
     ) -> Place:
         """What makes the order of holds: all that has to be read for it is read."""
         variants = await self.catalog.known(variant_ids, session)
-        visit = await self.store.visit_of(asked.consumer_id, session)
+        visit = await self.store.visit_of(person, session)
         order_id, real_at = ids.new("ord"), clock.real()
 
         def place(holds: Sequence[Hold]) -> Order:

@@ -34,8 +34,8 @@ FOLLOWED = "orders:followed"
 class OrderStore:
     """Orders, and the visits their scenario is derived from."""
 
-    def __init__(self, database: Database, watch: Watch) -> None:
-        self.watch = watch
+    def __init__(self, database: Database, watch: Watch, persons: Persons) -> None:
+        self.watch, self.persons = watch, persons
         watch.add(Watched(ORDERS, keys=("_id",), kinds=("update", "replace")))
         lists = [IndexModel([(field, ASCENDING), ("placed_at", DESCENDING), ("_id", ASCENDING)]) for field in LISTED_BY]
         self.orders = Table(
@@ -53,12 +53,12 @@ class OrderStore:
             database, ORDERS, struct=Order, message=orders_pb2.Order,
             scopes={Kind.CONSUMER: "consumer_id", Kind.STORE: "store_id", Kind.BRAND: "seller_id"},
         )  # fmt: skip
-        self.visits, self.persons = Table(database, "visit_view", struct=Visit, scopes={}), Persons(database)
+        self.visits = Table(database, "visit_view", struct=Visit, scopes={})
 
     @property
     def tables(self) -> tuple[Table[Any], ...]:
         """What is prepared before the start."""
-        return self.orders, self.visits, self.persons.table
+        return self.orders, self.visits
 
     # reading ---------------------------------------------------------------------------------------------------------
 
@@ -95,8 +95,8 @@ class OrderStore:
 
     async def page(self, named: Mapping[str, str], page: PageRequest) -> Page:
         """The orders of all that is named (consumer_id, store_id, brand_id), latest first, as the caller may see them."""
-        queries = await self._queries([named])
-        rows, info = await self.orders.page(queries[0], page, order=LATEST_FIRST)
+        (query,) = await self._queries([named])
+        rows, info = await self.orders.page(query, page, order=LATEST_FIRST)
         return [self._seen(order) for order in rows], info
 
     async def first_pages(self, name: str, ids: Iterable[str], first: int) -> dict[str, Page]:
@@ -106,10 +106,9 @@ class OrderStore:
         found = await self.orders.first_pages(dict(zip(asked, queries, strict=True)), first, order=LATEST_FIRST)
         return {id: ([self._seen(order) for order in rows], info) for id, (rows, info) in found.items()}
 
-    async def visit_of(self, consumer_id: str, session: Session = None) -> Visit | None:
-        """What is known of the last visit of the person behind a consumer id."""
-        ids = (await self.persons.of(consumer_id, session)).ids
-        rows = await self.visits.collection.find({"_id": {"$in": sorted(ids)}}, session=session).to_list(len(ids))
+    async def visit_of(self, person: Person, session: Session = None) -> Visit | None:
+        """What is known of a person's last visit."""
+        rows = await self.visits.collection.find({"_id": {"$in": sorted(person.ids)}}, session=session).to_list(len(person.ids))
         return scenario.together([as_struct(row, Visit) for row in rows])
 
     async def visit_under(self, consumer_id: str, session: Session) -> Visit:
@@ -155,26 +154,16 @@ class OrderStore:
         await self.visits.collection.replace_one({"_id": document.pop("_id")}, document, upsert=True, session=session)
 
     async def _queries(self, asked: Sequence[Mapping[str, str]]) -> list[Document]:
-        """The filter of each list that is asked for."""
-        consumer_ids = [named["consumer_id"] for named in asked if "consumer_id" in named]
-        persons = await self.persons.behind(consumer_ids) if consumer_ids else {}
-        return [_of(named, persons) for named in asked]
+        """The filter of each list that is asked for. A brand's are those with its goods and those that its stores serve."""
+        queries = await self.persons.filters(asked)
+        for query in queries:
+            if brand_id := query.pop("brand_id", None):
+                query["$or"] = [{"brand_ids": brand_id}, {"seller_id": brand_id}]
+        return queries
 
     def _seen(self, order: Shaped) -> Shaped:
         who = caller()
         return visible_to(order, who.reach, everywhere=who.everywhere)
-
-
-def _of(named: Mapping[str, str], persons: Mapping[str, Person]) -> Document:
-    """The filter for the orders of all that is named; those of a consumer stand under any id of the person (`persons`, by id)."""
-    query: Document = {}
-    if consumer_id := named.get("consumer_id"):
-        query["consumer_id"] = {"$in": sorted(persons[consumer_id].ids)}
-    if store_id := named.get("store_id"):
-        query["store_id"] = store_id
-    if brand_id := named.get("brand_id"):
-        query["$or"] = [{"brand_ids": brand_id}, {"seller_id": brand_id}]
-    return query
 
 
 def _version(cursor: str, id: str) -> int:

@@ -13,11 +13,9 @@ from services.kit import access, lists
 from services.kit.documents import as_struct, fields
 from services.kit.errors import Conflict, Invalid, NotFound, Refusal
 from services.kit.house import House
-from services.kit.mongo import Document
 from services.kit.once import Once
 from services.kit.unit import Unit, write
 
-LATEST_FIRST = [("held_at", -1)]
 ATTEMPTS_MAX = 5
 """Looks at a hold that others keep changing."""
 
@@ -108,14 +106,13 @@ class Stocks(stock_pb2_grpc.StockServiceServicer):
         return stock_pb2.BatchGetHoldsResponse(holds=await self.stocks.holds.batch(request.ids))
 
     async def ListHolds(self, request: stock_pb2.ListHoldsRequest, context: Any) -> stock_pb2.ListHoldsResponse:
-        query = _named(request, "consumer_id", "store_id")
-        holds, page = await self.stocks.holds.page(query, request.page, order=LATEST_FIRST)
+        holds, page = await self.stocks.held(_named(request, "consumer_id", "store_id"), request.page)
         return stock_pb2.ListHoldsResponse(holds=holds, page=page)
 
     async def BatchListHolds(self, request: stock_pb2.BatchListHoldsRequest, context: Any) -> stock_pb2.BatchListHoldsResponse:
         name, ids = lists.asked(request, "consumer_ids", "store_ids")
-        queries = {id: {name: id} for id in ids if access.caller().reaches(access.FIELD_KINDS[name], id)}
-        found = await self.stocks.holds.first_pages(queries, request.first, order=LATEST_FIRST)
+        reached = [id for id in ids if access.caller().reaches(access.FIELD_KINDS[name], id)]
+        found = await self.stocks.first_held(name, reached, request.first)
         return stock_pb2.BatchListHoldsResponse(lists=lists.answered("key", "holds", found))
 
     async def _place(self, store_id: str, variant_id: str) -> tuple[Store, Variant]:
@@ -128,7 +125,7 @@ def _once(method: str, request: Any) -> Once:
     return Once.of(access.caller().id, f"Stocks/{method}", request)
 
 
-def _named(request: Any, *names: str) -> Document:
+def _named(request: Any, *names: str) -> dict[str, str]:
     """The fields that a list is asked by: at least one of them."""
     query = {name: getattr(request, name) for name in names if getattr(request, name)}
     if not query:

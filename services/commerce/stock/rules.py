@@ -131,24 +131,11 @@ class Promise(Struct, frozen=True):
     store_position: Point | None = None
 
 
-class Holder(Struct, frozen=True):
-    """Among whose holds one counts: the consumer's own (in every brand's stores), or, with `brand_id`, those that this brand's staff made
-    for them. So staff neither use up what a consumer may hold nor learn what they hold elsewhere."""
-
-    consumer_id: ConsumerId
-    brand_id: str | None = None
-
-    @property
-    def id(self) -> str:
-        """One id for each."""
-        return f"{self.consumer_id}:{self.brand_id}" if self.brand_id else self.consumer_id
-
-
 class Hold(Struct, frozen=True):
     """Goods kept back for a consumer.
 
     `sweep_at` is `expires_at` on the machine's clock, which a caller's may differ from. `counted` says that it is one of HOLDS_MAX of
-    its holder, who is a brand for this consumer where `staff_brand_id` says whose staff made it.
+    its holder, who is a brand for this person where `staff_brand_id` says whose staff made it.
     """
 
     id: str
@@ -230,13 +217,14 @@ def hold(
     stock: Stock,
     *,
     id: str,
-    holder: Holder,
+    consumer_id: str,
     quantity: int,
     at: datetime,
     real_at: datetime,
     needed_by: datetime | None = None,
     promise: Promise | None = None,
     held_until: datetime | None = None,
+    staff_brand_id: str | None = None,
 ) -> Hold:
     """A hold on this row. `held_until` is when the first of the others' live holds ends; `Exhausted` when too few are available,
     `Invalid` when it was needed before `at`.
@@ -253,8 +241,8 @@ def hold(
         seller_id=stock.seller_id,
         variant_id=stock.variant_id,
         brand_id=stock.brand_id,
-        consumer_id=holder.consumer_id,
-        staff_brand_id=holder.brand_id,
+        consumer_id=consumer_id,
+        staff_brand_id=staff_brand_id,
         quantity=quantity,
         held_at=at,
         expires_at=at + HOLD_LIFE,

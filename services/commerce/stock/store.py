@@ -9,6 +9,7 @@ from google.protobuf.message import Message
 from pymongo import ASCENDING, DESCENDING, GEOSPHERE, IndexModel, UpdateOne
 
 from quanyu.commerce.v1 import stock_pb2
+from quanyu.common.v1.page_pb2 import PageRequest
 from services.commerce.catalog.rules import Variant
 from services.commerce.stock import rules
 from services.commerce.stock.holders import BY_HOLDER, Holders
@@ -20,12 +21,14 @@ from services.kit.errors import Conflict, NotFound, Refusal
 from services.kit.lane import Lane, Outcome, Ref, State
 from services.kit.mongo import Database, Document, Session, Shaped
 from services.kit.once import Once
-from services.kit.table import Table
+from services.kit.persons import Persons
+from services.kit.table import Page, Table
 from services.kit.unit import Unit
 
 STORES = "store_view"
 STOCK = "stock"
 HOLDS = "holds"
+LATEST_FIRST = [("held_at", -1)]
 SWEPT_MAX = 500
 Answer = TypeVar("Answer", bound=Message)
 
@@ -41,8 +44,8 @@ class Move(NamedTuple):
 class StockStore:
     """What every store has, and what is kept back of it."""
 
-    def __init__(self, database: Database, lane: Lane) -> None:
-        self.database, self.lane = database, lane
+    def __init__(self, database: Database, lane: Lane, persons: Persons) -> None:
+        self.database, self.lane, self.persons = database, lane, persons
         # Fed by StoreChanged; who may write a store's stock is who reaches its row here.
         self.stores = Table(
             database, STORES, struct=Store, scopes={Kind.STORE: "_id", Kind.BRAND: "brand_id"},
@@ -65,10 +68,10 @@ class StockStore:
                 IndexModel([("stock_id", ASCENDING), ("state", ASCENDING), ("expires_at", ASCENDING)]),
                 IndexModel([("consumer_id", ASCENDING), ("held_at", DESCENDING), ("_id", ASCENDING)]),
                 IndexModel([("store_id", ASCENDING), ("held_at", DESCENDING), ("_id", ASCENDING)]),
-                BY_HOLDER,
+                IndexModel(BY_HOLDER),
             ],
         )  # fmt: skip
-        self.holders = Holders(database, lane, self.stores, self.holds)
+        self.holders = Holders(database, lane, persons, self.stores, self.holds)
 
     @property
     def tables(self) -> tuple[Table[Any], ...]:
@@ -150,7 +153,7 @@ class StockStore:
         def decide(state: State) -> Outcome:
             row = row_in(state, ref)
             held = rules.hold(
-                row, id=id, holder=holder, quantity=quantity, at=at, real_at=clock.real(),
+                row, id=id, consumer_id=consumer_id, staff_brand_id=holder.brand_id, quantity=quantity, at=at, real_at=clock.real(),
                 needed_by=needed_by, promise=promise(row) if promise else None, held_until=until,
             )  # fmt: skip
             document = as_document(held)
@@ -158,6 +161,16 @@ class StockStore:
             return Outcome(increments=increments, inserts=[(HOLDS, document)], answer=answer(self.holds.answer(document)))
 
         return await self.holders.hold(once, holder, at, [ref], decide, answer_type)
+
+    async def held(self, named: Mapping[str, str], page: PageRequest) -> Page:
+        """The holds of all that is named (consumer_id, store_id), latest first."""
+        (query,) = await self.persons.filters([named])
+        return await self.holds.page(query, page, order=LATEST_FIRST)
+
+    async def first_held(self, name: str, ids: Sequence[str], first: int) -> dict[str, Page]:
+        """The first page of each of several consumers or stores (`name` says which), as `held` has it."""
+        queries = await self.persons.filters([{name: id} for id in ids])
+        return await self.holds.first_pages(dict(zip(ids, queries, strict=True)), first, order=LATEST_FIRST)
 
     async def held_until(self, stock_ids: Sequence[str]) -> dict[str, datetime]:
         """When the first of the live holds on each of these rows ends."""

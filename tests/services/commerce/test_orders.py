@@ -18,6 +18,7 @@ from services.commerce.stock.store import StockStore
 from services.kit import clock
 from services.kit.errors import Conflict, Denied, Exhausted, Invalid, NotFound
 from services.kit.facts.outbox import route
+from services.kit.persons import Persons
 from services.kit.principals import Grant
 from services.kit.watch import Watch
 from tests.services.commerce.conftest import HERE, Shop, consumer, explained, fresh, of_brand, of_store
@@ -33,10 +34,11 @@ def test_the_words_are_those_of_the_wire() -> None:
 
 
 async def test_commerce_hears_exactly_what_the_routes_say(commerce: Running) -> None:
-    house = commerce.house
+    house, persons = commerce.house, Persons(commerce.database)
+    stocks, orders = StockStore(house.database, house.lane, persons), OrderStore(house.database, Watch(house.database), persons)
     kinds = facts_pb2.Fact.DESCRIPTOR.oneofs_by_name["body"].fields
     heard = {field.name for field in kinds if "commerce" in route(field.name).heard_by}
-    assert set(handlers(house, StockStore(house.database, house.lane), OrderStore(house.database, Watch(house.database)))) == heard
+    assert set(handlers(house, stocks, orders, persons)) == heard
 
 
 def paying(order_id: str, token: str = "approve") -> orders_pb2.PayOrderRequest:

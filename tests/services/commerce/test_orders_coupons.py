@@ -20,6 +20,7 @@ from services.kit.documents import as_document
 from services.kit.errors import Conflict, NotFound, Unavailable
 from services.kit.house import House
 from services.kit.money import Money
+from services.kit.persons import Persons
 from services.kit.watch import Watch
 from tests.services.commerce.conftest import Shop, consumer, fresh
 from tests.services.conftest import Running, Start
@@ -142,8 +143,9 @@ class Replica:
     STEPS = ("begun", "locked", "approved", "confirmed", "settled")
 
     def __init__(self, house: House, dies_at: str = "") -> None:
-        catalog, stocks = CatalogStore(house.database), StockStore(house.database, house.lane)
-        store = OrderStore(house.database, Watch(house.database))
+        persons, catalog = Persons(house.database), CatalogStore(house.database)
+        stocks = StockStore(house.database, house.lane, persons)
+        store = OrderStore(house.database, Watch(house.database), persons)
         self.wallet = Wallet(lambda: house.channels.district)
         self.checkout = Checkout(catalog, stocks, store, self.wallet)
         self.orders = Orders(house, catalog, stocks, store, self.checkout)

@@ -32,7 +32,7 @@ def variant(place: int, minor: int, brand_id: str = "brd_a", currency: str = "CN
 
 def hold_of(variant: Variant, quantity: int = 1, store_id: str = "str_a") -> Hold:
     row = Stock(f"{store_id}:{variant.id}", store_id, variant.id, variant.brand_id, "rtl_x", on_hand=quantity)
-    return stock_rules.hold(row, id=f"hld_{variant.id}", holder=stock_rules.Holder("con_a"), quantity=quantity, at=NOW, real_at=NOW)
+    return stock_rules.hold(row, id=f"hld_{variant.id}", consumer_id="con_a", quantity=quantity, at=NOW, real_at=NOW)
 
 
 def placed(*goods: tuple[Variant, int], coupon_ids: tuple[str, ...] = (), **given: Any) -> Order:
@@ -96,7 +96,7 @@ class Shop(RuleBasedStateMachine):
     def hold(self, quantity: int) -> None:
         id = f"hld_{len(self.holds)}"
         try:
-            held = stock_rules.hold(self.stock, id=id, holder=stock_rules.Holder("con_a"), quantity=quantity, at=self.at, real_at=self.at)
+            held = stock_rules.hold(self.stock, id=id, consumer_id="con_a", quantity=quantity, at=self.at, real_at=self.at)
         except Exhausted:
             assert available(self.stock) < quantity
             return

@@ -14,6 +14,7 @@ from services.commerce.stock.store import StockStore
 from services.kit import access, clock
 from services.kit.documents import checked
 from services.kit.errors import Conflict, Denied, Exhausted, Invalid, NotFound, Refusal
+from services.kit.persons import Persons
 from tests.services.commerce.conftest import Shop, consumer, explained, fresh, of_brand, of_store
 from tests.services.conftest import OPERATOR
 from tests.services.lists import first_pages, rows_read, says_the_same_of_each
@@ -27,7 +28,7 @@ def test_the_words_are_those_of_the_wire() -> None:
 
 
 def store_of(shop: Shop) -> StockStore:
-    return StockStore(shop.database, shop.commerce.house.lane)
+    return StockStore(shop.database, shop.commerce.house.lane, Persons(shop.database))
 
 
 def set_stock(on_hand: int, safety: int = 0, store_id: str = "str_near", variant_id: str = "var_shirt_40") -> stock_pb2.SetStockRequest:

@@ -57,7 +57,7 @@ class _StockReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_StockReas
     STOCK_REASON_INVALID_FIELD: _StockReason.ValueType  # 10
     """A field is out of its bounds (metadata: field)."""
     STOCK_REASON_TOO_MANY_HOLDS: _StockReason.ValueType  # 11
-    """As many holds stand for the consumer as may at a time: of their own, or of those that others took for them from the stores of this
+    """As many holds stand for the person as may at a time: of their own, or of those that others took for them from the stores of this
     brand (metadata: limit; `free_at`, unless the first to end is out of the caller's scope).
     """
     STOCK_REASON_TOO_MANY_ON_HAND: _StockReason.ValueType  # 12
@@ -89,7 +89,7 @@ STOCK_REASON_STOCK_REPEATED: StockReason.ValueType  # 9
 STOCK_REASON_INVALID_FIELD: StockReason.ValueType  # 10
 """A field is out of its bounds (metadata: field)."""
 STOCK_REASON_TOO_MANY_HOLDS: StockReason.ValueType  # 11
-"""As many holds stand for the consumer as may at a time: of their own, or of those that others took for them from the stores of this
+"""As many holds stand for the person as may at a time: of their own, or of those that others took for them from the stores of this
 brand (metadata: limit; `free_at`, unless the first to end is out of the caller's scope).
 """
 STOCK_REASON_TOO_MANY_ON_HAND: StockReason.ValueType  # 12

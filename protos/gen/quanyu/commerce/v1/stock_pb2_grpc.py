@@ -148,8 +148,8 @@ class StockServiceServicer:
         """Keeps goods back for a consumer for 15 minutes.
         Refuses with STOCK_NOT_FOUND, with OUT_OF_STOCK when too few are available (metadata: fewer, whether any are; `held_until`, RFC 3339, when
         it is others' holds that take them: the time at which the first of those ends unless it is bought), and with TOO_MANY_HOLDS when 10
-        holds stand for the consumer, those of unpaid orders among them (metadata: limit; `free_at`, RFC 3339, when the first of them ends,
-        unless that hold is out of the caller's scope). An unpaid order of goods that were not held before it counts as one hold, however many
+        holds stand for the person (under all ids that were linked to the given one), those of unpaid orders among them (metadata: limit;
+        `free_at`, RFC 3339, when the first of them ends, unless that hold is out of the caller's scope). An unpaid order of goods that were not held before it counts as one hold, however many
         lines it has. What the consumer takes themself counts in all brands together; what others take for them counts apart from that, for
         each brand alone that runs stores it is taken from.
         """
@@ -179,7 +179,8 @@ class StockServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListHolds(self, request, context):
-        """The holds of a consumer or on a store's stock, latest first. At least one of the two is named, else INVALID_FIELD.
+        """The holds of a person (under all ids that were linked to the given one) or on a store's stock, latest first.
+        At least one of the two is named, else INVALID_FIELD.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -56,8 +56,8 @@ class StockServiceStub:
     """Keeps goods back for a consumer for 15 minutes.
     Refuses with STOCK_NOT_FOUND, with OUT_OF_STOCK when too few are available (metadata: fewer, whether any are; `held_until`, RFC 3339, when
     it is others' holds that take them: the time at which the first of those ends unless it is bought), and with TOO_MANY_HOLDS when 10
-    holds stand for the consumer, those of unpaid orders among them (metadata: limit; `free_at`, RFC 3339, when the first of them ends,
-    unless that hold is out of the caller's scope). An unpaid order of goods that were not held before it counts as one hold, however many
+    holds stand for the person (under all ids that were linked to the given one), those of unpaid orders among them (metadata: limit;
+    `free_at`, RFC 3339, when the first of them ends, unless that hold is out of the caller's scope). An unpaid order of goods that were not held before it counts as one hold, however many
     lines it has. What the consumer takes themself counts in all brands together; what others take for them counts apart from that, for
     each brand alone that runs stores it is taken from.
     """
@@ -68,7 +68,9 @@ class StockServiceStub:
     BatchGetHolds: _grpc.UnaryUnaryMultiCallable[_stock_pb2.BatchGetHoldsRequest, _stock_pb2.BatchGetHoldsResponse]
     """Holds by id, in no particular order; those out of the caller's scope or unknown are left out."""
     ListHolds: _grpc.UnaryUnaryMultiCallable[_stock_pb2.ListHoldsRequest, _stock_pb2.ListHoldsResponse]
-    """The holds of a consumer or on a store's stock, latest first. At least one of the two is named, else INVALID_FIELD."""
+    """The holds of a person (under all ids that were linked to the given one) or on a store's stock, latest first.
+    At least one of the two is named, else INVALID_FIELD.
+    """
     BatchListHolds: _grpc.UnaryUnaryMultiCallable[_stock_pb2.BatchListHoldsRequest, _stock_pb2.BatchListHoldsResponse]
     """The first holds of each of up to 100 consumers or stores, as ListHolds shows them; those without any within the caller's scope are absent
     from the answer. Exactly one of the two is given, else INVALID_FIELD; more than 100 at once are an invalid request.
@@ -99,8 +101,8 @@ class StockServiceAsyncStub(StockServiceStub):
     """Keeps goods back for a consumer for 15 minutes.
     Refuses with STOCK_NOT_FOUND, with OUT_OF_STOCK when too few are available (metadata: fewer, whether any are; `held_until`, RFC 3339, when
     it is others' holds that take them: the time at which the first of those ends unless it is bought), and with TOO_MANY_HOLDS when 10
-    holds stand for the consumer, those of unpaid orders among them (metadata: limit; `free_at`, RFC 3339, when the first of them ends,
-    unless that hold is out of the caller's scope). An unpaid order of goods that were not held before it counts as one hold, however many
+    holds stand for the person (under all ids that were linked to the given one), those of unpaid orders among them (metadata: limit;
+    `free_at`, RFC 3339, when the first of them ends, unless that hold is out of the caller's scope). An unpaid order of goods that were not held before it counts as one hold, however many
     lines it has. What the consumer takes themself counts in all brands together; what others take for them counts apart from that, for
     each brand alone that runs stores it is taken from.
     """
@@ -111,7 +113,9 @@ class StockServiceAsyncStub(StockServiceStub):
     BatchGetHolds: _aio.UnaryUnaryMultiCallable[_stock_pb2.BatchGetHoldsRequest, _stock_pb2.BatchGetHoldsResponse]  # type: ignore[assignment]
     """Holds by id, in no particular order; those out of the caller's scope or unknown are left out."""
     ListHolds: _aio.UnaryUnaryMultiCallable[_stock_pb2.ListHoldsRequest, _stock_pb2.ListHoldsResponse]  # type: ignore[assignment]
-    """The holds of a consumer or on a store's stock, latest first. At least one of the two is named, else INVALID_FIELD."""
+    """The holds of a person (under all ids that were linked to the given one) or on a store's stock, latest first.
+    At least one of the two is named, else INVALID_FIELD.
+    """
     BatchListHolds: _aio.UnaryUnaryMultiCallable[_stock_pb2.BatchListHoldsRequest, _stock_pb2.BatchListHoldsResponse]  # type: ignore[assignment]
     """The first holds of each of up to 100 consumers or stores, as ListHolds shows them; those without any within the caller's scope are absent
     from the answer. Exactly one of the two is given, else INVALID_FIELD; more than 100 at once are an invalid request.
@@ -181,8 +185,8 @@ class StockServiceServicer(metaclass=_abc_1.ABCMeta):
         """Keeps goods back for a consumer for 15 minutes.
         Refuses with STOCK_NOT_FOUND, with OUT_OF_STOCK when too few are available (metadata: fewer, whether any are; `held_until`, RFC 3339, when
         it is others' holds that take them: the time at which the first of those ends unless it is bought), and with TOO_MANY_HOLDS when 10
-        holds stand for the consumer, those of unpaid orders among them (metadata: limit; `free_at`, RFC 3339, when the first of them ends,
-        unless that hold is out of the caller's scope). An unpaid order of goods that were not held before it counts as one hold, however many
+        holds stand for the person (under all ids that were linked to the given one), those of unpaid orders among them (metadata: limit;
+        `free_at`, RFC 3339, when the first of them ends, unless that hold is out of the caller's scope). An unpaid order of goods that were not held before it counts as one hold, however many
         lines it has. What the consumer takes themself counts in all brands together; what others take for them counts apart from that, for
         each brand alone that runs stores it is taken from.
         """
@@ -217,7 +221,9 @@ class StockServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _stock_pb2.ListHoldsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_stock_pb2.ListHoldsResponse, _abc.Awaitable[_stock_pb2.ListHoldsResponse]]:
-        """The holds of a consumer or on a store's stock, latest first. At least one of the two is named, else INVALID_FIELD."""
+        """The holds of a person (under all ids that were linked to the given one) or on a store's stock, latest first.
+        At least one of the two is named, else INVALID_FIELD.
+        """
 
     @_abc_1.abstractmethod
     def BatchListHolds(
