@@ -46,7 +46,7 @@ PLAIN: Mapping[str, str] = {
     "cancelled_at": "When it was cancelled.",
     "category": "What kind of thing it is, in lower case, like `shirt`; may be empty.",
     "closed_at": "When it was closed.",
-    "closes_minute": "Local minutes since midnight at which it closes every day.",
+    "closes_minute": "Local minutes since midnight at which it closes every day; 1440 where it opens at 0 and never closes.",
     "consumer": "The consumer.",
     "consumer_id": "Which consumer.",
     "coupon": "The coupon.",

@@ -62,7 +62,10 @@ def day_start(day: date, zone: str) -> datetime:
 
 
 def is_open(opens_minute: int, closes_minute: int, at: datetime, zone: str) -> bool:
-    """Whether a place with these daily hours is open. Closing before opening means after midnight; equal means never open."""
+    """Whether a place with these daily hours is open.
+
+    Closing before opening means after midnight; equal means never open; from 0 to 1440, day and night.
+    """
     minute = local_minute(at, zone)
     if opens_minute <= closes_minute:
         return opens_minute <= minute < closes_minute
@@ -70,8 +73,8 @@ def is_open(opens_minute: int, closes_minute: int, at: datetime, zone: str) -> b
 
 
 def closes_at(opens_minute: int, closes_minute: int, at: datetime, zone: str) -> datetime | None:
-    """When a place that is open at `at` closes (UTC); None when it is not open."""
-    if not is_open(opens_minute, closes_minute, at, zone):
+    """When a place that is open at `at` closes (UTC); None when it is not open, or never closes: its day ends as the next one begins."""
+    if not is_open(opens_minute, closes_minute, at, zone) or (opens_minute, closes_minute) == (0, DAY_MINUTES):
         return None
     today = day_of(at, zone)
     return _next(at, (today, today + timedelta(days=1)), closes_minute, zone)
@@ -79,9 +82,9 @@ def closes_at(opens_minute: int, closes_minute: int, at: datetime, zone: str) ->
 
 def next_open(opens_minute: int, closes_minute: int, at: datetime, zone: str) -> datetime | None:
     """When a place opens next (UTC), `at` itself while it is open; None when it never does."""
-    if opens_minute == closes_minute:
-        return None
     if is_open(opens_minute, closes_minute, at, zone):
         return at
+    if (closes_minute - opens_minute) % DAY_MINUTES == 0:
+        return None
     today = day_of(at, zone)
     return _next(at, (today, today + timedelta(days=1)), opens_minute, zone)

@@ -9,7 +9,7 @@ from msgspec import Struct
 
 from services.commerce.catalog.rules import Attributes, Text, Variant
 from services.commerce.stock.rules import Availability, ConsumerId, Method, Point, Promise, Quantity, Stock, Store, StoreId, available
-from services.kit.calendar import closes_at, next_open
+from services.kit.calendar import closes_at, is_open, next_open
 from services.kit.errors import Conflict, Invalid
 
 RADIUS_METRES = 5_000
@@ -61,7 +61,8 @@ class Way(Struct, frozen=True):
 
     ready_at: datetime
     arrives_at: datetime
-    open_until: datetime
+    open_until: datetime | None
+    """None: the store never closes."""
 
 
 class Hindrance(Struct, frozen=True):
@@ -189,15 +190,16 @@ def way(
     """How goods of this store get into the consumer's hands, or why not. Nothing is handed over before preparation or after closing."""
     if method is Method.INSTANT_DELIVERY and not (store.delivers and distance_metres <= terms.delivery_metres_max):
         return Hindrance(Obstacle.NOT_DELIVERED_HERE)
-    closing = closes_at(store.opens_minute, store.closes_minute, at, store.zone) if store.active else None
-    if closing is None:
+    hours = store.opens_minute, store.closes_minute
+    if not (store.active and is_open(*hours, at, store.zone)):
         return _closed(store, at)
+    closing = closes_at(*hours, at, store.zone)
     ready = at + terms.preparation
     if method is Method.PICKUP:
         handed_over = arrives = max(ready, at + timedelta(seconds=math.ceil(distance_metres / terms.walking_metres_per_second)))
     else:
         handed_over, arrives = ready, ready + timedelta(seconds=math.ceil(distance_metres / terms.courier_metres_per_second))
-    if handed_over >= closing:
+    if closing is not None and handed_over >= closing:
         return _closed(store, closing)
     if needed_by is not None and arrives > needed_by:
         return Hindrance(Obstacle.TOO_LATE, arrives)

@@ -123,12 +123,12 @@ class Promise(Struct, frozen=True):
     distance_metres: int
     ready_at: datetime
     arrives_at: datetime
-    open_until: datetime
     price: Price
     availability: Availability
     name: Text
     attributes: Attributes = {}
     store_position: Point | None = None
+    open_until: datetime | None = None
 
 
 class Hold(Struct, frozen=True):

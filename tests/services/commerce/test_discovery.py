@@ -94,6 +94,14 @@ async def test_a_repeated_hold_of_a_promise_is_the_same_even_after_closing(shop:
     assert await shop.row() == {"on_hand": 1, "reserved": 1}
 
 
+async def test_a_store_that_never_closes_promises_beyond_midnight(shop: Shop) -> None:
+    late = evening() + timedelta(hours=2, minutes=15).total_seconds()  # 23:55
+    found = await search(shop, late)
+    promise = (await shop.discovery(consumer(), offset=late).HoldPromise(hold())).hold.promise
+    assert promise.store_id == "str_near"
+    assert not any(made.HasField("open_until") for made in (promise, *found.promises))
+
+
 async def test_only_one_of_many_who_see_the_promise_holds_it(shop: Shop) -> None:
     asked = [shop.discovery(consumer(f"con_{place}")).HoldPromise(hold(f"con_{place}")) for place in range(20)]
     answers = await asyncio.gather(*asked, return_exceptions=True)

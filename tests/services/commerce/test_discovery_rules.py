@@ -43,10 +43,18 @@ def test_what_is_promised_can_be_kept(store: Store, method: Method, metres: int,
     assert store.active
     assert is_open(store.opens_minute, store.closes_minute, at, store.zone)
     assert at + TERMS.preparation <= found.ready_at <= found.arrives_at
-    assert found.ready_at < found.open_until
-    assert method is Method.INSTANT_DELIVERY or found.arrives_at < found.open_until
+    assert (found.open_until is None) == (store.opens_minute == 0 and store.closes_minute == 1440)
+    if found.open_until is not None:
+        assert found.ready_at < found.open_until
+        assert method is Method.INSTANT_DELIVERY or found.arrives_at < found.open_until
     assert method is Method.PICKUP or (store.delivers and metres <= TERMS.delivery_metres_max)
     assert needed_by is None or found.arrives_at <= needed_by
+
+
+@given(STORES, METHODS, METRES, TIMES)
+def test_a_store_that_is_open_day_and_night_is_never_closed(store: Store, method: Method, metres: int, at: datetime) -> None:
+    found = way(replace(store, opens_minute=0, closes_minute=1440, active=True), method, metres, at)
+    assert isinstance(found, Way) or found.obstacle is Obstacle.NOT_DELIVERED_HERE
 
 
 @given(STORES, METHODS, METRES, METRES, TIMES, st.none() | st.timedeltas(timedelta(), timedelta(hours=12)))

@@ -14,7 +14,7 @@ zones = st.sampled_from([SHANGHAI, "Europe/Berlin", "America/New_York", "Asia/Ka
 moments = st.datetimes(datetime(2020, 1, 1), datetime(2035, 1, 1), timezones=st.just(UTC)).map(
     lambda at: at.replace(second=0, microsecond=0)
 )
-minutes = st.integers(0, 1439)
+minutes = st.integers(0, 1440)
 
 
 def test_the_walk_happens_on_a_shanghai_evening() -> None:
@@ -44,7 +44,7 @@ near_changes = st.tuples(st.sampled_from(CHANGES), st.integers(-1600, 1600)).map
     lambda drawn: (drawn[0][0], drawn[0][1] + timedelta(minutes=drawn[1]))
 )
 anywhere = st.tuples(zones, moments) | near_changes
-night = st.integers(0, 240) | minutes
+night = st.integers(0, 240) | minutes | st.sampled_from([0, calendar.DAY_MINUTES])
 MINUTE = timedelta(minutes=1)
 
 
@@ -56,17 +56,26 @@ def test_there_are_changes_to_test() -> None:
 def test_a_place_is_open_until_it_closes(opens: int, closes: int, where: tuple[str, datetime]) -> None:
     zone, at = where
     until = calendar.closes_at(opens, closes, at, zone)
-    assert (until is not None) == calendar.is_open(opens, closes, at, zone)
+    always = (opens, closes) == (0, calendar.DAY_MINUTES)
+    assert (until is not None) == (calendar.is_open(opens, closes, at, zone) and not always)
     if until is not None:
         assert at < until <= at + timedelta(hours=25)
         assert calendar.is_open(opens, closes, until - MINUTE, zone)
+
+
+@given(anywhere)
+def test_who_is_open_day_and_night_never_closes(where: tuple[str, datetime]) -> None:
+    zone, at = where
+    assert calendar.is_open(0, calendar.DAY_MINUTES, at, zone)
+    assert calendar.closes_at(0, calendar.DAY_MINUTES, at, zone) is None
+    assert calendar.next_open(0, calendar.DAY_MINUTES, at, zone) == at
 
 
 @given(night, night, anywhere)
 def test_the_next_opening_is_open_and_not_before_now(opens: int, closes: int, where: tuple[str, datetime]) -> None:
     zone, at = where
     opening = calendar.next_open(opens, closes, at, zone)
-    assert (opening is None) == (opens == closes)
+    assert (opening is None) == (opens == closes or (opens, closes) == (calendar.DAY_MINUTES, 0))
     # Hours that lie wholly in what the clock skips that night are over as they begin.
     if opening is not None and (closes - opens) % calendar.DAY_MINUTES > 60:
         assert at <= opening <= at + timedelta(hours=25)

@@ -243,7 +243,7 @@ class Promise(_message.Message):
 
     @_builtins.property
     def open_until(self) -> _timestamp_pb2.Timestamp:
-        """When the store closes."""
+        """When the store closes; unset when it never does."""
 
     @_builtins.property
     def price(self) -> _money_pb2.Money:

@@ -472,7 +472,9 @@ class StoreChanged(_message.Message):
     zone: _builtins.str
     """IANA zone of its hours and days, like Asia/Shanghai."""
     opens_minute: _builtins.int
-    """Local minutes since midnight at which it opens and closes every day; equal: never open to the public (a warehouse)."""
+    """Local minutes since midnight at which it opens and closes every day; equal: never open to the public (a warehouse);
+    from 0 to 1440: never closed.
+    """
     closes_minute: _builtins.int
     delivers: _builtins.bool
     """Whether it can hand goods to a courier."""

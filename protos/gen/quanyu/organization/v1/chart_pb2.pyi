@@ -387,7 +387,7 @@ class Store(_message.Message):
     """IANA zone of its hours."""
     opens_minute: _builtins.int
     """Local minutes since midnight at which it opens and closes every day, 0 to 1440; a closing before the opening lies on the next day;
-    equal: it never opens to the public.
+    equal: it never opens to the public; from 0 to 1440: it never closes.
     """
     closes_minute: _builtins.int
     delivers: _builtins.bool
