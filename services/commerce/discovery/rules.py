@@ -8,7 +8,19 @@ from enum import StrEnum
 from msgspec import Struct
 
 from services.commerce.catalog.rules import Attributes, Text, Variant
-from services.commerce.stock.rules import Availability, ConsumerId, Method, Point, Promise, Quantity, Stock, Store, StoreId, available
+from services.commerce.stock.rules import (
+    Availability,
+    ConsumerId,
+    Method,
+    Point,
+    Promise,
+    Quantity,
+    Stock,
+    Store,
+    StoreId,
+    available,
+    check_needed_within,
+)  # fmt: skip
 from services.kit.calendar import closes_at, is_open, next_open
 from services.kit.errors import Conflict, Invalid
 
@@ -172,6 +184,7 @@ def search(
         raise Invalid(Reason.INVALID_FIELD, f"look for it within 1 to {RADIUS_METRES_MAX} metres", field="radius_metres_max")
     if not 0 <= first <= PROMISES_MAX:
         raise Invalid(Reason.INVALID_FIELD, f"ask for 1 to {PROMISES_MAX} promises", field="first")
+    check_needed_within(needed_by, at)
     return Search(
         at=at,
         near=near,

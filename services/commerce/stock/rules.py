@@ -20,6 +20,8 @@ COUNT_MAX = 1_000_000_000
 QUANTITY_MAX = 100
 NOW = timedelta(minutes=5)
 """A front end's "now" is on its way for a moment, and clocks differ."""
+NEEDED_WITHIN = timedelta(days=30)
+"""Goods that stand in a store now are promised for days, not for years; what is needed later is asked for later."""
 HOLDS_MAX = 10
 """Calls of one holder that keep goods back at a time: each hold, ordered or not, and each unpaid order of goods that were not held."""
 IMPORT_MAX = 500
@@ -197,9 +199,17 @@ def check_level(on_hand: int, reserved: int) -> None:
 
 
 def check_needed(needed_by: datetime | None, at: datetime) -> None:
-    """Refuses what was needed well before it is asked for: an order of it would be called urgent."""
+    """Refuses what was needed well before it is asked for: an order of it would be called urgent. And as `check_needed_within`."""
     if needed_by is not None and needed_by < at - NOW:
         raise Invalid(Reason.INVALID_FIELD, "this time is over already; say when it is needed, or leave it out", field="needed_by")
+    check_needed_within(needed_by, at)
+
+
+def check_needed_within(needed_by: datetime | None, at: datetime) -> None:
+    """Refuses what is needed later than anything is promised for."""
+    if needed_by is not None and needed_by > at + NEEDED_WITHIN:
+        said = f"this is more than {NEEDED_WITHIN.days} days ahead; say when it is needed, or leave it out"
+        raise Invalid(Reason.INVALID_FIELD, said, field="needed_by")
 
 
 def check_holds(standing: int, free_at: datetime | None) -> None:
@@ -227,7 +237,7 @@ def hold(
     staff_brand_id: str | None = None,
 ) -> Hold:
     """A hold on this row. `held_until` is when the first of the others' live holds ends; `Exhausted` when too few are available,
-    `Invalid` when it was needed before `at`.
+    `Invalid` when it was needed before `at`, or is in more than NEEDED_WITHIN.
 
     `at` is the caller's time, `real_at` the machine's.
     """

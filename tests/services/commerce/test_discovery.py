@@ -164,6 +164,11 @@ async def test_questions_and_holds_have_bounds_and_scopes(shop: Shop) -> None:
         assert nowhere.value.metadata["field"] == field
     with pytest.raises(NotFound, match="STOCK_NOT_FOUND"):
         await shop.discovery(consumer()).HoldPromise(hold(store_id="str_no"))
+    in_years = datetime(9999, 12, 31, tzinfo=UTC)
+    for asked in (search(shop, needed_by=in_years), shop.discovery(consumer()).HoldPromise(hold(needed_by=in_years))):
+        with pytest.raises(Invalid, match="INVALID_FIELD") as far:
+            await asked
+        assert far.value.metadata["field"] == "needed_by"
     with pytest.raises(Denied):
         await shop.discovery(consumer("con_b")).HoldPromise(hold("con_a"))
     with pytest.raises(Invalid, match="INVALID_FIELD"):

@@ -276,7 +276,7 @@ async def test_the_scenario_is_derived_from_what_is_known(shop: Shop) -> None:
     assert await scenario(needed_by=now + timedelta(hours=2)) == ("SCENARIO_URGENT_NEED", "needed_soon", "")
 
 
-async def test_goods_are_not_needed_before_they_are_asked_for(shop: Shop) -> None:
+async def test_goods_are_not_needed_before_they_are_asked_for_nor_in_years(shop: Shop) -> None:
     await shop.stocked(on_hand=9)
     hold = await shop.held()
     line = orders_pb2.NewLine(variant_id="var_shirt_40", quantity=1)
@@ -287,8 +287,13 @@ async def test_goods_are_not_needed_before_they_are_asked_for(shop: Shop) -> Non
         (orders.PlaceOrder, orders_pb2.PlaceOrderRequest(consumer_id="con_a", store_id="str_near", lines=[line])),
         (orders.PlaceOrder, orders_pb2.PlaceOrderRequest(consumer_id="con_a", hold_ids=[hold.id])),
     ):
-        for over in (clock.now() - stock_rules.NOW - timedelta(seconds=1), datetime(1, 1, 1, tzinfo=UTC)):
-            asked.needed_by.FromDatetime(over)
+        for out in (
+            clock.now() - stock_rules.NOW - timedelta(seconds=1),
+            datetime(1, 1, 1, tzinfo=UTC),
+            clock.now() + stock_rules.NEEDED_WITHIN + timedelta(minutes=1),
+            datetime(9999, 12, 31, tzinfo=UTC),
+        ):
+            asked.needed_by.FromDatetime(out)
             asked.request_id = fresh()
             with pytest.raises(Invalid, match="INVALID_FIELD") as refused:
                 await call(asked)

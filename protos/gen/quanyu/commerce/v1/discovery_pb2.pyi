@@ -225,7 +225,7 @@ class SearchPromisesRequest(_message.Message):
 
     @_builtins.property
     def needed_by(self) -> _timestamp_pb2.Timestamp:
-        """When the consumer needs it; unset: whenever."""
+        """When the consumer needs it, at most 30 days ahead (else INVALID_FIELD); unset: whenever."""
 
     @_builtins.property
     def methods(self) -> _containers.RepeatedScalarFieldContainer[_stock_pb2.Method.ValueType]:
@@ -305,7 +305,7 @@ class HoldPromiseRequest(_message.Message):
 
     @_builtins.property
     def needed_by(self) -> _timestamp_pb2.Timestamp:
-        """When the consumer needs it; unset: whenever."""
+        """When the consumer needs it, at most 30 days ahead (else INVALID_FIELD); unset: whenever."""
 
     def __init__(
         self,

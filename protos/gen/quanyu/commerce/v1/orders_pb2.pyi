@@ -603,7 +603,7 @@ class PlaceOrderRequest(_message.Message):
 
     @_builtins.property
     def needed_by(self) -> _timestamp_pb2.Timestamp:
-        """When the consumer needs the goods, at most 5 minutes ago (else INVALID_FIELD); unset: as the holds say."""
+        """When the consumer needs the goods, at most 5 minutes ago and at most 30 days ahead (else INVALID_FIELD); unset: as the holds say."""
 
     @_builtins.property
     def destination(self) -> Global___Destination:

@@ -788,7 +788,7 @@ class HoldStockRequest(_message.Message):
     consumer_id: _builtins.str
     @_builtins.property
     def needed_by(self) -> _timestamp_pb2.Timestamp:
-        """When the consumer needs it; may be unset, at most 5 minutes ago (else INVALID_FIELD). It is kept for the order's scenario."""
+        """When the consumer needs it; may be unset, at most 5 minutes ago and at most 30 days ahead (else INVALID_FIELD). It is kept for the order's scenario."""
 
     def __init__(
         self,
