@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from services.commerce.catalog.rules import Attributes, Text, Variant
 from services.commerce.stock.rules import (
@@ -201,7 +202,7 @@ def way(
     store: Store, method: Method, distance_metres: int, at: datetime, needed_by: datetime | None = None, terms: Terms = TERMS
 ) -> Way | Hindrance:
     """How goods of this store get into the consumer's hands, or why not. Nothing is handed over before preparation or after closing."""
-    if method is Method.INSTANT_DELIVERY and not (store.delivers and distance_metres <= terms.delivery_metres_max):
+    if method is Method.INSTANT_DELIVERY and not _delivers(store, distance_metres, terms):
         return Hindrance(Obstacle.NOT_DELIVERED_HERE)
     hours = store.opens_minute, store.closes_minute
     if not (store.active and is_open(*hours, at, store.zone)):
@@ -254,8 +255,18 @@ def promise(shelf: Shelf, method: Method, at: datetime, needed_by: datetime | No
     if found.obstacle is Obstacle.TOO_LATE:
         raise Conflict(Reason.TOO_LATE, "it cannot be there by then", arrives_at=until)
     if found.obstacle is Obstacle.NOT_DELIVERED_HERE:
-        raise Conflict(Reason.NOT_DELIVERED_HERE, "this store does not deliver there; pick it up")
+        raise _not_delivered()
     raise Conflict(Reason.STORE_CLOSED, "the store is closed, or closes before the goods can be handed over", opens_at=until)
+
+
+def check_delivered(store: Store, position: Point | None, *, promised: bool = False) -> None:
+    """`Conflict` where this store does not bring its goods; what it `promised` to bring it brings still, as far as it does.
+
+    Of a place that nobody knows, its distance is not asked.
+    """
+    metres = distance_metres(position, store.position) if position and store.position else 0
+    if not _delivers(replace(store, delivers=store.delivers or promised), metres, TERMS):
+        raise _not_delivered()
 
 
 # The nearer to being had, the sooner told.
@@ -271,6 +282,14 @@ def _ways(question: Search, shelf: Shelf) -> tuple[list[Promise], list[Hindrance
     if shelf.stock.on_hand - shelf.stock.safety > 0 and len(hindrances) < len(found):
         return [], [Hindrance(Obstacle.HELD, shelf.held_until)]
     return [], []
+
+
+def _delivers(store: Store, metres: int, terms: Terms) -> bool:
+    return store.delivers and metres <= terms.delivery_metres_max
+
+
+def _not_delivered() -> Conflict:
+    return Conflict(Reason.NOT_DELIVERED_HERE, "this store does not deliver there; pick it up")
 
 
 def _closed(store: Store, after: datetime) -> Hindrance:

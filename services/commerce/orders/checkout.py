@@ -57,7 +57,8 @@ class Checkout:
         needed_by = asked.needed_by or min((hold.needed_by for hold in holds if hold.needed_by), default=None)
         variant_ids = [hold.variant_id for hold in holds]
         person = await self.store.persons.of(asked.consumer_id, unit.session)
-        place = await self._prepare(replace(asked, needed_by=needed_by), person, variant_ids, destination, unit.at, unit.session)
+        asked = replace(asked, needed_by=needed_by, store_id=holds[0].store_id)
+        place = await self._prepare(asked, person, variant_ids, destination, unit.at, unit.session)
         order = place(holds)
         for hold in holds:
             await self.stocks.holds.replace(unit, stock_rules.order(hold, order.id, unit.at, rules.pay_by(order)), before=hold)
@@ -116,6 +117,7 @@ class Checkout:
         """What makes the order of holds: all that has to be read for it is read."""
         variants = await self.catalog.known(variant_ids, session)
         visit = await self.store.visit_of(person, session)
+        stores = await self.stocks.known_stores([asked.store_id], session=session) if asked.destination else {}
         order_id, real_at = ids.new("ord"), clock.real()
 
         def place(holds: Sequence[Hold]) -> Order:
@@ -125,6 +127,7 @@ class Checkout:
             return rules.place(
                 holds, variants, id=order_id, at=at, real_at=real_at, scenario=derived, basis=basis, touchpoint=asked.touchpoint,
                 method=asked.method, needed_by=asked.needed_by, coupon_ids=asked.coupon_ids, destination=destination,
+                store=stores.get(asked.store_id), position=asked.destination.position if asked.destination else None,
                 of_holds=bool(asked.hold_ids),
             )  # fmt: skip
 

@@ -7,6 +7,7 @@ from enum import StrEnum
 from msgspec.structs import replace
 
 from services.commerce.catalog.rules import Price, Variant
+from services.commerce.discovery.rules import check_delivered
 from services.commerce.orders.nouns import (
     LINES_MAX,
     AppliedCoupon,
@@ -23,7 +24,7 @@ from services.commerce.orders.nouns import (
     SummaryLine,
 )  # fmt: skip
 from services.commerce.orders.scenario import Basis, Scenario, Touchpoint
-from services.commerce.stock.rules import Hold, Method
+from services.commerce.stock.rules import Hold, Method, Point, Store
 from services.kit.errors import Conflict, Invalid, under
 from services.kit.money import allocate
 from services.kit.phones import e164
@@ -114,14 +115,23 @@ def place(
     needed_by: datetime | None = None,
     coupon_ids: Sequence[str] = (),
     destination: bytes | None = None,
+    store: Store | None = None,
+    position: Point | None = None,
     of_holds: bool = False,
 ) -> Order:
-    """The order of these holds: it waits for its coupons, else for its payment. `at` is the caller's time, `real_at` the machine's."""
+    """The order of these holds: it waits for its coupons, else for its payment. `at` is the caller's time, `real_at` the machine's.
+
+    A delivery is refused without a `destination`, and where the `store` does not bring it to its `position`, if these are given.
+    """
     lines = lines_of(holds, variants)
     promises = [hold.promise for hold in holds if hold.promise]
     how = method or (promises[0].method if promises else Method.PICKUP)
-    if how is Method.INSTANT_DELIVERY and destination is None:
-        raise Invalid(Reason.DESTINATION_MISSING, "say where it is to be delivered", field="destination")
+    if how is Method.INSTANT_DELIVERY:
+        if destination is None:
+            raise Invalid(Reason.DESTINATION_MISSING, "say where it is to be delivered", field="destination")
+        if store is not None:
+            promised = all(hold.promise is not None and hold.promise.method is how for hold in holds)
+            check_delivered(store, position, promised=promised)
     order = Order(
         id=id,
         consumer_id=holds[0].consumer_id,

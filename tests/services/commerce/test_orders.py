@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
-from quanyu.commerce.v1 import orders_pb2, stock_pb2
+from quanyu.commerce.v1 import discovery_pb2, orders_pb2, stock_pb2
 from quanyu.common.v1 import touch_pb2
 from quanyu.common.v1.page_pb2 import PageRequest
+from quanyu.common.v1.point_pb2 import Point
 from quanyu.facts.v1 import facts_pb2
 from services.commerce.facts import handlers
 from services.commerce.orders import nouns, rules
@@ -221,6 +222,46 @@ async def test_a_courier_is_given_a_number_that_can_be_rung(shop: Shop) -> None:
         assert refused.value.metadata["field"] == "destination.phone"
     assert await shop.row() == {"on_hand": 1, "reserved": 0}
     await shop.placed(destination=orders_pb2.Destination(address="三里屯路 1 号 808", phone="+33 6 12 34 56 78"))
+
+
+async def test_what_is_brought_goes_no_farther_than_its_store_delivers(shop: Shop) -> None:
+    """By the rule that promises are made by, for goods that were held and for those that were not."""
+    await shop.stocked(on_hand=9)
+    here, far = (orders_pb2.Destination(address="三里屯路 1 号 808", position=place) for place in (HERE, Point(longitude=0, latitude=0)))
+    nowhere = orders_pb2.Destination(address="三里屯路 1 号 808")
+    hold = await shop.held()
+
+    async def brought(destination: orders_pb2.Destination, **more: Any) -> orders_pb2.Order:
+        return await shop.placed(method=stock_pb2.METHOD_INSTANT_DELIVERY, destination=destination, **more)
+
+    of_hold: dict[str, Any] = {"lines": [], "hold_ids": [hold.id]}
+    for more in ({}, of_hold):
+        with pytest.raises(Conflict, match="NOT_DELIVERED_HERE"):
+            await brought(far, **more)
+    assert await shop.row() == {"on_hand": 9, "reserved": 1}
+    for destination in (here, nowhere):
+        await brought(destination)
+    await shop.placed(destination=far)
+    await brought(here, **of_hold)
+    once = orders_pb2.PlaceOrderRequest(
+        request_id=fresh(), consumer_id="con_a", store_id="str_near", method=stock_pb2.METHOD_INSTANT_DELIVERY, destination=here,
+        lines=[orders_pb2.NewLine(variant_id="var_shirt_40", quantity=1)],
+    )  # fmt: skip
+    first = await shop.orders(consumer()).PlaceOrder(once)
+    promised = discovery_pb2.HoldPromiseRequest(
+        request_id=fresh(), consumer_id="con_a", store_id="str_near", variant_id="var_shirt_40", destination=HERE,
+        method=stock_pb2.METHOD_INSTANT_DELIVERY,
+    )  # fmt: skip
+    kept = (await shop.discovery(consumer()).HoldPromise(promised)).hold
+    await shop.store("str_near", delivers=False)
+    for destination in (here, nowhere):
+        with pytest.raises(Conflict, match="NOT_DELIVERED_HERE"):
+            await brought(destination)
+    # What was placed is answered as it was, and what was promised is kept: there, and nowhere else.
+    assert await shop.orders(consumer()).PlaceOrder(once) == first
+    with pytest.raises(Conflict, match="NOT_DELIVERED_HERE"):
+        await brought(far, lines=[], hold_ids=[kept.id])
+    await brought(here, lines=[], hold_ids=[kept.id])
 
 
 async def test_a_destination_is_for_the_consumer_and_the_store_only(shop: Shop) -> None:

@@ -607,7 +607,7 @@ class PlaceOrderRequest(_message.Message):
 
     @_builtins.property
     def destination(self) -> Global___Destination:
-        """Required for a delivery. Kept encrypted."""
+        """Required for a delivery; with its position it is looked whether the store delivers as far, as HoldPromise does. Kept encrypted."""
 
     def __init__(
         self,

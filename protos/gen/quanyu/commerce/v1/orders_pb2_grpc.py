@@ -103,7 +103,8 @@ class OrderServiceServicer:
         """Makes an order of held goods, or of goods that are held by this call. Coupons are locked for it, their discounts shared out to the lines of
         their brand to the minor unit. The order must be paid within 30 minutes; then it is cancelled, its goods and coupons are free again.
         The scenario is derived from what is known of the consumer; the order keeps it with the fact that decided.
-        Refuses with HOLD_NOT_FOUND, HOLD_ENDED, HOLD_ORDERED, LINES_MISSING, STORES_MIXED, CURRENCY_MIXED, DESTINATION_MISSING (a delivery without one, or one without an address), INVALID_PHONE, STOCK_NOT_FOUND,
+        Refuses with HOLD_NOT_FOUND, HOLD_ENDED, HOLD_ORDERED, LINES_MISSING, STORES_MIXED, CURRENCY_MIXED, DESTINATION_MISSING (a delivery without one, or one without an address), NOT_DELIVERED_HERE (a delivery by a store that
+        does not deliver, unless it was promised with all of the holds, or not as far as the destination's position), INVALID_PHONE, STOCK_NOT_FOUND,
         OUT_OF_STOCK and TOO_MANY_HOLDS (as HoldStock), and with the wallet's reason when a coupon cannot be locked: then held goods stay held.
         An order of `lines` counts as one hold, however many lines it has, until it is paid or cancelled: the consumer's own when they place it,
         else one of those that others took for them from this brand's stores. One of `hold_ids` holds nothing more than they do, is never
