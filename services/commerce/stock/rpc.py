@@ -110,9 +110,7 @@ class Stocks(stock_pb2_grpc.StockServiceServicer):
         return stock_pb2.ListHoldsResponse(holds=holds, page=page)
 
     async def BatchListHolds(self, request: stock_pb2.BatchListHoldsRequest, context: Any) -> stock_pb2.BatchListHoldsResponse:
-        name, ids = lists.asked(request, "consumer_ids", "store_ids")
-        reached = [id for id in ids if access.caller().reaches(access.FIELD_KINDS[name], id)]
-        found = await self.stocks.first_held(name, reached, request.first)
+        found = await self.stocks.first_held(*lists.asked(request, "consumer_ids", "store_ids"), request.first)
         return stock_pb2.BatchListHoldsResponse(lists=lists.answered("key", "holds", found))
 
     async def _place(self, store_id: str, variant_id: str) -> tuple[Store, Variant]:

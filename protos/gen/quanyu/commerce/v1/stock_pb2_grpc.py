@@ -179,8 +179,8 @@ class StockServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListHolds(self, request, context):
-        """The holds of a person (under all ids that were linked to the given one) or on a store's stock, latest first.
-        At least one of the two is named, else INVALID_FIELD.
+        """The holds of a person (under all ids that were linked to the given one) or on a store's stock, latest first: those within the caller's
+        scope. At least one of the two is named, else INVALID_FIELD.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

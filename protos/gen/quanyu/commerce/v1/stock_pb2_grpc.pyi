@@ -68,8 +68,8 @@ class StockServiceStub:
     BatchGetHolds: _grpc.UnaryUnaryMultiCallable[_stock_pb2.BatchGetHoldsRequest, _stock_pb2.BatchGetHoldsResponse]
     """Holds by id, in no particular order; those out of the caller's scope or unknown are left out."""
     ListHolds: _grpc.UnaryUnaryMultiCallable[_stock_pb2.ListHoldsRequest, _stock_pb2.ListHoldsResponse]
-    """The holds of a person (under all ids that were linked to the given one) or on a store's stock, latest first.
-    At least one of the two is named, else INVALID_FIELD.
+    """The holds of a person (under all ids that were linked to the given one) or on a store's stock, latest first: those within the caller's
+    scope. At least one of the two is named, else INVALID_FIELD.
     """
     BatchListHolds: _grpc.UnaryUnaryMultiCallable[_stock_pb2.BatchListHoldsRequest, _stock_pb2.BatchListHoldsResponse]
     """The first holds of each of up to 100 consumers or stores, as ListHolds shows them; those without any within the caller's scope are absent
@@ -113,8 +113,8 @@ class StockServiceAsyncStub(StockServiceStub):
     BatchGetHolds: _aio.UnaryUnaryMultiCallable[_stock_pb2.BatchGetHoldsRequest, _stock_pb2.BatchGetHoldsResponse]  # type: ignore[assignment]
     """Holds by id, in no particular order; those out of the caller's scope or unknown are left out."""
     ListHolds: _aio.UnaryUnaryMultiCallable[_stock_pb2.ListHoldsRequest, _stock_pb2.ListHoldsResponse]  # type: ignore[assignment]
-    """The holds of a person (under all ids that were linked to the given one) or on a store's stock, latest first.
-    At least one of the two is named, else INVALID_FIELD.
+    """The holds of a person (under all ids that were linked to the given one) or on a store's stock, latest first: those within the caller's
+    scope. At least one of the two is named, else INVALID_FIELD.
     """
     BatchListHolds: _aio.UnaryUnaryMultiCallable[_stock_pb2.BatchListHoldsRequest, _stock_pb2.BatchListHoldsResponse]  # type: ignore[assignment]
     """The first holds of each of up to 100 consumers or stores, as ListHolds shows them; those without any within the caller's scope are absent
@@ -221,8 +221,8 @@ class StockServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _stock_pb2.ListHoldsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_stock_pb2.ListHoldsResponse, _abc.Awaitable[_stock_pb2.ListHoldsResponse]]:
-        """The holds of a person (under all ids that were linked to the given one) or on a store's stock, latest first.
-        At least one of the two is named, else INVALID_FIELD.
+        """The holds of a person (under all ids that were linked to the given one) or on a store's stock, latest first: those within the caller's
+        scope. At least one of the two is named, else INVALID_FIELD.
         """
 
     @_abc_1.abstractmethod
