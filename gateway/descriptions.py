@@ -11,9 +11,6 @@ from typing import Any
 
 from google.protobuf.descriptor_pb2 import FileDescriptorSet
 
-PLACE = re.compile(r"\[(\d+)\]")
-"""A place in a list."""
-
 # Where the children of a thing stand in a descriptor: (its kind, number of the field) -> (that field, kind of the children).
 CHILDREN = {
     ("file", 4): ("message_type", "message"),
@@ -192,11 +189,6 @@ def _text(comment: str, names: Mapping[str, str]) -> str:
 
 def _graph_name(name: str) -> str:
     return "idempotencyKey" if name == "request_id" else camel(name)
-
-
-def steps(path: str) -> list[str]:
-    """The names and places of a path that a service wrote: of `lines[0].price` `lines`, `0` and `price`. Entries of maps have none."""
-    return PLACE.sub(r".\1", path.replace("[...]", "")).split(".")
 
 
 def camel(name: str) -> str:

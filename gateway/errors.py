@@ -104,7 +104,7 @@ def general() -> tuple[type[Any], ...]:
 
 
 def formatted(error: GraphQLError) -> dict[str, Any]:
-    """An error of the answer: message, where it is, `extensions.code`, `id` and `field`; nothing else of what is behind it."""
+    """An error of the answer: message, where it is, `extensions.code` and `id`; nothing else of what is behind it."""
     message, extensions = _explained(error)
     answer: dict[str, Any] = {"message": message, "extensions": identified(extensions)}
     if error.locations:
@@ -119,8 +119,7 @@ def _explained(error: GraphQLError) -> tuple[str, dict[str, Any]]:
     while isinstance(cause, GraphQLError) and cause.original_error is not None:
         cause = cause.original_error
     if isinstance(cause, errors.Refusal):
-        where = {"field": ".".join(map(descriptions.camel, descriptions.steps(field)))} if (field := cause.metadata.get("field")) else {}
-        return cause.message, {"code": cause.reason, "retryable": cause.retryable, **where}
+        return cause.message, {"code": cause.reason, "retryable": cause.retryable}
     if cause is None or isinstance(cause, GraphQLError):
         return error.message, {"code": "BAD_REQUEST"} | (error.extensions or {})
     return masked(cause, path=".".join(str(part) for part in error.path or ()))

@@ -10,6 +10,7 @@ A form is an input object of a mutation, or the arguments of a field. Nullable p
 them. `idempotency_key` is the request's `request_id`. `part` declares what its name does not say.
 """
 
+import re
 from collections.abc import Callable, Mapping
 from enum import Enum
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 IDEMPOTENCY_KEY = "idempotency_key"
+PLACE = re.compile(r"\[(\d+)\]")
+"""A place in a list, as services write it."""
 KEY_DESCRIPTION = (
     "The call's own key, 1 to 128 characters, chosen by whoever calls: calls with the same key are carried out once and answered alike, "
     "so that a call whose answer was lost may be made again."
@@ -115,7 +118,7 @@ class Form:
         """How a client wrote what a service calls `lines[0].unit_price.minor`: `lines.0.unitPrice.amount`. What no part fills is told
         under its own name, entries of a map under the map's."""
         form: Form | None = self
-        steps = descriptions.steps(path)
+        steps = PLACE.sub(r".\1", path.replace("[...]", "")).split(".")
         for index, name in enumerate(steps):
             if name.isdigit():
                 continue

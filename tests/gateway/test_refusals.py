@@ -9,7 +9,6 @@ from gateway import errors
 from gateway.names import NAMES
 from services.kit.errors import Conflict
 from tests.gateway.conftest import Gateway, Open
-from tests.gateway.world import do
 
 YUAN = {"amount": "1", "currency": "CNY"}
 
@@ -49,17 +48,6 @@ async def test_of_several_identities_the_wrong_one_is_named(gateway: Gateway) ->
     for value, message in (("1", "there can be no such phone number"), ("1" * 201, "value: at most 200 characters")):
         identities = [{"kind": "PHONE", "value": "19900000001"}, {"kind": "PHONE", "value": value}]
         assert await refused(gateway, "registerConsumer", {"identities": identities}) == {"field": "identities.1.value", "message": message}
-
-
-async def test_a_query_names_the_argument_that_is_wrong(gateway: Gateway) -> None:
-    name, brand = {"zh": "甲"}, {"brandId": "brd_a", "kind": "BRAND", "zone": "Asia/Shanghai", "currency": "CNY"}
-    await do(gateway, "createBrand", brand | {"name": name})
-    for days, field in (
-        ('fromDay: "May", untilDay: "2026-05-31"', "fromDay"),
-        ('fromDay: "2026-05-02", untilDay: "2026-05-01"', "untilDay"),
-    ):
-        answer = await gateway.ask(f'{{ brand(id: "brd_a") {{ scorecard({days}) {{ fromDay }} }} }}', who="operator")
-        assert [(error["extensions"]["code"], error["extensions"]["field"]) for error in answer["errors"]] == [("INVALID_PERIOD", field)]
 
 
 @pytest.mark.parametrize(
