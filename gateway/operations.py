@@ -36,7 +36,7 @@ INVALID = "invalid"
 USUAL_CALLS, USUAL_BYTES = 10, 64 * 1024
 """Of an operation that counts as one, whatever its rate is counted by."""
 UNCOMPILED_WEIGHT = 10.0
-"""By which more the same counts when graphql-core runs it: that much longer it takes."""
+"""By which more the same counts when it is not compiled: graphql-core takes that much longer."""
 
 
 class Answer(Struct, frozen=True):

@@ -264,9 +264,7 @@ class Wire(Peer, HttpToolsProtocol):
 
     def on_chunk_complete(self) -> None:
         self.in_head = False
-        if self.late is not None:
-            self.late.cancel()
-            self.late = None
+        self._came()
 
     def _unset_keepalive_if_required(self) -> None:
         """Not, as uvicorn does it, whenever something comes: what is left of a body that nobody reads, or an empty line, would keep a
@@ -281,8 +279,12 @@ class Wire(Peer, HttpToolsProtocol):
         self.late = self.loop.call_later(HEAD_SECONDS_MAX, self.transport.close)
 
     def _head_came(self) -> None:
-        """Neither a head nor another request is waited for."""
-        for timer in (self.late, self.timeout_keep_alive_task):
-            if timer is not None:
-                timer.cancel()
-        self.late = self.timeout_keep_alive_task = None
+        """Neither it nor another request is waited for."""
+        self._came()
+        super()._unset_keepalive_if_required()
+
+    def _came(self) -> None:
+        """What had to come in time."""
+        if self.late is not None:
+            self.late.cancel()
+            self.late = None

@@ -6,7 +6,6 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 
 from msgspec import Struct
-from msgspec.structs import replace
 
 from services.commerce.catalog.rules import Attributes, Text, Variant
 from services.commerce.stock.rules import (
@@ -202,7 +201,7 @@ def way(
     store: Store, method: Method, distance_metres: int, at: datetime, needed_by: datetime | None = None, terms: Terms = TERMS
 ) -> Way | Hindrance:
     """How goods of this store get into the consumer's hands, or why not. Nothing is handed over before preparation or after closing."""
-    if method is Method.INSTANT_DELIVERY and not _delivers(store, distance_metres, terms):
+    if method is Method.INSTANT_DELIVERY and not (store.delivers and distance_metres <= terms.delivery_metres_max):
         return Hindrance(Obstacle.NOT_DELIVERED_HERE)
     hours = store.opens_minute, store.closes_minute
     if not (store.active and is_open(*hours, at, store.zone)):
@@ -265,7 +264,7 @@ def check_delivered(store: Store, position: Point | None, *, promised: bool = Fa
     Of a place that nobody knows, its distance is not asked.
     """
     metres = distance_metres(position, store.position) if position and store.position else 0
-    if not _delivers(replace(store, delivers=store.delivers or promised), metres, TERMS):
+    if not (promised or store.delivers) or metres > TERMS.delivery_metres_max:
         raise _not_delivered()
 
 
@@ -282,10 +281,6 @@ def _ways(question: Search, shelf: Shelf) -> tuple[list[Promise], list[Hindrance
     if shelf.stock.on_hand - shelf.stock.safety > 0 and len(hindrances) < len(found):
         return [], [Hindrance(Obstacle.HELD, shelf.held_until)]
     return [], []
-
-
-def _delivers(store: Store, metres: int, terms: Terms) -> bool:
-    return store.delivers and metres <= terms.delivery_metres_max
 
 
 def _not_delivered() -> Conflict:
