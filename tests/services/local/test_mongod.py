@@ -61,6 +61,12 @@ def test_a_mongod_on_the_path_comes_first(tmp_path: Path, monkeypatch: pytest.Mo
         pass
 
 
+def test_no_port_is_given_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "PORTS", range(10_000, 11_000))
+    monkeypatch.setattr(module, "GIVEN", set())
+    assert len({module.free_port() for _ in range(300)}) == 300
+
+
 def test_a_taken_port_is_said(tmp_path: Path) -> None:
     with (
         Mongod(tmp_path / "one") as one,
