@@ -1,4 +1,4 @@
-"""Regenerates protos/gen from the protos; `--check` fails when what is committed differs.
+"""Regenerates protos/gen and services/**/enums.py from the protos; `--check` fails when what is committed differs.
 
 python protos/generate.py [--check]
 """
@@ -11,10 +11,12 @@ import tempfile
 from importlib import resources
 from pathlib import Path
 
+import enums
 from grpc_tools import protoc
 
 ROOT = Path(__file__).parent
 GENERATED = ROOT / "gen"
+DESCRIPTORS = Path("quanyu", "descriptors.binpb")
 
 
 def generate(into: Path) -> None:
@@ -23,7 +25,7 @@ def generate(into: Path) -> None:
     arguments = ["protoc", f"-I{ROOT}", f"-I{resources.files('grpc_tools') / '_proto'}"]
     arguments += [f"--{plugin}_out={into}" for plugin in ("python", "grpc_python", "mypy", "mypy_grpc")]
     # Source info stays out of the modules; the gateway reads descriptions from this set beside them.
-    arguments += [f"--descriptor_set_out={into / 'quanyu' / 'descriptors.binpb'}", "--include_source_info"]
+    arguments += [f"--descriptor_set_out={into / DESCRIPTORS}", "--include_source_info"]
     (into / "quanyu").mkdir(parents=True, exist_ok=True)
     # protoc looks for the mypy plugins on PATH; they stand beside the interpreter.
     os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
@@ -45,12 +47,13 @@ def main() -> None:
     if "--check" in sys.argv:
         with tempfile.TemporaryDirectory() as folder:
             generate(Path(folder))
-            drift = differences(Path(folder), GENERATED)
+            drift = differences(Path(folder), GENERATED) + [str(path) for path in enums.outdated(Path(folder, DESCRIPTORS))]
         if drift:
-            sys.exit("protos/gen differs from the protos; run python protos/generate.py:\n  " + "\n  ".join(drift))
+            sys.exit("generated files differ from the protos; run python protos/generate.py:\n  " + "\n  ".join(drift))
         return
     with tempfile.TemporaryDirectory() as folder:
         generate(Path(folder))
+        enums.write(enums.outdated(Path(folder, DESCRIPTORS)))
         for name in differences(Path(folder), GENERATED):
             fresh, kept = Path(folder, name), GENERATED / name
             if fresh.exists():

@@ -42,7 +42,8 @@ class _DeliveryStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Deliver
     DELIVERY_STATE_WAITING: _DeliveryState.ValueType  # 3
     """An earlier fact of its key failed in this call; the sender tries again without counting the try."""
 
-class DeliveryState(_DeliveryState, metaclass=_DeliveryStateEnumTypeWrapper): ...
+class DeliveryState(_DeliveryState, metaclass=_DeliveryStateEnumTypeWrapper):
+    """What became of a delivered fact."""
 
 DELIVERY_STATE_UNSPECIFIED: DeliveryState.ValueType  # 0
 """Not set."""

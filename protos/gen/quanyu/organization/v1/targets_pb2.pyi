@@ -98,7 +98,7 @@ class _CreditBasisEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_CreditBas
     """She is bound to the guide for the brand it names."""
 
 class CreditBasis(_CreditBasis, metaclass=_CreditBasisEnumTypeWrapper):
-    """The fact that decided whom an order is credited to."""
+    """The fact that decides which guide an order is credited to."""
 
 CREDIT_BASIS_UNSPECIFIED: CreditBasis.ValueType  # 0
 """No guide: only the store is credited."""
