@@ -4,6 +4,7 @@ from typing import Any
 
 from quanyu.commerce.v1 import catalog_pb2, catalog_pb2_grpc
 from services.commerce.catalog import rules
+from services.commerce.catalog.enums import Reason
 from services.commerce.catalog.rules import NewProduct
 from services.commerce.catalog.store import LISTED_MAX, CatalogStore
 from services.commerce.rejects import rejects_of
@@ -57,7 +58,7 @@ class Catalog(catalog_pb2_grpc.CatalogServiceServicer):
         as_struct({"brand_id": request.brand_id}, rules.Owner)
         given = fields(request.product)
         if given.setdefault("brand_id", request.brand_id) != request.brand_id:
-            raise Invalid(rules.Reason.INVALID_FIELD, "the product is of another brand than the request", field="product.brand_id")
+            raise Invalid(Reason.INVALID_FIELD, "the product is of another brand than the request", field="product.brand_id")
         with under("product"):
             made = rules.compose(as_struct(rules.name_ids(given, ids.new), NewProduct))
         product, variants, offer = await self.catalog.create(unit, made)
@@ -72,7 +73,7 @@ class Catalog(catalog_pb2_grpc.CatalogServiceServicer):
     @write
     async def ImportProducts(self, request: catalog_pb2.ImportProductsRequest, unit: Unit) -> catalog_pb2.ImportProductsResponse:
         if not 0 < len(request.products) <= rules.IMPORT_MAX:
-            raise Invalid(rules.Reason.INVALID_FIELD, f"1 to {rules.IMPORT_MAX} products", field="products")
+            raise Invalid(Reason.INVALID_FIELD, f"1 to {rules.IMPORT_MAX} products", field="products")
         refused: dict[int, Refusal] = {}
         rows: dict[int, NewProduct] = {}
         for index, product in enumerate(request.products):
@@ -89,5 +90,5 @@ class Catalog(catalog_pb2_grpc.CatalogServiceServicer):
 def _sought(request: catalog_pb2.SearchOffersRequest | catalog_pb2.BatchListOffersRequest) -> tuple[str, dict[str, str]]:
     """The text and the attributes that offers are sought by."""
     if len(request.text) > TEXT_LENGTH_MAX or len(request.attributes) > ATTRIBUTES_MAX:
-        raise Invalid(rules.Reason.INVALID_FIELD, f"at most {TEXT_LENGTH_MAX} characters and {ATTRIBUTES_MAX} attributes", field="text")
+        raise Invalid(Reason.INVALID_FIELD, f"at most {TEXT_LENGTH_MAX} characters and {ATTRIBUTES_MAX} attributes", field="text")
     return request.text, dict(request.attributes)

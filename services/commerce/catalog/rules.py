@@ -1,13 +1,13 @@
 """What a product, its variants and its offer are, and how they come about."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from enum import StrEnum
 from typing import Annotated
 
 from msgspec import Meta, Struct
 from msgspec.structs import replace
 
 from services.commerce.catalog import words
+from services.commerce.catalog.enums import Reason
 from services.kit import ids
 from services.kit.bounds import WRITTEN
 from services.kit.errors import Conflict, Invalid
@@ -23,21 +23,6 @@ Words = Annotated[str, Meta(max_length=200, pattern=WRITTEN)]
 Category = Annotated[str, Meta(max_length=64)]
 AttributeName = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_]{0,31}\Z")]
 Attributes = Annotated[dict[AttributeName, Annotated[str, Meta(min_length=1, max_length=64)]], Meta(max_length=16)]
-
-
-class Reason(StrEnum):
-    """Why the catalog refuses; the labels of `CatalogReason` without their prefix."""
-
-    PRODUCT_NOT_FOUND = "PRODUCT_NOT_FOUND"
-    VARIANT_NOT_FOUND = "VARIANT_NOT_FOUND"
-    OFFER_NOT_FOUND = "OFFER_NOT_FOUND"
-    PRODUCT_EXISTS = "PRODUCT_EXISTS"
-    VARIANT_EXISTS = "VARIANT_EXISTS"
-    VARIANT_REPEATED = "VARIANT_REPEATED"
-    CURRENCY_MIXED = "CURRENCY_MIXED"
-    NAME_MISSING = "NAME_MISSING"
-    INVALID_FIELD = "INVALID_FIELD"
-    OUT_OF_SCOPE = "OUT_OF_SCOPE"
 
 
 class Text(Struct, frozen=True):

@@ -9,6 +9,7 @@ from pymongo import ASCENDING, IndexModel, UpdateOne
 from quanyu.commerce.v1 import catalog_pb2
 from quanyu.common.v1.page_pb2 import PageRequest
 from services.commerce.catalog import rules, words
+from services.commerce.catalog.enums import Reason
 from services.commerce.catalog.rules import Composed, NewProduct, Offer, Price, Product, Variant
 from services.kit.access import Kind, caller
 from services.kit.documents import as_documents, as_struct
@@ -114,7 +115,7 @@ class CatalogStore:
         for row in rows:
             try:
                 if not caller().reaches(Kind.BRAND, row.brand_id):
-                    raise Denied(rules.Reason.OUT_OF_SCOPE, "this is another brand's product")
+                    raise Denied(Reason.OUT_OF_SCOPE, "this is another brand's product")
                 standing.take(row)
                 verdicts.append(None)
             except Refusal as refusal:

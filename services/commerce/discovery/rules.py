@@ -3,15 +3,14 @@
 import math
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
-from enum import StrEnum
 
 from msgspec import Struct
 
 from services.commerce.catalog.rules import Attributes, Text, Variant
+from services.commerce.discovery.enums import Obstacle, Reason
+from services.commerce.stock.enums import Availability, Method
 from services.commerce.stock.rules import (
-    Availability,
     ConsumerId,
-    Method,
     Point,
     Promise,
     Quantity,
@@ -33,26 +32,6 @@ EARTH_RADIUS_METRES = 6_378_100
 TEXT_LENGTH_MAX = 200
 ATTRIBUTES_MAX = 16
 METHODS = (Method.PICKUP, Method.INSTANT_DELIVERY)
-
-
-class Reason(StrEnum):
-    """Why discovery refuses; the labels of `DiscoveryReason` without their prefix."""
-
-    NEAR_MISSING = "NEAR_MISSING"
-    KIND_MISSING = "KIND_MISSING"
-    STORE_CLOSED = "STORE_CLOSED"
-    TOO_LATE = "TOO_LATE"
-    NOT_DELIVERED_HERE = "NOT_DELIVERED_HERE"
-    INVALID_FIELD = "INVALID_FIELD"
-
-
-class Obstacle(StrEnum):
-    """Why something that is there cannot be had now."""
-
-    HELD = "OBSTACLE_HELD"
-    STORE_CLOSED = "OBSTACLE_STORE_CLOSED"
-    TOO_LATE = "OBSTACLE_TOO_LATE"
-    NOT_DELIVERED_HERE = "OBSTACLE_NOT_DELIVERED_HERE"
 
 
 class Terms(Struct, frozen=True):

@@ -14,7 +14,8 @@ from msgspec.structs import replace
 from quanyu.commerce.v1 import orders_pb2
 from services.commerce.catalog.store import CatalogStore
 from services.commerce.orders import rules, scenario
-from services.commerce.orders.nouns import Cancel, NewOrder, Order, Refused, State
+from services.commerce.orders.enums import CancelReason, OrderState
+from services.commerce.orders.nouns import NewOrder, Order, Refused
 from services.commerce.orders.store import ORDERS, OrderStore
 from services.commerce.orders.wallet import Wallet
 from services.commerce.stock import rules as stock_rules
@@ -102,7 +103,7 @@ class Checkout:
         except Refusal as refusal:
             if not refusal.retryable:
                 refused = Refused(type(refusal).__name__, refusal.reason, refusal.message, refusal.metadata)
-                await self.cancel(order, Cancel.COUPON_REFUSED, refused=refused)
+                await self.cancel(order, CancelReason.COUPON_REFUSED, refused=refused)
             raise
 
     async def _prepare(
@@ -139,13 +140,13 @@ class Checkout:
         """Takes an order whose payment is approved to its end; one that is not being paid is answered as it stands."""
         for _ in range(ATTEMPTS_MAX):
             order = await self.orders.unscoped.load(order_id)
-            if order.state is not State.PAYING:
+            if order.state is not OrderState.PAYING:
                 return order
             try:
                 if order.coupons:
                     await self.wallet.confirm(order.id)
             except (Conflict, NotFound):
-                await self.cancel(order, Cancel.COUPONS_LOST)
+                await self.cancel(order, CancelReason.COUPONS_LOST)
                 continue
             paid, facts = rules.settle(order)
             moves = [Move(after, reserved=-gone, on_hand=-gone) for after, gone in map(stock_rules.sell, await self._holds(order))]
@@ -158,7 +159,7 @@ class Checkout:
 
     # cancelling ------------------------------------------------------------------------------------------------------
 
-    async def cancel(self, order: Order, reason: Cancel, *, once: Once | None = None, refused: Refused | None = None) -> Order:
+    async def cancel(self, order: Order, reason: CancelReason, *, once: Once | None = None, refused: Refused | None = None) -> Order:
         """The order cancelled: its goods are free (held again, when they were held before and a coupon was refused), and its coupons too.
 
         When the wallet does not answer, the sweeper frees the coupons.
@@ -169,7 +170,7 @@ class Checkout:
             updates = []
             if after is not order:
                 after = replace(after, refused=refused)
-                back = self._hold_again if reason is Cancel.COUPON_REFUSED and order.of_holds else stock_rules.give_back
+                back = self._hold_again if reason is CancelReason.COUPON_REFUSED and order.of_holds else stock_rules.give_back
                 moves = [Move(hold, reserved=-free) for hold, free in map(back, await self._holds(order))]
                 updates = [(ORDERS, *self.orders.change(after))]
             try:
@@ -205,7 +206,7 @@ class Checkout:
     async def _sweep(self, order: Order, real_at: datetime) -> bool:
         try:
             if rules.overdue(order, real_at):
-                await self.cancel(order, Cancel.NOT_PAID)
+                await self.cancel(order, CancelReason.NOT_PAID)
             else:
                 await self.finish(order.id)
         except Refusal as refusal:

@@ -7,11 +7,11 @@ from typing import Annotated
 from msgspec import Meta, Struct
 
 from services.commerce.catalog.rules import Price
-from services.commerce.orders.nouns import Line, Order, OrderId, OrderSummary, State
-from services.commerce.orders.rules import Reason
-from services.commerce.orders.scenario import Scenario, Touchpoint
+from services.commerce.orders.enums import OrderState, Reason
+from services.commerce.orders.nouns import Line, Order, OrderId, OrderSummary
 from services.commerce.stock.rules import ConsumerId, StoreId
 from services.kit.documents import as_struct
+from services.kit.enums import Scenario, Touchpoint
 from services.kit.errors import Invalid, NotFound
 from services.kit.money import MINOR_MAX, Currency
 
@@ -82,7 +82,7 @@ def order_of(row: ImportedOrder, *, batch_id: str, now: datetime, seller_id: str
         store_id=row.store_id,
         seller_id=seller_id,
         brand_ids=sorted({line.brand_id for line in lines}),
-        state=State.PAID,
+        state=OrderState.PAID,
         touchpoint=row.touchpoint,
         scenario=row.scenario if row.scenario is not Scenario.UNSPECIFIED else _usual(row.touchpoint),
         placed_at=row.paid_at,

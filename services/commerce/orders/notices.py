@@ -4,8 +4,8 @@ import msgspec
 from msgspec import Struct
 
 from services.commerce.catalog.rules import Price
-from services.commerce.orders.nouns import Order, OrderId, PaymentMethod
-from services.commerce.orders.rules import Reason
+from services.commerce.orders.enums import PaymentMethod, Reason
+from services.commerce.orders.nouns import Order, OrderId
 from services.kit.errors import Conflict, Invalid
 
 APPROVED = "payment.approved"

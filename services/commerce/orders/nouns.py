@@ -1,46 +1,22 @@
 """The nouns of orders: lines, coupons, payments, the order itself and what facts carry of it."""
 
 from datetime import datetime
-from enum import StrEnum
 from typing import Annotated
 
 from msgspec import Meta, Struct
 
 from services.commerce.catalog.rules import Price
-from services.commerce.orders.scenario import Basis, Scenario, Touchpoint
-from services.commerce.stock.rules import ConsumerId, Method, Point, Quantity, StoreId
+from services.commerce.orders.enums import CancelReason, OrderState, PaymentMethod
+from services.commerce.orders.scenario import Basis
+from services.commerce.stock.enums import Method
+from services.commerce.stock.rules import ConsumerId, Point, Quantity, StoreId
 from services.kit import ids
+from services.kit.enums import Scenario, Touchpoint
 
 LINES_MAX = 50
 COUPONS_MAX = 10
 
 OrderId = Annotated[str, Meta(pattern=ids.shape("ord", length_max=60))]
-
-
-class State(StrEnum):
-    """How far an order is."""
-
-    PLACING = "ORDER_STATE_PLACING"
-    PLACED = "ORDER_STATE_PLACED"
-    PAYING = "ORDER_STATE_PAYING"
-    PAID = "ORDER_STATE_PAID"
-    CANCELLED = "ORDER_STATE_CANCELLED"
-
-
-class Cancel(StrEnum):
-    """Why an order was cancelled."""
-
-    REQUESTED = "CANCEL_REASON_REQUESTED"
-    NOT_PAID = "CANCEL_REASON_NOT_PAID"
-    COUPON_REFUSED = "CANCEL_REASON_COUPON_REFUSED"
-    COUPONS_LOST = "CANCEL_REASON_COUPONS_LOST"
-
-
-class PaymentMethod(StrEnum):
-    """How an order is paid."""
-
-    SANDBOX = "PAYMENT_METHOD_SANDBOX"
-    PROVIDER = "PAYMENT_METHOD_PROVIDER"
 
 
 class Line(Struct, frozen=True, omit_defaults=True):
@@ -135,7 +111,7 @@ class Order(Struct, frozen=True):
     store_id: StoreId
     seller_id: str
     brand_ids: list[str]
-    state: State
+    state: OrderState
     touchpoint: Touchpoint
     scenario: Scenario
     placed_at: datetime
@@ -150,7 +126,7 @@ class Order(Struct, frozen=True):
     pay_by: datetime | None = None
     paid_at: datetime | None = None
     cancelled_at: datetime | None = None
-    cancel_reason: Cancel | None = None
+    cancel_reason: CancelReason | None = None
     coupon_ids: list[str] = []
     coupons: tuple[AppliedCoupon, ...] = ()
     payment: Payment | None = None

@@ -15,14 +15,15 @@ from services.commerce.catalog.rules import Price
 from services.commerce.catalog.store import CatalogStore
 from services.commerce.orders import history, notices, rules
 from services.commerce.orders.checkout import Checkout
+from services.commerce.orders.enums import CancelReason, OrderState, PaymentMethod, Reason
 from services.commerce.orders.history import ImportedLine, ImportedOrder
-from services.commerce.orders.nouns import Cancel, NewOrder, Order, PaymentAsked, PaymentMethod, Refused, State
-from services.commerce.orders.scenario import Scenario, Touchpoint
+from services.commerce.orders.nouns import NewOrder, Order, PaymentAsked, Refused
 from services.commerce.orders.store import OrderStore
 from services.commerce.rejects import rejects_of
 from services.commerce.stock.store import StockStore
 from services.kit import access, clock, errors, ids, lists
 from services.kit.documents import as_struct, fields
+from services.kit.enums import Scenario, Touchpoint
 from services.kit.errors import Invalid, NotFound, Refusal
 from services.kit.house import House
 from services.kit.logs import logger
@@ -65,11 +66,11 @@ class Orders(orders_pb2_grpc.OrderServiceServicer):
         order = await self.store.own.load(order_id)
         if order.refused:
             raise said_again(order.refused)
-        priced = await self.checkout.lock_coupons(order) if order.state is State.PLACING else order
+        priced = await self.checkout.lock_coupons(order) if order.state is OrderState.PLACING else order
 
         async def body(unit: Unit) -> orders_pb2.PlaceOrderResponse:
             now = await self.store.own.load(order_id, session=unit.session)
-            if now.state is State.PLACING:
+            if now.state is OrderState.PLACING:
                 now = msgspec.structs.replace(priced, version=now.version)
                 return orders_pb2.PlaceOrderResponse(order=await self.store.own.replace(unit, now))
             return orders_pb2.PlaceOrderResponse(order=await self.store.own.get(order_id, session=unit.session))
@@ -116,14 +117,14 @@ class Orders(orders_pb2_grpc.OrderServiceServicer):
 
         approved = await self.units.run(access.caller().id, "Orders/PayOrder", request, orders_pb2.PayOrderResponse, body)
         order = await self.checkout.finish(approved.order.id)
-        if order.state is State.CANCELLED:
+        if order.state is OrderState.CANCELLED:
             raise rules.cancelled(order)
         return orders_pb2.PayOrderResponse(order=await self.store.own.get(order.id))
 
     async def CancelOrder(self, request: orders_pb2.CancelOrderRequest, context: Any) -> orders_pb2.CancelOrderResponse:
         once = Once.of(access.caller().id, "Orders/CancelOrder", request)
         order = await self.store.own.load(request.order_id, writing=True)
-        await self.checkout.cancel(order, Cancel.REQUESTED, once=once)
+        await self.checkout.cancel(order, CancelReason.REQUESTED, once=once)
         return orders_pb2.CancelOrderResponse(order=await self.store.own.get(order.id))
 
     async def GetOrder(self, request: orders_pb2.GetOrderRequest, context: Any) -> orders_pb2.GetOrderResponse:
@@ -135,7 +136,7 @@ class Orders(orders_pb2_grpc.OrderServiceServicer):
     async def ListOrders(self, request: orders_pb2.ListOrdersRequest, context: Any) -> orders_pb2.ListOrdersResponse:
         named = {name: id for name in ("consumer_id", "store_id", "brand_id") if (id := getattr(request, name))}
         if not named:
-            raise Invalid(rules.Reason.INVALID_FIELD, "name a consumer, a store or a brand", field="consumer_id")
+            raise Invalid(Reason.INVALID_FIELD, "name a consumer, a store or a brand", field="consumer_id")
         orders, page = await self.store.page(named, request.page)
         return orders_pb2.ListOrdersResponse(orders=orders, page=page)
 
@@ -153,7 +154,7 @@ class Orders(orders_pb2_grpc.OrderServiceServicer):
     async def GetDestination(self, request: orders_pb2.GetDestinationRequest, context: Any) -> orders_pb2.GetDestinationResponse:
         order = await self.store.own.load(request.order_id)
         if order.destination is None:
-            raise NotFound(rules.Reason.DESTINATION_MISSING, "this order is not delivered")
+            raise NotFound(Reason.DESTINATION_MISSING, "this order is not delivered")
         return orders_pb2.GetDestinationResponse(destination=self._destination(order.destination))
 
     async def BatchGetDestinations(
@@ -175,7 +176,7 @@ class Orders(orders_pb2_grpc.OrderServiceServicer):
     @write
     async def ImportOrders(self, request: orders_pb2.ImportOrdersRequest, unit: Unit) -> orders_pb2.ImportOrdersResponse:
         if not 0 < len(request.orders) <= history.IMPORT_MAX:
-            raise Invalid(rules.Reason.INVALID_FIELD, f"1 to {history.IMPORT_MAX} orders", field="orders")
+            raise Invalid(Reason.INVALID_FIELD, f"1 to {history.IMPORT_MAX} orders", field="orders")
         stores = await self.stocks.known_stores(order.store_id for order in request.orders)
         brands = await self.catalog.brands_of(line.variant_id for order in request.orders for line in order.lines)
         refused: dict[int, Refusal] = {}
@@ -183,7 +184,7 @@ class Orders(orders_pb2_grpc.OrderServiceServicer):
         for index, given in enumerate(request.orders):
             try:
                 if given.order_id in orders:
-                    raise Invalid(rules.Reason.ORDER_REPEATED, "this import names the order twice")
+                    raise Invalid(Reason.ORDER_REPEATED, "this import names the order twice")
                 store = stores.get(given.store_id)
                 order = history.order_of(
                     _row(given), batch_id=request.request_id, now=unit.at, seller_id=store.brand_id if store else None, brands=brands
@@ -199,7 +200,7 @@ class Orders(orders_pb2_grpc.OrderServiceServicer):
 def _row(given: orders_pb2.ImportedOrder) -> ImportedOrder:
     """A row of an import, field by field: `fields` costs three times as much, and imports are long. Bounds are checked with the order."""
     if not given.HasField("paid_at"):
-        raise Invalid(rules.Reason.INVALID_FIELD, "say when it was paid", field="paid_at")
+        raise Invalid(Reason.INVALID_FIELD, "say when it was paid", field="paid_at")
     return ImportedOrder(
         order_id=given.order_id,
         consumer_id=given.consumer_id,
@@ -225,7 +226,7 @@ def _word(words: type[W], descriptor: Any, value: int) -> W:
     """The word of an enum's number; `Invalid` when it has none."""
     named = descriptor.values_by_number.get(value)
     if named is None:
-        raise Invalid(rules.Reason.INVALID_FIELD, f"{value} is not a {descriptor.name}", field=descriptor.name.lower())
+        raise Invalid(Reason.INVALID_FIELD, f"{value} is not a {descriptor.name}", field=descriptor.name.lower())
     return words(named.name)
 
 

@@ -2,16 +2,15 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime, timedelta
-from enum import StrEnum
 
 from msgspec.structs import replace
 
 from services.commerce.catalog.rules import Price, Variant
 from services.commerce.discovery.rules import check_delivered
+from services.commerce.orders.enums import CancelReason, OrderState, PaymentMethod, Reason
 from services.commerce.orders.nouns import (
     LINES_MAX,
     AppliedCoupon,
-    Cancel,
     Line,
     NewOrder,
     Order,
@@ -19,12 +18,12 @@ from services.commerce.orders.nouns import (
     OrderSummary,
     Payment,
     PaymentAsked,
-    PaymentMethod,
-    State,
     SummaryLine,
 )  # fmt: skip
-from services.commerce.orders.scenario import Basis, Scenario, Touchpoint
-from services.commerce.stock.rules import Hold, Method, Point, Store
+from services.commerce.orders.scenario import Basis
+from services.commerce.stock.enums import Method
+from services.commerce.stock.rules import Hold, Point, Store
+from services.kit.enums import Scenario, Touchpoint
 from services.kit.errors import Conflict, Invalid, under
 from services.kit.money import allocate
 from services.kit.phones import e164
@@ -33,31 +32,6 @@ PAY_WITHIN = timedelta(minutes=30)
 FINISH_WITHIN = timedelta(seconds=30)
 """An approved payment that has not become a paid order by then is finished by the sweeper."""
 SANDBOX_APPROVES = "approve"
-
-
-class Reason(StrEnum):
-    """Why orders refuse; the labels of `OrdersReason` without their prefix."""
-
-    ORDER_NOT_FOUND = "ORDER_NOT_FOUND"
-    ORDER_CANCELLED = "ORDER_CANCELLED"
-    ORDER_PAID = "ORDER_PAID"
-    LINES_MISSING = "LINES_MISSING"
-    STORES_MIXED = "STORES_MIXED"
-    CURRENCY_MIXED = "CURRENCY_MIXED"
-    DESTINATION_MISSING = "DESTINATION_MISSING"
-    PAYMENT_DECLINED = "PAYMENT_DECLINED"
-    PAYMENT_METHOD_REFUSED = "PAYMENT_METHOD_REFUSED"
-    COUPONS_LOST = "COUPONS_LOST"
-    ORDER_REPEATED = "ORDER_REPEATED"
-    STORE_NOT_FOUND = "STORE_NOT_FOUND"
-    VARIANT_NOT_FOUND = "VARIANT_NOT_FOUND"
-    NOT_PAST = "NOT_PAST"
-    ORDER_NOT_PLACED = "ORDER_NOT_PLACED"
-    INVALID_FIELD = "INVALID_FIELD"
-    INVALID_PHONE = "INVALID_PHONE"
-    SIGNATURE_INVALID = "SIGNATURE_INVALID"
-    NOTICE_INVALID = "NOTICE_INVALID"
-    AMOUNT_DIFFERS = "AMOUNT_DIFFERS"
 
 
 # placing -------------------------------------------------------------------------------------------------------------
@@ -138,7 +112,7 @@ def place(
         store_id=holds[0].store_id,
         seller_id=holds[0].seller_id,
         brand_ids=sorted({line.brand_id for line in lines}),
-        state=State.PLACING if coupon_ids else State.PLACED,
+        state=OrderState.PLACING if coupon_ids else OrderState.PLACED,
         touchpoint=touchpoint,
         scenario=scenario,
         scenario_basis=basis,
@@ -173,7 +147,7 @@ def with_lines(order: Order, lines: tuple[Line, ...]) -> Order:
 
 def apply_coupons(order: Order, coupons: Sequence[AppliedCoupon]) -> Order:
     """The order with what its coupons take off, shared out to the lines of each coupon's brand; it waits for payment from now on."""
-    if order.state is not State.PLACING:
+    if order.state is not OrderState.PLACING:
         return order
     lines = list(order.lines)
     for coupon in coupons:
@@ -181,7 +155,7 @@ def apply_coupons(order: Order, coupons: Sequence[AppliedCoupon]) -> Order:
         shares = allocate(coupon.discount.minor, [lines[place].paid.minor for place in places])
         for place, share in zip(places, shares, strict=True):
             lines[place] = _cheaper(lines[place], share)
-    return with_lines(replace(order, state=State.PLACED, coupons=tuple(coupons)), tuple(lines))
+    return with_lines(replace(order, state=OrderState.PLACED, coupons=tuple(coupons)), tuple(lines))
 
 
 # paying and cancelling -----------------------------------------------------------------------------------------------
@@ -202,44 +176,50 @@ def check_method(method: PaymentMethod, taken: Collection[PaymentMethod]) -> Non
 
 def approve(order: Order, *, payment_id: str, asked: PaymentAsked, at: datetime, real_at: datetime) -> tuple[Order, list[OrderPaid]]:
     """The order once its payment is approved; one that is paid or being paid stays as it is. `Conflict` when it cannot be paid."""
-    if order.state in (State.PAYING, State.PAID):
+    if order.state in (OrderState.PAYING, OrderState.PAID):
         return order, []
-    if order.state is State.CANCELLED or (order.pay_by is not None and order.pay_by <= at):
+    if order.state is OrderState.CANCELLED or (order.pay_by is not None and order.pay_by <= at):
         raise cancelled(order)
-    if order.state is State.PLACING:
+    if order.state is OrderState.PLACING:
         raise Conflict(
             Reason.ORDER_NOT_PLACED, "the order still waits for its coupons; place it again with the same request_id", order_id=order.id
         )
     if asked.method is PaymentMethod.SANDBOX and asked.sandbox_token != SANDBOX_APPROVES:
         raise Conflict(Reason.PAYMENT_DECLINED, "the payment was declined; pay again, with a new key", order_id=order.id)
     payment = Payment(payment_id, asked.method, order.total, at)
-    return replace(order, state=State.PAYING, payment=payment, sweep_at=real_at + FINISH_WITHIN), []
+    return replace(order, state=OrderState.PAYING, payment=payment, sweep_at=real_at + FINISH_WITHIN), []
 
 
 def settle(order: Order) -> tuple[Order, list[OrderPaid]]:
     """The order once its coupons are spent, paid when its payment was approved; `Conflict` unless one was."""
-    if order.state is State.PAID:
+    if order.state is OrderState.PAID:
         return order, []
-    if order.state is not State.PAYING or order.payment is None:
+    if order.state is not OrderState.PAYING or order.payment is None:
         raise cancelled(order)
-    paid = replace(order, state=State.PAID, paid_at=order.payment.approved_at, sweep_at=None)
+    paid = replace(order, state=OrderState.PAID, paid_at=order.payment.approved_at, sweep_at=None)
     return paid, [OrderPaid(order.id, summary(paid))]
 
 
-def cancel(order: Order, reason: Cancel, at: datetime) -> Order:
+def cancel(order: Order, reason: CancelReason, at: datetime) -> Order:
     """The order without effect. Cancelling twice changes nothing; what is paid, or being paid, is refused unless its coupons are lost."""
-    if order.state is State.CANCELLED:
+    if order.state is OrderState.CANCELLED:
         return order
-    if order.state is State.PAID or (order.state is State.PAYING and reason is not Cancel.COUPONS_LOST):
+    if order.state is OrderState.PAID or (order.state is OrderState.PAYING and reason is not CancelReason.COUPONS_LOST):
         raise Conflict(Reason.ORDER_PAID, "the order is paid or being paid; have it returned instead", order_id=order.id)
     return replace(
-        order, state=State.CANCELLED, cancelled_at=at, cancel_reason=reason, payment=None, rollback=bool(order.coupon_ids), sweep_at=None
+        order,
+        state=OrderState.CANCELLED,
+        cancelled_at=at,
+        cancel_reason=reason,
+        payment=None,
+        rollback=bool(order.coupon_ids),
+        sweep_at=None,
     )
 
 
 def overdue(order: Order, real_at: datetime) -> bool:
     """Whether it waited for its payment too long."""
-    return order.state in (State.PLACING, State.PLACED) and order.sweep_at is not None and order.sweep_at <= real_at
+    return order.state in (OrderState.PLACING, OrderState.PLACED) and order.sweep_at is not None and order.sweep_at <= real_at
 
 
 def summary(order: Order) -> OrderSummary:
@@ -260,9 +240,9 @@ def summary(order: Order) -> OrderSummary:
 
 def cancelled(order: Order) -> Conflict:
     """The refusal of whoever wants to pay a cancelled order."""
-    if order.cancel_reason is Cancel.COUPONS_LOST:
+    if order.cancel_reason is CancelReason.COUPONS_LOST:
         return Conflict(Reason.COUPONS_LOST, "its coupons were no longer locked; nothing was charged, place it again", order_id=order.id)
-    reason = order.cancel_reason or Cancel.NOT_PAID
+    reason = order.cancel_reason or CancelReason.NOT_PAID
     return Conflict(Reason.ORDER_CANCELLED, "the order is cancelled; place it again", order_id=order.id, cancel_reason=reason)
 
 

@@ -7,32 +7,7 @@ from enum import StrEnum
 from msgspec import Struct
 from msgspec.structs import replace
 
-
-class Scenario(StrEnum):
-    """The situations of `quanyu.common.v1.Scenario`."""
-
-    UNSPECIFIED = "SCENARIO_UNSPECIFIED"
-    IN_STORE = "SCENARIO_IN_STORE"
-    OFF_STORE = "SCENARIO_OFF_STORE"
-    URGENT_NEED = "SCENARIO_URGENT_NEED"
-    DISCOVERY = "SCENARIO_DISCOVERY"
-    DISTRICT_VISIT = "SCENARIO_DISTRICT_VISIT"
-    AFTER_SALES = "SCENARIO_AFTER_SALES"
-    AT_HOME = "SCENARIO_AT_HOME"
-
-
-class Touchpoint(StrEnum):
-    """The places of `quanyu.common.v1.Touchpoint`."""
-
-    UNSPECIFIED = "TOUCHPOINT_UNSPECIFIED"
-    STORE = "TOUCHPOINT_STORE"
-    MINI_PROGRAM = "TOUCHPOINT_MINI_PROGRAM"
-    APP = "TOUCHPOINT_APP"
-    WEB = "TOUCHPOINT_WEB"
-    LIVE = "TOUCHPOINT_LIVE"
-    GUIDE_CHAT = "TOUCHPOINT_GUIDE_CHAT"
-    DISTRICT_SCREEN = "TOUCHPOINT_DISTRICT_SCREEN"
-    DELIVERY = "TOUCHPOINT_DELIVERY"
+from services.kit.enums import Scenario, Touchpoint
 
 
 class Reached(Struct, frozen=True):

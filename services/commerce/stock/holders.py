@@ -17,6 +17,7 @@ from msgspec.structs import replace
 from pymongo import ASCENDING
 
 from services.commerce.stock import rules
+from services.commerce.stock.enums import Reason
 from services.commerce.stock.rules import HOLDS_MAX, LIVE, Hold, Store
 from services.kit.access import Kind, caller
 from services.kit.errors import NotFound, Unavailable
@@ -85,7 +86,7 @@ class Holders:
             return Holder(person)
         store = await self.stores.collection.find_one({"_id": store_id}, {"brand_id": 1})
         if store is None:
-            raise NotFound(rules.Reason.STOCK_NOT_FOUND, "there is no such store", store_id=store_id)
+            raise NotFound(Reason.STOCK_NOT_FOUND, "there is no such store", store_id=store_id)
         return Holder(person, store["brand_id"])
 
     async def hold(

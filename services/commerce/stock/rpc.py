@@ -7,6 +7,7 @@ from services.commerce.catalog.rules import Variant
 from services.commerce.catalog.store import CatalogStore
 from services.commerce.rejects import rejects_of
 from services.commerce.stock import rules
+from services.commerce.stock.enums import Reason
 from services.commerce.stock.rules import Stock, Store, stock_id
 from services.commerce.stock.store import StockStore, row_of, with_available
 from services.kit import access, lists
@@ -46,14 +47,14 @@ class Stocks(stock_pb2_grpc.StockServiceServicer):
 
     async def AdjustStock(self, request: stock_pb2.AdjustStockRequest, context: Any) -> stock_pb2.AdjustStockResponse:
         if not 0 < abs(request.change) <= rules.COUNT_MAX:
-            raise Invalid(rules.Reason.INVALID_FIELD, f"1 to {rules.COUNT_MAX} pieces, more or less", field="change")
+            raise Invalid(Reason.INVALID_FIELD, f"1 to {rules.COUNT_MAX} pieces, more or less", field="change")
         await self.stocks.stocks.load(stock_id(request.store_id, request.variant_id), writing=True)
         return await self.stocks.adjust(_once("AdjustStock", request), request.store_id, request.variant_id, request.change)
 
     @write
     async def ImportStock(self, request: stock_pb2.ImportStockRequest, unit: Unit) -> stock_pb2.ImportStockResponse:
         if not 0 < len(request.rows) <= rules.IMPORT_MAX:
-            raise Invalid(rules.Reason.INVALID_FIELD, f"1 to {rules.IMPORT_MAX} rows", field="rows")
+            raise Invalid(Reason.INVALID_FIELD, f"1 to {rules.IMPORT_MAX} rows", field="rows")
         stores = await self.stocks.known_stores((row.store_id for row in request.rows), scoped=True)
         variants = await self.catalog.known(row.variant_id for row in request.rows)
         refused: dict[int, Refusal] = {}
@@ -63,7 +64,7 @@ class Stocks(stock_pb2_grpc.StockServiceServicer):
             try:
                 row = _imported(given, stores, variants)
                 if row.id in seen:
-                    raise Invalid(rules.Reason.STOCK_REPEATED, "this import names the same store and variant twice")
+                    raise Invalid(Reason.STOCK_REPEATED, "this import names the same store and variant twice")
                 seen.add(row.id)
                 rows[index] = row
             except Refusal as refusal:
@@ -127,7 +128,7 @@ def _named(request: Any, *names: str) -> dict[str, str]:
     """The fields that a list is asked by: at least one of them."""
     query = {name: getattr(request, name) for name in names if getattr(request, name)}
     if not query:
-        raise Invalid(rules.Reason.INVALID_FIELD, f"name at least one of {', '.join(names)}", field=names[0])
+        raise Invalid(Reason.INVALID_FIELD, f"name at least one of {', '.join(names)}", field=names[0])
     return query
 
 
@@ -138,7 +139,7 @@ def _level(given: Any) -> rules.Level:
 def _imported(given: stock_pb2.StockRow, stores: dict[str, Store], variants: dict[str, Variant]) -> Stock:
     level = _level(given)
     if given.store_id not in stores:
-        raise NotFound(rules.Reason.STORE_NOT_FOUND, "there is no such store for you", store_id=given.store_id)
+        raise NotFound(Reason.STORE_NOT_FOUND, "there is no such store for you", store_id=given.store_id)
     if given.variant_id not in variants:
-        raise NotFound(rules.Reason.VARIANT_NOT_FOUND, "there is no such variant", variant_id=given.variant_id)
+        raise NotFound(Reason.VARIANT_NOT_FOUND, "there is no such variant", variant_id=given.variant_id)
     return row_of(stores[given.store_id], variants[given.variant_id], level.on_hand, level.safety)

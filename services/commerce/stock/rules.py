@@ -5,13 +5,13 @@
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
-from enum import StrEnum
 from typing import Annotated, Any
 
 from msgspec import Meta, Struct
 from msgspec.structs import replace
 
 from services.commerce.catalog.rules import Attributes, Price, Text
+from services.commerce.stock.enums import Availability, HoldState, Method, Reason
 from services.kit import ids
 from services.kit.errors import Conflict, Exhausted, Invalid
 
@@ -31,48 +31,6 @@ Quantity = Annotated[int, Meta(ge=1, le=QUANTITY_MAX)]
 StoreId = Annotated[str, Meta(pattern=ids.shape("str"))]
 ConsumerId = Annotated[str, Meta(pattern=ids.shape("con", length_max=96, further="."))]
 Minute = Annotated[int, Meta(ge=0, le=1440)]
-
-
-class Reason(StrEnum):
-    """Why stock refuses; the labels of `StockReason` without their prefix."""
-
-    STOCK_NOT_FOUND = "STOCK_NOT_FOUND"
-    STORE_NOT_FOUND = "STORE_NOT_FOUND"
-    VARIANT_NOT_FOUND = "VARIANT_NOT_FOUND"
-    HOLD_NOT_FOUND = "HOLD_NOT_FOUND"
-    OUT_OF_STOCK = "OUT_OF_STOCK"
-    TOO_MANY_HOLDS = "TOO_MANY_HOLDS"
-    STOCK_RESERVED = "STOCK_RESERVED"
-    TOO_MANY_ON_HAND = "TOO_MANY_ON_HAND"
-    HOLD_ORDERED = "HOLD_ORDERED"
-    HOLD_ENDED = "HOLD_ENDED"
-    STOCK_REPEATED = "STOCK_REPEATED"
-    INVALID_FIELD = "INVALID_FIELD"
-
-
-class Method(StrEnum):
-    """How goods get into the consumer's hands."""
-
-    PICKUP = "METHOD_PICKUP"
-    INSTANT_DELIVERY = "METHOD_INSTANT_DELIVERY"
-
-
-class Availability(StrEnum):
-    """What the public may know of a quantity."""
-
-    AVAILABLE = "AVAILABILITY_AVAILABLE"
-    LAST_ONE = "AVAILABILITY_LAST_ONE"
-
-
-class HoldState(StrEnum):
-    """How a hold stands."""
-
-    HELD = "HOLD_STATE_HELD"
-    ORDERED = "HOLD_STATE_ORDERED"
-    SOLD = "HOLD_STATE_SOLD"
-    RELEASED = "HOLD_STATE_RELEASED"
-    EXPIRED = "HOLD_STATE_EXPIRED"
-
 
 LIVE = (HoldState.HELD, HoldState.ORDERED)
 

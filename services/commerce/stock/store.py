@@ -12,8 +12,9 @@ from quanyu.commerce.v1 import stock_pb2
 from quanyu.common.v1.page_pb2 import PageRequest
 from services.commerce.catalog.rules import Variant
 from services.commerce.stock import rules
+from services.commerce.stock.enums import HoldState, Reason
 from services.commerce.stock.holders import BY_HOLDER, Holders
-from services.commerce.stock.rules import LIVE, Hold, HoldState, Promise, Stock, Store, stock_id
+from services.commerce.stock.rules import LIVE, Hold, Promise, Stock, Store, stock_id
 from services.kit import clock, ids
 from services.kit.access import Kind
 from services.kit.documents import as_document, as_struct
@@ -276,7 +277,7 @@ def row_of(store: Store, variant: Variant, on_hand: int, safety: int) -> Stock:
 
 def missing(store_id: str, variant_id: str) -> NotFound:
     """The refusal where a store keeps no row of a variant."""
-    return NotFound(rules.Reason.STOCK_NOT_FOUND, "this store does not keep it", store_id=store_id, variant_id=variant_id)
+    return NotFound(Reason.STOCK_NOT_FOUND, "this store does not keep it", store_id=store_id, variant_id=variant_id)
 
 
 def row_in(state: State, ref: Ref) -> Stock:

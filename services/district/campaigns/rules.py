@@ -2,13 +2,13 @@
 
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
-from enum import StrEnum
 from itertools import accumulate
 from typing import Annotated
 
 from msgspec import Meta, Struct
 from msgspec.structs import replace
 
+from services.district.campaigns.enums import Reason
 from services.kit import ids
 from services.kit.bounds import WRITTEN
 from services.kit.errors import Conflict, Exhausted, Invalid
@@ -26,18 +26,6 @@ RUNNING_MAX = 1_000
 OVERLAPPING_MAX = 10_000
 """Campaigns with brands that overlap another one of their district."""
 LASTS_MAX = timedelta(days=366)
-
-
-class Reason(StrEnum):
-    CAMPAIGN_NOT_FOUND = "CAMPAIGN_NOT_FOUND"
-    BUDGET_NOT_FOUND = "BUDGET_NOT_FOUND"
-    CAMPAIGN_EXISTS = "CAMPAIGN_EXISTS"
-    DATES_INVALID = "DATES_INVALID"
-    CAMPAIGN_OVER = "CAMPAIGN_OVER"
-    JOINED_ALREADY = "JOINED_ALREADY"
-    CAMPAIGN_FULL = "CAMPAIGN_FULL"
-    DISTRICT_FULL = "DISTRICT_FULL"
-    TERMS_INVALID = "TERMS_INVALID"
 
 
 class CouponTerms(Struct, frozen=True):

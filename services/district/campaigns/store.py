@@ -6,6 +6,7 @@ from pymongo import ASCENDING, DESCENDING, IndexModel
 
 from quanyu.district.v1 import campaigns_pb2
 from services.district.campaigns import rules
+from services.district.campaigns.enums import Reason
 from services.district.campaigns.rules import Budget, Campaign, Joining
 from services.district.places.rules import District
 from services.kit.access import Kind
@@ -52,7 +53,7 @@ class Budgets(Table[Budget]):
         """The brand's fresh budget. `Conflict` JOINED_ALREADY when there is one."""
         id = rules.budget_id(asked.campaign_id, asked.brand_id)
         if await self.participants.find({"_id": id}, limit=1, session=unit.session):
-            raise Conflict(rules.Reason.JOINED_ALREADY, "this brand takes part already", budget_id=id)
+            raise Conflict(Reason.JOINED_ALREADY, "this brand takes part already", budget_id=id)
         before = await campaigns.load(asked.campaign_id, session=unit.session)
         # Brands that join campaigns of one district meet in its row, so that nobody counts what another one changes.
         await districts.collection.update_one({"_id": before.district_id}, {"$inc": {"version": 1}}, session=unit.session)

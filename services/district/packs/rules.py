@@ -2,39 +2,24 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from datetime import date, datetime, timedelta
-from enum import StrEnum
 from hashlib import blake2b
 
 from msgspec import Struct
 
 from services.district.campaigns.rules import Budget
 from services.district.matching.rules import Interest, frequency
-from services.district.places.rules import PackedCoupon, Touchpoint, Visit, VisitState
-from services.district.places.rules import Reason as VisitReason
+from services.district.packs.enums import DeclineReason, PickKind, Reason
+from services.district.places.enums import Reason as VisitReason
+from services.district.places.enums import VisitState
+from services.district.places.rules import PackedCoupon, Visit
 from services.district.wallet.rules import Coupon, packed
+from services.kit.enums import Touchpoint
 from services.kit.errors import Conflict, Exhausted, NotFound
 from services.kit.money import Money
 
 COUPONS_MAX = 6
 CANDIDATES_MAX = 24
 DECLINED_MAX = 24
-
-
-class Reason(StrEnum):
-    PACK_NOT_FOUND = "PACK_NOT_FOUND"
-    VISIT_OVER = "VISIT_OVER"
-    NO_CAMPAIGN = "NO_CAMPAIGN"
-    NOTHING_TO_GIVE = "NOTHING_TO_GIVE"
-
-
-class PickKind(StrEnum):
-    BOUGHT_BEFORE = "PICK_KIND_BOUGHT_BEFORE"
-    NEW_TO_YOU = "PICK_KIND_NEW_TO_YOU"
-
-
-class DeclineReason(StrEnum):
-    BUDGET_SPENT = "DECLINE_REASON_BUDGET_SPENT"
-    CONSENT_MISSING = "DECLINE_REASON_CONSENT_MISSING"
 
 
 class PickReason(Struct, frozen=True):

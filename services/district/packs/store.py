@@ -16,7 +16,8 @@ from services.district.packs import rules
 from services.district.packs.consents import Consents
 from services.district.packs.rules import Candidate, Pack
 from services.district.places.rules import PackedCoupon, Visit
-from services.district.wallet.rules import CouponState, packed, state_at
+from services.district.wallet.enums import CouponState
+from services.district.wallet.rules import packed, state_at
 from services.district.wallet.store import COUPONS, Coupons
 from services.kit.access import Kind
 from services.kit.documents import as_document, as_struct, shaped

@@ -1,16 +1,17 @@
 """What stands in a district, and when a consumer is in it."""
 
 from datetime import date, datetime
-from enum import StrEnum
 from typing import Annotated
 
 import msgspec
 from msgspec import Meta, Struct
 
+from services.district.places.enums import Reason, VenueKind, VisitState
 from services.district.places.geofence import Geofence, Point, fault, holds
 from services.kit import ids
 from services.kit.bounds import WRITTEN
 from services.kit.calendar import zone_of
+from services.kit.enums import Touchpoint
 from services.kit.errors import Conflict, Invalid
 from services.kit.money import Money
 
@@ -22,42 +23,6 @@ VenueId = Annotated[str, Meta(pattern=ids.shape("ven"))]
 BrandId = Annotated[str, Meta(pattern=ids.shape("(brd|rtl)", empty=True))]
 StoreId = Annotated[str, Meta(pattern=ids.shape("str", empty=True))]
 IMPORT_MAX = 500
-
-
-class Reason(StrEnum):
-    DISTRICT_NOT_FOUND = "DISTRICT_NOT_FOUND"
-    VISIT_NOT_FOUND = "VISIT_NOT_FOUND"
-    DISTRICT_EXISTS = "DISTRICT_EXISTS"
-    VENUE_EXISTS = "VENUE_EXISTS"
-    GEOFENCE_INVALID = "GEOFENCE_INVALID"
-    OUTSIDE_DISTRICT = "OUTSIDE_DISTRICT"
-
-
-class VenueKind(StrEnum):
-    STORE = "VENUE_KIND_STORE"
-    RESTAURANT = "VENUE_KIND_RESTAURANT"
-    CINEMA = "VENUE_KIND_CINEMA"
-    HOTEL = "VENUE_KIND_HOTEL"
-    PARKING = "VENUE_KIND_PARKING"
-    LIFE_SERVICE = "VENUE_KIND_LIFE_SERVICE"
-
-
-class VisitState(StrEnum):
-    OPEN = "VISIT_STATE_OPEN"
-    LEFT = "VISIT_STATE_LEFT"
-
-
-class Touchpoint(StrEnum):
-    """Where entering is noticed; the labels of quanyu.common.v1.Touchpoint, without the unknown one."""
-
-    STORE = "TOUCHPOINT_STORE"
-    MINI_PROGRAM = "TOUCHPOINT_MINI_PROGRAM"
-    APP = "TOUCHPOINT_APP"
-    WEB = "TOUCHPOINT_WEB"
-    LIVE = "TOUCHPOINT_LIVE"
-    GUIDE_CHAT = "TOUCHPOINT_GUIDE_CHAT"
-    DISTRICT_SCREEN = "TOUCHPOINT_DISTRICT_SCREEN"
-    DELIVERY = "TOUCHPOINT_DELIVERY"
 
 
 class District(Struct, frozen=True):

@@ -8,11 +8,13 @@ from pymongo.collation import Collation
 
 from quanyu.district.v1 import places_pb2
 from services.district.places import rules
-from services.district.places.rules import District, Touchpoint, Venue, Visit
+from services.district.places.enums import Reason
+from services.district.places.rules import District, Venue, Visit
 from services.kit import ids
 from services.kit.access import Kind
 from services.kit.calendar import day_of
 from services.kit.documents import as_document
+from services.kit.enums import Touchpoint
 from services.kit.errors import Conflict
 from services.kit.mongo import Database, Document, Session, Shaped
 from services.kit.persons import Person
@@ -57,7 +59,7 @@ class Venues(Table[Venue]):
         standing = await self.find(query, limit=len(venues), session=unit.session, projection={"district_id": 1})
         for row in standing:
             if row["district_id"] != district_id:
-                raise Conflict(rules.Reason.VENUE_EXISTS, "a venue of this id stands in another district", venue_id=row["_id"])
+                raise Conflict(Reason.VENUE_EXISTS, "a venue of this id stands in another district", venue_id=row["_id"])
         writes = []
         for venue in venues:
             document = as_document(venue)

@@ -6,6 +6,7 @@ from typing import Any
 from quanyu.district.v1 import wallet_pb2, wallet_pb2_grpc
 from services.district.places.store import Venues
 from services.district.wallet import rules
+from services.district.wallet.enums import Reason
 from services.district.wallet.store import Coupons, Locks, as_of, given_to
 from services.kit import lists
 from services.kit.access import FIELD_KINDS, caller
@@ -24,7 +25,7 @@ class Wallet(wallet_pb2_grpc.WalletServiceServicer):
 
     async def ListCoupons(self, request: wallet_pb2.ListCouponsRequest, context: Any) -> wallet_pb2.ListCouponsResponse:
         if bool(request.consumer_id) == bool(request.brand_id):
-            raise Invalid(rules.Reason.OWNER_REQUIRED, "give a consumer or a brand", field="consumer_id")
+            raise Invalid(Reason.OWNER_REQUIRED, "give a consumer or a brand", field="consumer_id")
         name = "consumer_id" if request.consumer_id else "brand_id"
         (owner,) = (await self._owners(name, [getattr(request, name)])).values()
         rows, page = await self.coupons.listed(owner, fields(request).get("state", ""), request.page, self.clock())

@@ -12,35 +12,13 @@ import msgspec
 from msgspec import Meta, Struct
 
 from services.district.places.rules import PackedCoupon
+from services.district.wallet.enums import CouponState, Reason
 from services.kit.errors import Conflict, Invalid, NotFound
 from services.kit.money import Money
 
 LOCK_LASTS = timedelta(minutes=45)
 COUPONS_MAX = 20
 LINES_MAX = 500
-
-
-class Reason(StrEnum):
-    COUPON_NOT_FOUND = "COUPON_NOT_FOUND"
-    COUPON_EXPIRED = "COUPON_EXPIRED"
-    COUPON_LOCKED = "COUPON_LOCKED"
-    COUPON_REDEEMED = "COUPON_REDEEMED"
-    BRAND_TWICE = "BRAND_TWICE"
-    NO_LINE_OF_BRAND = "NO_LINE_OF_BRAND"
-    MINIMUM_SPEND_MISSED = "MINIMUM_SPEND_MISSED"
-    CURRENCY_DIFFERS = "CURRENCY_DIFFERS"
-    ORDER_LOCKED_OTHERWISE = "ORDER_LOCKED_OTHERWISE"
-    LOCK_NOT_FOUND = "LOCK_NOT_FOUND"
-    LOCK_GONE = "LOCK_GONE"
-    OWNER_REQUIRED = "OWNER_REQUIRED"
-    STORE_NOT_IN_DISTRICT = "STORE_NOT_IN_DISTRICT"
-
-
-class CouponState(StrEnum):
-    ISSUED = "COUPON_STATE_ISSUED"
-    LOCKED = "COUPON_STATE_LOCKED"
-    REDEEMED = "COUPON_STATE_REDEEMED"
-    EXPIRED = "COUPON_STATE_EXPIRED"
 
 
 class LockState(StrEnum):

@@ -8,7 +8,8 @@ from pymongo import ASCENDING, DESCENDING, IndexModel
 from quanyu.common.v1.page_pb2 import PageRequest
 from quanyu.district.v1 import wallet_pb2
 from services.district.wallet import rules
-from services.district.wallet.rules import Asked, Coupon, CouponState, Discount, Lock
+from services.district.wallet.enums import CouponState
+from services.district.wallet.rules import Asked, Coupon, Discount, Lock
 from services.kit.access import Kind
 from services.kit.documents import as_struct
 from services.kit.errors import NotFound

@@ -16,7 +16,8 @@ from services.kit.house import House
 from services.kit.mongo import Document, Shaped
 from services.kit.table import BATCH_MAX, Table
 from services.kit.unit import Unit, write
-from services.member.consent.rules import Consent, Purpose
+from services.member.consent.enums import Purpose
+from services.member.consent.rules import Consent
 from services.member.consent.store import STANDING_ORDER, Consents
 from services.member.identity.store import Consumers
 from services.member.stores import Stores

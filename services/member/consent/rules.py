@@ -2,28 +2,15 @@
 
 from collections.abc import Iterable, Sequence
 from datetime import datetime
-from enum import StrEnum
 
 from msgspec import Struct
 
 from services.kit.errors import Conflict
+from services.member.consent.enums import Purpose, Reason
 from services.member.identity.rules import BrandId
 
 BRANDS_MAX = 500
 """Brands for which a consumer may have words: as many as take part in one campaign."""
-
-
-class Reason(StrEnum):
-    CONSUMER_NOT_FOUND = "CONSUMER_NOT_FOUND"
-    BRAND_NOT_YOURS = "BRAND_NOT_YOURS"
-    INVALID_FIELD = "INVALID_FIELD"
-    TOO_MANY_CONSENTS = "TOO_MANY_CONSENTS"
-
-
-class Purpose(StrEnum):
-    PERSONALIZATION = "PURPOSE_PERSONALIZATION"
-    OUTREACH = "PURPOSE_OUTREACH"
-    DISTRICT_COUPONS = "PURPOSE_DISTRICT_COUPONS"
 
 
 class Consent(Struct, frozen=True):

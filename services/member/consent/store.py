@@ -21,7 +21,8 @@ from services.kit.mongo import Document, Session
 from services.kit.table import Table
 from services.kit.unit import Unit
 from services.member.consent import rules
-from services.member.consent.rules import Addressed, Consent, Purpose
+from services.member.consent.enums import Purpose
+from services.member.consent.rules import Addressed, Consent
 
 STANDING_ORDER = [("brand_id", 1), ("purpose", 1)]
 

@@ -8,7 +8,8 @@ from msgspec.structs import replace
 
 from services.kit.errors import Conflict
 from services.member.identity import rules
-from services.member.identity.rules import Claim, Consumer, Identity, Kind, Profile, Reason, Registration
+from services.member.identity.enums import IdentityKind, Reason
+from services.member.identity.rules import Claim, Consumer, Identity, Profile, Registration
 
 NewId = Callable[[str], str]
 """A fresh id of a prefix."""
@@ -41,7 +42,7 @@ class Entered(Struct, frozen=True):
     created: bool
     identity_ids: list[str]
     linked_to_id: str = ""
-    evidence: list[Kind] = []
+    evidence: list[IdentityKind] = []
 
 
 class Book:

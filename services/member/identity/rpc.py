@@ -15,8 +15,9 @@ from services.kit.mongo import Document
 from services.kit.table import BATCH_MAX
 from services.kit.unit import Unit, write
 from services.member.identity import rules
+from services.member.identity.enums import IdentityKind, Reason
 from services.member.identity.registration import Entered, Entry
-from services.member.identity.rules import Consumer, ConsumerLinked, ConsumerUnlinked, Identity, Link, NewIdentity, Reason, Registration
+from services.member.identity.rules import Consumer, ConsumerLinked, ConsumerUnlinked, Identity, Link, NewIdentity, Registration
 from services.member.identity.store import Consumers
 from services.member.stores import Stores
 
@@ -160,7 +161,7 @@ class IdentityService(identity_pb2_grpc.IdentityServiceServicer):
     ) -> identity_pb2.ResolveConsumerResponse:  # fmt: skip
         id: str | None = request.subject
         if request.issuer:
-            id = await self.consumers.by_identity(NewIdentity(rules.Kind.OIDC_SUBJECT, request.subject, request.issuer, True))
+            id = await self.consumers.by_identity(NewIdentity(IdentityKind.OIDC_SUBJECT, request.subject, request.issuer, True))
         people = await self.consumers.people([id] if id else [])
         if id is None or id not in people.persons:
             raise rules.missing("")
@@ -184,7 +185,7 @@ class IdentityService(identity_pb2_grpc.IdentityServiceServicer):
         if len(asked) > BATCH_MAX:
             raise Invalid("BATCH_TOO_LARGE", f"ask for at most {BATCH_MAX} at a time", field="ids")
         reached, people = await self._reached(asked)
-        phones = await self.consumers.identities_of(people.rows, rules.Kind.PHONE)
+        phones = await self.consumers.identities_of(people.rows, IdentityKind.PHONE)
         for phone in sorted(phones, key=lambda one: one.verified):
             person = people.person_of(phone.consumer_id)
             if people.viewers[person].sees(phone.brand_ids):

@@ -6,7 +6,6 @@ so that everything is as it was. What a person's rows share (`known_to`, `served
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
-from enum import StrEnum
 from typing import Annotated, Any
 
 from msgspec import Meta, Struct
@@ -16,40 +15,15 @@ from services.kit import ids
 from services.kit.bounds import WRITTEN
 from services.kit.errors import Conflict, Denied, Invalid, NotFound, under
 from services.kit.phones import e164
+from services.member.identity.enums import IdentityKind, Reason
 
 IDENTITIES_MAX = 50
 LINKED_MAX = 50
 
 
-class Reason(StrEnum):
-    CONSUMER_NOT_FOUND = "CONSUMER_NOT_FOUND"
-    IDENTITIES_DISAGREE = "IDENTITIES_DISAGREE"
-    IDENTITY_TAKEN = "IDENTITY_TAKEN"
-    CONSUMER_ID_TAKEN = "CONSUMER_ID_TAKEN"
-    INVALID_PHONE = "INVALID_PHONE"
-    TOO_MANY_IDENTITIES = "TOO_MANY_IDENTITIES"
-    SAME_PERSON = "SAME_PERSON"
-    ALREADY_LINKED = "ALREADY_LINKED"
-    NOT_LINKED = "NOT_LINKED"
-    LINK_NOT_YOURS = "LINK_NOT_YOURS"
-    TOO_MANY_LINKED = "TOO_MANY_LINKED"
-    BRAND_NOT_YOURS = "BRAND_NOT_YOURS"
-    INVALID_FIELD = "INVALID_FIELD"
-    SUBJECT_NOT_YOURS = "SUBJECT_NOT_YOURS"
-
-
-class Kind(StrEnum):
-    PHONE = "IDENTITY_KIND_PHONE"
-    OPEN_ID = "IDENTITY_KIND_OPEN_ID"
-    UNION_ID = "IDENTITY_KIND_UNION_ID"
-    CARD = "IDENTITY_KIND_CARD"
-    EXTERNAL = "IDENTITY_KIND_EXTERNAL"
-    OIDC_SUBJECT = "IDENTITY_KIND_OIDC_SUBJECT"
-
-
-ACROSS_BRANDS = frozenset({Kind.PHONE, Kind.UNION_ID, Kind.OIDC_SUBJECT})
+ACROSS_BRANDS = frozenset({IdentityKind.PHONE, IdentityKind.UNION_ID, IdentityKind.OIDC_SUBJECT})
 """What means the same person whoever says it; the other kinds mean it only to the brand that supplied them."""
-NEEDS_NAMESPACE = frozenset({Kind.OPEN_ID, Kind.UNION_ID, Kind.OIDC_SUBJECT})
+NEEDS_NAMESPACE = frozenset({IdentityKind.OPEN_ID, IdentityKind.UNION_ID, IdentityKind.OIDC_SUBJECT})
 
 Name = Annotated[str, Meta(max_length=100, pattern=WRITTEN)]
 Short = Annotated[str, Meta(max_length=100)]
@@ -62,7 +36,7 @@ Traits = Annotated[dict[Trait, Short], Meta(max_length=50)]
 class NewIdentity(Struct, frozen=True):
     """An identity as it was given."""
 
-    kind: Kind
+    kind: IdentityKind
     value: Annotated[str, Meta(min_length=1, max_length=200)]
     namespace: Short = ""
     verified: bool = False
@@ -90,7 +64,7 @@ class Registration(Struct, frozen=True):
 class Claim(Struct, frozen=True):
     """An identity in its one usual writing. `hashed` is what is hashed; one that `stands` is held by one consumer only."""
 
-    kind: Kind
+    kind: IdentityKind
     namespace: str
     value: str
     hashed: str
@@ -103,7 +77,7 @@ class Identity(Struct, frozen=True):
 
     id: str
     consumer_id: str
-    kind: Kind
+    kind: IdentityKind
     namespace: str
     hash: str
     value: bytes
@@ -158,7 +132,7 @@ class Link(Struct, frozen=True):
     id: str
     consumer_id: str
     linked_consumer_id: str
-    evidence: Annotated[list[Kind], Meta(min_length=1, max_length=10)]
+    evidence: Annotated[list[IdentityKind], Meta(min_length=1, max_length=10)]
     linked_at: datetime
     linked_by: str
     note: Annotated[str, Meta(max_length=200)] = ""
@@ -183,13 +157,13 @@ class ConsumerUnlinked(Struct, frozen=True):
 def claim(given: NewIdentity, brand_id: str) -> Claim:
     """What `given` by a brand claims; `Invalid` for a phone that cannot exist or a namespace that is missing."""
     namespace, value = given.namespace.strip(), given.value.strip()
-    if given.kind is Kind.PHONE:
+    if given.kind is IdentityKind.PHONE:
         with under("value"):
             namespace, value = "", e164(value)
     elif not value or (given.kind in NEEDS_NAMESPACE and not namespace):
         raise Invalid(Reason.INVALID_FIELD, "give a value, and the namespace it is unique in", field="namespace" if value else "value")
     owner = "" if given.kind in ACROSS_BRANDS else brand_id
-    stands = given.verified or given.kind is not Kind.PHONE
+    stands = given.verified or given.kind is not IdentityKind.PHONE
     return Claim(given.kind, namespace, value, f"{owner}\0{namespace}\0{value}", given.verified, stands)
 
 
@@ -198,21 +172,21 @@ def unproved(claim: Claim) -> Claim:
     return replace(claim, verified=False, stands=False) if claim.kind in ACROSS_BRANDS else claim
 
 
-def may_give(kind: Kind, *, everywhere: bool) -> None:
+def may_give(kind: IdentityKind, *, everywhere: bool) -> None:
     """`Denied` for what signs people in, unless the installation states it: whoever gives it could be anybody they know."""
-    if kind is Kind.OIDC_SUBJECT and not everywhere:
+    if kind is IdentityKind.OIDC_SUBJECT and not everywhere:
         raise Denied(Reason.SUBJECT_NOT_YOURS, "whom a sign-in stands for is stated by the installation, not by a brand")
 
 
-def whole(kind: Kind, value: str) -> str:
+def whole(kind: IdentityKind, value: str) -> str:
     """A value as its owner writes it: Chinese phones without the country code."""
-    return value.removeprefix("+86") if kind is Kind.PHONE else value
+    return value.removeprefix("+86") if kind is IdentityKind.PHONE else value
 
 
-def masked(kind: Kind, value: str) -> str:
+def masked(kind: IdentityKind, value: str) -> str:
     """A value that others recognise but cannot use: 138****1234."""
     value = whole(kind, value)
-    if kind is Kind.PHONE and len(value) >= 10:
+    if kind is IdentityKind.PHONE and len(value) >= 10:
         return f"{value[:3]}****{value[-4:]}"
     return f"****{value[-4:]}" if len(value) >= 8 else "****"
 

@@ -19,6 +19,7 @@ from services.kit.table import Table
 from services.kit.unit import Unit
 from services.kit.watch import Watched
 from services.member.identity import rules
+from services.member.identity.enums import IdentityKind
 from services.member.identity.registration import Book, Entered, Entry, Given
 from services.member.identity.rules import Consumer, Identity, Link, NewIdentity, Registration, Served
 
@@ -273,7 +274,7 @@ class Consumers:
         found = await self.links.unscoped.first_pages(queries, LINKS_SHOWN_MAX, order=[("linked_at", -1), ("_id", -1)])
         return {person: links for person, (links, _) in found.items()}
 
-    async def identities_of(self, consumer_ids: Iterable[str], kind: rules.Kind | None = None) -> list[Identity]:
+    async def identities_of(self, consumer_ids: Iterable[str], kind: IdentityKind | None = None) -> list[Identity]:
         """Identities of these consumers, oldest first, whatever the caller reaches."""
         ids = sorted(set(consumer_ids))
         query: dict[str, Any] = {"consumer_id": {"$in": ids}}

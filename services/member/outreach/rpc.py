@@ -14,14 +14,15 @@ from services.kit.house import House
 from services.kit.mongo import Document, Shaped
 from services.kit.table import BATCH_MAX, Page, Table
 from services.kit.unit import Unit, write
-from services.member.consent.rules import Purpose
+from services.member.consent.enums import Purpose
 from services.member.consent.store import Consents
 from services.member.identity.store import Consumers
 from services.member.outreach import rules
-from services.member.outreach.rules import Binder, Binding, Draft, ImportedBinding, Outreach, OutreachSent, Reason
+from services.member.outreach.enums import Reason
+from services.member.outreach.rules import Binder, Binding, Draft, ImportedBinding, Outreach, OutreachSent
 from services.member.outreach.store import Bindings, Outreaches
+from services.member.relation.enums import InteractionKind
 from services.member.relation.rules import Interaction, interaction_id
-from services.member.relation.rules import Kind as InteractionKind
 from services.member.relation.store import Relations
 from services.member.rows import whole, whole_pages
 from services.member.stores import Stores

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
-from enum import StrEnum
 from typing import Annotated
 
 from msgspec import Meta, Struct
@@ -10,6 +9,7 @@ from msgspec.structs import replace
 
 from services.kit import calendar
 from services.kit.errors import Conflict, Denied, Exhausted, Invalid, NotFound
+from services.member.outreach.enums import Channel, Outcome, Reason
 
 CAP = 3
 CAP_WITHIN = timedelta(days=7)
@@ -17,29 +17,6 @@ QUIET_FROM_MINUTE = 22 * 60
 QUIET_UNTIL_MINUTE = 8 * 60
 DEFAULT_ZONE = "Asia/Shanghai"
 ORDERED_WITHIN = timedelta(days=7)
-
-
-class Reason(StrEnum):
-    CONSUMER_NOT_FOUND = "CONSUMER_NOT_FOUND"
-    STAFF_UNKNOWN = "STAFF_UNKNOWN"
-    BOUND_ELSEWHERE = "BOUND_ELSEWHERE"
-    NOT_BOUND = "NOT_BOUND"
-    NO_CONSENT = "NO_CONSENT"
-    FREQUENCY_CAP = "FREQUENCY_CAP"
-    QUIET_HOURS = "QUIET_HOURS"
-    OUTREACH_NOT_FOUND = "OUTREACH_NOT_FOUND"
-    STAFF_STORE_OR_BRAND = "STAFF_STORE_OR_BRAND"
-    INVALID_FIELD = "INVALID_FIELD"
-
-
-class Channel(StrEnum):
-    IN_APP = "CHANNEL_IN_APP"
-
-
-class Outcome(StrEnum):
-    SENT = "OUTCOME_SENT"
-    READ = "OUTCOME_READ"
-    ORDERED = "OUTCOME_ORDERED"
 
 
 class Staff(Struct, frozen=True):

@@ -14,7 +14,8 @@ from services.kit.table import BATCH_MAX, Page
 from services.kit.unit import Unit, write
 from services.member.identity.store import Consumers, is_self
 from services.member.relation import rules
-from services.member.relation.rules import Interaction, Reason, Relation, Transition
+from services.member.relation.enums import Reason
+from services.member.relation.rules import Interaction, Relation, Transition
 from services.member.relation.store import Place, Relations
 from services.member.rows import whole, whole_pages
 from services.member.stores import Stores

@@ -17,11 +17,12 @@ Interactions that come late make the fold start anew, so that the result is the 
 import math
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
-from enum import StrEnum
 from typing import Annotated
 
 from msgspec import Meta, Struct
 from msgspec.structs import replace
+
+from services.member.relation.enums import Direction, InteractionKind, Stage
 
 LOYAL_ORDERS = 3
 INSTANT = timedelta(milliseconds=1)
@@ -32,60 +33,23 @@ AHEAD_MAX = timedelta(minutes=5)
 EARLIEST = datetime(2000, 1, 1, tzinfo=UTC)
 """Nobody records by hand what was before: an earlier time is a mistake."""
 
-
-class Reason(StrEnum):
-    CONSUMER_NOT_FOUND = "CONSUMER_NOT_FOUND"
-    RELATION_NOT_FOUND = "RELATION_NOT_FOUND"
-    BRAND_NOT_YOURS = "BRAND_NOT_YOURS"
-    KIND_NOT_RECORDED = "KIND_NOT_RECORDED"
-    IN_THE_FUTURE = "IN_THE_FUTURE"
-    CONSUMER_OR_BRAND = "CONSUMER_OR_BRAND"
-    INVALID_FIELD = "INVALID_FIELD"
-
-
-class Stage(StrEnum):
-    NONE = "STAGE_UNSPECIFIED"
-    AWARENESS = "STAGE_AWARENESS"
-    INTEREST = "STAGE_INTEREST"
-    PURCHASE = "STAGE_PURCHASE"
-    LOYALTY = "STAGE_LOYALTY"
-
-
 WITHIN = {Stage.LOYALTY: timedelta(days=180), Stage.PURCHASE: timedelta(days=365), Stage.INTEREST: timedelta(days=180)}
 """For how long an event holds a stage up."""
 
-
-class Direction(StrEnum):
-    ADVANCE = "DIRECTION_ADVANCE"
-    LAPSE = "DIRECTION_LAPSE"
-
-
-class Kind(StrEnum):
-    PACK_RECEIVED = "INTERACTION_KIND_PACK_RECEIVED"
-    OUTREACH_RECEIVED = "INTERACTION_KIND_OUTREACH_RECEIVED"
-    ORDER_PAID = "INTERACTION_KIND_ORDER_PAID"
-    CONTENT_VIEWED = "INTERACTION_KIND_CONTENT_VIEWED"
-    OFFER_VIEWED = "INTERACTION_KIND_OFFER_VIEWED"
-    OFFER_KEPT = "INTERACTION_KIND_OFFER_KEPT"
-    FOLLOWED = "INTERACTION_KIND_FOLLOWED"
-    STORE_VISITED = "INTERACTION_KIND_STORE_VISITED"
-    ASKED = "INTERACTION_KIND_ASKED"
-
-
 WEIGHT = {
-    Kind.CONTENT_VIEWED: 1.0,
-    Kind.PACK_RECEIVED: 2.0,
-    Kind.OUTREACH_RECEIVED: 2.0,
-    Kind.OFFER_VIEWED: 2.0,
-    Kind.OFFER_KEPT: 6.0,
-    Kind.STORE_VISITED: 6.0,
-    Kind.ASKED: 6.0,
-    Kind.FOLLOWED: 8.0,
-    Kind.ORDER_PAID: 20.0,
+    InteractionKind.CONTENT_VIEWED: 1.0,
+    InteractionKind.PACK_RECEIVED: 2.0,
+    InteractionKind.OUTREACH_RECEIVED: 2.0,
+    InteractionKind.OFFER_VIEWED: 2.0,
+    InteractionKind.OFFER_KEPT: 6.0,
+    InteractionKind.STORE_VISITED: 6.0,
+    InteractionKind.ASKED: 6.0,
+    InteractionKind.FOLLOWED: 8.0,
+    InteractionKind.ORDER_PAID: 20.0,
 }
-TURNS_TO = frozenset(Kind) - {Kind.CONTENT_VIEWED, Kind.PACK_RECEIVED, Kind.OUTREACH_RECEIVED}
+TURNS_TO = frozenset(InteractionKind) - {InteractionKind.CONTENT_VIEWED, InteractionKind.PACK_RECEIVED, InteractionKind.OUTREACH_RECEIVED}
 """What a person does towards a brand, rather than the brand towards the person."""
-FROM_FACTS = frozenset({Kind.PACK_RECEIVED, Kind.OUTREACH_RECEIVED, Kind.ORDER_PAID})
+FROM_FACTS = frozenset({InteractionKind.PACK_RECEIVED, InteractionKind.OUTREACH_RECEIVED, InteractionKind.ORDER_PAID})
 
 
 class Money(Struct, frozen=True):
@@ -99,7 +63,7 @@ class Interaction(Struct, frozen=True, omit_defaults=True):
     id: str
     consumer_id: str
     brand_id: str
-    kind: Kind
+    kind: InteractionKind
     at: datetime
     touchpoint: str = "TOUCHPOINT_UNSPECIFIED"
     scenario: str = "SCENARIO_UNSPECIFIED"
@@ -110,7 +74,7 @@ class Interaction(Struct, frozen=True, omit_defaults=True):
 
 class Cause(Struct, frozen=True):
     interaction_id: str
-    kind: Kind
+    kind: InteractionKind
     ref: str = ""
 
 
@@ -221,14 +185,14 @@ def as_of(relation: Relation, at: datetime) -> tuple[Relation, list[Transition]]
 
 def _born(person_id: str, brand_id: str, first: Interaction) -> Relation:
     cause = Cause(first.id, first.kind, first.ref)
-    return Relation(relation_id(person_id, brand_id), person_id, brand_id, Stage.NONE, first.at, first.at, first.at, cause)
+    return Relation(relation_id(person_id, brand_id), person_id, brand_id, Stage.UNSPECIFIED, first.at, first.at, first.at, cause)
 
 
 def _after(relation: Relation, interaction: Interaction, moves: list[Transition]) -> Relation:
     """One step of the fold: the event itself."""
     at, cause = interaction.at, Cause(interaction.id, interaction.kind, interaction.ref)
     mark = Mark(at, cause)
-    is_order = interaction.kind is Kind.ORDER_PAID
+    is_order = interaction.kind is InteractionKind.ORDER_PAID
     orders = [*relation.orders, mark][-LOYAL_ORDERS:] if is_order else relation.orders
     turned = mark if interaction.kind in TURNS_TO else relation.turned
     stage, held_by = _stage(orders, turned, at)

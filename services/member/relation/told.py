@@ -5,7 +5,8 @@ from typing import Any
 
 from quanyu.common.v1.touch_pb2 import Scenario, Touchpoint
 from quanyu.facts.v1 import facts_pb2
-from services.member.relation.rules import Interaction, Kind, Money, interaction_id
+from services.member.relation.enums import InteractionKind
+from services.member.relation.rules import Interaction, Money, interaction_id
 
 
 def of_order(order: facts_pb2.OrderSummary) -> list[Interaction]:
@@ -28,7 +29,7 @@ def of_order(order: facts_pb2.OrderSummary) -> list[Interaction]:
             id=interaction_id(order_id, brand_id),
             consumer_id=consumer_id,
             brand_id=brand_id,
-            kind=Kind.ORDER_PAID,
+            kind=InteractionKind.ORDER_PAID,
             at=at,
             touchpoint=touchpoint,
             scenario=scenario,
@@ -46,7 +47,7 @@ def of_pack(pack: dict[str, Any], at: datetime) -> list[Interaction]:
             id=interaction_id(pack["pack_id"], brand_id),
             consumer_id=pack["consumer_id"],
             brand_id=brand_id,
-            kind=Kind.PACK_RECEIVED,
+            kind=InteractionKind.PACK_RECEIVED,
             at=at,
             touchpoint=pack.get("touchpoint", "TOUCHPOINT_UNSPECIFIED"),
             scenario="SCENARIO_DISTRICT_VISIT",

@@ -10,13 +10,15 @@ from msgspec.structs import replace
 from quanyu.organization.v1 import chart_pb2
 from services.kit import ids
 from services.kit.documents import as_struct, fields
+from services.kit.enums import Role, ScopeKind
 from services.kit.errors import Conflict, Invalid, NotFound, Refusal
 from services.kit.unit import Unit as Work
 from services.kit.unit import write
 from services.organization.chart import people, rules
-from services.organization.chart.people import SCOPE_OF, Grant, Hiring, Place, Role, Scope, ScopeKind, Staff
+from services.organization.chart.enums import Reason
+from services.organization.chart.people import SCOPE_OF, Grant, Hiring, Place, Scope, Staff
 from services.organization.chart.people_rpc import People, held
-from services.organization.chart.rules import ROWS_MAX, Brand, BrandDraft, Reason, Store, StoreChanged, StoreDraft, Unit
+from services.organization.chart.rules import ROWS_MAX, Brand, BrandDraft, Store, StoreChanged, StoreDraft, Unit
 
 Row = TypeVar("Row")
 Taken = TypeVar("Taken")

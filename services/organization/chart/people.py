@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Sequence
 from datetime import datetime
-from enum import StrEnum
 from typing import Annotated, NamedTuple
 
 from msgspec import Meta, Struct
@@ -10,40 +9,16 @@ from msgspec.structs import replace
 
 from services.kit import ids
 from services.kit.bounds import WRITTEN
+from services.kit.enums import Role, ScopeKind
 from services.kit.errors import Conflict, Denied, Invalid
-from services.organization.chart.rules import Reason, Store, Unit
+from services.organization.chart.enums import Reason
+from services.organization.chart.rules import Store, Unit
 
 StaffId = Annotated[str, Meta(pattern=ids.shape("stf"))]
 GrantId = Annotated[str, Meta(pattern=ids.shape("grt"))]
 Title = Annotated[str, Meta(max_length=40, pattern=WRITTEN)]
 SUBJECT_LENGTH_MAX = 200
 GRANTS_MAX = 200
-
-
-class Role(StrEnum):
-    """Labels of quanyu.access.v1.Role."""
-
-    GUIDE = "ROLE_GUIDE"
-    STORE_MANAGER = "ROLE_STORE_MANAGER"
-    SUPERVISOR = "ROLE_SUPERVISOR"
-    BRAND_OPERATOR = "ROLE_BRAND_OPERATOR"
-    DISTRICT_OPERATOR = "ROLE_DISTRICT_OPERATOR"
-    OPERATOR = "ROLE_OPERATOR"
-    SERVICE = "ROLE_SERVICE"
-    CONSUMER = "ROLE_CONSUMER"
-
-
-class ScopeKind(StrEnum):
-    """Labels of quanyu.access.v1.ScopeKind."""
-
-    INSTALLATION = "SCOPE_KIND_INSTALLATION"
-    BRAND = "SCOPE_KIND_BRAND"
-    UNIT = "SCOPE_KIND_UNIT"
-    STORE = "SCOPE_KIND_STORE"
-    DISTRICT = "SCOPE_KIND_DISTRICT"
-    STAFF = "SCOPE_KIND_STAFF"
-    CONSUMER = "SCOPE_KIND_CONSUMER"
-
 
 SCOPE_OF: dict[Role, ScopeKind] = {
     Role.GUIDE: ScopeKind.STORE,

@@ -9,14 +9,15 @@ from services.kit import ids, lists
 from services.kit.access import Kind, caller
 from services.kit.clock import Clock
 from services.kit.documents import as_struct, fields
+from services.kit.enums import Role, ScopeKind
 from services.kit.errors import Conflict, Denied
 from services.kit.mongo import Session, Shaped
 from services.kit.secrets import Secrets
 from services.kit.unit import Unit as Work
 from services.kit.unit import Units, write
 from services.organization.chart import people
-from services.organization.chart.people import GRANTS_MAX, SUBJECT_LENGTH_MAX, Grant, Held, Hiring, Place, Role, ScopeKind, Staff
-from services.organization.chart.rules import Reason
+from services.organization.chart.enums import Reason
+from services.organization.chart.people import GRANTS_MAX, SUBJECT_LENGTH_MAX, Grant, Held, Hiring, Place, Staff
 from services.organization.chart.store import Chart
 
 OPERATOR = "operator"

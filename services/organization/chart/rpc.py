@@ -11,9 +11,10 @@ from services.kit.house import House
 from services.kit.unit import Unit as Work
 from services.kit.unit import write
 from services.organization.chart import rules
+from services.organization.chart.enums import Reason
 from services.organization.chart.imports import Imports, seen_at_once
 from services.organization.chart.people_rpc import Acquainted
-from services.organization.chart.rules import BrandDraft, Reason, StoreChanges, StoreDraft, UnitDraft
+from services.organization.chart.rules import BrandDraft, StoreChanges, StoreDraft, UnitDraft
 from services.organization.chart.store import Chart
 
 UPPER_FIRST = [("level", 1)]

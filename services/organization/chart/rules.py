@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import date
-from enum import StrEnum
 from typing import Annotated
 
 from msgspec import Meta, Struct
@@ -12,6 +11,7 @@ from services.kit import calendar, ids
 from services.kit.bounds import WRITTEN
 from services.kit.errors import Conflict, Invalid, NotFound
 from services.kit.money import Currency
+from services.organization.chart.enums import BrandKind, Reason, StoreKind, UnitKind
 
 BrandId = Annotated[str, Meta(pattern=ids.shape("(brd|rtl)"))]
 UnitId = Annotated[str, Meta(pattern=ids.shape("unt", length_max=68))]
@@ -23,56 +23,6 @@ Minute = Annotated[int, Meta(ge=0, le=calendar.DAY_MINUTES)]
 LEVELS_MAX = 12
 SUBTREE_MAX = 5_000
 ROWS_MAX = 500
-
-
-class Reason(StrEnum):
-    """Why the chart refuses; the labels of ChartReason without the prefix."""
-
-    BRAND_NOT_FOUND = "BRAND_NOT_FOUND"
-    BRAND_EXISTS = "BRAND_EXISTS"
-    UNIT_NOT_FOUND = "UNIT_NOT_FOUND"
-    UNIT_EXISTS = "UNIT_EXISTS"
-    UNIT_KIND_NOT_ALLOWED = "UNIT_KIND_NOT_ALLOWED"
-    UNIT_CYCLE = "UNIT_CYCLE"
-    UNIT_OF_ANOTHER_BRAND = "UNIT_OF_ANOTHER_BRAND"
-    UNIT_IS_ROOT = "UNIT_IS_ROOT"
-    UNIT_TOO_DEEP = "UNIT_TOO_DEEP"
-    SUBTREE_TOO_LARGE = "SUBTREE_TOO_LARGE"
-    INVALID_PERIOD = "INVALID_PERIOD"
-    STORE_NOT_FOUND = "STORE_NOT_FOUND"
-    STORE_EXISTS = "STORE_EXISTS"
-    INVALID_HOURS = "INVALID_HOURS"
-    STAFF_NOT_FOUND = "STAFF_NOT_FOUND"
-    STAFF_EXISTS = "STAFF_EXISTS"
-    SUBJECT_IN_USE = "SUBJECT_IN_USE"
-    STAFF_LEFT = "STAFF_LEFT"
-    ROLE_NOT_GRANTABLE = "ROLE_NOT_GRANTABLE"
-    BEYOND_OWN_REACH = "BEYOND_OWN_REACH"
-    GRANT_EXISTS = "GRANT_EXISTS"
-    GRANT_NOT_FOUND = "GRANT_NOT_FOUND"
-    DUPLICATE_ROW = "DUPLICATE_ROW"
-    INVALID_FIELD = "INVALID_FIELD"
-    INVALID_ZONE = "INVALID_ZONE"
-    TOO_MANY_ROWS = "TOO_MANY_ROWS"
-    PLACE_REQUIRED = "PLACE_REQUIRED"
-
-
-class BrandKind(StrEnum):
-    BRAND = "BRAND_KIND_BRAND"
-    RETAILER = "BRAND_KIND_RETAILER"
-
-
-class UnitKind(StrEnum):
-    HEADQUARTERS = "UNIT_KIND_HEADQUARTERS"
-    NEW_RETAIL_DEPARTMENT = "UNIT_KIND_NEW_RETAIL_DEPARTMENT"
-    REGION = "UNIT_KIND_REGION"
-    SUPERVISOR_AREA = "UNIT_KIND_SUPERVISOR_AREA"
-    STORE = "UNIT_KIND_STORE"
-
-
-class StoreKind(StrEnum):
-    STORE = "STORE_KIND_STORE"
-    WAREHOUSE = "STORE_KIND_WAREHOUSE"
 
 
 class Name(Struct, frozen=True):

@@ -10,13 +10,15 @@ from quanyu.facts.v1 import facts_pb2
 from quanyu.organization.v1 import chart_pb2
 from services.kit import documents
 from services.kit.access import Kind, Reach, caller
+from services.kit.enums import Role, ScopeKind
 from services.kit.errors import Conflict
 from services.kit.house import House
 from services.kit.mongo import Document, Session
 from services.kit.table import Table
 from services.kit.unit import Unit as Work
-from services.organization.chart.people import Grant, Role, Scope, ScopeKind, Staff
-from services.organization.chart.rules import ROWS_MAX, SUBTREE_MAX, Brand, Reason, Store, StoreChanged, Unit
+from services.organization.chart.enums import Reason
+from services.organization.chart.people import Grant, Scope, Staff
+from services.organization.chart.rules import ROWS_MAX, SUBTREE_MAX, Brand, Store, StoreChanged, Unit
 
 S = TypeVar("S", bound=Struct)
 Row = TypeVar("Row", Brand, Unit, Store, Staff, Grant)

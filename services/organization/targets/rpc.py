@@ -15,7 +15,8 @@ from services.kit.table import Table
 from services.kit.unit import Unit, write
 from services.organization.chart.rules import unit_of_store
 from services.organization.targets import rules, scorecards
-from services.organization.targets.rules import Reason, Target
+from services.organization.targets.enums import Reason
+from services.organization.targets.rules import Target
 from services.organization.targets.scorecards import STORES_MAX, Cell, Split, Sum, Tally
 from services.organization.targets.store import Targets
 

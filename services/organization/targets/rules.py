@@ -2,42 +2,22 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import date, datetime, timedelta
-from enum import StrEnum
 from typing import Annotated, NamedTuple
 
 from msgspec import Meta, Struct
 from msgspec.structs import replace
 
 from services.kit.calendar import day_of
+from services.kit.enums import Touchpoint
 from services.kit.errors import Invalid
 from services.kit.money import MINOR_MAX, Money
+from services.organization.targets.enums import CreditBasis, Reason, Taken
 
 OUTREACH_DAYS = 7
 SCENARIO_PREFIX = "SCENARIO_"
-
-
-class Reason(StrEnum):
-    """Why targets refuse; the labels of TargetsReason without the prefix."""
-
-    INVALID_MONTH = "INVALID_MONTH"
-    EMPTY_TARGET = "EMPTY_TARGET"
-    INVALID_PERIOD = "INVALID_PERIOD"
-    SUBJECT_REQUIRED = "SUBJECT_REQUIRED"
-
-
-class Taken(StrEnum):
-    ONLINE = "TAKEN_ONLINE"
-    OFFLINE = "TAKEN_OFFLINE"
-
-
 ONLINE = frozenset(
-    {"TOUCHPOINT_MINI_PROGRAM", "TOUCHPOINT_APP", "TOUCHPOINT_WEB", "TOUCHPOINT_LIVE", "TOUCHPOINT_GUIDE_CHAT"},
+    {Touchpoint.MINI_PROGRAM, Touchpoint.APP, Touchpoint.WEB, Touchpoint.LIVE, Touchpoint.GUIDE_CHAT},
 )
-
-
-class Basis(StrEnum):
-    OUTREACH = "CREDIT_BASIS_OUTREACH"
-    BINDING = "CREDIT_BASIS_BINDING"
 
 
 class BrandShare(Struct, frozen=True, rename={"brand_id": "b", "day": "d", "items": "i", "minor": "m"}):
@@ -56,7 +36,7 @@ class Credit(Struct, frozen=True, kw_only=True):
     store_id: str
     brand_id: str
     staff_id: str | None = None
-    basis: Basis | None = None
+    basis: CreditBasis | None = None
     bound_brand_id: str | None = None
     outreach_id: str | None = None
     decided_at: datetime | None = None
@@ -174,7 +154,7 @@ class Decision(NamedTuple):
     """Whom an order is credited to and the fact that decided."""
 
     staff_id: str
-    basis: Basis
+    basis: CreditBasis
     bound_brand_id: str
     outreach_id: str | None
     decided_at: datetime
@@ -201,11 +181,11 @@ def attribute(credit: Credit, bindings: Iterable[Binding], reached: Iterable[Rea
     wrote = [one for one in reached if (one.brand_id, one.staff_id) in pairs and since <= one.at <= credit.paid_at]
     if wrote:
         last = max(wrote, key=lambda one: (one.at, one.outreach_id))
-        return Decision(last.staff_id, Basis.OUTREACH, last.brand_id, last.outreach_id, last.at)
+        return Decision(last.staff_id, CreditBasis.OUTREACH, last.brand_id, last.outreach_id, last.at)
     if not bound:
         return None
     nearest = min(guides(bound).values(), key=lambda one: (one.brand_id != credit.brand_id, -paid.get(one.brand_id, 0), one.brand_id))
-    return Decision(nearest.staff_id, Basis.BINDING, nearest.brand_id, None, nearest.bound_at)
+    return Decision(nearest.staff_id, CreditBasis.BINDING, nearest.brand_id, None, nearest.bound_at)
 
 
 def set_target(unit_id: str, brand_id: str, month: str, scenario: str | None, currency: str, online: int, offline: int) -> Target:

@@ -15,7 +15,8 @@ from msgspec import Struct
 
 from services.kit.currencies import CODES
 from services.kit.errors import Invalid
-from services.organization.targets.rules import SCENARIO_PREFIX, Credit, Reason, Taken
+from services.organization.targets.enums import Reason, Taken
+from services.organization.targets.rules import SCENARIO_PREFIX, Credit
 
 PERIOD_DAYS_MAX = 366
 STORES_MAX = 500

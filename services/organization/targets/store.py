@@ -26,7 +26,8 @@ from services.kit.mongo import Document, Session, Shaped
 from services.kit.persons import Person, Persons
 from services.kit.table import Table
 from services.kit.unit import Unit
-from services.organization.chart.rules import Reason, unit_of_store
+from services.organization.chart.enums import Reason
+from services.organization.chart.rules import unit_of_store
 from services.organization.chart.store import Chart, Overseen
 from services.organization.targets import rules, scorecards
 from services.organization.targets.rules import Binding, Credit, Line, Order, Reached, Seller, Target

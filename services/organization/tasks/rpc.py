@@ -12,7 +12,7 @@ from services.kit.house import House
 from services.kit.mongo import Document
 from services.kit.unit import Unit, write
 from services.organization.tasks import rules
-from services.organization.tasks.rules import Outcome, Reason, State
+from services.organization.tasks.enums import Reason, TaskOutcome, TaskState
 from services.organization.tasks.store import Tasks
 
 DUE_FIRST = [("due_at", 1)]
@@ -30,7 +30,7 @@ class TaskServicer(tasks_pb2_grpc.TaskServiceServicer):
 
     @write
     async def CompleteTask(self, request: tasks_pb2.CompleteTaskRequest, unit: Unit) -> tasks_pb2.CompleteTaskResponse:
-        outcome = Outcome(fields(request)["outcome"]) if request.outcome else None
+        outcome = TaskOutcome(fields(request)["outcome"]) if request.outcome else None
         task = await self.tasks.decide(unit, request.task_id, rules.complete, outcome=outcome, at=unit.at)
         return tasks_pb2.CompleteTaskResponse(task=task)
 
@@ -70,4 +70,4 @@ def _subject(request: tasks_pb2.ListTasksRequest | tasks_pb2.WatchTasksRequest) 
 
 def _in_state(request: tasks_pb2.ListTasksRequest | tasks_pb2.BatchListTasksRequest) -> Document:
     # Every state is named, so that the index gives the order whichever is asked for.
-    return {"state": {"$in": [fields(request)["state"]] if request.state else sorted(State)}}
+    return {"state": {"$in": [fields(request)["state"]] if request.state else sorted(TaskState)}}

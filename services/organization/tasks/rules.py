@@ -3,7 +3,6 @@
 import hashlib
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
-from enum import StrEnum
 from typing import NamedTuple
 
 from msgspec import Struct
@@ -12,37 +11,10 @@ from msgspec.structs import replace
 from services.kit.errors import Conflict, Invalid
 from services.kit.money import Money
 from services.organization.targets.rules import Binding
+from services.organization.tasks.enums import Reason, TaskKind, TaskOutcome, TaskState
 
 DUE = timedelta(hours=24)
-
-
-class Reason(StrEnum):
-    """Why tasks refuse; the labels of TasksReason without the prefix."""
-
-    TASK_NOT_FOUND = "TASK_NOT_FOUND"
-    TASK_CLOSED = "TASK_CLOSED"
-    SUBJECT_REQUIRED = "SUBJECT_REQUIRED"
-    OUTCOME_REQUIRED = "OUTCOME_REQUIRED"
-
-
-class Kind(StrEnum):
-    FOLLOW_UP_VISIT = "TASK_KIND_FOLLOW_UP_VISIT"
-
-
-class State(StrEnum):
-    OPEN = "TASK_STATE_OPEN"
-    ACKNOWLEDGED = "TASK_STATE_ACKNOWLEDGED"
-    DONE = "TASK_STATE_DONE"
-    WITHDRAWN = "TASK_STATE_WITHDRAWN"
-
-
-class Outcome(StrEnum):
-    REACHED = "TASK_OUTCOME_REACHED"
-    NOT_REACHED = "TASK_OUTCOME_NOT_REACHED"
-    NOT_WANTED = "TASK_OUTCOME_NOT_WANTED"
-
-
-CLOSED = frozenset({State.DONE, State.WITHDRAWN})
+CLOSED = frozenset({TaskState.DONE, TaskState.WITHDRAWN})
 
 
 class Coupon(Struct, frozen=True, kw_only=True):
@@ -63,8 +35,8 @@ class Task(Struct, frozen=True, kw_only=True):
     """
 
     id: str
-    kind: Kind
-    state: State = State.OPEN
+    kind: TaskKind
+    state: TaskState = TaskState.OPEN
     staff_id: str
     store_id: str
     brand_id: str
@@ -78,7 +50,7 @@ class Task(Struct, frozen=True, kw_only=True):
     due_at: datetime
     acknowledged_at: datetime | None = None
     closed_at: datetime | None = None
-    outcome: Outcome | None = None
+    outcome: TaskOutcome | None = None
     outreach_id: str | None = None
     version: int = 1
 
@@ -117,11 +89,11 @@ def leave_again(task: Task, asked: Task | None, at: datetime) -> Task:
     What is done stays done: she was written to about this pack. Else the task speaks of what is unspent now, due when it was; it is
     withdrawn when that is nothing, and asked for anew when it had been withdrawn.
     """
-    if task.state is State.DONE:
+    if task.state is TaskState.DONE:
         return task
     if asked is None:
-        return task if task.state is State.WITHDRAWN else replace(task, state=State.WITHDRAWN, closed_at=at)
-    if task.state is State.WITHDRAWN:
+        return task if task.state is TaskState.WITHDRAWN else replace(task, state=TaskState.WITHDRAWN, closed_at=at)
+    if task.state is TaskState.WITHDRAWN:
         return replace(asked, id=task.id, version=task.version)
     if task.coupons == asked.coupons:
         return task
@@ -133,7 +105,7 @@ def _asked(visit: Visit, guides: Mapping[str, Binding]) -> list[Task]:
     return [
         Task(
             id=task_id(visit.consumer_id, brand_id, visit.district_id, visit.day),
-            kind=Kind.FOLLOW_UP_VISIT,
+            kind=TaskKind.FOLLOW_UP_VISIT,
             staff_id=guides[brand_id].staff_id,
             store_id=guides[brand_id].store_id,
             brand_id=brand_id,
@@ -165,18 +137,18 @@ def acknowledge(task: Task, at: datetime) -> Decided:
         raise closed(task)
     if task.acknowledged_at is not None:
         return task, []
-    return replace(task, state=State.ACKNOWLEDGED, acknowledged_at=at), []
+    return replace(task, state=TaskState.ACKNOWLEDGED, acknowledged_at=at), []
 
 
-def complete(task: Task, outcome: Outcome | None, at: datetime, outreach_id: str | None = None) -> Decided:
+def complete(task: Task, outcome: TaskOutcome | None, at: datetime, outreach_id: str | None = None) -> Decided:
     """The task with its outcome. The same outcome again changes nothing."""
     if outcome is None:
         raise Invalid(Reason.OUTCOME_REQUIRED, "say what came of it", field="outcome")
-    if task.state is State.DONE and task.outcome is outcome:
+    if task.state is TaskState.DONE and task.outcome is outcome:
         return task, []
     if task.state in CLOSED:
         raise closed(task)
-    return replace(task, state=State.DONE, outcome=outcome, closed_at=at, outreach_id=outreach_id), []
+    return replace(task, state=TaskState.DONE, outcome=outcome, closed_at=at, outreach_id=outreach_id), []
 
 
 def reached(task: Task, consumer_ids: Collection[str], brand_id: str, outreach_id: str, at: datetime) -> Task:
@@ -184,7 +156,7 @@ def reached(task: Task, consumer_ids: Collection[str], brand_id: str, outreach_i
     after it was closed, changes nothing: whoever writes names the task."""
     if task.state in CLOSED or task.consumer_id not in consumer_ids or task.brand_id != brand_id:
         return task
-    return complete(task, Outcome.REACHED, at, outreach_id)[0]
+    return complete(task, TaskOutcome.REACHED, at, outreach_id)[0]
 
 
 def rebind(task: Task, guide: Binding | None, at: datetime) -> Task:
@@ -192,11 +164,11 @@ def rebind(task: Task, guide: Binding | None, at: datetime) -> Task:
     if task.state in CLOSED:
         return task
     if guide is None:
-        return replace(task, state=State.WITHDRAWN, closed_at=at)
+        return replace(task, state=TaskState.WITHDRAWN, closed_at=at)
     held = replace(task, store_id=guide.store_id, consumer_id=guide.consumer_id)
     if guide.staff_id == task.staff_id:
         return held
-    return replace(held, state=State.OPEN, acknowledged_at=None, staff_id=guide.staff_id)
+    return replace(held, state=TaskState.OPEN, acknowledged_at=None, staff_id=guide.staff_id)
 
 
 def closed(task: Task) -> Conflict:

@@ -19,13 +19,14 @@ from services.organization.chart.store import Overseen
 from services.organization.targets.rules import guides
 from services.organization.targets.store import Targets
 from services.organization.tasks import rules
-from services.organization.tasks.rules import CLOSED, Coupon, State, Task, Visit
+from services.organization.tasks.enums import TaskState
+from services.organization.tasks.rules import CLOSED, Coupon, Task, Visit
 
 OF_ONE_MAX = 1_000
 """Tasks about one person that are looked at together: of a day, or those that are open; a day has one of each brand at most."""
 SUBJECTS = ("staff_id", "store_id")
 """Whose tasks one may follow."""
-UNCLOSED = sorted(set(State) - CLOSED)
+UNCLOSED = sorted(set(TaskState) - CLOSED)
 
 
 class Tasks:

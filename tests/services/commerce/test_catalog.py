@@ -5,17 +5,12 @@ import pytest
 from quanyu.commerce.v1 import catalog_pb2
 from quanyu.common.v1.money_pb2 import Money
 from quanyu.common.v1.page_pb2 import PageRequest
-from services.commerce.catalog import rules, words
+from services.commerce.catalog import words
 from services.commerce.catalog.store import having
 from services.kit.errors import Conflict, Denied, Invalid, NotFound
 from tests.services.commerce.conftest import Shop, consumer, explained, fresh, of_brand
 from tests.services.conftest import Running
 from tests.services.lists import first_pages, rows_read, says_the_same_of_each
-
-
-def test_the_reasons_are_those_of_the_wire() -> None:
-    labels = set(catalog_pb2.CatalogReason.keys()) - {"CATALOG_REASON_UNSPECIFIED"}
-    assert {f"CATALOG_REASON_{reason}" for reason in rules.Reason} == labels
 
 
 def row(

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.commerce.catalog import rules, words
+from services.commerce.catalog.enums import Reason
 from services.commerce.catalog.rules import NewProduct, NewVariant, Price, Text
 from services.kit.errors import Conflict, Invalid
 
@@ -128,8 +129,8 @@ def test_composing_again_changes_nothing() -> None:
 @pytest.mark.parametrize(
     ("new", "reason"),
     [
-        (shirt(40, name=Text("", "")), rules.Reason.NAME_MISSING),
-        (shirt(40, 40), rules.Reason.VARIANT_REPEATED),
+        (shirt(40, name=Text("", "")), Reason.NAME_MISSING),
+        (shirt(40, 40), Reason.VARIANT_REPEATED),
         (
             NewProduct(
                 "prd_a",
@@ -137,7 +138,7 @@ def test_composing_again_changes_nothing() -> None:
                 (NewVariant("var_a", Price("CNY", 1)), NewVariant("var_b", Price("CNY", 1))),
                 Text("甲"),
             ),
-            rules.Reason.VARIANT_REPEATED,
+            Reason.VARIANT_REPEATED,
         ),
         (
             NewProduct(
@@ -146,11 +147,11 @@ def test_composing_again_changes_nothing() -> None:
                 (NewVariant("var_a", Price("CNY", 1), {"size": "1"}), NewVariant("var_b", Price("USD", 1), {"size": "2"})),
                 Text("甲"),
             ),
-            rules.Reason.CURRENCY_MIXED,
+            Reason.CURRENCY_MIXED,
         ),
     ],
 )
-def test_what_is_no_product(new: NewProduct, reason: rules.Reason) -> None:
+def test_what_is_no_product(new: NewProduct, reason: Reason) -> None:
     with pytest.raises(Invalid) as refused:
         rules.compose(new)
     assert refused.value.reason == reason

@@ -18,12 +18,6 @@ from services.kit.errors import Conflict, Denied, Exhausted, Invalid, NotFound
 from tests.services.commerce.conftest import HERE, Shop, consumer, explained, fresh, of_store, stages
 
 
-def test_the_words_are_those_of_the_wire() -> None:
-    labels = set(discovery_pb2.DiscoveryReason.keys()) - {"DISCOVERY_REASON_UNSPECIFIED"}
-    assert {f"DISCOVERY_REASON_{reason}" for reason in rules.Reason} == labels
-    assert set(rules.Obstacle) == set(discovery_pb2.Obstacle.keys()) - {"OBSTACLE_UNSPECIFIED"}
-
-
 def evening() -> float:
     """The offset in seconds that makes it 21:40 in Shanghai, today."""
     now = clock.real()

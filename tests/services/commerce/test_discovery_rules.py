@@ -9,8 +9,10 @@ from msgspec.structs import replace
 
 from services.commerce.catalog.rules import Price, Text, Variant
 from services.commerce.discovery import rules
-from services.commerce.discovery.rules import TERMS, Hindrance, Obstacle, Shelf, Way, way
-from services.commerce.stock.rules import Availability, Method, Point, Stock, Store
+from services.commerce.discovery.enums import Obstacle
+from services.commerce.discovery.rules import TERMS, Hindrance, Shelf, Way, way
+from services.commerce.stock.enums import Availability, Method
+from services.commerce.stock.rules import Point, Stock, Store
 from services.kit.calendar import is_open
 from services.kit.errors import Conflict, Invalid
 

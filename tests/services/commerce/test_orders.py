@@ -27,13 +27,6 @@ from tests.services.conftest import OPERATOR, Running
 from tests.services.lists import first_pages, rows_read, says_the_same_of_each
 
 
-def test_the_words_are_those_of_the_wire() -> None:
-    assert {f"ORDERS_REASON_{reason}" for reason in rules.Reason} == set(orders_pb2.OrdersReason.keys()) - {"ORDERS_REASON_UNSPECIFIED"}
-    for words, label in ((nouns.State, "OrderState"), (nouns.Cancel, "CancelReason"), (nouns.PaymentMethod, "PaymentMethod")):
-        known = set(getattr(orders_pb2, label).keys())
-        assert set(words) == {name for name in known if not name.endswith("_UNSPECIFIED")}
-
-
 async def test_commerce_hears_exactly_what_the_routes_say(commerce: Running) -> None:
     house, persons = commerce.house, Persons(commerce.database)
     stocks, orders = StockStore(house.database, house.lane, persons), OrderStore(house.database, Watch(house.database), persons)

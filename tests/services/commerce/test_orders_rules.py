@@ -10,14 +10,17 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from services.commerce.catalog.rules import Price, Text, Variant
 from services.commerce.orders import history, rules, sight
+from services.commerce.orders.enums import CancelReason, OrderState, PaymentMethod
 from services.commerce.orders.history import ImportedLine, ImportedOrder
-from services.commerce.orders.nouns import AppliedCoupon, Cancel, Order, PaymentAsked, PaymentMethod, State
+from services.commerce.orders.nouns import AppliedCoupon, Order, PaymentAsked
 from services.commerce.orders.rpc import payable
-from services.commerce.orders.scenario import Basis, Scenario, Touchpoint
+from services.commerce.orders.scenario import Basis
 from services.commerce.stock import rules as stock_rules
-from services.commerce.stock.rules import LIVE, Hold, Method, Stock, available
+from services.commerce.stock.enums import HoldState, Method
+from services.commerce.stock.rules import LIVE, Hold, Stock, available
 from services.kit.access import Kind
 from services.kit.documents import as_document, checked
+from services.kit.enums import Scenario, Touchpoint
 from services.kit.errors import Conflict, Exhausted, Invalid, NotFound
 from services.kit.money import MINOR_MAX
 from services.kit.settings import Settings
@@ -57,7 +60,7 @@ def test_sums_are_equal_to_the_minor_unit(goods: list[tuple[int, str, int]], dat
         most = sum(minor * quantity for minor, of, quantity in goods if of == brand)
         coupons.append(AppliedCoupon(f"cpn_{brand}", brand, Price("CNY", data.draw(st.integers(0, most)))))
     priced = rules.apply_coupons(order, coupons)
-    assert priced.state is State.PLACED
+    assert priced.state is OrderState.PLACED
     assert priced.amount == order.amount
     assert priced.discount.minor == sum(coupon.discount.minor for coupon in coupons)
     assert priced.total.minor == priced.amount.minor - priced.discount.minor == sum(line.paid.minor for line in priced.lines)
@@ -109,7 +112,7 @@ class Shop(RuleBasedStateMachine):
         try:
             after, back = stock_rules.release(hold)
         except Conflict:
-            assert hold.state is stock_rules.HoldState.ORDERED
+            assert hold.state is HoldState.ORDERED
             return
         self.move(after, reserved=-back)
 
@@ -134,10 +137,10 @@ class Shop(RuleBasedStateMachine):
     @precondition(lambda self: self.orders)
     def lock(self, data: st.DataObject) -> None:
         order = data.draw(st.sampled_from(list(self.orders.values())))
-        if order.state is not State.PLACING:
+        if order.state is not OrderState.PLACING:
             return
         if self.locked_by not in ("", order.id) or self.spent_by:
-            self.orders[order.id] = rules.cancel(order, Cancel.COUPON_REFUSED, self.at)
+            self.orders[order.id] = rules.cancel(order, CancelReason.COUPON_REFUSED, self.at)
             for hold in self.held_by(order):
                 after, back = stock_rules.hold_again(hold, self.at)
                 self.move(after, reserved=-back)
@@ -154,17 +157,21 @@ class Shop(RuleBasedStateMachine):
             asked = PaymentAsked(order.id, PaymentMethod.SANDBOX, token)
             self.orders[order.id], _ = rules.approve(order, payment_id="pay_a", asked=asked, at=self.at, real_at=self.at)
         except Conflict:
-            assert order.state in (State.PLACING, State.CANCELLED) or token == "decline" or (order.pay_by and order.pay_by <= self.at)
+            assert (
+                order.state in (OrderState.PLACING, OrderState.CANCELLED)
+                or token == "decline"
+                or (order.pay_by and order.pay_by <= self.at)
+            )
 
     @rule(data=st.data())
     @precondition(lambda self: self.orders)
     def settle(self, data: st.DataObject) -> None:
         order = data.draw(st.sampled_from(list(self.orders.values())))
-        if order.state not in (State.PAYING, State.PAID):
+        if order.state not in (OrderState.PAYING, OrderState.PAID):
             with pytest.raises(Conflict):
                 rules.settle(order)
             return
-        if order.coupons and order.state is State.PAYING:
+        if order.coupons and order.state is OrderState.PAYING:
             assert self.locked_by == order.id
             self.locked_by, self.spent_by = "", order.id
         after, facts = rules.settle(order)
@@ -174,19 +181,19 @@ class Shop(RuleBasedStateMachine):
             sold, gone = stock_rules.sell(hold)
             self.move(sold, reserved=-gone, on_hand=-gone)
 
-    @rule(data=st.data(), reason=st.sampled_from([Cancel.REQUESTED, Cancel.NOT_PAID]))
+    @rule(data=st.data(), reason=st.sampled_from([CancelReason.REQUESTED, CancelReason.NOT_PAID]))
     @precondition(lambda self: self.orders)
-    def cancel(self, data: st.DataObject, reason: Cancel) -> None:
+    def cancel(self, data: st.DataObject, reason: CancelReason) -> None:
         order = data.draw(st.sampled_from(list(self.orders.values())))
         try:
             after = rules.cancel(order, reason, self.at)
         except Conflict:
-            assert order.state in (State.PAYING, State.PAID)
+            assert order.state in (OrderState.PAYING, OrderState.PAID)
             return
         self.orders[order.id] = after
         if after.rollback and self.locked_by == order.id:
             self.locked_by = ""
-        if order.state is not State.CANCELLED:
+        if order.state is not OrderState.CANCELLED:
             for hold in self.held_by(order):
                 free, back = stock_rules.give_back(hold)
                 self.move(free, reserved=-back)
@@ -199,7 +206,7 @@ class Shop(RuleBasedStateMachine):
             self.move(after, reserved=-back)
         for order in list(self.orders.values()):
             if rules.overdue(order, self.at):
-                self.orders[order.id] = rules.cancel(order, Cancel.NOT_PAID, self.at)
+                self.orders[order.id] = rules.cancel(order, CancelReason.NOT_PAID, self.at)
                 self.locked_by = "" if self.locked_by == order.id else self.locked_by
                 for hold in self.held_by(order):
                     free, back = stock_rules.give_back(hold)
@@ -208,29 +215,29 @@ class Shop(RuleBasedStateMachine):
     @invariant()
     def stock_is_whole(self) -> None:
         live = sum(hold.quantity for hold in self.holds.values() if hold.state in LIVE)
-        sold = sum(hold.quantity for hold in self.holds.values() if hold.state is stock_rules.HoldState.SOLD)
+        sold = sum(hold.quantity for hold in self.holds.values() if hold.state is HoldState.SOLD)
         assert self.stock.reserved == live
         assert self.stock.on_hand + sold == 3
         assert 0 <= self.stock.reserved <= self.stock.on_hand
 
     @invariant()
     def paid_orders_are_told_once_and_took_their_goods(self) -> None:
-        paid = [order.id for order in self.orders.values() if order.state is State.PAID]
+        paid = [order.id for order in self.orders.values() if order.state is OrderState.PAID]
         assert sorted(self.told) == sorted(paid)
         for order in self.orders.values():
             states = {hold.state for hold in self.held_by(order) if hold.order_id == order.id}
-            if order.state is State.PAID:
-                assert states == {stock_rules.HoldState.SOLD}
-            if order.state is State.CANCELLED:
-                assert states <= {stock_rules.HoldState.RELEASED}
+            if order.state is OrderState.PAID:
+                assert states == {HoldState.SOLD}
+            if order.state is OrderState.CANCELLED:
+                assert states <= {HoldState.RELEASED}
 
     @invariant()
     def a_coupon_is_spent_on_one_order_at_most(self) -> None:
-        spent = [order.id for order in self.orders.values() if order.state is State.PAID and order.coupons]
+        spent = [order.id for order in self.orders.values() if order.state is OrderState.PAID and order.coupons]
         assert len(spent) <= 1
         assert spent == [self.spent_by] if self.spent_by else not spent
         if self.locked_by:
-            assert self.orders[self.locked_by].state in (State.PLACED, State.PAYING)
+            assert self.orders[self.locked_by].state in (OrderState.PLACED, OrderState.PAYING)
 
 
 Shop.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
@@ -252,8 +259,8 @@ def test_paying_what_is_paid_changes_nothing_and_declining_leaves_it_open() -> N
     assert pay(paid, "decline") == paid
     assert rules.settle(paid) == (paid, [])
     with pytest.raises(Conflict, match="ORDER_PAID"):
-        rules.cancel(paid, Cancel.REQUESTED, NOW)
-    lost = rules.cancel(paying, Cancel.COUPONS_LOST, NOW)
+        rules.cancel(paid, CancelReason.REQUESTED, NOW)
+    lost = rules.cancel(paying, CancelReason.COUPONS_LOST, NOW)
     with pytest.raises(Conflict, match="COUPONS_LOST"):
         rules.settle(lost)
 
@@ -337,7 +344,7 @@ def test_an_imported_order_is_paid_and_sums_up() -> None:
     lines = (ImportedLine("var_1", 2, Price("USD", 300)), ImportedLine("var_2", 1, Price("USD", 99)))
     order = history.order_of(row(*lines), batch_id="b1", now=NOW, seller_id="rtl_x", brands={"var_1": "brd_a", "var_2": "brd_b"})
     assert (order.state, order.scenario, order.total, order.brand_ids) == (
-        State.PAID,
+        OrderState.PAID,
         Scenario.IN_STORE,
         Price("USD", 399),
         ["brd_a", "brd_b"],

@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from quanyu.common.v1 import touch_pb2
 from services.commerce.orders import scenario
-from services.commerce.orders.scenario import RULES, Reached, Scenario, Situation, Touchpoint, Visit, derive
+from services.commerce.orders.scenario import RULES, Reached, Situation, Visit, derive
+from services.kit.enums import Scenario, Touchpoint
 
 NOW = datetime(2026, 11, 20, 13, 40, tzinfo=UTC)
 HOURS = st.integers(-60, 60).map(lambda hours: NOW + timedelta(hours=hours))
@@ -97,8 +97,3 @@ def test_what_was_written_before_a_visit_counts_no_more() -> None:
     view = scenario.reached(Visit("con_a"), "brd_a", "out_a", ago(3))
     late = scenario.reached(view, "brd_b", "out_b", ago(1))
     assert scenario.left(scenario.entered(late, "vis_a", ago(2.5)), "vis_a", ago(2)).reached == {"brd_b": Reached("out_b", ago(1))}
-
-
-def test_the_labels_are_those_of_the_messages() -> None:
-    assert {item.value for item in Scenario} == set(touch_pb2.Scenario.keys())
-    assert {item.value for item in Touchpoint} == set(touch_pb2.Touchpoint.keys())

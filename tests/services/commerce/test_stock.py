@@ -20,13 +20,6 @@ from tests.services.conftest import OPERATOR
 from tests.services.lists import first_pages, rows_read, says_the_same_of_each
 
 
-def test_the_words_are_those_of_the_wire() -> None:
-    assert {f"STOCK_REASON_{reason}" for reason in rules.Reason} == set(stock_pb2.StockReason.keys()) - {"STOCK_REASON_UNSPECIFIED"}
-    assert set(rules.HoldState) == set(stock_pb2.HoldState.keys()) - {"HOLD_STATE_UNSPECIFIED"}
-    assert set(rules.Method) == set(stock_pb2.Method.keys()) - {"METHOD_UNSPECIFIED"}
-    assert set(rules.Availability) == set(stock_pb2.Availability.keys()) - {"AVAILABILITY_UNSPECIFIED"}
-
-
 def store_of(shop: Shop) -> StockStore:
     return StockStore(shop.database, shop.commerce.house.lane, Persons(shop.database))
 

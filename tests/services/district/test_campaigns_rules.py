@@ -7,7 +7,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quanyu.district.v1 import campaigns_pb2
 from services.district.campaigns import rules
 from services.kit.errors import Conflict, Exhausted, Invalid
 from services.kit.money import Money
@@ -107,8 +106,3 @@ def test_without_a_minimum_any_amount_will_do() -> None:
 def test_a_coupon_may_be_worth_as_much_as_must_be_spent() -> None:
     _, budget = rules.join(CAMPAIGN, joining(1, msgspec.structs.replace(TERMS, minimum_spend=TERMS.value)), AT, [])
     assert budget.terms.minimum_spend == TERMS.value
-
-
-def test_the_words_are_those_of_the_protos() -> None:
-    words = set(campaigns_pb2.CampaignsReason.keys()) - {"CAMPAIGNS_REASON_UNSPECIFIED"}
-    assert {f"CAMPAIGNS_REASON_{reason}" for reason in rules.Reason} == words

@@ -9,7 +9,8 @@ import pytest
 from quanyu.common.v1 import touch_pb2
 from quanyu.district.v1 import packs_pb2, places_pb2
 from services.district.campaigns.store import Budgets
-from services.district.packs.rules import Candidate, PickKind, PickReason
+from services.district.packs.enums import PickKind
+from services.district.packs.rules import Candidate, PickReason
 from services.district.packs.store import Claim, Packs
 from services.district.places.store import Visits
 from services.kit import access, clock

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from quanyu.common.v1.page_pb2 import PageRequest
 from quanyu.district.v1 import wallet_pb2
 from services.district.wallet import rules
-from services.district.wallet.rules import Coupon, CouponState
+from services.district.wallet.enums import CouponState
+from services.district.wallet.rules import Coupon
 from services.district.wallet.store import in_state
 from services.kit import clock
 from services.kit.documents import as_document

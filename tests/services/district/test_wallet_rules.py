@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from quanyu.district.v1 import wallet_pb2
 from services.district.wallet import rules
-from services.district.wallet.rules import Asked, Coupon, CouponState, Line, Lock, LockState, Spending
+from services.district.wallet.enums import CouponState
+from services.district.wallet.rules import Asked, Coupon, Line, Lock, LockState, Spending
 from services.kit.documents import checked
 from services.kit.errors import Conflict, Invalid, NotFound, Refusal
 from services.kit.money import Money
@@ -200,8 +200,3 @@ class Wallet(RuleBasedStateMachine):
 
 Wallet.TestCase.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
 test_whatever_orders_do_a_coupon_is_held_by_one_of_them = Wallet.TestCase
-
-
-def test_the_words_are_those_of_the_protos() -> None:
-    assert {f"WALLET_REASON_{reason}" for reason in rules.Reason} == set(wallet_pb2.WalletReason.keys()) - {"WALLET_REASON_UNSPECIFIED"}
-    assert set(CouponState) == set(wallet_pb2.CouponState.keys()) - {"COUPON_STATE_UNSPECIFIED"}

@@ -179,13 +179,13 @@ def test_every_use_case_on_the_wire_has_its_reasons() -> None:
 
 
 @pytest.mark.parametrize("name", REASONS)
-def test_the_reasons_of_the_rules_are_those_of_the_proto(name: str) -> None:
+def test_reasons_generated_from_proto_match_it(name: str) -> None:
     enum, scenario, use_case = REASONS[name]
     prefix = f"{use_case.upper()}_REASON_"
     labels = {value.name for value in enum.values}
     assert all(label.startswith(prefix) for label in labels)
     declared = {label.removeprefix(prefix) for label in labels} - {"UNSPECIFIED"}
-    assert set(import_module(f"services.{scenario}.{use_case}.rules").Reason) == declared
+    assert set(import_module(f"services.{scenario}.{use_case}.enums").Reason) == declared
 
 
 def _stored() -> list[type[StrEnum]]:

@@ -5,9 +5,9 @@ from datetime import UTC, datetime, timedelta
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quanyu.member.v1 import consent_pb2
 from services.member.consent import rules
-from services.member.consent.rules import Consent, Purpose
+from services.member.consent.enums import Purpose
+from services.member.consent.rules import Consent
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 WORDS = st.lists(
@@ -41,8 +41,3 @@ def test_what_stands_is_the_last_word_in_time(words):
         assert (standing.at, standing.word_id) >= (word.at, word.word_id)
     yes = {brand_id for (brand_id, purpose), word in stands.items() if purpose is Purpose.OUTREACH and word.granted}
     assert rules.granted(words, ["brd_2", "brd_1", "brd_3"], Purpose.OUTREACH) == [id for id in ["brd_2", "brd_1"] if id in yes]
-
-
-def test_reasons_and_purposes_are_those_of_the_protos():
-    assert {f"CONSENT_REASON_{reason}" for reason in rules.Reason} == set(consent_pb2.ConsentReason.keys()[1:])
-    assert {str(purpose) for purpose in rules.Purpose} == set(consent_pb2.Purpose.keys()[1:])

@@ -8,14 +8,20 @@ from hypothesis import strategies as st
 
 from services.kit.errors import Refusal
 from services.member.identity import rules
+from services.member.identity.enums import IdentityKind
 from services.member.identity.registration import Book, Entry, Given
-from services.member.identity.rules import Kind, NewIdentity, Registration
+from services.member.identity.rules import NewIdentity, Registration
 
 AT = datetime(2026, 1, 1, tzinfo=UTC)
 PHONES = [f"1381234000{digit}" for digit in range(4)]
 IDENTITIES = st.one_of(
-    st.builds(NewIdentity, kind=st.just(Kind.PHONE), value=st.sampled_from(PHONES), verified=st.booleans()),
-    st.builds(NewIdentity, kind=st.sampled_from([Kind.CARD, Kind.UNION_ID]), value=st.sampled_from("abc"), namespace=st.just("one")),
+    st.builds(NewIdentity, kind=st.just(IdentityKind.PHONE), value=st.sampled_from(PHONES), verified=st.booleans()),
+    st.builds(
+        NewIdentity,
+        kind=st.sampled_from([IdentityKind.CARD, IdentityKind.UNION_ID]),
+        value=st.sampled_from("abc"),
+        namespace=st.just("one"),
+    ),
 )
 ENTRIES = st.lists(
     st.tuples(

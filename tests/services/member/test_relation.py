@@ -14,6 +14,7 @@ from quanyu.member.v1 import relation_pb2 as pb
 from services.kit import clock
 from services.kit.errors import Denied, Invalid, NotFound
 from services.member.relation import rules
+from services.member.relation.enums import InteractionKind
 from services.member.relation.rules import Interaction
 from tests.services.lists import first_pages, rows_read, says_the_same_of_each
 from tests.services.member.conftest import OPERATOR, brand, guide, manager, new_request, shopper
@@ -75,7 +76,7 @@ async def recounted(town):
     places = {}
     async for row in town.database["interactions"].find():
         interaction = rules.Interaction(
-            id=row["_id"], consumer_id=row["consumer_id"], brand_id=row["brand_id"], kind=rules.Kind(row["kind"]), at=row["at"],
+            id=row["_id"], consumer_id=row["consumer_id"], brand_id=row["brand_id"], kind=InteractionKind(row["kind"]), at=row["at"],
             ref=row["ref"], paid=rules.Money(**row["paid"]) if "paid" in row else None,
         )  # fmt: skip
         places.setdefault((persons.get(row["consumer_id"], row["consumer_id"]), row["brand_id"]), []).append(interaction)

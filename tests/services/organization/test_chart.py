@@ -13,16 +13,10 @@ from quanyu.organization.v1 import chart_pb2
 from services.kit.errors import Conflict, Denied, Invalid, NotFound, Refusal
 from services.kit.principals import SERVICE, Grant
 from services.organization.chart import rules
-from services.organization.chart.rules import Reason
 from tests.services.lists import first_pages, rows_read, says_the_same_of_each
 from tests.services.organization.conftest import BRAND, GUIDE_1, MANAGER_1, MANAGER_2, NAME, OTHER_BRAND, SANLITUN, SUPERVISOR, House
 
 SERVICE_CALLER = Grant(SERVICE, "SCOPE_KIND_INSTALLATION")
-
-
-def test_the_reasons_are_those_of_the_proto() -> None:
-    prefix = "CHART_REASON_"
-    assert {prefix + reason for reason in Reason} | {f"{prefix}UNSPECIFIED"} == set(chart_pb2.ChartReason.keys())
 
 
 async def paths_hold(house: House) -> None:

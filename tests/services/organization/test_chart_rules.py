@@ -6,10 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from services.kit.enums import Role, ScopeKind
 from services.kit.errors import Conflict, Denied, Invalid, Refusal
 from services.organization.chart import people, rules
-from services.organization.chart.people import RANK, SCOPE_OF, Held, Role, Scope, ScopeKind, Staff
-from services.organization.chart.rules import BrandDraft, BrandKind, Name, Point, Store, StoreDraft, StoreKind, Unit, UnitDraft, UnitKind
+from services.organization.chart.enums import BrandKind, StoreKind, UnitKind
+from services.organization.chart.people import RANK, SCOPE_OF, Held, Scope, Staff
+from services.organization.chart.rules import BrandDraft, Name, Point, Store, StoreDraft, Unit, UnitDraft
 
 AT = datetime(2026, 11, 20, 13, 40, tzinfo=UTC)
 NAME = Name(zh="白", en="white")

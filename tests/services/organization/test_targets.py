@@ -13,7 +13,6 @@ from quanyu.facts.v1 import facts_pb2
 from quanyu.organization.v1 import chart_pb2, targets_pb2
 from services.kit.errors import Denied, Invalid, NotFound, Refusal
 from services.kit.principals import Grant
-from services.organization.targets.rules import Reason
 from services.organization.targets.store import Targets
 from tests.services.lists import first_pages, queries_made, rows_read, says_the_same_of_each
 from tests.services.organization.conftest import BRAND, GUIDE_1, GUIDE_1B, MANAGER_1, MANAGER_2, OTHER_BRAND, SUPERVISOR, House
@@ -22,11 +21,6 @@ AT = datetime(2026, 5, 20, 13, 40, tzinfo=UTC)
 APP, COUNTER = touch_pb2.TOUCHPOINT_APP, touch_pb2.TOUCHPOINT_STORE
 URGENT, IN_STORE = touch_pb2.SCENARIO_URGENT_NEED, touch_pb2.SCENARIO_IN_STORE
 MAY = {"from_day": "2026-05-01", "until_day": "2026-05-31"}
-
-
-def test_the_reasons_are_those_of_the_proto() -> None:
-    prefix = "TARGETS_REASON_"
-    assert {prefix + reason for reason in Reason} | {f"{prefix}UNSPECIFIED"} == set(targets_pb2.TargetsReason.keys())
 
 
 def order(id: str, store_id: str = "str_1", minor: int = 100, **changes: object) -> facts_pb2.OrderSummary:

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from services.kit.errors import Invalid
 from services.organization.targets import rules, scorecards
-from services.organization.targets.rules import Basis, Binding, Credit, Line, Order, Reached, Seller, Taken
+from services.organization.targets.enums import CreditBasis, Taken
+from services.organization.targets.rules import Binding, Credit, Line, Order, Reached, Seller
 from services.organization.targets.scorecards import Split, Sum
 
 AT = datetime(2026, 5, 31, 17, 30, tzinfo=UTC)
@@ -179,7 +180,7 @@ def test_only_a_bound_guide_is_credited_and_the_deciding_fact_is_one_of_those_gi
         return
     assert (decision.bound_brand_id, decision.staff_id) in candidates
     recent = [one for one in wrote if (one.brand_id, one.staff_id) in candidates and AT - timedelta(days=7) <= one.at <= AT]
-    if decision.basis is Basis.OUTREACH:
+    if decision.basis is CreditBasis.OUTREACH:
         assert decision.decided_at == max(one.at for one in recent)
         assert decision.outreach_id in {one.outreach_id for one in recent}
     else:

@@ -12,17 +12,12 @@ from services.kit.errors import Conflict, Invalid, NotFound
 from services.kit.principals import Grant
 from services.organization.facts import table
 from services.organization.tasks import rules
-from services.organization.tasks.rules import Reason
+from services.organization.tasks.enums import Reason
 from tests.services.lists import first_pages, rows_read, says_the_same_of_each
 from tests.services.organization.conftest import BRAND, GUIDE_1, GUIDE_1B, MANAGER_1, MANAGER_2, OTHER_BRAND, SUPERVISOR, House
 from tests.services.organization.test_targets import applied, bound, fact, linked, unlinked
 
 AT = datetime(2026, 5, 20, 13, 40, tzinfo=UTC)
-
-
-def test_the_reasons_are_those_of_the_proto() -> None:
-    prefix = "TASKS_REASON_"
-    assert {prefix + reason for reason in Reason} | {f"{prefix}UNSPECIFIED"} == set(tasks_pb2.TasksReason.keys())
 
 
 def test_exactly_the_facts_that_are_routed_here_are_heard() -> None:

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from services.kit.errors import Conflict, Invalid
 from services.organization.targets.rules import Binding
 from services.organization.tasks import rules
-from services.organization.tasks.rules import CLOSED, Coupon, Outcome, State, Task, Visit
+from services.organization.tasks.enums import TaskOutcome, TaskState
+from services.organization.tasks.rules import CLOSED, Coupon, Task, Visit
 
 AT = datetime(2026, 11, 20, 13, 40, tzinfo=UTC)
 GUIDES = {
@@ -34,7 +35,7 @@ def task() -> Task:
 actions = st.lists(
     st.one_of(
         st.tuples(st.just("acknowledge"), st.none()),
-        st.tuples(st.just("complete"), st.sampled_from(Outcome)),
+        st.tuples(st.just("complete"), st.sampled_from(TaskOutcome)),
         st.tuples(st.just("reached"), st.sampled_from(["con_1", "con_2"])),
         st.tuples(st.just("rebind"), st.sampled_from([None, *GUIDES.values()])),
     ),
@@ -71,7 +72,7 @@ def test_a_closed_task_stays_as_it_was_closed(actions: list) -> None:
             assert set(states[number:]) == {state}
             return
         assert state.outcome is None and state.closed_at is None
-        assert (state.state is State.ACKNOWLEDGED) == (state.acknowledged_at is not None)
+        assert (state.state is TaskState.ACKNOWLEDGED) == (state.acknowledged_at is not None)
 
 
 @given(st.lists(moments, min_size=1))
@@ -102,15 +103,15 @@ def test_however_often_she_leaves_on_a_day_one_task_of_a_brand_says_what_was_uns
         assert len({one.id for one in standing}) == len({one.brand_id for one in standing}) == len(standing)
         for one in standing:
             was = before.get(one.brand_id)
-            if was and was.state is State.DONE:
+            if was and was.state is TaskState.DONE:
                 assert one == was
             elif not left.get(one.brand_id):
-                assert one.state is State.WITHDRAWN
+                assert one.state is TaskState.WITHDRAWN
             else:
                 assert one.state not in CLOSED and one.coupons == left[one.brand_id]
-                born = one if was is None or was.state is State.WITHDRAWN else was
+                born = one if was is None or was.state is TaskState.WITHDRAWN else was
                 assert (one.state, one.created_at, one.due_at) == (born.state, born.created_at, born.due_at)
-        acts = {"seen": rules.acknowledge, "done": lambda one, at: rules.complete(one, Outcome.REACHED, at)}
+        acts = {"seen": rules.acknowledge, "done": lambda one, at: rules.complete(one, TaskOutcome.REACHED, at)}
         standing = [acts[then](one, AT)[0] if then and one.state not in CLOSED else one for one in standing]
 
 
@@ -128,21 +129,21 @@ def test_a_message_to_somebody_else_or_for_another_brand_closes_nothing() -> Non
     assert rules.reached(task(), {"con_2"}, "brd_a", "out_1", AT) == task()
     assert rules.reached(task(), {"con_1"}, "brd_b", "out_1", AT) == task()
     done = rules.reached(task(), {"con_1", "con_2"}, "brd_a", "out_1", AT)
-    assert (done.state, done.outcome, done.outreach_id) == (State.DONE, Outcome.REACHED, "out_1")
+    assert (done.state, done.outcome, done.outreach_id) == (TaskState.DONE, TaskOutcome.REACHED, "out_1")
 
 
 def test_another_guide_gets_it_unseen_and_nobody_withdraws_it() -> None:
     seen = rules.acknowledge(task(), AT)[0]
     handed = rules.rebind(seen, GUIDES["brd_b"], AT)
-    assert (handed.state, handed.staff_id, handed.acknowledged_at) == (State.OPEN, "stf_brd_b", None)
-    assert rules.rebind(seen, None, AT).state is State.WITHDRAWN
+    assert (handed.state, handed.staff_id, handed.acknowledged_at) == (TaskState.OPEN, "stf_brd_b", None)
+    assert rules.rebind(seen, None, AT).state is TaskState.WITHDRAWN
     assert rules.rebind(seen, GUIDES["brd_a"], AT) == seen
 
 
 def test_another_outcome_is_refused_and_none_is_invalid() -> None:
-    done = rules.complete(task(), Outcome.NOT_REACHED, AT)[0]
+    done = rules.complete(task(), TaskOutcome.NOT_REACHED, AT)[0]
     with pytest.raises(Conflict):
-        rules.complete(done, Outcome.REACHED, AT)
-    assert rules.complete(done, Outcome.NOT_REACHED, AT) == (done, [])
+        rules.complete(done, TaskOutcome.REACHED, AT)
+    assert rules.complete(done, TaskOutcome.NOT_REACHED, AT) == (done, [])
     with pytest.raises(Invalid):
         rules.complete(task(), None, AT)
