@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Mapping
 from contextvars import ContextVar
-from enum import StrEnum
 from functools import cache
 
 from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
@@ -10,34 +9,24 @@ from google.protobuf.message import Message
 from msgspec import Struct
 
 from quanyu.access.v1 import access_pb2
+from services.kit.enums import ScopeKind
 from services.kit.errors import Denied
 from services.kit.principals import INSTALLATION, Grant, Principal, Verifier
 from services.kit.scopes import Scopes
 
 METADATA_KEY = "quanyu-principal"
+KINDS = frozenset(kind.value for kind in ScopeKind)
+Reach = Mapping[ScopeKind, frozenset[str]]
 
-
-class Kind(StrEnum):
-    """The kinds of things a grant reaches; the values are the labels of `ScopeKind`."""
-
-    INSTALLATION = "SCOPE_KIND_INSTALLATION"
-    BRAND = "SCOPE_KIND_BRAND"
-    UNIT = "SCOPE_KIND_UNIT"
-    STORE = "SCOPE_KIND_STORE"
-    DISTRICT = "SCOPE_KIND_DISTRICT"
-    CONSUMER = "SCOPE_KIND_CONSUMER"
-    STAFF = "SCOPE_KIND_STAFF"
-
-
-KINDS = frozenset(kind.value for kind in Kind)
-Reach = Mapping[Kind, frozenset[str]]
-
-# How a request field tells its kind.
 FIELD_KINDS = {
-    "brand_id": Kind.BRAND, "brand_ids": Kind.BRAND, "seller_id": Kind.BRAND, "unit_id": Kind.UNIT, "unit_ids": Kind.UNIT,
-    "parent_id": Kind.UNIT, "store_id": Kind.STORE, "store_ids": Kind.STORE, "district_id": Kind.DISTRICT,
-    "district_ids": Kind.DISTRICT, "consumer_id": Kind.CONSUMER, "consumer_ids": Kind.CONSUMER, "staff_id": Kind.STAFF,
+    "brand_id": ScopeKind.BRAND, "brand_ids": ScopeKind.BRAND, "seller_id": ScopeKind.BRAND,
+    "unit_id": ScopeKind.UNIT, "unit_ids": ScopeKind.UNIT, "parent_id": ScopeKind.UNIT,
+    "store_id": ScopeKind.STORE, "store_ids": ScopeKind.STORE,
+    "district_id": ScopeKind.DISTRICT, "district_ids": ScopeKind.DISTRICT,
+    "consumer_id": ScopeKind.CONSUMER, "consumer_ids": ScopeKind.CONSUMER,
+    "staff_id": ScopeKind.STAFF,
 }  # fmt: skip
+"""The scope kind of each request field that names a thing by its id."""
 
 
 class Caller(Struct, frozen=True):
@@ -56,7 +45,7 @@ class Caller(Struct, frozen=True):
         """The labels of the roles that were let through."""
         return frozenset(grant.role for grant in self.grants)
 
-    def reaches(self, kind: Kind, id: str) -> bool:
+    def reaches(self, kind: ScopeKind, id: str) -> bool:
         """Whether that one thing lies within the caller's scope."""
         return self.everywhere or id in self.reach.get(kind, frozenset())
 
@@ -133,7 +122,7 @@ class Gate:
 
     async def _caller(self, principal: Principal, grants: tuple[Grant, ...]) -> Caller:
         everywhere = any(grant.kind == INSTALLATION for grant in grants)
-        reach: dict[Kind, frozenset[str]] = {}
+        reach: dict[ScopeKind, frozenset[str]] = {}
         if not everywhere:
             for grant in grants:
                 for kind, ids in (await self._reach(grant)).items():
@@ -144,14 +133,14 @@ class Gate:
         """What one grant reaches: itself, and below a brand or unit also its stores and units; nothing when it names nothing known here."""
         if grant.kind not in KINDS or not grant.id:
             return {}
-        kind = Kind(grant.kind)
+        kind = ScopeKind(grant.kind)
         own = frozenset({grant.id})
-        if kind is Kind.BRAND:
+        if kind is ScopeKind.BRAND:
             below = await self.scopes.below("brand_id", grant.id)
-            return {Kind.BRAND: own, Kind.STORE: below.stores, Kind.UNIT: below.units}
-        if kind is Kind.UNIT:
+            return {ScopeKind.BRAND: own, ScopeKind.STORE: below.stores, ScopeKind.UNIT: below.units}
+        if kind is ScopeKind.UNIT:
             below = await self.scopes.below("unit_ids", grant.id)
-            return {Kind.STORE: below.stores, Kind.UNIT: below.units | own}
+            return {ScopeKind.STORE: below.stores, ScopeKind.UNIT: below.units | own}
         return {kind: own}
 
     async def _within(self, grant: Grant, names: Iterable[str], request: Message) -> bool:

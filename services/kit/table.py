@@ -12,7 +12,8 @@ from pymongo.errors import DuplicateKeyError
 
 from quanyu.common.v1.page_pb2 import PageInfo, PageRequest
 from services.kit import clock, documents, errors, pages
-from services.kit.access import Kind, Reach, caller
+from services.kit.access import Reach, caller
+from services.kit.enums import ScopeKind
 from services.kit.mongo import Database, Document, Session, Shaped, ensure
 from services.kit.unit import Unit
 
@@ -41,7 +42,7 @@ class Table(Generic[S]):
         *,
         struct: type[S],
         message: type[Message] | None = None,
-        scopes: Mapping[Kind, str | tuple[str, ...]],
+        scopes: Mapping[ScopeKind, str | tuple[str, ...]],
         public: bool = False,
         indexes: Sequence[IndexModel] = (),
         shard_key: str = "_id",

@@ -3,7 +3,8 @@
 from msgspec import Struct
 
 from quanyu.facts.v1 import facts_pb2
-from services.kit.access import Kind, caller
+from services.kit.access import caller
+from services.kit.enums import ScopeKind
 from services.kit.errors import Denied
 from services.kit.house import House
 from services.kit.mongo import Session
@@ -25,7 +26,7 @@ class Stores:
 
     def __init__(self, house: House) -> None:
         self.scopes = house.scopes
-        self.table = Table(house.database, "store_view", struct=Store, scopes={Kind.STORE: "_id", Kind.BRAND: "brand_id"})
+        self.table = Table(house.database, "store_view", struct=Store, scopes={ScopeKind.STORE: "_id", ScopeKind.BRAND: "brand_id"})
 
     async def changed(self, unit: Unit, fact: facts_pb2.Fact) -> None:
         """Keeps what a StoreChanged says, here and in the scopes."""
@@ -42,8 +43,8 @@ class Stores:
     async def require_brand(self, brand_id: str, store_id: str, session: Session = None) -> None:
         """`Denied` (BRAND_NOT_YOURS) unless the caller acts for the brand, or for this store of it."""
         who = caller()
-        if who.reaches(Kind.BRAND, brand_id):
+        if who.reaches(ScopeKind.BRAND, brand_id):
             return
-        store = await self.find(store_id, session) if store_id and who.reaches(Kind.STORE, store_id) else None
+        store = await self.find(store_id, session) if store_id and who.reaches(ScopeKind.STORE, store_id) else None
         if store is None or store.brand_id != brand_id:
             raise Denied("BRAND_NOT_YOURS", "you do not act for this brand; give your store if it is one of it")

@@ -11,8 +11,9 @@ from quanyu.common.v1.page_pb2 import PageRequest
 from services.commerce.catalog import rules, words
 from services.commerce.catalog.enums import Reason
 from services.commerce.catalog.rules import Composed, NewProduct, Offer, Price, Product, Variant
-from services.kit.access import Kind, caller
+from services.kit.access import caller
 from services.kit.documents import as_documents, as_struct
+from services.kit.enums import ScopeKind
 from services.kit.errors import Denied, Refusal
 from services.kit.mongo import Database, Document, Session, Shaped
 from services.kit.table import Page, Table
@@ -28,7 +29,7 @@ class CatalogStore:
     """Products, variants and offers."""
 
     def __init__(self, database: Database) -> None:
-        own = {Kind.BRAND: "brand_id"}
+        own = {ScopeKind.BRAND: "brand_id"}
         self.products = Table(
             database, "products", struct=Product, message=catalog_pb2.Product, scopes=own, public=True,
             indexes=[IndexModel([("brand_id", ASCENDING), ("_id", ASCENDING)])],
@@ -114,7 +115,7 @@ class CatalogStore:
         verdicts: list[Refusal | None] = []
         for row in rows:
             try:
-                if not caller().reaches(Kind.BRAND, row.brand_id):
+                if not caller().reaches(ScopeKind.BRAND, row.brand_id):
                     raise Denied(Reason.OUT_OF_SCOPE, "this is another brand's product")
                 standing.take(row)
                 verdicts.append(None)

@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from services.kit.access import Kind, Reach
+from services.kit.access import Reach
+from services.kit.enums import ScopeKind
 from services.kit.mongo import Document
 
 
@@ -14,7 +15,7 @@ def visible_to(order: Document, reach: Reach, *, everywhere: bool = False) -> Do
     """
     if everywhere or _whole(order, reach):
         return order
-    brands = reach.get(Kind.BRAND, frozenset())
+    brands = reach.get(ScopeKind.BRAND, frozenset())
     lines = [line for line in order.get("lines", ()) if line["brand_id"] in brands]
     seen = order | {
         "lines": lines,
@@ -32,9 +33,9 @@ def visible_to(order: Document, reach: Reach, *, everywhere: bool = False) -> Do
 
 def _whole(order: Document, reach: Reach) -> bool:
     return (
-        order["consumer_id"] in reach.get(Kind.CONSUMER, frozenset())
-        or order["store_id"] in reach.get(Kind.STORE, frozenset())
-        or order["seller_id"] in reach.get(Kind.BRAND, frozenset())
+        order["consumer_id"] in reach.get(ScopeKind.CONSUMER, frozenset())
+        or order["store_id"] in reach.get(ScopeKind.STORE, frozenset())
+        or order["seller_id"] in reach.get(ScopeKind.BRAND, frozenset())
     )
 
 

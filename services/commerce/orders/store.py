@@ -14,8 +14,9 @@ from services.commerce.orders.nouns import Order
 from services.commerce.orders.scenario import Visit
 from services.commerce.orders.sight import visible_to
 from services.kit import pages
-from services.kit.access import Kind, caller
+from services.kit.access import caller
 from services.kit.documents import as_document, as_documents, as_struct
+from services.kit.enums import ScopeKind
 from services.kit.errors import Invalid
 from services.kit.mongo import Database, Document, Session, Shaped
 from services.kit.persons import Person, Persons
@@ -40,7 +41,7 @@ class OrderStore:
         lists = [IndexModel([(field, ASCENDING), ("placed_at", DESCENDING), ("_id", ASCENDING)]) for field in LISTED_BY]
         self.orders = Table(
             database, ORDERS, struct=Order, message=orders_pb2.Order,
-            scopes={Kind.CONSUMER: "consumer_id", Kind.STORE: "store_id", Kind.BRAND: ("seller_id", "brand_ids")},
+            scopes={ScopeKind.CONSUMER: "consumer_id", ScopeKind.STORE: "store_id", ScopeKind.BRAND: ("seller_id", "brand_ids")},
             indexes=[
                 *lists,
                 # Only orders that something is still to be done for have `sweep_at`, or `rollback` as true.
@@ -51,7 +52,7 @@ class OrderStore:
         # A brand whose goods are in an order sees its part of it; who may change it is the consumer, the store and who runs the store.
         self.own = Table(
             database, ORDERS, struct=Order, message=orders_pb2.Order,
-            scopes={Kind.CONSUMER: "consumer_id", Kind.STORE: "store_id", Kind.BRAND: "seller_id"},
+            scopes={ScopeKind.CONSUMER: "consumer_id", ScopeKind.STORE: "store_id", ScopeKind.BRAND: "seller_id"},
         )  # fmt: skip
         self.visits = Table(database, "visit_view", struct=Visit, scopes={})
 

@@ -19,7 +19,8 @@ from pymongo import ASCENDING
 from services.commerce.stock import rules
 from services.commerce.stock.enums import Reason
 from services.commerce.stock.rules import HOLDS_MAX, LIVE, Hold, Store
-from services.kit.access import Kind, caller
+from services.kit.access import caller
+from services.kit.enums import ScopeKind
 from services.kit.errors import NotFound, Unavailable
 from services.kit.lane import Lane, Outcome, Ref, State
 from services.kit.mongo import Database, Document
@@ -82,7 +83,7 @@ class Holders:
         them the brand that runs it."""
         person = await self.persons.of(consumer_id)
         # By their own reach: whoever reaches everything is nobody's consumer.
-        if consumer_id in caller().reach.get(Kind.CONSUMER, frozenset()):
+        if consumer_id in caller().reach.get(ScopeKind.CONSUMER, frozenset()):
             return Holder(person)
         store = await self.stores.collection.find_one({"_id": store_id}, {"brand_id": 1})
         if store is None:

@@ -16,8 +16,8 @@ from services.commerce.stock.enums import HoldState, Reason
 from services.commerce.stock.holders import BY_HOLDER, Holders
 from services.commerce.stock.rules import LIVE, Hold, Promise, Stock, Store, stock_id
 from services.kit import clock, ids
-from services.kit.access import Kind
 from services.kit.documents import as_document, as_struct
+from services.kit.enums import ScopeKind
 from services.kit.errors import Conflict, NotFound, Refusal
 from services.kit.lane import Lane, Outcome, Ref, State
 from services.kit.mongo import Database, Document, Session, Shaped
@@ -49,11 +49,11 @@ class StockStore:
         self.database, self.lane, self.persons = database, lane, persons
         # Fed by StoreChanged; who may write a store's stock is who reaches its row here.
         self.stores = Table(
-            database, STORES, struct=Store, scopes={Kind.STORE: "_id", Kind.BRAND: "brand_id"},
+            database, STORES, struct=Store, scopes={ScopeKind.STORE: "_id", ScopeKind.BRAND: "brand_id"},
             indexes=[IndexModel([("active", ASCENDING), ("position", GEOSPHERE)])],
         )  # fmt: skip
         self.stocks = Table(
-            database, STOCK, struct=Stock, message=stock_pb2.Stock, scopes={Kind.STORE: "store_id", Kind.BRAND: "seller_id"},
+            database, STOCK, struct=Stock, message=stock_pb2.Stock, scopes={ScopeKind.STORE: "store_id", ScopeKind.BRAND: "seller_id"},
             indexes=[
                 IndexModel([("store_id", ASCENDING), ("variant_id", ASCENDING)]),
                 IndexModel([("store_id", ASCENDING), ("_id", ASCENDING)]),
@@ -63,7 +63,7 @@ class StockStore:
         )  # fmt: skip
         self.holds = Table(
             database, HOLDS, struct=Hold, message=stock_pb2.Hold,
-            scopes={Kind.CONSUMER: "consumer_id", Kind.STORE: "store_id", Kind.BRAND: "seller_id"},
+            scopes={ScopeKind.CONSUMER: "consumer_id", ScopeKind.STORE: "store_id", ScopeKind.BRAND: "seller_id"},
             indexes=[
                 IndexModel([("state", ASCENDING), ("sweep_at", ASCENDING)]),
                 IndexModel([("stock_id", ASCENDING), ("state", ASCENDING), ("expires_at", ASCENDING)]),

@@ -9,8 +9,8 @@ from services.district.campaigns import rules
 from services.district.campaigns.enums import Reason
 from services.district.campaigns.rules import Budget, Campaign, Joining
 from services.district.places.rules import District
-from services.kit.access import Kind
 from services.kit.documents import as_struct
+from services.kit.enums import ScopeKind
 from services.kit.errors import Conflict
 from services.kit.mongo import Database, Document, Shaped
 from services.kit.table import Table
@@ -22,7 +22,7 @@ BUDGETS = "budgets"
 def campaigns(database: Database) -> Table[Campaign]:
     """Campaigns, written by their district's operator and, through `Budgets.join`, by brands."""
     return Table(
-        database, "campaigns", struct=Campaign, message=campaigns_pb2.Campaign, scopes={Kind.DISTRICT: "district_id"}, public=True,
+        database, "campaigns", struct=Campaign, message=campaigns_pb2.Campaign, scopes={ScopeKind.DISTRICT: "district_id"}, public=True,
         indexes=[IndexModel([("district_id", ASCENDING), ("starts_at", DESCENDING), ("_id", ASCENDING)])],
     )  # fmt: skip
 
@@ -32,7 +32,7 @@ class Budgets(Table[Budget]):
 
     def __init__(self, database: Database) -> None:
         super().__init__(
-            database, BUDGETS, struct=Budget, message=campaigns_pb2.Budget, scopes={Kind.BRAND: "brand_id"},
+            database, BUDGETS, struct=Budget, message=campaigns_pb2.Budget, scopes={ScopeKind.BRAND: "brand_id"},
             indexes=[
                 IndexModel([("brand_id", ASCENDING), ("starts_at", DESCENDING), ("_id", ASCENDING)]),
                 IndexModel([("campaign_id", ASCENDING), ("brand_id", ASCENDING), ("_id", ASCENDING)]),
@@ -40,7 +40,7 @@ class Budgets(Table[Budget]):
             ],
         )  # fmt: skip
         self.participants: Table[Budget] = Table(
-            database, BUDGETS, struct=Budget, message=campaigns_pb2.Participant, scopes={Kind.BRAND: "brand_id"}, public=True
+            database, BUDGETS, struct=Budget, message=campaigns_pb2.Participant, scopes={ScopeKind.BRAND: "brand_id"}, public=True
         )
 
     async def running(self, district_id: str, at: datetime) -> list[Budget]:

@@ -10,8 +10,9 @@ from services.district.packs.store import Claim, Packs, Ranking
 from services.district.places import store as places
 from services.district.wallet.store import NEWEST_FIRST, given_to
 from services.kit import lists
-from services.kit.access import Kind, caller
+from services.kit.access import caller
 from services.kit.calendar import day_of
+from services.kit.enums import ScopeKind
 from services.kit.house import House
 from services.kit.once import Once
 from services.kit.persons import Persons
@@ -48,7 +49,7 @@ class PackService(packs_pb2_grpc.PackServiceServicer):
 
     async def BatchListPacks(self, request: packs_pb2.BatchListPacksRequest, context: Any) -> packs_pb2.BatchListPacksResponse:
         name, consumer_ids = lists.asked(request, "consumer_ids")
-        persons = await self.persons.behind(id for id in consumer_ids if caller().reaches(Kind.CONSUMER, id))
+        persons = await self.persons.behind(id for id in consumer_ids if caller().reaches(ScopeKind.CONSUMER, id))
         queries = {id: given_to(person) for id, person in persons.items()}
         found = await self.packs.unscoped.first_pages(queries, request.first, order=NEWEST_FIRST)
         return packs_pb2.BatchListPacksResponse(consumers=lists.answered(name, "packs", found))

@@ -19,8 +19,8 @@ from services.district.places.rules import PackedCoupon, Visit
 from services.district.wallet.enums import CouponState
 from services.district.wallet.rules import packed, state_at
 from services.district.wallet.store import COUPONS, Coupons
-from services.kit.access import Kind
 from services.kit.documents import as_document, as_struct, shaped
+from services.kit.enums import ScopeKind
 from services.kit.lane import Lane, Outcome, Ref, State
 from services.kit.mongo import Database, Document, Session, Shaped
 from services.kit.once import Once
@@ -76,7 +76,7 @@ class Packs(Table[Pack]):
 
     def __init__(self, database: Database) -> None:
         super().__init__(
-            database, PACKS, struct=Pack, message=packs_pb2.Pack, scopes={Kind.CONSUMER: "consumer_id"},
+            database, PACKS, struct=Pack, message=packs_pb2.Pack, scopes={ScopeKind.CONSUMER: "consumer_id"},
             indexes=[IndexModel([("consumer_id", ASCENDING), ("issued_at", DESCENDING), ("_id", ASCENDING)])],
         )  # fmt: skip
 

@@ -11,10 +11,9 @@ from services.district.places import rules
 from services.district.places.enums import Reason
 from services.district.places.rules import District, Venue, Visit
 from services.kit import ids
-from services.kit.access import Kind
 from services.kit.calendar import day_of
 from services.kit.documents import as_document
-from services.kit.enums import Touchpoint
+from services.kit.enums import ScopeKind, Touchpoint
 from services.kit.errors import Conflict
 from services.kit.mongo import Database, Document, Session, Shaped
 from services.kit.persons import Person
@@ -41,7 +40,7 @@ class Venues(Table[Venue]):
 
     def __init__(self, database: Database) -> None:
         super().__init__(
-            database, "venues", struct=Venue, message=places_pb2.Venue, scopes={Kind.DISTRICT: "district_id"}, public=True,
+            database, "venues", struct=Venue, message=places_pb2.Venue, scopes={ScopeKind.DISTRICT: "district_id"}, public=True,
             indexes=[
                 IndexModel([("district_id", ASCENDING), *BY_NAME, ("_id", ASCENDING)], name="by_name", collation=IN_CHINESE),
                 IndexModel([("store_id", ASCENDING), ("district_id", ASCENDING)]),
@@ -76,7 +75,7 @@ class Visits(Table[Visit]):
     def __init__(self, database: Database) -> None:
         super().__init__(
             database, "visits", struct=Visit, message=places_pb2.Visit,
-            scopes={Kind.CONSUMER: "consumer_id", Kind.DISTRICT: "district_id"},
+            scopes={ScopeKind.CONSUMER: "consumer_id", ScopeKind.DISTRICT: "district_id"},
             indexes=[IndexModel("open_key", unique=True, partialFilterExpression={"open_key": {"$exists": True}})],
         )  # fmt: skip
 

@@ -10,8 +10,8 @@ from quanyu.district.v1 import wallet_pb2
 from services.district.wallet import rules
 from services.district.wallet.enums import CouponState
 from services.district.wallet.rules import Asked, Coupon, Discount, Lock
-from services.kit.access import Kind
 from services.kit.documents import as_struct
+from services.kit.enums import ScopeKind
 from services.kit.errors import NotFound
 from services.kit.mongo import Database, Document, Session, Shaped
 from services.kit.persons import Person
@@ -28,7 +28,7 @@ class Coupons(Table[Coupon]):
     def __init__(self, database: Database) -> None:
         super().__init__(
             database, COUPONS, struct=Coupon, message=wallet_pb2.Coupon,
-            scopes={Kind.CONSUMER: "consumer_id", Kind.BRAND: "brand_id"},
+            scopes={ScopeKind.CONSUMER: "consumer_id", ScopeKind.BRAND: "brand_id"},
             indexes=[
                 IndexModel([("consumer_id", ASCENDING), ("issued_at", DESCENDING), ("_id", ASCENDING)]),
                 IndexModel([("brand_id", ASCENDING), ("issued_at", DESCENDING), ("_id", ASCENDING)]),

@@ -9,8 +9,8 @@ from msgspec.structs import replace
 from quanyu.common.v1.page_pb2 import PageInfo, PageRequest
 from quanyu.member.v1 import consent_pb2, consent_pb2_grpc, identity_pb2
 from services.kit import ids, lists, pages
-from services.kit.access import Kind
 from services.kit.documents import as_document, as_struct, fields, shaped
+from services.kit.enums import ScopeKind
 from services.kit.errors import Invalid, Refusal
 from services.kit.house import House
 from services.kit.mongo import Document, Shaped
@@ -35,7 +35,7 @@ class ConsentService(consent_pb2_grpc.ConsentServiceServicer):
 
     @write
     async def SetConsent(self, request: consent_pb2.SetConsentRequest, unit: Unit) -> consent_pb2.SetConsentResponse:
-        if not unit.caller.reaches(Kind.CONSUMER, request.consumer_id):
+        if not unit.caller.reaches(ScopeKind.CONSUMER, request.consumer_id):
             await self.stores.require_brand(request.brand_id, request.store_id, unit.session)
         await self.consumers.known(request.consumer_id, request.brand_id, unit.session)
         word = _word(request, request.consumer_id, unit)

@@ -13,8 +13,8 @@ from pymongo import ASCENDING, DESCENDING, IndexModel, ReplaceOne, UpdateOne
 from quanyu.common.v1.page_pb2 import PageInfo
 from quanyu.member.v1 import consent_pb2
 from services.kit import pages
-from services.kit.access import Kind
 from services.kit.documents import as_documents, as_struct
+from services.kit.enums import ScopeKind
 from services.kit.errors import Refusal
 from services.kit.house import House
 from services.kit.mongo import Document, Session
@@ -33,7 +33,7 @@ class Consents:
     def __init__(self, house: House) -> None:
         self.standing = self._table(house, "consents", [("consumer_id", ASCENDING), ("brand_id", ASCENDING), ("purpose", ASCENDING)])
         self.changes = self._table(house, "consent_changes", [("consumer_id", ASCENDING), ("at", DESCENDING), ("_id", ASCENDING)])
-        self.addressed = Table(house.database, "consented_brands", struct=Addressed, scopes={Kind.CONSUMER: "_id"})
+        self.addressed = Table(house.database, "consented_brands", struct=Addressed, scopes={ScopeKind.CONSUMER: "_id"})
 
     @staticmethod
     def _table(house: House, name: str, index: Sequence[tuple[str, int]]) -> Table[Consent]:
@@ -42,7 +42,7 @@ class Consents:
             name,
             struct=Consent,
             message=consent_pb2.Consent,
-            scopes={Kind.CONSUMER: "consumer_id", Kind.BRAND: "brand_id"},
+            scopes={ScopeKind.CONSUMER: "consumer_id", ScopeKind.BRAND: "brand_id"},
             indexes=[IndexModel(index)],
             shard_key="consumer_id",
         )

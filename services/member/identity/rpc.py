@@ -7,8 +7,9 @@ from msgspec.structs import replace
 
 from quanyu.member.v1 import identity_pb2, identity_pb2_grpc
 from services.kit import ids, lists
-from services.kit.access import Kind, caller
+from services.kit.access import caller
 from services.kit.documents import as_document, as_struct, fields, shaped
+from services.kit.enums import ScopeKind
 from services.kit.errors import Invalid, Refusal, under
 from services.kit.house import House
 from services.kit.mongo import Document
@@ -46,7 +47,7 @@ class IdentityService(identity_pb2_grpc.IdentityServiceServicer):
         if not registration.identities:
             raise Invalid(Reason.INVALID_FIELD, "give at least one identity", field="identities")
         entry = self.consumers.entry(registration, request.brand_id)
-        if unit.caller.reaches(Kind.BRAND, request.brand_id):
+        if unit.caller.reaches(ScopeKind.BRAND, request.brand_id):
             (entered,) = await self.consumers.register(unit, [entry], request.brand_id)
         else:
             await self.stores.require_brand(request.brand_id, request.store_id, unit.session)
@@ -111,7 +112,7 @@ class IdentityService(identity_pb2_grpc.IdentityServiceServicer):
         registration = as_struct(fields(row), Registration)
         if not registration.identities and not registration.consumer_id:
             raise Invalid(Reason.INVALID_FIELD, "give an id or an identity", field="consumer_id")
-        if not all(caller().reaches(Kind.BRAND, consent.brand_id) for consent in row.consents):
+        if not all(caller().reaches(ScopeKind.BRAND, consent.brand_id) for consent in row.consents):
             raise Invalid(Reason.BRAND_NOT_YOURS, "a consent belongs to another brand", field="consents")
         return self.consumers.entry(registration, brand_id)
 
@@ -285,7 +286,7 @@ def _of_one(consumer_id: str, found: Mapping[str, list[Any]]) -> list[Any]:
 
 
 def _reaches_brand(brand_id: str) -> bool:
-    return caller().reaches(Kind.BRAND, brand_id)
+    return caller().reaches(ScopeKind.BRAND, brand_id)
 
 
 class _People:
@@ -305,12 +306,12 @@ class _People:
 
 def _viewer(rows: Sequence[Consumer]) -> rules.Viewer:
     who = caller()
-    reach = {kind: who.reach.get(kind, frozenset()) for kind in (Kind.CONSUMER, Kind.BRAND, Kind.STORE, Kind.STAFF)}
+    reach = {kind: who.reach.get(kind, frozenset()) for kind in (ScopeKind.CONSUMER, ScopeKind.BRAND, ScopeKind.STORE, ScopeKind.STAFF)}
     return rules.viewer(
         rows,
         everywhere=who.everywhere,
-        consumers=reach[Kind.CONSUMER],
-        brands=reach[Kind.BRAND],
-        stores=reach[Kind.STORE],
-        staff=reach[Kind.STAFF],
+        consumers=reach[ScopeKind.CONSUMER],
+        brands=reach[ScopeKind.BRAND],
+        stores=reach[ScopeKind.STORE],
+        staff=reach[ScopeKind.STAFF],
     )

@@ -9,8 +9,9 @@ from pymongo import ASCENDING, DESCENDING, IndexModel, ReplaceOne, UpdateMany, U
 
 from quanyu.member.v1 import identity_pb2
 from services.kit import ids
-from services.kit.access import Kind, caller
+from services.kit.access import caller
 from services.kit.documents import as_document, as_struct
+from services.kit.enums import ScopeKind
 from services.kit.errors import Refusal, under
 from services.kit.house import House
 from services.kit.mongo import Document, Session
@@ -49,7 +50,12 @@ class Consumers:
             house.database,
             "consumers",
             struct=Consumer,
-            scopes={Kind.CONSUMER: "_id", Kind.BRAND: "known_to", Kind.STORE: "served.store_id", Kind.STAFF: "served.staff_id"},
+            scopes={
+                ScopeKind.CONSUMER: "_id",
+                ScopeKind.BRAND: "known_to",
+                ScopeKind.STORE: "served.store_id",
+                ScopeKind.STAFF: "served.staff_id",
+            },
             indexes=[IndexModel([("person_id", ASCENDING)])],
         )
         self.identities = Table(
@@ -57,7 +63,7 @@ class Consumers:
             "identities",
             struct=Identity,
             message=identity_pb2.Identity,
-            scopes={Kind.CONSUMER: "consumer_id", Kind.BRAND: "brand_ids"},
+            scopes={ScopeKind.CONSUMER: "consumer_id", ScopeKind.BRAND: "brand_ids"},
             indexes=[
                 IndexModel([("hash", ASCENDING)], unique=True, partialFilterExpression={"stands": True}),
                 IndexModel([("consumer_id", ASCENDING), ("created_at", ASCENDING)]),
@@ -70,7 +76,7 @@ class Consumers:
             "links",
             struct=Link,
             message=identity_pb2.Link,
-            scopes={Kind.CONSUMER: ("consumer_id", "linked_consumer_id")},
+            scopes={ScopeKind.CONSUMER: ("consumer_id", "linked_consumer_id")},
             indexes=[
                 IndexModel([("consumer_id", ASCENDING), ("linked_at", DESCENDING)]),
                 IndexModel([("linked_consumer_id", ASCENDING), ("linked_at", DESCENDING)]),
@@ -111,7 +117,7 @@ class Consumers:
         """Those of these consumers whom the brand knows or who are the caller; an operator or service may name anybody."""
         rows = self.table.collection.find({"_id": {"$in": sorted(set(ids))}}, session=session)
         found = [as_struct(row, Consumer) async for row in rows]
-        return {row.id: row for row in found if brand_id in row.known_to or caller().reaches(Kind.CONSUMER, row.id)}
+        return {row.id: row for row in found if brand_id in row.known_to or caller().reaches(ScopeKind.CONSUMER, row.id)}
 
     async def persons_within_reach(self, ids: Iterable[str]) -> dict[str, str]:
         """Those of these consumers whom the caller reaches, with the person each belongs to."""
@@ -128,13 +134,13 @@ class Consumers:
     async def served_brands(self, consumer_ids: Iterable[str]) -> dict[str, set[str]]:
         """Per consumer the brands for which the caller, or the caller's store, looks after them."""
         who = caller()
-        if who.everywhere or not (who.reach.get(Kind.STORE) or who.reach.get(Kind.STAFF)):
+        if who.everywhere or not (who.reach.get(ScopeKind.STORE) or who.reach.get(ScopeKind.STAFF)):
             return {}
         query = self.table.within({"_id": {"$in": sorted(set(consumer_ids))}})
         brands: dict[str, set[str]] = {}
         async for row in self.table.collection.find(query, {"served": 1}):
             for one in row.get("served", []):
-                if who.reaches(Kind.STORE, one["store_id"]) or who.reaches(Kind.STAFF, one["staff_id"]):
+                if who.reaches(ScopeKind.STORE, one["store_id"]) or who.reaches(ScopeKind.STAFF, one["staff_id"]):
                     brands.setdefault(row["_id"], set()).add(one["brand_id"])
         return brands
 
@@ -148,7 +154,7 @@ class Consumers:
         person; everybody else keeps the scope.
         """
         served = await self.served_brands({id for ids in members.values() for id in ids})
-        own = caller().reach.get(Kind.BRAND, frozenset())
+        own = caller().reach.get(ScopeKind.BRAND, frozenset())
         found = {}
         for key, query in queries.items():
             theirs = [served[id] for id in members[key] if id in served]
@@ -286,7 +292,7 @@ class Consumers:
 
 def is_self(consumer_ids: Iterable[str]) -> bool:
     """Whether the caller is the person with these ids. A person who was linked reaches all of them through any."""
-    return not caller().reach.get(Kind.CONSUMER, frozenset()).isdisjoint(consumer_ids)
+    return not caller().reach.get(ScopeKind.CONSUMER, frozenset()).isdisjoint(consumer_ids)
 
 
 def _written(document: Document) -> ReplaceOne[Document]:

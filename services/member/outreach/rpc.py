@@ -7,8 +7,9 @@ from typing import Any
 from quanyu.common.v1.page_pb2 import PageRequest
 from quanyu.member.v1 import identity_pb2, outreach_pb2, outreach_pb2_grpc
 from services.kit import ids, lists
-from services.kit.access import Kind, caller
+from services.kit.access import caller
 from services.kit.documents import as_document, as_struct, fields, shaped
+from services.kit.enums import ScopeKind
 from services.kit.errors import Invalid, NotFound, Refusal
 from services.kit.house import House
 from services.kit.mongo import Document, Shaped
@@ -215,7 +216,7 @@ class OutreachService(outreach_pb2_grpc.OutreachServiceServicer):
         name, asked = lists.asked(request, "consumer_ids")
         people = await self.consumers.people(asked)
         # As in ListInbox: who reaches one of the ids reads what came under all of them.
-        queries = {id: {"consumer_id": {"$in": people.ids_of(id)}} for id in asked if caller().reaches(Kind.CONSUMER, id)}
+        queries = {id: {"consumer_id": {"$in": people.ids_of(id)}} for id in asked if caller().reaches(ScopeKind.CONSUMER, id)}
         found = await self._first_pages(self.outreaches.table.unscoped, queries, request.first)
         unread = await self.outreaches.unread_each({id: queries[id] for id in found}) if found else {}
         shown = [one | {"unread": unread.get(one[name], 0)} for one in lists.answered(name, "outreaches", found)]
@@ -258,7 +259,9 @@ class OutreachService(outreach_pb2_grpc.OutreachServiceServicer):
 def _binder(unit: Unit, brand_id: str) -> Binder:
     """As what the caller binds: for the brand, for stores, or for themself."""
     reach = unit.caller.reach
-    return Binder(unit.caller.reaches(Kind.BRAND, brand_id), reach.get(Kind.STORE, frozenset()), reach.get(Kind.STAFF, frozenset()))
+    return Binder(
+        unit.caller.reaches(ScopeKind.BRAND, brand_id), reach.get(ScopeKind.STORE, frozenset()), reach.get(ScopeKind.STAFF, frozenset())
+    )
 
 
 def _interaction(outreach: Outreach) -> Interaction:

@@ -8,8 +8,8 @@ from pymongo import ASCENDING, DESCENDING, IndexModel, ReplaceOne
 
 from quanyu.facts.v1 import facts_pb2
 from quanyu.member.v1 import outreach_pb2
-from services.kit.access import Kind
 from services.kit.documents import as_document, as_struct
+from services.kit.enums import ScopeKind
 from services.kit.feed import Feed, feed_index
 from services.kit.house import House
 from services.kit.mongo import Document, Session
@@ -21,11 +21,11 @@ from services.member.outreach import rules
 from services.member.outreach.rules import Binding, Outreach, Sent, Staff
 from services.member.rows import whole
 
-SCOPES: dict[Kind, str | tuple[str, ...]] = {
-    Kind.CONSUMER: "consumer_id",
-    Kind.BRAND: "brand_id",
-    Kind.STORE: "store_id",
-    Kind.STAFF: "staff_id",
+SCOPES: dict[ScopeKind, str | tuple[str, ...]] = {
+    ScopeKind.CONSUMER: "consumer_id",
+    ScopeKind.BRAND: "brand_id",
+    ScopeKind.STORE: "store_id",
+    ScopeKind.STAFF: "staff_id",
 }
 UNREAD_COUNTED_MAX = 1_000
 FOLLOWED_MAX = 1_000
@@ -36,7 +36,7 @@ class Bindings:
 
     def __init__(self, house: House, consumers: Consumers) -> None:
         self.consumers = consumers
-        self.staff = Table(house.database, "staff_view", struct=Staff, scopes={Kind.STAFF: "_id", Kind.BRAND: "brand_id"})
+        self.staff = Table(house.database, "staff_view", struct=Staff, scopes={ScopeKind.STAFF: "_id", ScopeKind.BRAND: "brand_id"})
         self.table = Table(
             house.database,
             "bindings",

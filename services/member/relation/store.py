@@ -5,8 +5,8 @@ from collections.abc import Container, Iterable, Mapping, Sequence
 from pymongo import ASCENDING, DESCENDING, DeleteMany, DeleteOne, IndexModel, ReplaceOne
 
 from quanyu.member.v1 import relation_pb2
-from services.kit.access import Kind
 from services.kit.documents import as_documents, as_struct
+from services.kit.enums import ScopeKind
 from services.kit.house import House
 from services.kit.mongo import Document
 from services.kit.table import Table
@@ -17,7 +17,7 @@ from services.member.relation.rules import Interaction, Relation, Transition
 
 Place = tuple[str, str]
 """A person and a brand."""
-SCOPES: dict[Kind, str | tuple[str, ...]] = {Kind.CONSUMER: "consumer_id", Kind.BRAND: "brand_id"}
+SCOPES: dict[ScopeKind, str | tuple[str, ...]] = {ScopeKind.CONSUMER: "consumer_id", ScopeKind.BRAND: "brand_id"}
 
 
 class Relations:

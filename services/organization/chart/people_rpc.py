@@ -6,7 +6,7 @@ from typing import Any, TypeAlias
 from quanyu.access.v1 import access_pb2
 from quanyu.organization.v1 import chart_pb2
 from services.kit import ids, lists
-from services.kit.access import Kind, caller
+from services.kit.access import caller
 from services.kit.clock import Clock
 from services.kit.documents import as_struct, fields
 from services.kit.enums import Role, ScopeKind
@@ -108,7 +108,7 @@ class People:
 
     async def _acquainted(self, ids: set[str]) -> list[Shaped]:
         """Those of these staff who look after the calling consumer or wrote to them, as far as a consumer sees them."""
-        consumer_ids = caller().reach.get(Kind.CONSUMER)
+        consumer_ids = caller().reach.get(ScopeKind.CONSUMER)
         if not consumer_ids or not ids:
             return []
         known = await self.acquainted(consumer_ids, ids)

@@ -9,7 +9,7 @@ from pymongo import ASCENDING, IndexModel, InsertOne, UpdateOne
 from quanyu.facts.v1 import facts_pb2
 from quanyu.organization.v1 import chart_pb2
 from services.kit import documents
-from services.kit.access import Kind, Reach, caller
+from services.kit.access import Reach, caller
 from services.kit.enums import Role, ScopeKind
 from services.kit.errors import Conflict
 from services.kit.house import House
@@ -33,9 +33,9 @@ class Overseen(Table[S]):
 
     def reach(self) -> Reach:
         who = caller()
-        run = {grant.id for grant in who.grants if grant.kind == Kind.STORE and grant.role != Role.GUIDE}
-        guided = {grant.id for grant in who.grants if grant.kind == Kind.STORE and grant.role == Role.GUIDE} - run
-        return {**who.reach, Kind.STORE: who.reach.get(Kind.STORE, frozenset()) - guided}
+        run = {grant.id for grant in who.grants if grant.kind == ScopeKind.STORE and grant.role != Role.GUIDE}
+        guided = {grant.id for grant in who.grants if grant.kind == ScopeKind.STORE and grant.role == Role.GUIDE} - run
+        return {**who.reach, ScopeKind.STORE: who.reach.get(ScopeKind.STORE, frozenset()) - guided}
 
 
 class Chart:
@@ -45,20 +45,20 @@ class Chart:
         database, self.scopes = house.database, house.scopes
         self.database = database
         self.brands = Table(
-            database, "brands", struct=Brand, message=chart_pb2.Brand, scopes={Kind.BRAND: "_id"}, public=True,
+            database, "brands", struct=Brand, message=chart_pb2.Brand, scopes={ScopeKind.BRAND: "_id"}, public=True,
         )  # fmt: skip
         self.units = Table(
             database, "units", struct=Unit, message=chart_pb2.Unit,
-            scopes={Kind.BRAND: "brand_id", Kind.UNIT: "unit_ids", Kind.STORE: "store_id"},
+            scopes={ScopeKind.BRAND: "brand_id", ScopeKind.UNIT: "unit_ids", ScopeKind.STORE: "store_id"},
             indexes=[IndexModel([("unit_ids", ASCENDING), ("level", ASCENDING), ("_id", ASCENDING)])],
         )  # fmt: skip
         self.stores = Table(
             database, "stores", struct=Store, message=chart_pb2.Store,
-            scopes={Kind.BRAND: "brand_id", Kind.UNIT: "unit_id", Kind.STORE: "_id"}, public=True,
+            scopes={ScopeKind.BRAND: "brand_id", ScopeKind.UNIT: "unit_id", ScopeKind.STORE: "_id"}, public=True,
         )  # fmt: skip
         self.staff = Table(
             database, "staff", struct=Staff, message=chart_pb2.Staff,
-            scopes={Kind.BRAND: "brand_id", Kind.UNIT: "unit_id", Kind.STORE: "store_id", Kind.STAFF: "_id"},
+            scopes={ScopeKind.BRAND: "brand_id", ScopeKind.UNIT: "unit_id", ScopeKind.STORE: "store_id", ScopeKind.STAFF: "_id"},
             indexes=[
                 IndexModel([("store_id", ASCENDING), ("active", ASCENDING), ("_id", ASCENDING)]),
                 IndexModel([("subject_hash", ASCENDING)], unique=True, partialFilterExpression={"subject_hash": {"$exists": True}}),
@@ -67,7 +67,8 @@ class Chart:
         self.grants = Table(
             database, "grants", struct=Grant, message=chart_pb2.Grant,
             scopes={
-                Kind.BRAND: "brand_id", Kind.STAFF: "staff_id", Kind.UNIT: "scope_id", Kind.STORE: "scope_id", Kind.DISTRICT: "scope_id",
+                ScopeKind.BRAND: "brand_id", ScopeKind.STAFF: "staff_id",
+                ScopeKind.UNIT: "scope_id", ScopeKind.STORE: "scope_id", ScopeKind.DISTRICT: "scope_id",
             },
             indexes=[IndexModel([("staff_id", ASCENDING)])],
         )  # fmt: skip

@@ -18,7 +18,8 @@ from quanyu.common.v1.touch_pb2 import Scenario, Touchpoint
 from quanyu.facts.v1 import facts_pb2
 from quanyu.organization.v1 import targets_pb2
 from services.kit import documents
-from services.kit.access import Kind, caller
+from services.kit.access import caller
+from services.kit.enums import ScopeKind
 from services.kit.errors import NotFound
 from services.kit.facts.inbox import Happened
 from services.kit.house import House
@@ -46,14 +47,14 @@ class Targets:
         latest = [("paid_at", DESCENDING), ("_id", ASCENDING)]
         self.credits = Overseen(
             database, "credits", struct=Credit, message=targets_pb2.Credit,
-            scopes={Kind.BRAND: "brand_id", Kind.STORE: "store_id", Kind.STAFF: "staff_id"},
+            scopes={ScopeKind.BRAND: "brand_id", ScopeKind.STORE: "store_id", ScopeKind.STAFF: "staff_id"},
             indexes=[
                 IndexModel([("store_id", ASCENDING), *latest]),
                 IndexModel([("staff_id", ASCENDING), *latest], partialFilterExpression={"staff_id": {"$exists": True}}),
             ],
         )  # fmt: skip
         self.targets = Table(
-            database, "targets", struct=Target, message=targets_pb2.Target, scopes={Kind.BRAND: "brand_id", Kind.UNIT: "unit_id"},
+            database, "targets", struct=Target, message=targets_pb2.Target, scopes={ScopeKind.BRAND: "brand_id", ScopeKind.UNIT: "unit_id"},
             indexes=[IndexModel([("unit_id", ASCENDING), ("month", ASCENDING)])],
         )  # fmt: skip
         self.scorecards = Table(database, "scorecards", struct=scorecards.Counter, scopes={})
@@ -134,7 +135,9 @@ class Targets:
         """Credits that were found in scope, as the caller may see them: whole by the store and its tenant, else the own brand's part."""
         who = caller()
         partial = {
-            row["id"] for row in found if not who.reaches(Kind.STORE, row["store_id"]) and not who.reaches(Kind.BRAND, row["brand_id"])
+            row["id"]
+            for row in found
+            if not who.reaches(ScopeKind.STORE, row["store_id"]) and not who.reaches(ScopeKind.BRAND, row["brand_id"])
         }
         if not partial:
             return list(found)

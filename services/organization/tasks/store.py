@@ -8,7 +8,7 @@ from pymongo import ASCENDING, IndexModel
 from quanyu.facts.v1 import facts_pb2
 from quanyu.organization.v1 import tasks_pb2
 from services.kit import documents
-from services.kit.access import Kind
+from services.kit.enums import ScopeKind
 from services.kit.feed import Feed, feed_index
 from services.kit.house import House
 from services.kit.mongo import Document
@@ -37,7 +37,7 @@ class Tasks:
         due = [("state", ASCENDING), ("due_at", ASCENDING), ("_id", ASCENDING)]
         self.tasks = Overseen(
             house.database, "tasks", struct=Task, message=tasks_pb2.Task,
-            scopes={Kind.BRAND: "brand_id", Kind.STORE: "store_id", Kind.STAFF: "staff_id"},
+            scopes={ScopeKind.BRAND: "brand_id", ScopeKind.STORE: "store_id", ScopeKind.STAFF: "staff_id"},
             indexes=[
                 IndexModel([("staff_id", ASCENDING), *due]),
                 IndexModel([("store_id", ASCENDING), *due]),

@@ -18,9 +18,8 @@ from services.commerce.orders.scenario import Basis
 from services.commerce.stock import rules as stock_rules
 from services.commerce.stock.enums import HoldState, Method
 from services.commerce.stock.rules import LIVE, Hold, Stock, available
-from services.kit.access import Kind
 from services.kit.documents import as_document, checked
-from services.kit.enums import Scenario, Touchpoint
+from services.kit.enums import Scenario, ScopeKind, Touchpoint
 from services.kit.errors import Conflict, Exhausted, Invalid, NotFound
 from services.kit.money import MINOR_MAX
 from services.kit.settings import Settings
@@ -309,7 +308,7 @@ def test_what_makes_no_order() -> None:
 def test_a_brand_sees_its_lines_and_nothing_to_tell_the_others_by(goods: list[tuple[int, str, int]]) -> None:
     order = placed(*((variant(place, minor, brand), quantity) for place, (minor, brand, quantity) in enumerate(goods)))
     document = as_document(order) | {"payment": {"amount": {"minor": order.total.minor}}, "coupons": [{"brand_id": "brd_c"}]}
-    seen = sight.visible_to(document, {Kind.BRAND: frozenset({"brd_a"})})
+    seen = sight.visible_to(document, {ScopeKind.BRAND: frozenset({"brd_a"})})
     own = [line for line in order.lines if line.brand_id == "brd_a"]
     assert [line["variant_id"] for line in seen["lines"]] == [line.variant_id for line in own]
     assert (seen["amount"] or {"minor": 0})["minor"] == sum(line.amount.minor for line in own)
@@ -321,14 +320,14 @@ def test_a_brand_sees_its_lines_and_nothing_to_tell_the_others_by(goods: list[tu
 
 @pytest.mark.parametrize(
     "reach",
-    [{Kind.CONSUMER: {"con_a"}}, {Kind.STORE: {"str_a"}}, {Kind.BRAND: {"rtl_x"}}],
+    [{ScopeKind.CONSUMER: {"con_a"}}, {ScopeKind.STORE: {"str_a"}}, {ScopeKind.BRAND: {"rtl_x"}}],
     ids=["the consumer", "the store", "who runs the store"],
 )
-def test_who_took_part_sees_it_whole(reach: dict[Kind, set[str]]) -> None:
+def test_who_took_part_sees_it_whole(reach: dict[ScopeKind, set[str]]) -> None:
     document = as_document(placed((variant(1, 100, "brd_a"), 1), (variant(2, 100, "brd_b"), 1)))
     assert sight.visible_to(document, {kind: frozenset(ids) for kind, ids in reach.items()}) == document
     assert sight.visible_to(document, {}, everywhere=True) == document
-    assert sight.visible_to(document, {Kind.CONSUMER: frozenset({"con_b"})})["lines"] == []
+    assert sight.visible_to(document, {ScopeKind.CONSUMER: frozenset({"con_b"})})["lines"] == []
 
 
 # the time before -----------------------------------------------------------------------------------------------------

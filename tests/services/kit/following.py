@@ -9,8 +9,8 @@ from msgspec import Struct
 
 from quanyu.organization.v1 import tasks_pb2
 from services.kit import access, clock, ids
-from services.kit.access import Kind
 from services.kit.channel import CURSOR_KEY
+from services.kit.enums import ScopeKind
 from services.kit.facts.outbox import Outbox
 from services.kit.feed import Feed, feed_index
 from services.kit.mongo import Database
@@ -90,7 +90,7 @@ class Replica:
     def __init__(self, database: Database) -> None:
         self.database = database
         self.watch = Watch(database)
-        scopes = {Kind.STAFF: "staff_id", Kind.STORE: "store_id"}
+        scopes = {ScopeKind.STAFF: "staff_id", ScopeKind.STORE: "store_id"}
         keys = ("staff_id", "store_id")
         self.tasks = Table(
             database, "tasks", struct=Task, message=tasks_pb2.Task, scopes=scopes, stamped=True, indexes=list(map(feed_index, keys))

@@ -9,7 +9,8 @@ import pytest_asyncio
 from quanyu.access.v1 import access_pb2
 from quanyu.facts.v1 import facts_pb2
 from services.kit import access
-from services.kit.access import Caller, Gate, Kind, check_rules
+from services.kit.access import Caller, Gate, check_rules
+from services.kit.enums import ScopeKind
 from services.kit.errors import Denied
 from services.kit.house import House, Wiring
 from services.kit.mongo import Database
@@ -57,7 +58,7 @@ def somebody(*grants: Grant) -> Principal:
     return Principal("stf_1", grants, on_behalf_of="con_1")
 
 
-def ids(caller: Caller) -> Mapping[Kind, set[str]]:
+def ids(caller: Caller) -> Mapping[ScopeKind, set[str]]:
     return {kind: set(reached) for kind, reached in caller.reach.items()}
 
 
@@ -133,7 +134,7 @@ async def test_anybody_is_let_into_what_is_public(gate: Gate) -> None:
     nobody = await gate.admit(method, None, request(method))
     assert (nobody.id, nobody.everywhere, nobody.reach) == ("", False, {})
     guide = await gate.admit(method, somebody(of_kind(GUIDE, "STORE", "str_1")), request(method))
-    assert (guide.id, guide.on_behalf_of, ids(guide)) == ("stf_1", "con_1", {Kind.STORE: {"str_1"}})
+    assert (guide.id, guide.on_behalf_of, ids(guide)) == ("stf_1", "con_1", {ScopeKind.STORE: {"str_1"}})
 
 
 async def test_the_anonymous_are_asked_to_sign_in(gate: Gate) -> None:
@@ -216,32 +217,35 @@ async def test_what_is_no_tenants_needs_a_grant_for_the_whole_installation(gate:
 @pytest.mark.parametrize(
     ("grant", "reach"),
     [
-        (of_kind(GUIDE, "STORE", "str_1"), {Kind.STORE: {"str_1"}}),
-        (of_kind(GUIDE, "STAFF", "stf_1"), {Kind.STAFF: {"stf_1"}}),
-        (of_kind(GUIDE, "DISTRICT", "dst_1"), {Kind.DISTRICT: {"dst_1"}}),
-        (of_kind(GUIDE, "CONSUMER", "con_1"), {Kind.CONSUMER: {"con_1"}}),
-        (of_kind(GUIDE, "UNIT", "unt_north"), {Kind.STORE: {"str_1", "str_2"}, Kind.UNIT: {"unt_north", "unt_str_1", "unt_str_2"}}),
-        (of_kind(GUIDE, "UNIT", "unt_empty"), {Kind.STORE: set(), Kind.UNIT: {"unt_empty"}}),
+        (of_kind(GUIDE, "STORE", "str_1"), {ScopeKind.STORE: {"str_1"}}),
+        (of_kind(GUIDE, "STAFF", "stf_1"), {ScopeKind.STAFF: {"stf_1"}}),
+        (of_kind(GUIDE, "DISTRICT", "dst_1"), {ScopeKind.DISTRICT: {"dst_1"}}),
+        (of_kind(GUIDE, "CONSUMER", "con_1"), {ScopeKind.CONSUMER: {"con_1"}}),
+        (
+            of_kind(GUIDE, "UNIT", "unt_north"),
+            {ScopeKind.STORE: {"str_1", "str_2"}, ScopeKind.UNIT: {"unt_north", "unt_str_1", "unt_str_2"}},
+        ),
+        (of_kind(GUIDE, "UNIT", "unt_empty"), {ScopeKind.STORE: set(), ScopeKind.UNIT: {"unt_empty"}}),
         (
             of_kind(GUIDE, "BRAND", "brd_b"),
-            {Kind.BRAND: {"brd_b"}, Kind.STORE: {"str_9"}, Kind.UNIT: {"unt_b", "unt_str_9"}},
+            {ScopeKind.BRAND: {"brd_b"}, ScopeKind.STORE: {"str_9"}, ScopeKind.UNIT: {"unt_b", "unt_str_9"}},
         ),
     ],
     ids=["store", "staff", "district", "consumer", "unit", "unit without stores", "brand"],
 )
-async def test_what_a_grant_reaches(gate: Gate, grant: Grant, reach: Mapping[Kind, set[str]]) -> None:
+async def test_what_a_grant_reaches(gate: Gate, grant: Grant, reach: Mapping[ScopeKind, set[str]]) -> None:
     method = rpc(GUIDE)
     caller = await gate.admit(method, somebody(grant), request(method))
     assert ids(caller) == reach
     assert all(caller.reaches(kind, id) for kind, of_kind_ids in reach.items() for id in of_kind_ids)
-    assert not caller.reaches(Kind.STORE, "str_3") and not caller.reaches(Kind.BRAND, "brd_a") and not caller.everywhere
+    assert not caller.reaches(ScopeKind.STORE, "str_3") and not caller.reaches(ScopeKind.BRAND, "brd_a") and not caller.everywhere
 
 
 async def test_several_grants_reach_together_what_each_reaches(gate: Gate) -> None:
     method = rpc(GUIDE, CONSUMER)
     grants = [of_kind(GUIDE, "STORE", "str_1"), of_kind(GUIDE, "UNIT", "unt_south"), of_kind(CONSUMER, "CONSUMER", "con_1")]
     caller = await gate.admit(method, somebody(*grants), request(method))
-    assert ids(caller) == {Kind.STORE: {"str_1", "str_3"}, Kind.UNIT: {"unt_south", "unt_str_3"}, Kind.CONSUMER: {"con_1"}}
+    assert ids(caller) == {ScopeKind.STORE: {"str_1", "str_3"}, ScopeKind.UNIT: {"unt_south", "unt_str_3"}, ScopeKind.CONSUMER: {"con_1"}}
     assert caller.roles == {GUIDE, CONSUMER}
 
 
@@ -249,21 +253,21 @@ async def test_only_the_grants_that_let_the_request_through_count(gate: Gate) ->
     """Who runs one store and shops in another asks as whoever the rule let through, not as both."""
     manager, person = of_kind(MANAGER, "STORE", "str_1"), of_kind(CONSUMER, "CONSUMER", "con_1")
     by_role = rpc(CONSUMER)
-    assert ids(await gate.admit(by_role, somebody(manager, person), request(by_role))) == {Kind.CONSUMER: {"con_1"}}
+    assert ids(await gate.admit(by_role, somebody(manager, person), request(by_role))) == {ScopeKind.CONSUMER: {"con_1"}}
     by_field = rpc(MANAGER, CONSUMER, within=["consumer_id", "store_id"])
     asked = request(by_field, consumer_id="con_1", store_id="str_2")
     caller = await gate.admit(by_field, somebody(manager, person), asked)
-    assert (caller.grants, ids(caller)) == ((person,), {Kind.CONSUMER: {"con_1"}})
+    assert (caller.grants, ids(caller)) == ((person,), {ScopeKind.CONSUMER: {"con_1"}})
 
 
 async def test_an_installation_grant_that_was_not_let_through_lends_nothing(gate: Gate) -> None:
     method = rpc(GUIDE)
     caller = await gate.admit(method, somebody(Grant(OPERATOR, INSTALLATION), of_kind(GUIDE, "STORE", "str_1")), request(method))
     assert not caller.everywhere
-    assert ids(caller) == {Kind.STORE: {"str_1"}}
+    assert ids(caller) == {ScopeKind.STORE: {"str_1"}}
 
 
 async def test_outside_of_a_call_nobody_reaches_anything() -> None:
     assert access.caller() is access.NOBODY
-    assert not access.caller().reaches(Kind.BRAND, "brd_a")
-    assert access.SYSTEM.reaches(Kind.BRAND, "brd_a")
+    assert not access.caller().reaches(ScopeKind.BRAND, "brd_a")
+    assert access.SYSTEM.reaches(ScopeKind.BRAND, "brd_a")

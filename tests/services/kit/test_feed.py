@@ -12,7 +12,8 @@ import pytest
 from msgspec.structs import replace
 
 from services.kit import access, clock, feed, ids, pages
-from services.kit.access import Caller, Kind
+from services.kit.access import Caller
+from services.kit.enums import ScopeKind
 from services.kit.errors import Unavailable
 from services.kit.feed import BATCH_MAX, KNOWN_MAX, Cursor
 from services.kit.mongo import Database
@@ -156,7 +157,7 @@ async def test_a_long_absence_is_made_up_for_page_by_page_and_goes_on_where_that
 
 async def test_only_what_the_caller_reaches_is_told_and_nothing_once_it_was_handed_away(replicas: list[Replica]) -> None:
     here, _ = replicas
-    mine = Caller("anna", reach={Kind.STAFF: frozenset({ANNA}), Kind.STORE: frozenset({"str_2"})})
+    mine = Caller("anna", reach={ScopeKind.STAFF: frozenset({ANNA}), ScopeKind.STORE: frozenset({"str_2"})})
     access.current.set(mine)
     async with here.following(field="store_id", subject="str_1") as stream:
         access.current.set(access.SYSTEM)

@@ -14,7 +14,8 @@ from pymongo.collation import Collation
 from quanyu.common.v1.page_pb2 import PageInfo, PageRequest
 from quanyu.facts.v1 import facts_pb2
 from services.kit import access, clock
-from services.kit.access import Caller, Kind
+from services.kit.access import Caller
+from services.kit.enums import ScopeKind
 from services.kit.errors import Conflict, Denied, Invalid, NotFound
 from services.kit.facts.outbox import Outbox
 from services.kit.mongo import Database, Document
@@ -34,10 +35,10 @@ class Coupon(Struct, frozen=True):
     uses: Annotated[int, Meta(ge=0, le=3)] = 0
 
 
-ANNA = Caller(id="con_a", reach={Kind.CONSUMER: frozenset({"con_a"})})
-BRAND_A = Caller(id="stf_a", reach={Kind.BRAND: frozenset({"brd_a"})})
-BRAND_B = Caller(id="stf_b", reach={Kind.BRAND: frozenset({"brd_b"})})
-STORE = Caller(id="stf_s", reach={Kind.STORE: frozenset({"str_a"})})
+ANNA = Caller(id="con_a", reach={ScopeKind.CONSUMER: frozenset({"con_a"})})
+BRAND_A = Caller(id="stf_a", reach={ScopeKind.BRAND: frozenset({"brd_a"})})
+BRAND_B = Caller(id="stf_b", reach={ScopeKind.BRAND: frozenset({"brd_b"})})
+STORE = Caller(id="stf_s", reach={ScopeKind.STORE: frozenset({"str_a"})})
 
 
 @contextmanager
@@ -51,7 +52,7 @@ def being(caller: Caller) -> Iterator[None]:
 async def coupons(database: Database) -> Table[Coupon]:
     table = Table(
         database, "coupons", struct=Coupon, message=facts_pb2.PackedCoupon,
-        scopes={Kind.BRAND: "brand_id", Kind.CONSUMER: "consumer_id"},
+        scopes={ScopeKind.BRAND: "brand_id", ScopeKind.CONSUMER: "consumer_id"},
     )  # fmt: skip
     with being(access.SYSTEM):
         for number, brand in enumerate(["brd_a", "brd_a", "brd_b"]):
@@ -141,7 +142,7 @@ async def test_what_is_asked_of_ones_own_needs_no_filter(coupons: Table[Coupon])
 async def test_first_pages_walk_the_index_of_each_query(database: Database) -> None:
     """What they cost is what they show, however many rows their keys have."""
     by_brand = IndexModel([("brand_id", 1), ("expires_at", -1), ("_id", 1)])
-    table = Table(database, "many", struct=Coupon, scopes={Kind.BRAND: "brand_id"}, message=facts_pb2.PackedCoupon, indexes=[by_brand])
+    table = Table(database, "many", struct=Coupon, scopes={ScopeKind.BRAND: "brand_id"}, message=facts_pb2.PackedCoupon, indexes=[by_brand])
     await table.prepare()
     rows = [{"_id": f"{brand}{number}", "brand_id": f"brd_{brand}", "expires_at": AT} for brand in range(5) for number in range(200)]
     await table.collection.insert_many(rows)

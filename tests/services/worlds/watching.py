@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from google.protobuf.message import Message
 from msgspec import Struct
 
-from services.kit.access import Kind
+from services.kit.enums import ScopeKind
 from services.kit.mongo import Database
 from tests.services.conftest import Running
 from tests.services.worlds.rpcs import Outcome
@@ -48,7 +48,7 @@ def said(message: Message) -> Iterator[Any]:
                 yield item
 
 
-Scopes = Mapping[str, Mapping[Kind, frozenset[str]]]
+Scopes = Mapping[str, Mapping[ScopeKind, frozenset[str]]]
 """Collection -> kind -> the paths at which a row names whom it belongs to, as the service's tables declare them."""
 
 
@@ -64,7 +64,7 @@ class Own(Struct, frozen=True):
     secret: str
     numbers: frozenset[int]
     ids: frozenset[str]
-    reach: Mapping[Kind, frozenset[str]]
+    reach: Mapping[ScopeKind, frozenset[str]]
 
     def about(self, value: Any) -> bool:
         """Whether a row, or a part of one, is about the target."""
@@ -152,15 +152,15 @@ async def own_of(target: Side, attacker: Side, world: World) -> Own:
                 for made in MADE.findall(text):
                     mentioned[made] = mine and mentioned.get(made, True)
     nouns = {
-        Kind.BRAND: "brand",
-        Kind.STORE: "store",
-        Kind.UNIT: "unit",
-        Kind.DISTRICT: "district",
-        Kind.CONSUMER: "consumer",
-        Kind.STAFF: "staff",
+        ScopeKind.BRAND: "brand",
+        ScopeKind.STORE: "store",
+        ScopeKind.UNIT: "unit",
+        ScopeKind.DISTRICT: "district",
+        ScopeKind.CONSUMER: "consumer",
+        ScopeKind.STAFF: "staff",
     }
     reach = {kind: frozenset(target.ids[noun]) - frozenset(attacker.ids[noun]) for kind, noun in nouns.items()}
-    reach[Kind.CONSUMER] |= frozenset(target.ids["linked_consumer"])
+    reach[ScopeKind.CONSUMER] |= frozenset(target.ids["linked_consumer"])
     return Own(
         marks=marks,
         others=others,
@@ -173,7 +173,7 @@ async def own_of(target: Side, attacker: Side, world: World) -> Own:
 
 def scopes_of(service: Running) -> Scopes:
     """Whom the rows of each collection belong to, as its tables say; several tables over one collection together."""
-    found: dict[str, dict[Kind, frozenset[str]]] = {}
+    found: dict[str, dict[ScopeKind, frozenset[str]]] = {}
     for table in service.wiring.tables:
         declared = found.setdefault(table.name, {})
         for kind, paths in table.scopes.items():
