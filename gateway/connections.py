@@ -53,8 +53,8 @@ def connection(*responses: type[Message], items: str) -> Callable[[type[T]], typ
     def declared(cls: type[T]) -> type[T]:
         nodes = cls.__annotations__["nodes"]
         noun = nodes.removeprefix("list[").removesuffix("]")
-        cls.nodes = computed(get, "What stands on this page.", of=items)  # type: ignore[attr-defined]
-        cls.edges = computed(edges, "The same, each with its cursor.")  # type: ignore[attr-defined]
+        cls.nodes = computed(get, "What stands on this page.", of=items, list_size=PAGE_SIZE)  # type: ignore[attr-defined]
+        cls.edges = computed(edges, "The same, each with its cursor.", list_size=PAGE_SIZE)  # type: ignore[attr-defined]
         cls.page_info = computed(_page, "Where this page ends.")  # type: ignore[attr-defined]
         edge_name = f"{cls.__name__.removesuffix('Connection')}Edge"
         cls.__annotations__ |= {"edges": f"list[{edge_name}]", "page_info": "PageInfo"}

@@ -107,9 +107,11 @@ def _only_repeated(message: type[Message]) -> str:
 class EdgeField(GraphField):
     """See `edge`."""
 
-    def __init__(self, by: str, through: Batch, using: Mapping[str, str], arguments: type[Any] | None, description: str | None) -> None:
+    def __init__(
+        self, by: str, through: Batch, using: Mapping[str, str], arguments: type[Any] | None, list_size: int, description: str | None
+    ) -> None:
         super().__init__(description=description)
-        self.by, self.through, self.key = by, through, attrgetter(by)
+        self.by, self.through, self.key, self.list_size = by, through, attrgetter(by), list_size
         self.form = Form.of(arguments, through.rpc.request)
         self._arguments = self.form.arguments()
         self.using = tuple((name, attrgetter(attribute)) for name, attribute in using.items())
@@ -131,6 +133,12 @@ class EdgeField(GraphField):
         if field is None:
             return None
         return descriptions.of(field.full_name) or descriptions.PLAIN.get(self.python_name) or descriptions.of_field(field)
+
+    def shown(self) -> FieldDescriptor | None:
+        """The several ids of its key, or the part of a batch's item that it shows."""
+        if self.keyed_by_many:
+            return _field_at(self.owner, self.by)
+        return self.through.item.fields_by_name[self.through.value_name] if self.through.value_name else None
 
     @property
     def keyed_by_many(self) -> bool:
@@ -174,11 +182,13 @@ def edge(
     through: Batch,
     using: Mapping[str, str] | None = None,
     arguments: type[Any] | None = None,
+    list_size: int = 0,
     description: str | None = None,
 ) -> Any:
     """An edge to what `by` (a field of the message: one id or several) names.
 
     `using` fills further fields of the batch's request from fields of the message, `arguments` (the parts of a form over it) from what a
-    client gives: keys asked for with the same are one call. The description is the key's unless given.
+    client gives: keys asked for with the same are one call. The description is the key's unless given. `list_size`: how many items a list
+    is priced as, where a batch finds several for each key.
     """
-    return EdgeField(by, through, using or {}, arguments, description)
+    return EdgeField(by, through, using or {}, arguments, list_size, description)

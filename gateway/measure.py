@@ -3,10 +3,10 @@
 A fragment is measured once, however often it is spread: 26 fragments that each spread the next one twice are 27 measurements, and
 yet count as the 67 million fields they stand for.
 
-**Points** tell what an operation costs at most: one for each value of its answer and `CALL_POINTS` for each rpc. A list counts as often as
-it has items: a page its `first`, `nodes` its `ids`, any other list what its description says ("at most 20"), those of introspection what
-they have on the average. An edge costs one rpc a level and not one an item, since it is followed for all of a level at once; a field that
-calls an rpc of its own costs one for each item.
+**Points** are the most that an operation costs: one for each value of its answer and `CALL_POINTS` for each rpc. A list counts as often as
+it has items: a page its `first`, `nodes` its `ids`, any other list its declared size (`weights.py`), a list of introspection its average
+size. An edge costs one rpc for a level, since one rpc fetches it for all objects of a level; a field that calls an rpc of its own costs
+one for each object.
 """
 
 from __future__ import annotations

@@ -29,9 +29,11 @@ Load = Callable[["Context", Any], Any]
 class NodeField(GraphField):
     """A field that finds what an id, or several, stand for; `through` names the batch when there is only one."""
 
-    def __init__(self, argument: str, text: str, described: str, description: str, load: Load, through: Batch | None = None) -> None:
+    def __init__(
+        self, argument: str, text: str, described: str, description: str, load: Load, *, through: Batch | None = None, list_size: int = 0
+    ) -> None:
         super().__init__(description=description)
-        self.argument, self.load, self.through = argument, load, through
+        self.argument, self.load, self.through, self.list_size = argument, load, through, list_size
         self._arguments = [
             StrawberryArgument(python_name=argument, graphql_name=None, type_annotation=annotation(text), description=described)
         ]
@@ -80,16 +82,21 @@ def by_id(through: Batch) -> Any:
     """A root field that finds one thing by its id; several of them take one call."""
     noun = through.item.full_name
     description = f"{descriptions.of(noun)} Null when there is none that you may see."
-    return NodeField("id", "ID", "Its id.", description, lambda context, id: context.loader(through).load(id), through)
+    return NodeField("id", "ID", "Its id.", description, lambda context, id: context.loader(through).load(id), through=through)
 
 
-def by_any_id(argument: str, text: str, described: str, description: str, load: Load) -> Any:
-    """A root field that finds things of any type."""
-    return NodeField(argument, text, described, description, load)
+def by_any_id(argument: str, text: str, described: str, description: str, load: Load, *, list_size: int = 0) -> Any:
+    """A root field that finds nodes of any type."""
+    return NodeField(argument, text, described, description, load, list_size=list_size)
 
 
 class Queries:
     node: Node | None = by_any_id("id", "ID", "The id, of any type.", "Whatever this id stands for; null when you may not see it.", one)
     nodes: list[Node | None] = by_any_id(
-        "ids", "list[ID]", f"At most {NODES_MAX} ids, of any types.", "The same for several ids, in their order.", several
+        "ids",
+        "list[ID]",
+        f"At most {NODES_MAX} ids, of any types.",
+        "The same for several ids, in their order.",
+        several,
+        list_size=NODES_MAX,
     )

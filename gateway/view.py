@@ -90,17 +90,18 @@ class MessageField(GraphField):
 class ComputedField(GraphField):
     """A field worked out from the whole message."""
 
-    def __init__(self, read: Read, description: str, of: str = "") -> None:
+    def __init__(self, read: Read, description: str, of: str, list_size: int) -> None:
         super().__init__(description=description)
-        self.read, self.of = read, of
+        self.read, self.of, self.list_size = read, of, list_size
 
     def get_result(self, source: Any, info: Info[Any, Any] | None, args: list[Any], kwargs: Any) -> Any:
         return self.read(source)
 
 
-def computed(read: Read, description: str, *, of: str = "") -> Any:
-    """A field that `read` works out from the message, without asking anybody. `of`: the repeated field that it is, under another name."""
-    return ComputedField(read, description, of)
+def computed(read: Read, description: str, *, of: str = "", list_size: int = 0) -> Any:
+    """A field that `read` computes from the message, without an rpc. `of`: the repeated field that it is, under another name.
+    `list_size`: how many items a list is priced as."""
+    return ComputedField(read, description, of, list_size)
 
 
 def moment(at: Timestamp) -> str:

@@ -1,9 +1,14 @@
-"""What each field of the graph weighs: the rpcs it takes, and how many items it has. `measure.py` counts a document by it."""
+"""Field costs: the points and the list size of each field of the graph. `measure.py` computes the cost of a document from them.
+
+The sizes of lists are declared: by `(quanyu.access.v1.list_size)` in the protos, by `list_size` where a list is no field of a message.
+
+python -m gateway.weights    prints the table
+"""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from graphql import (
@@ -15,8 +20,10 @@ from graphql import (
     is_composite_type,
     is_input_object_type,
     is_input_type,
+    is_interface_type,
     is_introspection_type,
     is_list_type,
+    is_object_type,
 )
 from msgspec import Struct
 
@@ -26,38 +33,36 @@ from gateway.follow import FollowField
 from gateway.nodes import NodeField
 
 CALL_POINTS = 500
-"""About what an rpc costs the gateway, in values of an answer."""
-LIST_SIZE = 10
-LIST_SIZE_MAX = 20
-"""Of lists within a message: what the description says, at most this, since not all of them are full at once; else `LIST_SIZE`."""
-SIZE = re.compile(r"\bat most (\d+)\b|\b\d+ to (\d+)\b|\bhighest (\d+)\b", re.IGNORECASE)
+"""An rpc costs the gateway about as much as this many values of an answer."""
+INTROSPECTED_SIZE = 10
+"""A list of introspection whose items `_introspected` does not count is priced as this many."""
 
 
 class Weight(Struct, frozen=True):
-    """What a field of the schema costs, and how many of it there are."""
+    """The cost of a field and its number of items."""
 
     type: Any = None
-    """What its value is; None for a leaf."""
+    """The type of its value; None for a leaf."""
     calls: int = 0
-    """Points for each item that it stands on."""
+    """Points for each object that it is selected on."""
     shared: int = 0
-    """Points for a level."""
+    """Points for all objects of a level together."""
     size: float = 1
-    """Items of a list; 1 for what is none."""
+    """Items of a list; 1 for a field that is no list."""
     sized_by: str = ""
-    """The argument that tells how many items its page or list has."""
+    """The argument that sets the number of items of its page or list."""
     of_page: bool = False
-    """A list with as many items as were asked for where its page is."""
+    """A list with as many items as its page is asked for."""
     first_shared: bool = False
-    """Asked without `after` it is an edge."""
+    """Without `after` it costs its points once for a level."""
 
 
 UNKNOWN = Weight()
-"""A field that the schema has not; validation says so."""
+"""A field that the schema does not have; validation refuses it."""
 
 
 class Weights:
-    """What the fields of a schema weigh, each worked out when first met."""
+    """The field costs of a schema, each computed at its first use."""
 
     def __init__(self, schema: GraphQLSchema) -> None:
         self.schema, self.introspected = schema, _introspected(schema)
@@ -76,7 +81,7 @@ class Weights:
         return kept
 
     def _weight(self, parent: Any, name: str, core: Any) -> Weight:
-        declared = (core.extensions or {}).get("strawberry-definition")
+        declared: Any = (core.extensions or {}).get("strawberry-definition")
         type_ = get_named_type(core.type)
         listed = is_list_type(get_nullable_type(core.type))
         batched = isinstance(declared, EdgeField) or (isinstance(declared, NodeField) and declared.through is not None)
@@ -85,25 +90,36 @@ class Weights:
             type=type_ if is_composite_type(type_) else None,
             calls=CALL_POINTS if called else 0,
             shared=CALL_POINTS if batched else 0,
-            size=self._size(parent, name, core, listed),
+            size=self._size(parent, name, declared, listed),
             sized_by=next((argument for argument in ("first", "ids") if argument in core.args), ""),
             of_page=listed and "pageInfo" in getattr(parent, "fields", ()) and name in ("nodes", "edges"),
             first_shared=isinstance(declared, CallField) and declared.first is not None,
         )
 
-    def _size(self, parent: Any, name: str, core: Any, listed: bool) -> float:
+    def _size(self, parent: Any, name: str, declared: Any, listed: bool) -> float:
         if is_introspection_type(parent):
-            return self.introspected.get(name, LIST_SIZE if listed else 1)
-        return _size_told(core.description) if listed else 1
+            return self.introspected.get(name, INTROSPECTED_SIZE if listed else 1)
+        return declared.list_size if listed else 1
 
 
-def _size_told(description: str | None) -> int:
-    found = SIZE.search(description or "")
-    return min(int(next(filter(None, found.groups()))), LIST_SIZE_MAX) if found else LIST_SIZE
+def table(schema: GraphQLSchema) -> Iterator[str]:
+    """The rows of a Markdown table of the fields that call an rpc or are lists; all others cost one point."""
+    weights = Weights(schema)
+    yield "| field | points for each object | points for a level | items |"
+    yield "|---|---|---|---|"
+    for _, type_ in sorted(schema.type_map.items()):
+        if is_introspection_type(type_) or not (is_object_type(type_) or is_interface_type(type_)):
+            continue
+        for name in type_.fields:
+            weight = weights.of(type_, name)
+            items = f"`{weight.sized_by}`" if weight.sized_by else "of its page" if weight.of_page else f"{weight.size:g}"
+            if weight.calls or weight.shared or items != "1":
+                once = weight.calls if weight.first_shared else 0
+                yield f"| {type_.name}.{name} | {weight.calls - once} | {weight.shared + once} | {items} |"
 
 
 def _introspected(schema: GraphQLSchema) -> Mapping[str, float]:
-    """How many items introspection's lists have: on the average, so that a list within a list has as many as there are in the schema."""
+    """The average number of items of introspection's lists, so that a list within a list has as many as there are in the schema."""
     types = list(schema.type_map.values())
     fields = [field for each in types if not is_input_type(each) for field in getattr(each, "fields", {}).values()]
     inputs = [field for each in types if is_input_object_type(each) for field in each.fields.values()]
@@ -121,3 +137,13 @@ def _introspected(schema: GraphQLSchema) -> Mapping[str, float]:
         "args": len(given) / len(fields),
         "ofType": wrapped / (wrapped + len(fields) + len(inputs) + len(given)),
     }
+
+
+def main() -> None:
+    from gateway import schema
+
+    sys.stdout.writelines(f"{row}\n" for row in table(schema.build()._schema))
+
+
+if __name__ == "__main__":
+    main()

@@ -2,12 +2,18 @@
 
 import tomllib
 from pathlib import Path
+from typing import Any
 
+import pytest
 from graphql import OperationDefinitionNode
 
-from gateway import schema
+from gateway import schema, weights
 from gateway.execution import Executor
+from gateway.fields import GraphField
+from gateway.view import computed, view
+from quanyu.organization.v1 import targets_pb2
 from tests.gateway.conftest import OPERATIONS
+from tests.gateway.graph import CORE, declared
 
 SNAPSHOT = Path(__file__).with_name("operation_costs.toml")
 
@@ -24,3 +30,23 @@ def test_operation_costs_match_the_snapshot() -> None:
             "highest": executor.rule.cost(document, operation, None),
         }
     assert costs == tomllib.loads(SNAPSHOT.read_text())
+
+
+def test_every_list_has_a_size() -> None:
+    unsized = [where for where, field in declared(GraphField) if field.wanted.many and field.list_size < 1]
+    assert unsized == []
+
+
+@pytest.mark.parametrize(("name", "field"), [("staff_ids", None), ("other", computed(lambda _: [], "Others."))])
+def test_list_without_size_is_refused(name: str, field: Any) -> None:
+    members = {"__annotations__": {name: "list[ID]"}} | ({name: field} if field is not None else {})
+    with pytest.raises(TypeError, match=rf"BatchListCreditsRequest\.{name} is a list: set .*list_size"):
+        view(targets_pb2.BatchListCreditsRequest)(type("Unsized", (), members))
+
+
+def test_table_shows_rpcs_and_list_sizes() -> None:
+    rows = list(weights.table(CORE))
+    assert "| Query.offers | 500 | 0 | `first` |" in rows
+    assert "| Brand.offers | 0 | 500 | `first` |" in rows
+    assert "| OfferConnection.nodes | 0 | 0 | of its page |" in rows
+    assert "| Offer.goods | 0 | 0 | 20 |" in rows

@@ -27,7 +27,7 @@ from gateway import schema
 from gateway.execution import Executor
 from gateway.limits import CODE, NESTING_MAX, TOKEN, WORDS, Limits, Rule
 from gateway.measure import Measure, Measuring
-from gateway.weights import CALL_POINTS, LIST_SIZE
+from gateway.weights import CALL_POINTS
 from services.kit.pages import PAGE_SIZE
 from services.kit.settings import Settings
 from tests.gateway.conftest import OPERATIONS, Gateway, Open
@@ -380,7 +380,7 @@ def test_pages_multiply_and_edges_are_one_call_a_level(executor: Executor) -> No
     assert cost(executor, further) == CALL_POINTS + 1 + 7 * (1 + 1 + CALL_POINTS + 1 + 2 * 2) + CALL_POINTS
     assert cost(executor, "{ nodes(ids: [1, 2, 3]) { id } }") == CALL_POINTS + 3 * 2
     assert cost(executor, '{ variant(id: "v") { attributes { name } } }') == CALL_POINTS + 1 + 16 * 2
-    assert cost(executor, '{ relation(brandId: "b") { spent { amount } } }') == CALL_POINTS + 1 + LIST_SIZE * 2
+    assert cost(executor, '{ relation(brandId: "b") { spent { amount } } }') == CALL_POINTS + 1 + 10 * 2
 
 
 def test_what_varies_is_refused_only_when_it_costs_too_much(executor: Executor) -> None:

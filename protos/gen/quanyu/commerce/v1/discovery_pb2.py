@@ -29,7 +29,7 @@ from quanyu.commerce.v1 import stock_pb2 as quanyu_dot_commerce_dot_v1_dot_stock
 from quanyu.common.v1 import point_pb2 as quanyu_dot_common_dot_v1_dot_point__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"quanyu/commerce/v1/discovery.proto\x12\x12quanyu.commerce.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1dquanyu/access/v1/access.proto\x1a quanyu/commerce/v1/catalog.proto\x1a\x1equanyu/commerce/v1/stock.proto\x1a\x1cquanyu/common/v1/point.proto\"\xb0\x03\n\x0bUnavailable\x12\x12\n\nvariant_id\x18\x01 \x01(\t\x12\x10\n\x08offer_id\x18\x02 \x01(\t\x12\x10\n\x08\x62rand_id\x18\x03 \x01(\t\x12\x10\n\x08store_id\x18\x04 \x01(\t\x12\x12\n\nstore_name\x18\x05 \x01(\t\x12/\n\x0estore_position\x18\x06 \x01(\x0b\x32\x17.quanyu.common.v1.Point\x12\x17\n\x0f\x64istance_metres\x18\x07 \x01(\x05\x12.\n\x08obstacle\x18\x08 \x01(\x0e\x32\x1c.quanyu.commerce.v1.Obstacle\x12)\n\x05until\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12&\n\x04name\x18\n \x01(\x0b\x32\x18.quanyu.commerce.v1.Text\x12\x43\n\nattributes\x18\x0b \x03(\x0b\x32/.quanyu.commerce.v1.Unavailable.AttributesEntry\x1a\x31\n\x0f\x41ttributesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xda\x02\n\x15SearchPromisesRequest\x12+\n\x04near\x18\x01 \x01(\x0b\x32\x17.quanyu.common.v1.PointB\x04\xf0\xc7\x18\x01\x12\x0c\n\x04text\x18\x02 \x01(\t\x12M\n\nattributes\x18\x03 \x03(\x0b\x32\x39.quanyu.commerce.v1.SearchPromisesRequest.AttributesEntry\x12-\n\tneeded_by\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12+\n\x07methods\x18\x05 \x03(\x0e\x32\x1a.quanyu.commerce.v1.Method\x12\x19\n\x11radius_metres_max\x18\x06 \x01(\x05\x12\r\n\x05\x66irst\x18\x07 \x01(\x05\x1a\x31\n\x0f\x41ttributesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"}\n\x16SearchPromisesResponse\x12-\n\x08promises\x18\x01 \x03(\x0b\x32\x1b.quanyu.commerce.v1.Promise\x12\x34\n\x0bunavailable\x18\x02 \x03(\x0b\x32\x1f.quanyu.commerce.v1.Unavailable\"\x96\x02\n\x12HoldPromiseRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x13\n\x0b\x63onsumer_id\x18\x02 \x01(\t\x12\x12\n\nvariant_id\x18\x03 \x01(\t\x12\x10\n\x08store_id\x18\x04 \x01(\t\x12\x15\n\x08quantity\x18\x05 \x01(\x05H\x00\x88\x01\x01\x12*\n\x06method\x18\x06 \x01(\x0e\x32\x1a.quanyu.commerce.v1.Method\x12\x32\n\x0b\x64\x65stination\x18\x07 \x01(\x0b\x32\x17.quanyu.common.v1.PointB\x04\xf0\xc7\x18\x01\x12-\n\tneeded_by\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x0b\n\t_quantity\"=\n\x13HoldPromiseResponse\x12&\n\x04hold\x18\x01 \x01(\x0b\x32\x18.quanyu.commerce.v1.Hold*\x88\x02\n\x0f\x44iscoveryReason\x12 \n\x1c\x44ISCOVERY_REASON_UNSPECIFIED\x10\x00\x12!\n\x1d\x44ISCOVERY_REASON_NEAR_MISSING\x10\x01\x12!\n\x1d\x44ISCOVERY_REASON_KIND_MISSING\x10\x02\x12!\n\x1d\x44ISCOVERY_REASON_STORE_CLOSED\x10\x03\x12\x1d\n\x19\x44ISCOVERY_REASON_TOO_LATE\x10\x04\x12\'\n#DISCOVERY_REASON_NOT_DELIVERED_HERE\x10\x05\x12\"\n\x1e\x44ISCOVERY_REASON_INVALID_FIELD\x10\x06*\x8a\x01\n\x08Obstacle\x12\x18\n\x14OBSTACLE_UNSPECIFIED\x10\x00\x12\x11\n\rOBSTACLE_HELD\x10\x01\x12\x19\n\x15OBSTACLE_STORE_CLOSED\x10\x02\x12\x15\n\x11OBSTACLE_TOO_LATE\x10\x03\x12\x1f\n\x1bOBSTACLE_NOT_DELIVERED_HERE\x10\x04\x32\x88\x02\n\x10\x44iscoveryService\x12o\n\x0eSearchPromises\x12).quanyu.commerce.v1.SearchPromisesRequest\x1a*.quanyu.commerce.v1.SearchPromisesResponse\"\x06\xea\xc7\x18\x02\x08\x01\x12\x82\x01\n\x0bHoldPromise\x12&.quanyu.commerce.v1.HoldPromiseRequest\x1a\'.quanyu.commerce.v1.HoldPromiseResponse\"\"\xea\xc7\x18\x1e\x12\x05\x01\x02\x03\x07\x08\x1a\x0b\x63onsumer_id\x1a\x08store_idb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"quanyu/commerce/v1/discovery.proto\x12\x12quanyu.commerce.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1dquanyu/access/v1/access.proto\x1a quanyu/commerce/v1/catalog.proto\x1a\x1equanyu/commerce/v1/stock.proto\x1a\x1cquanyu/common/v1/point.proto\"\xb6\x03\n\x0bUnavailable\x12\x12\n\nvariant_id\x18\x01 \x01(\t\x12\x10\n\x08offer_id\x18\x02 \x01(\t\x12\x10\n\x08\x62rand_id\x18\x03 \x01(\t\x12\x10\n\x08store_id\x18\x04 \x01(\t\x12\x12\n\nstore_name\x18\x05 \x01(\t\x12/\n\x0estore_position\x18\x06 \x01(\x0b\x32\x17.quanyu.common.v1.Point\x12\x17\n\x0f\x64istance_metres\x18\x07 \x01(\x05\x12.\n\x08obstacle\x18\x08 \x01(\x0e\x32\x1c.quanyu.commerce.v1.Obstacle\x12)\n\x05until\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12&\n\x04name\x18\n \x01(\x0b\x32\x18.quanyu.commerce.v1.Text\x12I\n\nattributes\x18\x0b \x03(\x0b\x32/.quanyu.commerce.v1.Unavailable.AttributesEntryB\x04\xf8\xc7\x18\n\x1a\x31\n\x0f\x41ttributesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xda\x02\n\x15SearchPromisesRequest\x12+\n\x04near\x18\x01 \x01(\x0b\x32\x17.quanyu.common.v1.PointB\x04\xf0\xc7\x18\x01\x12\x0c\n\x04text\x18\x02 \x01(\t\x12M\n\nattributes\x18\x03 \x03(\x0b\x32\x39.quanyu.commerce.v1.SearchPromisesRequest.AttributesEntry\x12-\n\tneeded_by\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12+\n\x07methods\x18\x05 \x03(\x0e\x32\x1a.quanyu.commerce.v1.Method\x12\x19\n\x11radius_metres_max\x18\x06 \x01(\x05\x12\r\n\x05\x66irst\x18\x07 \x01(\x05\x1a\x31\n\x0f\x41ttributesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x89\x01\n\x16SearchPromisesResponse\x12\x33\n\x08promises\x18\x01 \x03(\x0b\x32\x1b.quanyu.commerce.v1.PromiseB\x04\xf8\xc7\x18\n\x12:\n\x0bunavailable\x18\x02 \x03(\x0b\x32\x1f.quanyu.commerce.v1.UnavailableB\x04\xf8\xc7\x18\x14\"\x96\x02\n\x12HoldPromiseRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x13\n\x0b\x63onsumer_id\x18\x02 \x01(\t\x12\x12\n\nvariant_id\x18\x03 \x01(\t\x12\x10\n\x08store_id\x18\x04 \x01(\t\x12\x15\n\x08quantity\x18\x05 \x01(\x05H\x00\x88\x01\x01\x12*\n\x06method\x18\x06 \x01(\x0e\x32\x1a.quanyu.commerce.v1.Method\x12\x32\n\x0b\x64\x65stination\x18\x07 \x01(\x0b\x32\x17.quanyu.common.v1.PointB\x04\xf0\xc7\x18\x01\x12-\n\tneeded_by\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x0b\n\t_quantity\"=\n\x13HoldPromiseResponse\x12&\n\x04hold\x18\x01 \x01(\x0b\x32\x18.quanyu.commerce.v1.Hold*\x88\x02\n\x0f\x44iscoveryReason\x12 \n\x1c\x44ISCOVERY_REASON_UNSPECIFIED\x10\x00\x12!\n\x1d\x44ISCOVERY_REASON_NEAR_MISSING\x10\x01\x12!\n\x1d\x44ISCOVERY_REASON_KIND_MISSING\x10\x02\x12!\n\x1d\x44ISCOVERY_REASON_STORE_CLOSED\x10\x03\x12\x1d\n\x19\x44ISCOVERY_REASON_TOO_LATE\x10\x04\x12\'\n#DISCOVERY_REASON_NOT_DELIVERED_HERE\x10\x05\x12\"\n\x1e\x44ISCOVERY_REASON_INVALID_FIELD\x10\x06*\x8a\x01\n\x08Obstacle\x12\x18\n\x14OBSTACLE_UNSPECIFIED\x10\x00\x12\x11\n\rOBSTACLE_HELD\x10\x01\x12\x19\n\x15OBSTACLE_STORE_CLOSED\x10\x02\x12\x15\n\x11OBSTACLE_TOO_LATE\x10\x03\x12\x1f\n\x1bOBSTACLE_NOT_DELIVERED_HERE\x10\x04\x32\x88\x02\n\x10\x44iscoveryService\x12o\n\x0eSearchPromises\x12).quanyu.commerce.v1.SearchPromisesRequest\x1a*.quanyu.commerce.v1.SearchPromisesResponse\"\x06\xea\xc7\x18\x02\x08\x01\x12\x82\x01\n\x0bHoldPromise\x12&.quanyu.commerce.v1.HoldPromiseRequest\x1a\'.quanyu.commerce.v1.HoldPromiseResponse\"\"\xea\xc7\x18\x1e\x12\x05\x01\x02\x03\x07\x08\x1a\x0b\x63onsumer_id\x1a\x08store_idb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,34 +38,40 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_UNAVAILABLE_ATTRIBUTESENTRY']._loaded_options = None
   _globals['_UNAVAILABLE_ATTRIBUTESENTRY']._serialized_options = b'8\001'
+  _globals['_UNAVAILABLE'].fields_by_name['attributes']._loaded_options = None
+  _globals['_UNAVAILABLE'].fields_by_name['attributes']._serialized_options = b'\370\307\030\n'
   _globals['_SEARCHPROMISESREQUEST_ATTRIBUTESENTRY']._loaded_options = None
   _globals['_SEARCHPROMISESREQUEST_ATTRIBUTESENTRY']._serialized_options = b'8\001'
   _globals['_SEARCHPROMISESREQUEST'].fields_by_name['near']._loaded_options = None
   _globals['_SEARCHPROMISESREQUEST'].fields_by_name['near']._serialized_options = b'\360\307\030\001'
+  _globals['_SEARCHPROMISESRESPONSE'].fields_by_name['promises']._loaded_options = None
+  _globals['_SEARCHPROMISESRESPONSE'].fields_by_name['promises']._serialized_options = b'\370\307\030\n'
+  _globals['_SEARCHPROMISESRESPONSE'].fields_by_name['unavailable']._loaded_options = None
+  _globals['_SEARCHPROMISESRESPONSE'].fields_by_name['unavailable']._serialized_options = b'\370\307\030\024'
   _globals['_HOLDPROMISEREQUEST'].fields_by_name['destination']._loaded_options = None
   _globals['_HOLDPROMISEREQUEST'].fields_by_name['destination']._serialized_options = b'\360\307\030\001'
   _globals['_DISCOVERYSERVICE'].methods_by_name['SearchPromises']._loaded_options = None
   _globals['_DISCOVERYSERVICE'].methods_by_name['SearchPromises']._serialized_options = b'\352\307\030\002\010\001'
   _globals['_DISCOVERYSERVICE'].methods_by_name['HoldPromise']._loaded_options = None
   _globals['_DISCOVERYSERVICE'].methods_by_name['HoldPromise']._serialized_options = b'\352\307\030\036\022\005\001\002\003\007\010\032\013consumer_id\032\010store_id'
-  _globals['_DISCOVERYREASON']._serialized_start=1474
-  _globals['_DISCOVERYREASON']._serialized_end=1738
-  _globals['_OBSTACLE']._serialized_start=1741
-  _globals['_OBSTACLE']._serialized_end=1879
+  _globals['_DISCOVERYREASON']._serialized_start=1493
+  _globals['_DISCOVERYREASON']._serialized_end=1757
+  _globals['_OBSTACLE']._serialized_start=1760
+  _globals['_OBSTACLE']._serialized_end=1898
   _globals['_UNAVAILABLE']._serialized_start=219
-  _globals['_UNAVAILABLE']._serialized_end=651
-  _globals['_UNAVAILABLE_ATTRIBUTESENTRY']._serialized_start=602
-  _globals['_UNAVAILABLE_ATTRIBUTESENTRY']._serialized_end=651
-  _globals['_SEARCHPROMISESREQUEST']._serialized_start=654
-  _globals['_SEARCHPROMISESREQUEST']._serialized_end=1000
-  _globals['_SEARCHPROMISESREQUEST_ATTRIBUTESENTRY']._serialized_start=602
-  _globals['_SEARCHPROMISESREQUEST_ATTRIBUTESENTRY']._serialized_end=651
-  _globals['_SEARCHPROMISESRESPONSE']._serialized_start=1002
-  _globals['_SEARCHPROMISESRESPONSE']._serialized_end=1127
-  _globals['_HOLDPROMISEREQUEST']._serialized_start=1130
-  _globals['_HOLDPROMISEREQUEST']._serialized_end=1408
-  _globals['_HOLDPROMISERESPONSE']._serialized_start=1410
-  _globals['_HOLDPROMISERESPONSE']._serialized_end=1471
-  _globals['_DISCOVERYSERVICE']._serialized_start=1882
-  _globals['_DISCOVERYSERVICE']._serialized_end=2146
+  _globals['_UNAVAILABLE']._serialized_end=657
+  _globals['_UNAVAILABLE_ATTRIBUTESENTRY']._serialized_start=608
+  _globals['_UNAVAILABLE_ATTRIBUTESENTRY']._serialized_end=657
+  _globals['_SEARCHPROMISESREQUEST']._serialized_start=660
+  _globals['_SEARCHPROMISESREQUEST']._serialized_end=1006
+  _globals['_SEARCHPROMISESREQUEST_ATTRIBUTESENTRY']._serialized_start=608
+  _globals['_SEARCHPROMISESREQUEST_ATTRIBUTESENTRY']._serialized_end=657
+  _globals['_SEARCHPROMISESRESPONSE']._serialized_start=1009
+  _globals['_SEARCHPROMISESRESPONSE']._serialized_end=1146
+  _globals['_HOLDPROMISEREQUEST']._serialized_start=1149
+  _globals['_HOLDPROMISEREQUEST']._serialized_end=1427
+  _globals['_HOLDPROMISERESPONSE']._serialized_start=1429
+  _globals['_HOLDPROMISERESPONSE']._serialized_end=1490
+  _globals['_DISCOVERYSERVICE']._serialized_start=1901
+  _globals['_DISCOVERYSERVICE']._serialized_end=2165
 # @@protoc_insertion_point(module_scope)

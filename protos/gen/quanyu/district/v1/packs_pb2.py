@@ -28,13 +28,17 @@ from quanyu.common.v1 import money_pb2 as quanyu_dot_common_dot_v1_dot_money__pb
 from quanyu.common.v1 import page_pb2 as quanyu_dot_common_dot_v1_dot_page__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1equanyu/district/v1/packs.proto\x12\x12quanyu.district.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1dquanyu/access/v1/access.proto\x1a\x1cquanyu/common/v1/money.proto\x1a\x1bquanyu/common/v1/page.proto\"\xa1\x01\n\nPickReason\x12*\n\x04kind\x18\x01 \x01(\x0e\x32\x1c.quanyu.district.v1.PickKind\x12\x16\n\x0epurchase_count\x18\x02 \x01(\x05\x12\x34\n\x10last_purchase_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x19\n\x11\x64\x65\x63\x61yed_frequency\x18\x04 \x01(\x01\"\x9c\x02\n\tPackEntry\x12\x11\n\tcoupon_id\x18\x01 \x01(\t\x12\x10\n\x08\x62rand_id\x18\x02 \x01(\t\x12\x13\n\x0b\x63\x61mpaign_id\x18\x03 \x01(\t\x12\x0c\n\x04name\x18\x04 \x01(\t\x12\x0f\n\x07name_en\x18\x05 \x01(\t\x12&\n\x05value\x18\x06 \x01(\x0b\x32\x17.quanyu.common.v1.Money\x12.\n\rminimum_spend\x18\x07 \x01(\x0b\x32\x17.quanyu.common.v1.Money\x12.\n\nexpires_at\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\x06reason\x18\t \x01(\x0b\x32\x1e.quanyu.district.v1.PickReason\"O\n\x08\x44\x65\x63lined\x12\x10\n\x08\x62rand_id\x18\x01 \x01(\t\x12\x31\n\x06reason\x18\x02 \x01(\x0e\x32!.quanyu.district.v1.DeclineReason\"\xea\x01\n\x04Pack\x12\n\n\x02id\x18\x01 \x01(\t\x12\x13\n\x0b\x63onsumer_id\x18\x02 \x01(\t\x12\x13\n\x0b\x64istrict_id\x18\x03 \x01(\t\x12\x10\n\x08visit_id\x18\x04 \x01(\t\x12\x0b\n\x03\x64\x61y\x18\x05 \x01(\t\x12-\n\tissued_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\x07\x65ntries\x18\x07 \x03(\x0b\x32\x1d.quanyu.district.v1.PackEntry\x12.\n\x08\x64\x65\x63lined\x18\x08 \x03(\x0b\x32\x1c.quanyu.district.v1.Declined\"M\n\x10\x43laimPackRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x13\n\x0b\x63onsumer_id\x18\x02 \x01(\t\x12\x10\n\x08visit_id\x18\x03 \x01(\t\";\n\x11\x43laimPackResponse\x12&\n\x04pack\x18\x01 \x01(\x0b\x32\x18.quanyu.district.v1.Pack\"\x1c\n\x0eGetPackRequest\x12\n\n\x02id\x18\x01 \x01(\t\"9\n\x0fGetPackResponse\x12&\n\x04pack\x18\x01 \x01(\x0b\x32\x18.quanyu.district.v1.Pack\"#\n\x14\x42\x61tchGetPacksRequest\x12\x0b\n\x03ids\x18\x01 \x03(\t\"@\n\x15\x42\x61tchGetPacksResponse\x12\'\n\x05packs\x18\x01 \x03(\x0b\x32\x18.quanyu.district.v1.Pack\"T\n\x10ListPacksRequest\x12\x13\n\x0b\x63onsumer_id\x18\x01 \x01(\t\x12+\n\x04page\x18\x02 \x01(\x0b\x32\x1d.quanyu.common.v1.PageRequest\"f\n\x11ListPacksResponse\x12\'\n\x05packs\x18\x01 \x03(\x0b\x32\x18.quanyu.district.v1.Pack\x12(\n\x04page\x18\x02 \x01(\x0b\x32\x1a.quanyu.common.v1.PageInfo\"<\n\x15\x42\x61tchListPacksRequest\x12\x14\n\x0c\x63onsumer_ids\x18\x01 \x03(\t\x12\r\n\x05\x66irst\x18\x02 \x01(\x05\"P\n\x16\x42\x61tchListPacksResponse\x12\x36\n\tconsumers\x18\x01 \x03(\x0b\x32#.quanyu.district.v1.PacksOfConsumer\"y\n\x0fPacksOfConsumer\x12\x13\n\x0b\x63onsumer_id\x18\x01 \x01(\t\x12\'\n\x05packs\x18\x02 \x03(\x0b\x32\x18.quanyu.district.v1.Pack\x12(\n\x04page\x18\x03 \x01(\x0b\x32\x1a.quanyu.common.v1.PageInfo*\xa9\x01\n\x0bPacksReason\x12\x1c\n\x18PACKS_REASON_UNSPECIFIED\x10\x00\x12\x1f\n\x1bPACKS_REASON_PACK_NOT_FOUND\x10\x01\x12\x1b\n\x17PACKS_REASON_VISIT_OVER\x10\x02\x12\x1c\n\x18PACKS_REASON_NO_CAMPAIGN\x10\x03\x12 \n\x1cPACKS_REASON_NOTHING_TO_GIVE\x10\x04*\\\n\x08PickKind\x12\x19\n\x15PICK_KIND_UNSPECIFIED\x10\x00\x12\x1b\n\x17PICK_KIND_BOUGHT_BEFORE\x10\x01\x12\x18\n\x14PICK_KIND_NEW_TO_YOU\x10\x02*t\n\rDeclineReason\x12\x1e\n\x1a\x44\x45\x43LINE_REASON_UNSPECIFIED\x10\x00\x12\x1f\n\x1b\x44\x45\x43LINE_REASON_BUDGET_SPENT\x10\x01\x12\"\n\x1e\x44\x45\x43LINE_REASON_CONSENT_MISSING\x10\x02\x32\xb5\x04\n\x0bPackService\x12p\n\tClaimPack\x12$.quanyu.district.v1.ClaimPackRequest\x1a%.quanyu.district.v1.ClaimPackResponse\"\x16\xea\xc7\x18\x12\x12\x03\x01\x07\x08\x1a\x0b\x63onsumer_id\x12]\n\x07GetPack\x12\".quanyu.district.v1.GetPackRequest\x1a#.quanyu.district.v1.GetPackResponse\"\t\xea\xc7\x18\x05\x12\x03\x01\x07\x08\x12o\n\rBatchGetPacks\x12(.quanyu.district.v1.BatchGetPacksRequest\x1a).quanyu.district.v1.BatchGetPacksResponse\"\t\xea\xc7\x18\x05\x12\x03\x01\x07\x08\x12p\n\tListPacks\x12$.quanyu.district.v1.ListPacksRequest\x1a%.quanyu.district.v1.ListPacksResponse\"\x16\xea\xc7\x18\x12\x12\x03\x01\x07\x08\x1a\x0b\x63onsumer_id\x12r\n\x0e\x42\x61tchListPacks\x12).quanyu.district.v1.BatchListPacksRequest\x1a*.quanyu.district.v1.BatchListPacksResponse\"\t\xea\xc7\x18\x05\x12\x03\x01\x07\x08\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1equanyu/district/v1/packs.proto\x12\x12quanyu.district.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1dquanyu/access/v1/access.proto\x1a\x1cquanyu/common/v1/money.proto\x1a\x1bquanyu/common/v1/page.proto\"\xa1\x01\n\nPickReason\x12*\n\x04kind\x18\x01 \x01(\x0e\x32\x1c.quanyu.district.v1.PickKind\x12\x16\n\x0epurchase_count\x18\x02 \x01(\x05\x12\x34\n\x10last_purchase_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x19\n\x11\x64\x65\x63\x61yed_frequency\x18\x04 \x01(\x01\"\x9c\x02\n\tPackEntry\x12\x11\n\tcoupon_id\x18\x01 \x01(\t\x12\x10\n\x08\x62rand_id\x18\x02 \x01(\t\x12\x13\n\x0b\x63\x61mpaign_id\x18\x03 \x01(\t\x12\x0c\n\x04name\x18\x04 \x01(\t\x12\x0f\n\x07name_en\x18\x05 \x01(\t\x12&\n\x05value\x18\x06 \x01(\x0b\x32\x17.quanyu.common.v1.Money\x12.\n\rminimum_spend\x18\x07 \x01(\x0b\x32\x17.quanyu.common.v1.Money\x12.\n\nexpires_at\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\x06reason\x18\t \x01(\x0b\x32\x1e.quanyu.district.v1.PickReason\"O\n\x08\x44\x65\x63lined\x12\x10\n\x08\x62rand_id\x18\x01 \x01(\t\x12\x31\n\x06reason\x18\x02 \x01(\x0e\x32!.quanyu.district.v1.DeclineReason\"\xf6\x01\n\x04Pack\x12\n\n\x02id\x18\x01 \x01(\t\x12\x13\n\x0b\x63onsumer_id\x18\x02 \x01(\t\x12\x13\n\x0b\x64istrict_id\x18\x03 \x01(\t\x12\x10\n\x08visit_id\x18\x04 \x01(\t\x12\x0b\n\x03\x64\x61y\x18\x05 \x01(\t\x12-\n\tissued_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x34\n\x07\x65ntries\x18\x07 \x03(\x0b\x32\x1d.quanyu.district.v1.PackEntryB\x04\xf8\xc7\x18\x06\x12\x34\n\x08\x64\x65\x63lined\x18\x08 \x03(\x0b\x32\x1c.quanyu.district.v1.DeclinedB\x04\xf8\xc7\x18\x14\"M\n\x10\x43laimPackRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x13\n\x0b\x63onsumer_id\x18\x02 \x01(\t\x12\x10\n\x08visit_id\x18\x03 \x01(\t\";\n\x11\x43laimPackResponse\x12&\n\x04pack\x18\x01 \x01(\x0b\x32\x18.quanyu.district.v1.Pack\"\x1c\n\x0eGetPackRequest\x12\n\n\x02id\x18\x01 \x01(\t\"9\n\x0fGetPackResponse\x12&\n\x04pack\x18\x01 \x01(\x0b\x32\x18.quanyu.district.v1.Pack\"#\n\x14\x42\x61tchGetPacksRequest\x12\x0b\n\x03ids\x18\x01 \x03(\t\"@\n\x15\x42\x61tchGetPacksResponse\x12\'\n\x05packs\x18\x01 \x03(\x0b\x32\x18.quanyu.district.v1.Pack\"T\n\x10ListPacksRequest\x12\x13\n\x0b\x63onsumer_id\x18\x01 \x01(\t\x12+\n\x04page\x18\x02 \x01(\x0b\x32\x1d.quanyu.common.v1.PageRequest\"f\n\x11ListPacksResponse\x12\'\n\x05packs\x18\x01 \x03(\x0b\x32\x18.quanyu.district.v1.Pack\x12(\n\x04page\x18\x02 \x01(\x0b\x32\x1a.quanyu.common.v1.PageInfo\"<\n\x15\x42\x61tchListPacksRequest\x12\x14\n\x0c\x63onsumer_ids\x18\x01 \x03(\t\x12\r\n\x05\x66irst\x18\x02 \x01(\x05\"P\n\x16\x42\x61tchListPacksResponse\x12\x36\n\tconsumers\x18\x01 \x03(\x0b\x32#.quanyu.district.v1.PacksOfConsumer\"y\n\x0fPacksOfConsumer\x12\x13\n\x0b\x63onsumer_id\x18\x01 \x01(\t\x12\'\n\x05packs\x18\x02 \x03(\x0b\x32\x18.quanyu.district.v1.Pack\x12(\n\x04page\x18\x03 \x01(\x0b\x32\x1a.quanyu.common.v1.PageInfo*\xa9\x01\n\x0bPacksReason\x12\x1c\n\x18PACKS_REASON_UNSPECIFIED\x10\x00\x12\x1f\n\x1bPACKS_REASON_PACK_NOT_FOUND\x10\x01\x12\x1b\n\x17PACKS_REASON_VISIT_OVER\x10\x02\x12\x1c\n\x18PACKS_REASON_NO_CAMPAIGN\x10\x03\x12 \n\x1cPACKS_REASON_NOTHING_TO_GIVE\x10\x04*\\\n\x08PickKind\x12\x19\n\x15PICK_KIND_UNSPECIFIED\x10\x00\x12\x1b\n\x17PICK_KIND_BOUGHT_BEFORE\x10\x01\x12\x18\n\x14PICK_KIND_NEW_TO_YOU\x10\x02*t\n\rDeclineReason\x12\x1e\n\x1a\x44\x45\x43LINE_REASON_UNSPECIFIED\x10\x00\x12\x1f\n\x1b\x44\x45\x43LINE_REASON_BUDGET_SPENT\x10\x01\x12\"\n\x1e\x44\x45\x43LINE_REASON_CONSENT_MISSING\x10\x02\x32\xb5\x04\n\x0bPackService\x12p\n\tClaimPack\x12$.quanyu.district.v1.ClaimPackRequest\x1a%.quanyu.district.v1.ClaimPackResponse\"\x16\xea\xc7\x18\x12\x12\x03\x01\x07\x08\x1a\x0b\x63onsumer_id\x12]\n\x07GetPack\x12\".quanyu.district.v1.GetPackRequest\x1a#.quanyu.district.v1.GetPackResponse\"\t\xea\xc7\x18\x05\x12\x03\x01\x07\x08\x12o\n\rBatchGetPacks\x12(.quanyu.district.v1.BatchGetPacksRequest\x1a).quanyu.district.v1.BatchGetPacksResponse\"\t\xea\xc7\x18\x05\x12\x03\x01\x07\x08\x12p\n\tListPacks\x12$.quanyu.district.v1.ListPacksRequest\x1a%.quanyu.district.v1.ListPacksResponse\"\x16\xea\xc7\x18\x12\x12\x03\x01\x07\x08\x1a\x0b\x63onsumer_id\x12r\n\x0e\x42\x61tchListPacks\x12).quanyu.district.v1.BatchListPacksRequest\x1a*.quanyu.district.v1.BatchListPacksResponse\"\t\xea\xc7\x18\x05\x12\x03\x01\x07\x08\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'quanyu.district.v1.packs_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_PACK'].fields_by_name['entries']._loaded_options = None
+  _globals['_PACK'].fields_by_name['entries']._serialized_options = b'\370\307\030\006'
+  _globals['_PACK'].fields_by_name['declined']._loaded_options = None
+  _globals['_PACK'].fields_by_name['declined']._serialized_options = b'\370\307\030\024'
   _globals['_PACKSERVICE'].methods_by_name['ClaimPack']._loaded_options = None
   _globals['_PACKSERVICE'].methods_by_name['ClaimPack']._serialized_options = b'\352\307\030\022\022\003\001\007\010\032\013consumer_id'
   _globals['_PACKSERVICE'].methods_by_name['GetPack']._loaded_options = None
@@ -45,12 +49,12 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PACKSERVICE'].methods_by_name['ListPacks']._serialized_options = b'\352\307\030\022\022\003\001\007\010\032\013consumer_id'
   _globals['_PACKSERVICE'].methods_by_name['BatchListPacks']._loaded_options = None
   _globals['_PACKSERVICE'].methods_by_name['BatchListPacks']._serialized_options = b'\352\307\030\005\022\003\001\007\010'
-  _globals['_PACKSREASON']._serialized_start=1736
-  _globals['_PACKSREASON']._serialized_end=1905
-  _globals['_PICKKIND']._serialized_start=1907
-  _globals['_PICKKIND']._serialized_end=1999
-  _globals['_DECLINEREASON']._serialized_start=2001
-  _globals['_DECLINEREASON']._serialized_end=2117
+  _globals['_PACKSREASON']._serialized_start=1748
+  _globals['_PACKSREASON']._serialized_end=1917
+  _globals['_PICKKIND']._serialized_start=1919
+  _globals['_PICKKIND']._serialized_end=2011
+  _globals['_DECLINEREASON']._serialized_start=2013
+  _globals['_DECLINEREASON']._serialized_end=2129
   _globals['_PICKREASON']._serialized_start=178
   _globals['_PICKREASON']._serialized_end=339
   _globals['_PACKENTRY']._serialized_start=342
@@ -58,29 +62,29 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_DECLINED']._serialized_start=628
   _globals['_DECLINED']._serialized_end=707
   _globals['_PACK']._serialized_start=710
-  _globals['_PACK']._serialized_end=944
-  _globals['_CLAIMPACKREQUEST']._serialized_start=946
-  _globals['_CLAIMPACKREQUEST']._serialized_end=1023
-  _globals['_CLAIMPACKRESPONSE']._serialized_start=1025
-  _globals['_CLAIMPACKRESPONSE']._serialized_end=1084
-  _globals['_GETPACKREQUEST']._serialized_start=1086
-  _globals['_GETPACKREQUEST']._serialized_end=1114
-  _globals['_GETPACKRESPONSE']._serialized_start=1116
-  _globals['_GETPACKRESPONSE']._serialized_end=1173
-  _globals['_BATCHGETPACKSREQUEST']._serialized_start=1175
-  _globals['_BATCHGETPACKSREQUEST']._serialized_end=1210
-  _globals['_BATCHGETPACKSRESPONSE']._serialized_start=1212
-  _globals['_BATCHGETPACKSRESPONSE']._serialized_end=1276
-  _globals['_LISTPACKSREQUEST']._serialized_start=1278
-  _globals['_LISTPACKSREQUEST']._serialized_end=1362
-  _globals['_LISTPACKSRESPONSE']._serialized_start=1364
-  _globals['_LISTPACKSRESPONSE']._serialized_end=1466
-  _globals['_BATCHLISTPACKSREQUEST']._serialized_start=1468
-  _globals['_BATCHLISTPACKSREQUEST']._serialized_end=1528
-  _globals['_BATCHLISTPACKSRESPONSE']._serialized_start=1530
-  _globals['_BATCHLISTPACKSRESPONSE']._serialized_end=1610
-  _globals['_PACKSOFCONSUMER']._serialized_start=1612
-  _globals['_PACKSOFCONSUMER']._serialized_end=1733
-  _globals['_PACKSERVICE']._serialized_start=2120
-  _globals['_PACKSERVICE']._serialized_end=2685
+  _globals['_PACK']._serialized_end=956
+  _globals['_CLAIMPACKREQUEST']._serialized_start=958
+  _globals['_CLAIMPACKREQUEST']._serialized_end=1035
+  _globals['_CLAIMPACKRESPONSE']._serialized_start=1037
+  _globals['_CLAIMPACKRESPONSE']._serialized_end=1096
+  _globals['_GETPACKREQUEST']._serialized_start=1098
+  _globals['_GETPACKREQUEST']._serialized_end=1126
+  _globals['_GETPACKRESPONSE']._serialized_start=1128
+  _globals['_GETPACKRESPONSE']._serialized_end=1185
+  _globals['_BATCHGETPACKSREQUEST']._serialized_start=1187
+  _globals['_BATCHGETPACKSREQUEST']._serialized_end=1222
+  _globals['_BATCHGETPACKSRESPONSE']._serialized_start=1224
+  _globals['_BATCHGETPACKSRESPONSE']._serialized_end=1288
+  _globals['_LISTPACKSREQUEST']._serialized_start=1290
+  _globals['_LISTPACKSREQUEST']._serialized_end=1374
+  _globals['_LISTPACKSRESPONSE']._serialized_start=1376
+  _globals['_LISTPACKSRESPONSE']._serialized_end=1478
+  _globals['_BATCHLISTPACKSREQUEST']._serialized_start=1480
+  _globals['_BATCHLISTPACKSREQUEST']._serialized_end=1540
+  _globals['_BATCHLISTPACKSRESPONSE']._serialized_start=1542
+  _globals['_BATCHLISTPACKSRESPONSE']._serialized_end=1622
+  _globals['_PACKSOFCONSUMER']._serialized_start=1624
+  _globals['_PACKSOFCONSUMER']._serialized_end=1745
+  _globals['_PACKSERVICE']._serialized_start=2132
+  _globals['_PACKSERVICE']._serialized_end=2697
 # @@protoc_insertion_point(module_scope)

@@ -29,13 +29,21 @@ from quanyu.common.v1 import page_pb2 as quanyu_dot_common_dot_v1_dot_page__pb2
 from quanyu.common.v1 import touch_pb2 as quanyu_dot_common_dot_v1_dot_touch__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$quanyu/organization/v1/targets.proto\x12\x16quanyu.organization.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1dquanyu/access/v1/access.proto\x1a\x1cquanyu/common/v1/money.proto\x1a\x1bquanyu/common/v1/page.proto\x1a\x1cquanyu/common/v1/touch.proto\"\xef\x01\n\x06Target\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0f\n\x07unit_id\x18\x02 \x01(\t\x12\x10\n\x08\x62rand_id\x18\x03 \x01(\t\x12\r\n\x05month\x18\x04 \x01(\t\x12,\n\x08scenario\x18\x05 \x01(\x0e\x32\x1a.quanyu.common.v1.Scenario\x12\'\n\x06online\x18\x06 \x01(\x0b\x32\x17.quanyu.common.v1.Money\x12(\n\x07offline\x18\x07 \x01(\x0b\x32\x17.quanyu.common.v1.Money\x12&\n\x05total\x18\x08 \x01(\x0b\x32\x17.quanyu.common.v1.Money\"Q\n\x07\x46igures\x12\x0e\n\x06orders\x18\x01 \x01(\x03\x12\r\n\x05items\x18\x02 \x01(\x03\x12\'\n\x06\x61mount\x18\x03 \x01(\x0b\x32\x17.quanyu.common.v1.Money\"\xd2\x01\n\x0fScenarioFigures\x12,\n\x08scenario\x18\x01 \x01(\x0e\x32\x1a.quanyu.common.v1.Scenario\x12.\n\x05total\x18\x02 \x01(\x0b\x32\x1f.quanyu.organization.v1.Figures\x12/\n\x06online\x18\x03 \x01(\x0b\x32\x1f.quanyu.organization.v1.Figures\x12\x30\n\x07offline\x18\x04 \x01(\x0b\x32\x1f.quanyu.organization.v1.Figures\"\xb3\x01\n\x0cStoreFigures\x12\x10\n\x08store_id\x18\x01 \x01(\t\x12.\n\x05total\x18\x02 \x01(\x0b\x32\x1f.quanyu.organization.v1.Figures\x12/\n\x06online\x18\x03 \x01(\x0b\x32\x1f.quanyu.organization.v1.Figures\x12\x30\n\x07offline\x18\x04 \x01(\x0b\x32\x1f.quanyu.organization.v1.Figures\"\xd3\x02\n\nAttainment\x12.\n\x06target\x18\x01 \x01(\x0b\x32\x1e.quanyu.organization.v1.Target\x12/\n\x06online\x18\x02 \x01(\x0b\x32\x1f.quanyu.organization.v1.Figures\x12\x30\n\x07offline\x18\x03 \x01(\x0b\x32\x1f.quanyu.organization.v1.Figures\x12.\n\x05total\x18\x04 \x01(\x0b\x32\x1f.quanyu.organization.v1.Figures\x12\x19\n\x0conline_ratio\x18\x05 \x01(\x01H\x00\x88\x01\x01\x12\x1a\n\roffline_ratio\x18\x06 \x01(\x01H\x01\x88\x01\x01\x12\x18\n\x0btotal_ratio\x18\x07 \x01(\x01H\x02\x88\x01\x01\x42\x0f\n\r_online_ratioB\x10\n\x0e_offline_ratioB\x0e\n\x0c_total_ratio\"\xc1\x03\n\tScorecard\x12\x0f\n\x07unit_id\x18\x01 \x01(\t\x12\x10\n\x08store_id\x18\x02 \x01(\t\x12\x10\n\x08\x62rand_id\x18\x03 \x01(\t\x12\x10\n\x08\x66rom_day\x18\x04 \x01(\t\x12\x11\n\tuntil_day\x18\x05 \x01(\t\x12.\n\x05total\x18\x06 \x01(\x0b\x32\x1f.quanyu.organization.v1.Figures\x12/\n\x06online\x18\x07 \x01(\x0b\x32\x1f.quanyu.organization.v1.Figures\x12\x30\n\x07offline\x18\x08 \x01(\x0b\x32\x1f.quanyu.organization.v1.Figures\x12<\n\x0b\x62y_scenario\x18\t \x03(\x0b\x32\'.quanyu.organization.v1.ScenarioFigures\x12\x36\n\x08\x62y_store\x18\n \x03(\x0b\x32$.quanyu.organization.v1.StoreFigures\x12\x37\n\x0b\x61ttainments\x18\x0b \x03(\x0b\x32\".quanyu.organization.v1.Attainment\x12\x18\n\x10other_currencies\x18\x0c \x03(\t\"\x9c\x03\n\x06\x43redit\x12\n\n\x02id\x18\x01 \x01(\t\x12\x10\n\x08store_id\x18\x02 \x01(\t\x12\x10\n\x08\x62rand_id\x18\x03 \x01(\t\x12\x10\n\x08staff_id\x18\x04 \x01(\t\x12\x32\n\x05\x62\x61sis\x18\x05 \x01(\x0e\x32#.quanyu.organization.v1.CreditBasis\x12\x16\n\x0e\x62ound_brand_id\x18\x06 \x01(\t\x12\x13\n\x0boutreach_id\x18\x07 \x01(\t\x12.\n\ndecided_at\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12+\n\x07paid_at\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08scenario\x18\n \x01(\x0e\x32\x1a.quanyu.common.v1.Scenario\x12,\n\x05taken\x18\x0b \x01(\x0e\x32\x1d.quanyu.organization.v1.Taken\x12\r\n\x05items\x18\x0c \x01(\x03\x12\'\n\x06\x61mount\x18\r \x01(\x0b\x32\x17.quanyu.common.v1.Money\"\xa1\x01\n\x10SetTargetRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0f\n\x07unit_id\x18\x02 \x01(\t\x12\r\n\x05month\x18\x03 \x01(\t\x12,\n\x08scenario\x18\x04 \x01(\x0e\x32\x1a.quanyu.common.v1.Scenario\x12\x14\n\x0conline_minor\x18\x05 \x01(\x03\x12\x15\n\roffline_minor\x18\x06 \x01(\x03\"C\n\x11SetTargetResponse\x12.\n\x06target\x18\x01 \x01(\x0b\x32\x1e.quanyu.organization.v1.Target\"\x92\x01\n\x13GetScorecardRequest\x12\x11\n\x07unit_id\x18\x01 \x01(\tH\x00\x12\x12\n\x08store_id\x18\x02 \x01(\tH\x00\x12\x12\n\x08\x62rand_id\x18\x03 \x01(\tH\x00\x12\x10\n\x08\x66rom_day\x18\x04 \x01(\t\x12\x11\n\tuntil_day\x18\x05 \x01(\t\x12\x10\n\x08\x63urrency\x18\x06 \x01(\tB\t\n\x07subject\"L\n\x14GetScorecardResponse\x12\x34\n\tscorecard\x18\x01 \x01(\x0b\x32!.quanyu.organization.v1.Scorecard\"\x8a\x01\n\x19\x42\x61tchGetScorecardsRequest\x12\x10\n\x08unit_ids\x18\x01 \x03(\t\x12\x11\n\tstore_ids\x18\x02 \x03(\t\x12\x11\n\tbrand_ids\x18\x03 \x03(\t\x12\x10\n\x08\x66rom_day\x18\x04 \x01(\t\x12\x11\n\tuntil_day\x18\x05 \x01(\t\x12\x10\n\x08\x63urrency\x18\x06 \x01(\t\"S\n\x1a\x42\x61tchGetScorecardsResponse\x12\x35\n\nscorecards\x18\x01 \x03(\x0b\x32!.quanyu.organization.v1.Scorecard\"+\n\x16\x42\x61tchGetCreditsRequest\x12\x11\n\torder_ids\x18\x01 \x03(\t\"J\n\x17\x42\x61tchGetCreditsResponse\x12/\n\x07\x63redits\x18\x01 \x03(\x0b\x32\x1e.quanyu.organization.v1.Credit\"t\n\x12ListCreditsRequest\x12\x12\n\x08staff_id\x18\x01 \x01(\tH\x00\x12\x12\n\x08store_id\x18\x02 \x01(\tH\x00\x12+\n\x04page\x18\x03 \x01(\x0b\x32\x1d.quanyu.common.v1.PageRequestB\t\n\x07subject\"p\n\x13ListCreditsResponse\x12/\n\x07\x63redits\x18\x01 \x03(\x0b\x32\x1e.quanyu.organization.v1.Credit\x12(\n\x04page\x18\x02 \x01(\x0b\x32\x1a.quanyu.common.v1.PageInfo\"N\n\x17\x42\x61tchListCreditsRequest\x12\x11\n\tstaff_ids\x18\x01 \x03(\t\x12\x11\n\tstore_ids\x18\x02 \x03(\t\x12\r\n\x05\x66irst\x18\x03 \x01(\x05\"V\n\x18\x42\x61tchListCreditsResponse\x12:\n\x08subjects\x18\x01 \x03(\x0b\x32(.quanyu.organization.v1.CreditsOfSubject\"z\n\x10\x43reditsOfSubject\x12\x0b\n\x03key\x18\x01 \x01(\t\x12/\n\x07\x63redits\x18\x02 \x03(\x0b\x32\x1e.quanyu.organization.v1.Credit\x12(\n\x04page\x18\x03 \x01(\x0b\x32\x1a.quanyu.common.v1.PageInfo*\xba\x01\n\rTargetsReason\x12\x1e\n\x1aTARGETS_REASON_UNSPECIFIED\x10\x00\x12 \n\x1cTARGETS_REASON_INVALID_MONTH\x10\x01\x12\x1f\n\x1bTARGETS_REASON_EMPTY_TARGET\x10\x02\x12!\n\x1dTARGETS_REASON_INVALID_PERIOD\x10\x03\x12#\n\x1fTARGETS_REASON_SUBJECT_REQUIRED\x10\x04*C\n\x05Taken\x12\x15\n\x11TAKEN_UNSPECIFIED\x10\x00\x12\x10\n\x0cTAKEN_ONLINE\x10\x01\x12\x11\n\rTAKEN_OFFLINE\x10\x02*`\n\x0b\x43reditBasis\x12\x1c\n\x18\x43REDIT_BASIS_UNSPECIFIED\x10\x00\x12\x19\n\x15\x43REDIT_BASIS_OUTREACH\x10\x01\x12\x18\n\x14\x43REDIT_BASIS_BINDING\x10\x02\x32\xff\x05\n\rTargetService\x12l\n\tSetTarget\x12(.quanyu.organization.v1.SetTargetRequest\x1a).quanyu.organization.v1.SetTargetResponse\"\n\xea\xc7\x18\x06\x12\x04\x04\x05\x07\x08\x12v\n\x0cGetScorecard\x12+.quanyu.organization.v1.GetScorecardRequest\x1a,.quanyu.organization.v1.GetScorecardResponse\"\x0b\xea\xc7\x18\x07\x12\x05\x03\x04\x05\x07\x08\x12\x88\x01\n\x12\x42\x61tchGetScorecards\x12\x31.quanyu.organization.v1.BatchGetScorecardsRequest\x1a\x32.quanyu.organization.v1.BatchGetScorecardsResponse\"\x0b\xea\xc7\x18\x07\x12\x05\x03\x04\x05\x07\x08\x12\x80\x01\n\x0f\x42\x61tchGetCredits\x12..quanyu.organization.v1.BatchGetCreditsRequest\x1a/.quanyu.organization.v1.BatchGetCreditsResponse\"\x0c\xea\xc7\x18\x08\x12\x06\x02\x03\x04\x05\x07\x08\x12t\n\x0bListCredits\x12*.quanyu.organization.v1.ListCreditsRequest\x1a+.quanyu.organization.v1.ListCreditsResponse\"\x0c\xea\xc7\x18\x08\x12\x06\x02\x03\x04\x05\x07\x08\x12\x83\x01\n\x10\x42\x61tchListCredits\x12/.quanyu.organization.v1.BatchListCreditsRequest\x1a\x30.quanyu.organization.v1.BatchListCreditsResponse\"\x0c\xea\xc7\x18\x08\x12\x06\x02\x03\x04\x05\x07\x08\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$quanyu/organization/v1/targets.proto\x12\x16quanyu.organization.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1dquanyu/access/v1/access.proto\x1a\x1cquanyu/common/v1/money.proto\x1a\x1bquanyu/common/v1/page.proto\x1a\x1cquanyu/common/v1/touch.proto\"\xef\x01\n\x06Target\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0f\n\x07unit_id\x18\x02 \x01(\t\x12\x10\n\x08\x62rand_id\x18\x03 \x01(\t\x12\r\n\x05month\x18\x04 \x01(\t\x12,\n\x08scenario\x18\x05 \x01(\x0e\x32\x1a.quanyu.common.v1.Scenario\x12\'\n\x06online\x18\x06 \x01(\x0b\x32\x17.quanyu.common.v1.Money\x12(\n\x07offline\x18\x07 \x01(\x0b\x32\x17.quanyu.common.v1.Money\x12&\n\x05total\x18\x08 \x01(\x0b\x32\x17.quanyu.common.v1.Money\"Q\n\x07\x46igures\x12\x0e\n\x06orders\x18\x01 \x01(\x03\x12\r\n\x05items\x18\x02 \x01(\x03\x12\'\n\x06\x61mount\x18\x03 \x01(\x0b\x32\x17.quanyu.common.v1.Money\"\xd2\x01\n\x0fScenarioFigures\x12,\n\x08scenario\x18\x01 \x01(\x0e\x32\x1a.quanyu.common.v1.Scenario\x12.\n\x05total\x18\x02 \x01(\x0b\x32\x1f.quanyu.organization.v1.Figures\x12/\n\x06online\x18\x03 \x01(\x0b\x32\x1f.quanyu.organization.v1.Figures\x12\x30\n\x07offline\x18\x04 \x01(\x0b\x32\x1f.quanyu.organization.v1.Figures\"\xb3\x01\n\x0cStoreFigures\x12\x10\n\x08store_id\x18\x01 \x01(\t\x12.\n\x05total\x18\x02 \x01(\x0b\x32\x1f.quanyu.organization.v1.Figures\x12/\n\x06online\x18\x03 \x01(\x0b\x32\x1f.quanyu.organization.v1.Figures\x12\x30\n\x07offline\x18\x04 \x01(\x0b\x32\x1f.quanyu.organization.v1.Figures\"\xd3\x02\n\nAttainment\x12.\n\x06target\x18\x01 \x01(\x0b\x32\x1e.quanyu.organization.v1.Target\x12/\n\x06online\x18\x02 \x01(\x0b\x32\x1f.quanyu.organization.v1.Figures\x12\x30\n\x07offline\x18\x03 \x01(\x0b\x32\x1f.quanyu.organization.v1.Figures\x12.\n\x05total\x18\x04 \x01(\x0b\x32\x1f.quanyu.organization.v1.Figures\x12\x19\n\x0conline_ratio\x18\x05 \x01(\x01H\x00\x88\x01\x01\x12\x1a\n\roffline_ratio\x18\x06 \x01(\x01H\x01\x88\x01\x01\x12\x18\n\x0btotal_ratio\x18\x07 \x01(\x01H\x02\x88\x01\x01\x42\x0f\n\r_online_ratioB\x10\n\x0e_offline_ratioB\x0e\n\x0c_total_ratio\"\xd9\x03\n\tScorecard\x12\x0f\n\x07unit_id\x18\x01 \x01(\t\x12\x10\n\x08store_id\x18\x02 \x01(\t\x12\x10\n\x08\x62rand_id\x18\x03 \x01(\t\x12\x10\n\x08\x66rom_day\x18\x04 \x01(\t\x12\x11\n\tuntil_day\x18\x05 \x01(\t\x12.\n\x05total\x18\x06 \x01(\x0b\x32\x1f.quanyu.organization.v1.Figures\x12/\n\x06online\x18\x07 \x01(\x0b\x32\x1f.quanyu.organization.v1.Figures\x12\x30\n\x07offline\x18\x08 \x01(\x0b\x32\x1f.quanyu.organization.v1.Figures\x12\x42\n\x0b\x62y_scenario\x18\t \x03(\x0b\x32\'.quanyu.organization.v1.ScenarioFiguresB\x04\xf8\xc7\x18\n\x12<\n\x08\x62y_store\x18\n \x03(\x0b\x32$.quanyu.organization.v1.StoreFiguresB\x04\xf8\xc7\x18\x14\x12=\n\x0b\x61ttainments\x18\x0b \x03(\x0b\x32\".quanyu.organization.v1.AttainmentB\x04\xf8\xc7\x18\n\x12\x1e\n\x10other_currencies\x18\x0c \x03(\tB\x04\xf8\xc7\x18\n\"\x9c\x03\n\x06\x43redit\x12\n\n\x02id\x18\x01 \x01(\t\x12\x10\n\x08store_id\x18\x02 \x01(\t\x12\x10\n\x08\x62rand_id\x18\x03 \x01(\t\x12\x10\n\x08staff_id\x18\x04 \x01(\t\x12\x32\n\x05\x62\x61sis\x18\x05 \x01(\x0e\x32#.quanyu.organization.v1.CreditBasis\x12\x16\n\x0e\x62ound_brand_id\x18\x06 \x01(\t\x12\x13\n\x0boutreach_id\x18\x07 \x01(\t\x12.\n\ndecided_at\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12+\n\x07paid_at\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08scenario\x18\n \x01(\x0e\x32\x1a.quanyu.common.v1.Scenario\x12,\n\x05taken\x18\x0b \x01(\x0e\x32\x1d.quanyu.organization.v1.Taken\x12\r\n\x05items\x18\x0c \x01(\x03\x12\'\n\x06\x61mount\x18\r \x01(\x0b\x32\x17.quanyu.common.v1.Money\"\xa1\x01\n\x10SetTargetRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0f\n\x07unit_id\x18\x02 \x01(\t\x12\r\n\x05month\x18\x03 \x01(\t\x12,\n\x08scenario\x18\x04 \x01(\x0e\x32\x1a.quanyu.common.v1.Scenario\x12\x14\n\x0conline_minor\x18\x05 \x01(\x03\x12\x15\n\roffline_minor\x18\x06 \x01(\x03\"C\n\x11SetTargetResponse\x12.\n\x06target\x18\x01 \x01(\x0b\x32\x1e.quanyu.organization.v1.Target\"\x92\x01\n\x13GetScorecardRequest\x12\x11\n\x07unit_id\x18\x01 \x01(\tH\x00\x12\x12\n\x08store_id\x18\x02 \x01(\tH\x00\x12\x12\n\x08\x62rand_id\x18\x03 \x01(\tH\x00\x12\x10\n\x08\x66rom_day\x18\x04 \x01(\t\x12\x11\n\tuntil_day\x18\x05 \x01(\t\x12\x10\n\x08\x63urrency\x18\x06 \x01(\tB\t\n\x07subject\"L\n\x14GetScorecardResponse\x12\x34\n\tscorecard\x18\x01 \x01(\x0b\x32!.quanyu.organization.v1.Scorecard\"\x8a\x01\n\x19\x42\x61tchGetScorecardsRequest\x12\x10\n\x08unit_ids\x18\x01 \x03(\t\x12\x11\n\tstore_ids\x18\x02 \x03(\t\x12\x11\n\tbrand_ids\x18\x03 \x03(\t\x12\x10\n\x08\x66rom_day\x18\x04 \x01(\t\x12\x11\n\tuntil_day\x18\x05 \x01(\t\x12\x10\n\x08\x63urrency\x18\x06 \x01(\t\"S\n\x1a\x42\x61tchGetScorecardsResponse\x12\x35\n\nscorecards\x18\x01 \x03(\x0b\x32!.quanyu.organization.v1.Scorecard\"+\n\x16\x42\x61tchGetCreditsRequest\x12\x11\n\torder_ids\x18\x01 \x03(\t\"J\n\x17\x42\x61tchGetCreditsResponse\x12/\n\x07\x63redits\x18\x01 \x03(\x0b\x32\x1e.quanyu.organization.v1.Credit\"t\n\x12ListCreditsRequest\x12\x12\n\x08staff_id\x18\x01 \x01(\tH\x00\x12\x12\n\x08store_id\x18\x02 \x01(\tH\x00\x12+\n\x04page\x18\x03 \x01(\x0b\x32\x1d.quanyu.common.v1.PageRequestB\t\n\x07subject\"p\n\x13ListCreditsResponse\x12/\n\x07\x63redits\x18\x01 \x03(\x0b\x32\x1e.quanyu.organization.v1.Credit\x12(\n\x04page\x18\x02 \x01(\x0b\x32\x1a.quanyu.common.v1.PageInfo\"N\n\x17\x42\x61tchListCreditsRequest\x12\x11\n\tstaff_ids\x18\x01 \x03(\t\x12\x11\n\tstore_ids\x18\x02 \x03(\t\x12\r\n\x05\x66irst\x18\x03 \x01(\x05\"V\n\x18\x42\x61tchListCreditsResponse\x12:\n\x08subjects\x18\x01 \x03(\x0b\x32(.quanyu.organization.v1.CreditsOfSubject\"z\n\x10\x43reditsOfSubject\x12\x0b\n\x03key\x18\x01 \x01(\t\x12/\n\x07\x63redits\x18\x02 \x03(\x0b\x32\x1e.quanyu.organization.v1.Credit\x12(\n\x04page\x18\x03 \x01(\x0b\x32\x1a.quanyu.common.v1.PageInfo*\xba\x01\n\rTargetsReason\x12\x1e\n\x1aTARGETS_REASON_UNSPECIFIED\x10\x00\x12 \n\x1cTARGETS_REASON_INVALID_MONTH\x10\x01\x12\x1f\n\x1bTARGETS_REASON_EMPTY_TARGET\x10\x02\x12!\n\x1dTARGETS_REASON_INVALID_PERIOD\x10\x03\x12#\n\x1fTARGETS_REASON_SUBJECT_REQUIRED\x10\x04*C\n\x05Taken\x12\x15\n\x11TAKEN_UNSPECIFIED\x10\x00\x12\x10\n\x0cTAKEN_ONLINE\x10\x01\x12\x11\n\rTAKEN_OFFLINE\x10\x02*`\n\x0b\x43reditBasis\x12\x1c\n\x18\x43REDIT_BASIS_UNSPECIFIED\x10\x00\x12\x19\n\x15\x43REDIT_BASIS_OUTREACH\x10\x01\x12\x18\n\x14\x43REDIT_BASIS_BINDING\x10\x02\x32\xff\x05\n\rTargetService\x12l\n\tSetTarget\x12(.quanyu.organization.v1.SetTargetRequest\x1a).quanyu.organization.v1.SetTargetResponse\"\n\xea\xc7\x18\x06\x12\x04\x04\x05\x07\x08\x12v\n\x0cGetScorecard\x12+.quanyu.organization.v1.GetScorecardRequest\x1a,.quanyu.organization.v1.GetScorecardResponse\"\x0b\xea\xc7\x18\x07\x12\x05\x03\x04\x05\x07\x08\x12\x88\x01\n\x12\x42\x61tchGetScorecards\x12\x31.quanyu.organization.v1.BatchGetScorecardsRequest\x1a\x32.quanyu.organization.v1.BatchGetScorecardsResponse\"\x0b\xea\xc7\x18\x07\x12\x05\x03\x04\x05\x07\x08\x12\x80\x01\n\x0f\x42\x61tchGetCredits\x12..quanyu.organization.v1.BatchGetCreditsRequest\x1a/.quanyu.organization.v1.BatchGetCreditsResponse\"\x0c\xea\xc7\x18\x08\x12\x06\x02\x03\x04\x05\x07\x08\x12t\n\x0bListCredits\x12*.quanyu.organization.v1.ListCreditsRequest\x1a+.quanyu.organization.v1.ListCreditsResponse\"\x0c\xea\xc7\x18\x08\x12\x06\x02\x03\x04\x05\x07\x08\x12\x83\x01\n\x10\x42\x61tchListCredits\x12/.quanyu.organization.v1.BatchListCreditsRequest\x1a\x30.quanyu.organization.v1.BatchListCreditsResponse\"\x0c\xea\xc7\x18\x08\x12\x06\x02\x03\x04\x05\x07\x08\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'quanyu.organization.v1.targets_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_SCORECARD'].fields_by_name['by_scenario']._loaded_options = None
+  _globals['_SCORECARD'].fields_by_name['by_scenario']._serialized_options = b'\370\307\030\n'
+  _globals['_SCORECARD'].fields_by_name['by_store']._loaded_options = None
+  _globals['_SCORECARD'].fields_by_name['by_store']._serialized_options = b'\370\307\030\024'
+  _globals['_SCORECARD'].fields_by_name['attainments']._loaded_options = None
+  _globals['_SCORECARD'].fields_by_name['attainments']._serialized_options = b'\370\307\030\n'
+  _globals['_SCORECARD'].fields_by_name['other_currencies']._loaded_options = None
+  _globals['_SCORECARD'].fields_by_name['other_currencies']._serialized_options = b'\370\307\030\n'
   _globals['_TARGETSERVICE'].methods_by_name['SetTarget']._loaded_options = None
   _globals['_TARGETSERVICE'].methods_by_name['SetTarget']._serialized_options = b'\352\307\030\006\022\004\004\005\007\010'
   _globals['_TARGETSERVICE'].methods_by_name['GetScorecard']._loaded_options = None
@@ -48,12 +56,12 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_TARGETSERVICE'].methods_by_name['ListCredits']._serialized_options = b'\352\307\030\010\022\006\002\003\004\005\007\010'
   _globals['_TARGETSERVICE'].methods_by_name['BatchListCredits']._loaded_options = None
   _globals['_TARGETSERVICE'].methods_by_name['BatchListCredits']._serialized_options = b'\352\307\030\010\022\006\002\003\004\005\007\010'
-  _globals['_TARGETSREASON']._serialized_start=3478
-  _globals['_TARGETSREASON']._serialized_end=3664
-  _globals['_TAKEN']._serialized_start=3666
-  _globals['_TAKEN']._serialized_end=3733
-  _globals['_CREDITBASIS']._serialized_start=3735
-  _globals['_CREDITBASIS']._serialized_end=3831
+  _globals['_TARGETSREASON']._serialized_start=3502
+  _globals['_TARGETSREASON']._serialized_end=3688
+  _globals['_TAKEN']._serialized_start=3690
+  _globals['_TAKEN']._serialized_end=3757
+  _globals['_CREDITBASIS']._serialized_start=3759
+  _globals['_CREDITBASIS']._serialized_end=3855
   _globals['_TARGET']._serialized_start=218
   _globals['_TARGET']._serialized_end=457
   _globals['_FIGURES']._serialized_start=459
@@ -65,35 +73,35 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ATTAINMENT']._serialized_start=938
   _globals['_ATTAINMENT']._serialized_end=1277
   _globals['_SCORECARD']._serialized_start=1280
-  _globals['_SCORECARD']._serialized_end=1729
-  _globals['_CREDIT']._serialized_start=1732
-  _globals['_CREDIT']._serialized_end=2144
-  _globals['_SETTARGETREQUEST']._serialized_start=2147
-  _globals['_SETTARGETREQUEST']._serialized_end=2308
-  _globals['_SETTARGETRESPONSE']._serialized_start=2310
-  _globals['_SETTARGETRESPONSE']._serialized_end=2377
-  _globals['_GETSCORECARDREQUEST']._serialized_start=2380
-  _globals['_GETSCORECARDREQUEST']._serialized_end=2526
-  _globals['_GETSCORECARDRESPONSE']._serialized_start=2528
-  _globals['_GETSCORECARDRESPONSE']._serialized_end=2604
-  _globals['_BATCHGETSCORECARDSREQUEST']._serialized_start=2607
-  _globals['_BATCHGETSCORECARDSREQUEST']._serialized_end=2745
-  _globals['_BATCHGETSCORECARDSRESPONSE']._serialized_start=2747
-  _globals['_BATCHGETSCORECARDSRESPONSE']._serialized_end=2830
-  _globals['_BATCHGETCREDITSREQUEST']._serialized_start=2832
-  _globals['_BATCHGETCREDITSREQUEST']._serialized_end=2875
-  _globals['_BATCHGETCREDITSRESPONSE']._serialized_start=2877
-  _globals['_BATCHGETCREDITSRESPONSE']._serialized_end=2951
-  _globals['_LISTCREDITSREQUEST']._serialized_start=2953
-  _globals['_LISTCREDITSREQUEST']._serialized_end=3069
-  _globals['_LISTCREDITSRESPONSE']._serialized_start=3071
-  _globals['_LISTCREDITSRESPONSE']._serialized_end=3183
-  _globals['_BATCHLISTCREDITSREQUEST']._serialized_start=3185
-  _globals['_BATCHLISTCREDITSREQUEST']._serialized_end=3263
-  _globals['_BATCHLISTCREDITSRESPONSE']._serialized_start=3265
-  _globals['_BATCHLISTCREDITSRESPONSE']._serialized_end=3351
-  _globals['_CREDITSOFSUBJECT']._serialized_start=3353
-  _globals['_CREDITSOFSUBJECT']._serialized_end=3475
-  _globals['_TARGETSERVICE']._serialized_start=3834
-  _globals['_TARGETSERVICE']._serialized_end=4601
+  _globals['_SCORECARD']._serialized_end=1753
+  _globals['_CREDIT']._serialized_start=1756
+  _globals['_CREDIT']._serialized_end=2168
+  _globals['_SETTARGETREQUEST']._serialized_start=2171
+  _globals['_SETTARGETREQUEST']._serialized_end=2332
+  _globals['_SETTARGETRESPONSE']._serialized_start=2334
+  _globals['_SETTARGETRESPONSE']._serialized_end=2401
+  _globals['_GETSCORECARDREQUEST']._serialized_start=2404
+  _globals['_GETSCORECARDREQUEST']._serialized_end=2550
+  _globals['_GETSCORECARDRESPONSE']._serialized_start=2552
+  _globals['_GETSCORECARDRESPONSE']._serialized_end=2628
+  _globals['_BATCHGETSCORECARDSREQUEST']._serialized_start=2631
+  _globals['_BATCHGETSCORECARDSREQUEST']._serialized_end=2769
+  _globals['_BATCHGETSCORECARDSRESPONSE']._serialized_start=2771
+  _globals['_BATCHGETSCORECARDSRESPONSE']._serialized_end=2854
+  _globals['_BATCHGETCREDITSREQUEST']._serialized_start=2856
+  _globals['_BATCHGETCREDITSREQUEST']._serialized_end=2899
+  _globals['_BATCHGETCREDITSRESPONSE']._serialized_start=2901
+  _globals['_BATCHGETCREDITSRESPONSE']._serialized_end=2975
+  _globals['_LISTCREDITSREQUEST']._serialized_start=2977
+  _globals['_LISTCREDITSREQUEST']._serialized_end=3093
+  _globals['_LISTCREDITSRESPONSE']._serialized_start=3095
+  _globals['_LISTCREDITSRESPONSE']._serialized_end=3207
+  _globals['_BATCHLISTCREDITSREQUEST']._serialized_start=3209
+  _globals['_BATCHLISTCREDITSREQUEST']._serialized_end=3287
+  _globals['_BATCHLISTCREDITSRESPONSE']._serialized_start=3289
+  _globals['_BATCHLISTCREDITSRESPONSE']._serialized_end=3375
+  _globals['_CREDITSOFSUBJECT']._serialized_start=3377
+  _globals['_CREDITSOFSUBJECT']._serialized_end=3499
+  _globals['_TARGETSERVICE']._serialized_start=3858
+  _globals['_TARGETSERVICE']._serialized_end=4625
 # @@protoc_insertion_point(module_scope)

@@ -28,13 +28,15 @@ from quanyu.common.v1 import money_pb2 as quanyu_dot_common_dot_v1_dot_money__pb
 from quanyu.common.v1 import page_pb2 as quanyu_dot_common_dot_v1_dot_page__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"quanyu/organization/v1/tasks.proto\x12\x16quanyu.organization.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1dquanyu/access/v1/access.proto\x1a\x1cquanyu/common/v1/money.proto\x1a\x1bquanyu/common/v1/page.proto\"\xc6\x01\n\nTaskCoupon\x12\x11\n\tcoupon_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0f\n\x07name_en\x18\x03 \x01(\t\x12&\n\x05value\x18\x04 \x01(\x0b\x32\x17.quanyu.common.v1.Money\x12.\n\rminimum_spend\x18\x05 \x01(\x0b\x32\x17.quanyu.common.v1.Money\x12.\n\nexpires_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xb8\x04\n\x04Task\x12\n\n\x02id\x18\x01 \x01(\t\x12.\n\x04kind\x18\x02 \x01(\x0e\x32 .quanyu.organization.v1.TaskKind\x12\x30\n\x05state\x18\x03 \x01(\x0e\x32!.quanyu.organization.v1.TaskState\x12\x10\n\x08staff_id\x18\x04 \x01(\t\x12\x10\n\x08store_id\x18\x05 \x01(\t\x12\x10\n\x08\x62rand_id\x18\x06 \x01(\t\x12\x13\n\x0b\x63onsumer_id\x18\x07 \x01(\t\x12\x13\n\x0b\x64istrict_id\x18\x08 \x01(\t\x12\x10\n\x08visit_id\x18\t \x01(\t\x12.\n\ncreated_at\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12*\n\x06\x64ue_at\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x33\n\x0f\x61\x63knowledged_at\x18\r \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12-\n\tclosed_at\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x34\n\x07outcome\x18\x0f \x01(\x0e\x32#.quanyu.organization.v1.TaskOutcome\x12\x13\n\x0boutreach_id\x18\x10 \x01(\t\x12\x33\n\x07\x63oupons\x18\x11 \x03(\x0b\x32\".quanyu.organization.v1.TaskCouponJ\x04\x08\n\x10\x0bR\ncoupon_ids\"=\n\x16\x41\x63knowledgeTaskRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0f\n\x07task_id\x18\x02 \x01(\t\"E\n\x17\x41\x63knowledgeTaskResponse\x12*\n\x04task\x18\x01 \x01(\x0b\x32\x1c.quanyu.organization.v1.Task\"p\n\x13\x43ompleteTaskRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0f\n\x07task_id\x18\x02 \x01(\t\x12\x34\n\x07outcome\x18\x03 \x01(\x0e\x32#.quanyu.organization.v1.TaskOutcome\"B\n\x14\x43ompleteTaskResponse\x12*\n\x04task\x18\x01 \x01(\x0b\x32\x1c.quanyu.organization.v1.Task\"\x1c\n\x0eGetTaskRequest\x12\n\n\x02id\x18\x01 \x01(\t\"=\n\x0fGetTaskResponse\x12*\n\x04task\x18\x01 \x01(\x0b\x32\x1c.quanyu.organization.v1.Task\"#\n\x14\x42\x61tchGetTasksRequest\x12\x0b\n\x03ids\x18\x01 \x03(\t\"D\n\x15\x42\x61tchGetTasksResponse\x12+\n\x05tasks\x18\x01 \x03(\x0b\x32\x1c.quanyu.organization.v1.Task\"\xa4\x01\n\x10ListTasksRequest\x12\x12\n\x08staff_id\x18\x01 \x01(\tH\x00\x12\x12\n\x08store_id\x18\x02 \x01(\tH\x00\x12\x30\n\x05state\x18\x03 \x01(\x0e\x32!.quanyu.organization.v1.TaskState\x12+\n\x04page\x18\x04 \x01(\x0b\x32\x1d.quanyu.common.v1.PageRequestB\t\n\x07subject\"j\n\x11ListTasksResponse\x12+\n\x05tasks\x18\x01 \x03(\x0b\x32\x1c.quanyu.organization.v1.Task\x12(\n\x04page\x18\x02 \x01(\x0b\x32\x1a.quanyu.common.v1.PageInfo\"~\n\x15\x42\x61tchListTasksRequest\x12\x11\n\tstaff_ids\x18\x01 \x03(\t\x12\x11\n\tstore_ids\x18\x02 \x03(\t\x12\x30\n\x05state\x18\x03 \x01(\x0e\x32!.quanyu.organization.v1.TaskState\x12\r\n\x05\x66irst\x18\x04 \x01(\x05\"R\n\x16\x42\x61tchListTasksResponse\x12\x38\n\x08subjects\x18\x01 \x03(\x0b\x32&.quanyu.organization.v1.TasksOfSubject\"t\n\x0eTasksOfSubject\x12\x0b\n\x03key\x18\x01 \x01(\t\x12+\n\x05tasks\x18\x02 \x03(\x0b\x32\x1c.quanyu.organization.v1.Task\x12(\n\x04page\x18\x03 \x01(\x0b\x32\x1a.quanyu.common.v1.PageInfo\"U\n\x11WatchTasksRequest\x12\x12\n\x08staff_id\x18\x01 \x01(\tH\x00\x12\x12\n\x08store_id\x18\x02 \x01(\tH\x00\x12\r\n\x05\x61\x66ter\x18\x03 \x01(\tB\t\n\x07subject\"P\n\x12WatchTasksResponse\x12*\n\x04task\x18\x01 \x01(\x0b\x32\x1c.quanyu.organization.v1.Task\x12\x0e\n\x06\x63ursor\x18\x02 \x01(\t*\xb0\x01\n\x0bTasksReason\x12\x1c\n\x18TASKS_REASON_UNSPECIFIED\x10\x00\x12\x1f\n\x1bTASKS_REASON_TASK_NOT_FOUND\x10\x01\x12\x1c\n\x18TASKS_REASON_TASK_CLOSED\x10\x02\x12!\n\x1dTASKS_REASON_SUBJECT_REQUIRED\x10\x03\x12!\n\x1dTASKS_REASON_OUTCOME_REQUIRED\x10\x04*D\n\x08TaskKind\x12\x19\n\x15TASK_KIND_UNSPECIFIED\x10\x00\x12\x1d\n\x19TASK_KIND_FOLLOW_UP_VISIT\x10\x01*\x88\x01\n\tTaskState\x12\x1a\n\x16TASK_STATE_UNSPECIFIED\x10\x00\x12\x13\n\x0fTASK_STATE_OPEN\x10\x01\x12\x1b\n\x17TASK_STATE_ACKNOWLEDGED\x10\x02\x12\x13\n\x0fTASK_STATE_DONE\x10\x03\x12\x18\n\x14TASK_STATE_WITHDRAWN\x10\x04*\x80\x01\n\x0bTaskOutcome\x12\x1c\n\x18TASK_OUTCOME_UNSPECIFIED\x10\x00\x12\x18\n\x14TASK_OUTCOME_REACHED\x10\x01\x12\x1c\n\x18TASK_OUTCOME_NOT_REACHED\x10\x02\x12\x1b\n\x17TASK_OUTCOME_NOT_WANTED\x10\x03\x32\xcc\x06\n\x0bTaskService\x12}\n\x0f\x41\x63knowledgeTask\x12..quanyu.organization.v1.AcknowledgeTaskRequest\x1a/.quanyu.organization.v1.AcknowledgeTaskResponse\"\t\xea\xc7\x18\x05\x12\x03\x02\x03\x04\x12t\n\x0c\x43ompleteTask\x12+.quanyu.organization.v1.CompleteTaskRequest\x1a,.quanyu.organization.v1.CompleteTaskResponse\"\t\xea\xc7\x18\x05\x12\x03\x02\x03\x04\x12h\n\x07GetTask\x12&.quanyu.organization.v1.GetTaskRequest\x1a\'.quanyu.organization.v1.GetTaskResponse\"\x0c\xea\xc7\x18\x08\x12\x06\x02\x03\x04\x05\x07\x08\x12z\n\rBatchGetTasks\x12,.quanyu.organization.v1.BatchGetTasksRequest\x1a-.quanyu.organization.v1.BatchGetTasksResponse\"\x0c\xea\xc7\x18\x08\x12\x06\x02\x03\x04\x05\x07\x08\x12n\n\tListTasks\x12(.quanyu.organization.v1.ListTasksRequest\x1a).quanyu.organization.v1.ListTasksResponse\"\x0c\xea\xc7\x18\x08\x12\x06\x02\x03\x04\x05\x07\x08\x12}\n\x0e\x42\x61tchListTasks\x12-.quanyu.organization.v1.BatchListTasksRequest\x1a..quanyu.organization.v1.BatchListTasksResponse\"\x0c\xea\xc7\x18\x08\x12\x06\x02\x03\x04\x05\x07\x08\x12s\n\nWatchTasks\x12).quanyu.organization.v1.WatchTasksRequest\x1a*.quanyu.organization.v1.WatchTasksResponse\"\x0c\xea\xc7\x18\x08\x12\x06\x02\x03\x04\x05\x07\x08\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"quanyu/organization/v1/tasks.proto\x12\x16quanyu.organization.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1dquanyu/access/v1/access.proto\x1a\x1cquanyu/common/v1/money.proto\x1a\x1bquanyu/common/v1/page.proto\"\xc6\x01\n\nTaskCoupon\x12\x11\n\tcoupon_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0f\n\x07name_en\x18\x03 \x01(\t\x12&\n\x05value\x18\x04 \x01(\x0b\x32\x17.quanyu.common.v1.Money\x12.\n\rminimum_spend\x18\x05 \x01(\x0b\x32\x17.quanyu.common.v1.Money\x12.\n\nexpires_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xbe\x04\n\x04Task\x12\n\n\x02id\x18\x01 \x01(\t\x12.\n\x04kind\x18\x02 \x01(\x0e\x32 .quanyu.organization.v1.TaskKind\x12\x30\n\x05state\x18\x03 \x01(\x0e\x32!.quanyu.organization.v1.TaskState\x12\x10\n\x08staff_id\x18\x04 \x01(\t\x12\x10\n\x08store_id\x18\x05 \x01(\t\x12\x10\n\x08\x62rand_id\x18\x06 \x01(\t\x12\x13\n\x0b\x63onsumer_id\x18\x07 \x01(\t\x12\x13\n\x0b\x64istrict_id\x18\x08 \x01(\t\x12\x10\n\x08visit_id\x18\t \x01(\t\x12.\n\ncreated_at\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12*\n\x06\x64ue_at\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x33\n\x0f\x61\x63knowledged_at\x18\r \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12-\n\tclosed_at\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x34\n\x07outcome\x18\x0f \x01(\x0e\x32#.quanyu.organization.v1.TaskOutcome\x12\x13\n\x0boutreach_id\x18\x10 \x01(\t\x12\x39\n\x07\x63oupons\x18\x11 \x03(\x0b\x32\".quanyu.organization.v1.TaskCouponB\x04\xf8\xc7\x18\nJ\x04\x08\n\x10\x0bR\ncoupon_ids\"=\n\x16\x41\x63knowledgeTaskRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0f\n\x07task_id\x18\x02 \x01(\t\"E\n\x17\x41\x63knowledgeTaskResponse\x12*\n\x04task\x18\x01 \x01(\x0b\x32\x1c.quanyu.organization.v1.Task\"p\n\x13\x43ompleteTaskRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0f\n\x07task_id\x18\x02 \x01(\t\x12\x34\n\x07outcome\x18\x03 \x01(\x0e\x32#.quanyu.organization.v1.TaskOutcome\"B\n\x14\x43ompleteTaskResponse\x12*\n\x04task\x18\x01 \x01(\x0b\x32\x1c.quanyu.organization.v1.Task\"\x1c\n\x0eGetTaskRequest\x12\n\n\x02id\x18\x01 \x01(\t\"=\n\x0fGetTaskResponse\x12*\n\x04task\x18\x01 \x01(\x0b\x32\x1c.quanyu.organization.v1.Task\"#\n\x14\x42\x61tchGetTasksRequest\x12\x0b\n\x03ids\x18\x01 \x03(\t\"D\n\x15\x42\x61tchGetTasksResponse\x12+\n\x05tasks\x18\x01 \x03(\x0b\x32\x1c.quanyu.organization.v1.Task\"\xa4\x01\n\x10ListTasksRequest\x12\x12\n\x08staff_id\x18\x01 \x01(\tH\x00\x12\x12\n\x08store_id\x18\x02 \x01(\tH\x00\x12\x30\n\x05state\x18\x03 \x01(\x0e\x32!.quanyu.organization.v1.TaskState\x12+\n\x04page\x18\x04 \x01(\x0b\x32\x1d.quanyu.common.v1.PageRequestB\t\n\x07subject\"j\n\x11ListTasksResponse\x12+\n\x05tasks\x18\x01 \x03(\x0b\x32\x1c.quanyu.organization.v1.Task\x12(\n\x04page\x18\x02 \x01(\x0b\x32\x1a.quanyu.common.v1.PageInfo\"~\n\x15\x42\x61tchListTasksRequest\x12\x11\n\tstaff_ids\x18\x01 \x03(\t\x12\x11\n\tstore_ids\x18\x02 \x03(\t\x12\x30\n\x05state\x18\x03 \x01(\x0e\x32!.quanyu.organization.v1.TaskState\x12\r\n\x05\x66irst\x18\x04 \x01(\x05\"R\n\x16\x42\x61tchListTasksResponse\x12\x38\n\x08subjects\x18\x01 \x03(\x0b\x32&.quanyu.organization.v1.TasksOfSubject\"t\n\x0eTasksOfSubject\x12\x0b\n\x03key\x18\x01 \x01(\t\x12+\n\x05tasks\x18\x02 \x03(\x0b\x32\x1c.quanyu.organization.v1.Task\x12(\n\x04page\x18\x03 \x01(\x0b\x32\x1a.quanyu.common.v1.PageInfo\"U\n\x11WatchTasksRequest\x12\x12\n\x08staff_id\x18\x01 \x01(\tH\x00\x12\x12\n\x08store_id\x18\x02 \x01(\tH\x00\x12\r\n\x05\x61\x66ter\x18\x03 \x01(\tB\t\n\x07subject\"P\n\x12WatchTasksResponse\x12*\n\x04task\x18\x01 \x01(\x0b\x32\x1c.quanyu.organization.v1.Task\x12\x0e\n\x06\x63ursor\x18\x02 \x01(\t*\xb0\x01\n\x0bTasksReason\x12\x1c\n\x18TASKS_REASON_UNSPECIFIED\x10\x00\x12\x1f\n\x1bTASKS_REASON_TASK_NOT_FOUND\x10\x01\x12\x1c\n\x18TASKS_REASON_TASK_CLOSED\x10\x02\x12!\n\x1dTASKS_REASON_SUBJECT_REQUIRED\x10\x03\x12!\n\x1dTASKS_REASON_OUTCOME_REQUIRED\x10\x04*D\n\x08TaskKind\x12\x19\n\x15TASK_KIND_UNSPECIFIED\x10\x00\x12\x1d\n\x19TASK_KIND_FOLLOW_UP_VISIT\x10\x01*\x88\x01\n\tTaskState\x12\x1a\n\x16TASK_STATE_UNSPECIFIED\x10\x00\x12\x13\n\x0fTASK_STATE_OPEN\x10\x01\x12\x1b\n\x17TASK_STATE_ACKNOWLEDGED\x10\x02\x12\x13\n\x0fTASK_STATE_DONE\x10\x03\x12\x18\n\x14TASK_STATE_WITHDRAWN\x10\x04*\x80\x01\n\x0bTaskOutcome\x12\x1c\n\x18TASK_OUTCOME_UNSPECIFIED\x10\x00\x12\x18\n\x14TASK_OUTCOME_REACHED\x10\x01\x12\x1c\n\x18TASK_OUTCOME_NOT_REACHED\x10\x02\x12\x1b\n\x17TASK_OUTCOME_NOT_WANTED\x10\x03\x32\xcc\x06\n\x0bTaskService\x12}\n\x0f\x41\x63knowledgeTask\x12..quanyu.organization.v1.AcknowledgeTaskRequest\x1a/.quanyu.organization.v1.AcknowledgeTaskResponse\"\t\xea\xc7\x18\x05\x12\x03\x02\x03\x04\x12t\n\x0c\x43ompleteTask\x12+.quanyu.organization.v1.CompleteTaskRequest\x1a,.quanyu.organization.v1.CompleteTaskResponse\"\t\xea\xc7\x18\x05\x12\x03\x02\x03\x04\x12h\n\x07GetTask\x12&.quanyu.organization.v1.GetTaskRequest\x1a\'.quanyu.organization.v1.GetTaskResponse\"\x0c\xea\xc7\x18\x08\x12\x06\x02\x03\x04\x05\x07\x08\x12z\n\rBatchGetTasks\x12,.quanyu.organization.v1.BatchGetTasksRequest\x1a-.quanyu.organization.v1.BatchGetTasksResponse\"\x0c\xea\xc7\x18\x08\x12\x06\x02\x03\x04\x05\x07\x08\x12n\n\tListTasks\x12(.quanyu.organization.v1.ListTasksRequest\x1a).quanyu.organization.v1.ListTasksResponse\"\x0c\xea\xc7\x18\x08\x12\x06\x02\x03\x04\x05\x07\x08\x12}\n\x0e\x42\x61tchListTasks\x12-.quanyu.organization.v1.BatchListTasksRequest\x1a..quanyu.organization.v1.BatchListTasksResponse\"\x0c\xea\xc7\x18\x08\x12\x06\x02\x03\x04\x05\x07\x08\x12s\n\nWatchTasks\x12).quanyu.organization.v1.WatchTasksRequest\x1a*.quanyu.organization.v1.WatchTasksResponse\"\x0c\xea\xc7\x18\x08\x12\x06\x02\x03\x04\x05\x07\x08\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'quanyu.organization.v1.tasks_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_TASK'].fields_by_name['coupons']._loaded_options = None
+  _globals['_TASK'].fields_by_name['coupons']._serialized_options = b'\370\307\030\n'
   _globals['_TASKSERVICE'].methods_by_name['AcknowledgeTask']._loaded_options = None
   _globals['_TASKSERVICE'].methods_by_name['AcknowledgeTask']._serialized_options = b'\352\307\030\005\022\003\002\003\004'
   _globals['_TASKSERVICE'].methods_by_name['CompleteTask']._loaded_options = None
@@ -49,48 +51,48 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_TASKSERVICE'].methods_by_name['BatchListTasks']._serialized_options = b'\352\307\030\010\022\006\002\003\004\005\007\010'
   _globals['_TASKSERVICE'].methods_by_name['WatchTasks']._loaded_options = None
   _globals['_TASKSERVICE'].methods_by_name['WatchTasks']._serialized_options = b'\352\307\030\010\022\006\002\003\004\005\007\010'
-  _globals['_TASKSREASON']._serialized_start=2248
-  _globals['_TASKSREASON']._serialized_end=2424
-  _globals['_TASKKIND']._serialized_start=2426
-  _globals['_TASKKIND']._serialized_end=2494
-  _globals['_TASKSTATE']._serialized_start=2497
-  _globals['_TASKSTATE']._serialized_end=2633
-  _globals['_TASKOUTCOME']._serialized_start=2636
-  _globals['_TASKOUTCOME']._serialized_end=2764
+  _globals['_TASKSREASON']._serialized_start=2254
+  _globals['_TASKSREASON']._serialized_end=2430
+  _globals['_TASKKIND']._serialized_start=2432
+  _globals['_TASKKIND']._serialized_end=2500
+  _globals['_TASKSTATE']._serialized_start=2503
+  _globals['_TASKSTATE']._serialized_end=2639
+  _globals['_TASKOUTCOME']._serialized_start=2642
+  _globals['_TASKOUTCOME']._serialized_end=2770
   _globals['_TASKCOUPON']._serialized_start=186
   _globals['_TASKCOUPON']._serialized_end=384
   _globals['_TASK']._serialized_start=387
-  _globals['_TASK']._serialized_end=955
-  _globals['_ACKNOWLEDGETASKREQUEST']._serialized_start=957
-  _globals['_ACKNOWLEDGETASKREQUEST']._serialized_end=1018
-  _globals['_ACKNOWLEDGETASKRESPONSE']._serialized_start=1020
-  _globals['_ACKNOWLEDGETASKRESPONSE']._serialized_end=1089
-  _globals['_COMPLETETASKREQUEST']._serialized_start=1091
-  _globals['_COMPLETETASKREQUEST']._serialized_end=1203
-  _globals['_COMPLETETASKRESPONSE']._serialized_start=1205
-  _globals['_COMPLETETASKRESPONSE']._serialized_end=1271
-  _globals['_GETTASKREQUEST']._serialized_start=1273
-  _globals['_GETTASKREQUEST']._serialized_end=1301
-  _globals['_GETTASKRESPONSE']._serialized_start=1303
-  _globals['_GETTASKRESPONSE']._serialized_end=1364
-  _globals['_BATCHGETTASKSREQUEST']._serialized_start=1366
-  _globals['_BATCHGETTASKSREQUEST']._serialized_end=1401
-  _globals['_BATCHGETTASKSRESPONSE']._serialized_start=1403
-  _globals['_BATCHGETTASKSRESPONSE']._serialized_end=1471
-  _globals['_LISTTASKSREQUEST']._serialized_start=1474
-  _globals['_LISTTASKSREQUEST']._serialized_end=1638
-  _globals['_LISTTASKSRESPONSE']._serialized_start=1640
-  _globals['_LISTTASKSRESPONSE']._serialized_end=1746
-  _globals['_BATCHLISTTASKSREQUEST']._serialized_start=1748
-  _globals['_BATCHLISTTASKSREQUEST']._serialized_end=1874
-  _globals['_BATCHLISTTASKSRESPONSE']._serialized_start=1876
-  _globals['_BATCHLISTTASKSRESPONSE']._serialized_end=1958
-  _globals['_TASKSOFSUBJECT']._serialized_start=1960
-  _globals['_TASKSOFSUBJECT']._serialized_end=2076
-  _globals['_WATCHTASKSREQUEST']._serialized_start=2078
-  _globals['_WATCHTASKSREQUEST']._serialized_end=2163
-  _globals['_WATCHTASKSRESPONSE']._serialized_start=2165
-  _globals['_WATCHTASKSRESPONSE']._serialized_end=2245
-  _globals['_TASKSERVICE']._serialized_start=2767
-  _globals['_TASKSERVICE']._serialized_end=3611
+  _globals['_TASK']._serialized_end=961
+  _globals['_ACKNOWLEDGETASKREQUEST']._serialized_start=963
+  _globals['_ACKNOWLEDGETASKREQUEST']._serialized_end=1024
+  _globals['_ACKNOWLEDGETASKRESPONSE']._serialized_start=1026
+  _globals['_ACKNOWLEDGETASKRESPONSE']._serialized_end=1095
+  _globals['_COMPLETETASKREQUEST']._serialized_start=1097
+  _globals['_COMPLETETASKREQUEST']._serialized_end=1209
+  _globals['_COMPLETETASKRESPONSE']._serialized_start=1211
+  _globals['_COMPLETETASKRESPONSE']._serialized_end=1277
+  _globals['_GETTASKREQUEST']._serialized_start=1279
+  _globals['_GETTASKREQUEST']._serialized_end=1307
+  _globals['_GETTASKRESPONSE']._serialized_start=1309
+  _globals['_GETTASKRESPONSE']._serialized_end=1370
+  _globals['_BATCHGETTASKSREQUEST']._serialized_start=1372
+  _globals['_BATCHGETTASKSREQUEST']._serialized_end=1407
+  _globals['_BATCHGETTASKSRESPONSE']._serialized_start=1409
+  _globals['_BATCHGETTASKSRESPONSE']._serialized_end=1477
+  _globals['_LISTTASKSREQUEST']._serialized_start=1480
+  _globals['_LISTTASKSREQUEST']._serialized_end=1644
+  _globals['_LISTTASKSRESPONSE']._serialized_start=1646
+  _globals['_LISTTASKSRESPONSE']._serialized_end=1752
+  _globals['_BATCHLISTTASKSREQUEST']._serialized_start=1754
+  _globals['_BATCHLISTTASKSREQUEST']._serialized_end=1880
+  _globals['_BATCHLISTTASKSRESPONSE']._serialized_start=1882
+  _globals['_BATCHLISTTASKSRESPONSE']._serialized_end=1964
+  _globals['_TASKSOFSUBJECT']._serialized_start=1966
+  _globals['_TASKSOFSUBJECT']._serialized_end=2082
+  _globals['_WATCHTASKSREQUEST']._serialized_start=2084
+  _globals['_WATCHTASKSREQUEST']._serialized_end=2169
+  _globals['_WATCHTASKSRESPONSE']._serialized_start=2171
+  _globals['_WATCHTASKSRESPONSE']._serialized_end=2251
+  _globals['_TASKSERVICE']._serialized_start=2773
+  _globals['_TASKSERVICE']._serialized_end=3617
 # @@protoc_insertion_point(module_scope)
