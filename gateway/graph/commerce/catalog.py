@@ -26,7 +26,7 @@ class Product(Node):
     name: Text | None
     category: str | None
     brand: Brand | None = edge(by="brand_id", through=brand_by_id)
-    variants: list[Variant] | None = edge(by="id", through=variants_of_product, list_size=10, description="All its variants.")
+    variants: list[Variant] | None = edge(by="id", through=variants_of_product, list_size=20, description="All its variants.")
 
 
 @view(catalog_pb2.Variant, node="var_", through=variant_by_id)
