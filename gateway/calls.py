@@ -5,7 +5,6 @@ tasks: TaskConnection | None = page(tasks_pb2.ListTasksRequest, by={"staff_id": 
 pay_order: PayOrderPayload | None = mutation(PayOrderInput)
 """
 
-import re
 from collections.abc import Mapping
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
@@ -27,9 +26,6 @@ from services.kit.errors import NotFound, Refusal
 
 if TYPE_CHECKING:
     from gateway.context import Context
-
-TO_BE_NAMED = re.compile(r"(?<=\.) [^.]*\b(?:exactly|[Aa]t least) one\b[^.]*\.")
-"""The sentence of an rpc that says whose things are to be named; below a source they are that source's."""
 
 
 class CallField(GraphField):
@@ -68,12 +64,13 @@ class CallField(GraphField):
             raise TypeError(f"{where} asks a service: it must be nullable")
 
     def described(self) -> str | None:
-        text = descriptions.of(self.rpc.method.full_name) or ""
-        if self.by:
-            text = TO_BE_NAMED.sub("", text)
+        """The rpc's comment. What the request must name stands in the request's comment; a source fills that in itself."""
+        parts = [descriptions.of(self.rpc.method.full_name)]
+        if not self.by:
+            parts.append(descriptions.of(self.rpc.request.DESCRIPTOR.full_name))
         if self.item is not None:
-            text += " Here it is null where nothing is found."
-        return text or None
+            parts.append("Here it is null where nothing is found.")
+        return " ".join(filter(None, parts)) or None
 
     def get_result(self, source: Any, info: Info[Any, Any] | None, args: list[Any], kwargs: Any) -> Any:
         assert info is not None

@@ -1,9 +1,8 @@
-"""Descriptions of the graph are the comments of the protos, never typed twice.
+"""Descriptions of the graph: the comments of the protos, word for word.
 
-They stand in `quanyu/descriptors.binpb`, which `protos/generate.py` writes beside the generated modules.
+They come from `quanyu/descriptors.binpb`, which `protos/generate.py` writes beside the generated modules.
 """
 
-import re
 from collections.abc import Iterator, Mapping
 from functools import cache
 from importlib import resources
@@ -22,10 +21,6 @@ CHILDREN = {
     ("enum", 2): ("value", "value"),
     ("service", 2): ("method", "method"),
 }
-SNAKE = re.compile(r"`([a-z]+(?:_[a-z]+)+)`")
-LABEL = re.compile(r"\b[A-Z][A-Z0-9]*(?:_[A-Z0-9]+)+\b")
-RPC = re.compile(r"\b(?:[A-Z][a-z]+){2,}\b")
-LOOKS_UP = re.compile(r"^(?:Get|List|Search)(?=[A-Z])")
 
 PLAIN: Mapping[str, str] = {
     "acknowledged_at": "When the assignee saw it.",
@@ -133,7 +128,7 @@ PLAIN: Mapping[str, str] = {
     "zh": "In Chinese.",
     "zone": "An IANA zone, like Asia/Shanghai.",
 }  # fmt: skip
-"""What the protos leave unsaid because the name says it."""
+"""Descriptions of fields without a comment, by their name."""
 
 
 @cache
@@ -141,29 +136,16 @@ def _comments() -> Mapping[str, str]:
     """Full name of a message, field, enum, value, service or rpc -> its comment."""
     with resources.as_file(resources.files("quanyu") / "descriptors.binpb") as path:
         files = FileDescriptorSet.FromString(path.read_bytes()).file
-    names = dict(pair for file in files for pair in _names(file))
-    return dict(pair for file in files for pair in _of_file(file, names))
+    return dict(pair for file in files for pair in _of_file(file))
 
 
-def _of_file(file: Any, names: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+def _of_file(file: Any) -> Iterator[tuple[str, str]]:
     for location in file.source_code_info.location:
-        comment = location.leading_comments or location.trailing_comments
-        name = _name_at(file, list(location.path)) if comment.strip() else None
+        # Line ends come from wrapping and mean nothing.
+        comment = " ".join((location.leading_comments or location.trailing_comments).split())
+        name = _name_at(file, list(location.path)) if comment else None
         if name:
-            yield name, _text(comment, names)
-
-
-def _names(file: Any) -> Iterator[tuple[str, str]]:
-    """What comments may name -> what the graph calls it: values of enums and rpcs."""
-    for enum in file.enum_type:
-        prefix = enum.value[0].name.removesuffix("UNSPECIFIED")
-        for value in enum.value:
-            if value.name.startswith(prefix):
-                yield value.name, value.name.removeprefix(prefix) if value.number else "null"
-    for service in file.service:
-        for method in service.method:
-            field = LOOKS_UP.sub("", method.name)
-            yield method.name, f"`{field[0].lower()}{field[1:]}`"
+            yield name, comment
 
 
 def _name_at(file: Any, path: list[int]) -> str | None:
@@ -173,22 +155,9 @@ def _name_at(file: Any, path: list[int]) -> str | None:
         if step is None or len(path) < 2:
             return None
         thing, kind = getattr(thing, step[0])[path[1]], step[1]
-        # A value's name stands beside its enum's, here it is put below it.
+        # Protobuf puts the name of an enum value beside its enum; here it stands below the enum.
         name, path = f"{name}.{thing.name}", path[2:]
     return name
-
-
-def _text(comment: str, names: Mapping[str, str]) -> str:
-    """One line a paragraph; fields, values and rpcs as the graph calls them."""
-    text = " ".join(line.strip() for line in comment.strip().splitlines())
-    text = SNAKE.sub(lambda found: f"`{_graph_name(found[1])}`", text)
-    for named in (LABEL, RPC):
-        text = named.sub(lambda found: names.get(found[0], found[0]), text)
-    return text
-
-
-def _graph_name(name: str) -> str:
-    return "idempotencyKey" if name == "request_id" else camel(name)
 
 
 def camel(name: str) -> str:
@@ -203,6 +172,6 @@ def of(full_name: str) -> str | None:
 
 
 def of_field(field: Any) -> str | None:
-    """What a field of a message is: its comment, the plain word of its name, or what its type is."""
+    """The description of a field of a message: its comment, the plain words for its name, or the comment of its type."""
     typed = field.message_type or field.enum_type
     return of(field.full_name) or PLAIN.get(field.name) or (of(typed.full_name) if typed is not None else None)

@@ -12,7 +12,7 @@ from graphql import GraphQLError
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway import descriptions, schema
+from gateway import descriptions
 from gateway.edges import Batch, edge
 from gateway.follow import follow
 from gateway.graph import common
@@ -25,8 +25,7 @@ from quanyu.common.v1 import money_pb2, touch_pb2
 from quanyu.member.v1 import identity_pb2
 from quanyu.organization.v1 import chart_pb2, targets_pb2, tasks_pb2
 from services.kit.errors import Invalid
-
-CORE = schema.build()._schema
+from tests.gateway.graph import CORE, TYPES, files
 
 
 def read(message: Any, name: str) -> Any:
@@ -123,8 +122,27 @@ def test_descriptions_speak_of_the_graph() -> None:
     assert '"prd_shirt" is sold by "ofr_shirt"' in (described("quanyu.commerce.v1.NewProduct.product_id") or "")
 
 
+def test_comments_of_the_protos_use_graph_names() -> None:
+    """A field by its JSON name, an enum value without its prefix, an rpc by its field where the graph has one."""
+    labels = {value.name for file in files() for enum in file.enum_types_by_name.values() for value in enum.values}
+    fields = {name for type_ in TYPES.values() for name in getattr(type_, "fields", ())}
+    methods = [method.name for file in files() for service in file.services_by_name.values() for method in service.methods]
+    shown = {name for name in methods if _field_of(name) in fields}
+    foreign = {
+        name: words
+        for name, text in descriptions._comments().items()
+        if (words := set(re.findall(r"`[a-z]+(?:_[a-z]+)+`", text)) | set(re.findall(r"\w+", text)) & (labels | shown))
+    }
+    assert foreign == {}
+
+
+def _field_of(rpc: str) -> str:
+    noun = re.sub(r"^(Get|List|Search)(?=[A-Z])", "", rpc)
+    return noun[0].lower() + noun[1:]
+
+
 @pytest.mark.parametrize("edge", ["Brand.orders", "Brand.coupons", "Consumer.relations", "Staff.outreaches", "Store.holds", "Brand.offers"])
-def test_an_edge_asks_nobody_to_name_what_its_source_is(edge: str) -> None:
+def test_edge_description_omits_what_its_source_names(edge: str) -> None:
     type_, field = edge.split(".")
     graph: Any = CORE.type_map
     said = graph[type_].fields[field].description

@@ -557,7 +557,7 @@ class BatchListVariantsResponse(_message.Message):
     VARIANTS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def variants(self) -> _containers.RepeatedCompositeFieldContainer[Global___Variant]:
-        """Each names its `product_id`."""
+        """Each names its `productId`."""
 
     def __init__(
         self,
@@ -760,7 +760,7 @@ class BatchListOffersRequest(_message.Message):
     ATTRIBUTES_FIELD_NUMBER: _builtins.int
     FIRST_FIELD_NUMBER: _builtins.int
     text: _builtins.str
-    """As SearchOffers takes it."""
+    """As `offers` takes it."""
     first: _builtins.int
     """How many for each: 1 to 100; 0 means 20."""
     @_builtins.property
@@ -769,7 +769,7 @@ class BatchListOffersRequest(_message.Message):
 
     @_builtins.property
     def attributes(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """As SearchOffers takes them."""
+        """As `offers` takes them."""
 
     def __init__(
         self,
@@ -822,11 +822,11 @@ class OffersOfBrand(_message.Message):
     """The id that was asked for."""
     @_builtins.property
     def offers(self) -> _containers.RepeatedCompositeFieldContainer[Global___Offer]:
-        """In the order of SearchOffers."""
+        """In the order of `offers`."""
 
     @_builtins.property
     def page(self) -> _page_pb2.PageInfo:
-        """Continues with SearchOffers."""
+        """Continues with `offers`."""
 
     def __init__(
         self,
@@ -854,7 +854,7 @@ class CreateProductRequest(_message.Message):
     brand_id: _builtins.str
     @_builtins.property
     def product(self) -> Global___NewProduct:
-        """Its `brand_id` may stay empty; another brand than the request's is refused as INVALID_FIELD."""
+        """Its `brandId` may stay empty; another brand than the request's is refused as INVALID_FIELD."""
 
     def __init__(
         self,

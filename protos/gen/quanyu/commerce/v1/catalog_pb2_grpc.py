@@ -147,8 +147,8 @@ class CatalogServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def BatchListOffers(self, request, context):
-        """The first offers of each of up to 100 brands, as SearchOffers finds them; brands without any are absent from the answer. More at
-        once are an invalid request, and a text or attributes that SearchOffers refuses.
+        """The first offers of each of up to 100 brands, as `offers` finds them; brands without any are absent from the answer. More at
+        once are an invalid request, and a text or attributes that `offers` refuses.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -172,7 +172,7 @@ class CatalogServiceServicer:
 
     def ImportProducts(self, request, context):
         """Adds or replaces up to 500 products with their variants and offers. A row is taken whole or left out whole, with its reason:
-        those of CreateProduct, INVALID_FIELD, OUT_OF_SCOPE (another brand's product). Variants that a row no longer names stay.
+        those of `createProduct`, INVALID_FIELD, OUT_OF_SCOPE (another brand's product). Variants that a row no longer names stay.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

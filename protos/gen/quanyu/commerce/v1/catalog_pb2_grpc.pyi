@@ -50,8 +50,8 @@ class CatalogServiceStub:
     and capital letters and full and half width alike.
     """
     BatchListOffers: _grpc.UnaryUnaryMultiCallable[_catalog_pb2.BatchListOffersRequest, _catalog_pb2.BatchListOffersResponse]
-    """The first offers of each of up to 100 brands, as SearchOffers finds them; brands without any are absent from the answer. More at
-    once are an invalid request, and a text or attributes that SearchOffers refuses.
+    """The first offers of each of up to 100 brands, as `offers` finds them; brands without any are absent from the answer. More at
+    once are an invalid request, and a text or attributes that `offers` refuses.
     """
     CreateProduct: _grpc.UnaryUnaryMultiCallable[_catalog_pb2.CreateProductRequest, _catalog_pb2.CreateProductResponse]
     """Adds a product with its variants and the offer that sells them.
@@ -63,7 +63,7 @@ class CatalogServiceStub:
     """
     ImportProducts: _grpc.UnaryUnaryMultiCallable[_catalog_pb2.ImportProductsRequest, _catalog_pb2.ImportProductsResponse]
     """Adds or replaces up to 500 products with their variants and offers. A row is taken whole or left out whole, with its reason:
-    those of CreateProduct, INVALID_FIELD, OUT_OF_SCOPE (another brand's product). Variants that a row no longer names stay.
+    those of `createProduct`, INVALID_FIELD, OUT_OF_SCOPE (another brand's product). Variants that a row no longer names stay.
     """
 
 @_typing.type_check_only
@@ -88,8 +88,8 @@ class CatalogServiceAsyncStub(CatalogServiceStub):
     and capital letters and full and half width alike.
     """
     BatchListOffers: _aio.UnaryUnaryMultiCallable[_catalog_pb2.BatchListOffersRequest, _catalog_pb2.BatchListOffersResponse]  # type: ignore[assignment]
-    """The first offers of each of up to 100 brands, as SearchOffers finds them; brands without any are absent from the answer. More at
-    once are an invalid request, and a text or attributes that SearchOffers refuses.
+    """The first offers of each of up to 100 brands, as `offers` finds them; brands without any are absent from the answer. More at
+    once are an invalid request, and a text or attributes that `offers` refuses.
     """
     CreateProduct: _aio.UnaryUnaryMultiCallable[_catalog_pb2.CreateProductRequest, _catalog_pb2.CreateProductResponse]  # type: ignore[assignment]
     """Adds a product with its variants and the offer that sells them.
@@ -101,7 +101,7 @@ class CatalogServiceAsyncStub(CatalogServiceStub):
     """
     ImportProducts: _aio.UnaryUnaryMultiCallable[_catalog_pb2.ImportProductsRequest, _catalog_pb2.ImportProductsResponse]  # type: ignore[assignment]
     """Adds or replaces up to 500 products with their variants and offers. A row is taken whole or left out whole, with its reason:
-    those of CreateProduct, INVALID_FIELD, OUT_OF_SCOPE (another brand's product). Variants that a row no longer names stay.
+    those of `createProduct`, INVALID_FIELD, OUT_OF_SCOPE (another brand's product). Variants that a row no longer names stay.
     """
 
 class CatalogServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -171,8 +171,8 @@ class CatalogServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _catalog_pb2.BatchListOffersRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_catalog_pb2.BatchListOffersResponse, _abc.Awaitable[_catalog_pb2.BatchListOffersResponse]]:
-        """The first offers of each of up to 100 brands, as SearchOffers finds them; brands without any are absent from the answer. More at
-        once are an invalid request, and a text or attributes that SearchOffers refuses.
+        """The first offers of each of up to 100 brands, as `offers` finds them; brands without any are absent from the answer. More at
+        once are an invalid request, and a text or attributes that `offers` refuses.
         """
 
     @_abc_1.abstractmethod
@@ -202,7 +202,7 @@ class CatalogServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_catalog_pb2.ImportProductsResponse, _abc.Awaitable[_catalog_pb2.ImportProductsResponse]]:
         """Adds or replaces up to 500 products with their variants and offers. A row is taken whole or left out whole, with its reason:
-        those of CreateProduct, INVALID_FIELD, OUT_OF_SCOPE (another brand's product). Variants that a row no longer names stay.
+        those of `createProduct`, INVALID_FIELD, OUT_OF_SCOPE (another brand's product). Variants that a row no longer names stay.
         """
 
 def add_CatalogServiceServicer_to_server(servicer: CatalogServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -210,7 +210,7 @@ class SearchPromisesRequest(_message.Message):
     RADIUS_METRES_MAX_FIELD_NUMBER: _builtins.int
     FIRST_FIELD_NUMBER: _builtins.int
     text: _builtins.str
-    """What the consumer looks for, in Chinese or English, as in SearchOffers; at most 200 characters."""
+    """What the consumer looks for, in Chinese or English, as in `offers`; at most 200 characters."""
     radius_metres_max: _builtins.int
     """How far to look: 1 to 20,000; 0 means 5,000."""
     first: _builtins.int

@@ -51,11 +51,11 @@ class DiscoveryServiceServicer:
 
     def SearchPromises(self, request, context):
         """What can be had near a place, soonest first, then nearest; and what is there but cannot be had now, with the reason.
-        A promise is made only when the store is open until the goods are handed over (to the consumer, or to the courier), has time to prepare them,
-        and is in time for `needed_by`. Nothing is kept back by it: see HoldPromise.
+        A promise is made only when the store is open until the goods are handed over (to the consumer, or to the courier), has time to prepare
+        them, and is in time for `neededBy`. Nothing is kept back by it: see `holdPromise`.
         Looks at the 1,000 nearest stores that are active and ever open, at the 500 variants that match whose ids come first (more words or
-        attributes make them fewer), and at the nearest stock rows of these: 50 that something can be had of now, 20 that others hold, and 20 in
-        stores that cannot serve now. What cannot be had takes no place of what can.
+        attributes make them fewer), and at the nearest stock rows of these: 50 that something can be had of now, 20 that others hold, and 20
+        in stores that cannot serve now. What cannot be had takes no place of what can.
         Refuses with NEAR_MISSING, KIND_MISSING (neither text nor attributes), INVALID_FIELD.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -64,8 +64,8 @@ class DiscoveryServiceServicer:
 
     def HoldPromise(self, request, context):
         """Checks one promise anew and holds the goods for 15 minutes, in one call. The hold carries the promise as it stands now.
-        Refuses with STOCK_NOT_FOUND, STORE_CLOSED (metadata: `opens_at`), TOO_LATE (metadata: `arrives_at`), NOT_DELIVERED_HERE, NEAR_MISSING, and with OUT_OF_STOCK
-        and TOO_MANY_HOLDS as HoldStock does (metadata: fewer, `held_until`; limit, `free_at`).
+        Refuses with STOCK_NOT_FOUND, STORE_CLOSED (metadata: `opensAt`), TOO_LATE (metadata: `arrivesAt`), NOT_DELIVERED_HERE, NEAR_MISSING,
+        and with OUT_OF_STOCK and TOO_MANY_HOLDS as `holdStock` does (metadata: fewer, `heldUntil`; limit, `freeAt`).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

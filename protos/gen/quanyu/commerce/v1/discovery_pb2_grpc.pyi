@@ -33,17 +33,17 @@ class DiscoveryServiceStub:
     def __new__(cls, channel: _aio.Channel) -> DiscoveryServiceAsyncStub: ...
     SearchPromises: _grpc.UnaryUnaryMultiCallable[_discovery_pb2.SearchPromisesRequest, _discovery_pb2.SearchPromisesResponse]
     """What can be had near a place, soonest first, then nearest; and what is there but cannot be had now, with the reason.
-    A promise is made only when the store is open until the goods are handed over (to the consumer, or to the courier), has time to prepare them,
-    and is in time for `needed_by`. Nothing is kept back by it: see HoldPromise.
+    A promise is made only when the store is open until the goods are handed over (to the consumer, or to the courier), has time to prepare
+    them, and is in time for `neededBy`. Nothing is kept back by it: see `holdPromise`.
     Looks at the 1,000 nearest stores that are active and ever open, at the 500 variants that match whose ids come first (more words or
-    attributes make them fewer), and at the nearest stock rows of these: 50 that something can be had of now, 20 that others hold, and 20 in
-    stores that cannot serve now. What cannot be had takes no place of what can.
+    attributes make them fewer), and at the nearest stock rows of these: 50 that something can be had of now, 20 that others hold, and 20
+    in stores that cannot serve now. What cannot be had takes no place of what can.
     Refuses with NEAR_MISSING, KIND_MISSING (neither text nor attributes), INVALID_FIELD.
     """
     HoldPromise: _grpc.UnaryUnaryMultiCallable[_discovery_pb2.HoldPromiseRequest, _discovery_pb2.HoldPromiseResponse]
     """Checks one promise anew and holds the goods for 15 minutes, in one call. The hold carries the promise as it stands now.
-    Refuses with STOCK_NOT_FOUND, STORE_CLOSED (metadata: `opens_at`), TOO_LATE (metadata: `arrives_at`), NOT_DELIVERED_HERE, NEAR_MISSING, and with OUT_OF_STOCK
-    and TOO_MANY_HOLDS as HoldStock does (metadata: fewer, `held_until`; limit, `free_at`).
+    Refuses with STOCK_NOT_FOUND, STORE_CLOSED (metadata: `opensAt`), TOO_LATE (metadata: `arrivesAt`), NOT_DELIVERED_HERE, NEAR_MISSING,
+    and with OUT_OF_STOCK and TOO_MANY_HOLDS as `holdStock` does (metadata: fewer, `heldUntil`; limit, `freeAt`).
     """
 
 @_typing.type_check_only
@@ -51,17 +51,17 @@ class DiscoveryServiceAsyncStub(DiscoveryServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     SearchPromises: _aio.UnaryUnaryMultiCallable[_discovery_pb2.SearchPromisesRequest, _discovery_pb2.SearchPromisesResponse]  # type: ignore[assignment]
     """What can be had near a place, soonest first, then nearest; and what is there but cannot be had now, with the reason.
-    A promise is made only when the store is open until the goods are handed over (to the consumer, or to the courier), has time to prepare them,
-    and is in time for `needed_by`. Nothing is kept back by it: see HoldPromise.
+    A promise is made only when the store is open until the goods are handed over (to the consumer, or to the courier), has time to prepare
+    them, and is in time for `neededBy`. Nothing is kept back by it: see `holdPromise`.
     Looks at the 1,000 nearest stores that are active and ever open, at the 500 variants that match whose ids come first (more words or
-    attributes make them fewer), and at the nearest stock rows of these: 50 that something can be had of now, 20 that others hold, and 20 in
-    stores that cannot serve now. What cannot be had takes no place of what can.
+    attributes make them fewer), and at the nearest stock rows of these: 50 that something can be had of now, 20 that others hold, and 20
+    in stores that cannot serve now. What cannot be had takes no place of what can.
     Refuses with NEAR_MISSING, KIND_MISSING (neither text nor attributes), INVALID_FIELD.
     """
     HoldPromise: _aio.UnaryUnaryMultiCallable[_discovery_pb2.HoldPromiseRequest, _discovery_pb2.HoldPromiseResponse]  # type: ignore[assignment]
     """Checks one promise anew and holds the goods for 15 minutes, in one call. The hold carries the promise as it stands now.
-    Refuses with STOCK_NOT_FOUND, STORE_CLOSED (metadata: `opens_at`), TOO_LATE (metadata: `arrives_at`), NOT_DELIVERED_HERE, NEAR_MISSING, and with OUT_OF_STOCK
-    and TOO_MANY_HOLDS as HoldStock does (metadata: fewer, `held_until`; limit, `free_at`).
+    Refuses with STOCK_NOT_FOUND, STORE_CLOSED (metadata: `opensAt`), TOO_LATE (metadata: `arrivesAt`), NOT_DELIVERED_HERE, NEAR_MISSING,
+    and with OUT_OF_STOCK and TOO_MANY_HOLDS as `holdStock` does (metadata: fewer, `heldUntil`; limit, `freeAt`).
     """
 
 class DiscoveryServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -72,11 +72,11 @@ class DiscoveryServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_discovery_pb2.SearchPromisesResponse, _abc.Awaitable[_discovery_pb2.SearchPromisesResponse]]:
         """What can be had near a place, soonest first, then nearest; and what is there but cannot be had now, with the reason.
-        A promise is made only when the store is open until the goods are handed over (to the consumer, or to the courier), has time to prepare them,
-        and is in time for `needed_by`. Nothing is kept back by it: see HoldPromise.
+        A promise is made only when the store is open until the goods are handed over (to the consumer, or to the courier), has time to prepare
+        them, and is in time for `neededBy`. Nothing is kept back by it: see `holdPromise`.
         Looks at the 1,000 nearest stores that are active and ever open, at the 500 variants that match whose ids come first (more words or
-        attributes make them fewer), and at the nearest stock rows of these: 50 that something can be had of now, 20 that others hold, and 20 in
-        stores that cannot serve now. What cannot be had takes no place of what can.
+        attributes make them fewer), and at the nearest stock rows of these: 50 that something can be had of now, 20 that others hold, and 20
+        in stores that cannot serve now. What cannot be had takes no place of what can.
         Refuses with NEAR_MISSING, KIND_MISSING (neither text nor attributes), INVALID_FIELD.
         """
 
@@ -87,8 +87,8 @@ class DiscoveryServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_discovery_pb2.HoldPromiseResponse, _abc.Awaitable[_discovery_pb2.HoldPromiseResponse]]:
         """Checks one promise anew and holds the goods for 15 minutes, in one call. The hold carries the promise as it stands now.
-        Refuses with STOCK_NOT_FOUND, STORE_CLOSED (metadata: `opens_at`), TOO_LATE (metadata: `arrives_at`), NOT_DELIVERED_HERE, NEAR_MISSING, and with OUT_OF_STOCK
-        and TOO_MANY_HOLDS as HoldStock does (metadata: fewer, `held_until`; limit, `free_at`).
+        Refuses with STOCK_NOT_FOUND, STORE_CLOSED (metadata: `opensAt`), TOO_LATE (metadata: `arrivesAt`), NOT_DELIVERED_HERE, NEAR_MISSING,
+        and with OUT_OF_STOCK and TOO_MANY_HOLDS as `holdStock` does (metadata: fewer, `heldUntil`; limit, `freeAt`).
         """
 
 def add_DiscoveryServiceServicer_to_server(servicer: DiscoveryServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -63,7 +63,7 @@ class _OrdersReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_OrdersRe
     ORDERS_REASON_INVALID_FIELD: _OrdersReason.ValueType  # 14
     """A field is out of its bounds (metadata: field)."""
     ORDERS_REASON_ORDER_NOT_PLACED: _OrdersReason.ValueType  # 15
-    """The order still waits for its coupons: place it again with the same `request_id`."""
+    """The order still waits for its coupons: place it again with the same idempotency key."""
     ORDERS_REASON_INVALID_PHONE: _OrdersReason.ValueType  # 16
     """There can be no such phone number (metadata: field)."""
     ORDERS_REASON_SIGNATURE_INVALID: _OrdersReason.ValueType  # 17
@@ -109,7 +109,7 @@ ORDERS_REASON_NOT_PAST: OrdersReason.ValueType  # 13
 ORDERS_REASON_INVALID_FIELD: OrdersReason.ValueType  # 14
 """A field is out of its bounds (metadata: field)."""
 ORDERS_REASON_ORDER_NOT_PLACED: OrdersReason.ValueType  # 15
-"""The order still waits for its coupons: place it again with the same `request_id`."""
+"""The order still waits for its coupons: place it again with the same idempotency key."""
 ORDERS_REASON_INVALID_PHONE: OrdersReason.ValueType  # 16
 """There can be no such phone number (metadata: field)."""
 ORDERS_REASON_SIGNATURE_INVALID: OrdersReason.ValueType  # 17
@@ -582,7 +582,7 @@ class PlaceOrderRequest(_message.Message):
     request_id: _builtins.str
     consumer_id: _builtins.str
     store_id: _builtins.str
-    """The store that serves `lines`; may be empty with `hold_ids`."""
+    """The store that serves `lines`; may be empty with `holdIds`."""
     touchpoint: _touch_pb2.Touchpoint.ValueType
     """Where the order is taken."""
     method: _stock_pb2.Method.ValueType
@@ -607,7 +607,7 @@ class PlaceOrderRequest(_message.Message):
 
     @_builtins.property
     def destination(self) -> Global___Destination:
-        """Required for a delivery; with its position it is looked whether the store delivers as far, as HoldPromise does. Kept encrypted."""
+        """Required for a delivery; with its position it is looked whether the store delivers as far, as `holdPromise` does. Kept encrypted."""
 
     def __init__(
         self,
@@ -664,7 +664,7 @@ class PayOrderRequest(_message.Message):
     order_id: _builtins.str
     method: Global___PaymentMethod.ValueType
     sandbox_token: _builtins.str
-    """With PAYMENT_METHOD_SANDBOX: `approve` pays, everything else declines."""
+    """With SANDBOX: `approve` pays, everything else declines."""
     def __init__(
         self,
         *,
@@ -882,6 +882,8 @@ Global___BatchGetOrdersResponse: _TypeAlias = BatchGetOrdersResponse  # noqa: Y0
 
 @_typing.final
 class ListOrdersRequest(_message.Message):
+    """At least one is named, else INVALID_FIELD."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     CONSUMER_ID_FIELD_NUMBER: _builtins.int
@@ -1011,7 +1013,7 @@ class OrdersOfOne(_message.Message):
 
     @_builtins.property
     def page(self) -> _page_pb2.PageInfo:
-        """Continues with ListOrders."""
+        """Continues with `orders`."""
 
     def __init__(
         self,

@@ -32,50 +32,54 @@ class OrderServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> OrderServiceAsyncStub: ...
     PlaceOrder: _grpc.UnaryUnaryMultiCallable[_orders_pb2.PlaceOrderRequest, _orders_pb2.PlaceOrderResponse]
-    """Makes an order of held goods, or of goods that are held by this call. Coupons are locked for it, their discounts shared out to the lines of
-    their brand to the minor unit. The order must be paid within 30 minutes; then it is cancelled, its goods and coupons are free again.
+    """Makes an order of held goods, or of goods that are held by this call. Coupons are locked for it, their discounts shared out to the
+    lines of their brand to the minor unit. The order must be paid within 30 minutes; then it is cancelled, its goods and coupons are free
+    again.
     The scenario is derived from what is known of the consumer; the order keeps it with the fact that decided.
-    Refuses with HOLD_NOT_FOUND, HOLD_ENDED, HOLD_ORDERED, LINES_MISSING, STORES_MIXED, CURRENCY_MIXED, DESTINATION_MISSING (a delivery without one, or one without an address), NOT_DELIVERED_HERE (a delivery by a store that
-    does not deliver, unless it was promised with all of the holds, or not as far as the destination's position), INVALID_PHONE, STOCK_NOT_FOUND,
-    OUT_OF_STOCK and TOO_MANY_HOLDS (as HoldStock), and with the wallet's reason when a coupon cannot be locked: then held goods stay held.
-    An order of `lines` counts as one hold, however many lines it has, until it is paid or cancelled: the consumer's own when they place it,
-    else one of those that others took for them from this brand's stores. One of `hold_ids` holds nothing more than they do, is never
+    Refuses with HOLD_NOT_FOUND, HOLD_ENDED, HOLD_ORDERED, LINES_MISSING, STORES_MIXED, CURRENCY_MIXED, DESTINATION_MISSING (a delivery
+    without one, or one without an address), NOT_DELIVERED_HERE (a delivery by a store that does not deliver, unless it was promised with
+    all of the holds, or not as far as the destination's position), INVALID_PHONE, STOCK_NOT_FOUND, OUT_OF_STOCK and TOO_MANY_HOLDS (as
+    `holdStock`), and with the wallet's reason when a coupon cannot be locked: then held goods stay held.
+    An order of `lines` counts as one hold, however many lines it has, until it is paid or cancelled: the consumer's own when they place
+    it, else one of those that others took for them from this brand's stores. One of `holdIds` holds nothing more than they do, is never
     refused with TOO_MANY_HOLDS, and leaves them counted where they are, whoever places it.
     """
     PayOrder: _grpc.UnaryUnaryMultiCallable[_orders_pb2.PayOrderRequest, _orders_pb2.PayOrderResponse]
-    """Takes the payment, spends the coupons and moves the goods out of the stock, exactly once however often it is called; an order that is paid
-    is answered as it stands and not charged again. Refuses with ORDER_NOT_FOUND, ORDER_CANCELLED, ORDER_NOT_PLACED, PAYMENT_DECLINED (the order stays, pay again with a new `request_id`),
-    PAYMENT_METHOD_REFUSED (the sandbox outside development, unless QUANYU_SANDBOX_PAYMENTS allows it; PAYMENT_METHOD_PROVIDER),
-    COUPONS_LOST (the wallet no longer has the coupons locked: the order is cancelled, nothing charged).
+    """Takes the payment, spends the coupons and moves the goods out of the stock, exactly once however often it is called; an order that is
+    paid is answered as it stands and not charged again. Refuses with ORDER_NOT_FOUND, ORDER_CANCELLED, ORDER_NOT_PLACED, PAYMENT_DECLINED
+    (the order stays, pay again with a new idempotency key), PAYMENT_METHOD_REFUSED (the sandbox outside development, unless
+    QUANYU_SANDBOX_PAYMENTS allows it; PROVIDER), COUPONS_LOST (the wallet no longer has the coupons locked: the order is cancelled,
+    nothing charged).
     """
     TakePaymentNotice: _grpc.UnaryUnaryMultiCallable[_orders_pb2.TakePaymentNoticeRequest, _orders_pb2.TakePaymentNoticeResponse]
     """Takes a payment provider's notice as it came, and verifies it here: by Standard Webhooks (https://www.standardwebhooks.com), with the
-    secret that the provider shares with this installation. The sender `sandbox` is believed where PAYMENT_METHOD_SANDBOX is taken; what
-    any other tells of is paid by PAYMENT_METHOD_PROVIDER. Its body is JSON: {"type": "payment.approved", "data": {"order_id": "ord_…",
-    "amount": {"minor": 19900, "currency": "CNY"}}}. An approved payment pays the order as PayOrder does, once however often the notice is
-    delivered; notices of any other type are heard and change nothing.
-    Refuses with SIGNATURE_INVALID (also of an unknown sender, or older than five minutes), NOTICE_INVALID, AMOUNT_DIFFERS (from the order's
-    total), and as PayOrder.
+    secret that the provider shares with this installation. The sender `sandbox` is believed where SANDBOX is taken; what any other tells
+    of is paid by PROVIDER. Its body is JSON: {"type": "payment.approved", "data": {"order_id": "ord_…", "amount": {"minor": 19900,
+    "currency": "CNY"}}}. An approved payment pays the order as `payOrder` does, once however often the notice is delivered; notices of any
+    other type are heard and change nothing.
+    Refuses with SIGNATURE_INVALID (also of an unknown sender, or older than five minutes), NOTICE_INVALID, AMOUNT_DIFFERS (from the
+    order's total), and as `payOrder`.
     """
     CancelOrder: _grpc.UnaryUnaryMultiCallable[_orders_pb2.CancelOrderRequest, _orders_pb2.CancelOrderResponse]
     """Cancels an order that is not paid: goods and coupons are free again. Cancelling twice changes nothing.
     Refuses with ORDER_NOT_FOUND, ORDER_PAID (paid or being paid).
     """
     GetOrder: _grpc.UnaryUnaryMultiCallable[_orders_pb2.GetOrderRequest, _orders_pb2.GetOrderResponse]
-    """One order. A brand whose goods were sold in another's store sees its own lines and their sums only (`partial`). Refuses with ORDER_NOT_FOUND."""
+    """One order. A brand whose goods were sold in another's store sees its own lines and their sums only (`partial`). Refuses with
+    ORDER_NOT_FOUND.
+    """
     BatchGetOrders: _grpc.UnaryUnaryMultiCallable[_orders_pb2.BatchGetOrdersRequest, _orders_pb2.BatchGetOrdersResponse]
-    """Orders by id as GetOrder shows them, in no particular order; those out of the caller's scope or unknown are left out."""
+    """Orders by id as `order` shows them, in no particular order; those out of the caller's scope or unknown are left out."""
     ListOrders: _grpc.UnaryUnaryMultiCallable[_orders_pb2.ListOrdersRequest, _orders_pb2.ListOrdersResponse]
-    """The orders of a person (under all ids that were linked to the given one), served by a store, or with a brand's goods, as GetOrder shows
+    """The orders of a person (under all ids that were linked to the given one), served by a store, or with a brand's goods, as `order` shows
     them, latest first; what is named must all be so.
-    At least one is named, else INVALID_FIELD.
     """
     BatchListOrders: _grpc.UnaryUnaryMultiCallable[_orders_pb2.BatchListOrdersRequest, _orders_pb2.BatchListOrdersResponse]
-    """The first orders of each of up to 100 consumers, stores or brands, as ListOrders shows them; those without any within the caller's scope
+    """The first orders of each of up to 100 consumers, stores or brands, as `orders` shows them; those without any within the caller's scope
     are absent from the answer. Exactly one of the three is given, else INVALID_FIELD; more than 100 at once are an invalid request.
     """
     WatchOrder: _grpc.UnaryStreamMultiCallable[_orders_pb2.WatchOrderRequest, _orders_pb2.WatchOrderResponse]
-    """One order as GetOrder shows it, as it stands now (unless `after` names just this state) and again each time it changed. It is told
+    """One order as `order` shows it, as it stands now (unless `after` names just this state) and again each time it changed. It is told
     at least once: the newest state always, one state perhaps twice, those that followed each other quickly perhaps not each. The
     stream ends without a refusal when its time is over: ask again `after` its last cursor, and nothing is lost.
     Refuses with ORDER_NOT_FOUND, also when the order leaves the caller's scope meanwhile; INVALID_CURSOR; TOO_MANY_STREAMS. Ends with
@@ -84,63 +88,68 @@ class OrderServiceStub:
     GetDestination: _grpc.UnaryUnaryMultiCallable[_orders_pb2.GetDestinationRequest, _orders_pb2.GetDestinationResponse]
     """Where an order goes: for the consumer and for those who hand it over in the store. Refuses with ORDER_NOT_FOUND, DESTINATION_MISSING."""
     BatchGetDestinations: _grpc.UnaryUnaryMultiCallable[_orders_pb2.BatchGetDestinationsRequest, _orders_pb2.BatchGetDestinationsResponse]
-    """Where each of up to 500 orders goes, as GetDestination tells it, in no particular order; orders that are not delivered, are unknown or lie
-    outside the caller's scope are left out.
+    """Where each of up to 500 orders goes, as `destination` tells it, in no particular order; orders that are not delivered, are unknown or
+    lie outside the caller's scope are left out.
     """
     ImportOrders: _grpc.UnaryUnaryMultiCallable[_orders_pb2.ImportOrdersRequest, _orders_pb2.ImportOrdersResponse]
-    """Takes up to 500 paid orders of the time before this installation; stock does not move. `request_id` is the batch's id and is told with
-    the fact OrdersImported. An order is taken whole or left out whole with its reason: ORDER_REPEATED, LINES_MISSING, STORE_NOT_FOUND,
-    VARIANT_NOT_FOUND, CURRENCY_MIXED, NOT_PAST, INVALID_FIELD (also when its lines come to more than 10^15 minor units). Orders whose id stands already are left as they are and counted as known.
+    """Takes up to 500 paid orders of the time before this installation; stock does not move. The idempotency key is the batch's id, which
+    the fact OrdersImported carries. An order is taken whole or left out whole with its reason: ORDER_REPEATED, LINES_MISSING, STORE_NOT_FOUND,
+    VARIANT_NOT_FOUND, CURRENCY_MIXED, NOT_PAST, INVALID_FIELD (also when its lines come to more than 10^15 minor units). Orders whose id
+    stands already are left as they are and counted as known.
     """
 
 @_typing.type_check_only
 class OrderServiceAsyncStub(OrderServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     PlaceOrder: _aio.UnaryUnaryMultiCallable[_orders_pb2.PlaceOrderRequest, _orders_pb2.PlaceOrderResponse]  # type: ignore[assignment]
-    """Makes an order of held goods, or of goods that are held by this call. Coupons are locked for it, their discounts shared out to the lines of
-    their brand to the minor unit. The order must be paid within 30 minutes; then it is cancelled, its goods and coupons are free again.
+    """Makes an order of held goods, or of goods that are held by this call. Coupons are locked for it, their discounts shared out to the
+    lines of their brand to the minor unit. The order must be paid within 30 minutes; then it is cancelled, its goods and coupons are free
+    again.
     The scenario is derived from what is known of the consumer; the order keeps it with the fact that decided.
-    Refuses with HOLD_NOT_FOUND, HOLD_ENDED, HOLD_ORDERED, LINES_MISSING, STORES_MIXED, CURRENCY_MIXED, DESTINATION_MISSING (a delivery without one, or one without an address), NOT_DELIVERED_HERE (a delivery by a store that
-    does not deliver, unless it was promised with all of the holds, or not as far as the destination's position), INVALID_PHONE, STOCK_NOT_FOUND,
-    OUT_OF_STOCK and TOO_MANY_HOLDS (as HoldStock), and with the wallet's reason when a coupon cannot be locked: then held goods stay held.
-    An order of `lines` counts as one hold, however many lines it has, until it is paid or cancelled: the consumer's own when they place it,
-    else one of those that others took for them from this brand's stores. One of `hold_ids` holds nothing more than they do, is never
+    Refuses with HOLD_NOT_FOUND, HOLD_ENDED, HOLD_ORDERED, LINES_MISSING, STORES_MIXED, CURRENCY_MIXED, DESTINATION_MISSING (a delivery
+    without one, or one without an address), NOT_DELIVERED_HERE (a delivery by a store that does not deliver, unless it was promised with
+    all of the holds, or not as far as the destination's position), INVALID_PHONE, STOCK_NOT_FOUND, OUT_OF_STOCK and TOO_MANY_HOLDS (as
+    `holdStock`), and with the wallet's reason when a coupon cannot be locked: then held goods stay held.
+    An order of `lines` counts as one hold, however many lines it has, until it is paid or cancelled: the consumer's own when they place
+    it, else one of those that others took for them from this brand's stores. One of `holdIds` holds nothing more than they do, is never
     refused with TOO_MANY_HOLDS, and leaves them counted where they are, whoever places it.
     """
     PayOrder: _aio.UnaryUnaryMultiCallable[_orders_pb2.PayOrderRequest, _orders_pb2.PayOrderResponse]  # type: ignore[assignment]
-    """Takes the payment, spends the coupons and moves the goods out of the stock, exactly once however often it is called; an order that is paid
-    is answered as it stands and not charged again. Refuses with ORDER_NOT_FOUND, ORDER_CANCELLED, ORDER_NOT_PLACED, PAYMENT_DECLINED (the order stays, pay again with a new `request_id`),
-    PAYMENT_METHOD_REFUSED (the sandbox outside development, unless QUANYU_SANDBOX_PAYMENTS allows it; PAYMENT_METHOD_PROVIDER),
-    COUPONS_LOST (the wallet no longer has the coupons locked: the order is cancelled, nothing charged).
+    """Takes the payment, spends the coupons and moves the goods out of the stock, exactly once however often it is called; an order that is
+    paid is answered as it stands and not charged again. Refuses with ORDER_NOT_FOUND, ORDER_CANCELLED, ORDER_NOT_PLACED, PAYMENT_DECLINED
+    (the order stays, pay again with a new idempotency key), PAYMENT_METHOD_REFUSED (the sandbox outside development, unless
+    QUANYU_SANDBOX_PAYMENTS allows it; PROVIDER), COUPONS_LOST (the wallet no longer has the coupons locked: the order is cancelled,
+    nothing charged).
     """
     TakePaymentNotice: _aio.UnaryUnaryMultiCallable[_orders_pb2.TakePaymentNoticeRequest, _orders_pb2.TakePaymentNoticeResponse]  # type: ignore[assignment]
     """Takes a payment provider's notice as it came, and verifies it here: by Standard Webhooks (https://www.standardwebhooks.com), with the
-    secret that the provider shares with this installation. The sender `sandbox` is believed where PAYMENT_METHOD_SANDBOX is taken; what
-    any other tells of is paid by PAYMENT_METHOD_PROVIDER. Its body is JSON: {"type": "payment.approved", "data": {"order_id": "ord_…",
-    "amount": {"minor": 19900, "currency": "CNY"}}}. An approved payment pays the order as PayOrder does, once however often the notice is
-    delivered; notices of any other type are heard and change nothing.
-    Refuses with SIGNATURE_INVALID (also of an unknown sender, or older than five minutes), NOTICE_INVALID, AMOUNT_DIFFERS (from the order's
-    total), and as PayOrder.
+    secret that the provider shares with this installation. The sender `sandbox` is believed where SANDBOX is taken; what any other tells
+    of is paid by PROVIDER. Its body is JSON: {"type": "payment.approved", "data": {"order_id": "ord_…", "amount": {"minor": 19900,
+    "currency": "CNY"}}}. An approved payment pays the order as `payOrder` does, once however often the notice is delivered; notices of any
+    other type are heard and change nothing.
+    Refuses with SIGNATURE_INVALID (also of an unknown sender, or older than five minutes), NOTICE_INVALID, AMOUNT_DIFFERS (from the
+    order's total), and as `payOrder`.
     """
     CancelOrder: _aio.UnaryUnaryMultiCallable[_orders_pb2.CancelOrderRequest, _orders_pb2.CancelOrderResponse]  # type: ignore[assignment]
     """Cancels an order that is not paid: goods and coupons are free again. Cancelling twice changes nothing.
     Refuses with ORDER_NOT_FOUND, ORDER_PAID (paid or being paid).
     """
     GetOrder: _aio.UnaryUnaryMultiCallable[_orders_pb2.GetOrderRequest, _orders_pb2.GetOrderResponse]  # type: ignore[assignment]
-    """One order. A brand whose goods were sold in another's store sees its own lines and their sums only (`partial`). Refuses with ORDER_NOT_FOUND."""
+    """One order. A brand whose goods were sold in another's store sees its own lines and their sums only (`partial`). Refuses with
+    ORDER_NOT_FOUND.
+    """
     BatchGetOrders: _aio.UnaryUnaryMultiCallable[_orders_pb2.BatchGetOrdersRequest, _orders_pb2.BatchGetOrdersResponse]  # type: ignore[assignment]
-    """Orders by id as GetOrder shows them, in no particular order; those out of the caller's scope or unknown are left out."""
+    """Orders by id as `order` shows them, in no particular order; those out of the caller's scope or unknown are left out."""
     ListOrders: _aio.UnaryUnaryMultiCallable[_orders_pb2.ListOrdersRequest, _orders_pb2.ListOrdersResponse]  # type: ignore[assignment]
-    """The orders of a person (under all ids that were linked to the given one), served by a store, or with a brand's goods, as GetOrder shows
+    """The orders of a person (under all ids that were linked to the given one), served by a store, or with a brand's goods, as `order` shows
     them, latest first; what is named must all be so.
-    At least one is named, else INVALID_FIELD.
     """
     BatchListOrders: _aio.UnaryUnaryMultiCallable[_orders_pb2.BatchListOrdersRequest, _orders_pb2.BatchListOrdersResponse]  # type: ignore[assignment]
-    """The first orders of each of up to 100 consumers, stores or brands, as ListOrders shows them; those without any within the caller's scope
+    """The first orders of each of up to 100 consumers, stores or brands, as `orders` shows them; those without any within the caller's scope
     are absent from the answer. Exactly one of the three is given, else INVALID_FIELD; more than 100 at once are an invalid request.
     """
     WatchOrder: _aio.UnaryStreamMultiCallable[_orders_pb2.WatchOrderRequest, _orders_pb2.WatchOrderResponse]  # type: ignore[assignment]
-    """One order as GetOrder shows it, as it stands now (unless `after` names just this state) and again each time it changed. It is told
+    """One order as `order` shows it, as it stands now (unless `after` names just this state) and again each time it changed. It is told
     at least once: the newest state always, one state perhaps twice, those that followed each other quickly perhaps not each. The
     stream ends without a refusal when its time is over: ask again `after` its last cursor, and nothing is lost.
     Refuses with ORDER_NOT_FOUND, also when the order leaves the caller's scope meanwhile; INVALID_CURSOR; TOO_MANY_STREAMS. Ends with
@@ -149,13 +158,14 @@ class OrderServiceAsyncStub(OrderServiceStub):
     GetDestination: _aio.UnaryUnaryMultiCallable[_orders_pb2.GetDestinationRequest, _orders_pb2.GetDestinationResponse]  # type: ignore[assignment]
     """Where an order goes: for the consumer and for those who hand it over in the store. Refuses with ORDER_NOT_FOUND, DESTINATION_MISSING."""
     BatchGetDestinations: _aio.UnaryUnaryMultiCallable[_orders_pb2.BatchGetDestinationsRequest, _orders_pb2.BatchGetDestinationsResponse]  # type: ignore[assignment]
-    """Where each of up to 500 orders goes, as GetDestination tells it, in no particular order; orders that are not delivered, are unknown or lie
-    outside the caller's scope are left out.
+    """Where each of up to 500 orders goes, as `destination` tells it, in no particular order; orders that are not delivered, are unknown or
+    lie outside the caller's scope are left out.
     """
     ImportOrders: _aio.UnaryUnaryMultiCallable[_orders_pb2.ImportOrdersRequest, _orders_pb2.ImportOrdersResponse]  # type: ignore[assignment]
-    """Takes up to 500 paid orders of the time before this installation; stock does not move. `request_id` is the batch's id and is told with
-    the fact OrdersImported. An order is taken whole or left out whole with its reason: ORDER_REPEATED, LINES_MISSING, STORE_NOT_FOUND,
-    VARIANT_NOT_FOUND, CURRENCY_MIXED, NOT_PAST, INVALID_FIELD (also when its lines come to more than 10^15 minor units). Orders whose id stands already are left as they are and counted as known.
+    """Takes up to 500 paid orders of the time before this installation; stock does not move. The idempotency key is the batch's id, which
+    the fact OrdersImported carries. An order is taken whole or left out whole with its reason: ORDER_REPEATED, LINES_MISSING, STORE_NOT_FOUND,
+    VARIANT_NOT_FOUND, CURRENCY_MIXED, NOT_PAST, INVALID_FIELD (also when its lines come to more than 10^15 minor units). Orders whose id
+    stands already are left as they are and counted as known.
     """
 
 class OrderServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -165,14 +175,16 @@ class OrderServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _orders_pb2.PlaceOrderRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_orders_pb2.PlaceOrderResponse, _abc.Awaitable[_orders_pb2.PlaceOrderResponse]]:
-        """Makes an order of held goods, or of goods that are held by this call. Coupons are locked for it, their discounts shared out to the lines of
-        their brand to the minor unit. The order must be paid within 30 minutes; then it is cancelled, its goods and coupons are free again.
+        """Makes an order of held goods, or of goods that are held by this call. Coupons are locked for it, their discounts shared out to the
+        lines of their brand to the minor unit. The order must be paid within 30 minutes; then it is cancelled, its goods and coupons are free
+        again.
         The scenario is derived from what is known of the consumer; the order keeps it with the fact that decided.
-        Refuses with HOLD_NOT_FOUND, HOLD_ENDED, HOLD_ORDERED, LINES_MISSING, STORES_MIXED, CURRENCY_MIXED, DESTINATION_MISSING (a delivery without one, or one without an address), NOT_DELIVERED_HERE (a delivery by a store that
-        does not deliver, unless it was promised with all of the holds, or not as far as the destination's position), INVALID_PHONE, STOCK_NOT_FOUND,
-        OUT_OF_STOCK and TOO_MANY_HOLDS (as HoldStock), and with the wallet's reason when a coupon cannot be locked: then held goods stay held.
-        An order of `lines` counts as one hold, however many lines it has, until it is paid or cancelled: the consumer's own when they place it,
-        else one of those that others took for them from this brand's stores. One of `hold_ids` holds nothing more than they do, is never
+        Refuses with HOLD_NOT_FOUND, HOLD_ENDED, HOLD_ORDERED, LINES_MISSING, STORES_MIXED, CURRENCY_MIXED, DESTINATION_MISSING (a delivery
+        without one, or one without an address), NOT_DELIVERED_HERE (a delivery by a store that does not deliver, unless it was promised with
+        all of the holds, or not as far as the destination's position), INVALID_PHONE, STOCK_NOT_FOUND, OUT_OF_STOCK and TOO_MANY_HOLDS (as
+        `holdStock`), and with the wallet's reason when a coupon cannot be locked: then held goods stay held.
+        An order of `lines` counts as one hold, however many lines it has, until it is paid or cancelled: the consumer's own when they place
+        it, else one of those that others took for them from this brand's stores. One of `holdIds` holds nothing more than they do, is never
         refused with TOO_MANY_HOLDS, and leaves them counted where they are, whoever places it.
         """
 
@@ -182,10 +194,11 @@ class OrderServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _orders_pb2.PayOrderRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_orders_pb2.PayOrderResponse, _abc.Awaitable[_orders_pb2.PayOrderResponse]]:
-        """Takes the payment, spends the coupons and moves the goods out of the stock, exactly once however often it is called; an order that is paid
-        is answered as it stands and not charged again. Refuses with ORDER_NOT_FOUND, ORDER_CANCELLED, ORDER_NOT_PLACED, PAYMENT_DECLINED (the order stays, pay again with a new `request_id`),
-        PAYMENT_METHOD_REFUSED (the sandbox outside development, unless QUANYU_SANDBOX_PAYMENTS allows it; PAYMENT_METHOD_PROVIDER),
-        COUPONS_LOST (the wallet no longer has the coupons locked: the order is cancelled, nothing charged).
+        """Takes the payment, spends the coupons and moves the goods out of the stock, exactly once however often it is called; an order that is
+        paid is answered as it stands and not charged again. Refuses with ORDER_NOT_FOUND, ORDER_CANCELLED, ORDER_NOT_PLACED, PAYMENT_DECLINED
+        (the order stays, pay again with a new idempotency key), PAYMENT_METHOD_REFUSED (the sandbox outside development, unless
+        QUANYU_SANDBOX_PAYMENTS allows it; PROVIDER), COUPONS_LOST (the wallet no longer has the coupons locked: the order is cancelled,
+        nothing charged).
         """
 
     @_abc_1.abstractmethod
@@ -195,12 +208,12 @@ class OrderServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_orders_pb2.TakePaymentNoticeResponse, _abc.Awaitable[_orders_pb2.TakePaymentNoticeResponse]]:
         """Takes a payment provider's notice as it came, and verifies it here: by Standard Webhooks (https://www.standardwebhooks.com), with the
-        secret that the provider shares with this installation. The sender `sandbox` is believed where PAYMENT_METHOD_SANDBOX is taken; what
-        any other tells of is paid by PAYMENT_METHOD_PROVIDER. Its body is JSON: {"type": "payment.approved", "data": {"order_id": "ord_…",
-        "amount": {"minor": 19900, "currency": "CNY"}}}. An approved payment pays the order as PayOrder does, once however often the notice is
-        delivered; notices of any other type are heard and change nothing.
-        Refuses with SIGNATURE_INVALID (also of an unknown sender, or older than five minutes), NOTICE_INVALID, AMOUNT_DIFFERS (from the order's
-        total), and as PayOrder.
+        secret that the provider shares with this installation. The sender `sandbox` is believed where SANDBOX is taken; what any other tells
+        of is paid by PROVIDER. Its body is JSON: {"type": "payment.approved", "data": {"order_id": "ord_…", "amount": {"minor": 19900,
+        "currency": "CNY"}}}. An approved payment pays the order as `payOrder` does, once however often the notice is delivered; notices of any
+        other type are heard and change nothing.
+        Refuses with SIGNATURE_INVALID (also of an unknown sender, or older than five minutes), NOTICE_INVALID, AMOUNT_DIFFERS (from the
+        order's total), and as `payOrder`.
         """
 
     @_abc_1.abstractmethod
@@ -219,7 +232,9 @@ class OrderServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _orders_pb2.GetOrderRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_orders_pb2.GetOrderResponse, _abc.Awaitable[_orders_pb2.GetOrderResponse]]:
-        """One order. A brand whose goods were sold in another's store sees its own lines and their sums only (`partial`). Refuses with ORDER_NOT_FOUND."""
+        """One order. A brand whose goods were sold in another's store sees its own lines and their sums only (`partial`). Refuses with
+        ORDER_NOT_FOUND.
+        """
 
     @_abc_1.abstractmethod
     def BatchGetOrders(
@@ -227,7 +242,7 @@ class OrderServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _orders_pb2.BatchGetOrdersRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_orders_pb2.BatchGetOrdersResponse, _abc.Awaitable[_orders_pb2.BatchGetOrdersResponse]]:
-        """Orders by id as GetOrder shows them, in no particular order; those out of the caller's scope or unknown are left out."""
+        """Orders by id as `order` shows them, in no particular order; those out of the caller's scope or unknown are left out."""
 
     @_abc_1.abstractmethod
     def ListOrders(
@@ -235,9 +250,8 @@ class OrderServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _orders_pb2.ListOrdersRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_orders_pb2.ListOrdersResponse, _abc.Awaitable[_orders_pb2.ListOrdersResponse]]:
-        """The orders of a person (under all ids that were linked to the given one), served by a store, or with a brand's goods, as GetOrder shows
+        """The orders of a person (under all ids that were linked to the given one), served by a store, or with a brand's goods, as `order` shows
         them, latest first; what is named must all be so.
-        At least one is named, else INVALID_FIELD.
         """
 
     @_abc_1.abstractmethod
@@ -246,7 +260,7 @@ class OrderServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _orders_pb2.BatchListOrdersRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_orders_pb2.BatchListOrdersResponse, _abc.Awaitable[_orders_pb2.BatchListOrdersResponse]]:
-        """The first orders of each of up to 100 consumers, stores or brands, as ListOrders shows them; those without any within the caller's scope
+        """The first orders of each of up to 100 consumers, stores or brands, as `orders` shows them; those without any within the caller's scope
         are absent from the answer. Exactly one of the three is given, else INVALID_FIELD; more than 100 at once are an invalid request.
         """
 
@@ -256,7 +270,7 @@ class OrderServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _orders_pb2.WatchOrderRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_orders_pb2.WatchOrderResponse], _abc.AsyncIterator[_orders_pb2.WatchOrderResponse]]:
-        """One order as GetOrder shows it, as it stands now (unless `after` names just this state) and again each time it changed. It is told
+        """One order as `order` shows it, as it stands now (unless `after` names just this state) and again each time it changed. It is told
         at least once: the newest state always, one state perhaps twice, those that followed each other quickly perhaps not each. The
         stream ends without a refusal when its time is over: ask again `after` its last cursor, and nothing is lost.
         Refuses with ORDER_NOT_FOUND, also when the order leaves the caller's scope meanwhile; INVALID_CURSOR; TOO_MANY_STREAMS. Ends with
@@ -277,8 +291,8 @@ class OrderServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _orders_pb2.BatchGetDestinationsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_orders_pb2.BatchGetDestinationsResponse, _abc.Awaitable[_orders_pb2.BatchGetDestinationsResponse]]:
-        """Where each of up to 500 orders goes, as GetDestination tells it, in no particular order; orders that are not delivered, are unknown or lie
-        outside the caller's scope are left out.
+        """Where each of up to 500 orders goes, as `destination` tells it, in no particular order; orders that are not delivered, are unknown or
+        lie outside the caller's scope are left out.
         """
 
     @_abc_1.abstractmethod
@@ -287,9 +301,10 @@ class OrderServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _orders_pb2.ImportOrdersRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_orders_pb2.ImportOrdersResponse, _abc.Awaitable[_orders_pb2.ImportOrdersResponse]]:
-        """Takes up to 500 paid orders of the time before this installation; stock does not move. `request_id` is the batch's id and is told with
-        the fact OrdersImported. An order is taken whole or left out whole with its reason: ORDER_REPEATED, LINES_MISSING, STORE_NOT_FOUND,
-        VARIANT_NOT_FOUND, CURRENCY_MIXED, NOT_PAST, INVALID_FIELD (also when its lines come to more than 10^15 minor units). Orders whose id stands already are left as they are and counted as known.
+        """Takes up to 500 paid orders of the time before this installation; stock does not move. The idempotency key is the batch's id, which
+        the fact OrdersImported carries. An order is taken whole or left out whole with its reason: ORDER_REPEATED, LINES_MISSING, STORE_NOT_FOUND,
+        VARIANT_NOT_FOUND, CURRENCY_MIXED, NOT_PAST, INVALID_FIELD (also when its lines come to more than 10^15 minor units). Orders whose id
+        stands already are left as they are and counted as known.
         """
 
 def add_OrderServiceServicer_to_server(servicer: OrderServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -3,7 +3,8 @@
 isort:skip_file
 Stock of every store and warehouse, and the holds on it. The last one is never given twice.
 
-Available = on hand - reserved - safety. Reserved is the sum of the live holds: those a consumer waits with and those an unpaid order stands on.
+Available = on hand - reserved - safety. Reserved is the sum of the live holds: those a consumer waits with and those an unpaid order
+stands on.
 """
 
 from collections import abc as _abc
@@ -58,7 +59,7 @@ class _StockReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_StockReas
     """A field is out of its bounds (metadata: field)."""
     STOCK_REASON_TOO_MANY_HOLDS: _StockReason.ValueType  # 11
     """As many holds stand for the person as may at a time: of their own, or of those that others took for them from the stores of this
-    brand (metadata: limit; `free_at`, unless the first to end is out of the caller's scope).
+    brand (metadata: limit; `freeAt`, unless the first to end is out of the caller's scope).
     """
     STOCK_REASON_TOO_MANY_ON_HAND: _StockReason.ValueType  # 12
     """There would be more on hand than can be counted (metadata: limit)."""
@@ -90,7 +91,7 @@ STOCK_REASON_INVALID_FIELD: StockReason.ValueType  # 10
 """A field is out of its bounds (metadata: field)."""
 STOCK_REASON_TOO_MANY_HOLDS: StockReason.ValueType  # 11
 """As many holds stand for the person as may at a time: of their own, or of those that others took for them from the stores of this
-brand (metadata: limit; `free_at`, unless the first to end is out of the caller's scope).
+brand (metadata: limit; `freeAt`, unless the first to end is out of the caller's scope).
 """
 STOCK_REASON_TOO_MANY_ON_HAND: StockReason.ValueType  # 12
 """There would be more on hand than can be counted (metadata: limit)."""
@@ -451,6 +452,8 @@ Global___BatchGetStocksResponse: _TypeAlias = BatchGetStocksResponse  # noqa: Y0
 
 @_typing.final
 class ListStocksRequest(_message.Message):
+    """At least one of the two is named, else INVALID_FIELD."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     STORE_ID_FIELD_NUMBER: _builtins.int
@@ -570,7 +573,7 @@ class StocksOfOne(_message.Message):
 
     @_builtins.property
     def page(self) -> _page_pb2.PageInfo:
-        """Continues with ListStocks."""
+        """Continues with `stocks`."""
 
     def __init__(
         self,
@@ -788,7 +791,9 @@ class HoldStockRequest(_message.Message):
     consumer_id: _builtins.str
     @_builtins.property
     def needed_by(self) -> _timestamp_pb2.Timestamp:
-        """When the consumer needs it; may be unset, at most 5 minutes ago and at most 30 days ahead (else INVALID_FIELD). It is kept for the order's scenario."""
+        """When the consumer needs it; may be unset, at most 5 minutes ago and at most 30 days ahead (else INVALID_FIELD). It is kept for the
+        order's scenario.
+        """
 
     def __init__(
         self,
@@ -953,6 +958,8 @@ Global___BatchGetHoldsResponse: _TypeAlias = BatchGetHoldsResponse  # noqa: Y015
 
 @_typing.final
 class ListHoldsRequest(_message.Message):
+    """At least one of the two is named, else INVALID_FIELD."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     CONSUMER_ID_FIELD_NUMBER: _builtins.int
@@ -1072,7 +1079,7 @@ class HoldsOfOne(_message.Message):
 
     @_builtins.property
     def page(self) -> _page_pb2.PageInfo:
-        """Continues with ListHolds."""
+        """Continues with `holds`."""
 
     def __init__(
         self,

@@ -107,14 +107,14 @@ class StockServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListStocks(self, request, context):
-        """The stock of one store, or of one variant in every store within the caller's scope. At least one of the two is named, else INVALID_FIELD.
+        """The stock of one store, or of one variant in every store within the caller's scope.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def BatchListStocks(self, request, context):
-        """The first stock rows of each of up to 100 stores or variants, as ListStocks shows them; those without any within the caller's scope are
+        """The first stock rows of each of up to 100 stores or variants, as `stocks` shows them; those without any within the caller's scope are
         absent from the answer. Exactly one of the two is given, else INVALID_FIELD; more than 100 at once are an invalid request.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -131,14 +131,16 @@ class StockServiceServicer:
 
     def AdjustStock(self, request, context):
         """Adds to what is on hand, or takes from it.
-        Refuses with STOCK_NOT_FOUND, STOCK_RESERVED (fewer than holds stand on, or than none), TOO_MANY_ON_HAND (more than 1,000,000,000 in all).
+        Refuses with STOCK_NOT_FOUND, STOCK_RESERVED (fewer than holds stand on, or than none), TOO_MANY_ON_HAND (more than 1,000,000,000 in
+        all).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ImportStock(self, request, context):
-        """Sets up to 500 rows as SetStock does. Rows are left out with STORE_NOT_FOUND, VARIANT_NOT_FOUND, STOCK_RESERVED, STOCK_REPEATED or INVALID_FIELD.
+        """Sets up to 500 rows as `setStock` does. Rows are left out with STORE_NOT_FOUND, VARIANT_NOT_FOUND, STOCK_RESERVED, STOCK_REPEATED or
+        INVALID_FIELD.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -146,19 +148,20 @@ class StockServiceServicer:
 
     def HoldStock(self, request, context):
         """Keeps goods back for a consumer for 15 minutes.
-        Refuses with STOCK_NOT_FOUND, with OUT_OF_STOCK when too few are available (metadata: fewer, whether any are; `held_until`, RFC 3339, when
-        it is others' holds that take them: the time at which the first of those ends unless it is bought), and with TOO_MANY_HOLDS when 10
-        holds stand for the person (under all ids that were linked to the given one), those of unpaid orders among them (metadata: limit;
-        `free_at`, RFC 3339, when the first of them ends, unless that hold is out of the caller's scope). An unpaid order of goods that were not held before it counts as one hold, however many
-        lines it has. What the consumer takes themself counts in all brands together; what others take for them counts apart from that, for
-        each brand alone that runs stores it is taken from.
+        Refuses with STOCK_NOT_FOUND, with OUT_OF_STOCK when too few are available (metadata: fewer, whether any are; `heldUntil`, RFC 3339,
+        when it is others' holds that take them: the time at which the first of those ends unless it is bought), and with TOO_MANY_HOLDS when
+        10 holds stand for the person (under all ids that were linked to the given one), those of unpaid orders among them (metadata: limit;
+        `freeAt`, RFC 3339, when the first of them ends, unless that hold is out of the caller's scope). An unpaid order of goods that were not
+        held before it counts as one hold, however many lines it has. What the consumer takes themself counts in all brands together; what
+        others take for them counts apart from that, for each brand alone that runs stores it is taken from.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ReleaseHold(self, request, context):
-        """Gives held goods back. Releasing a hold that has ended changes nothing. Refuses with HOLD_NOT_FOUND, HOLD_ORDERED (cancel the order instead).
+        """Gives held goods back. Releasing a hold that has ended changes nothing. Refuses with HOLD_NOT_FOUND, HOLD_ORDERED (cancel the order
+        instead).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -180,14 +183,14 @@ class StockServiceServicer:
 
     def ListHolds(self, request, context):
         """The holds of a person (under all ids that were linked to the given one) or on a store's stock, latest first: those within the caller's
-        scope. At least one of the two is named, else INVALID_FIELD.
+        scope.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def BatchListHolds(self, request, context):
-        """The first holds of each of up to 100 consumers or stores, as ListHolds shows them; those without any within the caller's scope are absent
+        """The first holds of each of up to 100 consumers or stores, as `holds` shows them; those without any within the caller's scope are absent
         from the answer. Exactly one of the two is given, else INVALID_FIELD; more than 100 at once are an invalid request.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

@@ -3,7 +3,8 @@
 isort:skip_file
 Stock of every store and warehouse, and the holds on it. The last one is never given twice.
 
-Available = on hand - reserved - safety. Reserved is the sum of the live holds: those a consumer waits with and those an unpaid order stands on.
+Available = on hand - reserved - safety. Reserved is the sum of the live holds: those a consumer waits with and those an unpaid order
+stands on.
 """
 
 from collections import abc as _abc
@@ -37,9 +38,9 @@ class StockServiceStub:
     BatchGetStocks: _grpc.UnaryUnaryMultiCallable[_stock_pb2.BatchGetStocksRequest, _stock_pb2.BatchGetStocksResponse]
     """Stock rows by id (`store_id:variant_id`), in no particular order; those out of the caller's scope or unknown are left out."""
     ListStocks: _grpc.UnaryUnaryMultiCallable[_stock_pb2.ListStocksRequest, _stock_pb2.ListStocksResponse]
-    """The stock of one store, or of one variant in every store within the caller's scope. At least one of the two is named, else INVALID_FIELD."""
+    """The stock of one store, or of one variant in every store within the caller's scope."""
     BatchListStocks: _grpc.UnaryUnaryMultiCallable[_stock_pb2.BatchListStocksRequest, _stock_pb2.BatchListStocksResponse]
-    """The first stock rows of each of up to 100 stores or variants, as ListStocks shows them; those without any within the caller's scope are
+    """The first stock rows of each of up to 100 stores or variants, as `stocks` shows them; those without any within the caller's scope are
     absent from the answer. Exactly one of the two is given, else INVALID_FIELD; more than 100 at once are an invalid request.
     """
     SetStock: _grpc.UnaryUnaryMultiCallable[_stock_pb2.SetStockRequest, _stock_pb2.SetStockResponse]
@@ -48,31 +49,36 @@ class StockServiceStub:
     """
     AdjustStock: _grpc.UnaryUnaryMultiCallable[_stock_pb2.AdjustStockRequest, _stock_pb2.AdjustStockResponse]
     """Adds to what is on hand, or takes from it.
-    Refuses with STOCK_NOT_FOUND, STOCK_RESERVED (fewer than holds stand on, or than none), TOO_MANY_ON_HAND (more than 1,000,000,000 in all).
+    Refuses with STOCK_NOT_FOUND, STOCK_RESERVED (fewer than holds stand on, or than none), TOO_MANY_ON_HAND (more than 1,000,000,000 in
+    all).
     """
     ImportStock: _grpc.UnaryUnaryMultiCallable[_stock_pb2.ImportStockRequest, _stock_pb2.ImportStockResponse]
-    """Sets up to 500 rows as SetStock does. Rows are left out with STORE_NOT_FOUND, VARIANT_NOT_FOUND, STOCK_RESERVED, STOCK_REPEATED or INVALID_FIELD."""
+    """Sets up to 500 rows as `setStock` does. Rows are left out with STORE_NOT_FOUND, VARIANT_NOT_FOUND, STOCK_RESERVED, STOCK_REPEATED or
+    INVALID_FIELD.
+    """
     HoldStock: _grpc.UnaryUnaryMultiCallable[_stock_pb2.HoldStockRequest, _stock_pb2.HoldStockResponse]
     """Keeps goods back for a consumer for 15 minutes.
-    Refuses with STOCK_NOT_FOUND, with OUT_OF_STOCK when too few are available (metadata: fewer, whether any are; `held_until`, RFC 3339, when
-    it is others' holds that take them: the time at which the first of those ends unless it is bought), and with TOO_MANY_HOLDS when 10
-    holds stand for the person (under all ids that were linked to the given one), those of unpaid orders among them (metadata: limit;
-    `free_at`, RFC 3339, when the first of them ends, unless that hold is out of the caller's scope). An unpaid order of goods that were not held before it counts as one hold, however many
-    lines it has. What the consumer takes themself counts in all brands together; what others take for them counts apart from that, for
-    each brand alone that runs stores it is taken from.
+    Refuses with STOCK_NOT_FOUND, with OUT_OF_STOCK when too few are available (metadata: fewer, whether any are; `heldUntil`, RFC 3339,
+    when it is others' holds that take them: the time at which the first of those ends unless it is bought), and with TOO_MANY_HOLDS when
+    10 holds stand for the person (under all ids that were linked to the given one), those of unpaid orders among them (metadata: limit;
+    `freeAt`, RFC 3339, when the first of them ends, unless that hold is out of the caller's scope). An unpaid order of goods that were not
+    held before it counts as one hold, however many lines it has. What the consumer takes themself counts in all brands together; what
+    others take for them counts apart from that, for each brand alone that runs stores it is taken from.
     """
     ReleaseHold: _grpc.UnaryUnaryMultiCallable[_stock_pb2.ReleaseHoldRequest, _stock_pb2.ReleaseHoldResponse]
-    """Gives held goods back. Releasing a hold that has ended changes nothing. Refuses with HOLD_NOT_FOUND, HOLD_ORDERED (cancel the order instead)."""
+    """Gives held goods back. Releasing a hold that has ended changes nothing. Refuses with HOLD_NOT_FOUND, HOLD_ORDERED (cancel the order
+    instead).
+    """
     GetHold: _grpc.UnaryUnaryMultiCallable[_stock_pb2.GetHoldRequest, _stock_pb2.GetHoldResponse]
     """One hold. Refuses with HOLD_NOT_FOUND."""
     BatchGetHolds: _grpc.UnaryUnaryMultiCallable[_stock_pb2.BatchGetHoldsRequest, _stock_pb2.BatchGetHoldsResponse]
     """Holds by id, in no particular order; those out of the caller's scope or unknown are left out."""
     ListHolds: _grpc.UnaryUnaryMultiCallable[_stock_pb2.ListHoldsRequest, _stock_pb2.ListHoldsResponse]
     """The holds of a person (under all ids that were linked to the given one) or on a store's stock, latest first: those within the caller's
-    scope. At least one of the two is named, else INVALID_FIELD.
+    scope.
     """
     BatchListHolds: _grpc.UnaryUnaryMultiCallable[_stock_pb2.BatchListHoldsRequest, _stock_pb2.BatchListHoldsResponse]
-    """The first holds of each of up to 100 consumers or stores, as ListHolds shows them; those without any within the caller's scope are absent
+    """The first holds of each of up to 100 consumers or stores, as `holds` shows them; those without any within the caller's scope are absent
     from the answer. Exactly one of the two is given, else INVALID_FIELD; more than 100 at once are an invalid request.
     """
 
@@ -82,9 +88,9 @@ class StockServiceAsyncStub(StockServiceStub):
     BatchGetStocks: _aio.UnaryUnaryMultiCallable[_stock_pb2.BatchGetStocksRequest, _stock_pb2.BatchGetStocksResponse]  # type: ignore[assignment]
     """Stock rows by id (`store_id:variant_id`), in no particular order; those out of the caller's scope or unknown are left out."""
     ListStocks: _aio.UnaryUnaryMultiCallable[_stock_pb2.ListStocksRequest, _stock_pb2.ListStocksResponse]  # type: ignore[assignment]
-    """The stock of one store, or of one variant in every store within the caller's scope. At least one of the two is named, else INVALID_FIELD."""
+    """The stock of one store, or of one variant in every store within the caller's scope."""
     BatchListStocks: _aio.UnaryUnaryMultiCallable[_stock_pb2.BatchListStocksRequest, _stock_pb2.BatchListStocksResponse]  # type: ignore[assignment]
-    """The first stock rows of each of up to 100 stores or variants, as ListStocks shows them; those without any within the caller's scope are
+    """The first stock rows of each of up to 100 stores or variants, as `stocks` shows them; those without any within the caller's scope are
     absent from the answer. Exactly one of the two is given, else INVALID_FIELD; more than 100 at once are an invalid request.
     """
     SetStock: _aio.UnaryUnaryMultiCallable[_stock_pb2.SetStockRequest, _stock_pb2.SetStockResponse]  # type: ignore[assignment]
@@ -93,31 +99,36 @@ class StockServiceAsyncStub(StockServiceStub):
     """
     AdjustStock: _aio.UnaryUnaryMultiCallable[_stock_pb2.AdjustStockRequest, _stock_pb2.AdjustStockResponse]  # type: ignore[assignment]
     """Adds to what is on hand, or takes from it.
-    Refuses with STOCK_NOT_FOUND, STOCK_RESERVED (fewer than holds stand on, or than none), TOO_MANY_ON_HAND (more than 1,000,000,000 in all).
+    Refuses with STOCK_NOT_FOUND, STOCK_RESERVED (fewer than holds stand on, or than none), TOO_MANY_ON_HAND (more than 1,000,000,000 in
+    all).
     """
     ImportStock: _aio.UnaryUnaryMultiCallable[_stock_pb2.ImportStockRequest, _stock_pb2.ImportStockResponse]  # type: ignore[assignment]
-    """Sets up to 500 rows as SetStock does. Rows are left out with STORE_NOT_FOUND, VARIANT_NOT_FOUND, STOCK_RESERVED, STOCK_REPEATED or INVALID_FIELD."""
+    """Sets up to 500 rows as `setStock` does. Rows are left out with STORE_NOT_FOUND, VARIANT_NOT_FOUND, STOCK_RESERVED, STOCK_REPEATED or
+    INVALID_FIELD.
+    """
     HoldStock: _aio.UnaryUnaryMultiCallable[_stock_pb2.HoldStockRequest, _stock_pb2.HoldStockResponse]  # type: ignore[assignment]
     """Keeps goods back for a consumer for 15 minutes.
-    Refuses with STOCK_NOT_FOUND, with OUT_OF_STOCK when too few are available (metadata: fewer, whether any are; `held_until`, RFC 3339, when
-    it is others' holds that take them: the time at which the first of those ends unless it is bought), and with TOO_MANY_HOLDS when 10
-    holds stand for the person (under all ids that were linked to the given one), those of unpaid orders among them (metadata: limit;
-    `free_at`, RFC 3339, when the first of them ends, unless that hold is out of the caller's scope). An unpaid order of goods that were not held before it counts as one hold, however many
-    lines it has. What the consumer takes themself counts in all brands together; what others take for them counts apart from that, for
-    each brand alone that runs stores it is taken from.
+    Refuses with STOCK_NOT_FOUND, with OUT_OF_STOCK when too few are available (metadata: fewer, whether any are; `heldUntil`, RFC 3339,
+    when it is others' holds that take them: the time at which the first of those ends unless it is bought), and with TOO_MANY_HOLDS when
+    10 holds stand for the person (under all ids that were linked to the given one), those of unpaid orders among them (metadata: limit;
+    `freeAt`, RFC 3339, when the first of them ends, unless that hold is out of the caller's scope). An unpaid order of goods that were not
+    held before it counts as one hold, however many lines it has. What the consumer takes themself counts in all brands together; what
+    others take for them counts apart from that, for each brand alone that runs stores it is taken from.
     """
     ReleaseHold: _aio.UnaryUnaryMultiCallable[_stock_pb2.ReleaseHoldRequest, _stock_pb2.ReleaseHoldResponse]  # type: ignore[assignment]
-    """Gives held goods back. Releasing a hold that has ended changes nothing. Refuses with HOLD_NOT_FOUND, HOLD_ORDERED (cancel the order instead)."""
+    """Gives held goods back. Releasing a hold that has ended changes nothing. Refuses with HOLD_NOT_FOUND, HOLD_ORDERED (cancel the order
+    instead).
+    """
     GetHold: _aio.UnaryUnaryMultiCallable[_stock_pb2.GetHoldRequest, _stock_pb2.GetHoldResponse]  # type: ignore[assignment]
     """One hold. Refuses with HOLD_NOT_FOUND."""
     BatchGetHolds: _aio.UnaryUnaryMultiCallable[_stock_pb2.BatchGetHoldsRequest, _stock_pb2.BatchGetHoldsResponse]  # type: ignore[assignment]
     """Holds by id, in no particular order; those out of the caller's scope or unknown are left out."""
     ListHolds: _aio.UnaryUnaryMultiCallable[_stock_pb2.ListHoldsRequest, _stock_pb2.ListHoldsResponse]  # type: ignore[assignment]
     """The holds of a person (under all ids that were linked to the given one) or on a store's stock, latest first: those within the caller's
-    scope. At least one of the two is named, else INVALID_FIELD.
+    scope.
     """
     BatchListHolds: _aio.UnaryUnaryMultiCallable[_stock_pb2.BatchListHoldsRequest, _stock_pb2.BatchListHoldsResponse]  # type: ignore[assignment]
-    """The first holds of each of up to 100 consumers or stores, as ListHolds shows them; those without any within the caller's scope are absent
+    """The first holds of each of up to 100 consumers or stores, as `holds` shows them; those without any within the caller's scope are absent
     from the answer. Exactly one of the two is given, else INVALID_FIELD; more than 100 at once are an invalid request.
     """
 
@@ -136,7 +147,7 @@ class StockServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _stock_pb2.ListStocksRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_stock_pb2.ListStocksResponse, _abc.Awaitable[_stock_pb2.ListStocksResponse]]:
-        """The stock of one store, or of one variant in every store within the caller's scope. At least one of the two is named, else INVALID_FIELD."""
+        """The stock of one store, or of one variant in every store within the caller's scope."""
 
     @_abc_1.abstractmethod
     def BatchListStocks(
@@ -144,7 +155,7 @@ class StockServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _stock_pb2.BatchListStocksRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_stock_pb2.BatchListStocksResponse, _abc.Awaitable[_stock_pb2.BatchListStocksResponse]]:
-        """The first stock rows of each of up to 100 stores or variants, as ListStocks shows them; those without any within the caller's scope are
+        """The first stock rows of each of up to 100 stores or variants, as `stocks` shows them; those without any within the caller's scope are
         absent from the answer. Exactly one of the two is given, else INVALID_FIELD; more than 100 at once are an invalid request.
         """
 
@@ -165,7 +176,8 @@ class StockServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_stock_pb2.AdjustStockResponse, _abc.Awaitable[_stock_pb2.AdjustStockResponse]]:
         """Adds to what is on hand, or takes from it.
-        Refuses with STOCK_NOT_FOUND, STOCK_RESERVED (fewer than holds stand on, or than none), TOO_MANY_ON_HAND (more than 1,000,000,000 in all).
+        Refuses with STOCK_NOT_FOUND, STOCK_RESERVED (fewer than holds stand on, or than none), TOO_MANY_ON_HAND (more than 1,000,000,000 in
+        all).
         """
 
     @_abc_1.abstractmethod
@@ -174,7 +186,9 @@ class StockServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _stock_pb2.ImportStockRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_stock_pb2.ImportStockResponse, _abc.Awaitable[_stock_pb2.ImportStockResponse]]:
-        """Sets up to 500 rows as SetStock does. Rows are left out with STORE_NOT_FOUND, VARIANT_NOT_FOUND, STOCK_RESERVED, STOCK_REPEATED or INVALID_FIELD."""
+        """Sets up to 500 rows as `setStock` does. Rows are left out with STORE_NOT_FOUND, VARIANT_NOT_FOUND, STOCK_RESERVED, STOCK_REPEATED or
+        INVALID_FIELD.
+        """
 
     @_abc_1.abstractmethod
     def HoldStock(
@@ -183,12 +197,12 @@ class StockServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_stock_pb2.HoldStockResponse, _abc.Awaitable[_stock_pb2.HoldStockResponse]]:
         """Keeps goods back for a consumer for 15 minutes.
-        Refuses with STOCK_NOT_FOUND, with OUT_OF_STOCK when too few are available (metadata: fewer, whether any are; `held_until`, RFC 3339, when
-        it is others' holds that take them: the time at which the first of those ends unless it is bought), and with TOO_MANY_HOLDS when 10
-        holds stand for the person (under all ids that were linked to the given one), those of unpaid orders among them (metadata: limit;
-        `free_at`, RFC 3339, when the first of them ends, unless that hold is out of the caller's scope). An unpaid order of goods that were not held before it counts as one hold, however many
-        lines it has. What the consumer takes themself counts in all brands together; what others take for them counts apart from that, for
-        each brand alone that runs stores it is taken from.
+        Refuses with STOCK_NOT_FOUND, with OUT_OF_STOCK when too few are available (metadata: fewer, whether any are; `heldUntil`, RFC 3339,
+        when it is others' holds that take them: the time at which the first of those ends unless it is bought), and with TOO_MANY_HOLDS when
+        10 holds stand for the person (under all ids that were linked to the given one), those of unpaid orders among them (metadata: limit;
+        `freeAt`, RFC 3339, when the first of them ends, unless that hold is out of the caller's scope). An unpaid order of goods that were not
+        held before it counts as one hold, however many lines it has. What the consumer takes themself counts in all brands together; what
+        others take for them counts apart from that, for each brand alone that runs stores it is taken from.
         """
 
     @_abc_1.abstractmethod
@@ -197,7 +211,9 @@ class StockServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _stock_pb2.ReleaseHoldRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_stock_pb2.ReleaseHoldResponse, _abc.Awaitable[_stock_pb2.ReleaseHoldResponse]]:
-        """Gives held goods back. Releasing a hold that has ended changes nothing. Refuses with HOLD_NOT_FOUND, HOLD_ORDERED (cancel the order instead)."""
+        """Gives held goods back. Releasing a hold that has ended changes nothing. Refuses with HOLD_NOT_FOUND, HOLD_ORDERED (cancel the order
+        instead).
+        """
 
     @_abc_1.abstractmethod
     def GetHold(
@@ -222,7 +238,7 @@ class StockServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_stock_pb2.ListHoldsResponse, _abc.Awaitable[_stock_pb2.ListHoldsResponse]]:
         """The holds of a person (under all ids that were linked to the given one) or on a store's stock, latest first: those within the caller's
-        scope. At least one of the two is named, else INVALID_FIELD.
+        scope.
         """
 
     @_abc_1.abstractmethod
@@ -231,7 +247,7 @@ class StockServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _stock_pb2.BatchListHoldsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_stock_pb2.BatchListHoldsResponse, _abc.Awaitable[_stock_pb2.BatchListHoldsResponse]]:
-        """The first holds of each of up to 100 consumers or stores, as ListHolds shows them; those without any within the caller's scope are absent
+        """The first holds of each of up to 100 consumers or stores, as `holds` shows them; those without any within the caller's scope are absent
         from the answer. Exactly one of the two is given, else INVALID_FIELD; more than 100 at once are an invalid request.
         """
 

@@ -603,7 +603,7 @@ class CampaignsOfDistrict(_message.Message):
 
     @_builtins.property
     def page(self) -> _page_pb2.PageInfo:
-        """Continues with ListCampaigns."""
+        """Continues with `campaigns`."""
 
     def __init__(
         self,
@@ -739,7 +739,7 @@ class ParticipantsOfCampaign(_message.Message):
 
     @_builtins.property
     def page(self) -> _page_pb2.PageInfo:
-        """Continues with ListParticipants."""
+        """Continues with `participants`."""
 
     def __init__(
         self,
@@ -961,7 +961,7 @@ class BudgetsOfBrand(_message.Message):
 
     @_builtins.property
     def page(self) -> _page_pb2.PageInfo:
-        """Continues with ListBudgets."""
+        """Continues with `budgets`."""
 
     def __init__(
         self,

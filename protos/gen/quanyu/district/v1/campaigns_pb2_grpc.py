@@ -142,7 +142,7 @@ class CampaignServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def BatchListCampaigns(self, request, context):
-        """The first campaigns of each of up to 100 districts, as ListCampaigns shows them. More districts at once are an invalid request.
+        """The first campaigns of each of up to 100 districts, as `campaigns` shows them. More districts at once are an invalid request.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -156,7 +156,7 @@ class CampaignServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def BatchListParticipants(self, request, context):
-        """The first participants of each of up to 100 campaigns, as ListParticipants shows them. More campaigns at once are an invalid request.
+        """The first participants of each of up to 100 campaigns, as `participants` shows them. More campaigns at once are an invalid request.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -184,7 +184,7 @@ class CampaignServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def BatchListBudgets(self, request, context):
-        """The first budgets of each of up to 100 brands, as ListBudgets shows them; brands out of the caller's scope are absent from the answer.
+        """The first budgets of each of up to 100 brands, as `budgets` shows them; brands out of the caller's scope are absent from the answer.
         More brands at once are an invalid request.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

@@ -51,11 +51,11 @@ class CampaignServiceStub:
     ListCampaigns: _grpc.UnaryUnaryMultiCallable[_campaigns_pb2.ListCampaignsRequest, _campaigns_pb2.ListCampaignsResponse]
     """The campaigns of a district, the one that starts last first."""
     BatchListCampaigns: _grpc.UnaryUnaryMultiCallable[_campaigns_pb2.BatchListCampaignsRequest, _campaigns_pb2.BatchListCampaignsResponse]
-    """The first campaigns of each of up to 100 districts, as ListCampaigns shows them. More districts at once are an invalid request."""
+    """The first campaigns of each of up to 100 districts, as `campaigns` shows them. More districts at once are an invalid request."""
     ListParticipants: _grpc.UnaryUnaryMultiCallable[_campaigns_pb2.ListParticipantsRequest, _campaigns_pb2.ListParticipantsResponse]
     """The brands that take part in a campaign with what each gives, by brand id; without the numbers of their budgets."""
     BatchListParticipants: _grpc.UnaryUnaryMultiCallable[_campaigns_pb2.BatchListParticipantsRequest, _campaigns_pb2.BatchListParticipantsResponse]
-    """The first participants of each of up to 100 campaigns, as ListParticipants shows them. More campaigns at once are an invalid request."""
+    """The first participants of each of up to 100 campaigns, as `participants` shows them. More campaigns at once are an invalid request."""
     GetBudget: _grpc.UnaryUnaryMultiCallable[_campaigns_pb2.GetBudgetRequest, _campaigns_pb2.GetBudgetResponse]
     """One budget of the caller's brand. Refuses with BUDGET_NOT_FOUND."""
     BatchGetBudgets: _grpc.UnaryUnaryMultiCallable[_campaigns_pb2.BatchGetBudgetsRequest, _campaigns_pb2.BatchGetBudgetsResponse]
@@ -63,7 +63,7 @@ class CampaignServiceStub:
     ListBudgets: _grpc.UnaryUnaryMultiCallable[_campaigns_pb2.ListBudgetsRequest, _campaigns_pb2.ListBudgetsResponse]
     """The budgets of a brand, that of the campaign which starts last first."""
     BatchListBudgets: _grpc.UnaryUnaryMultiCallable[_campaigns_pb2.BatchListBudgetsRequest, _campaigns_pb2.BatchListBudgetsResponse]
-    """The first budgets of each of up to 100 brands, as ListBudgets shows them; brands out of the caller's scope are absent from the answer.
+    """The first budgets of each of up to 100 brands, as `budgets` shows them; brands out of the caller's scope are absent from the answer.
     More brands at once are an invalid request.
     """
 
@@ -90,11 +90,11 @@ class CampaignServiceAsyncStub(CampaignServiceStub):
     ListCampaigns: _aio.UnaryUnaryMultiCallable[_campaigns_pb2.ListCampaignsRequest, _campaigns_pb2.ListCampaignsResponse]  # type: ignore[assignment]
     """The campaigns of a district, the one that starts last first."""
     BatchListCampaigns: _aio.UnaryUnaryMultiCallable[_campaigns_pb2.BatchListCampaignsRequest, _campaigns_pb2.BatchListCampaignsResponse]  # type: ignore[assignment]
-    """The first campaigns of each of up to 100 districts, as ListCampaigns shows them. More districts at once are an invalid request."""
+    """The first campaigns of each of up to 100 districts, as `campaigns` shows them. More districts at once are an invalid request."""
     ListParticipants: _aio.UnaryUnaryMultiCallable[_campaigns_pb2.ListParticipantsRequest, _campaigns_pb2.ListParticipantsResponse]  # type: ignore[assignment]
     """The brands that take part in a campaign with what each gives, by brand id; without the numbers of their budgets."""
     BatchListParticipants: _aio.UnaryUnaryMultiCallable[_campaigns_pb2.BatchListParticipantsRequest, _campaigns_pb2.BatchListParticipantsResponse]  # type: ignore[assignment]
-    """The first participants of each of up to 100 campaigns, as ListParticipants shows them. More campaigns at once are an invalid request."""
+    """The first participants of each of up to 100 campaigns, as `participants` shows them. More campaigns at once are an invalid request."""
     GetBudget: _aio.UnaryUnaryMultiCallable[_campaigns_pb2.GetBudgetRequest, _campaigns_pb2.GetBudgetResponse]  # type: ignore[assignment]
     """One budget of the caller's brand. Refuses with BUDGET_NOT_FOUND."""
     BatchGetBudgets: _aio.UnaryUnaryMultiCallable[_campaigns_pb2.BatchGetBudgetsRequest, _campaigns_pb2.BatchGetBudgetsResponse]  # type: ignore[assignment]
@@ -102,7 +102,7 @@ class CampaignServiceAsyncStub(CampaignServiceStub):
     ListBudgets: _aio.UnaryUnaryMultiCallable[_campaigns_pb2.ListBudgetsRequest, _campaigns_pb2.ListBudgetsResponse]  # type: ignore[assignment]
     """The budgets of a brand, that of the campaign which starts last first."""
     BatchListBudgets: _aio.UnaryUnaryMultiCallable[_campaigns_pb2.BatchListBudgetsRequest, _campaigns_pb2.BatchListBudgetsResponse]  # type: ignore[assignment]
-    """The first budgets of each of up to 100 brands, as ListBudgets shows them; brands out of the caller's scope are absent from the answer.
+    """The first budgets of each of up to 100 brands, as `budgets` shows them; brands out of the caller's scope are absent from the answer.
     More brands at once are an invalid request.
     """
 
@@ -162,7 +162,7 @@ class CampaignServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _campaigns_pb2.BatchListCampaignsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_campaigns_pb2.BatchListCampaignsResponse, _abc.Awaitable[_campaigns_pb2.BatchListCampaignsResponse]]:
-        """The first campaigns of each of up to 100 districts, as ListCampaigns shows them. More districts at once are an invalid request."""
+        """The first campaigns of each of up to 100 districts, as `campaigns` shows them. More districts at once are an invalid request."""
 
     @_abc_1.abstractmethod
     def ListParticipants(
@@ -178,7 +178,7 @@ class CampaignServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _campaigns_pb2.BatchListParticipantsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_campaigns_pb2.BatchListParticipantsResponse, _abc.Awaitable[_campaigns_pb2.BatchListParticipantsResponse]]:
-        """The first participants of each of up to 100 campaigns, as ListParticipants shows them. More campaigns at once are an invalid request."""
+        """The first participants of each of up to 100 campaigns, as `participants` shows them. More campaigns at once are an invalid request."""
 
     @_abc_1.abstractmethod
     def GetBudget(
@@ -210,7 +210,7 @@ class CampaignServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _campaigns_pb2.BatchListBudgetsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_campaigns_pb2.BatchListBudgetsResponse, _abc.Awaitable[_campaigns_pb2.BatchListBudgetsResponse]]:
-        """The first budgets of each of up to 100 brands, as ListBudgets shows them; brands out of the caller's scope are absent from the answer.
+        """The first budgets of each of up to 100 brands, as `budgets` shows them; brands out of the caller's scope are absent from the answer.
         More brands at once are an invalid request.
         """
 

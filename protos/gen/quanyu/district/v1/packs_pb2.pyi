@@ -537,7 +537,7 @@ class PacksOfConsumer(_message.Message):
 
     @_builtins.property
     def page(self) -> _page_pb2.PageInfo:
-        """Continues with ListPacks."""
+        """Continues with `packs`."""
 
     def __init__(
         self,

@@ -73,10 +73,10 @@ class PackServiceServicer:
         A brand that would have been picked but has nothing left, or to which the consumer gave no consent for district coupons, is named in
         `declined` and the next one takes its place.
         There is one pack for each person, district and day (in the district's zone): asking again answers the same pack, whatever the
-        request id and however many ask at once.
+        idempotency key and however many ask at once.
         Refuses with VISIT_NOT_FOUND; with VISIT_OVER when the visit has ended or is of an earlier day and no pack was given on it; with
         NO_CAMPAIGN when no campaign runs in the district; with NOTHING_TO_GIVE when every brand had to be declined (the metadata
-        `consent_missing` and `budget_spent` count them). Tells PackIssued.
+        `consentMissing` and `budgetSpent` count them). Tells PackIssued.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -104,7 +104,7 @@ class PackServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def BatchListPacks(self, request, context):
-        """The newest packs of each of up to 100 persons, as ListPacks shows them; persons out of the caller's scope are absent from the answer.
+        """The newest packs of each of up to 100 persons, as `packs` shows them; persons out of the caller's scope are absent from the answer.
         More at once are an invalid request.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

@@ -40,10 +40,10 @@ class PackServiceStub:
     A brand that would have been picked but has nothing left, or to which the consumer gave no consent for district coupons, is named in
     `declined` and the next one takes its place.
     There is one pack for each person, district and day (in the district's zone): asking again answers the same pack, whatever the
-    request id and however many ask at once.
+    idempotency key and however many ask at once.
     Refuses with VISIT_NOT_FOUND; with VISIT_OVER when the visit has ended or is of an earlier day and no pack was given on it; with
     NO_CAMPAIGN when no campaign runs in the district; with NOTHING_TO_GIVE when every brand had to be declined (the metadata
-    `consent_missing` and `budget_spent` count them). Tells PackIssued.
+    `consentMissing` and `budgetSpent` count them). Tells PackIssued.
     """
     GetPack: _grpc.UnaryUnaryMultiCallable[_packs_pb2.GetPackRequest, _packs_pb2.GetPackResponse]
     """One pack of the caller. Refuses with PACK_NOT_FOUND."""
@@ -52,7 +52,7 @@ class PackServiceStub:
     ListPacks: _grpc.UnaryUnaryMultiCallable[_packs_pb2.ListPacksRequest, _packs_pb2.ListPacksResponse]
     """The packs of a person, under all ids that were linked to the given one, newest first."""
     BatchListPacks: _grpc.UnaryUnaryMultiCallable[_packs_pb2.BatchListPacksRequest, _packs_pb2.BatchListPacksResponse]
-    """The newest packs of each of up to 100 persons, as ListPacks shows them; persons out of the caller's scope are absent from the answer.
+    """The newest packs of each of up to 100 persons, as `packs` shows them; persons out of the caller's scope are absent from the answer.
     More at once are an invalid request.
     """
 
@@ -68,10 +68,10 @@ class PackServiceAsyncStub(PackServiceStub):
     A brand that would have been picked but has nothing left, or to which the consumer gave no consent for district coupons, is named in
     `declined` and the next one takes its place.
     There is one pack for each person, district and day (in the district's zone): asking again answers the same pack, whatever the
-    request id and however many ask at once.
+    idempotency key and however many ask at once.
     Refuses with VISIT_NOT_FOUND; with VISIT_OVER when the visit has ended or is of an earlier day and no pack was given on it; with
     NO_CAMPAIGN when no campaign runs in the district; with NOTHING_TO_GIVE when every brand had to be declined (the metadata
-    `consent_missing` and `budget_spent` count them). Tells PackIssued.
+    `consentMissing` and `budgetSpent` count them). Tells PackIssued.
     """
     GetPack: _aio.UnaryUnaryMultiCallable[_packs_pb2.GetPackRequest, _packs_pb2.GetPackResponse]  # type: ignore[assignment]
     """One pack of the caller. Refuses with PACK_NOT_FOUND."""
@@ -80,7 +80,7 @@ class PackServiceAsyncStub(PackServiceStub):
     ListPacks: _aio.UnaryUnaryMultiCallable[_packs_pb2.ListPacksRequest, _packs_pb2.ListPacksResponse]  # type: ignore[assignment]
     """The packs of a person, under all ids that were linked to the given one, newest first."""
     BatchListPacks: _aio.UnaryUnaryMultiCallable[_packs_pb2.BatchListPacksRequest, _packs_pb2.BatchListPacksResponse]  # type: ignore[assignment]
-    """The newest packs of each of up to 100 persons, as ListPacks shows them; persons out of the caller's scope are absent from the answer.
+    """The newest packs of each of up to 100 persons, as `packs` shows them; persons out of the caller's scope are absent from the answer.
     More at once are an invalid request.
     """
 
@@ -99,10 +99,10 @@ class PackServiceServicer(metaclass=_abc_1.ABCMeta):
         A brand that would have been picked but has nothing left, or to which the consumer gave no consent for district coupons, is named in
         `declined` and the next one takes its place.
         There is one pack for each person, district and day (in the district's zone): asking again answers the same pack, whatever the
-        request id and however many ask at once.
+        idempotency key and however many ask at once.
         Refuses with VISIT_NOT_FOUND; with VISIT_OVER when the visit has ended or is of an earlier day and no pack was given on it; with
         NO_CAMPAIGN when no campaign runs in the district; with NOTHING_TO_GIVE when every brand had to be declined (the metadata
-        `consent_missing` and `budget_spent` count them). Tells PackIssued.
+        `consentMissing` and `budgetSpent` count them). Tells PackIssued.
         """
 
     @_abc_1.abstractmethod
@@ -135,7 +135,7 @@ class PackServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _packs_pb2.BatchListPacksRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_packs_pb2.BatchListPacksResponse, _abc.Awaitable[_packs_pb2.BatchListPacksResponse]]:
-        """The newest packs of each of up to 100 persons, as ListPacks shows them; persons out of the caller's scope are absent from the answer.
+        """The newest packs of each of up to 100 persons, as `packs` shows them; persons out of the caller's scope are absent from the answer.
         More at once are an invalid request.
         """
 

@@ -842,7 +842,7 @@ class VenuesOfDistrict(_message.Message):
 
     @_builtins.property
     def page(self) -> _page_pb2.PageInfo:
-        """Continues with ListVenues."""
+        """Continues with `venues`."""
 
     def __init__(
         self,

@@ -148,8 +148,8 @@ class PlaceServiceServicer:
 
     def ImportVenues(self, request, context):
         """Adds or replaces many venues of one district, all or none. A venue is told by its id, so that the same import may run twice.
-        Refuses with DISTRICT_NOT_FOUND, with VENUE_EXISTS when an id belongs to a venue of another district, and with OUTSIDE_DISTRICT when one
-        stands beyond the district's geofence.
+        Refuses with DISTRICT_NOT_FOUND, with VENUE_EXISTS when an id belongs to a venue of another district, and with OUTSIDE_DISTRICT when
+        one stands beyond the district's geofence.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -171,7 +171,7 @@ class PlaceServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def BatchListVenues(self, request, context):
-        """The first venues of each of up to 100 districts, as ListVenues shows them. More districts at once are an invalid request.
+        """The first venues of each of up to 100 districts, as `venues` shows them. More districts at once are an invalid request.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

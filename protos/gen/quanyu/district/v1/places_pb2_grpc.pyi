@@ -53,8 +53,8 @@ class PlaceServiceStub:
     """
     ImportVenues: _grpc.UnaryUnaryMultiCallable[_places_pb2.ImportVenuesRequest, _places_pb2.ImportVenuesResponse]
     """Adds or replaces many venues of one district, all or none. A venue is told by its id, so that the same import may run twice.
-    Refuses with DISTRICT_NOT_FOUND, with VENUE_EXISTS when an id belongs to a venue of another district, and with OUTSIDE_DISTRICT when one
-    stands beyond the district's geofence.
+    Refuses with DISTRICT_NOT_FOUND, with VENUE_EXISTS when an id belongs to a venue of another district, and with OUTSIDE_DISTRICT when
+    one stands beyond the district's geofence.
     """
     BatchGetVenues: _grpc.UnaryUnaryMultiCallable[_places_pb2.BatchGetVenuesRequest, _places_pb2.BatchGetVenuesResponse]
     """Several venues; ids that do not exist are absent from the answer."""
@@ -63,7 +63,7 @@ class PlaceServiceStub:
     readings stands where MongoDB's collation has it.
     """
     BatchListVenues: _grpc.UnaryUnaryMultiCallable[_places_pb2.BatchListVenuesRequest, _places_pb2.BatchListVenuesResponse]
-    """The first venues of each of up to 100 districts, as ListVenues shows them. More districts at once are an invalid request."""
+    """The first venues of each of up to 100 districts, as `venues` shows them. More districts at once are an invalid request."""
     EnterDistrict: _grpc.UnaryUnaryMultiCallable[_places_pb2.EnterDistrictRequest, _places_pb2.EnterDistrictResponse]
     """The consumer enters a district. There is one open visit for each consumer, district and day (in the district's zone): entering again
     answers the open one and tells no new fact. A position outside the geofence is refused with OUTSIDE_DISTRICT; without a position the
@@ -103,8 +103,8 @@ class PlaceServiceAsyncStub(PlaceServiceStub):
     """
     ImportVenues: _aio.UnaryUnaryMultiCallable[_places_pb2.ImportVenuesRequest, _places_pb2.ImportVenuesResponse]  # type: ignore[assignment]
     """Adds or replaces many venues of one district, all or none. A venue is told by its id, so that the same import may run twice.
-    Refuses with DISTRICT_NOT_FOUND, with VENUE_EXISTS when an id belongs to a venue of another district, and with OUTSIDE_DISTRICT when one
-    stands beyond the district's geofence.
+    Refuses with DISTRICT_NOT_FOUND, with VENUE_EXISTS when an id belongs to a venue of another district, and with OUTSIDE_DISTRICT when
+    one stands beyond the district's geofence.
     """
     BatchGetVenues: _aio.UnaryUnaryMultiCallable[_places_pb2.BatchGetVenuesRequest, _places_pb2.BatchGetVenuesResponse]  # type: ignore[assignment]
     """Several venues; ids that do not exist are absent from the answer."""
@@ -113,7 +113,7 @@ class PlaceServiceAsyncStub(PlaceServiceStub):
     readings stands where MongoDB's collation has it.
     """
     BatchListVenues: _aio.UnaryUnaryMultiCallable[_places_pb2.BatchListVenuesRequest, _places_pb2.BatchListVenuesResponse]  # type: ignore[assignment]
-    """The first venues of each of up to 100 districts, as ListVenues shows them. More districts at once are an invalid request."""
+    """The first venues of each of up to 100 districts, as `venues` shows them. More districts at once are an invalid request."""
     EnterDistrict: _aio.UnaryUnaryMultiCallable[_places_pb2.EnterDistrictRequest, _places_pb2.EnterDistrictResponse]  # type: ignore[assignment]
     """The consumer enters a district. There is one open visit for each consumer, district and day (in the district's zone): entering again
     answers the open one and tells no new fact. A position outside the geofence is refused with OUTSIDE_DISTRICT; without a position the
@@ -186,8 +186,8 @@ class PlaceServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_places_pb2.ImportVenuesResponse, _abc.Awaitable[_places_pb2.ImportVenuesResponse]]:
         """Adds or replaces many venues of one district, all or none. A venue is told by its id, so that the same import may run twice.
-        Refuses with DISTRICT_NOT_FOUND, with VENUE_EXISTS when an id belongs to a venue of another district, and with OUTSIDE_DISTRICT when one
-        stands beyond the district's geofence.
+        Refuses with DISTRICT_NOT_FOUND, with VENUE_EXISTS when an id belongs to a venue of another district, and with OUTSIDE_DISTRICT when
+        one stands beyond the district's geofence.
         """
 
     @_abc_1.abstractmethod
@@ -214,7 +214,7 @@ class PlaceServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _places_pb2.BatchListVenuesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_places_pb2.BatchListVenuesResponse, _abc.Awaitable[_places_pb2.BatchListVenuesResponse]]:
-        """The first venues of each of up to 100 districts, as ListVenues shows them. More districts at once are an invalid request."""
+        """The first venues of each of up to 100 districts, as `venues` shows them. More districts at once are an invalid request."""
 
     @_abc_1.abstractmethod
     def EnterDistrict(

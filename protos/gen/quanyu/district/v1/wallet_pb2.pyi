@@ -226,6 +226,8 @@ Global___Coupon: _TypeAlias = Coupon  # noqa: Y015
 
 @_typing.final
 class ListCouponsRequest(_message.Message):
+    """Exactly one of `consumerId` and `brandId` is given."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     CONSUMER_ID_FIELD_NUMBER: _builtins.int
@@ -361,7 +363,7 @@ class CouponsOfOwner(_message.Message):
 
     @_builtins.property
     def page(self) -> _page_pb2.PageInfo:
-        """Continues with ListCoupons."""
+        """Continues with `coupons`."""
 
     def __init__(
         self,

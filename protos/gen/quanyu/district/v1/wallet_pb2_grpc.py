@@ -72,16 +72,15 @@ class WalletServiceServicer:
     """
 
     def ListCoupons(self, request, context):
-        """The coupons of a person (under all ids that were linked to the given one) or of a brand, newest first. Give exactly one of
-        `consumer_id` and `brand_id`.
+        """The coupons of a person (under all ids that were linked to the given one) or of a brand, newest first.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def BatchListCoupons(self, request, context):
-        """The newest coupons of each of up to 100 persons or brands, as ListCoupons shows them; those out of the caller's scope are absent from
-        the answer. Give exactly one of `consumer_ids` and `brand_ids`; both or neither, and more than 100 at once, are an invalid request.
+        """The newest coupons of each of up to 100 persons or brands, as `coupons` shows them; those out of the caller's scope are absent from
+        the answer. Give exactly one of `consumerIds` and `brandIds`; both or neither, and more than 100 at once, are an invalid request.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -97,20 +96,20 @@ class WalletServiceServicer:
     def LockCoupons(self, request, context):
         """Locks the given coupons for an order, all or none, and answers what each takes off: its value, never more than the order's lines of
         its brand amount to. Once for each order: the same order with the same coupons and amounts answers the same again, also under another
-        request id; with others it is refused with ORDER_LOCKED_OTHERWISE until it is rolled back. After a rollback an order may lock anew.
+        idempotency key; with others it is refused with ORDER_LOCKED_OTHERWISE until it is rolled back. After a rollback an order may lock anew.
         A lock that is not confirmed within 45 minutes may be taken over by another order; its coupons are then free, all of them.
         Refuses with COUPON_NOT_FOUND when a coupon does not belong to the person, COUPON_EXPIRED, COUPON_LOCKED (by another order),
         COUPON_REDEEMED, BRAND_TWICE (two coupons of one brand), STORE_NOT_IN_DISTRICT (the goods come from elsewhere than the coupon's
-        district; the metadata name its `district_id`), NO_LINE_OF_BRAND, MINIMUM_SPEND_MISSED (the metadata name `minimum_minor` and
-        `amount_minor`) and CURRENCY_DIFFERS. Every refusal about a coupon names it in the metadata `coupon_id`.
+        district; the metadata name its `districtId`), NO_LINE_OF_BRAND, MINIMUM_SPEND_MISSED (the metadata name `minimumMinor` and
+        `amountMinor`) and CURRENCY_DIFFERS. Every refusal about a coupon names it in the metadata `couponId`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ConfirmCoupons(self, request, context):
-        """The order was paid: its locked coupons are redeemed. Confirming twice changes nothing, and a late confirmation stands as long as no other
-        order took the lock over. Refuses with LOCK_NOT_FOUND when the order never locked coupons and with LOCK_GONE when its lock was
+        """The order was paid: its locked coupons are redeemed. Confirming twice changes nothing, and a late confirmation stands as long as no
+        other order took the lock over. Refuses with LOCK_NOT_FOUND when the order never locked coupons and with LOCK_GONE when its lock was
         rolled back or taken over.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

@@ -34,28 +34,26 @@ class WalletServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> WalletServiceAsyncStub: ...
     ListCoupons: _grpc.UnaryUnaryMultiCallable[_wallet_pb2.ListCouponsRequest, _wallet_pb2.ListCouponsResponse]
-    """The coupons of a person (under all ids that were linked to the given one) or of a brand, newest first. Give exactly one of
-    `consumer_id` and `brand_id`.
-    """
+    """The coupons of a person (under all ids that were linked to the given one) or of a brand, newest first."""
     BatchListCoupons: _grpc.UnaryUnaryMultiCallable[_wallet_pb2.BatchListCouponsRequest, _wallet_pb2.BatchListCouponsResponse]
-    """The newest coupons of each of up to 100 persons or brands, as ListCoupons shows them; those out of the caller's scope are absent from
-    the answer. Give exactly one of `consumer_ids` and `brand_ids`; both or neither, and more than 100 at once, are an invalid request.
+    """The newest coupons of each of up to 100 persons or brands, as `coupons` shows them; those out of the caller's scope are absent from
+    the answer. Give exactly one of `consumerIds` and `brandIds`; both or neither, and more than 100 at once, are an invalid request.
     """
     BatchGetCoupons: _grpc.UnaryUnaryMultiCallable[_wallet_pb2.BatchGetCouponsRequest, _wallet_pb2.BatchGetCouponsResponse]
     """Several coupons: a consumer sees their own, a brand its own; others are absent from the answer."""
     LockCoupons: _grpc.UnaryUnaryMultiCallable[_wallet_pb2.LockCouponsRequest, _wallet_pb2.LockCouponsResponse]
     """Locks the given coupons for an order, all or none, and answers what each takes off: its value, never more than the order's lines of
     its brand amount to. Once for each order: the same order with the same coupons and amounts answers the same again, also under another
-    request id; with others it is refused with ORDER_LOCKED_OTHERWISE until it is rolled back. After a rollback an order may lock anew.
+    idempotency key; with others it is refused with ORDER_LOCKED_OTHERWISE until it is rolled back. After a rollback an order may lock anew.
     A lock that is not confirmed within 45 minutes may be taken over by another order; its coupons are then free, all of them.
     Refuses with COUPON_NOT_FOUND when a coupon does not belong to the person, COUPON_EXPIRED, COUPON_LOCKED (by another order),
     COUPON_REDEEMED, BRAND_TWICE (two coupons of one brand), STORE_NOT_IN_DISTRICT (the goods come from elsewhere than the coupon's
-    district; the metadata name its `district_id`), NO_LINE_OF_BRAND, MINIMUM_SPEND_MISSED (the metadata name `minimum_minor` and
-    `amount_minor`) and CURRENCY_DIFFERS. Every refusal about a coupon names it in the metadata `coupon_id`.
+    district; the metadata name its `districtId`), NO_LINE_OF_BRAND, MINIMUM_SPEND_MISSED (the metadata name `minimumMinor` and
+    `amountMinor`) and CURRENCY_DIFFERS. Every refusal about a coupon names it in the metadata `couponId`.
     """
     ConfirmCoupons: _grpc.UnaryUnaryMultiCallable[_wallet_pb2.ConfirmCouponsRequest, _wallet_pb2.ConfirmCouponsResponse]
-    """The order was paid: its locked coupons are redeemed. Confirming twice changes nothing, and a late confirmation stands as long as no other
-    order took the lock over. Refuses with LOCK_NOT_FOUND when the order never locked coupons and with LOCK_GONE when its lock was
+    """The order was paid: its locked coupons are redeemed. Confirming twice changes nothing, and a late confirmation stands as long as no
+    other order took the lock over. Refuses with LOCK_NOT_FOUND when the order never locked coupons and with LOCK_GONE when its lock was
     rolled back or taken over.
     """
     RollbackCoupons: _grpc.UnaryUnaryMultiCallable[_wallet_pb2.RollbackCouponsRequest, _wallet_pb2.RollbackCouponsResponse]
@@ -69,28 +67,26 @@ class WalletServiceAsyncStub(WalletServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     ListCoupons: _aio.UnaryUnaryMultiCallable[_wallet_pb2.ListCouponsRequest, _wallet_pb2.ListCouponsResponse]  # type: ignore[assignment]
-    """The coupons of a person (under all ids that were linked to the given one) or of a brand, newest first. Give exactly one of
-    `consumer_id` and `brand_id`.
-    """
+    """The coupons of a person (under all ids that were linked to the given one) or of a brand, newest first."""
     BatchListCoupons: _aio.UnaryUnaryMultiCallable[_wallet_pb2.BatchListCouponsRequest, _wallet_pb2.BatchListCouponsResponse]  # type: ignore[assignment]
-    """The newest coupons of each of up to 100 persons or brands, as ListCoupons shows them; those out of the caller's scope are absent from
-    the answer. Give exactly one of `consumer_ids` and `brand_ids`; both or neither, and more than 100 at once, are an invalid request.
+    """The newest coupons of each of up to 100 persons or brands, as `coupons` shows them; those out of the caller's scope are absent from
+    the answer. Give exactly one of `consumerIds` and `brandIds`; both or neither, and more than 100 at once, are an invalid request.
     """
     BatchGetCoupons: _aio.UnaryUnaryMultiCallable[_wallet_pb2.BatchGetCouponsRequest, _wallet_pb2.BatchGetCouponsResponse]  # type: ignore[assignment]
     """Several coupons: a consumer sees their own, a brand its own; others are absent from the answer."""
     LockCoupons: _aio.UnaryUnaryMultiCallable[_wallet_pb2.LockCouponsRequest, _wallet_pb2.LockCouponsResponse]  # type: ignore[assignment]
     """Locks the given coupons for an order, all or none, and answers what each takes off: its value, never more than the order's lines of
     its brand amount to. Once for each order: the same order with the same coupons and amounts answers the same again, also under another
-    request id; with others it is refused with ORDER_LOCKED_OTHERWISE until it is rolled back. After a rollback an order may lock anew.
+    idempotency key; with others it is refused with ORDER_LOCKED_OTHERWISE until it is rolled back. After a rollback an order may lock anew.
     A lock that is not confirmed within 45 minutes may be taken over by another order; its coupons are then free, all of them.
     Refuses with COUPON_NOT_FOUND when a coupon does not belong to the person, COUPON_EXPIRED, COUPON_LOCKED (by another order),
     COUPON_REDEEMED, BRAND_TWICE (two coupons of one brand), STORE_NOT_IN_DISTRICT (the goods come from elsewhere than the coupon's
-    district; the metadata name its `district_id`), NO_LINE_OF_BRAND, MINIMUM_SPEND_MISSED (the metadata name `minimum_minor` and
-    `amount_minor`) and CURRENCY_DIFFERS. Every refusal about a coupon names it in the metadata `coupon_id`.
+    district; the metadata name its `districtId`), NO_LINE_OF_BRAND, MINIMUM_SPEND_MISSED (the metadata name `minimumMinor` and
+    `amountMinor`) and CURRENCY_DIFFERS. Every refusal about a coupon names it in the metadata `couponId`.
     """
     ConfirmCoupons: _aio.UnaryUnaryMultiCallable[_wallet_pb2.ConfirmCouponsRequest, _wallet_pb2.ConfirmCouponsResponse]  # type: ignore[assignment]
-    """The order was paid: its locked coupons are redeemed. Confirming twice changes nothing, and a late confirmation stands as long as no other
-    order took the lock over. Refuses with LOCK_NOT_FOUND when the order never locked coupons and with LOCK_GONE when its lock was
+    """The order was paid: its locked coupons are redeemed. Confirming twice changes nothing, and a late confirmation stands as long as no
+    other order took the lock over. Refuses with LOCK_NOT_FOUND when the order never locked coupons and with LOCK_GONE when its lock was
     rolled back or taken over.
     """
     RollbackCoupons: _aio.UnaryUnaryMultiCallable[_wallet_pb2.RollbackCouponsRequest, _wallet_pb2.RollbackCouponsResponse]  # type: ignore[assignment]
@@ -107,9 +103,7 @@ class WalletServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _wallet_pb2.ListCouponsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_wallet_pb2.ListCouponsResponse, _abc.Awaitable[_wallet_pb2.ListCouponsResponse]]:
-        """The coupons of a person (under all ids that were linked to the given one) or of a brand, newest first. Give exactly one of
-        `consumer_id` and `brand_id`.
-        """
+        """The coupons of a person (under all ids that were linked to the given one) or of a brand, newest first."""
 
     @_abc_1.abstractmethod
     def BatchListCoupons(
@@ -117,8 +111,8 @@ class WalletServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _wallet_pb2.BatchListCouponsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_wallet_pb2.BatchListCouponsResponse, _abc.Awaitable[_wallet_pb2.BatchListCouponsResponse]]:
-        """The newest coupons of each of up to 100 persons or brands, as ListCoupons shows them; those out of the caller's scope are absent from
-        the answer. Give exactly one of `consumer_ids` and `brand_ids`; both or neither, and more than 100 at once, are an invalid request.
+        """The newest coupons of each of up to 100 persons or brands, as `coupons` shows them; those out of the caller's scope are absent from
+        the answer. Give exactly one of `consumerIds` and `brandIds`; both or neither, and more than 100 at once, are an invalid request.
         """
 
     @_abc_1.abstractmethod
@@ -137,12 +131,12 @@ class WalletServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_wallet_pb2.LockCouponsResponse, _abc.Awaitable[_wallet_pb2.LockCouponsResponse]]:
         """Locks the given coupons for an order, all or none, and answers what each takes off: its value, never more than the order's lines of
         its brand amount to. Once for each order: the same order with the same coupons and amounts answers the same again, also under another
-        request id; with others it is refused with ORDER_LOCKED_OTHERWISE until it is rolled back. After a rollback an order may lock anew.
+        idempotency key; with others it is refused with ORDER_LOCKED_OTHERWISE until it is rolled back. After a rollback an order may lock anew.
         A lock that is not confirmed within 45 minutes may be taken over by another order; its coupons are then free, all of them.
         Refuses with COUPON_NOT_FOUND when a coupon does not belong to the person, COUPON_EXPIRED, COUPON_LOCKED (by another order),
         COUPON_REDEEMED, BRAND_TWICE (two coupons of one brand), STORE_NOT_IN_DISTRICT (the goods come from elsewhere than the coupon's
-        district; the metadata name its `district_id`), NO_LINE_OF_BRAND, MINIMUM_SPEND_MISSED (the metadata name `minimum_minor` and
-        `amount_minor`) and CURRENCY_DIFFERS. Every refusal about a coupon names it in the metadata `coupon_id`.
+        district; the metadata name its `districtId`), NO_LINE_OF_BRAND, MINIMUM_SPEND_MISSED (the metadata name `minimumMinor` and
+        `amountMinor`) and CURRENCY_DIFFERS. Every refusal about a coupon names it in the metadata `couponId`.
         """
 
     @_abc_1.abstractmethod
@@ -151,8 +145,8 @@ class WalletServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _wallet_pb2.ConfirmCouponsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_wallet_pb2.ConfirmCouponsResponse, _abc.Awaitable[_wallet_pb2.ConfirmCouponsResponse]]:
-        """The order was paid: its locked coupons are redeemed. Confirming twice changes nothing, and a late confirmation stands as long as no other
-        order took the lock over. Refuses with LOCK_NOT_FOUND when the order never locked coupons and with LOCK_GONE when its lock was
+        """The order was paid: its locked coupons are redeemed. Confirming twice changes nothing, and a late confirmation stands as long as no
+        other order took the lock over. Refuses with LOCK_NOT_FOUND when the order never locked coupons and with LOCK_GONE when its lock was
         rolled back or taken over.
         """
 

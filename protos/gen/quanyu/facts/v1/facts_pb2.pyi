@@ -542,7 +542,7 @@ Global___StaffChanged: _TypeAlias = StaffChanged  # noqa: Y015
 
 @_typing.final
 class ConsumerLinked(_message.Message):
-    """Two consumers were found to be one person. Links form a tree: `consumer_id` may be linked to another consumer itself.
+    """Two consumers were found to be one person. Links form a tree: `consumerId` may be linked to another consumer itself.
     Facts name a consumer by the id under which something happened; whoever needs the person hears these and looks up all of its ids.
     """
 
@@ -552,7 +552,7 @@ class ConsumerLinked(_message.Message):
     LINKED_CONSUMER_ID_FIELD_NUMBER: _builtins.int
     consumer_id: _builtins.str
     linked_consumer_id: _builtins.str
-    """Resolves to whomever `consumer_id` resolves to from now on. Orders the facts: it has one link at a time."""
+    """Resolves to whomever `consumerId` resolves to from now on. Orders the facts: it has one link at a time."""
     def __init__(
         self,
         *,

@@ -360,7 +360,7 @@ class ConsentsOfConsumer(_message.Message):
 
     @_builtins.property
     def page(self) -> _page_pb2.PageInfo:
-        """Continues with ListConsents."""
+        """Continues with `consents`."""
 
     def __init__(
         self,

@@ -92,7 +92,7 @@ class ConsentServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def BatchListConsents(self, request, context):
-        """The first consents of each of up to 100 persons, as ListConsents shows them; persons of whom the caller may see none are absent from the
+        """The first consents of each of up to 100 persons, as `consents` shows them; persons of whom the caller may see none are absent from the
         answer. More at once are an invalid request.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

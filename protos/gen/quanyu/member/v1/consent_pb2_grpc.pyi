@@ -46,7 +46,7 @@ class ConsentServiceStub:
     ListConsents: _grpc.UnaryUnaryMultiCallable[_consent_pb2.ListConsentsRequest, _consent_pb2.ListConsentsResponse]
     """What stands now for the person, by brand and purpose. A brand sees its own."""
     BatchListConsents: _grpc.UnaryUnaryMultiCallable[_consent_pb2.BatchListConsentsRequest, _consent_pb2.BatchListConsentsResponse]
-    """The first consents of each of up to 100 persons, as ListConsents shows them; persons of whom the caller may see none are absent from the
+    """The first consents of each of up to 100 persons, as `consents` shows them; persons of whom the caller may see none are absent from the
     answer. More at once are an invalid request.
     """
     ListConsentChanges: _grpc.UnaryUnaryMultiCallable[_consent_pb2.ListConsentChangesRequest, _consent_pb2.ListConsentChangesResponse]
@@ -70,7 +70,7 @@ class ConsentServiceAsyncStub(ConsentServiceStub):
     ListConsents: _aio.UnaryUnaryMultiCallable[_consent_pb2.ListConsentsRequest, _consent_pb2.ListConsentsResponse]  # type: ignore[assignment]
     """What stands now for the person, by brand and purpose. A brand sees its own."""
     BatchListConsents: _aio.UnaryUnaryMultiCallable[_consent_pb2.BatchListConsentsRequest, _consent_pb2.BatchListConsentsResponse]  # type: ignore[assignment]
-    """The first consents of each of up to 100 persons, as ListConsents shows them; persons of whom the caller may see none are absent from the
+    """The first consents of each of up to 100 persons, as `consents` shows them; persons of whom the caller may see none are absent from the
     answer. More at once are an invalid request.
     """
     ListConsentChanges: _aio.UnaryUnaryMultiCallable[_consent_pb2.ListConsentChangesRequest, _consent_pb2.ListConsentChangesResponse]  # type: ignore[assignment]
@@ -115,7 +115,7 @@ class ConsentServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _consent_pb2.BatchListConsentsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_consent_pb2.BatchListConsentsResponse, _abc.Awaitable[_consent_pb2.BatchListConsentsResponse]]:
-        """The first consents of each of up to 100 persons, as ListConsents shows them; persons of whom the caller may see none are absent from the
+        """The first consents of each of up to 100 persons, as `consents` shows them; persons of whom the caller may see none are absent from the
         answer. More at once are an invalid request.
         """
 

@@ -47,7 +47,7 @@ class _IdentityReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Identi
     IDENTITY_REASON_SAME_PERSON: _IdentityReason.ValueType  # 7
     """Both consumers are one person already."""
     IDENTITY_REASON_ALREADY_LINKED: _IdentityReason.ValueType  # 8
-    """The consumer to link is linked to somebody else; the metadata's `consumer_id` names whom."""
+    """The consumer to link is linked to somebody else; the metadata's `consumerId` names whom."""
     IDENTITY_REASON_NOT_LINKED: _IdentityReason.ValueType  # 9
     """The two consumers are not linked to one another."""
     IDENTITY_REASON_LINK_NOT_YOURS: _IdentityReason.ValueType  # 10
@@ -81,7 +81,7 @@ IDENTITY_REASON_TOO_MANY_IDENTITIES: IdentityReason.ValueType  # 6
 IDENTITY_REASON_SAME_PERSON: IdentityReason.ValueType  # 7
 """Both consumers are one person already."""
 IDENTITY_REASON_ALREADY_LINKED: IdentityReason.ValueType  # 8
-"""The consumer to link is linked to somebody else; the metadata's `consumer_id` names whom."""
+"""The consumer to link is linked to somebody else; the metadata's `consumerId` names whom."""
 IDENTITY_REASON_NOT_LINKED: IdentityReason.ValueType  # 9
 """The two consumers are not linked to one another."""
 IDENTITY_REASON_LINK_NOT_YOURS: IdentityReason.ValueType  # 10
@@ -221,7 +221,9 @@ Global___NewIdentity: _TypeAlias = NewIdentity  # noqa: Y015
 
 @_typing.final
 class Consumer(_message.Message):
-    """A consumer as the caller may see them. Profile fields of a brand are seen by that brand, its staff bound to the consumer, and the consumer."""
+    """A consumer as the caller may see them. Profile fields of a brand are seen by that brand, its staff bound to the consumer, and the
+    consumer.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -293,7 +295,7 @@ class Consumer(_message.Message):
     def created_at(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
     def consumer_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """All consumer ids of the person, `person_id` first."""
+        """All consumer ids of the person, `personId` first."""
 
     def __init__(
         self,
@@ -544,7 +546,7 @@ class ImportedConsumer(_message.Message):
     display_name: _builtins.str
     @_builtins.property
     def identities(self) -> _containers.RepeatedCompositeFieldContainer[Global___NewIdentity]:
-        """0 to 20; none needs a `consumer_id`."""
+        """0 to 20; none needs a `consumerId`."""
 
     @_builtins.property
     def sizes(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
@@ -847,7 +849,7 @@ class ResolveConsumerResponse(_message.Message):
     """The consumer that stands for the person."""
     @_builtins.property
     def consumer_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """All consumer ids of the person, `consumer_id` first."""
+        """All consumer ids of the person, `consumerId` first."""
 
     def __init__(
         self,

@@ -109,8 +109,8 @@ class IdentityServiceServicer:
         stays as they are; everybody else is registered anew, whether or not other brands know them. Phones and union ids from a store are kept
         as not verified and join nobody until the brand proves them.
         Refuses with BRAND_NOT_YOURS when the store given belongs to another brand, with IDENTITIES_DISAGREE when the identities stand for
-        different people (link those first; the installation's operators and services hear in the metadata `consumer_ids` who they are), with
-        CONSUMER_ID_TAKEN when `consumer_id` names a consumer this brand does not know, with INVALID_PHONE for a phone that cannot exist,
+        different people (link those first; the installation's operators and services hear in the metadata `consumerIds` who they are), with
+        CONSUMER_ID_TAKEN when `consumerId` names a consumer this brand does not know, with INVALID_PHONE for a phone that cannot exist,
         with SUBJECT_NOT_YOURS for an OIDC subject given by a brand, and with TOO_MANY_IDENTITIES beyond 50 of one consumer.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -119,7 +119,8 @@ class IdentityServiceServicer:
 
     def AddIdentity(self, request, context):
         """Adds an identity to a consumer the brand knows. Adding one that the person already has changes nothing.
-        Refuses with IDENTITY_TAKEN when it stands for another person, INVALID_PHONE, SUBJECT_NOT_YOURS, TOO_MANY_IDENTITIES and CONSUMER_NOT_FOUND.
+        Refuses with IDENTITY_TAKEN when it stands for another person, INVALID_PHONE, SUBJECT_NOT_YOURS, TOO_MANY_IDENTITIES and
+        CONSUMER_NOT_FOUND.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -127,7 +128,7 @@ class IdentityServiceServicer:
 
     def ImportConsumers(self, request, context):
         """Registers up to 500 consumers of one brand at once, with sizes and consents; rows that cannot be are told one by one, the others stand.
-        A row told with TOO_MANY_CONSENTS (see SetConsent) stands as well, without its consents.
+        A row told with TOO_MANY_CONSENTS (see `setConsent`) stands as well, without its consents.
         A row with an id of its own keeps it: when its identities find somebody else, the id is linked to them.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -135,11 +136,11 @@ class IdentityServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def LinkConsumers(self, request, context):
-        """States that two consumers are one person. `consumer_id` keeps standing for the person; `linked_consumer_id`, with all that is linked to
+        """States that two consumers are one person. `consumerId` keeps standing for the person; `linkedConsumerId`, with all that is linked to
         it, resolves to that person from now on. Both keep their own identities and interactions, so that the link can be undone.
         Relations with brands are recounted from the interactions of both in the same write.
         A brand's operator may link only consumers that no other brand registered; refuses otherwise with LINK_NOT_YOURS.
-        Refuses with SAME_PERSON when they are one already, ALREADY_LINKED when `linked_consumer_id` is linked to somebody else, and
+        Refuses with SAME_PERSON when they are one already, ALREADY_LINKED when `linkedConsumerId` is linked to somebody else, and
         TOO_MANY_LINKED beyond 50 consumers of one person.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -147,8 +148,8 @@ class IdentityServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def UnlinkConsumers(self, request, context):
-        """Undoes one link: `linked_consumer_id`, with all that was linked to it, stands for itself again, as before.
-        Refuses with NOT_LINKED when there is no such link, and with LINK_NOT_YOURS like LinkConsumers.
+        """Undoes one link: `linkedConsumerId`, with all that was linked to it, stands for itself again, as before.
+        Refuses with NOT_LINKED when there is no such link, and with LINK_NOT_YOURS like `linkConsumers`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -184,7 +185,7 @@ class IdentityServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def BatchListIdentities(self, request, context):
-        """The identities of each of up to 100 consumers, as ListIdentities shows them; those who are missing or outside the caller's scope are
+        """The identities of each of up to 100 consumers, as `identities` shows them; those who are missing or outside the caller's scope are
         absent. None, and more than 100 at once, are an invalid request.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -200,7 +201,7 @@ class IdentityServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def BatchListLinks(self, request, context):
-        """The links of each of up to 100 consumers, as ListLinks shows them; those who are missing or outside the caller's scope are absent.
+        """The links of each of up to 100 consumers, as `links` shows them; those who are missing or outside the caller's scope are absent.
         None, and more than 100 at once, are an invalid request.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

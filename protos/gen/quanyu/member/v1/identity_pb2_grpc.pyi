@@ -43,30 +43,31 @@ class IdentityServiceStub:
     stays as they are; everybody else is registered anew, whether or not other brands know them. Phones and union ids from a store are kept
     as not verified and join nobody until the brand proves them.
     Refuses with BRAND_NOT_YOURS when the store given belongs to another brand, with IDENTITIES_DISAGREE when the identities stand for
-    different people (link those first; the installation's operators and services hear in the metadata `consumer_ids` who they are), with
-    CONSUMER_ID_TAKEN when `consumer_id` names a consumer this brand does not know, with INVALID_PHONE for a phone that cannot exist,
+    different people (link those first; the installation's operators and services hear in the metadata `consumerIds` who they are), with
+    CONSUMER_ID_TAKEN when `consumerId` names a consumer this brand does not know, with INVALID_PHONE for a phone that cannot exist,
     with SUBJECT_NOT_YOURS for an OIDC subject given by a brand, and with TOO_MANY_IDENTITIES beyond 50 of one consumer.
     """
     AddIdentity: _grpc.UnaryUnaryMultiCallable[_identity_pb2.AddIdentityRequest, _identity_pb2.AddIdentityResponse]
     """Adds an identity to a consumer the brand knows. Adding one that the person already has changes nothing.
-    Refuses with IDENTITY_TAKEN when it stands for another person, INVALID_PHONE, SUBJECT_NOT_YOURS, TOO_MANY_IDENTITIES and CONSUMER_NOT_FOUND.
+    Refuses with IDENTITY_TAKEN when it stands for another person, INVALID_PHONE, SUBJECT_NOT_YOURS, TOO_MANY_IDENTITIES and
+    CONSUMER_NOT_FOUND.
     """
     ImportConsumers: _grpc.UnaryUnaryMultiCallable[_identity_pb2.ImportConsumersRequest, _identity_pb2.ImportConsumersResponse]
     """Registers up to 500 consumers of one brand at once, with sizes and consents; rows that cannot be are told one by one, the others stand.
-    A row told with TOO_MANY_CONSENTS (see SetConsent) stands as well, without its consents.
+    A row told with TOO_MANY_CONSENTS (see `setConsent`) stands as well, without its consents.
     A row with an id of its own keeps it: when its identities find somebody else, the id is linked to them.
     """
     LinkConsumers: _grpc.UnaryUnaryMultiCallable[_identity_pb2.LinkConsumersRequest, _identity_pb2.LinkConsumersResponse]
-    """States that two consumers are one person. `consumer_id` keeps standing for the person; `linked_consumer_id`, with all that is linked to
+    """States that two consumers are one person. `consumerId` keeps standing for the person; `linkedConsumerId`, with all that is linked to
     it, resolves to that person from now on. Both keep their own identities and interactions, so that the link can be undone.
     Relations with brands are recounted from the interactions of both in the same write.
     A brand's operator may link only consumers that no other brand registered; refuses otherwise with LINK_NOT_YOURS.
-    Refuses with SAME_PERSON when they are one already, ALREADY_LINKED when `linked_consumer_id` is linked to somebody else, and
+    Refuses with SAME_PERSON when they are one already, ALREADY_LINKED when `linkedConsumerId` is linked to somebody else, and
     TOO_MANY_LINKED beyond 50 consumers of one person.
     """
     UnlinkConsumers: _grpc.UnaryUnaryMultiCallable[_identity_pb2.UnlinkConsumersRequest, _identity_pb2.UnlinkConsumersResponse]
-    """Undoes one link: `linked_consumer_id`, with all that was linked to it, stands for itself again, as before.
-    Refuses with NOT_LINKED when there is no such link, and with LINK_NOT_YOURS like LinkConsumers.
+    """Undoes one link: `linkedConsumerId`, with all that was linked to it, stands for itself again, as before.
+    Refuses with NOT_LINKED when there is no such link, and with LINK_NOT_YOURS like `linkConsumers`.
     """
     ResolveConsumer: _grpc.UnaryUnaryMultiCallable[_identity_pb2.ResolveConsumerRequest, _identity_pb2.ResolveConsumerResponse]
     """Which person a signed-in subject is, and all consumer ids of that person. Refuses with CONSUMER_NOT_FOUND."""
@@ -79,7 +80,7 @@ class IdentityServiceStub:
     ListIdentities: _grpc.UnaryUnaryMultiCallable[_identity_pb2.ListIdentitiesRequest, _identity_pb2.ListIdentitiesResponse]
     """The identities of the person, oldest first; a brand and its staff see only those the brand supplied. Refuses with CONSUMER_NOT_FOUND."""
     BatchListIdentities: _grpc.UnaryUnaryMultiCallable[_identity_pb2.BatchListIdentitiesRequest, _identity_pb2.BatchListIdentitiesResponse]
-    """The identities of each of up to 100 consumers, as ListIdentities shows them; those who are missing or outside the caller's scope are
+    """The identities of each of up to 100 consumers, as `identities` shows them; those who are missing or outside the caller's scope are
     absent. None, and more than 100 at once, are an invalid request.
     """
     ListLinks: _grpc.UnaryUnaryMultiCallable[_identity_pb2.ListLinksRequest, _identity_pb2.ListLinksResponse]
@@ -87,7 +88,7 @@ class IdentityServiceStub:
     link them sees neither remarks nor who did it. Refuses with CONSUMER_NOT_FOUND.
     """
     BatchListLinks: _grpc.UnaryUnaryMultiCallable[_identity_pb2.BatchListLinksRequest, _identity_pb2.BatchListLinksResponse]
-    """The links of each of up to 100 consumers, as ListLinks shows them; those who are missing or outside the caller's scope are absent.
+    """The links of each of up to 100 consumers, as `links` shows them; those who are missing or outside the caller's scope are absent.
     None, and more than 100 at once, are an invalid request.
     """
 
@@ -104,30 +105,31 @@ class IdentityServiceAsyncStub(IdentityServiceStub):
     stays as they are; everybody else is registered anew, whether or not other brands know them. Phones and union ids from a store are kept
     as not verified and join nobody until the brand proves them.
     Refuses with BRAND_NOT_YOURS when the store given belongs to another brand, with IDENTITIES_DISAGREE when the identities stand for
-    different people (link those first; the installation's operators and services hear in the metadata `consumer_ids` who they are), with
-    CONSUMER_ID_TAKEN when `consumer_id` names a consumer this brand does not know, with INVALID_PHONE for a phone that cannot exist,
+    different people (link those first; the installation's operators and services hear in the metadata `consumerIds` who they are), with
+    CONSUMER_ID_TAKEN when `consumerId` names a consumer this brand does not know, with INVALID_PHONE for a phone that cannot exist,
     with SUBJECT_NOT_YOURS for an OIDC subject given by a brand, and with TOO_MANY_IDENTITIES beyond 50 of one consumer.
     """
     AddIdentity: _aio.UnaryUnaryMultiCallable[_identity_pb2.AddIdentityRequest, _identity_pb2.AddIdentityResponse]  # type: ignore[assignment]
     """Adds an identity to a consumer the brand knows. Adding one that the person already has changes nothing.
-    Refuses with IDENTITY_TAKEN when it stands for another person, INVALID_PHONE, SUBJECT_NOT_YOURS, TOO_MANY_IDENTITIES and CONSUMER_NOT_FOUND.
+    Refuses with IDENTITY_TAKEN when it stands for another person, INVALID_PHONE, SUBJECT_NOT_YOURS, TOO_MANY_IDENTITIES and
+    CONSUMER_NOT_FOUND.
     """
     ImportConsumers: _aio.UnaryUnaryMultiCallable[_identity_pb2.ImportConsumersRequest, _identity_pb2.ImportConsumersResponse]  # type: ignore[assignment]
     """Registers up to 500 consumers of one brand at once, with sizes and consents; rows that cannot be are told one by one, the others stand.
-    A row told with TOO_MANY_CONSENTS (see SetConsent) stands as well, without its consents.
+    A row told with TOO_MANY_CONSENTS (see `setConsent`) stands as well, without its consents.
     A row with an id of its own keeps it: when its identities find somebody else, the id is linked to them.
     """
     LinkConsumers: _aio.UnaryUnaryMultiCallable[_identity_pb2.LinkConsumersRequest, _identity_pb2.LinkConsumersResponse]  # type: ignore[assignment]
-    """States that two consumers are one person. `consumer_id` keeps standing for the person; `linked_consumer_id`, with all that is linked to
+    """States that two consumers are one person. `consumerId` keeps standing for the person; `linkedConsumerId`, with all that is linked to
     it, resolves to that person from now on. Both keep their own identities and interactions, so that the link can be undone.
     Relations with brands are recounted from the interactions of both in the same write.
     A brand's operator may link only consumers that no other brand registered; refuses otherwise with LINK_NOT_YOURS.
-    Refuses with SAME_PERSON when they are one already, ALREADY_LINKED when `linked_consumer_id` is linked to somebody else, and
+    Refuses with SAME_PERSON when they are one already, ALREADY_LINKED when `linkedConsumerId` is linked to somebody else, and
     TOO_MANY_LINKED beyond 50 consumers of one person.
     """
     UnlinkConsumers: _aio.UnaryUnaryMultiCallable[_identity_pb2.UnlinkConsumersRequest, _identity_pb2.UnlinkConsumersResponse]  # type: ignore[assignment]
-    """Undoes one link: `linked_consumer_id`, with all that was linked to it, stands for itself again, as before.
-    Refuses with NOT_LINKED when there is no such link, and with LINK_NOT_YOURS like LinkConsumers.
+    """Undoes one link: `linkedConsumerId`, with all that was linked to it, stands for itself again, as before.
+    Refuses with NOT_LINKED when there is no such link, and with LINK_NOT_YOURS like `linkConsumers`.
     """
     ResolveConsumer: _aio.UnaryUnaryMultiCallable[_identity_pb2.ResolveConsumerRequest, _identity_pb2.ResolveConsumerResponse]  # type: ignore[assignment]
     """Which person a signed-in subject is, and all consumer ids of that person. Refuses with CONSUMER_NOT_FOUND."""
@@ -140,7 +142,7 @@ class IdentityServiceAsyncStub(IdentityServiceStub):
     ListIdentities: _aio.UnaryUnaryMultiCallable[_identity_pb2.ListIdentitiesRequest, _identity_pb2.ListIdentitiesResponse]  # type: ignore[assignment]
     """The identities of the person, oldest first; a brand and its staff see only those the brand supplied. Refuses with CONSUMER_NOT_FOUND."""
     BatchListIdentities: _aio.UnaryUnaryMultiCallable[_identity_pb2.BatchListIdentitiesRequest, _identity_pb2.BatchListIdentitiesResponse]  # type: ignore[assignment]
-    """The identities of each of up to 100 consumers, as ListIdentities shows them; those who are missing or outside the caller's scope are
+    """The identities of each of up to 100 consumers, as `identities` shows them; those who are missing or outside the caller's scope are
     absent. None, and more than 100 at once, are an invalid request.
     """
     ListLinks: _aio.UnaryUnaryMultiCallable[_identity_pb2.ListLinksRequest, _identity_pb2.ListLinksResponse]  # type: ignore[assignment]
@@ -148,7 +150,7 @@ class IdentityServiceAsyncStub(IdentityServiceStub):
     link them sees neither remarks nor who did it. Refuses with CONSUMER_NOT_FOUND.
     """
     BatchListLinks: _aio.UnaryUnaryMultiCallable[_identity_pb2.BatchListLinksRequest, _identity_pb2.BatchListLinksResponse]  # type: ignore[assignment]
-    """The links of each of up to 100 consumers, as ListLinks shows them; those who are missing or outside the caller's scope are absent.
+    """The links of each of up to 100 consumers, as `links` shows them; those who are missing or outside the caller's scope are absent.
     None, and more than 100 at once, are an invalid request.
     """
 
@@ -168,8 +170,8 @@ class IdentityServiceServicer(metaclass=_abc_1.ABCMeta):
         stays as they are; everybody else is registered anew, whether or not other brands know them. Phones and union ids from a store are kept
         as not verified and join nobody until the brand proves them.
         Refuses with BRAND_NOT_YOURS when the store given belongs to another brand, with IDENTITIES_DISAGREE when the identities stand for
-        different people (link those first; the installation's operators and services hear in the metadata `consumer_ids` who they are), with
-        CONSUMER_ID_TAKEN when `consumer_id` names a consumer this brand does not know, with INVALID_PHONE for a phone that cannot exist,
+        different people (link those first; the installation's operators and services hear in the metadata `consumerIds` who they are), with
+        CONSUMER_ID_TAKEN when `consumerId` names a consumer this brand does not know, with INVALID_PHONE for a phone that cannot exist,
         with SUBJECT_NOT_YOURS for an OIDC subject given by a brand, and with TOO_MANY_IDENTITIES beyond 50 of one consumer.
         """
 
@@ -180,7 +182,8 @@ class IdentityServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_identity_pb2.AddIdentityResponse, _abc.Awaitable[_identity_pb2.AddIdentityResponse]]:
         """Adds an identity to a consumer the brand knows. Adding one that the person already has changes nothing.
-        Refuses with IDENTITY_TAKEN when it stands for another person, INVALID_PHONE, SUBJECT_NOT_YOURS, TOO_MANY_IDENTITIES and CONSUMER_NOT_FOUND.
+        Refuses with IDENTITY_TAKEN when it stands for another person, INVALID_PHONE, SUBJECT_NOT_YOURS, TOO_MANY_IDENTITIES and
+        CONSUMER_NOT_FOUND.
         """
 
     @_abc_1.abstractmethod
@@ -190,7 +193,7 @@ class IdentityServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_identity_pb2.ImportConsumersResponse, _abc.Awaitable[_identity_pb2.ImportConsumersResponse]]:
         """Registers up to 500 consumers of one brand at once, with sizes and consents; rows that cannot be are told one by one, the others stand.
-        A row told with TOO_MANY_CONSENTS (see SetConsent) stands as well, without its consents.
+        A row told with TOO_MANY_CONSENTS (see `setConsent`) stands as well, without its consents.
         A row with an id of its own keeps it: when its identities find somebody else, the id is linked to them.
         """
 
@@ -200,11 +203,11 @@ class IdentityServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _identity_pb2.LinkConsumersRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_identity_pb2.LinkConsumersResponse, _abc.Awaitable[_identity_pb2.LinkConsumersResponse]]:
-        """States that two consumers are one person. `consumer_id` keeps standing for the person; `linked_consumer_id`, with all that is linked to
+        """States that two consumers are one person. `consumerId` keeps standing for the person; `linkedConsumerId`, with all that is linked to
         it, resolves to that person from now on. Both keep their own identities and interactions, so that the link can be undone.
         Relations with brands are recounted from the interactions of both in the same write.
         A brand's operator may link only consumers that no other brand registered; refuses otherwise with LINK_NOT_YOURS.
-        Refuses with SAME_PERSON when they are one already, ALREADY_LINKED when `linked_consumer_id` is linked to somebody else, and
+        Refuses with SAME_PERSON when they are one already, ALREADY_LINKED when `linkedConsumerId` is linked to somebody else, and
         TOO_MANY_LINKED beyond 50 consumers of one person.
         """
 
@@ -214,8 +217,8 @@ class IdentityServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _identity_pb2.UnlinkConsumersRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_identity_pb2.UnlinkConsumersResponse, _abc.Awaitable[_identity_pb2.UnlinkConsumersResponse]]:
-        """Undoes one link: `linked_consumer_id`, with all that was linked to it, stands for itself again, as before.
-        Refuses with NOT_LINKED when there is no such link, and with LINK_NOT_YOURS like LinkConsumers.
+        """Undoes one link: `linkedConsumerId`, with all that was linked to it, stands for itself again, as before.
+        Refuses with NOT_LINKED when there is no such link, and with LINK_NOT_YOURS like `linkConsumers`.
         """
 
     @_abc_1.abstractmethod
@@ -258,7 +261,7 @@ class IdentityServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _identity_pb2.BatchListIdentitiesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_identity_pb2.BatchListIdentitiesResponse, _abc.Awaitable[_identity_pb2.BatchListIdentitiesResponse]]:
-        """The identities of each of up to 100 consumers, as ListIdentities shows them; those who are missing or outside the caller's scope are
+        """The identities of each of up to 100 consumers, as `identities` shows them; those who are missing or outside the caller's scope are
         absent. None, and more than 100 at once, are an invalid request.
         """
 
@@ -278,7 +281,7 @@ class IdentityServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _identity_pb2.BatchListLinksRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_identity_pb2.BatchListLinksResponse, _abc.Awaitable[_identity_pb2.BatchListLinksResponse]]:
-        """The links of each of up to 100 consumers, as ListLinks shows them; those who are missing or outside the caller's scope are absent.
+        """The links of each of up to 100 consumers, as `links` shows them; those who are missing or outside the caller's scope are absent.
         None, and more than 100 at once, are an invalid request.
         """
 

@@ -206,7 +206,7 @@ class Outreach(_message.Message):
     text: _builtins.str
     outcome: Global___Outcome.ValueType
     order_id: _builtins.str
-    """The order that followed, for OUTCOME_ORDERED."""
+    """The order that followed, for ORDERED."""
     @_builtins.property
     def sent_at(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
@@ -644,7 +644,7 @@ class ClientsOfStaff(_message.Message):
 
     @_builtins.property
     def page(self) -> _page_pb2.PageInfo:
-        """Continues with ListClients."""
+        """Continues with `clients`."""
 
     def __init__(
         self,
@@ -680,7 +680,7 @@ class SendOutreachRequest(_message.Message):
     task_id: _builtins.str
     """The task it answers; may be empty."""
     channel: Global___Channel.ValueType
-    """Unset: CHANNEL_IN_APP."""
+    """Unset: IN_APP."""
     text: _builtins.str
     """1 to 2,000 characters."""
     def __init__(
@@ -727,6 +727,8 @@ Global___SendOutreachResponse: _TypeAlias = SendOutreachResponse  # noqa: Y015
 
 @_typing.final
 class ListOutreachesRequest(_message.Message):
+    """Exactly one of the three is given, else STAFF_STORE_OR_BRAND."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     STAFF_ID_FIELD_NUMBER: _builtins.int
@@ -858,7 +860,7 @@ class OutreachesOfOne(_message.Message):
 
     @_builtins.property
     def page(self) -> _page_pb2.PageInfo:
-        """Continues with ListOutreaches."""
+        """Continues with `outreaches`."""
 
     def __init__(
         self,
@@ -1036,7 +1038,7 @@ class InboxOfConsumer(_message.Message):
 
     @_builtins.property
     def page(self) -> _page_pb2.PageInfo:
-        """Continues with ListInbox."""
+        """Continues with `inbox`."""
 
     def __init__(
         self,

@@ -162,7 +162,7 @@ class OutreachServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def BatchListClients(self, request, context):
-        """The first consumers in the client books of each of up to 100 members of staff, as ListClients shows them; those without any within the
+        """The first consumers in the client books of each of up to 100 members of staff, as `clients` shows them; those without any within the
         caller's scope are absent from the answer. More at once are an invalid request.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -172,8 +172,8 @@ class OutreachServiceServicer:
     def SendOutreach(self, request, context):
         """Writes to a consumer, by the guide they are bound to. The message stands in the consumer's inbox at once.
         Refuses with NOT_BOUND when the consumer is not bound to the caller for this brand, NO_CONSENT when they did not allow the brand to
-        write, FREQUENCY_CAP when the brand wrote 3 times within 7 days (the metadata's `free_at` says when it may again), QUIET_HOURS
-        between 22:00 and 08:00 where the guide's store stands (`free_at` likewise) and STAFF_UNKNOWN when the guide is not active any more.
+        write, FREQUENCY_CAP when the brand wrote 3 times within 7 days (the metadata's `freeAt` says when it may again), QUIET_HOURS
+        between 22:00 and 08:00 where the guide's store stands (`freeAt` likewise) and STAFF_UNKNOWN when the guide is not active any more.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -181,16 +181,15 @@ class OutreachServiceServicer:
 
     def ListOutreaches(self, request, context):
         """What was written in the name of a member of staff, a store or a brand, newest first, with what came of it.
-        Refuses with STAFF_STORE_OR_BRAND unless exactly one is given.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def BatchListOutreaches(self, request, context):
-        """The first messages written in the name of each of up to 100 members of staff, stores or brands, as ListOutreaches shows them; those
-        without any within the caller's scope are absent from the answer. Exactly one of the three is given, else INVALID_FIELD; more than 100 at
-        once are an invalid request.
+        """The first messages written in the name of each of up to 100 members of staff, stores or brands, as `outreaches` shows them; those
+        without any within the caller's scope are absent from the answer. Exactly one of the three is given, else INVALID_FIELD; more than 100
+        at once are an invalid request.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -211,7 +210,7 @@ class OutreachServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def BatchListInbox(self, request, context):
-        """The first messages of each of up to 100 persons, and how many are unread, as ListInbox shows them; persons out of the caller's scope and
+        """The first messages of each of up to 100 persons, and how many are unread, as `inbox` shows them; persons out of the caller's scope and
         those who got none are absent from the answer. More at once are an invalid request.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

@@ -53,30 +53,28 @@ class OutreachServiceStub:
     ListClients: _grpc.UnaryUnaryMultiCallable[_outreach_pb2.ListClientsRequest, _outreach_pb2.ListClientsResponse]
     """A guide's client book: the consumers bound to a member of staff, the latest bound first."""
     BatchListClients: _grpc.UnaryUnaryMultiCallable[_outreach_pb2.BatchListClientsRequest, _outreach_pb2.BatchListClientsResponse]
-    """The first consumers in the client books of each of up to 100 members of staff, as ListClients shows them; those without any within the
+    """The first consumers in the client books of each of up to 100 members of staff, as `clients` shows them; those without any within the
     caller's scope are absent from the answer. More at once are an invalid request.
     """
     SendOutreach: _grpc.UnaryUnaryMultiCallable[_outreach_pb2.SendOutreachRequest, _outreach_pb2.SendOutreachResponse]
     """Writes to a consumer, by the guide they are bound to. The message stands in the consumer's inbox at once.
     Refuses with NOT_BOUND when the consumer is not bound to the caller for this brand, NO_CONSENT when they did not allow the brand to
-    write, FREQUENCY_CAP when the brand wrote 3 times within 7 days (the metadata's `free_at` says when it may again), QUIET_HOURS
-    between 22:00 and 08:00 where the guide's store stands (`free_at` likewise) and STAFF_UNKNOWN when the guide is not active any more.
+    write, FREQUENCY_CAP when the brand wrote 3 times within 7 days (the metadata's `freeAt` says when it may again), QUIET_HOURS
+    between 22:00 and 08:00 where the guide's store stands (`freeAt` likewise) and STAFF_UNKNOWN when the guide is not active any more.
     """
     ListOutreaches: _grpc.UnaryUnaryMultiCallable[_outreach_pb2.ListOutreachesRequest, _outreach_pb2.ListOutreachesResponse]
-    """What was written in the name of a member of staff, a store or a brand, newest first, with what came of it.
-    Refuses with STAFF_STORE_OR_BRAND unless exactly one is given.
-    """
+    """What was written in the name of a member of staff, a store or a brand, newest first, with what came of it."""
     BatchListOutreaches: _grpc.UnaryUnaryMultiCallable[_outreach_pb2.BatchListOutreachesRequest, _outreach_pb2.BatchListOutreachesResponse]
-    """The first messages written in the name of each of up to 100 members of staff, stores or brands, as ListOutreaches shows them; those
-    without any within the caller's scope are absent from the answer. Exactly one of the three is given, else INVALID_FIELD; more than 100 at
-    once are an invalid request.
+    """The first messages written in the name of each of up to 100 members of staff, stores or brands, as `outreaches` shows them; those
+    without any within the caller's scope are absent from the answer. Exactly one of the three is given, else INVALID_FIELD; more than 100
+    at once are an invalid request.
     """
     BatchGetOutreaches: _grpc.UnaryUnaryMultiCallable[_outreach_pb2.BatchGetOutreachesRequest, _outreach_pb2.BatchGetOutreachesResponse]
     """Up to 500 outreaches; those that are missing or outside the caller's scope are absent."""
     ListInbox: _grpc.UnaryUnaryMultiCallable[_outreach_pb2.ListInboxRequest, _outreach_pb2.ListInboxResponse]
     """The messages a person got, newest first, and how many are unread."""
     BatchListInbox: _grpc.UnaryUnaryMultiCallable[_outreach_pb2.BatchListInboxRequest, _outreach_pb2.BatchListInboxResponse]
-    """The first messages of each of up to 100 persons, and how many are unread, as ListInbox shows them; persons out of the caller's scope and
+    """The first messages of each of up to 100 persons, and how many are unread, as `inbox` shows them; persons out of the caller's scope and
     those who got none are absent from the answer. More at once are an invalid request.
     """
     WatchInbox: _grpc.UnaryStreamMultiCallable[_outreach_pb2.WatchInboxRequest, _outreach_pb2.WatchInboxResponse]
@@ -113,30 +111,28 @@ class OutreachServiceAsyncStub(OutreachServiceStub):
     ListClients: _aio.UnaryUnaryMultiCallable[_outreach_pb2.ListClientsRequest, _outreach_pb2.ListClientsResponse]  # type: ignore[assignment]
     """A guide's client book: the consumers bound to a member of staff, the latest bound first."""
     BatchListClients: _aio.UnaryUnaryMultiCallable[_outreach_pb2.BatchListClientsRequest, _outreach_pb2.BatchListClientsResponse]  # type: ignore[assignment]
-    """The first consumers in the client books of each of up to 100 members of staff, as ListClients shows them; those without any within the
+    """The first consumers in the client books of each of up to 100 members of staff, as `clients` shows them; those without any within the
     caller's scope are absent from the answer. More at once are an invalid request.
     """
     SendOutreach: _aio.UnaryUnaryMultiCallable[_outreach_pb2.SendOutreachRequest, _outreach_pb2.SendOutreachResponse]  # type: ignore[assignment]
     """Writes to a consumer, by the guide they are bound to. The message stands in the consumer's inbox at once.
     Refuses with NOT_BOUND when the consumer is not bound to the caller for this brand, NO_CONSENT when they did not allow the brand to
-    write, FREQUENCY_CAP when the brand wrote 3 times within 7 days (the metadata's `free_at` says when it may again), QUIET_HOURS
-    between 22:00 and 08:00 where the guide's store stands (`free_at` likewise) and STAFF_UNKNOWN when the guide is not active any more.
+    write, FREQUENCY_CAP when the brand wrote 3 times within 7 days (the metadata's `freeAt` says when it may again), QUIET_HOURS
+    between 22:00 and 08:00 where the guide's store stands (`freeAt` likewise) and STAFF_UNKNOWN when the guide is not active any more.
     """
     ListOutreaches: _aio.UnaryUnaryMultiCallable[_outreach_pb2.ListOutreachesRequest, _outreach_pb2.ListOutreachesResponse]  # type: ignore[assignment]
-    """What was written in the name of a member of staff, a store or a brand, newest first, with what came of it.
-    Refuses with STAFF_STORE_OR_BRAND unless exactly one is given.
-    """
+    """What was written in the name of a member of staff, a store or a brand, newest first, with what came of it."""
     BatchListOutreaches: _aio.UnaryUnaryMultiCallable[_outreach_pb2.BatchListOutreachesRequest, _outreach_pb2.BatchListOutreachesResponse]  # type: ignore[assignment]
-    """The first messages written in the name of each of up to 100 members of staff, stores or brands, as ListOutreaches shows them; those
-    without any within the caller's scope are absent from the answer. Exactly one of the three is given, else INVALID_FIELD; more than 100 at
-    once are an invalid request.
+    """The first messages written in the name of each of up to 100 members of staff, stores or brands, as `outreaches` shows them; those
+    without any within the caller's scope are absent from the answer. Exactly one of the three is given, else INVALID_FIELD; more than 100
+    at once are an invalid request.
     """
     BatchGetOutreaches: _aio.UnaryUnaryMultiCallable[_outreach_pb2.BatchGetOutreachesRequest, _outreach_pb2.BatchGetOutreachesResponse]  # type: ignore[assignment]
     """Up to 500 outreaches; those that are missing or outside the caller's scope are absent."""
     ListInbox: _aio.UnaryUnaryMultiCallable[_outreach_pb2.ListInboxRequest, _outreach_pb2.ListInboxResponse]  # type: ignore[assignment]
     """The messages a person got, newest first, and how many are unread."""
     BatchListInbox: _aio.UnaryUnaryMultiCallable[_outreach_pb2.BatchListInboxRequest, _outreach_pb2.BatchListInboxResponse]  # type: ignore[assignment]
-    """The first messages of each of up to 100 persons, and how many are unread, as ListInbox shows them; persons out of the caller's scope and
+    """The first messages of each of up to 100 persons, and how many are unread, as `inbox` shows them; persons out of the caller's scope and
     those who got none are absent from the answer. More at once are an invalid request.
     """
     WatchInbox: _aio.UnaryStreamMultiCallable[_outreach_pb2.WatchInboxRequest, _outreach_pb2.WatchInboxResponse]  # type: ignore[assignment]
@@ -212,7 +208,7 @@ class OutreachServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _outreach_pb2.BatchListClientsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_outreach_pb2.BatchListClientsResponse, _abc.Awaitable[_outreach_pb2.BatchListClientsResponse]]:
-        """The first consumers in the client books of each of up to 100 members of staff, as ListClients shows them; those without any within the
+        """The first consumers in the client books of each of up to 100 members of staff, as `clients` shows them; those without any within the
         caller's scope are absent from the answer. More at once are an invalid request.
         """
 
@@ -224,8 +220,8 @@ class OutreachServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_outreach_pb2.SendOutreachResponse, _abc.Awaitable[_outreach_pb2.SendOutreachResponse]]:
         """Writes to a consumer, by the guide they are bound to. The message stands in the consumer's inbox at once.
         Refuses with NOT_BOUND when the consumer is not bound to the caller for this brand, NO_CONSENT when they did not allow the brand to
-        write, FREQUENCY_CAP when the brand wrote 3 times within 7 days (the metadata's `free_at` says when it may again), QUIET_HOURS
-        between 22:00 and 08:00 where the guide's store stands (`free_at` likewise) and STAFF_UNKNOWN when the guide is not active any more.
+        write, FREQUENCY_CAP when the brand wrote 3 times within 7 days (the metadata's `freeAt` says when it may again), QUIET_HOURS
+        between 22:00 and 08:00 where the guide's store stands (`freeAt` likewise) and STAFF_UNKNOWN when the guide is not active any more.
         """
 
     @_abc_1.abstractmethod
@@ -234,9 +230,7 @@ class OutreachServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _outreach_pb2.ListOutreachesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_outreach_pb2.ListOutreachesResponse, _abc.Awaitable[_outreach_pb2.ListOutreachesResponse]]:
-        """What was written in the name of a member of staff, a store or a brand, newest first, with what came of it.
-        Refuses with STAFF_STORE_OR_BRAND unless exactly one is given.
-        """
+        """What was written in the name of a member of staff, a store or a brand, newest first, with what came of it."""
 
     @_abc_1.abstractmethod
     def BatchListOutreaches(
@@ -244,9 +238,9 @@ class OutreachServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _outreach_pb2.BatchListOutreachesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_outreach_pb2.BatchListOutreachesResponse, _abc.Awaitable[_outreach_pb2.BatchListOutreachesResponse]]:
-        """The first messages written in the name of each of up to 100 members of staff, stores or brands, as ListOutreaches shows them; those
-        without any within the caller's scope are absent from the answer. Exactly one of the three is given, else INVALID_FIELD; more than 100 at
-        once are an invalid request.
+        """The first messages written in the name of each of up to 100 members of staff, stores or brands, as `outreaches` shows them; those
+        without any within the caller's scope are absent from the answer. Exactly one of the three is given, else INVALID_FIELD; more than 100
+        at once are an invalid request.
         """
 
     @_abc_1.abstractmethod
@@ -271,7 +265,7 @@ class OutreachServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _outreach_pb2.BatchListInboxRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_outreach_pb2.BatchListInboxResponse, _abc.Awaitable[_outreach_pb2.BatchListInboxResponse]]:
-        """The first messages of each of up to 100 persons, and how many are unread, as ListInbox shows them; persons out of the caller's scope and
+        """The first messages of each of up to 100 persons, and how many are unread, as `inbox` shows them; persons out of the caller's scope and
         those who got none are absent from the answer. More at once are an invalid request.
         """
 

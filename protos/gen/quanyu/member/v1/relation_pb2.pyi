@@ -355,7 +355,7 @@ class Transition(_message.Message):
     """The consumer that stands for the person."""
     brand_id: _builtins.str
     from_stage: Global___Stage.ValueType
-    """STAGE_UNSPECIFIED for the first move."""
+    """null for the first move."""
     to_stage: Global___Stage.ValueType
     direction: Global___Direction.ValueType
     @_builtins.property
@@ -497,6 +497,8 @@ Global___ConsumerRelation: _TypeAlias = ConsumerRelation  # noqa: Y015
 
 @_typing.final
 class ListRelationsRequest(_message.Message):
+    """Exactly one of `consumerId` and `brandId` is given, else CONSUMER_OR_BRAND."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     CONSUMER_ID_FIELD_NUMBER: _builtins.int
@@ -622,7 +624,7 @@ class RelationsOfConsumer(_message.Message):
     def relations(self) -> _containers.RepeatedCompositeFieldContainer[Global___Relation]: ...
     @_builtins.property
     def page(self) -> _page_pb2.PageInfo:
-        """Continues with ListRelations."""
+        """Continues with `relations`."""
 
     def __init__(
         self,
@@ -656,7 +658,7 @@ class RelationsOfBrand(_message.Message):
 
     @_builtins.property
     def page(self) -> _page_pb2.PageInfo:
-        """Continues with ListRelations."""
+        """Continues with `relations`."""
 
     def __init__(
         self,
@@ -788,7 +790,7 @@ class TransitionsOfRelation(_message.Message):
 
     @_builtins.property
     def page(self) -> _page_pb2.PageInfo:
-        """Continues with ListTransitions."""
+        """Continues with `transitions`."""
 
     def __init__(
         self,
@@ -921,7 +923,7 @@ class InteractionsOfRelation(_message.Message):
 
     @_builtins.property
     def page(self) -> _page_pb2.PageInfo:
-        """Continues with ListInteractions."""
+        """Continues with `interactions`."""
 
     def __init__(
         self,

@@ -103,14 +103,14 @@ class RelationServiceServicer:
 
     def ListRelations(self, request, context):
         """The relations of a person or of a brand, the latest touched first. A brand sees its own; staff of a store, of a person whom they or
-        their store look after, the one with the brand for which they do. Refuses with CONSUMER_OR_BRAND unless exactly one is given.
+        their store look after, the one with the brand for which they do.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def BatchListRelations(self, request, context):
-        """The latest touched relations of each of up to 100 consumers or brands, as far as ListRelations shows them. Exactly one of the two is
+        """The latest touched relations of each of up to 100 consumers or brands, as far as `relations` shows them. Exactly one of the two is
         given, else INVALID_FIELD; more than 100 at once are an invalid request.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -125,7 +125,7 @@ class RelationServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def BatchListTransitions(self, request, context):
-        """The first moves of each of up to 100 relations, as ListTransitions shows them for its person and brand; relations the caller may not see
+        """The first moves of each of up to 100 relations, as `transitions` shows them for its person and brand; relations the caller may not see
         are absent from the answer. More at once are an invalid request.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -140,7 +140,7 @@ class RelationServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def BatchListInteractions(self, request, context):
-        """The first interactions of each of up to 100 relations, as ListInteractions shows them for its person and brand; relations of which the
+        """The first interactions of each of up to 100 relations, as `interactions` shows them for its person and brand; relations of which the
         caller may see none are absent from the answer. More at once are an invalid request.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

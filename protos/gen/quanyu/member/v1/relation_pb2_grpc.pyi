@@ -43,22 +43,22 @@ class RelationServiceStub:
     """The relations of up to 500 consumers with one brand; those without one are absent."""
     ListRelations: _grpc.UnaryUnaryMultiCallable[_relation_pb2.ListRelationsRequest, _relation_pb2.ListRelationsResponse]
     """The relations of a person or of a brand, the latest touched first. A brand sees its own; staff of a store, of a person whom they or
-    their store look after, the one with the brand for which they do. Refuses with CONSUMER_OR_BRAND unless exactly one is given.
+    their store look after, the one with the brand for which they do.
     """
     BatchListRelations: _grpc.UnaryUnaryMultiCallable[_relation_pb2.BatchListRelationsRequest, _relation_pb2.BatchListRelationsResponse]
-    """The latest touched relations of each of up to 100 consumers or brands, as far as ListRelations shows them. Exactly one of the two is
+    """The latest touched relations of each of up to 100 consumers or brands, as far as `relations` shows them. Exactly one of the two is
     given, else INVALID_FIELD; more than 100 at once are an invalid request.
     """
     ListTransitions: _grpc.UnaryUnaryMultiCallable[_relation_pb2.ListTransitionsRequest, _relation_pb2.ListTransitionsResponse]
     """How the stage of a person with a brand moved, newest first, each move with its cause."""
     BatchListTransitions: _grpc.UnaryUnaryMultiCallable[_relation_pb2.BatchListTransitionsRequest, _relation_pb2.BatchListTransitionsResponse]
-    """The first moves of each of up to 100 relations, as ListTransitions shows them for its person and brand; relations the caller may not see
+    """The first moves of each of up to 100 relations, as `transitions` shows them for its person and brand; relations the caller may not see
     are absent from the answer. More at once are an invalid request.
     """
     ListInteractions: _grpc.UnaryUnaryMultiCallable[_relation_pb2.ListInteractionsRequest, _relation_pb2.ListInteractionsResponse]
     """The timeline of a person, newest first, with one brand or with all the caller may see."""
     BatchListInteractions: _grpc.UnaryUnaryMultiCallable[_relation_pb2.BatchListInteractionsRequest, _relation_pb2.BatchListInteractionsResponse]
-    """The first interactions of each of up to 100 relations, as ListInteractions shows them for its person and brand; relations of which the
+    """The first interactions of each of up to 100 relations, as `interactions` shows them for its person and brand; relations of which the
     caller may see none are absent from the answer. More at once are an invalid request.
     """
     RecordInteraction: _grpc.UnaryUnaryMultiCallable[_relation_pb2.RecordInteractionRequest, _relation_pb2.RecordInteractionResponse]
@@ -81,22 +81,22 @@ class RelationServiceAsyncStub(RelationServiceStub):
     """The relations of up to 500 consumers with one brand; those without one are absent."""
     ListRelations: _aio.UnaryUnaryMultiCallable[_relation_pb2.ListRelationsRequest, _relation_pb2.ListRelationsResponse]  # type: ignore[assignment]
     """The relations of a person or of a brand, the latest touched first. A brand sees its own; staff of a store, of a person whom they or
-    their store look after, the one with the brand for which they do. Refuses with CONSUMER_OR_BRAND unless exactly one is given.
+    their store look after, the one with the brand for which they do.
     """
     BatchListRelations: _aio.UnaryUnaryMultiCallable[_relation_pb2.BatchListRelationsRequest, _relation_pb2.BatchListRelationsResponse]  # type: ignore[assignment]
-    """The latest touched relations of each of up to 100 consumers or brands, as far as ListRelations shows them. Exactly one of the two is
+    """The latest touched relations of each of up to 100 consumers or brands, as far as `relations` shows them. Exactly one of the two is
     given, else INVALID_FIELD; more than 100 at once are an invalid request.
     """
     ListTransitions: _aio.UnaryUnaryMultiCallable[_relation_pb2.ListTransitionsRequest, _relation_pb2.ListTransitionsResponse]  # type: ignore[assignment]
     """How the stage of a person with a brand moved, newest first, each move with its cause."""
     BatchListTransitions: _aio.UnaryUnaryMultiCallable[_relation_pb2.BatchListTransitionsRequest, _relation_pb2.BatchListTransitionsResponse]  # type: ignore[assignment]
-    """The first moves of each of up to 100 relations, as ListTransitions shows them for its person and brand; relations the caller may not see
+    """The first moves of each of up to 100 relations, as `transitions` shows them for its person and brand; relations the caller may not see
     are absent from the answer. More at once are an invalid request.
     """
     ListInteractions: _aio.UnaryUnaryMultiCallable[_relation_pb2.ListInteractionsRequest, _relation_pb2.ListInteractionsResponse]  # type: ignore[assignment]
     """The timeline of a person, newest first, with one brand or with all the caller may see."""
     BatchListInteractions: _aio.UnaryUnaryMultiCallable[_relation_pb2.BatchListInteractionsRequest, _relation_pb2.BatchListInteractionsResponse]  # type: ignore[assignment]
-    """The first interactions of each of up to 100 relations, as ListInteractions shows them for its person and brand; relations of which the
+    """The first interactions of each of up to 100 relations, as `interactions` shows them for its person and brand; relations of which the
     caller may see none are absent from the answer. More at once are an invalid request.
     """
     RecordInteraction: _aio.UnaryUnaryMultiCallable[_relation_pb2.RecordInteractionRequest, _relation_pb2.RecordInteractionResponse]  # type: ignore[assignment]
@@ -134,7 +134,7 @@ class RelationServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_relation_pb2.ListRelationsResponse, _abc.Awaitable[_relation_pb2.ListRelationsResponse]]:
         """The relations of a person or of a brand, the latest touched first. A brand sees its own; staff of a store, of a person whom they or
-        their store look after, the one with the brand for which they do. Refuses with CONSUMER_OR_BRAND unless exactly one is given.
+        their store look after, the one with the brand for which they do.
         """
 
     @_abc_1.abstractmethod
@@ -143,7 +143,7 @@ class RelationServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _relation_pb2.BatchListRelationsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_relation_pb2.BatchListRelationsResponse, _abc.Awaitable[_relation_pb2.BatchListRelationsResponse]]:
-        """The latest touched relations of each of up to 100 consumers or brands, as far as ListRelations shows them. Exactly one of the two is
+        """The latest touched relations of each of up to 100 consumers or brands, as far as `relations` shows them. Exactly one of the two is
         given, else INVALID_FIELD; more than 100 at once are an invalid request.
         """
 
@@ -161,7 +161,7 @@ class RelationServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _relation_pb2.BatchListTransitionsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_relation_pb2.BatchListTransitionsResponse, _abc.Awaitable[_relation_pb2.BatchListTransitionsResponse]]:
-        """The first moves of each of up to 100 relations, as ListTransitions shows them for its person and brand; relations the caller may not see
+        """The first moves of each of up to 100 relations, as `transitions` shows them for its person and brand; relations the caller may not see
         are absent from the answer. More at once are an invalid request.
         """
 
@@ -179,7 +179,7 @@ class RelationServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _relation_pb2.BatchListInteractionsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_relation_pb2.BatchListInteractionsResponse, _abc.Awaitable[_relation_pb2.BatchListInteractionsResponse]]:
-        """The first interactions of each of up to 100 relations, as ListInteractions shows them for its person and brand; relations of which the
+        """The first interactions of each of up to 100 relations, as `interactions` shows them for its person and brand; relations of which the
         caller may see none are absent from the answer. More at once are an invalid request.
         """
 

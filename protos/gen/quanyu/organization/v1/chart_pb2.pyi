@@ -4,7 +4,7 @@ isort:skip_file
 Chart: who belongs where. Brands and retailers are the tenants; each has one tree of units, from the headquarters down to the
 units of its stores; staff work in a unit and hold roles within scopes.
 
-Every write takes a `request_id`: a repeat changes nothing and hears the first answer. Creating rpcs take an id of the
+Every write takes an idempotency key: a repeat changes nothing and returns the first answer. Creating rpcs take an id of the
 caller's own (with the noun's prefix) or make one; an id that is in use already is refused with that noun's `…_EXISTS`.
 Days are local days of the brand's home zone, written as `2024-05-31`; empty means open on that side.
 """
@@ -1068,7 +1068,7 @@ class UnitTree(_message.Message):
 
     @_builtins.property
     def page(self) -> _page_pb2.PageInfo:
-        """Continues with ListUnits."""
+        """Continues with `units`."""
 
     def __init__(
         self,
@@ -1605,7 +1605,7 @@ class StaffRow(_message.Message):
     title: _builtins.str
     subject: _builtins.str
     role: _access_pb2.Role.ValueType
-    """ROLE_GUIDE or ROLE_STORE_MANAGER at the store, ROLE_SUPERVISOR at the unit, ROLE_BRAND_OPERATOR for the tenant; unspecified: none is given."""
+    """GUIDE or STORE_MANAGER at the store, SUPERVISOR at the unit, BRAND_OPERATOR for the tenant; unspecified: none is given."""
     def __init__(
         self,
         *,
@@ -1827,7 +1827,7 @@ class StaffOfStore(_message.Message):
 
     @_builtins.property
     def page(self) -> _page_pb2.PageInfo:
-        """Continues with ListStaff."""
+        """Continues with `staff`."""
 
     def __init__(
         self,

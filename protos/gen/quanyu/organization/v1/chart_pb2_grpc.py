@@ -194,8 +194,8 @@ class ChartServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def CreateUnit(self, request, context):
-        """Creates a unit below another one. Units of stores come with CreateStore, headquarters with CreateBrand: either is refused here
-        with UNIT_KIND_NOT_ALLOWED. Below a store nothing stands: UNIT_KIND_NOT_ALLOWED. Refuses with UNIT_NOT_FOUND when the parent lies outside
+        """Creates a unit below another one. Units of stores come with `createStore`, headquarters with `createBrand`: either is refused here with
+        UNIT_KIND_NOT_ALLOWED. Below a store nothing stands: UNIT_KIND_NOT_ALLOWED. Refuses with UNIT_NOT_FOUND when the parent lies outside
         the caller's scope, UNIT_EXISTS, UNIT_TOO_DEEP (12 levels) and INVALID_PERIOD.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -204,8 +204,8 @@ class ChartServiceServicer:
 
     def MoveUnit(self, request, context):
         """Puts a unit and all below it under another parent of the same brand. Every store below is told anew (StoreChanged).
-        Orders counted before stay with the units that stood above them then. Refuses with UNIT_CYCLE when the parent is the
-        unit itself or lies below it, UNIT_OF_ANOTHER_BRAND, UNIT_IS_ROOT (a headquarters), UNIT_KIND_NOT_ALLOWED (below a store), UNIT_TOO_DEEP and
+        Orders counted before stay with the units that stood above them then. Refuses with UNIT_CYCLE when the parent is the unit itself or
+        lies below it, UNIT_OF_ANOTHER_BRAND, UNIT_IS_ROOT (a headquarters), UNIT_KIND_NOT_ALLOWED (below a store), UNIT_TOO_DEEP and
         SUBTREE_TOO_LARGE (more than 5,000 units below).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -234,7 +234,7 @@ class ChartServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def BatchListUnits(self, request, context):
-        """The first units of the trees below each of up to 100 units, as ListUnits shows them; those outside the caller's scope are absent.
+        """The first units of the trees below each of up to 100 units, as `units` shows them; those outside the caller's scope are absent.
         More at once are an invalid request.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -243,7 +243,8 @@ class ChartServiceServicer:
 
     def CreateStore(self, request, context):
         """Opens a store or warehouse and its unit (`unt_` and the store's id) below a parent, and tells StoreChanged.
-        Refuses with UNIT_NOT_FOUND, STORE_EXISTS, UNIT_KIND_NOT_ALLOWED (parent is a store), UNIT_TOO_DEEP and INVALID_HOURS (a warehouse never opens).
+        Refuses with UNIT_NOT_FOUND, STORE_EXISTS, UNIT_KIND_NOT_ALLOWED (parent is a store), UNIT_TOO_DEEP and INVALID_HOURS (a warehouse
+        never opens).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -258,8 +259,9 @@ class ChartServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ImportStores(self, request, context):
-        """Creates or overwrites up to 500 stores by their ids, so that an import may start again. A bad row is rejected alone, with its
-        reason: UNIT_NOT_FOUND, UNIT_KIND_NOT_ALLOWED, UNIT_OF_ANOTHER_BRAND (the store stands in another tree already), INVALID_HOURS, INVALID_FIELD, DUPLICATE_ROW.
+        """Creates or overwrites up to 500 stores by their ids, so that an import may start again. A bad row is rejected alone, with its reason:
+        UNIT_NOT_FOUND, UNIT_KIND_NOT_ALLOWED, UNIT_OF_ANOTHER_BRAND (the store stands in another tree already), INVALID_HOURS, INVALID_FIELD,
+        DUPLICATE_ROW.
         A store that stands below another unit is moved there. Only what changed is told.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -281,8 +283,9 @@ class ChartServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def HireStaff(self, request, context):
-        """Takes a person on at a store or unit and tells StaffChanged. Without a place they belong to the installation (district operators):
-        only its operator may do that, for others a place is missing (PLACE_REQUIRED). Refuses with STAFF_EXISTS, SUBJECT_IN_USE, STORE_NOT_FOUND and UNIT_NOT_FOUND.
+        """Takes a person on at a store or unit and tells StaffChanged. Without a place they belong to the installation (district operators): only
+        its operator may do that, for others a place is missing (PLACE_REQUIRED). Refuses with STAFF_EXISTS, SUBJECT_IN_USE, STORE_NOT_FOUND
+        and UNIT_NOT_FOUND.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -308,8 +311,8 @@ class ChartServiceServicer:
 
     def ImportStaff(self, request, context):
         """Takes on or overwrites up to 500 people by their ids, with the role they hold at their place, so that an import may start again.
-        A bad row is rejected alone, with its reason: STORE_NOT_FOUND, UNIT_NOT_FOUND, UNIT_OF_ANOTHER_BRAND, SUBJECT_IN_USE, STAFF_LEFT, ROLE_NOT_GRANTABLE,
-        BEYOND_OWN_REACH, PLACE_REQUIRED, INVALID_FIELD, DUPLICATE_ROW. Only what changed is told.
+        A bad row is rejected alone, with its reason: STORE_NOT_FOUND, UNIT_NOT_FOUND, UNIT_OF_ANOTHER_BRAND, SUBJECT_IN_USE, STAFF_LEFT,
+        ROLE_NOT_GRANTABLE, BEYOND_OWN_REACH, PLACE_REQUIRED, INVALID_FIELD, DUPLICATE_ROW. Only what changed is told.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -331,7 +334,7 @@ class ChartServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def BatchListStaff(self, request, context):
-        """The first people of each of up to 100 stores, as ListStaff shows them; those outside the caller's scope are absent.
+        """The first people of each of up to 100 stores, as `staff` shows them; those outside the caller's scope are absent.
         More stores at once are an invalid request.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -343,8 +346,9 @@ class ChartServiceServicer:
         nor a wider scope. Guides and store managers are granted for a store, supervisors for a unit, brand operators for a brand,
         district operators for a district, operators for the installation (these two by the installation's operator only); anything
         else is refused with ROLE_NOT_GRANTABLE.
-        Refuses with BEYOND_OWN_REACH, STAFF_NOT_FOUND, STAFF_LEFT, GRANT_EXISTS (the same role and scope stands already), UNIT_OF_ANOTHER_BRAND (a scope outside
-        the tree the person works in) and INVALID_PERIOD (an end that does not lie after the beginning, or has passed).
+        Refuses with BEYOND_OWN_REACH, STAFF_NOT_FOUND, STAFF_LEFT, GRANT_EXISTS (the same role and scope stands already),
+        UNIT_OF_ANOTHER_BRAND (a scope outside the tree the person works in) and INVALID_PERIOD (an end that does not lie after the beginning,
+        or has passed).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -4,7 +4,7 @@ isort:skip_file
 Chart: who belongs where. Brands and retailers are the tenants; each has one tree of units, from the headquarters down to the
 units of its stores; staff work in a unit and hold roles within scopes.
 
-Every write takes a `request_id`: a repeat changes nothing and hears the first answer. Creating rpcs take an id of the
+Every write takes an idempotency key: a repeat changes nothing and returns the first answer. Creating rpcs take an id of the
 caller's own (with the noun's prefix) or make one; an id that is in use already is refused with that noun's `…_EXISTS`.
 Days are local days of the brand's home zone, written as `2024-05-31`; empty means open on that side.
 """
@@ -48,14 +48,14 @@ class ChartServiceStub:
     BatchGetBrands: _grpc.UnaryUnaryMultiCallable[_chart_pb2.BatchGetBrandsRequest, _chart_pb2.BatchGetBrandsResponse]
     """At most 500 ids; those that do not exist are absent."""
     CreateUnit: _grpc.UnaryUnaryMultiCallable[_chart_pb2.CreateUnitRequest, _chart_pb2.CreateUnitResponse]
-    """Creates a unit below another one. Units of stores come with CreateStore, headquarters with CreateBrand: either is refused here
-    with UNIT_KIND_NOT_ALLOWED. Below a store nothing stands: UNIT_KIND_NOT_ALLOWED. Refuses with UNIT_NOT_FOUND when the parent lies outside
+    """Creates a unit below another one. Units of stores come with `createStore`, headquarters with `createBrand`: either is refused here with
+    UNIT_KIND_NOT_ALLOWED. Below a store nothing stands: UNIT_KIND_NOT_ALLOWED. Refuses with UNIT_NOT_FOUND when the parent lies outside
     the caller's scope, UNIT_EXISTS, UNIT_TOO_DEEP (12 levels) and INVALID_PERIOD.
     """
     MoveUnit: _grpc.UnaryUnaryMultiCallable[_chart_pb2.MoveUnitRequest, _chart_pb2.MoveUnitResponse]
     """Puts a unit and all below it under another parent of the same brand. Every store below is told anew (StoreChanged).
-    Orders counted before stay with the units that stood above them then. Refuses with UNIT_CYCLE when the parent is the
-    unit itself or lies below it, UNIT_OF_ANOTHER_BRAND, UNIT_IS_ROOT (a headquarters), UNIT_KIND_NOT_ALLOWED (below a store), UNIT_TOO_DEEP and
+    Orders counted before stay with the units that stood above them then. Refuses with UNIT_CYCLE when the parent is the unit itself or
+    lies below it, UNIT_OF_ANOTHER_BRAND, UNIT_IS_ROOT (a headquarters), UNIT_KIND_NOT_ALLOWED (below a store), UNIT_TOO_DEEP and
     SUBTREE_TOO_LARGE (more than 5,000 units below).
     """
     GetUnit: _grpc.UnaryUnaryMultiCallable[_chart_pb2.GetUnitRequest, _chart_pb2.GetUnitResponse]
@@ -65,20 +65,22 @@ class ChartServiceStub:
     ListUnits: _grpc.UnaryUnaryMultiCallable[_chart_pb2.ListUnitsRequest, _chart_pb2.ListUnitsResponse]
     """The tree below a unit, itself included: upper levels first, by id within a level."""
     BatchListUnits: _grpc.UnaryUnaryMultiCallable[_chart_pb2.BatchListUnitsRequest, _chart_pb2.BatchListUnitsResponse]
-    """The first units of the trees below each of up to 100 units, as ListUnits shows them; those outside the caller's scope are absent.
+    """The first units of the trees below each of up to 100 units, as `units` shows them; those outside the caller's scope are absent.
     More at once are an invalid request.
     """
     CreateStore: _grpc.UnaryUnaryMultiCallable[_chart_pb2.CreateStoreRequest, _chart_pb2.CreateStoreResponse]
     """Opens a store or warehouse and its unit (`unt_` and the store's id) below a parent, and tells StoreChanged.
-    Refuses with UNIT_NOT_FOUND, STORE_EXISTS, UNIT_KIND_NOT_ALLOWED (parent is a store), UNIT_TOO_DEEP and INVALID_HOURS (a warehouse never opens).
+    Refuses with UNIT_NOT_FOUND, STORE_EXISTS, UNIT_KIND_NOT_ALLOWED (parent is a store), UNIT_TOO_DEEP and INVALID_HOURS (a warehouse
+    never opens).
     """
     UpdateStore: _grpc.UnaryUnaryMultiCallable[_chart_pb2.UpdateStoreRequest, _chart_pb2.UpdateStoreResponse]
     """Changes what is set in the request and tells StoreChanged; nothing set changes nothing.
     Refuses with STORE_NOT_FOUND and INVALID_HOURS.
     """
     ImportStores: _grpc.UnaryUnaryMultiCallable[_chart_pb2.ImportStoresRequest, _chart_pb2.ImportStoresResponse]
-    """Creates or overwrites up to 500 stores by their ids, so that an import may start again. A bad row is rejected alone, with its
-    reason: UNIT_NOT_FOUND, UNIT_KIND_NOT_ALLOWED, UNIT_OF_ANOTHER_BRAND (the store stands in another tree already), INVALID_HOURS, INVALID_FIELD, DUPLICATE_ROW.
+    """Creates or overwrites up to 500 stores by their ids, so that an import may start again. A bad row is rejected alone, with its reason:
+    UNIT_NOT_FOUND, UNIT_KIND_NOT_ALLOWED, UNIT_OF_ANOTHER_BRAND (the store stands in another tree already), INVALID_HOURS, INVALID_FIELD,
+    DUPLICATE_ROW.
     A store that stands below another unit is moved there. Only what changed is told.
     """
     GetStore: _grpc.UnaryUnaryMultiCallable[_chart_pb2.GetStoreRequest, _chart_pb2.GetStoreResponse]
@@ -86,8 +88,9 @@ class ChartServiceStub:
     BatchGetStores: _grpc.UnaryUnaryMultiCallable[_chart_pb2.BatchGetStoresRequest, _chart_pb2.BatchGetStoresResponse]
     """At most 500 ids; those that do not exist are absent."""
     HireStaff: _grpc.UnaryUnaryMultiCallable[_chart_pb2.HireStaffRequest, _chart_pb2.HireStaffResponse]
-    """Takes a person on at a store or unit and tells StaffChanged. Without a place they belong to the installation (district operators):
-    only its operator may do that, for others a place is missing (PLACE_REQUIRED). Refuses with STAFF_EXISTS, SUBJECT_IN_USE, STORE_NOT_FOUND and UNIT_NOT_FOUND.
+    """Takes a person on at a store or unit and tells StaffChanged. Without a place they belong to the installation (district operators): only
+    its operator may do that, for others a place is missing (PLACE_REQUIRED). Refuses with STAFF_EXISTS, SUBJECT_IN_USE, STORE_NOT_FOUND
+    and UNIT_NOT_FOUND.
     """
     MoveStaff: _grpc.UnaryUnaryMultiCallable[_chart_pb2.MoveStaffRequest, _chart_pb2.MoveStaffResponse]
     """Moves a person to another store or unit of the same brand and tells StaffChanged. Their grants at the former store or unit
@@ -101,8 +104,8 @@ class ChartServiceStub:
     """
     ImportStaff: _grpc.UnaryUnaryMultiCallable[_chart_pb2.ImportStaffRequest, _chart_pb2.ImportStaffResponse]
     """Takes on or overwrites up to 500 people by their ids, with the role they hold at their place, so that an import may start again.
-    A bad row is rejected alone, with its reason: STORE_NOT_FOUND, UNIT_NOT_FOUND, UNIT_OF_ANOTHER_BRAND, SUBJECT_IN_USE, STAFF_LEFT, ROLE_NOT_GRANTABLE,
-    BEYOND_OWN_REACH, PLACE_REQUIRED, INVALID_FIELD, DUPLICATE_ROW. Only what changed is told.
+    A bad row is rejected alone, with its reason: STORE_NOT_FOUND, UNIT_NOT_FOUND, UNIT_OF_ANOTHER_BRAND, SUBJECT_IN_USE, STAFF_LEFT,
+    ROLE_NOT_GRANTABLE, BEYOND_OWN_REACH, PLACE_REQUIRED, INVALID_FIELD, DUPLICATE_ROW. Only what changed is told.
     """
     BatchGetStaff: _grpc.UnaryUnaryMultiCallable[_chart_pb2.BatchGetStaffRequest, _chart_pb2.BatchGetStaffResponse]
     """At most 500 ids; those outside the caller's scope are absent. Who works in a store sees who else does. A consumer finds those who
@@ -111,7 +114,7 @@ class ChartServiceStub:
     ListStaff: _grpc.UnaryUnaryMultiCallable[_chart_pb2.ListStaffRequest, _chart_pb2.ListStaffResponse]
     """The people of one store who have not left, by id."""
     BatchListStaff: _grpc.UnaryUnaryMultiCallable[_chart_pb2.BatchListStaffRequest, _chart_pb2.BatchListStaffResponse]
-    """The first people of each of up to 100 stores, as ListStaff shows them; those outside the caller's scope are absent.
+    """The first people of each of up to 100 stores, as `staff` shows them; those outside the caller's scope are absent.
     More stores at once are an invalid request.
     """
     GrantRole: _grpc.UnaryUnaryMultiCallable[_chart_pb2.GrantRoleRequest, _chart_pb2.GrantRoleResponse]
@@ -119,8 +122,9 @@ class ChartServiceStub:
     nor a wider scope. Guides and store managers are granted for a store, supervisors for a unit, brand operators for a brand,
     district operators for a district, operators for the installation (these two by the installation's operator only); anything
     else is refused with ROLE_NOT_GRANTABLE.
-    Refuses with BEYOND_OWN_REACH, STAFF_NOT_FOUND, STAFF_LEFT, GRANT_EXISTS (the same role and scope stands already), UNIT_OF_ANOTHER_BRAND (a scope outside
-    the tree the person works in) and INVALID_PERIOD (an end that does not lie after the beginning, or has passed).
+    Refuses with BEYOND_OWN_REACH, STAFF_NOT_FOUND, STAFF_LEFT, GRANT_EXISTS (the same role and scope stands already),
+    UNIT_OF_ANOTHER_BRAND (a scope outside the tree the person works in) and INVALID_PERIOD (an end that does not lie after the beginning,
+    or has passed).
     """
     RevokeGrant: _grpc.UnaryUnaryMultiCallable[_chart_pb2.RevokeGrantRequest, _chart_pb2.RevokeGrantResponse]
     """Ends a grant now; whoever may give it may end it. Revoking twice changes nothing. Refuses with GRANT_NOT_FOUND and BEYOND_OWN_REACH."""
@@ -143,14 +147,14 @@ class ChartServiceAsyncStub(ChartServiceStub):
     BatchGetBrands: _aio.UnaryUnaryMultiCallable[_chart_pb2.BatchGetBrandsRequest, _chart_pb2.BatchGetBrandsResponse]  # type: ignore[assignment]
     """At most 500 ids; those that do not exist are absent."""
     CreateUnit: _aio.UnaryUnaryMultiCallable[_chart_pb2.CreateUnitRequest, _chart_pb2.CreateUnitResponse]  # type: ignore[assignment]
-    """Creates a unit below another one. Units of stores come with CreateStore, headquarters with CreateBrand: either is refused here
-    with UNIT_KIND_NOT_ALLOWED. Below a store nothing stands: UNIT_KIND_NOT_ALLOWED. Refuses with UNIT_NOT_FOUND when the parent lies outside
+    """Creates a unit below another one. Units of stores come with `createStore`, headquarters with `createBrand`: either is refused here with
+    UNIT_KIND_NOT_ALLOWED. Below a store nothing stands: UNIT_KIND_NOT_ALLOWED. Refuses with UNIT_NOT_FOUND when the parent lies outside
     the caller's scope, UNIT_EXISTS, UNIT_TOO_DEEP (12 levels) and INVALID_PERIOD.
     """
     MoveUnit: _aio.UnaryUnaryMultiCallable[_chart_pb2.MoveUnitRequest, _chart_pb2.MoveUnitResponse]  # type: ignore[assignment]
     """Puts a unit and all below it under another parent of the same brand. Every store below is told anew (StoreChanged).
-    Orders counted before stay with the units that stood above them then. Refuses with UNIT_CYCLE when the parent is the
-    unit itself or lies below it, UNIT_OF_ANOTHER_BRAND, UNIT_IS_ROOT (a headquarters), UNIT_KIND_NOT_ALLOWED (below a store), UNIT_TOO_DEEP and
+    Orders counted before stay with the units that stood above them then. Refuses with UNIT_CYCLE when the parent is the unit itself or
+    lies below it, UNIT_OF_ANOTHER_BRAND, UNIT_IS_ROOT (a headquarters), UNIT_KIND_NOT_ALLOWED (below a store), UNIT_TOO_DEEP and
     SUBTREE_TOO_LARGE (more than 5,000 units below).
     """
     GetUnit: _aio.UnaryUnaryMultiCallable[_chart_pb2.GetUnitRequest, _chart_pb2.GetUnitResponse]  # type: ignore[assignment]
@@ -160,20 +164,22 @@ class ChartServiceAsyncStub(ChartServiceStub):
     ListUnits: _aio.UnaryUnaryMultiCallable[_chart_pb2.ListUnitsRequest, _chart_pb2.ListUnitsResponse]  # type: ignore[assignment]
     """The tree below a unit, itself included: upper levels first, by id within a level."""
     BatchListUnits: _aio.UnaryUnaryMultiCallable[_chart_pb2.BatchListUnitsRequest, _chart_pb2.BatchListUnitsResponse]  # type: ignore[assignment]
-    """The first units of the trees below each of up to 100 units, as ListUnits shows them; those outside the caller's scope are absent.
+    """The first units of the trees below each of up to 100 units, as `units` shows them; those outside the caller's scope are absent.
     More at once are an invalid request.
     """
     CreateStore: _aio.UnaryUnaryMultiCallable[_chart_pb2.CreateStoreRequest, _chart_pb2.CreateStoreResponse]  # type: ignore[assignment]
     """Opens a store or warehouse and its unit (`unt_` and the store's id) below a parent, and tells StoreChanged.
-    Refuses with UNIT_NOT_FOUND, STORE_EXISTS, UNIT_KIND_NOT_ALLOWED (parent is a store), UNIT_TOO_DEEP and INVALID_HOURS (a warehouse never opens).
+    Refuses with UNIT_NOT_FOUND, STORE_EXISTS, UNIT_KIND_NOT_ALLOWED (parent is a store), UNIT_TOO_DEEP and INVALID_HOURS (a warehouse
+    never opens).
     """
     UpdateStore: _aio.UnaryUnaryMultiCallable[_chart_pb2.UpdateStoreRequest, _chart_pb2.UpdateStoreResponse]  # type: ignore[assignment]
     """Changes what is set in the request and tells StoreChanged; nothing set changes nothing.
     Refuses with STORE_NOT_FOUND and INVALID_HOURS.
     """
     ImportStores: _aio.UnaryUnaryMultiCallable[_chart_pb2.ImportStoresRequest, _chart_pb2.ImportStoresResponse]  # type: ignore[assignment]
-    """Creates or overwrites up to 500 stores by their ids, so that an import may start again. A bad row is rejected alone, with its
-    reason: UNIT_NOT_FOUND, UNIT_KIND_NOT_ALLOWED, UNIT_OF_ANOTHER_BRAND (the store stands in another tree already), INVALID_HOURS, INVALID_FIELD, DUPLICATE_ROW.
+    """Creates or overwrites up to 500 stores by their ids, so that an import may start again. A bad row is rejected alone, with its reason:
+    UNIT_NOT_FOUND, UNIT_KIND_NOT_ALLOWED, UNIT_OF_ANOTHER_BRAND (the store stands in another tree already), INVALID_HOURS, INVALID_FIELD,
+    DUPLICATE_ROW.
     A store that stands below another unit is moved there. Only what changed is told.
     """
     GetStore: _aio.UnaryUnaryMultiCallable[_chart_pb2.GetStoreRequest, _chart_pb2.GetStoreResponse]  # type: ignore[assignment]
@@ -181,8 +187,9 @@ class ChartServiceAsyncStub(ChartServiceStub):
     BatchGetStores: _aio.UnaryUnaryMultiCallable[_chart_pb2.BatchGetStoresRequest, _chart_pb2.BatchGetStoresResponse]  # type: ignore[assignment]
     """At most 500 ids; those that do not exist are absent."""
     HireStaff: _aio.UnaryUnaryMultiCallable[_chart_pb2.HireStaffRequest, _chart_pb2.HireStaffResponse]  # type: ignore[assignment]
-    """Takes a person on at a store or unit and tells StaffChanged. Without a place they belong to the installation (district operators):
-    only its operator may do that, for others a place is missing (PLACE_REQUIRED). Refuses with STAFF_EXISTS, SUBJECT_IN_USE, STORE_NOT_FOUND and UNIT_NOT_FOUND.
+    """Takes a person on at a store or unit and tells StaffChanged. Without a place they belong to the installation (district operators): only
+    its operator may do that, for others a place is missing (PLACE_REQUIRED). Refuses with STAFF_EXISTS, SUBJECT_IN_USE, STORE_NOT_FOUND
+    and UNIT_NOT_FOUND.
     """
     MoveStaff: _aio.UnaryUnaryMultiCallable[_chart_pb2.MoveStaffRequest, _chart_pb2.MoveStaffResponse]  # type: ignore[assignment]
     """Moves a person to another store or unit of the same brand and tells StaffChanged. Their grants at the former store or unit
@@ -196,8 +203,8 @@ class ChartServiceAsyncStub(ChartServiceStub):
     """
     ImportStaff: _aio.UnaryUnaryMultiCallable[_chart_pb2.ImportStaffRequest, _chart_pb2.ImportStaffResponse]  # type: ignore[assignment]
     """Takes on or overwrites up to 500 people by their ids, with the role they hold at their place, so that an import may start again.
-    A bad row is rejected alone, with its reason: STORE_NOT_FOUND, UNIT_NOT_FOUND, UNIT_OF_ANOTHER_BRAND, SUBJECT_IN_USE, STAFF_LEFT, ROLE_NOT_GRANTABLE,
-    BEYOND_OWN_REACH, PLACE_REQUIRED, INVALID_FIELD, DUPLICATE_ROW. Only what changed is told.
+    A bad row is rejected alone, with its reason: STORE_NOT_FOUND, UNIT_NOT_FOUND, UNIT_OF_ANOTHER_BRAND, SUBJECT_IN_USE, STAFF_LEFT,
+    ROLE_NOT_GRANTABLE, BEYOND_OWN_REACH, PLACE_REQUIRED, INVALID_FIELD, DUPLICATE_ROW. Only what changed is told.
     """
     BatchGetStaff: _aio.UnaryUnaryMultiCallable[_chart_pb2.BatchGetStaffRequest, _chart_pb2.BatchGetStaffResponse]  # type: ignore[assignment]
     """At most 500 ids; those outside the caller's scope are absent. Who works in a store sees who else does. A consumer finds those who
@@ -206,7 +213,7 @@ class ChartServiceAsyncStub(ChartServiceStub):
     ListStaff: _aio.UnaryUnaryMultiCallable[_chart_pb2.ListStaffRequest, _chart_pb2.ListStaffResponse]  # type: ignore[assignment]
     """The people of one store who have not left, by id."""
     BatchListStaff: _aio.UnaryUnaryMultiCallable[_chart_pb2.BatchListStaffRequest, _chart_pb2.BatchListStaffResponse]  # type: ignore[assignment]
-    """The first people of each of up to 100 stores, as ListStaff shows them; those outside the caller's scope are absent.
+    """The first people of each of up to 100 stores, as `staff` shows them; those outside the caller's scope are absent.
     More stores at once are an invalid request.
     """
     GrantRole: _aio.UnaryUnaryMultiCallable[_chart_pb2.GrantRoleRequest, _chart_pb2.GrantRoleResponse]  # type: ignore[assignment]
@@ -214,8 +221,9 @@ class ChartServiceAsyncStub(ChartServiceStub):
     nor a wider scope. Guides and store managers are granted for a store, supervisors for a unit, brand operators for a brand,
     district operators for a district, operators for the installation (these two by the installation's operator only); anything
     else is refused with ROLE_NOT_GRANTABLE.
-    Refuses with BEYOND_OWN_REACH, STAFF_NOT_FOUND, STAFF_LEFT, GRANT_EXISTS (the same role and scope stands already), UNIT_OF_ANOTHER_BRAND (a scope outside
-    the tree the person works in) and INVALID_PERIOD (an end that does not lie after the beginning, or has passed).
+    Refuses with BEYOND_OWN_REACH, STAFF_NOT_FOUND, STAFF_LEFT, GRANT_EXISTS (the same role and scope stands already),
+    UNIT_OF_ANOTHER_BRAND (a scope outside the tree the person works in) and INVALID_PERIOD (an end that does not lie after the beginning,
+    or has passed).
     """
     RevokeGrant: _aio.UnaryUnaryMultiCallable[_chart_pb2.RevokeGrantRequest, _chart_pb2.RevokeGrantResponse]  # type: ignore[assignment]
     """Ends a grant now; whoever may give it may end it. Revoking twice changes nothing. Refuses with GRANT_NOT_FOUND and BEYOND_OWN_REACH."""
@@ -265,8 +273,8 @@ class ChartServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _chart_pb2.CreateUnitRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_chart_pb2.CreateUnitResponse, _abc.Awaitable[_chart_pb2.CreateUnitResponse]]:
-        """Creates a unit below another one. Units of stores come with CreateStore, headquarters with CreateBrand: either is refused here
-        with UNIT_KIND_NOT_ALLOWED. Below a store nothing stands: UNIT_KIND_NOT_ALLOWED. Refuses with UNIT_NOT_FOUND when the parent lies outside
+        """Creates a unit below another one. Units of stores come with `createStore`, headquarters with `createBrand`: either is refused here with
+        UNIT_KIND_NOT_ALLOWED. Below a store nothing stands: UNIT_KIND_NOT_ALLOWED. Refuses with UNIT_NOT_FOUND when the parent lies outside
         the caller's scope, UNIT_EXISTS, UNIT_TOO_DEEP (12 levels) and INVALID_PERIOD.
         """
 
@@ -277,8 +285,8 @@ class ChartServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_chart_pb2.MoveUnitResponse, _abc.Awaitable[_chart_pb2.MoveUnitResponse]]:
         """Puts a unit and all below it under another parent of the same brand. Every store below is told anew (StoreChanged).
-        Orders counted before stay with the units that stood above them then. Refuses with UNIT_CYCLE when the parent is the
-        unit itself or lies below it, UNIT_OF_ANOTHER_BRAND, UNIT_IS_ROOT (a headquarters), UNIT_KIND_NOT_ALLOWED (below a store), UNIT_TOO_DEEP and
+        Orders counted before stay with the units that stood above them then. Refuses with UNIT_CYCLE when the parent is the unit itself or
+        lies below it, UNIT_OF_ANOTHER_BRAND, UNIT_IS_ROOT (a headquarters), UNIT_KIND_NOT_ALLOWED (below a store), UNIT_TOO_DEEP and
         SUBTREE_TOO_LARGE (more than 5,000 units below).
         """
 
@@ -312,7 +320,7 @@ class ChartServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _chart_pb2.BatchListUnitsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_chart_pb2.BatchListUnitsResponse, _abc.Awaitable[_chart_pb2.BatchListUnitsResponse]]:
-        """The first units of the trees below each of up to 100 units, as ListUnits shows them; those outside the caller's scope are absent.
+        """The first units of the trees below each of up to 100 units, as `units` shows them; those outside the caller's scope are absent.
         More at once are an invalid request.
         """
 
@@ -323,7 +331,8 @@ class ChartServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_chart_pb2.CreateStoreResponse, _abc.Awaitable[_chart_pb2.CreateStoreResponse]]:
         """Opens a store or warehouse and its unit (`unt_` and the store's id) below a parent, and tells StoreChanged.
-        Refuses with UNIT_NOT_FOUND, STORE_EXISTS, UNIT_KIND_NOT_ALLOWED (parent is a store), UNIT_TOO_DEEP and INVALID_HOURS (a warehouse never opens).
+        Refuses with UNIT_NOT_FOUND, STORE_EXISTS, UNIT_KIND_NOT_ALLOWED (parent is a store), UNIT_TOO_DEEP and INVALID_HOURS (a warehouse
+        never opens).
         """
 
     @_abc_1.abstractmethod
@@ -342,8 +351,9 @@ class ChartServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _chart_pb2.ImportStoresRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_chart_pb2.ImportStoresResponse, _abc.Awaitable[_chart_pb2.ImportStoresResponse]]:
-        """Creates or overwrites up to 500 stores by their ids, so that an import may start again. A bad row is rejected alone, with its
-        reason: UNIT_NOT_FOUND, UNIT_KIND_NOT_ALLOWED, UNIT_OF_ANOTHER_BRAND (the store stands in another tree already), INVALID_HOURS, INVALID_FIELD, DUPLICATE_ROW.
+        """Creates or overwrites up to 500 stores by their ids, so that an import may start again. A bad row is rejected alone, with its reason:
+        UNIT_NOT_FOUND, UNIT_KIND_NOT_ALLOWED, UNIT_OF_ANOTHER_BRAND (the store stands in another tree already), INVALID_HOURS, INVALID_FIELD,
+        DUPLICATE_ROW.
         A store that stands below another unit is moved there. Only what changed is told.
         """
 
@@ -369,8 +379,9 @@ class ChartServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _chart_pb2.HireStaffRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_chart_pb2.HireStaffResponse, _abc.Awaitable[_chart_pb2.HireStaffResponse]]:
-        """Takes a person on at a store or unit and tells StaffChanged. Without a place they belong to the installation (district operators):
-        only its operator may do that, for others a place is missing (PLACE_REQUIRED). Refuses with STAFF_EXISTS, SUBJECT_IN_USE, STORE_NOT_FOUND and UNIT_NOT_FOUND.
+        """Takes a person on at a store or unit and tells StaffChanged. Without a place they belong to the installation (district operators): only
+        its operator may do that, for others a place is missing (PLACE_REQUIRED). Refuses with STAFF_EXISTS, SUBJECT_IN_USE, STORE_NOT_FOUND
+        and UNIT_NOT_FOUND.
         """
 
     @_abc_1.abstractmethod
@@ -402,8 +413,8 @@ class ChartServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_chart_pb2.ImportStaffResponse, _abc.Awaitable[_chart_pb2.ImportStaffResponse]]:
         """Takes on or overwrites up to 500 people by their ids, with the role they hold at their place, so that an import may start again.
-        A bad row is rejected alone, with its reason: STORE_NOT_FOUND, UNIT_NOT_FOUND, UNIT_OF_ANOTHER_BRAND, SUBJECT_IN_USE, STAFF_LEFT, ROLE_NOT_GRANTABLE,
-        BEYOND_OWN_REACH, PLACE_REQUIRED, INVALID_FIELD, DUPLICATE_ROW. Only what changed is told.
+        A bad row is rejected alone, with its reason: STORE_NOT_FOUND, UNIT_NOT_FOUND, UNIT_OF_ANOTHER_BRAND, SUBJECT_IN_USE, STAFF_LEFT,
+        ROLE_NOT_GRANTABLE, BEYOND_OWN_REACH, PLACE_REQUIRED, INVALID_FIELD, DUPLICATE_ROW. Only what changed is told.
         """
 
     @_abc_1.abstractmethod
@@ -430,7 +441,7 @@ class ChartServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _chart_pb2.BatchListStaffRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_chart_pb2.BatchListStaffResponse, _abc.Awaitable[_chart_pb2.BatchListStaffResponse]]:
-        """The first people of each of up to 100 stores, as ListStaff shows them; those outside the caller's scope are absent.
+        """The first people of each of up to 100 stores, as `staff` shows them; those outside the caller's scope are absent.
         More stores at once are an invalid request.
         """
 
@@ -444,8 +455,9 @@ class ChartServiceServicer(metaclass=_abc_1.ABCMeta):
         nor a wider scope. Guides and store managers are granted for a store, supervisors for a unit, brand operators for a brand,
         district operators for a district, operators for the installation (these two by the installation's operator only); anything
         else is refused with ROLE_NOT_GRANTABLE.
-        Refuses with BEYOND_OWN_REACH, STAFF_NOT_FOUND, STAFF_LEFT, GRANT_EXISTS (the same role and scope stands already), UNIT_OF_ANOTHER_BRAND (a scope outside
-        the tree the person works in) and INVALID_PERIOD (an end that does not lie after the beginning, or has passed).
+        Refuses with BEYOND_OWN_REACH, STAFF_NOT_FOUND, STAFF_LEFT, GRANT_EXISTS (the same role and scope stands already),
+        UNIT_OF_ANOTHER_BRAND (a scope outside the tree the person works in) and INVALID_PERIOD (an end that does not lie after the beginning,
+        or has passed).
         """
 
     @_abc_1.abstractmethod

@@ -792,7 +792,7 @@ class CreditsOfSubject(_message.Message):
 
     @_builtins.property
     def page(self) -> _page_pb2.PageInfo:
-        """Continues with ListCredits."""
+        """Continues with `credits`."""
 
     def __init__(
         self,

@@ -87,8 +87,8 @@ class TargetServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def BatchGetScorecards(self, request, context):
-        """What each of up to 100 units, stores or brands sold in the same period, as GetScorecard shows it, in no particular order; those outside
-        the caller's scope are absent. Give exactly one of `unit_ids`, `store_ids` and `brand_ids`; several or none, and more than 100 at once,
+        """What each of up to 100 units, stores or brands sold in the same period, as `scorecard` shows it, in no particular order; those outside
+        the caller's scope are absent. Give exactly one of `unitIds`, `storeIds` and `brandIds`; several or none, and more than 100 at once,
         are an invalid request. Refuses with INVALID_PERIOD.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -111,8 +111,8 @@ class TargetServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def BatchListCredits(self, request, context):
-        """The latest credits of each of up to 100 members of staff or stores, as ListCredits shows them; those outside the caller's scope are
-        absent. Give exactly one of `staff_ids` and `store_ids`; both or neither, and more than 100 at once, are an invalid request.
+        """The latest credits of each of up to 100 members of staff or stores, as `credits` shows them; those outside the caller's scope are
+        absent. Give exactly one of `staffIds` and `storeIds`; both or neither, and more than 100 at once, are an invalid request.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -46,8 +46,8 @@ class TargetServiceStub:
     Refuses with UNIT_NOT_FOUND, STORE_NOT_FOUND or BRAND_NOT_FOUND outside the caller's scope and with INVALID_PERIOD.
     """
     BatchGetScorecards: _grpc.UnaryUnaryMultiCallable[_targets_pb2.BatchGetScorecardsRequest, _targets_pb2.BatchGetScorecardsResponse]
-    """What each of up to 100 units, stores or brands sold in the same period, as GetScorecard shows it, in no particular order; those outside
-    the caller's scope are absent. Give exactly one of `unit_ids`, `store_ids` and `brand_ids`; several or none, and more than 100 at once,
+    """What each of up to 100 units, stores or brands sold in the same period, as `scorecard` shows it, in no particular order; those outside
+    the caller's scope are absent. Give exactly one of `unitIds`, `storeIds` and `brandIds`; several or none, and more than 100 at once,
     are an invalid request. Refuses with INVALID_PERIOD.
     """
     BatchGetCredits: _grpc.UnaryUnaryMultiCallable[_targets_pb2.BatchGetCreditsRequest, _targets_pb2.BatchGetCreditsResponse]
@@ -57,8 +57,8 @@ class TargetServiceStub:
     is credited to her as the guide of one of its product brands, she sees what was paid for that brand's goods.
     """
     BatchListCredits: _grpc.UnaryUnaryMultiCallable[_targets_pb2.BatchListCreditsRequest, _targets_pb2.BatchListCreditsResponse]
-    """The latest credits of each of up to 100 members of staff or stores, as ListCredits shows them; those outside the caller's scope are
-    absent. Give exactly one of `staff_ids` and `store_ids`; both or neither, and more than 100 at once, are an invalid request.
+    """The latest credits of each of up to 100 members of staff or stores, as `credits` shows them; those outside the caller's scope are
+    absent. Give exactly one of `staffIds` and `storeIds`; both or neither, and more than 100 at once, are an invalid request.
     """
 
 @_typing.type_check_only
@@ -74,8 +74,8 @@ class TargetServiceAsyncStub(TargetServiceStub):
     Refuses with UNIT_NOT_FOUND, STORE_NOT_FOUND or BRAND_NOT_FOUND outside the caller's scope and with INVALID_PERIOD.
     """
     BatchGetScorecards: _aio.UnaryUnaryMultiCallable[_targets_pb2.BatchGetScorecardsRequest, _targets_pb2.BatchGetScorecardsResponse]  # type: ignore[assignment]
-    """What each of up to 100 units, stores or brands sold in the same period, as GetScorecard shows it, in no particular order; those outside
-    the caller's scope are absent. Give exactly one of `unit_ids`, `store_ids` and `brand_ids`; several or none, and more than 100 at once,
+    """What each of up to 100 units, stores or brands sold in the same period, as `scorecard` shows it, in no particular order; those outside
+    the caller's scope are absent. Give exactly one of `unitIds`, `storeIds` and `brandIds`; several or none, and more than 100 at once,
     are an invalid request. Refuses with INVALID_PERIOD.
     """
     BatchGetCredits: _aio.UnaryUnaryMultiCallable[_targets_pb2.BatchGetCreditsRequest, _targets_pb2.BatchGetCreditsResponse]  # type: ignore[assignment]
@@ -85,8 +85,8 @@ class TargetServiceAsyncStub(TargetServiceStub):
     is credited to her as the guide of one of its product brands, she sees what was paid for that brand's goods.
     """
     BatchListCredits: _aio.UnaryUnaryMultiCallable[_targets_pb2.BatchListCreditsRequest, _targets_pb2.BatchListCreditsResponse]  # type: ignore[assignment]
-    """The latest credits of each of up to 100 members of staff or stores, as ListCredits shows them; those outside the caller's scope are
-    absent. Give exactly one of `staff_ids` and `store_ids`; both or neither, and more than 100 at once, are an invalid request.
+    """The latest credits of each of up to 100 members of staff or stores, as `credits` shows them; those outside the caller's scope are
+    absent. Give exactly one of `staffIds` and `storeIds`; both or neither, and more than 100 at once, are an invalid request.
     """
 
 class TargetServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -117,8 +117,8 @@ class TargetServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _targets_pb2.BatchGetScorecardsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_targets_pb2.BatchGetScorecardsResponse, _abc.Awaitable[_targets_pb2.BatchGetScorecardsResponse]]:
-        """What each of up to 100 units, stores or brands sold in the same period, as GetScorecard shows it, in no particular order; those outside
-        the caller's scope are absent. Give exactly one of `unit_ids`, `store_ids` and `brand_ids`; several or none, and more than 100 at once,
+        """What each of up to 100 units, stores or brands sold in the same period, as `scorecard` shows it, in no particular order; those outside
+        the caller's scope are absent. Give exactly one of `unitIds`, `storeIds` and `brandIds`; several or none, and more than 100 at once,
         are an invalid request. Refuses with INVALID_PERIOD.
         """
 
@@ -146,8 +146,8 @@ class TargetServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _targets_pb2.BatchListCreditsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_targets_pb2.BatchListCreditsResponse, _abc.Awaitable[_targets_pb2.BatchListCreditsResponse]]:
-        """The latest credits of each of up to 100 members of staff or stores, as ListCredits shows them; those outside the caller's scope are
-        absent. Give exactly one of `staff_ids` and `store_ids`; both or neither, and more than 100 at once, are an invalid request.
+        """The latest credits of each of up to 100 members of staff or stores, as `credits` shows them; those outside the caller's scope are
+        absent. Give exactly one of `staffIds` and `storeIds`; both or neither, and more than 100 at once, are an invalid request.
         """
 
 def add_TargetServiceServicer_to_server(servicer: TargetServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

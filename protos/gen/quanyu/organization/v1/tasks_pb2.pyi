@@ -5,8 +5,9 @@ Tasks: what a fact asks of a member of staff, from birth to outcome.
 
 A task is born from a fact of another service: a shopper left the district with coupons of the day's pack unspent, so the guide she is
 bound to follows up. However often she leaves that day, there is one task for a brand: until it is done it speaks of what was unspent
-when she left last, and it is withdrawn when that is nothing. It follows the binding: when she is bound to another guide it is handed over, when to nobody it is withdrawn. Bindings are
-those of the person, under any of the ids that were linked; an undone link hands over or withdraws what it had joined.
+when she left last, and it is withdrawn when that is nothing. It follows the binding: when she is bound to another guide it is handed
+over, when to nobody it is withdrawn. Bindings are those of the person, under any of the ids that were linked; an undone link hands over
+or withdraws what it had joined.
 Only the assignee sees a task, and whoever runs the store it belongs to or stands above it.
 
 The initial metadata `quanyu-cursor` of a stream is the cursor it begins at: one that broke before its first response goes on from there.
@@ -569,7 +570,7 @@ class TasksOfSubject(_message.Message):
 
     @_builtins.property
     def page(self) -> _page_pb2.PageInfo:
-        """Continues with ListTasks."""
+        """Continues with `tasks`."""
 
     def __init__(
         self,

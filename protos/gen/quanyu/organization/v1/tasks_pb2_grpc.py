@@ -113,8 +113,8 @@ class TaskServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def BatchListTasks(self, request, context):
-        """The first tasks of each of up to 100 members of staff or stores, as ListTasks shows them; those outside the caller's scope are absent.
-        Give exactly one of `staff_ids` and `store_ids`; both or neither, and more than 100 at once, are an invalid request.
+        """The first tasks of each of up to 100 members of staff or stores, as `tasks` shows them; those outside the caller's scope are absent.
+        Give exactly one of `staffIds` and `storeIds`; both or neither, and more than 100 at once, are an invalid request.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -5,8 +5,9 @@ Tasks: what a fact asks of a member of staff, from birth to outcome.
 
 A task is born from a fact of another service: a shopper left the district with coupons of the day's pack unspent, so the guide she is
 bound to follows up. However often she leaves that day, there is one task for a brand: until it is done it speaks of what was unspent
-when she left last, and it is withdrawn when that is nothing. It follows the binding: when she is bound to another guide it is handed over, when to nobody it is withdrawn. Bindings are
-those of the person, under any of the ids that were linked; an undone link hands over or withdraws what it had joined.
+when she left last, and it is withdrawn when that is nothing. It follows the binding: when she is bound to another guide it is handed
+over, when to nobody it is withdrawn. Bindings are those of the person, under any of the ids that were linked; an undone link hands over
+or withdraws what it had joined.
 Only the assignee sees a task, and whoever runs the store it belongs to or stands above it.
 
 The initial metadata `quanyu-cursor` of a stream is the cursor it begins at: one that broke before its first response goes on from there.
@@ -57,8 +58,8 @@ class TaskServiceStub:
     Refuses with SUBJECT_REQUIRED when neither is named.
     """
     BatchListTasks: _grpc.UnaryUnaryMultiCallable[_tasks_pb2.BatchListTasksRequest, _tasks_pb2.BatchListTasksResponse]
-    """The first tasks of each of up to 100 members of staff or stores, as ListTasks shows them; those outside the caller's scope are absent.
-    Give exactly one of `staff_ids` and `store_ids`; both or neither, and more than 100 at once, are an invalid request.
+    """The first tasks of each of up to 100 members of staff or stores, as `tasks` shows them; those outside the caller's scope are absent.
+    Give exactly one of `staffIds` and `storeIds`; both or neither, and more than 100 at once, are an invalid request.
     """
     WatchTasks: _grpc.UnaryStreamMultiCallable[_tasks_pb2.WatchTasksRequest, _tasks_pb2.WatchTasksResponse]
     """The tasks of a member of staff or of a store, each when it is born, handed to them or changed from now on; with `after` first those
@@ -89,8 +90,8 @@ class TaskServiceAsyncStub(TaskServiceStub):
     Refuses with SUBJECT_REQUIRED when neither is named.
     """
     BatchListTasks: _aio.UnaryUnaryMultiCallable[_tasks_pb2.BatchListTasksRequest, _tasks_pb2.BatchListTasksResponse]  # type: ignore[assignment]
-    """The first tasks of each of up to 100 members of staff or stores, as ListTasks shows them; those outside the caller's scope are absent.
-    Give exactly one of `staff_ids` and `store_ids`; both or neither, and more than 100 at once, are an invalid request.
+    """The first tasks of each of up to 100 members of staff or stores, as `tasks` shows them; those outside the caller's scope are absent.
+    Give exactly one of `staffIds` and `storeIds`; both or neither, and more than 100 at once, are an invalid request.
     """
     WatchTasks: _aio.UnaryStreamMultiCallable[_tasks_pb2.WatchTasksRequest, _tasks_pb2.WatchTasksResponse]  # type: ignore[assignment]
     """The tasks of a member of staff or of a store, each when it is born, handed to them or changed from now on; with `after` first those
@@ -154,8 +155,8 @@ class TaskServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _tasks_pb2.BatchListTasksRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_tasks_pb2.BatchListTasksResponse, _abc.Awaitable[_tasks_pb2.BatchListTasksResponse]]:
-        """The first tasks of each of up to 100 members of staff or stores, as ListTasks shows them; those outside the caller's scope are absent.
-        Give exactly one of `staff_ids` and `store_ids`; both or neither, and more than 100 at once, are an invalid request.
+        """The first tasks of each of up to 100 members of staff or stores, as `tasks` shows them; those outside the caller's scope are absent.
+        Give exactly one of `staffIds` and `storeIds`; both or neither, and more than 100 at once, are an invalid request.
         """
 
     @_abc_1.abstractmethod
