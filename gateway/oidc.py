@@ -2,7 +2,7 @@
 
 Keys are fetched when the first token comes, once more behind the requests when they are older than `FRESH_SECONDS`, and at once when a
 token names a key that is not among them: however many such tokens come, at most every `REFETCH_SECONDS`. While a provider is away its
-last good keys serve, until they are `OFFLINE_SECONDS` old; after a start those that `keyfile.py` has kept, at the same age.
+last good keys serve, until they are `OFFLINE_SECONDS` old.
 """
 
 import asyncio
@@ -17,7 +17,6 @@ from joserfc.errors import JoseError
 from joserfc.jwk import ECKey, OKPKey, RSAKey
 from msgspec import Meta, Struct
 
-from gateway.keyfile import KeyFile
 from services.kit.errors import Unavailable
 from services.kit.logs import logger
 from services.kit.settings import Settings, SettingsError
@@ -94,9 +93,9 @@ class Keys:
 class FetchedKeys(Keys):
     """The keys that a provider publishes."""
 
-    def __init__(self, provider: Trusted, folder: str = "") -> None:
+    def __init__(self, provider: Trusted) -> None:
         super().__init__()
-        self.provider, self.file = provider, KeyFile(folder, provider.issuer, provider.jwks_uri)
+        self.provider = provider
         self.fetched_at = self.tried_at = -math.inf
         self.away = False
         self.fetching: asyncio.Task[None] | None = None
@@ -152,14 +151,9 @@ class FetchedKeys(Keys):
         except (httpx.HTTPError, httpx.InvalidURL, TimeoutError, ValueError, LookupError, TypeError, RecursionError, OSError) as error:
             self.away = True
             logger().warning("identity provider is away", issuer=self.provider.issuer, why=f"{type(error).__name__}: {error}"[:200])
-            if not self.keys:
-                kept, age = await asyncio.to_thread(self.file.kept)
-                if keys := usable(kept):
-                    self._believe(keys, began_at - age)
             return
         self.away = False
         self._believe(keys, began_at)
-        await asyncio.to_thread(self.file.keep, given["keys"], time.monotonic() - began_at)
 
     def _believe(self, keys: Sequence[Key], fetched_at: float) -> None:
         if {key.thumbprint() for key in keys} != {key.thumbprint() for key in self.keys}:

@@ -79,7 +79,7 @@ class Tokens:
     """Checks bearer tokens. One that passed is remembered until it expires or its issuer's keys change."""
 
     def __init__(self, settings: Settings) -> None:
-        self.issuers = {one.issuer: Issuer(one, FetchedKeys(one, settings.oidc_cache)) for one in trusted(settings)} | _local(settings)
+        self.issuers = {one.issuer: Issuer(one, FetchedKeys(one)) for one in trusted(settings)} | _local(settings)
         self.checked: OrderedDict[str, Token] = OrderedDict()
 
     def kept(self, text: str) -> Token | None:

@@ -55,8 +55,6 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     oidc_issuers: str = "[]"
     """Whose bearer tokens the gateway takes: JSON list of {issuer, audience, jwks_uri, algorithms, people, operators}; all but the
     first two may be left out (`gateway/oidc.py` says what they mean)."""
-    oidc_cache: str = ""
-    """A folder of the gateway's own where it keeps the issuers' last keys, for a start while an issuer is away; empty: nowhere."""
     secret_keys: str = ""
     """Comma-separated Fernet keys for personal data; the first encrypts, all decrypt."""
     hash_keys: str = ""

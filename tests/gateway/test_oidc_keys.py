@@ -2,9 +2,7 @@
 
 import asyncio
 import json
-import os
 import time
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -147,106 +145,6 @@ async def test_a_provider_that_was_never_there_is_503_until_it_is(provider: Prov
     provider.told("start")
     clock.added += oidc.REFETCH_SECONDS
     assert (await gateway.post({"query": VIEWER}, headers=headers)).status_code == 200
-
-
-async def test_after_a_start_while_the_provider_is_away_the_keys_that_were_kept_serve(
-    provider: Provider, clock: Clock, tmp_path: Path
-) -> None:
-    stated, folder = trusting(provider.issuer), tmp_path / "keys"
-
-    def started(stated: str = stated, folder: Path | str = folder) -> Tokens:
-        return Tokens(Settings(oidc_issuers=stated, oidc_cache=str(folder)))
-
-    text = await provider.token("anna")
-    await started().check(text)
-    provider.told("stop")
-    believed = started()
-    assert (await believed.check(text)).subject == "anna"
-    for other in (started(folder=""), started(trusting(provider.issuer, jwks_uri="http://127.0.0.1:1/jwks"))):
-        with pytest.raises(Unavailable, match="ISSUER_AWAY"):
-            await other.check(text)
-    clock.added += oidc.OFFLINE_SECONDS + 1
-    with pytest.raises(Unavailable, match="ISSUER_AWAY"):
-        await believed.check(text)
-
-
-async def test_keys_that_were_kept_are_not_believed_before_their_provider_was_asked(provider: Provider, tmp_path: Path) -> None:
-    settings = Settings(oidc_issuers=trusting(provider.issuer), oidc_cache=str(tmp_path))
-    text = await provider.token("anna")
-    await Tokens(settings).check(text)
-    provider.told("replace")
-    with pytest.raises(Denied):
-        await Tokens(settings).check(text)
-
-
-def the_file(folder: Path) -> Path:
-    (file,) = folder.iterdir()
-    return file
-
-
-@pytest.mark.parametrize("age", [oidc.OFFLINE_SECONDS + 60, -60.0])
-async def test_keys_that_were_kept_are_believed_at_their_age(provider: Provider, tmp_path: Path, age: float) -> None:
-    settings = Settings(oidc_issuers=trusting(provider.issuer), oidc_cache=str(tmp_path))
-    text = await provider.token("anna")
-    await Tokens(settings).check(text)
-    provider.told("stop")
-    file = the_file(tmp_path)
-    kept = json.loads(file.read_text())
-    file.write_text(json.dumps(kept | {"fetched_at": kept["fetched_at"] - age}))
-    with pytest.raises(Unavailable, match="ISSUER_AWAY"):
-        await Tokens(settings).check(text)
-
-
-@pytest.mark.parametrize("body", [b"", b"[]", b'{"issuer": 1}', b"[" * 100_000, b"\xff"])
-async def test_a_file_that_is_broken_is_as_good_as_none(
-    provider: Provider, tmp_path: Path, body: bytes, capsys: pytest.CaptureFixture[str]
-) -> None:
-    settings = Settings(oidc_issuers=trusting(provider.issuer), oidc_cache=str(tmp_path))
-    text = await provider.token("anna")
-    await Tokens(settings).check(text)
-    provider.told("stop")
-    file = the_file(tmp_path)
-    file.write_bytes(body)
-    with pytest.raises(Unavailable, match="ISSUER_AWAY"):
-        await Tokens(settings).check(text)
-    assert "cannot be read" in capsys.readouterr().out
-
-
-def of_anybody(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    file.chmod(0o666)
-
-
-def of_somebody_else(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "geteuid", lambda: file.stat().st_uid + 1)
-
-
-def a_link(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    file.symlink_to(file.rename(file.parent.parent / "elsewhere.json"))
-
-
-def a_pipe(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    file.unlink()
-    os.mkfifo(file, 0o600)
-
-
-@pytest.mark.parametrize("made", [of_anybody, of_somebody_else, a_link, a_pipe])
-async def test_a_file_that_others_may_have_written_is_as_good_as_none(
-    provider: Provider, tmp_path: Path, made: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    settings = Settings(oidc_issuers=trusting(provider.issuer), oidc_cache=str(tmp_path / "keys"))
-    text = await provider.token("anna")
-    await Tokens(settings).check(text)
-    provider.told("stop")
-    made(the_file(tmp_path / "keys"), monkeypatch)
-    with pytest.raises(Unavailable, match="ISSUER_AWAY"):
-        await Tokens(settings).check(text)
-    assert "cannot be read" in capsys.readouterr().out
-
-
-async def test_where_nothing_can_be_written_people_sign_in_as_ever(provider: Provider, tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
-    believed = Tokens(Settings(oidc_issuers=trusting(provider.issuer), oidc_cache=str(tmp_path / "file")))
-    assert (await believed.check(await provider.token("anna"))).subject == "anna"
 
 
 async def test_a_flood_of_unknown_keys_costs_one_fetch(provider: Provider) -> None:
