@@ -17,6 +17,7 @@ from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from gateway import documents, errors, explorer, schema
 from gateway.asked import PREFLIGHT, Reader
+from gateway.auth.sessions import SessionResolver
 from gateway.clients import Clients
 from gateway.crowd import Crowd
 from gateway.door import Door
@@ -24,7 +25,6 @@ from gateway.execution import Executor
 from gateway.http import Endpoint
 from gateway.limits import Limits
 from gateway.operations import Operations
-from gateway.principal import Sessions
 from gateway.subscriptions.ending import Endings
 from gateway.subscriptions.sse import EventStreams
 from gateway.subscriptions.stream import Subscriptions
@@ -66,7 +66,7 @@ def build(settings: Settings) -> Gateway:
     told = settings.introspection == "on" or (settings.introspection == "auto" and settings.env == "development")
     executor = Executor(schema.build(), suggestions=False, limits=Limits.of(settings), introspection=told)
     reader = Reader(settings, documents.load(settings))
-    sessions = Sessions(settings, clients)
+    sessions = SessionResolver(settings, clients)
     operations, endings = Operations(executor, sessions, clients, settings), Endings()
     subscriptions = Subscriptions(operations, settings)
     endpoint = Endpoint(operations, reader, EventStreams(operations, subscriptions, endings, reader), settings)

@@ -6,9 +6,9 @@ from typing import Any
 from google.protobuf.message import Message
 from strawberry.dataloader import DataLoader
 
+from gateway.auth.sessions import Session
 from gateway.clients import Clients
 from gateway.edges import Batch, Bound
-from gateway.principal import Session
 from services.kit.errors import Refusal
 
 

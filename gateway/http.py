@@ -96,8 +96,8 @@ class Endpoint:
             self.operations.rates.admit_address(await self._address(arrived))
             raise
         authorization = arrived.header(b"authorization")
-        known = self.operations.known(authorization)
-        session, account = known or await self.operations.admitted(authorization, await self._address(arrived))
+        known = self.operations.authenticate_cached(authorization)
+        session, account = known or await self.operations.authenticate(authorization, await self._address(arrived))
         ready = self.operations.ready(asked, account)
         if isinstance(ready, Answer):
             return ready

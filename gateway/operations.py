@@ -16,12 +16,12 @@ from msgspec.structs import replace
 
 from gateway import errors
 from gateway.asked import Asked, BadRequest
+from gateway.auth.sessions import Session, SessionResolver
 from gateway.clients import Clients, asking
 from gateway.context import Context
 from gateway.execution import Executor, Prepared
 from gateway.journal import Journal
 from gateway.overdue import Overdue
-from gateway.principal import Session, Sessions
 from gateway.rates import COLD_WEIGHT_PER_SECOND, Account, Rates, charge
 from services.kit import channel, ids
 from services.kit.errors import Denied, Exhausted, Refusal, Unavailable
@@ -64,7 +64,7 @@ class Ready(Struct, frozen=True):
 class Operations:
     """The steps of each operation."""
 
-    def __init__(self, executor: Executor, sessions: Sessions, clients: Clients, settings: Settings) -> None:
+    def __init__(self, executor: Executor, sessions: SessionResolver, clients: Clients, settings: Settings) -> None:
         self.executor, self.sessions, self.clients = executor, sessions, clients
         self.rates, self.journal = Rates(settings), Journal()
         self.deadline_seconds, self.overdue = settings.deadline_seconds, Overdue(settings.deadline_seconds)
@@ -94,18 +94,18 @@ class Operations:
         finally:
             self.overdue.done(task)
 
-    async def admitted(self, authorization: str | None, address: str) -> tuple[Session, Account]:
+    async def authenticate(self, authorization: str | None, address: str) -> tuple[Session, Account]:
         """Whoever asks, their operation counted."""
-        kept = self.sessions.kept(authorization)
+        kept = self.sessions.find_cached(authorization)
         if kept is None:
             # Whoever is not known costs two rpcs to know, whether or not they are somebody.
             self.rates.admit_address(address)
-            kept = await self.sessions.of(authorization)
+            kept = await self.sessions.authenticate(authorization)
         return kept, self.rates.admit(kept, address)
 
-    def known(self, authorization: str) -> tuple[Session, Account] | None:
+    def authenticate_cached(self, authorization: str) -> tuple[Session, Account] | None:
         """The same of whoever is signed in and known: neither a service nor an address is needed for it."""
-        kept = self.sessions.kept(authorization)
+        kept = self.sessions.find_cached(authorization)
         return (kept, self.rates.admit(kept, "")) if kept is not None and kept.principal is not None else None
 
     def ready(self, asked: Asked, account: Account) -> Ready | Answer:

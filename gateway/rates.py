@@ -10,7 +10,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from datetime import timedelta
 
-from gateway.principal import Session
+from gateway.auth.sessions import Session
 from services.kit.errors import Overloaded
 from services.kit.settings import Settings
 

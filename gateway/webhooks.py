@@ -17,11 +17,11 @@ from starlette.types import Receive, Scope, Send
 
 from gateway import errors
 from gateway.asked import JSON, BadRequest, Reader
+from gateway.auth.sessions import ANONYMOUS, GATEWAY
 from gateway.clients import acting_as
 from gateway.context import Context
 from gateway.journal import Ended
 from gateway.operations import Answer, Operations, told
-from gateway.principal import ANONYMOUS, GATEWAY
 from gateway.respond import respond
 from quanyu.commerce.v1.orders_pb2 import TakePaymentNoticeRequest
 from services.kit import telemetry

@@ -7,7 +7,7 @@ from contextlib import contextmanager, suppress
 from types import TracebackType
 from typing import Any
 
-from gateway.tokens import CLOCK_SKEW_SECONDS, unauthenticated
+from gateway.auth.bearer_tokens import CLOCK_SKEW_SECONDS, token_expired_error
 from services.kit.errors import Unavailable
 
 STOPPING = "SERVER_STOPPING"
@@ -86,7 +86,7 @@ class Ending:
     def expire(self, expires_at: float | None) -> None:
         """Ends it with the token that expires then; None: it has none."""
         if expires_at is not None:
-            self.later(max(0.0, expires_at + CLOCK_SKEW_SECONDS - time.time()), unauthenticated("this token has expired"))
+            self.later(max(0.0, expires_at + CLOCK_SKEW_SECONDS - time.time()), token_expired_error())
 
     def task(self, work: Coroutine[Any, Any, None], *, ends: bool = True) -> "asyncio.Task[None]":
         """Does this meanwhile. `ends`: when it is done or fails, the connection ends; else only when it fails."""

@@ -18,9 +18,9 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gateway.asked import EVENT_STREAM, JSON, BadRequest, Reader
+from gateway.auth.sessions import Session
 from gateway.journal import Ended
 from gateway.operations import Answer, Operations, Ready, told
-from gateway.principal import Session
 from gateway.rates import Account
 from gateway.respond import respond
 from gateway.subscriptions.ending import Endings
@@ -84,7 +84,7 @@ class EventStreams:
         except BadRequest:
             self.operations.rates.admit_address(asker.address)
             raise
-        session, account = await self.operations.admitted(asker.authorization, asker.address)
+        session, account = await self.operations.authenticate(asker.authorization, asker.address)
         ready = self.operations.ready(asked, account)
         if isinstance(ready, Answer):
             return ready
@@ -92,7 +92,7 @@ class EventStreams:
             raise BadRequest(405, "GET is for queries and subscriptions only; use POST")
         if ready.kind is OperationType.MUTATION:
             go_on(request.scope)
-        return Opened(ready, session, account, asker, await self.operations.sessions.expires_at(asker.authorization))
+        return Opened(ready, session, account, asker, await self.operations.sessions.find_expiry(asker.authorization))
 
 
 def _whole(answer: Answer) -> Response:

@@ -17,13 +17,13 @@ from msgspec import Struct
 from prometheus_client import Counter, Gauge
 
 from gateway import errors
+from gateway.auth.sessions import Session
 from gateway.clients import acting_as
 from gateway.context import Context
 from gateway.follow import Feed
 from gateway.journal import Ended
 from gateway.operations import Answer, Operations, Ready, refused, told
 from gateway.places import Places
-from gateway.principal import Session
 from gateway.rates import Account, network
 from gateway.subscriptions.buffer import buffered
 from services.kit import telemetry
@@ -161,7 +161,7 @@ class Subscriptions:
             began = time.monotonic()
             broken: Unavailable | None = None
             try:
-                session = await self.sessions.of(asker.authorization)
+                session = await self.sessions.authenticate(asker.authorization)
                 with acting_as(session.principal):
                     responses = feed.follow()
                 async with aclosing(responses):
@@ -182,7 +182,7 @@ class Subscriptions:
             return await self.operations.answered(self._executed(ready, event, account, asker))
 
     async def _executed(self, ready: Ready, event: Any, account: Account, asker: Asker) -> Answer:
-        return await self._run(ready, await self.sessions.of(asker.authorization), account, asker, event)
+        return await self._run(ready, await self.sessions.authenticate(asker.authorization), account, asker, event)
 
     async def _run(self, ready: Ready, session: Session, account: Account, asker: Asker, event: Any = None) -> Answer:
         with telemetry.span("graphql", asker.trace) as span:

@@ -14,11 +14,11 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from gateway import errors
 from gateway.asked import JSON, BadRequest, Reader
+from gateway.auth.sessions import Session
 from gateway.crowd import Crowd
 from gateway.journal import Ended
 from gateway.operations import Answer, Operations, Ready, told, turned_away
 from gateway.places import Places
-from gateway.principal import Session
 from gateway.rates import Account, Buckets
 from gateway.subscriptions import messages
 from gateway.subscriptions.ending import STOPPING, Ending, Endings
@@ -140,9 +140,9 @@ class Connection:
         self.asker = replace(self.asker, authorization=_authorization(payload))
         operations = self.server.operations
         operations.begin()
-        session, _ = await operations.overdue.within(operations.admitted(self.asker.authorization, self.asker.address))
+        session, _ = await operations.overdue.within(operations.authenticate(self.asker.authorization, self.asker.address))
         self.place.enter_context(self.server.signed_in.taken(key_of(session, self.asker)))
-        self.ending.expire(await operations.sessions.expires_at(self.asker.authorization))
+        self.ending.expire(await operations.sessions.find_expiry(self.asker.authorization))
         await self._send(messages.ACKNOWLEDGED)
 
     async def _subscribe(self, message: Subscribe) -> None:
@@ -182,7 +182,7 @@ class Connection:
         except BadRequest:
             self.server.operations.rates.admit_address(self.asker.address)
             raise
-        session, account = await self.server.operations.admitted(self.asker.authorization, self.asker.address)
+        session, account = await self.server.operations.authenticate(self.asker.authorization, self.asker.address)
         ready = self.server.operations.ready(asked, account)
         return ready if isinstance(ready, Answer) else (ready, session, account)
 

@@ -54,7 +54,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     """The JWKS of the local issuer whose bearer tokens the gateway takes (development only)."""
     oidc_issuers: str = "[]"
     """Whose bearer tokens the gateway takes: JSON list of {issuer, audience, jwks_uri, algorithms, people, operators}; all but the
-    first two may be left out (`gateway/oidc.py` says what they mean)."""
+    first two may be left out (`gateway/auth/oidc.py` says what they mean)."""
     secret_keys: str = ""
     """Comma-separated Fernet keys for personal data; the first encrypts, all decrypt."""
     hash_keys: str = ""

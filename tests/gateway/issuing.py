@@ -14,7 +14,7 @@ import pytest
 from joserfc import jwt
 from joserfc.jwk import RSAKey
 
-from gateway.tokens import Tokens
+from gateway.auth.bearer_tokens import TokenVerifier
 from services.kit.settings import Settings
 from services.local.mongod import free_port
 from tests.judges.provider import Provider, providing
@@ -46,8 +46,8 @@ def trusting(*issuers: str, **changes: Any) -> str:
     return json.dumps(stated)
 
 
-def believing(*issuers: str, **changes: Any) -> Tokens:
-    return Tokens(Settings(oidc_issuers=trusting(*issuers, **changes)))
+def believing(*issuers: str, **changes: Any) -> TokenVerifier:
+    return TokenVerifier(Settings(oidc_issuers=trusting(*issuers, **changes)))
 
 
 def forged(provider: Provider, key: Any, algorithm: str = "RS256", header: dict[str, Any] | None = None, **changes: Any) -> str:

@@ -5,9 +5,9 @@ import json
 
 import pytest
 
+from gateway.auth.sessions import ANONYMOUS
 from gateway.context import Context
 from gateway.edges import Batch
-from gateway.principal import ANONYMOUS
 from quanyu.commerce.v1 import orders_pb2
 from quanyu.organization.v1 import chart_pb2
 from tests.gateway.conftest import Gateway, Open

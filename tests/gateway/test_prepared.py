@@ -12,11 +12,11 @@ from google.protobuf.message import Message
 from graphql import OperationDefinitionNode
 
 from gateway import execution, schema
+from gateway.auth.sessions import ANONYMOUS
 from gateway.context import Context
 from gateway.engine.collect import Uncompiled
 from gateway.engine.engine import Compiled
 from gateway.execution import FRESH_BYTES_MAX, PLANS_BYTES_MAX, PREPARED_BYTES_MAX, Documents, Executor
-from gateway.principal import ANONYMOUS
 from services.kit.errors import Unavailable
 from tests.gateway.conftest import OPERATIONS
 

@@ -14,11 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway import crowd
+from gateway.auth.sessions import Session
 from gateway.clients import SILENT_SECONDS_MAX, WAITING_SHARE
 from gateway.door import RETRY_AFTER_SECONDS, Door
 from gateway.operations import UNCOMPILED_WEIGHT, USUAL_CALLS
 from gateway.overdue import Overdue
-from gateway.principal import Session
 from gateway.rates import BURST_SECONDS, KEPT_MAX, Buckets, Rates, charge
 from services.kit.errors import Conflict, Exhausted, Overloaded, Refusal
 from services.kit.principals import Principal

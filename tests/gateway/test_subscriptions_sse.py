@@ -5,8 +5,8 @@ import asyncio
 import httpx
 import pytest
 
+from gateway.auth.bearer_tokens import CLOCK_SKEW_SECONDS
 from gateway.subscriptions import sse
-from gateway.tokens import CLOCK_SKEW_SECONDS
 from tests.gateway.conftest import Gateway, Open
 from tests.gateway.serving import SECONDS_MAX
 from tests.gateway.test_subscriptions_websocket import WATCHED, telling_gateway, told
@@ -105,4 +105,4 @@ async def test_a_stream_ends_with_its_token(open_gateway: Open) -> None:
         headers = {"accept": STREAM, "authorization": f"Bearer {expiring}"}
         async with httpx.AsyncClient(base_url=f"http://{served.address}", trust_env=False, timeout=SECONDS_MAX) as http:
             ended = await http.post("/graphql", json={"query": WATCHED, "variables": {"id": "ord_1"}}, headers=headers)
-        assert ended.text == ": this token has expired\n\n", "and no `complete`: the client comes again with another token"
+        assert ended.text == ": This token has expired. Send a new one.\n\n", "and no `complete`: the client comes again with another token"

@@ -11,8 +11,8 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 from websockets.typing import Subprotocol
 
+from gateway.auth.bearer_tokens import CLOCK_SKEW_SECONDS
 from gateway.subscriptions import websocket
-from gateway.tokens import CLOCK_SKEW_SECONDS
 from tests.gateway.conftest import Open
 from tests.gateway.serving import PROTOCOL, SECONDS_MAX, Served, serving
 from tests.gateway.telling import Teller, telling
@@ -145,7 +145,7 @@ async def test_a_socket_ends_with_its_token(open_gateway: Open) -> None:
         await socket.say(type="connection_init", payload={"authorization": f"Bearer {expiring}"})
         assert await socket.heard() == {"type": "connection_ack"}
         code, reason = await socket.closed()
-        assert (code, reason) == (4403, "Forbidden: this token has expired")
+        assert (code, reason) == (4403, "Forbidden: This token has expired. Send a new one.")
         assert time.monotonic() - began < 3
 
 

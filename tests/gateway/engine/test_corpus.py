@@ -6,7 +6,7 @@ from typing import Any
 import orjson
 import pytest
 
-from gateway.principal import ANONYMOUS
+from gateway.auth.sessions import ANONYMOUS
 from tests.gateway.engine.both import Both
 from tests.gateway.engine.services import rpcs
 

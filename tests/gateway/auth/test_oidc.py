@@ -9,9 +9,9 @@ from typing import Any
 import httpx
 import pytest
 
-from gateway import oidc
-from gateway.oidc import FetchedKeys, Trusted
-from gateway.tokens import Tokens
+from gateway.auth import oidc
+from gateway.auth.bearer_tokens import TokenVerifier
+from gateway.auth.oidc import RemoteJWKS
 from services.kit.errors import Denied, Unavailable
 from services.kit.settings import Settings, SettingsError
 from tests.gateway.conftest import Open
@@ -71,66 +71,66 @@ async def test_a_provider_that_publishes_no_keys_is_away_and_asked_seldom(
         believed = believing(provider.issuer, jwks_uri=uri)
         for _ in range(3):
             with pytest.raises(Unavailable, match="ISSUER_AWAY"):
-                await believed.check(text)
-    assert capsys.readouterr().out.count("identity provider is away") == 1
+                await believed.verify(text)
+    assert capsys.readouterr().out.count("identity provider is unavailable") == 1
 
 
 async def test_keys_are_fetched_once_however_many_wait(provider: Provider) -> None:
     believed = believing(provider.issuer)
     given = [await provider.token(client) for client in ("anna", "guo", "ops")]
-    await asyncio.gather(*(believed.check(text) for text in given * 20))
+    await asyncio.gather(*(believed.verify(text) for text in given * 20))
     assert provider.fetched() == 1
 
 
 async def test_rotated_keys_are_believed_at_once_and_withdrawn_ones_no_more(provider: Provider, clock: Clock) -> None:
     believed = believing(provider.issuer)
     first = await provider.token("anna")
-    await believed.check(first)
+    await believed.verify(first)
     clock.added += oidc.REFETCH_SECONDS
     provider.told("rotate")
     second = await provider.token("anna")
     assert second.split(".")[0] != first.split(".")[0]
-    assert (await believed.check(second)).subject == "anna"
-    assert (await believed.check(first)).subject == "anna"
+    assert (await believed.verify(second)).subject == "anna"
+    assert (await believed.verify(first)).subject == "anna"
     assert provider.fetched() == 2
     clock.added += oidc.REFETCH_SECONDS
     provider.told("replace")
-    assert (await believed.check(await provider.token("anna"))).subject == "anna"
+    assert (await believed.verify(await provider.token("anna"))).subject == "anna"
     for withdrawn in (first, second):
         with pytest.raises(Denied):
-            await believed.check(withdrawn)
+            await believed.verify(withdrawn)
 
 
 async def test_old_keys_are_fetched_again_behind_the_requests(provider: Provider, clock: Clock) -> None:
     believed = believing(provider.issuer)
     text = await provider.token("anna")
-    await believed.check(text)
+    await believed.verify(text)
     provider.told("replace")
-    assert (await believed.check(text)).subject == "anna"
-    clock.added += oidc.FRESH_SECONDS + 1
-    assert (await believed.check(text)).subject == "anna"
+    assert (await believed.verify(text)).subject == "anna"
+    clock.added += oidc.REFRESH_SECONDS + 1
+    assert (await believed.verify(text)).subject == "anna"
     keys = believed.issuers[provider.issuer].keys
     await keys.fetching
     with pytest.raises(Denied):
-        await believed.check(text)
+        await believed.verify(text)
 
 
 async def test_while_the_provider_is_away_its_last_keys_serve_for_a_stated_time(provider: Provider, clock: Clock) -> None:
     believed = believing(provider.issuer)
     texts = [await provider.token("anna") for _ in range(3)]
-    await believed.check(texts[0])
+    await believed.verify(texts[0])
     provider.told("stop")
-    for seconds in (oidc.FRESH_SECONDS + 1, oidc.OFFLINE_SECONDS - oidc.FRESH_SECONDS - 60):
+    for seconds in (oidc.REFRESH_SECONDS + 1, oidc.STALE_SECONDS_MAX - oidc.REFRESH_SECONDS - 60):
         clock.added += seconds
-        assert (await believed.check(texts[0])).subject == "anna"
-        assert (await believed.check(texts[1])).subject == "anna"
+        assert (await believed.verify(texts[0])).subject == "anna"
+        assert (await believed.verify(texts[1])).subject == "anna"
     clock.added += 120
     for text in (texts[0], texts[2]):
         with pytest.raises(Unavailable, match="ISSUER_AWAY"):
-            await believed.check(text)
+            await believed.verify(text)
     provider.told("start")
     clock.added += oidc.REFETCH_SECONDS
-    assert (await believed.check(texts[0])).subject == "anna"
+    assert (await believed.verify(texts[0])).subject == "anna"
 
 
 async def test_a_provider_that_was_never_there_is_503_until_it_is(provider: Provider, clock: Clock, open_gateway: Open) -> None:
@@ -150,27 +150,27 @@ async def test_a_provider_that_was_never_there_is_503_until_it_is(provider: Prov
 async def test_a_flood_of_unknown_keys_costs_one_fetch(provider: Provider) -> None:
     believed = believing(provider.issuer)
     text = await provider.token("anna")
-    await believed.check(text)
+    await believed.verify(text)
     keys = believed.issuers[provider.issuer].keys
     keys.tried_at -= oidc.REFETCH_SECONDS
     foreign = rsa()
     flood = [forged(provider, foreign, header={"kid": f"unknown-{number}"}) for number in range(100)]
-    refused = await asyncio.gather(*(believed.check(one) for one in flood), return_exceptions=True)
+    refused = await asyncio.gather(*(believed.verify(one) for one in flood), return_exceptions=True)
     assert all(isinstance(one, Denied) for one in refused)
     assert provider.fetched() == 2
-    assert (await believed.check(text)).subject == "anna"
-    assert len(believed.checked) == 1
+    assert (await believed.verify(text)).subject == "anna"
+    assert len(believed.cache) == 1
 
 
 async def test_a_key_nobody_can_look_up_is_no_verdict(provider: Provider, clock: Clock) -> None:
     believed = believing(provider.issuer)
-    await believed.check(await provider.token("anna"))
+    await believed.verify(await provider.token("anna"))
     provider.told("rotate")
     fresh = await provider.token("anna")
     provider.told("stop")
     clock.added += oidc.REFETCH_SECONDS
     with pytest.raises(Unavailable):
-        await believed.check(fresh)
+        await believed.verify(fresh)
 
 
 @pytest.mark.parametrize(
@@ -189,28 +189,28 @@ async def test_a_key_nobody_can_look_up_is_no_verdict(provider: Provider, clock:
 )
 def test_issuers_must_be_stated_well(stated: str, why: str) -> None:
     with pytest.raises(SettingsError, match=why):
-        Tokens(Settings(oidc_issuers=stated))
+        TokenVerifier(Settings(oidc_issuers=stated))
 
 
 def test_production_reaches_providers_by_https() -> None:
-    Tokens(Settings(env="production", oidc_issuers=trusting("https://a.example")))
+    TokenVerifier(Settings(env="production", oidc_issuers=trusting("https://a.example")))
     for stated in (trusting("http://a.example"), trusting("https://a.example", jwks_uri="http://a.example/jwks")):
         with pytest.raises(SettingsError, match="https"):
-            Tokens(Settings(env="production", oidc_issuers=stated))
+            TokenVerifier(Settings(env="production", oidc_issuers=stated))
 
 
 async def test_a_discovery_document_of_another_issuer_is_not_followed(provider: Provider) -> None:
     alias = provider.issuer.replace("127.0.0.1", "localhost")
     text = forged(SimpleNamespace(issuer=alias), rsa())
     with pytest.raises(Unavailable):
-        await believing(alias).check(text)
+        await believing(alias).verify(text)
 
 
 async def test_keys_of_a_provider_behind_https_are_not_fetched_without() -> None:
-    provider = Trusted(issuer="https://issuer.example", audience="quanyu")
+    provider = oidc.Provider(issuer="https://issuer.example", audience="quanyu")
     stated = {"issuer": provider.issuer, "jwks_uri": "https://keys.example/jwks"}
     async with httpx.AsyncClient(transport=httpx.MockTransport(lambda _: httpx.Response(200, json=stated))) as http:
-        assert await FetchedKeys(provider)._discovered(http) == stated["jwks_uri"]
+        assert await RemoteJWKS(provider)._discover_jwks_uri(http) == stated["jwks_uri"]
         stated["jwks_uri"] = "http://keys.example/jwks"
         with pytest.raises(ValueError, match="https"):
-            await FetchedKeys(provider)._discovered(http)
+            await RemoteJWKS(provider)._discover_jwks_uri(http)

@@ -1,4 +1,4 @@
-"""Tokens of a real identity provider (npm `oidc-provider`): who is believed, and as whom."""
+"""TokenVerifier of a real identity provider (npm `oidc-provider`): who is believed, and as whom."""
 
 import hmac
 import json
@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from joserfc import jwt
 from joserfc.jwk import ECKey, RSAKey
 
-from gateway import tokens
-from gateway.principal import Sessions
-from gateway.tokens import Tokens
+from gateway.auth import bearer_tokens
+from gateway.auth.bearer_tokens import TokenVerifier
+from gateway.auth.sessions import SessionResolver
 from services.kit.errors import Denied, Unavailable
 from services.kit.settings import Settings
 from services.local.keys import new_keys
@@ -35,9 +35,9 @@ VIEWER = "{ viewer { consumer { id } staff { id } } }"
 async def test_a_token_of_the_provider_is_believed(provider: Provider, algorithm: str) -> None:
     for changes in ({}, {"jwks_uri": f"{provider.issuer}/jwks"}):
         believed = believing(provider.issuer, algorithms=[algorithm], **changes)
-        token = await believed.check(await provider.token("anna", algorithm=algorithm))
+        token = await believed.verify(await provider.token("anna", algorithm=algorithm))
         assert (token.issuer, token.subject) == (provider.issuer, "anna")
-    assert (await believed.check(await provider.signed_in("mia", algorithm=algorithm))).subject == "mia"
+    assert (await believed.verify(await provider.signed_in("mia", algorithm=algorithm))).subject == "mia"
 
 
 async def test_people_are_who_the_services_know_them_as(provider: Provider, open_gateway: Open) -> None:
@@ -78,12 +78,12 @@ async def test_a_provider_lends_nobody_a_place_of_the_suites_own(provider: Provi
     gateway = await open_gateway("member", "organization", oidc_issuers=trusting(provider.issuer))
     await settle(gateway, provider.issuer)
     for login in ("stf_guo", "con_anna", "operator"):
-        session = await gateway.app.state.sessions.of(f"Bearer {await provider.signed_in(login)}")
+        session = await gateway.app.state.sessions.authenticate(f"Bearer {await provider.signed_in(login)}")
         assert (session.staff_id, session.consumer_id, session.principal.grants) == ("", "", ())
         assert session.principal.id.startswith("sub_") and login not in session.principal.id
     consumers_only = Settings(oidc_issuers=trusting(provider.issuer, people=["consumers"]))
     gateway.called.clear()
-    session = await Sessions(consumers_only, gateway.app.state.clients).of(f"Bearer {await provider.token('guo')}")
+    session = await SessionResolver(consumers_only, gateway.app.state.clients).authenticate(f"Bearer {await provider.token('guo')}")
     assert session.principal is not None and session.principal.grants == ()
     assert gateway.called == ["ResolveConsumerRequest"]
 
@@ -96,10 +96,10 @@ async def test_staff_go_on_while_nobody_can_say_whether_they_shop_too(provider: 
     await do(gateway, "hireStaff", {"staffId": "stf_guo", "unitId": "unt_brd_a", "name": "Guo", "subject": "guo"})
     await do(gateway, "grantRole", {"staffId": "stf_guo", "role": "BRAND_OPERATOR", "kind": "BRAND", "scopeId": "brd_a"})
     sessions = gateway.app.state.sessions
-    session = await sessions.of(f"Bearer {await provider.token('guo')}")
+    session = await sessions.authenticate(f"Bearer {await provider.token('guo')}")
     assert session.staff_id == "stf_guo" and session.principal.grants
     with pytest.raises(Unavailable):
-        await sessions.of(f"Bearer {await provider.token('anna')}")
+        await sessions.authenticate(f"Bearer {await provider.token('anna')}")
 
 
 async def test_what_the_provider_did_not_say_for_us_is_refused(node: str, provider: Provider) -> None:
@@ -128,28 +128,28 @@ async def test_what_the_provider_did_not_say_for_us_is_refused(node: str, provid
     with providing(node, free_port()) as another:
         refused["another issuer"] = await another.token("anna")
         refused["another issuer under this one's name"] = forged(provider, foreign, header={"kid": (await another.published())[0]["kid"]})
-        assert (await believing(another.issuer).check(refused["another issuer"])).issuer == another.issuer
+        assert (await believing(another.issuer).verify(refused["another issuer"])).issuer == another.issuer
     for what, text in refused.items():
         with pytest.raises(Denied):
-            pytest.fail(f"{what} is believed: {await believed.check(text)}")
-    assert (await believed.check(real)).subject == "anna"
+            pytest.fail(f"{what} is believed: {await believed.verify(text)}")
+    assert (await believed.verify(real)).subject == "anna"
 
 
 async def test_a_token_is_good_for_its_time(provider: Provider, monkeypatch: pytest.MonkeyPatch) -> None:
     """The provider's tokens live 300 s; clocks may differ a little."""
     believed, real, now = believing(provider.issuer), await provider.token("anna"), time.time()
 
-    def at(seconds: float) -> Tokens:
-        monkeypatch.setattr(tokens, "time", SimpleNamespace(time=lambda: now + seconds))
+    def at(seconds: float) -> TokenVerifier:
+        monkeypatch.setattr(bearer_tokens, "time", SimpleNamespace(time=lambda: now + seconds))
         return believing(provider.issuer)
 
-    for seconds in (-tokens.CLOCK_SKEW_SECONDS + 3, 0, 300 + tokens.CLOCK_SKEW_SECONDS - 3):
-        assert (await at(seconds).check(real)).subject == (await believed.check(real)).subject == "anna"
+    for seconds in (-bearer_tokens.CLOCK_SKEW_SECONDS + 3, 0, 300 + bearer_tokens.CLOCK_SKEW_SECONDS - 3):
+        assert (await at(seconds).verify(real)).subject == (await believed.verify(real)).subject == "anna"
     for seconds in (-60, 360):
         with pytest.raises(Denied):
-            await at(seconds).check(real)
+            await at(seconds).verify(real)
     with pytest.raises(Denied, match="expired"):
-        await believed.check(real)
+        await believed.verify(real)
 
 
 @pytest.mark.parametrize(
@@ -180,11 +180,11 @@ async def test_claims_must_be_in_order_whoever_signed_them(changes: dict[str, An
     provider = SimpleNamespace(issuer="http://issuer.example")
     async with serving(json.dumps({"keys": [key.as_dict(private=False)]}).encode()) as uri:
         believed = believing(provider.issuer, jwks_uri=uri)
-        assert (await believed.check(forged(provider, key, aud=["quanyu", "another"], nbf=time.time()))).subject == "anna"
+        assert (await believed.verify(forged(provider, key, aud=["quanyu", "another"], nbf=time.time()))).subject == "anna"
         claims = {name: value for name, value in changes.items() if value is not None}
         missing = [name for name, value in changes.items() if value is None]
         with pytest.raises(Denied):
-            await believed.check(_without(provider, key, missing) if missing else forged(provider, key, **claims))
+            await believed.verify(_without(provider, key, missing) if missing else forged(provider, key, **claims))
 
 
 @pytest.mark.parametrize("typ", ["logout+jwt", "secevent+jwt", ""])
@@ -192,9 +192,9 @@ async def test_what_an_issuer_signs_for_another_use_is_no_token(typ: str) -> Non
     provider = SimpleNamespace(issuer="http://issuer.example")
     async with serving(json.dumps({"keys": [rsa().as_dict(private=False)]}).encode()) as uri:
         believed = believing(provider.issuer, jwks_uri=uri)
-        assert (await believed.check(forged(provider, rsa(), header={"typ": "JWT"}))).subject == "anna"
+        assert (await believed.verify(forged(provider, rsa(), header={"typ": "JWT"}))).subject == "anna"
         with pytest.raises(Denied):
-            await believed.check(forged(provider, rsa(), header={"typ": typ}))
+            await believed.verify(forged(provider, rsa(), header={"typ": typ}))
 
 
 def _without(provider: Any, key: Any, missing: list[str]) -> str:
@@ -217,9 +217,9 @@ PARTS = st.builds(lambda value: base64(json.dumps(value).encode()), HEADERS | CL
 )
 @settings(max_examples=300, deadline=None)
 async def test_whatever_is_shown_is_refused_and_no_bug(text: str) -> None:
-    believed = Tokens(Settings(oidc_issuers=trusting(ISSUER), token_keys=KEYS.tokens_setting()))
+    believed = TokenVerifier(Settings(oidc_issuers=trusting(ISSUER), token_keys=KEYS.tokens_setting()))
     with pytest.raises((Denied, Unavailable)):
-        await believed.check(text)
+        await believed.verify(text)
 
 
 async def test_a_known_caller_costs_microseconds(provider: Provider, open_gateway: Open) -> None:
@@ -232,7 +232,7 @@ async def test_a_known_caller_costs_microseconds(provider: Provider, open_gatewa
     async def spent(rounds: int) -> float:
         started = time.process_time()
         for _ in range(rounds):
-            session = await sessions.of(header)
+            session = await sessions.authenticate(header)
             for audience in ("member", "commerce", "district", "organization"):
                 signer.token(audience, session.principal)
         return (time.process_time() - started) / rounds

@@ -15,8 +15,8 @@ import msgspec
 from google.protobuf.message import Message
 from msgspec import Struct
 
+from gateway.auth.bearer_tokens import Token, TokenVerifier, authentication_error
 from gateway.clients import Clients, acting_as
-from gateway.tokens import Token, Tokens, unauthenticated
 from quanyu.access.v1 import access_pb2
 from quanyu.member.v1.identity_pb2 import ResolveConsumerRequest
 from quanyu.organization.v1.chart_pb2 import ResolveGrantsRequest
@@ -70,37 +70,37 @@ Who = tuple[str, str, float]
 """Issuer, subject, and how far their clock is moved."""
 
 
-class Sessions:
+class SessionResolver:
     """From an `Authorization` header to a session."""
 
     def __init__(self, settings: Settings, clients: Clients) -> None:
-        self.tokens, self.clients, self.deadline_seconds = Tokens(settings), clients, settings.deadline_seconds
+        self.tokens, self.clients, self.deadline_seconds = TokenVerifier(settings), clients, settings.deadline_seconds
         # Sessions and not people: the same principal again is signed for in a fraction of a microsecond.
         self.known: OrderedDict[Who, tuple[float, Session]] = OrderedDict()
         self.asked: dict[Who, asyncio.Task[Session]] = {}
 
-    async def of(self, authorization: str | None) -> Session:
+    async def authenticate(self, authorization: str | None) -> Session:
         """The session; `Denied` (UNAUTHENTICATED) for a token that is not in order, `Unavailable` when nobody can say who it is."""
         if not authorization:
             return ANONYMOUS
         scheme, _, text = authorization.partition(" ")
         if scheme.lower() != "bearer" or not text.strip():
-            raise unauthenticated("say `Authorization: Bearer …`")
-        return await self.session(await self.tokens.check(text.strip()))
+            raise authentication_error("Send the token as `Authorization: Bearer <token>`.")
+        return await self.resolve(await self.tokens.verify(text.strip()))
 
-    def kept(self, authorization: str | None) -> Session | None:
+    def find_cached(self, authorization: str | None) -> Session | None:
         """The session where it is known already, and nobody is to be asked."""
         if not authorization:
             return ANONYMOUS
-        token = self.tokens.kept(authorization[7:]) if authorization.startswith("Bearer ") else None
+        token = self.tokens.find_cached(authorization[7:]) if authorization.startswith("Bearer ") else None
         kept = self.known.get((token.issuer, token.subject, token.clock_offset)) if token is not None else None
         return kept[1] if kept is not None and kept[0] > time.monotonic() else None
 
-    async def expires_at(self, authorization: str | None) -> float | None:
-        """When the token of a header that `of` believed expires (seconds since 1970); None: there is none."""
-        return (await self.tokens.check(authorization.partition(" ")[2].strip())).expires_at if authorization else None
+    async def find_expiry(self, authorization: str | None) -> float | None:
+        """When the token of a header that `authenticate` accepted expires (seconds since 1970); None: there is none."""
+        return (await self.tokens.verify(authorization.partition(" ")[2].strip())).expires_at if authorization else None
 
-    async def session(self, token: Token) -> Session:
+    async def resolve(self, token: Token) -> Session:
         """Whose token it is; asked once however many operations wait for it. Nobody is not remembered."""
         who = (token.issuer, token.subject, token.clock_offset)
         kept = self.known.get(who)

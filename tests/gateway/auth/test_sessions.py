@@ -10,12 +10,12 @@ import pytest
 from joserfc import jwt
 from joserfc.jwk import OctKey, OKPKey
 
-from gateway import principal
 from gateway.asked import Asked as AskedFor
+from gateway.auth import sessions as sessions_module
+from gateway.auth.bearer_tokens import Token, TokenVerifier
+from gateway.auth.sessions import OPERATOR, Person, Session, SessionResolver
 from gateway.clients import SILENT_SECONDS_MAX, WAITING_SHARE
 from gateway.operations import Operations, Ready
-from gateway.principal import OPERATOR, Person, Session, Sessions
-from gateway.tokens import Token, Tokens
 from quanyu.access.v1 import access_pb2
 from quanyu.member.v1.identity_pb2 import ResolveConsumerRequest, ResolveConsumerResponse
 from quanyu.organization.v1.chart_pb2 import ResolveGrantsRequest, ResolveGrantsResponse
@@ -31,8 +31,8 @@ VIEWER = "{ viewer { consumer { id } staff { id } } }"
 
 
 @pytest.fixture
-def tokens(keys: Keys) -> Tokens:
-    return Tokens(Settings(token_keys=keys.tokens_setting()))
+def tokens(keys: Keys) -> TokenVerifier:
+    return TokenVerifier(Settings(token_keys=keys.tokens_setting()))
 
 
 @pytest.fixture
@@ -48,9 +48,9 @@ def sign(keys: Keys) -> Callable[..., str]:
     return sign
 
 
-async def test_a_token_of_the_local_issuer_is_believed(tokens: Tokens, sign: Callable[..., str]) -> None:
-    assert (await tokens.check(sign())).subject == "con_1"
-    assert (await tokens.check(sign(clock_offset=3600.0))).clock_offset == 3600.0
+async def test_a_token_of_the_local_issuer_is_believed(tokens: TokenVerifier, sign: Callable[..., str]) -> None:
+    assert (await tokens.verify(sign())).subject == "con_1"
+    assert (await tokens.verify(sign(clock_offset=3600.0))).clock_offset == 3600.0
 
 
 @pytest.mark.parametrize(
@@ -72,32 +72,34 @@ async def test_a_token_of_the_local_issuer_is_believed(tokens: Tokens, sign: Cal
     ],
     ids=", ".join,
 )
-async def test_any_other_is_refused(tokens: Tokens, sign: Callable[..., str], changes: dict[str, Any]) -> None:
+async def test_any_other_is_refused(tokens: TokenVerifier, sign: Callable[..., str], changes: dict[str, Any]) -> None:
     with pytest.raises(Denied, match="UNAUTHENTICATED"):
-        await tokens.check(sign(**changes))
+        await tokens.verify(sign(**changes))
 
 
 @pytest.mark.parametrize("text", ["", "x", "a.b.c", "é", "." * 9000, "eyJhbGciOiJub25lIn0.eyJzdWIiOiJjb25fMSJ9."])
-async def test_what_is_no_token_is_refused(tokens: Tokens, text: str) -> None:
+async def test_what_is_no_token_is_refused(tokens: TokenVerifier, text: str) -> None:
     with pytest.raises(Denied):
-        await tokens.check(text)
+        await tokens.verify(text)
 
 
-async def test_a_token_that_passed_expires_all_the_same(tokens: Tokens, sign: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_token_that_passed_expires_all_the_same(
+    tokens: TokenVerifier, sign: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     token = sign()
-    await tokens.check(token)
+    await tokens.verify(token)
     later = time.time() + 3600
     monkeypatch.setattr(time, "time", lambda: later)
     with pytest.raises(Denied, match="expired"):
-        await tokens.check(token)
+        await tokens.verify(token)
 
 
 def test_a_local_issuer_is_for_development(keys: Keys) -> None:
     with pytest.raises(SettingsError, match="QUANYU_TOKEN_KEYS"):
-        Tokens(Settings(env="production", token_keys=keys.tokens_setting()))
+        TokenVerifier(Settings(env="production", token_keys=keys.tokens_setting()))
     with pytest.raises(SettingsError, match="QUANYU_TOKEN_KEYS"):
-        Tokens(Settings(token_keys="{}"))
-    assert Tokens(Settings(env="production")).issuers == {}
+        TokenVerifier(Settings(token_keys="{}"))
+    assert TokenVerifier(Settings(env="production")).issuers == {}
 
 
 @pytest.mark.parametrize("header", ["Bearer x", "Bearer ", "Basic dXNlcjpwYXNz", "x"])
@@ -138,8 +140,8 @@ async def test_grants_are_asked_for_once_however_many_wait_and_for_thirty_second
     assert gateway.called.count("ResolveGrantsRequest") == 1
     await gateway.post(body, who="operator")
     assert gateway.called.count("ResolveGrantsRequest") == 1
-    assert principal.KEPT_SECONDS <= 30, "a role that was taken away is gone by then"
-    later = time.monotonic() + principal.KEPT_SECONDS + 1
+    assert sessions_module.KEPT_SECONDS <= 30, "a role that was taken away is gone by then"
+    later = time.monotonic() + sessions_module.KEPT_SECONDS + 1
     monkeypatch.setattr(time, "monotonic", lambda: later)
     await gateway.post(body, who="operator")
     assert gateway.called.count("ResolveGrantsRequest") == 2
@@ -168,7 +170,7 @@ class Asked:
     """Sessions of a provider's people, before an organization and a member that say this: an answer, a refusal, or nothing at all."""
 
     def __init__(self, gateway: Gateway, **stated: Any) -> None:
-        self.sessions = Sessions(Settings(oidc_issuers=trusting(ISSUER, **stated)), gateway.app.state.clients)
+        self.sessions = SessionResolver(Settings(oidc_issuers=trusting(ISSUER, **stated)), gateway.app.state.clients)
         self.organization: Any = GRANTS
         self.member: Any = CONSUMER
         self.times = 0
@@ -184,7 +186,7 @@ class Asked:
         return said
 
     async def session(self, subject: str = "anna") -> Session:
-        return await self.sessions.session(Token(subject, 0.0, time.time() + 60, ISSUER))
+        return await self.sessions.resolve(Token(subject, 0.0, time.time() + 60, ISSUER))
 
 
 def ids(session: Session) -> tuple[str, str]:
@@ -194,7 +196,7 @@ def ids(session: Session) -> tuple[str, str]:
 @pytest.mark.parametrize("what", [AWAY, SILENT], ids=["away", "silent"])
 async def test_whom_one_service_knows_goes_on_without_the_other(alone: Gateway, monkeypatch: pytest.MonkeyPatch, what: Any) -> None:
     """Staff while member is away or says nothing, those who shop while organization does, and whoever runs the installation."""
-    monkeypatch.setattr(principal, "OTHER_SECONDS_MAX", 0.05)
+    monkeypatch.setattr(sessions_module, "OTHER_SECONDS_MAX", 0.05)
     asked = Asked(alone, operators=["ops"])
     new_here = ResolveGrantsResponse(staff_id="stf_anna")
     for organization, member, whole in (
@@ -217,9 +219,9 @@ async def test_what_is_known_in_part_is_asked_anew_soon(alone: Gateway, monkeypa
     assert [ids(await asked.session()) for _ in range(3)] == [("", "con_anna")] * 3
     assert asked.times == 2, "who is away is not asked by each operation"
     asked.organization = GRANTS
-    later = time.monotonic() + principal.KEPT_IN_PART_SECONDS + 0.1
+    later = time.monotonic() + sessions_module.KEPT_IN_PART_SECONDS + 0.1
     monkeypatch.setattr(time, "monotonic", lambda: later)
-    assert principal.KEPT_IN_PART_SECONDS < principal.KEPT_SECONDS / 5
+    assert sessions_module.KEPT_IN_PART_SECONDS < sessions_module.KEPT_SECONDS / 5
     assert ids(await asked.session()) == ("stf_anna", "con_anna")
 
 
@@ -239,7 +241,7 @@ async def test_whom_nobody_knows_is_nobody_only_when_all_have_said_so(alone: Gat
 async def test_those_of_whom_nobody_says_who_they_are_take_no_place_of_others(
     open_gateway: Open, monkeypatch: pytest.MonkeyPatch, shopping: bool
 ) -> None:
-    monkeypatch.setattr(principal, "OTHER_SECONDS_MAX", 0.05)
+    monkeypatch.setattr(sessions_module, "OTHER_SECONDS_MAX", 0.05)
     gateway = await open_gateway(operations_max=4 * WAITING_SHARE)
     asked, clients = Asked(gateway), gateway.app.state.clients
     asked.organization = asked.member = SILENT
@@ -291,9 +293,9 @@ async def test_so_many_are_kept_and_those_who_came_last(alone: Gateway, monkeypa
     async def person(token: Token) -> Person:
         return Person(staff_id=token.subject, grants=(OPERATOR,))
 
-    sessions: Sessions = alone.app.state.sessions
-    monkeypatch.setattr(principal, "KEPT_MAX", 2)
+    sessions: SessionResolver = alone.app.state.sessions
+    monkeypatch.setattr(sessions_module, "KEPT_MAX", 2)
     monkeypatch.setattr(sessions, "_person", person)
     for number in range(4):
-        await sessions.session(Token(f"stf_{number}", 0.0, time.time() + 60))
+        await sessions.resolve(Token(f"stf_{number}", 0.0, time.time() + 60))
     assert [subject for _, subject, _ in sessions.known] == ["stf_2", "stf_3"]
