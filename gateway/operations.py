@@ -24,7 +24,7 @@ from gateway.journal import Journal
 from gateway.overdue import Overdue
 from gateway.rates import COLD_WEIGHT_PER_SECOND, Account, Rates, charge
 from services.kit import channel, ids
-from services.kit.errors import Denied, Exhausted, Refusal, Unavailable
+from services.kit.errors import Denied, Exhausted, Refusal
 from services.kit.settings import Settings
 
 T = TypeVar("T")
@@ -95,18 +95,18 @@ class Operations:
             self.overdue.done(task)
 
     async def authenticate(self, authorization: str | None, address: str) -> tuple[Session, Account]:
-        """Whoever asks, their operation counted."""
-        kept = self.sessions.find_cached(authorization)
-        if kept is None:
-            # Whoever is not known costs two rpcs to know, whether or not they are somebody.
+        """Returns the session and the account that pays for the operation; raises `Denied`, `Unavailable` or `Overloaded`."""
+        session = self.sessions.find_cached(authorization)
+        if session is None:
+            # An unknown token costs up to two rpcs, so its address pays for it first.
             self.rates.admit_address(address)
-            kept = await self.sessions.authenticate(authorization)
-        return kept, self.rates.admit(kept, address)
+            session = await self.sessions.authenticate(authorization)
+        return session, self.rates.admit(session, address)
 
     def authenticate_cached(self, authorization: str) -> tuple[Session, Account] | None:
-        """The same of whoever is signed in and known: neither a service nor an address is needed for it."""
-        kept = self.sessions.find_cached(authorization)
-        return (kept, self.rates.admit(kept, "")) if kept is not None and kept.principal is not None else None
+        """Does the same for a cached session that is not anonymous, which needs neither a service nor an address; None without one."""
+        session = self.sessions.find_cached(authorization)
+        return (session, self.rates.admit(session, "")) if session is not None and session.principal is not None else None
 
     def ready(self, asked: Asked, account: Account) -> Ready | Answer:
         """The operation that is asked for, or what is wrong with its document."""
@@ -140,9 +140,6 @@ class Operations:
     async def run(self, ready: Ready, session: Session, event: Any = None, account: Account = ()) -> Answer:
         """The answer of the operation; of a subscription, to this event. What was more work than usual is counted as more than one."""
         asked, kind = ready.asked, KINDS[ready.kind]
-        if ready.kind is MUTATION and not session.certain:
-            # Their key would be another's: carried out once now, and once more when they are who they are again.
-            raise Unavailable("IDENTITY_UNCERTAIN", "nobody can say at the moment in whose name this would be done; try again")
         context = Context(session, self.clients, event)
         before = asking.set(session.principal)
         try:

@@ -1,31 +1,29 @@
-"""Who asks: tokens, grants, and what is told to the services."""
+"""Sessions: local tokens, the grants they resolve to, and the outage of a service that resolves them."""
 
 import asyncio
 import time
 from collections.abc import Callable
 from typing import Any
 
-import msgspec
 import pytest
 from joserfc import jwt
 from joserfc.jwk import OctKey, OKPKey
 
-from gateway.asked import Asked as AskedFor
 from gateway.auth import sessions as sessions_module
 from gateway.auth.bearer_tokens import Token, TokenVerifier
-from gateway.auth.sessions import OPERATOR, Person, Session, SessionResolver
+from gateway.auth.sessions import Session, SessionResolver
 from gateway.clients import SILENT_SECONDS_MAX, WAITING_SHARE
-from gateway.operations import Operations, Ready
 from quanyu.access.v1 import access_pb2
 from quanyu.member.v1.identity_pb2 import ResolveConsumerRequest, ResolveConsumerResponse
 from quanyu.organization.v1.chart_pb2 import ResolveGrantsRequest, ResolveGrantsResponse
-from services.kit.errors import Denied, NotFound, Unavailable
+from services.kit.errors import Denied, NotFound, Overloaded, Unavailable
 from services.kit.principals import ALGORITHM, generate_key
 from services.kit.settings import Settings, SettingsError
 from services.local.keys import Keys
 from tests.gateway.conftest import Gateway, Open
 from tests.gateway.issuing import trusting
 from tests.gateway.serving import SECONDS_MAX, until
+from tests.gateway.silent import silence
 
 VIEWER = "{ viewer { consumer { id } staff { id } } }"
 
@@ -140,18 +138,31 @@ async def test_grants_are_asked_for_once_however_many_wait_and_for_thirty_second
     assert gateway.called.count("ResolveGrantsRequest") == 1
     await gateway.post(body, who="operator")
     assert gateway.called.count("ResolveGrantsRequest") == 1
-    assert sessions_module.KEPT_SECONDS <= 30, "a role that was taken away is gone by then"
-    later = time.monotonic() + sessions_module.KEPT_SECONDS + 1
+    assert sessions_module.SESSION_TTL_SECONDS <= 30, "a role that was taken away is gone by then"
+    later = time.monotonic() + sessions_module.SESSION_TTL_SECONDS + 1
     monkeypatch.setattr(time, "monotonic", lambda: later)
     await gateway.post(body, who="operator")
     assert gateway.called.count("ResolveGrantsRequest") == 2
 
 
-async def test_without_those_who_know_nobody_is_somebody(alone: Gateway) -> None:
-    response = await alone.post({"query": "{ __typename }"}, who="operator")
+async def test_request_without_identity_services_is_503(alone: Gateway) -> None:
+    mutation = 'mutation { acknowledgeTask(input: {taskId: "tsk_1"}) { __typename } }'
+    for query in ("{ __typename }", mutation):
+        response = await alone.post({"query": query}, who="operator")
+        assert (response.status_code, response.headers["retry-after"]) == (503, "1")
+        assert "data" not in response.json()
+        (error,) = response.json()["errors"]
+        assert (error["extensions"]["code"], error["extensions"]["retryable"]) == ("IDENTITY_UNAVAILABLE", True)
+        assert "Retry with the same idempotencyKey" in error["message"]
+    assert (await alone.post({"query": "{ __typename }"})).status_code == 200, "an anonymous request needs no identity service"
+
+
+async def test_silent_identity_service_is_503_before_deadline(open_gateway: Open) -> None:
+    async with silence() as (_, address):
+        gateway = await open_gateway(member_address=address, deadline_seconds=1.0)
+        response = await gateway.post({"query": "{ __typename }"}, who="con_anna")
     assert response.status_code == 503
-    assert response.json()["errors"][0]["extensions"]["retryable"] is True
-    assert "retry-after" in response.headers
+    assert response.json()["errors"][0]["extensions"]["code"] == "IDENTITY_UNAVAILABLE"
 
 
 ISSUER = "https://id.example"
@@ -161,141 +172,129 @@ GRANTS = ResolveGrantsResponse(
     grants=[{"role": access_pb2.ROLE_GUIDE, "kind": access_pb2.SCOPE_KIND_STORE, "id": "str_a"}],
 )
 CONSUMER = ResolveConsumerResponse(consumer_id="con_anna", consumer_ids=["con_anna"])
-ASKED_TO_READ = AskedFor("mutation { markRead(input: {outreachIds: []}) { __typename } }")
 AWAY = Unavailable("SERVICE_UNAVAILABLE")
+OVERLOADED = Overloaded("SERVICE_OVERLOADED")
 SILENT = None
 
 
-class Asked:
-    """Sessions of a provider's people, before an organization and a member that say this: an answer, a refusal, or nothing at all."""
+class Resolving:
+    """A session resolver in front of stand-ins for organization and member, which return a response, raise a refusal or stay silent."""
 
-    def __init__(self, gateway: Gateway, **stated: Any) -> None:
-        self.sessions = SessionResolver(Settings(oidc_issuers=trusting(ISSUER, **stated)), gateway.app.state.clients)
-        self.organization: Any = GRANTS
-        self.member: Any = CONSUMER
-        self.times = 0
+    def __init__(self, gateway: Gateway, **provider: Any) -> None:
+        settings = Settings(oidc_issuers=trusting(ISSUER, **provider), deadline_seconds=2.0)
+        self.sessions = SessionResolver(settings, gateway.app.state.clients)
+        self.responses: dict[str, Any] = {"organization": GRANTS, "member": CONSUMER}
+        self.called: list[str] = []
+        self.cancelled: list[str] = []
         gateway.app.state.clients.call = self.call
 
     async def call(self, request: Any) -> Any:
-        self.times += 1
-        said = {ResolveGrantsRequest: self.organization, ResolveConsumerRequest: self.member}[type(request)]
-        if said is SILENT:
-            await asyncio.Event().wait()
-        if isinstance(said, Exception):
-            raise said
-        return said
+        service = {ResolveGrantsRequest: "organization", ResolveConsumerRequest: "member"}[type(request)]
+        self.called.append(service)
+        response = self.responses[service]
+        if response is SILENT:
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                self.cancelled.append(service)
+                raise
+        if isinstance(response, Exception):
+            raise response
+        return response
 
-    async def session(self, subject: str = "anna") -> Session:
-        return await self.sessions.resolve(Token(subject, 0.0, time.time() + 60, ISSUER))
+    async def resolve(self, subject: str = "anna", issuer: str = ISSUER) -> Session:
+        return await self.sessions.resolve(Token(subject, 0.0, time.time() + 60, issuer))
 
 
 def ids(session: Session) -> tuple[str, str]:
     return session.staff_id, session.consumer_id
 
 
-@pytest.mark.parametrize("what", [AWAY, SILENT], ids=["away", "silent"])
-async def test_whom_one_service_knows_goes_on_without_the_other(alone: Gateway, monkeypatch: pytest.MonkeyPatch, what: Any) -> None:
-    """Staff while member is away or says nothing, those who shop while organization does, and whoever runs the installation."""
-    monkeypatch.setattr(sessions_module, "OTHER_SECONDS_MAX", 0.05)
-    asked = Asked(alone, operators=["ops"])
-    new_here = ResolveGrantsResponse(staff_id="stf_anna")
-    for organization, member, whole in (
-        (GRANTS, what, ("stf_anna", "")),
-        (new_here, what, ("stf_anna", "")),
-        (what, CONSUMER, ("", "con_anna")),
-    ):
-        asked.sessions.known.clear()
-        asked.organization, asked.member = organization, member
-        assert ids(await asked.session()) == whole
-    asked.organization, asked.member = what, what
-    operator = await asked.session("ops")
-    assert operator.principal is not None
-    assert [grant.role for grant in operator.principal.grants] == ["ROLE_OPERATOR"]
-
-
-async def test_what_is_known_in_part_is_asked_anew_soon(alone: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = Asked(alone)
-    asked.organization = AWAY
-    assert [ids(await asked.session()) for _ in range(3)] == [("", "con_anna")] * 3
-    assert asked.times == 2, "who is away is not asked by each operation"
-    asked.organization = GRANTS
-    later = time.monotonic() + sessions_module.KEPT_IN_PART_SECONDS + 0.1
-    monkeypatch.setattr(time, "monotonic", lambda: later)
-    assert sessions_module.KEPT_IN_PART_SECONDS < sessions_module.KEPT_SECONDS / 5
-    assert ids(await asked.session()) == ("stf_anna", "con_anna")
-
-
-async def test_whom_nobody_knows_is_nobody_only_when_all_have_said_so(alone: Gateway) -> None:
-    asked = Asked(alone)
-    asked.organization, asked.member = ResolveGrantsResponse(), AWAY
-    with pytest.raises(Unavailable):
-        await asked.session()
-    asked.organization, asked.member = AWAY, NotFound("CONSUMER_NOT_FOUND")
-    with pytest.raises(Unavailable):
-        await asked.session()
-    asked.organization = ResolveGrantsResponse()
-    assert ids(await asked.session()) == ("", "")
-
-
-@pytest.mark.parametrize("shopping", [False, True], ids=["nobody else comes", "some are known meanwhile"])
-async def test_those_of_whom_nobody_says_who_they_are_take_no_place_of_others(
-    open_gateway: Open, monkeypatch: pytest.MonkeyPatch, shopping: bool
+@pytest.mark.parametrize(
+    ("subject", "issuer", "people", "services"),
+    [
+        ("con_anna", "", ["staff", "consumers"], ["member"]),
+        ("stf_anna", "", ["staff", "consumers"], ["organization"]),
+        ("operator", "", ["staff", "consumers"], ["organization"]),
+        ("anna", "", ["staff", "consumers"], ["organization", "member"]),
+        ("anna", ISSUER, ["staff", "consumers"], ["organization", "member"]),
+        ("anna", ISSUER, ["staff"], ["organization"]),
+        ("anna", ISSUER, ["consumers"], ["member"]),
+        ("stf_anna", ISSUER, ["staff", "consumers"], ["member"]),
+    ],
+)
+async def test_resolution_calls_only_the_services_needed(
+    alone: Gateway, subject: str, issuer: str, people: list[str], services: list[str]
 ) -> None:
-    monkeypatch.setattr(sessions_module, "OTHER_SECONDS_MAX", 0.05)
-    gateway = await open_gateway(operations_max=4 * WAITING_SHARE)
-    asked, clients = Asked(gateway), gateway.app.state.clients
-    asked.organization = asked.member = SILENT
-    waiting = [asyncio.create_task(asked.session(f"person {number}")) for number in range(clients.waiting_max)]
-    waiting.append(asyncio.create_task(asked.session("one more")))
-    await until(lambda: asked.times == 2 * len(waiting))
-    assert clients.waiting["organization"] == clients.waiting_max + 1, "so far nobody was silent for long"
-    for service in ("organization", "member"):
-        clients.heard_at[service] -= SILENT_SECONDS_MAX
-    if shopping:
-        asked.member = CONSUMER
-        clients.heard_at["member"] = time.monotonic()
-        assert ids(await asked.session("anna")) == ("", "con_anna"), "one who is overrun is as good as away"
-        asked.member = NotFound("CONSUMER_NOT_FOUND")
+    resolving = Resolving(alone, people=people)
+    resolving.responses |= dict.fromkeys({"organization", "member"} - set(services), AWAY)
+    await resolving.resolve(subject, issuer)
+    assert resolving.called == services
+
+
+@pytest.mark.parametrize("failure", [AWAY, OVERLOADED], ids=["away", "overloaded"])
+@pytest.mark.parametrize("service", ["organization", "member"])
+@pytest.mark.parametrize("subject", ["anna", "ops"])
+async def test_identity_with_one_service_failing_is_unavailable(alone: Gateway, subject: str, service: str, failure: Any) -> None:
+    """A person with a part of their grants would have other idempotency keys; so would a configured operator."""
+    resolving = Resolving(alone, operators=["ops"])
+    resolving.responses[service] = failure
+    for _ in range(2):
+        with pytest.raises(Unavailable, match="IDENTITY_UNAVAILABLE"):
+            await resolving.resolve(subject)
+    assert not resolving.sessions.cache
+    resolving.responses |= {"organization": GRANTS, "member": CONSUMER}
+    assert ids(await resolving.resolve(subject)) == ("stf_anna", "con_anna")
+
+
+async def test_failed_resolution_cancels_the_other_call(alone: Gateway) -> None:
+    resolving = Resolving(alone)
+    resolving.responses |= {"organization": SILENT, "member": AWAY}
     async with asyncio.timeout(SECONDS_MAX):
-        for subject in ("person 0", "somebody"):
-            with pytest.raises(Unavailable, match="SERVICE_OVERLOADED"):
-                await asked.session(subject)
+        with pytest.raises(Unavailable, match="IDENTITY_UNAVAILABLE"):
+            await resolving.resolve()
+    assert resolving.cancelled == ["organization"]
+
+
+async def test_cached_session_outlives_an_outage(alone: Gateway) -> None:
+    resolving = Resolving(alone)
+    session = await resolving.resolve()
+    resolving.responses |= {"organization": AWAY, "member": AWAY}
+    assert await resolving.resolve() is session
+
+
+async def test_subject_without_consumer_resolves_to_staff(alone: Gateway) -> None:
+    resolving = Resolving(alone)
+    resolving.responses["member"] = NotFound("CONSUMER_NOT_FOUND")
+    assert ids(await resolving.resolve()) == ("stf_anna", "")
+    resolving.responses["organization"] = ResolveGrantsResponse()
+    assert ids(await resolving.resolve("another")) == ("", "")
+
+
+async def test_requests_waiting_for_silent_services_are_bounded(open_gateway: Open) -> None:
+    gateway = await open_gateway(operations_max=4 * WAITING_SHARE)
+    resolving, clients = Resolving(gateway), gateway.app.state.clients
+    resolving.responses |= {"organization": SILENT, "member": SILENT}
+    waiting = [asyncio.create_task(resolving.resolve(f"person {number}")) for number in range(clients.waiting_max + 1)]
+    await until(lambda: len(resolving.called) == 2 * len(waiting))
+    assert clients.waiting["organization"] == clients.waiting_max + 1, "no service has been silent for long"
+    clients.heard_at["organization"] -= SILENT_SECONDS_MAX
+    async with asyncio.timeout(SECONDS_MAX):
+        for subject in ("person 0", "another"):
+            with pytest.raises(Unavailable, match="IDENTITY_UNAVAILABLE"):
+                await resolving.resolve(subject)
+    assert len(resolving.called) == 2 * len(waiting)
     for task in waiting:
         task.cancel()
     await asyncio.wait(waiting)
     assert {clients.waiting[service] for service in ("organization", "member")} == {0}
-    for resolving in list(asked.sessions.asked.values()):
-        resolving.cancel()
+    for task in list(resolving.sessions.resolving.values()):
+        task.cancel()
 
 
-async def test_whose_name_is_not_certain_changes_nothing(alone: Gateway) -> None:
-    """While organization is away, its staff are known by their name as consumers: a key would be carried out once for each name."""
-    asked = Asked(alone)
-    operations = Operations(alone.app.state.executor, asked.sessions, alone.app.state.clients, Settings())
-    mutation = operations.ready(ASKED_TO_READ, ())
-    query = operations.ready(msgspec.structs.replace(ASKED_TO_READ, query="{ viewer { __typename } }"), ())
-    assert isinstance(mutation, Ready) and isinstance(query, Ready)
-    for organization, certain in ((GRANTS, True), (AWAY, False)):
-        asked.sessions.known.clear()
-        asked.organization = organization
-        session = await asked.session()
-        assert session.certain is certain
-        assert (await operations.run(query, session)).status == 200
-        if not certain:
-            with pytest.raises(Unavailable, match="IDENTITY_UNCERTAIN"):
-                await operations.run(mutation, session)
-    asked.organization, asked.member = GRANTS, AWAY
-    asked.sessions.known.clear()
-    assert (await asked.session()).certain, "staff are who they are, whether or not they shop"
-
-
-async def test_so_many_are_kept_and_those_who_came_last(alone: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def person(token: Token) -> Person:
-        return Person(staff_id=token.subject, grants=(OPERATOR,))
-
-    sessions: SessionResolver = alone.app.state.sessions
-    monkeypatch.setattr(sessions_module, "KEPT_MAX", 2)
-    monkeypatch.setattr(sessions, "_person", person)
+async def test_session_cache_keeps_the_latest(alone: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sessions_module, "SESSIONS_MAX", 2)
+    resolving = Resolving(alone)
     for number in range(4):
-        await sessions.resolve(Token(f"stf_{number}", 0.0, time.time() + 60))
-    assert [subject for _, subject, _ in sessions.known] == ["stf_2", "stf_3"]
+        await resolving.resolve(f"stf_{number}", "")
+    assert [subject for _, subject, _ in resolving.sessions.cache] == ["stf_2", "stf_3"]
