@@ -1,6 +1,5 @@
 """A document is parsed, validated and compiled once and run many times: by the engine, or by graphql-core over the same schema."""
 
-from collections import OrderedDict
 from collections.abc import AsyncIterable, Mapping, Sequence
 from inspect import isawaitable
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 import msgspec
 import orjson
 import strawberry
+from cachetools import LRUCache
 from graphql import (
     DocumentNode,
     ExecutionResult,
@@ -32,13 +32,13 @@ from gateway.introspection import Introspection, about_schema
 from gateway.limits import Limits, Rule
 
 CHARACTER_BYTES = 300
-"""Of memory for each character of a document that is parsed, at most."""
+"""One character of a parsed document takes at most this much memory."""
 PREPARED_MAX, PREPARED_BYTES_MAX = 1_000, 40_000_000
-"""Of all documents kept, with their plans."""
+"""The bounds of the documents that were used at least twice, with their plans."""
 FRESH_MAX, FRESH_BYTES_MAX = 100, 12_000_000
-"""Of those that were asked for once: whoever sends new ones all the time drives out nobody's that is asked for again."""
+"""The bounds of the documents that were used once. They are apart, so that a flood of new documents evicts no reused one."""
 PLANS_BYTES_MAX = 2_000_000
-"""Of one document: it has ten operations with sixteen plans each, whoever wants it to, and shall not drive out all others."""
+"""The bound of the plans of one document: with ten operations and 160 plans, it must not evict all others."""
 ERRORS_MAX = 20
 """Of validation; then it stops."""
 
@@ -77,42 +77,25 @@ class Prepared(Struct, frozen=True):
         return found
 
 
-class Documents:
-    """Documents by their text, within bounds: what was not asked for the longest goes."""
+class Documents(LRUCache[str, Prepared]):
+    """An LRU cache of documents by their text, bounded by their number and by the bytes that they take with their plans."""
 
-    def __init__(self, most: int, bytes_max: int) -> None:
-        self.most, self.bytes_max, self.bytes = most, bytes_max, 0
-        self.by_text: OrderedDict[str, Prepared] = OrderedDict()
-        self.weights: dict[str, int] = {}
+    def __init__(self, documents_max: int, bytes_max: int) -> None:
+        super().__init__(bytes_max)
+        self.documents_max = documents_max
 
-    def get(self, query: str) -> Prepared | None:
-        """The document, which was asked for now."""
-        found = self.by_text.get(query)
-        if found is not None:
-            self.by_text.move_to_end(query)
-        return found
+    @staticmethod
+    def getsizeof(value: Prepared) -> int:
+        """Returns the bytes that a document takes."""
+        return value.weight
 
     def put(self, prepared: Prepared) -> None:
-        """Keeps it, though others may have to go."""
-        self.by_text[prepared.text] = prepared
-        self.weigh(prepared)
-
-    def weigh(self, prepared: Prepared) -> None:
-        """Looks how much it has become, where it is kept here; others may have to go."""
-        text = prepared.text
-        if self.by_text.get(text) is not prepared:
-            return
-        self.bytes += prepared.weight - self.weights.get(text, 0)
-        self.weights[text] = prepared.weight
-        while len(self.by_text) > self.most or self.bytes > self.bytes_max:
-            self.bytes -= self.weights.pop(self.by_text.popitem(last=False)[0])
-
-    def take(self, query: str) -> Prepared | None:
-        """The document, which is kept no more."""
-        found = self.by_text.pop(query, None)
-        if found is not None:
-            self.bytes -= self.weights.pop(query)
-        return found
+        """Adds the document, or measures it again; evicts the least recently used ones. One that is larger than the cache is not kept."""
+        self.pop(prepared.text, None)
+        if prepared.weight <= self.maxsize:
+            self[prepared.text] = prepared
+            if len(self) > self.documents_max:
+                self.popitem()
 
 
 def _named(operation: OperationDefinitionNode) -> str | None:
@@ -130,7 +113,7 @@ class Answered(Struct, frozen=True):
 
 
 class Executor:
-    """Runs documents against the schema. Prepared ones are kept, the latest used, within bounds."""
+    """Runs documents against the schema. Prepared documents are cached: in `fresh` after their first use, in `kept` after the second."""
 
     def __init__(self, schema: strawberry.Schema, *, suggestions: bool, limits: Limits | None = None, introspection: bool = True) -> None:
         self.schema, self.core, self.suggestions = schema, schema._schema, suggestions
@@ -145,11 +128,13 @@ class Executor:
         )
 
     def known(self, query: str) -> Prepared | None:
-        """The document, when it was prepared before."""
-        kept = self.kept.get(query)
-        if kept is None and (kept := self.fresh.take(query)) is not None:
-            self.kept.put(kept)
-        return kept
+        """Returns the document if it was prepared before."""
+        try:
+            return self.kept[query]
+        except KeyError:
+            if (fresh := self.fresh.pop(query, None)) is not None:
+                self.kept.put(fresh)
+            return fresh
 
     def prepare(self, query: str) -> Prepared:
         """The document, parsed, within its bounds and validated."""
@@ -210,13 +195,14 @@ class Executor:
         return _answered(result.data, result.errors or (), begun=begun(result), uncompiled=why)
 
     def _weigh(self, prepared: Prepared) -> None:
-        """The document has a plan more."""
+        """Measures a cached document again after one more of its plans was compiled."""
         if prepared.plans_weight > PLANS_BYTES_MAX:
             for each in prepared.compiled.values():
                 if isinstance(each, Compiled):
                     each.forget()
-        self.kept.weigh(prepared)
-        self.fresh.weigh(prepared)
+        for documents in (self.kept, self.fresh):
+            if documents.get(prepared.text) is prepared:
+                documents.put(prepared)
 
     def source(
         self, prepared: Prepared, context: Context, variables: Mapping[str, Any] | None = None, operation_name: str | None = None

@@ -1,37 +1,38 @@
-"""How often somebody may ask: a bucket for each person or machine, each tenant, and each address of those who are not signed in.
+"""Rate limiter: a token bucket for each principal, each tenant, and each address of anonymous requests.
 
-A bucket is one number, the moment at which it will be full again (the generic cell rate algorithm of ITU-T I.371): it runs over when that
-is more than `BURST_SECONDS` ahead. Buckets are this process's own: n replicas let n times as much pass.
+A bucket is one number, the time at which it will be full again (the generic cell rate algorithm of ITU-T I.371). It is empty when that time
+is more than `BURST_SECONDS` ahead. Each process has its own buckets: n replicas admit n times the rate.
 """
 
 import ipaddress
 import time
-from collections import OrderedDict
 from collections.abc import Callable
 from datetime import timedelta
+
+from cachetools import LRUCache
 
 from gateway.auth.sessions import Session
 from services.kit.errors import Overloaded
 from services.kit.settings import Settings
 
 BURST_SECONDS = 2.0
-KEPT_MAX = 10_000
-"""Of one kind. Who has asked for nothing the longest is forgotten first; they had a full bucket anyway."""
+BUCKETS_MAX = 10_000
+"""The number of buckets of one kind. The least recently used one is dropped first; by then it is usually full."""
 COLD_WEIGHT_PER_SECOND = 1_000.0
-"""What it counts to parse, validate and compile what is not known: as much as an operation for each millisecond it took."""
+"""The operations that one second of parsing, validating and compiling counts as."""
 IPV6_PREFIX = 64
-"""Bits of an IPv6 address that tell callers apart: all others are the caller's to choose."""
+"""The bits of an IPv6 address that identify a caller, who can choose all others."""
 
 
 class Buckets:
-    """The buckets of one kind, each of `per_second`; none when that is 0."""
+    """The buckets of one kind, each with `per_second` operations; 0 is no bound."""
 
     def __init__(self, per_second: float, clock: Callable[[], float] = time.monotonic) -> None:
         self.per_second, self.clock = per_second, clock
-        self.full_at: OrderedDict[str, float] = OrderedDict()
+        self.full_at: LRUCache[str, float] = LRUCache(BUCKETS_MAX)
 
     def admit(self, key: str) -> float:
-        """Takes one operation: 0; or takes nothing: seconds until there is one."""
+        """Takes one operation and returns 0; takes nothing from an empty bucket and returns the seconds to wait."""
         if not self.per_second:
             return 0.0
         now = self.clock()
@@ -39,35 +40,29 @@ class Buckets:
         step = 1.0 / self.per_second
         if full_at > now and (wait := full_at + step - now - BURST_SECONDS) > 0:
             return wait
-        self._set(key, max(full_at, now) + step)
+        self.full_at[key] = max(full_at, now) + step
         return 0.0
 
     def charge(self, key: str, operations: float) -> None:
-        """Takes as much as so many operations, whether or not it is there."""
+        """Takes as many operations, also from an empty bucket."""
         if self.per_second:
             now = self.clock()
-            self._set(key, max(self.full_at.get(key, now), now) + operations / self.per_second)
-
-    def _set(self, key: str, full_at: float) -> None:
-        self.full_at[key] = full_at
-        self.full_at.move_to_end(key)
-        if len(self.full_at) > KEPT_MAX:
-            self.full_at.popitem(last=False)
+            self.full_at[key] = max(self.full_at.get(key, now), now) + operations / self.per_second
 
 
 Account = tuple[tuple[Buckets, str], ...]
-"""The buckets that somebody takes from, each with their key in it."""
+"""The buckets that an operation takes from, each with its key."""
 
 
 class Rates:
-    """All buckets of a gateway process. `Overloaded` (RATE_LIMITED) is raised for who has taken too much."""
+    """All buckets of a gateway process. An empty bucket raises `Overloaded` (RATE_LIMITED)."""
 
     def __init__(self, settings: Settings) -> None:
         self.principals, self.tenants = Buckets(settings.rate_principal), Buckets(settings.rate_tenant)
         self.addresses = Buckets(settings.rate_address)
 
     def admit(self, session: Session, address: str) -> Account:
-        """Counts an operation of whoever is signed in, else of their address."""
+        """Counts an operation of a principal and its tenant, or of the address of an anonymous request."""
         if session.principal is None:
             return self.admit_address(address)
         account: Account = ((self.principals, session.principal.id),)
@@ -81,7 +76,7 @@ class Rates:
 
 
 def charge(account: Account, operations: float) -> None:
-    """Counts more work of an operation that is under way: it ends, and the next one waits the longer."""
+    """Charges more work of a running operation, which delays the next ones."""
     for buckets, key in account:
         buckets.charge(key, operations)
 
@@ -89,12 +84,12 @@ def charge(account: Account, operations: float) -> None:
 def _admitted(account: Account) -> Account:
     for buckets, key in account:
         if wait := buckets.admit(key):
-            raise Overloaded("RATE_LIMITED", "too many operations; wait and try again", retry_after=timedelta(seconds=wait))
+            raise Overloaded("RATE_LIMITED", "Too many operations. Wait and retry.", retry_after=timedelta(seconds=wait))
     return account
 
 
 def network(address: str) -> str:
-    """What tells callers apart who are not signed in: their address (IPv4 may be written as IPv6), of IPv6 its network."""
+    """Returns the key of an anonymous caller: the IPv4 address (also when it is mapped to IPv6), or the IPv6 network."""
     if ":" not in address:
         return address
     try:

@@ -6,10 +6,10 @@ Accepted issuers are the providers of QUANYU_OIDC_ISSUERS and, in development, t
 import time
 from base64 import urlsafe_b64decode
 from binascii import Error as Base64Error
-from collections import OrderedDict
 from typing import Any
 
 import msgspec
+from cachetools import LRUCache
 from joserfc import jws
 from joserfc.errors import JoseError
 from joserfc.jwk import OKPKey
@@ -81,38 +81,35 @@ class TokenVerifier:
     def __init__(self, settings: Settings) -> None:
         providers = {provider.issuer: Issuer(provider, RemoteJWKS(provider)) for provider in load_providers(settings)}
         self.issuers = providers | _load_local_issuer(settings)
-        self.cache: OrderedDict[str, Token] = OrderedDict()
+        self.cache: LRUCache[str, Token] = LRUCache(CACHED_TOKENS_MAX)
 
     def find_cached(self, text: str) -> Token | None:
         """Returns a token that was verified before and is still valid."""
-        token = self.cache.get(text)
-        return token if token is not None and not _is_expired(token) and self._is_current(token) else None
+        try:
+            token = self.cache[text]
+        except KeyError:
+            return None
+        keys = self.issuers[token.issuer or LOCAL].keys
+        return token if not _is_expired(token) and keys.is_current() and keys.version == token.version else None
 
     async def verify(self, text: str) -> Token:
         """Returns the verified token; raises `Denied` for an invalid one and `Unavailable` when its issuer's keys cannot be fetched."""
-        token = self.cache.get(text)
-        if token is None or not self._is_current(token):
-            self.cache.pop(text, None)
-            try:
-                token = await self._read(text)
-            except (JoseError, msgspec.DecodeError, ValueError, TypeError, RecursionError) as error:
-                logger().info("token refused", reason=str(error) if isinstance(error, InvalidToken) else type(error).__name__)
-                raise authentication_error("This token is not valid. Sign in again.") from None
-            self.cache[text] = token
-            if len(self.cache) > CACHED_TOKENS_MAX:
-                self.cache.popitem(last=False)
+        if (cached := self.find_cached(text)) is not None:
+            return cached
+        self.cache.pop(text, None)
+        try:
+            token = await self._read(text)
+        except (JoseError, msgspec.DecodeError, ValueError, TypeError, RecursionError) as error:
+            logger().info("token refused", reason=str(error) if isinstance(error, InvalidToken) else type(error).__name__)
+            raise authentication_error("This token is not valid. Sign in again.") from None
         if _is_expired(token):
-            self.cache.pop(text, None)
             raise token_expired_error()
+        self.cache[text] = token
         return token
 
     def provider(self, token: Token) -> Provider:
         """Returns the provider that issued the token."""
         return self.issuers[token.issuer or LOCAL].provider
-
-    def _is_current(self, token: Token) -> bool:
-        keys = self.issuers[token.issuer or LOCAL].keys
-        return keys.is_current() and keys.version == token.version
 
     async def _read(self, text: str) -> Token:
         if len(text) > TOKEN_LENGTH_MAX or text.count(".") != 2:

@@ -7,11 +7,11 @@ subject, in parallel and within one deadline. When one of them is unavailable, t
 
 import asyncio
 import time
-from collections import OrderedDict
 from hashlib import sha256
 from typing import Any
 
 import msgspec
+from cachetools import TTLCache
 from google.protobuf.message import Message
 from msgspec import Struct
 
@@ -25,11 +25,11 @@ from services.kit.errors import Invalid, NotFound, Refusal, Unavailable
 from services.kit.principals import INSTALLATION, SERVICE, Grant, Principal
 from services.kit.settings import Settings
 
-SESSION_TTL_SECONDS = 30.0
-"""A session is used this long after the services were asked for it; then a revoked role has ended."""
 SESSIONS_MAX = 10_000
+SESSION_TTL_SECONDS = 25.0
+"""A session is cached this long. With the time to resolve it, a revoked role ends within 30 s."""
 RESOLVE_SECONDS_MAX = 5.0
-"""A session is resolved within this time, and within half of an operation's time: the client gets the 503, not its own timeout."""
+"""A session is resolved within this time, and within half of an operation's time, so that the client gets the 503 before its deadline."""
 CONSUMER = Grant("ROLE_CONSUMER", "SCOPE_KIND_CONSUMER")
 OPERATOR = Grant("ROLE_OPERATOR", INSTALLATION)
 GATEWAY = Principal(id="service:gateway", grants=(Grant(SERVICE, INSTALLATION),))
@@ -58,7 +58,7 @@ class SessionResolver:
     def __init__(self, settings: Settings, clients: Clients) -> None:
         self.tokens, self.clients = TokenVerifier(settings), clients
         self.resolve_seconds = min(RESOLVE_SECONDS_MAX, settings.deadline_seconds / 2)
-        self.cache: OrderedDict[Identity, tuple[float, Session]] = OrderedDict()
+        self.cache: TTLCache[Identity, Session] = TTLCache(SESSIONS_MAX, SESSION_TTL_SECONDS)
         self.resolving: dict[Identity, asyncio.Task[Session]] = {}
 
     async def authenticate(self, authorization: str | None) -> Session:
@@ -102,13 +102,14 @@ class SessionResolver:
                 self.clients.waiting[service] -= 1
 
     def _find(self, token: Token) -> Session | None:
-        cached = self.cache.get(_identity(token))
-        return cached[1] if cached is not None and cached[0] > time.monotonic() else None
+        try:
+            return self.cache[_identity(token)]
+        except KeyError:
+            return None
 
     async def _resolve(self, token: Token, services: tuple[str, ...]) -> Session:
-        asked_at = time.monotonic()
         # A deadline of its own: requests with different deadlines may wait for it.
-        channel.deadline.set(asked_at + self.resolve_seconds)
+        channel.deadline.set(time.monotonic() + self.resolve_seconds)
         # At the time of the token's clock: a grant that begins then is valid then.
         with acting_as(msgspec.structs.replace(GATEWAY, clock_offset=token.clock_offset)):
             try:
@@ -119,10 +120,7 @@ class SessionResolver:
                 raise failed.exceptions[0] from None
         session = self._session(token, staff_task.result(), consumer_task.result())
         if session.principal is not None and session.principal.grants:
-            self.cache[_identity(token)] = (asked_at + SESSION_TTL_SECONDS, session)
-            self.cache.move_to_end(_identity(token))
-            if len(self.cache) > SESSIONS_MAX:
-                self.cache.popitem(last=False)
+            self.cache[_identity(token)] = session
         return session
 
     def _services_for(self, token: Token) -> tuple[str, ...]:

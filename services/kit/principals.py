@@ -6,11 +6,11 @@ one audience, for at most `LIFETIME`. Nobody is trusted for where they sit.
 
 import time
 from base64 import urlsafe_b64decode
-from collections import OrderedDict
 from datetime import timedelta
 from typing import Any
 
 import msgspec
+from cachetools import TLRUCache, TTLCache
 from joserfc import jwt
 from joserfc.errors import JoseError
 from joserfc.jwk import KeySet, OKPKey
@@ -64,14 +64,18 @@ class Signer:
         except (ValueError, JoseError, msgspec.DecodeError):
             raise SettingsError("QUANYU_SIGNING_KEY is not a private JWK of type OKP") from None
         self.issuer = issuer
-        self.signed: OrderedDict[tuple[str, Principal], tuple[float, str]] = OrderedDict()
+        self.signed: TTLCache[tuple[str, Principal], str] = TTLCache(CACHE_MAX, LIFETIME.total_seconds() / 2, timer=time.time)
 
     def token(self, audience: str, principal: Principal) -> str:
-        """A token for `audience` that is good for at least half of LIFETIME."""
-        cached = self.signed.get((audience, principal))
+        """Returns a token for `audience` that is valid for at least half of LIFETIME."""
+        try:
+            return self.signed[audience, principal]
+        except KeyError:
+            token = self.signed[audience, principal] = self._sign(audience, principal)
+            return token
+
+    def _sign(self, audience: str, principal: Principal) -> str:
         at = time.time()
-        if cached and cached[0] > at:
-            return cached[1]
         claims = {
             "iss": self.issuer,
             "aud": audience,
@@ -82,11 +86,7 @@ class Signer:
             "obo": principal.on_behalf_of,
             "clock_offset": principal.clock_offset,
         }
-        token = jwt.encode({"alg": ALGORITHM, "kid": self.key.kid}, claims, self.key, algorithms=[ALGORITHM])
-        self.signed[audience, principal] = (at + LIFETIME.total_seconds() / 2, token)
-        if len(self.signed) > CACHE_MAX:
-            self.signed.popitem(last=False)
-        return token
+        return jwt.encode({"alg": ALGORITHM, "kid": self.key.kid}, claims, self.key, algorithms=[ALGORITHM])
 
 
 class Verifier:
@@ -99,21 +99,19 @@ class Verifier:
             raise SettingsError(f"QUANYU_ISSUERS is not JSON of issuer -> keys and roles: {error}") from None
         self.keys = {name: KeySet.import_key_set({"keys": issuer.keys}) for name, issuer in self.issuers.items()}
         self.audience, self.development = audience, development
-        self.verified: OrderedDict[str, tuple[float, Principal]] = OrderedDict()
+        self.verified: TLRUCache[str, tuple[float, Principal]] = TLRUCache(CACHE_MAX, _expires_at, timer=time.time)
 
     def verify(self, token: str) -> Principal:
         """The principal a token states; `Denied` with reason INVALID_PRINCIPAL for anything that is not in order."""
-        cached = self.verified.get(token)
-        if cached and cached[0] > time.time():
-            return cached[1]
         try:
-            expires_at, principal = self._check(token)
+            return self.verified[token][1]
+        except KeyError:
+            pass
+        try:
+            checked = self.verified[token] = self._check(token)
         except (JoseError, ValueError, LookupError, TypeError, msgspec.ValidationError):
             raise Denied("INVALID_PRINCIPAL", "the caller's statement of who they are cannot be trusted") from None
-        self.verified[token] = (expires_at, principal)
-        if len(self.verified) > CACHE_MAX:
-            self.verified.popitem(last=False)
-        return principal
+        return checked[1]
 
     def _check(self, token: str) -> tuple[float, Principal]:
         issuer = _unverified_issuer(token)
@@ -133,6 +131,10 @@ class Verifier:
         if offset and not self.development:
             raise ValueError("only a development installation moves clocks")
         return expires_at, Principal(str(claims["sub"]), grants, str(claims["obo"]), offset, issuer)
+
+
+def _expires_at(token: str, checked: tuple[float, Principal], now: float) -> float:
+    return checked[0]
 
 
 def _unverified_issuer(token: str) -> str:

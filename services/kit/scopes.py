@@ -1,10 +1,10 @@
 """`scope_view`: which store stands in which brand and below which units, kept by facts, so that each service decides scopes itself."""
 
 import time
-from collections import OrderedDict
 from collections.abc import Iterable
 from typing import Protocol
 
+from cachetools import TTLCache
 from msgspec import Struct
 from pymongo import ASCENDING, IndexModel
 
@@ -36,17 +36,21 @@ class Scopes:
 
     def __init__(self, database: Database) -> None:
         self.database = database
-        self.cache: OrderedDict[tuple[str, str], tuple[float, Reached]] = OrderedDict()
+        self.cache: TTLCache[tuple[str, str], Reached] = TTLCache(CACHE_MAX, CACHE_SECONDS, timer=time.monotonic)
 
     async def prepare(self) -> None:
         """The indexes for both directions."""
         await ensure(self.database[COLLECTION], IndexModel([("brand_id", ASCENDING)]), IndexModel([("unit_ids", ASCENDING)]))
 
     async def below(self, field: str, id: str) -> Reached:
-        """The stores and units below one brand (`brand_id`) or unit (`unit_ids`)."""
-        cached = self.cache.get((field, id))
-        if cached and cached[0] > time.monotonic():
-            return cached[1]
+        """Returns the stores and units below one brand (`brand_id`) or unit (`unit_ids`); raises `Exhausted` for too many stores."""
+        try:
+            return self.cache[field, id]
+        except KeyError:
+            reached = self.cache[field, id] = await self._load(field, id)
+            return reached
+
+    async def _load(self, field: str, id: str) -> Reached:
         rows = await self.database[COLLECTION].find({field: id}).limit(STORES_MAX + 1).to_list(STORES_MAX + 1)
         if len(rows) > STORES_MAX:
             raise Exhausted("SCOPE_TOO_WIDE", f"a scope reaches at most {STORES_MAX} stores; ask for a part of it")
@@ -54,11 +58,7 @@ class Scopes:
         for row in rows:
             path: list[str] = row["unit_ids"]
             units.update(path[path.index(id) :] if field == "unit_ids" else path)
-        reached = Reached(frozenset(row["_id"] for row in rows), frozenset(units))
-        self.cache[field, id] = (time.monotonic() + CACHE_SECONDS, reached)
-        if len(self.cache) > CACHE_MAX:
-            self.cache.popitem(last=False)
-        return reached
+        return Reached(frozenset(row["_id"] for row in rows), frozenset(units))
 
     async def keep(self, session: Session, changed: facts_pb2.StoreChanged) -> None:
         """Writes what a StoreChanged says; a store that is closed for good stays in its owner's scope, as its history does."""

@@ -7,7 +7,7 @@ import orjson
 import pytest
 from graphql import get_introspection_query
 
-from gateway.introspection import KEPT_MAX
+from gateway.introspection import CACHED_ANSWERS_MAX
 from gateway.limits import WORDS
 from tests.gateway.conftest import Gateway
 from tests.gateway.engine.both import Both
@@ -35,7 +35,7 @@ def values(answer: Any) -> int:
 async def test_it_is_what_graphql_core_makes_of_it(both: Both, document: str) -> None:
     for _ in range(2):
         assert await both.same(DOCUMENTS[document]) is not None
-    assert len(both.executor.told.kept) == 1
+    assert len(both.executor.told.cache) == 1
 
 
 async def test_variables_are_heeded(both: Both) -> None:
@@ -43,7 +43,7 @@ async def test_variables_are_heeded(both: Both) -> None:
         pair = await both.same("query ($name: String!) { __type(name: $name) { name } }", {"name": name})
         assert pair is not None
         assert orjson.loads(pair.engine)["data"]["__type"]["name"] == name
-    assert not both.executor.told.kept
+    assert not both.executor.told.cache
 
 
 async def test_others_are_answered_meanwhile(alone: Gateway) -> None:
@@ -54,8 +54,8 @@ async def test_others_are_answered_meanwhile(alone: Gateway) -> None:
 
 
 async def test_answers_kept_have_a_bound(alone: Gateway) -> None:
-    kept = alone.app.state.executor.told.kept
-    texts = [f"{{ a{number}: __typename __schema {{ queryType {{ name }} }} }}" for number in range(KEPT_MAX + 3)]
+    kept = alone.app.state.executor.told.cache
+    texts = [f"{{ a{number}: __typename __schema {{ queryType {{ name }} }} }}" for number in range(CACHED_ANSWERS_MAX + 3)]
     for text in texts:
         assert (await alone.post({"query": text})).status_code == 200
     assert [text for text, _ in kept] == texts[3:]

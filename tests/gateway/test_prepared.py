@@ -5,6 +5,7 @@ import itertools
 import tracemalloc
 from collections.abc import Iterator
 from contextlib import suppress
+from copy import copy
 from typing import Any
 
 import pytest
@@ -16,7 +17,7 @@ from gateway.auth.sessions import ANONYMOUS
 from gateway.context import Context
 from gateway.engine.collect import Uncompiled
 from gateway.engine.engine import Compiled
-from gateway.execution import FRESH_BYTES_MAX, PLANS_BYTES_MAX, PREPARED_BYTES_MAX, Documents, Executor
+from gateway.execution import FRESH_BYTES_MAX, PLANS_BYTES_MAX, PREPARED_BYTES_MAX, PREPARED_MAX, Documents, Executor
 from services.kit.errors import Unavailable
 from tests.gateway.conftest import OPERATIONS
 
@@ -28,7 +29,7 @@ def executor() -> Executor:
 
 def recounted(documents: Documents) -> int:
     """What all of them take."""
-    return sum(prepared.weight for prepared in documents.by_text.values())
+    return sum(prepared.weight for prepared in copy(documents).values())
 
 
 CONDITIONS = "abcd"
@@ -72,7 +73,7 @@ def test_documents_kept_have_a_bound(executor: Executor) -> None:
     for text in texts:
         assert executor.prepare(text).document is not None
         assert executor.prepare(text) is executor.known(text), "asked for again, it is kept"
-    assert recounted(executor.kept) == executor.kept.bytes <= PREPARED_BYTES_MAX
+    assert recounted(executor.kept) == executor.kept.currsize <= PREPARED_BYTES_MAX
     assert executor.known(texts[-1]) is not None
     assert executor.known(texts[0]) is None
 
@@ -84,20 +85,20 @@ def test_new_documents_drive_out_none_that_is_asked_for_again(executor: Executor
     for number in range(100):
         assert executor.prepare(f"{{ __typename }} # {number} {'x' * 8_000}").document is not None
     assert executor.known(known) is kept
-    assert recounted(executor.fresh) == executor.fresh.bytes <= FRESH_BYTES_MAX
+    assert recounted(executor.fresh) == executor.fresh.currsize <= FRESH_BYTES_MAX
 
 
 def test_plans_are_counted_and_have_a_bound(executor: Executor, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(execution, "PLANS_BYTES_MAX", 1_000_000)
-    executor.kept.bytes_max = 2_500_000
+    executor.kept = Documents(PREPARED_MAX, 2_500_000)
     known = "{ __typename } # known"
     assert executor.prepare(known) is executor.prepare(known)
     most = []
     for name in "xyz":
         for context in compiled(executor, many_plans(name), 2):
             assert context.cold_seconds > 0, "each was compiled for whoever asked, who is charged for it"
-            assert recounted(executor.kept) == executor.kept.bytes <= executor.kept.bytes_max
-            most.append(max(prepared.plans_weight for prepared in executor.kept.by_text.values()))
+            assert recounted(executor.kept) == executor.kept.currsize <= executor.kept.maxsize
+            most.append(max(prepared.plans_weight for prepared in copy(executor.kept).values()))
         assert executor.prepare(known) is not None
     assert 500_000 < max(most) <= 1_000_000, "of each document some are kept, and never too many"
 

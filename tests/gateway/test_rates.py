@@ -19,7 +19,7 @@ from gateway.clients import SILENT_SECONDS_MAX, WAITING_SHARE
 from gateway.door import RETRY_AFTER_SECONDS, Door
 from gateway.operations import UNCOMPILED_WEIGHT, USUAL_CALLS
 from gateway.overdue import Overdue
-from gateway.rates import BURST_SECONDS, KEPT_MAX, Buckets, Rates, charge
+from gateway.rates import BUCKETS_MAX, BURST_SECONDS, Buckets, Rates, charge
 from services.kit.errors import Conflict, Exhausted, Overloaded, Refusal
 from services.kit.principals import Principal
 from services.kit.settings import Settings
@@ -81,9 +81,9 @@ def test_a_rate_of_0_is_no_bound() -> None:
 
 def test_buckets_are_bounded() -> None:
     buckets = Buckets(1.0)
-    for number in range(KEPT_MAX + 500):
+    for number in range(BUCKETS_MAX + 500):
         assert buckets.admit(str(number)) == 0
-    assert len(buckets.full_at) == KEPT_MAX
+    assert len(buckets.full_at) == BUCKETS_MAX
 
 
 def session(id: str, tenant_id: str = "") -> Session:

@@ -8,7 +8,8 @@ import grpc
 import pytest
 from websockets.exceptions import InvalidStatus
 
-from gateway import crowd, principal
+from gateway import crowd
+from gateway.auth import sessions
 from gateway.operations import USUAL_CALLS
 from gateway.places import Places
 from gateway.rates import Buckets
@@ -225,7 +226,7 @@ async def test_a_stream_that_ends_is_gone_on_with_after_its_last_cursor(open_gat
 
 
 async def test_a_stream_is_gone_on_with_long_after_the_time_of_its_operation(open_gateway: Open, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(principal, "KEPT_SECONDS", 0.1)
+    monkeypatch.setattr(sessions, "SESSION_TTL_SECONDS", 0.1)
     async with telling_gateway(open_gateway, deadline_seconds=0.5) as (served, teller), served.socket("operator") as socket:
         name = await socket.subscribe(WATCHED, {"id": "ord_1", "after": "c0"})
         await teller.asked.get()

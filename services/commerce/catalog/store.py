@@ -1,9 +1,10 @@
 """The collections of products, variants and offers. Everybody reads them; a brand writes its own."""
 
-from collections import OrderedDict, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from cachetools import LRUCache
 from pymongo import ASCENDING, IndexModel, UpdateOne
 
 from quanyu.commerce.v1 import catalog_pb2
@@ -22,7 +23,7 @@ from services.kit.unit import Unit
 VARIANTS_MATCHED_MAX = 500
 LISTED_MAX = 10_000
 BRANDS_CACHED_MAX = 500_000
-"""About 60 MB; a variant's brand never changes."""
+"""The cache of the brand of each variant, which never changes. A full one takes some 150 MB."""
 
 
 class CatalogStore:
@@ -45,7 +46,7 @@ class CatalogStore:
                 IndexModel([("brand_id", ASCENDING), ("_id", ASCENDING)]),
             ],
         )  # fmt: skip
-        self.brands: OrderedDict[str, str] = OrderedDict()
+        self.brands: LRUCache[str, str] = LRUCache(BRANDS_CACHED_MAX)
 
     @property
     def tables(self) -> tuple[Table[Any], ...]:
@@ -89,8 +90,6 @@ class CatalogStore:
         if missing:
             async for row in self.variants.collection.find({"_id": {"$in": missing}}, {"brand_id": 1}):
                 found[row["_id"]] = self.brands[row["_id"]] = row["brand_id"]
-            while len(self.brands) > BRANDS_CACHED_MAX:
-                self.brands.popitem(last=False)
         return found
 
     # writing ---------------------------------------------------------------------------------------------------------

@@ -53,7 +53,7 @@ async def test_a_store_that_moved_is_reached_where_it_stands_now(scopes: Scopes)
 async def test_another_replicas_change_is_seen_when_the_cache_ends(scopes: Scopes, monkeypatch: pytest.MonkeyPatch) -> None:
     moment = 1_000.0
     monkeypatch.setattr(scoping.time, "monotonic", lambda: moment)
-    other = Scopes(scopes.database)
+    scopes, other = Scopes(scopes.database), Scopes(scopes.database)
     assert (await scopes.below("brand_id", "brd_b")).stores == {"str_9"}
     await told(other, "str_8", "brd_b", "unt_b", "unt_str_8")
     moment += scoping.CACHE_SECONDS - 1
@@ -64,6 +64,7 @@ async def test_another_replicas_change_is_seen_when_the_cache_ends(scopes: Scope
 
 async def test_what_is_remembered_is_bounded(scopes: Scopes, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scoping, "CACHE_MAX", 2)
+    scopes = Scopes(scopes.database)
     for id in ("unt_a", "unt_north", "unt_south"):
         await scopes.below("unit_ids", id)
     assert [id for _, id in scopes.cache] == ["unt_north", "unt_south"]
