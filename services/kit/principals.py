@@ -1,7 +1,7 @@
-"""Principals: short-lived signed statements of who calls, made by an issuer that each service knows and checked by each service.
+"""Principals: short-lived signed tokens (JWT) that state the caller of an rpc; each service verifies them.
 
-Issuers are the gateway, each service and registered machine clients. An issuer may assert only the roles its settings name, for
-one audience, for at most `LIFETIME`. Nobody is trusted for where they sit.
+Issuers are the gateway, each service and registered machine clients. An issuer may assert only the roles that its settings name, for one
+audience, for at most `LIFETIME`. The network location of a caller grants nothing.
 """
 
 import time
@@ -23,6 +23,7 @@ ALGORITHM = "Ed25519"
 LIFETIME = timedelta(seconds=120)
 CLOCK_SKEW_SECONDS = 10
 CACHE_MAX = 20_000
+"""A process caches at most as many signed tokens, and as many verified ones."""
 INSTALLATION = "SCOPE_KIND_INSTALLATION"
 SERVICE = "ROLE_SERVICE"
 
@@ -36,8 +37,8 @@ class Grant(Struct, frozen=True, array_like=True):
 
 
 class Principal(Struct, frozen=True, cache_hash=True):
-    """Who calls (`id`), what they may be (`grants`), for whom (`on_behalf_of`), how far their clock is moved (development), and, once a
-    token was verified, which issuer signed it."""
+    """The caller of an rpc: `id`, `grants`, the principal it acts for (`on_behalf_of`) and, in development, the offset of its clock in
+    seconds. A verified principal has the `issuer` that signed it."""
 
     id: str
     grants: tuple[Grant, ...] = ()
@@ -90,7 +91,7 @@ class Signer:
 
 
 class Verifier:
-    """Checks tokens meant for `audience`. A token that passed is remembered until it expires, so that a call costs a look-up."""
+    """Verifies tokens for `audience`. A verified token is cached until it expires, so that the next call costs a look-up."""
 
     def __init__(self, audience: str, issuers: str, *, development: bool) -> None:
         try:
@@ -102,7 +103,7 @@ class Verifier:
         self.verified: TLRUCache[str, tuple[float, Principal]] = TLRUCache(CACHE_MAX, _expires_at, timer=time.time)
 
     def verify(self, token: str) -> Principal:
-        """The principal a token states; `Denied` with reason INVALID_PRINCIPAL for anything that is not in order."""
+        """Returns the principal that a token states; raises `Denied` (INVALID_PRINCIPAL) for an invalid token."""
         try:
             return self.verified[token][1]
         except KeyError:
@@ -110,7 +111,7 @@ class Verifier:
         try:
             checked = self.verified[token] = self._check(token)
         except (JoseError, ValueError, LookupError, TypeError, msgspec.ValidationError):
-            raise Denied("INVALID_PRINCIPAL", "the caller's statement of who they are cannot be trusted") from None
+            raise Denied("INVALID_PRINCIPAL", "The token of the calling process is not valid.") from None
         return checked[1]
 
     def _check(self, token: str) -> tuple[float, Principal]:
@@ -119,17 +120,17 @@ class Verifier:
         issued_at, expires_at = float(claims["iat"]), float(claims["exp"])
         at = time.time()
         if claims["iss"] != issuer or claims["aud"] != self.audience:
-            raise ValueError("another issuer or audience")
+            raise ValueError("issuer or audience differs")
         if not issued_at - CLOCK_SKEW_SECONDS <= at < expires_at + CLOCK_SKEW_SECONDS:
             raise ValueError("not valid now")
         if expires_at - issued_at > LIFETIME.total_seconds():
-            raise ValueError("lives longer than a principal may")
+            raise ValueError("lifetime is too long")
         grants = msgspec.convert(claims["grants"], tuple[Grant, ...])
         if not {grant.role for grant in grants} <= self.issuers[issuer].roles:
-            raise ValueError("asserts a role it may not")
+            raise ValueError("role is not allowed for the issuer")
         offset = float(claims["clock_offset"])
         if offset and not self.development:
-            raise ValueError("only a development installation moves clocks")
+            raise ValueError("clock_offset is for development only")
         return expires_at, Principal(str(claims["sub"]), grants, str(claims["obo"]), offset, issuer)
 
 
@@ -138,12 +139,12 @@ def _expires_at(token: str, checked: tuple[float, Principal], now: float) -> flo
 
 
 def _unverified_issuer(token: str) -> str:
-    """The issuer a token names, to choose the keys by; the signature decides afterwards whether it is true."""
+    """Returns the issuer that a token names before its signature is verified; it selects the keys."""
     part = token.split(".")[1]
     claims = msgspec.json.decode(urlsafe_b64decode(part + "=" * (-len(part) % 4)))
     return str(claims["iss"])
 
 
 def generate_key(kid: str) -> dict[str, Any]:
-    """A new private key as JWK; without its member `d` it is the public key."""
+    """Returns a new private key as JWK; without its member `d` it is the public key."""
     return dict(OKPKey.generate_key("Ed25519", {"kid": kid}).as_dict(private=True))

@@ -1,4 +1,4 @@
-"""`scope_view`: which store stands in which brand and below which units, kept by facts, so that each service decides scopes itself."""
+"""Scope projection `scope_view`: the brand and the org units above each store, fed by events, so that each service checks scopes itself."""
 
 import time
 from collections.abc import Iterable
@@ -14,32 +14,33 @@ from services.kit.mongo import Database, Session, ensure
 
 COLLECTION = "scope_view"
 CACHE_SECONDS = 15.0
+"""A cached scope is used this long; a change that another replica received is visible after that time."""
 CACHE_MAX = 2_000
 STORES_MAX = 10_000
 
 
 class InTransaction(Protocol):
-    """Whatever has the session of a transaction: a unit of work."""
+    """A unit of work, as far as the projection needs it: the session of its transaction."""
 
     session: Session
 
 
 class Reached(Struct, frozen=True):
-    """What lies below a brand or unit: its stores, and the units on the way down to them."""
+    """The stores below a brand or unit, and the units between."""
 
     stores: frozenset[str]
     units: frozenset[str]
 
 
 class Scopes:
-    """Looks up what lies below brands and units; answers are at most CACHE_SECONDS old."""
+    """Finds the stores and units below a brand or unit; results are at most CACHE_SECONDS old."""
 
     def __init__(self, database: Database) -> None:
         self.database = database
         self.cache: TTLCache[tuple[str, str], Reached] = TTLCache(CACHE_MAX, CACHE_SECONDS, timer=time.monotonic)
 
     async def prepare(self) -> None:
-        """The indexes for both directions."""
+        """Creates the indexes for both directions."""
         await ensure(self.database[COLLECTION], IndexModel([("brand_id", ASCENDING)]), IndexModel([("unit_ids", ASCENDING)]))
 
     async def below(self, field: str, id: str) -> Reached:
@@ -53,7 +54,7 @@ class Scopes:
     async def _load(self, field: str, id: str) -> Reached:
         rows = await self.database[COLLECTION].find({field: id}).limit(STORES_MAX + 1).to_list(STORES_MAX + 1)
         if len(rows) > STORES_MAX:
-            raise Exhausted("SCOPE_TOO_WIDE", f"a scope reaches at most {STORES_MAX} stores; ask for a part of it")
+            raise Exhausted("SCOPE_TOO_WIDE", f"A scope covers at most {STORES_MAX} stores. Select a part of it.")
         units: set[str] = set()
         for row in rows:
             path: list[str] = row["unit_ids"]
@@ -61,7 +62,7 @@ class Scopes:
         return Reached(frozenset(row["_id"] for row in rows), frozenset(units))
 
     async def keep(self, session: Session, changed: facts_pb2.StoreChanged) -> None:
-        """Writes what a StoreChanged says; a store that is closed for good stays in its owner's scope, as its history does."""
+        """Writes a StoreChanged; a store that is closed for good stays in its owner's scope, as its history does."""
         await self.database[COLLECTION].update_one(
             {"_id": changed.store_id},
             {"$set": {"brand_id": changed.brand_id, "unit_ids": list(changed.unit_ids)}},
@@ -70,11 +71,11 @@ class Scopes:
         )
 
     def forget(self, ids: Iterable[tuple[str, str]] = ()) -> None:
-        """Drops what is cached (all of it, or these): organization's own writes are seen at once."""
+        """Drops these scopes from the cache, or all of them, so that organization sees its own writes at once."""
         for key in list(ids) or list(self.cache):
             self.cache.pop(key, None)
 
     async def store_changed(self, unit: InTransaction, fact: facts_pb2.Fact) -> None:
-        """The handler of StoreChanged that each service puts into its table of facts (and may wrap)."""
+        """Handles StoreChanged: each service puts this into its table of event handlers (and may wrap it)."""
         await self.keep(unit.session, fact.store_changed)
         self.forget()

@@ -22,7 +22,7 @@ from tests.judges.provider import Provider, providing
 
 @cache
 def rsa(bits: int = 2048) -> RSAKey:
-    """A key of whoever is no provider; slow to make."""
+    """A key that no provider publishes; slow to make."""
     with warnings.catch_warnings(action="ignore"):
         return RSAKey.generate_key(bits, {"kid": "k"})
 

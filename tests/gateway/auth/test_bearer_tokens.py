@@ -1,4 +1,4 @@
-"""Tokens of a real identity provider (npm `oidc-provider`): who is believed, and as whom."""
+"""Tokens of a real identity provider (npm `oidc-provider`): which ones are accepted, and the session they resolve to."""
 
 import hmac
 import json
@@ -32,7 +32,7 @@ VIEWER = "{ viewer { consumer { id } staff { id } } }"
 
 
 @pytest.mark.parametrize("algorithm", ["RS256", "ES256", "EdDSA"])
-async def test_a_token_of_the_provider_is_believed(provider: Provider, algorithm: str) -> None:
+async def test_provider_token_is_accepted(provider: Provider, algorithm: str) -> None:
     for changes in ({}, {"jwks_uri": f"{provider.issuer}/jwks"}):
         believed = believing(provider.issuer, algorithms=[algorithm], **changes)
         token = await believed.verify(await provider.token("anna", algorithm=algorithm))
@@ -40,7 +40,7 @@ async def test_a_token_of_the_provider_is_believed(provider: Provider, algorithm
     assert (await believed.verify(await provider.signed_in("mia", algorithm=algorithm))).subject == "mia"
 
 
-async def test_people_are_who_the_services_know_them_as(provider: Provider, open_gateway: Open) -> None:
+async def test_provider_subject_resolves_to_staff_or_consumer(provider: Provider, open_gateway: Open) -> None:
     gateway = await open_gateway("member", "organization", oidc_issuers=trusting(provider.issuer, operators=["ops"]))
     await settle(gateway, provider.issuer)
 
@@ -61,7 +61,7 @@ async def test_people_are_who_the_services_know_them_as(provider: Provider, open
 
 
 async def settle(gateway: Gateway, issuer: str) -> None:
-    """A brand where guo works, and whom anna and mia shop with."""
+    """Creates a brand with guo as staff, and anna and mia as consumers."""
     given = {"brandId": "brd_a", "kind": "BRAND", "name": {"zh": "甲"}, "zone": "Asia/Shanghai", "currency": "CNY"}
     await do(gateway, "createBrand", given)
     await do(gateway, "createStore", {"storeId": "str_a", "kind": "STORE", "parentId": "unt_brd_a", "name": {"zh": "甲"}, "position": NEAR})
@@ -73,8 +73,8 @@ async def settle(gateway: Gateway, issuer: str) -> None:
         await do(gateway, "registerConsumer", given)
 
 
-async def test_a_provider_lends_nobody_a_place_of_the_suites_own(provider: Provider, open_gateway: Open) -> None:
-    """Its user who is called like a member of staff, a consumer or the operator is nobody; so is staff where it has no say."""
+async def test_provider_subject_named_like_an_id_is_unknown(provider: Provider, open_gateway: Open) -> None:
+    """A provider's user whose name is an id of the suite gets no grants; neither does staff of a provider for consumers only."""
     gateway = await open_gateway("member", "organization", oidc_issuers=trusting(provider.issuer))
     await settle(gateway, provider.issuer)
     for login in ("stf_guo", "con_anna", "operator"):
@@ -95,7 +95,7 @@ async def test_provider_identity_without_member_is_unavailable(provider: Provide
             await gateway.app.state.sessions.authenticate(f"Bearer {await provider.token(client)}")
 
 
-async def test_what_the_provider_did_not_say_for_us_is_refused(node: str, provider: Provider) -> None:
+async def test_forged_or_foreign_token_is_refused(node: str, provider: Provider) -> None:
     believed = believing(provider.issuer)
     published = {one["alg"]: one for one in await provider.published()}
     kid = {"kid": published["RS256"]["kid"]}
@@ -124,12 +124,12 @@ async def test_what_the_provider_did_not_say_for_us_is_refused(node: str, provid
         assert (await believing(another.issuer).verify(refused["another issuer"])).issuer == another.issuer
     for what, text in refused.items():
         with pytest.raises(Denied):
-            pytest.fail(f"{what} is believed: {await believed.verify(text)}")
+            pytest.fail(f"{what} is accepted: {await believed.verify(text)}")
     assert (await believed.verify(real)).subject == "anna"
 
 
-async def test_a_token_is_good_for_its_time(provider: Provider, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The provider's tokens live 300 s; clocks may differ a little."""
+async def test_token_is_valid_within_its_lifetime(provider: Provider, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The provider's tokens are valid for 300 s; clocks may differ by CLOCK_SKEW_SECONDS."""
     believed, real, now = believing(provider.issuer), await provider.token("anna"), time.time()
 
     def at(seconds: float) -> TokenVerifier:
@@ -168,7 +168,7 @@ async def test_a_token_is_good_for_its_time(provider: Provider, monkeypatch: pyt
     ],
     ids=", ".join,
 )
-async def test_claims_must_be_in_order_whoever_signed_them(changes: dict[str, Any]) -> None:
+async def test_token_with_invalid_claims_is_refused(changes: dict[str, Any]) -> None:
     key = rsa()
     provider = SimpleNamespace(issuer="http://issuer.example")
     async with serving(json.dumps({"keys": [key.as_dict(private=False)]}).encode()) as uri:
@@ -181,7 +181,7 @@ async def test_claims_must_be_in_order_whoever_signed_them(changes: dict[str, An
 
 
 @pytest.mark.parametrize("typ", ["logout+jwt", "secevent+jwt", ""])
-async def test_what_an_issuer_signs_for_another_use_is_no_token(typ: str) -> None:
+async def test_signed_statement_of_another_type_is_refused(typ: str) -> None:
     provider = SimpleNamespace(issuer="http://issuer.example")
     async with serving(json.dumps({"keys": [rsa().as_dict(private=False)]}).encode()) as uri:
         believed = believing(provider.issuer, jwks_uri=uri)
@@ -209,14 +209,14 @@ PARTS = st.builds(lambda value: base64(json.dumps(value).encode()), HEADERS | CL
     st.lists(PARTS, max_size=6).map(".".join) | st.tuples(PARTS, PARTS, st.text(alphabet="aZ0-_=", max_size=90)).map(".".join) | st.text()
 )
 @settings(max_examples=300, deadline=None)
-async def test_whatever_is_shown_is_refused_and_no_bug(text: str) -> None:
+async def test_arbitrary_text_is_refused_without_a_bug(text: str) -> None:
     believed = TokenVerifier(Settings(oidc_issuers=trusting(ISSUER), token_keys=KEYS.tokens_setting()))
     with pytest.raises((Denied, Unavailable)):
         await believed.verify(text)
 
 
-async def test_a_known_caller_costs_microseconds(provider: Provider, open_gateway: Open) -> None:
-    """From header to session to the token a service gets, each from its cache: the least of some runs, against the noise of a machine."""
+async def test_cached_session_and_signature_cost_microseconds(provider: Provider, open_gateway: Open) -> None:
+    """From header to session to the token for a service, each from its cache; the fastest run counts, without other processes."""
     gateway = await open_gateway("member", "organization", oidc_issuers=trusting(provider.issuer))
     await settle(gateway, provider.issuer)
     sessions, signer = gateway.app.state.sessions, gateway.app.state.clients.signer

@@ -1,4 +1,4 @@
-"""An identity provider's keys: fetched seldom, rotated, withdrawn, and kept for a time while it is away."""
+"""JWKS of an identity provider: fetches, rotation, withdrawal, and the outage of the provider."""
 
 import asyncio
 import json
@@ -25,7 +25,7 @@ VIEWER = "{ viewer { consumer { id } staff { id } } }"
 
 
 class Clock:
-    """The monotonic clock as the gateway's keys see it, with what a test adds."""
+    """The monotonic clock of the JWKS, plus the seconds that a test adds."""
 
     def __init__(self) -> None:
         self.added = 0.0
@@ -61,7 +61,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     ],
     ids=lambda answered: str(answered)[:22],
 )
-async def test_a_provider_that_publishes_no_keys_is_away_and_asked_seldom(
+async def test_provider_without_usable_keys_is_fetched_once(
     answered: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(oidc, "FETCH_SECONDS_MAX", 0.3)
@@ -75,14 +75,14 @@ async def test_a_provider_that_publishes_no_keys_is_away_and_asked_seldom(
     assert capsys.readouterr().out.count("identity provider is unavailable") == 1
 
 
-async def test_keys_are_fetched_once_however_many_wait(provider: Provider) -> None:
+async def test_concurrent_tokens_cause_one_fetch(provider: Provider) -> None:
     believed = believing(provider.issuer)
     given = [await provider.token(client) for client in ("anna", "guo", "ops")]
     await asyncio.gather(*(believed.verify(text) for text in given * 20))
     assert provider.fetched() == 1
 
 
-async def test_rotated_keys_are_believed_at_once_and_withdrawn_ones_no_more(provider: Provider, clock: Clock) -> None:
+async def test_rotated_keys_replace_withdrawn_keys_at_once(provider: Provider, clock: Clock) -> None:
     believed = believing(provider.issuer)
     first = await provider.token("anna")
     await believed.verify(first)
@@ -101,7 +101,7 @@ async def test_rotated_keys_are_believed_at_once_and_withdrawn_ones_no_more(prov
             await believed.verify(withdrawn)
 
 
-async def test_old_keys_are_fetched_again_behind_the_requests(provider: Provider, clock: Clock) -> None:
+async def test_old_keys_are_fetched_in_the_background(provider: Provider, clock: Clock) -> None:
     believed = believing(provider.issuer)
     text = await provider.token("anna")
     await believed.verify(text)
@@ -115,7 +115,7 @@ async def test_old_keys_are_fetched_again_behind_the_requests(provider: Provider
         await believed.verify(text)
 
 
-async def test_while_the_provider_is_away_its_last_keys_serve_for_a_stated_time(provider: Provider, clock: Clock) -> None:
+async def test_last_keys_of_unavailable_provider_expire(provider: Provider, clock: Clock) -> None:
     believed = believing(provider.issuer)
     texts = [await provider.token("anna") for _ in range(3)]
     await believed.verify(texts[0])
@@ -133,7 +133,7 @@ async def test_while_the_provider_is_away_its_last_keys_serve_for_a_stated_time(
     assert (await believed.verify(texts[0])).subject == "anna"
 
 
-async def test_a_provider_that_was_never_there_is_503_until_it_is(provider: Provider, clock: Clock, open_gateway: Open) -> None:
+async def test_provider_unavailable_at_start_is_503(provider: Provider, clock: Clock, open_gateway: Open) -> None:
     gateway = await open_gateway("member", "organization", oidc_issuers=trusting(provider.issuer))
     headers = {"authorization": f"Bearer {await provider.token('anna')}"}
     provider.told("stop")
@@ -147,7 +147,7 @@ async def test_a_provider_that_was_never_there_is_503_until_it_is(provider: Prov
     assert (await gateway.post({"query": VIEWER}, headers=headers)).status_code == 200
 
 
-async def test_a_flood_of_unknown_keys_costs_one_fetch(provider: Provider) -> None:
+async def test_flood_of_unknown_keys_causes_one_fetch(provider: Provider) -> None:
     believed = believing(provider.issuer)
     text = await provider.token("anna")
     await believed.verify(text)
@@ -162,7 +162,7 @@ async def test_a_flood_of_unknown_keys_costs_one_fetch(provider: Provider) -> No
     assert len(believed.cache) == 1
 
 
-async def test_a_key_nobody_can_look_up_is_no_verdict(provider: Provider, clock: Clock) -> None:
+async def test_unknown_key_of_unavailable_provider_is_unavailable(provider: Provider, clock: Clock) -> None:
     believed = believing(provider.issuer)
     await believed.verify(await provider.token("anna"))
     provider.told("rotate")
@@ -187,26 +187,26 @@ async def test_a_key_nobody_can_look_up_is_no_verdict(provider: Provider, clock:
         (trusting("http://a.example", "http://b.example", people=["staff"]), "staff"),
     ],
 )
-def test_issuers_must_be_stated_well(stated: str, why: str) -> None:
+def test_invalid_issuer_settings_are_refused(stated: str, why: str) -> None:
     with pytest.raises(SettingsError, match=why):
         TokenVerifier(Settings(oidc_issuers=stated))
 
 
-def test_production_reaches_providers_by_https() -> None:
+def test_production_requires_https_for_providers() -> None:
     TokenVerifier(Settings(env="production", oidc_issuers=trusting("https://a.example")))
     for stated in (trusting("http://a.example"), trusting("https://a.example", jwks_uri="http://a.example/jwks")):
         with pytest.raises(SettingsError, match="https"):
             TokenVerifier(Settings(env="production", oidc_issuers=stated))
 
 
-async def test_a_discovery_document_of_another_issuer_is_not_followed(provider: Provider) -> None:
+async def test_discovery_document_of_another_issuer_is_refused(provider: Provider) -> None:
     alias = provider.issuer.replace("127.0.0.1", "localhost")
     text = forged(SimpleNamespace(issuer=alias), rsa())
     with pytest.raises(Unavailable):
         await believing(alias).verify(text)
 
 
-async def test_keys_of_a_provider_behind_https_are_not_fetched_without() -> None:
+async def test_https_provider_with_http_keys_is_refused() -> None:
     provider = oidc.Provider(issuer="https://issuer.example", audience="quanyu")
     stated = {"issuer": provider.issuer, "jwks_uri": "https://keys.example/jwks"}
     async with httpx.AsyncClient(transport=httpx.MockTransport(lambda _: httpx.Response(200, json=stated))) as http:

@@ -46,7 +46,7 @@ def sign(keys: Keys) -> Callable[..., str]:
     return sign
 
 
-async def test_a_token_of_the_local_issuer_is_believed(tokens: TokenVerifier, sign: Callable[..., str]) -> None:
+async def test_local_token_is_accepted(tokens: TokenVerifier, sign: Callable[..., str]) -> None:
     assert (await tokens.verify(sign())).subject == "con_1"
     assert (await tokens.verify(sign(clock_offset=3600.0))).clock_offset == 3600.0
 
@@ -70,20 +70,18 @@ async def test_a_token_of_the_local_issuer_is_believed(tokens: TokenVerifier, si
     ],
     ids=", ".join,
 )
-async def test_any_other_is_refused(tokens: TokenVerifier, sign: Callable[..., str], changes: dict[str, Any]) -> None:
+async def test_local_token_with_invalid_claims_is_refused(tokens: TokenVerifier, sign: Callable[..., str], changes: dict[str, Any]) -> None:
     with pytest.raises(Denied, match="UNAUTHENTICATED"):
         await tokens.verify(sign(**changes))
 
 
 @pytest.mark.parametrize("text", ["", "x", "a.b.c", "é", "." * 9000, "eyJhbGciOiJub25lIn0.eyJzdWIiOiJjb25fMSJ9."])
-async def test_what_is_no_token_is_refused(tokens: TokenVerifier, text: str) -> None:
+async def test_malformed_token_is_refused(tokens: TokenVerifier, text: str) -> None:
     with pytest.raises(Denied):
         await tokens.verify(text)
 
 
-async def test_a_token_that_passed_expires_all_the_same(
-    tokens: TokenVerifier, sign: Callable[..., str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_cached_token_expires(tokens: TokenVerifier, sign: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
     token = sign()
     await tokens.verify(token)
     later = time.time() + 3600
@@ -92,7 +90,7 @@ async def test_a_token_that_passed_expires_all_the_same(
         await tokens.verify(token)
 
 
-def test_a_local_issuer_is_for_development(keys: Keys) -> None:
+def test_local_issuer_in_production_is_refused(keys: Keys) -> None:
     with pytest.raises(SettingsError, match="QUANYU_TOKEN_KEYS"):
         TokenVerifier(Settings(env="production", token_keys=keys.tokens_setting()))
     with pytest.raises(SettingsError, match="QUANYU_TOKEN_KEYS"):
@@ -101,7 +99,7 @@ def test_a_local_issuer_is_for_development(keys: Keys) -> None:
 
 
 @pytest.mark.parametrize("header", ["Bearer x", "Bearer ", "Basic dXNlcjpwYXNz", "x"])
-async def test_a_bad_token_is_401_without_data(alone: Gateway, header: str) -> None:
+async def test_request_with_invalid_token_is_401(alone: Gateway, header: str) -> None:
     response = await alone.post({"query": "{ __typename }"}, headers={"authorization": header})
     assert response.status_code == 401
     assert response.headers["www-authenticate"] == "Bearer"
@@ -109,7 +107,7 @@ async def test_a_bad_token_is_401_without_data(alone: Gateway, header: str) -> N
     assert response.json()["errors"][0]["extensions"]["code"] == "UNAUTHENTICATED"
 
 
-async def test_nobody_signed_in_reaches_what_is_public(open_gateway: Open) -> None:
+async def test_anonymous_request_reads_public_fields_only(open_gateway: Open) -> None:
     gateway = await open_gateway("organization")
     assert await gateway.data('{ viewer { staff { id } } brand(id: "brd_none") { id } }') == {"viewer": None, "brand": None}
     answer = await gateway.ask('{ unit(id: "unt_none") { id } }')
@@ -120,7 +118,7 @@ async def test_nobody_signed_in_reaches_what_is_public(open_gateway: Open) -> No
     assert done["errors"][0]["extensions"]["code"] == "UNAUTHENTICATED"
 
 
-async def test_nobody_known_has_no_grants_and_is_not_remembered(open_gateway: Open) -> None:
+async def test_unknown_subject_is_resolved_each_time(open_gateway: Open) -> None:
     gateway = await open_gateway("member", "organization")
     for _ in range(2):
         answer = await gateway.ask('{ viewer { consumer { id } staff { id } } unit(id: "unt_x") { id } }', who="somebody")
