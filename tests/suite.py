@@ -9,17 +9,17 @@ import msgspec
 from services.kit.house import SERVICES
 from services.kit.mongo import Database
 from services.kit.settings import Settings
-from services.local.folder import Member
+from services.local.folder import RunningProcess
 from services.local.keys import Keys, new_keys
 from services.local.mongod import free_port
-from services.local.suite import stages
+from services.local.suite import build_stages
 from services.local.supervisor import Supervisor
 
 Answer = TypeVar("Answer")
 
 
 async def with_suite(
-    uri: str, use: Callable[[dict[str, Member], Keys], Awaitable[Answer]], *, gateway: bool = False, **changes: Any
+    uri: str, use: Callable[[dict[str, RunningProcess], Keys], Awaitable[Answer]], *, gateway: bool = False, **changes: Any
 ) -> Answer:
     """What `use(processes by name, keys)` answers while the four services (and the gateway) run on databases of their own.
 
@@ -30,13 +30,13 @@ async def with_suite(
     ports = {f"{name}_address" if name != "gateway" else "gateway_listen": f"127.0.0.1:{free_port()}" for name in names}
     settings = Settings(mongo_uri=uri, database_prefix=f"suite{secrets.token_hex(4)}", **ports)  # type: ignore[arg-type]
     settings = msgspec.structs.replace(settings, secret_keys=keys.secret_key, hash_keys=keys.hash_key, **changes)
-    services, gateways = stages(settings, keys)
+    services, gateways = build_stages(settings, keys)
     log: list[str] = []
     supervisor = Supervisor((services, gateways) if gateway else (services,), drain_seconds=settings.drain_seconds, echo=log.append)
     answers: list[Answer] = []
 
-    async def ready(members: Sequence[Member]) -> None:
-        answers.append(await use({member.name: member for member in members}, keys))
+    async def ready(processes: Sequence[RunningProcess]) -> None:
+        answers.append(await use({process.name: process for process in processes}, keys))
         supervisor.stop()
 
     try:

@@ -1,4 +1,4 @@
-"""The `quanyu` command: the suite on one machine. Each group of commands stands in its own module and is added here."""
+"""The `quanyu` command line. Each command has its own module and is registered here."""
 
 import sys
 from importlib.metadata import version
@@ -10,7 +10,7 @@ from services.kit.settings import SettingsError
 from services.local.demo.load import demo
 from services.local.documents import documents
 from services.local.errors import LocalError
-from services.local.facts import facts
+from services.local.events import events
 from services.local.imports.command import import_
 from services.local.keyfiles import keys
 from services.local.mongod import MongodError
@@ -21,8 +21,8 @@ from services.local.token import token
 from services.local.up import up
 
 
-class OneLine(click.Group):
-    """A group whose known errors are one clear line on stderr instead of a trace."""
+class CommandGroup(click.Group):
+    """Command group that prints a known error as one line on stderr instead of a stack trace."""
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -32,11 +32,11 @@ class OneLine(click.Group):
             sys.exit(error.status if isinstance(error, LocalError) else 2)
 
 
-@click.group(cls=OneLine, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=CommandGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(version("quanyu"), prog_name="quanyu")
 def main() -> None:
-    """Quanyu on one machine: starts the suite, shows how it is, gives out development tokens and keys."""
+    """Quanyu on one machine: start the suite, load data, issue development tokens and keys, inspect what runs."""
 
 
-for command in (up, status, token, keys, demo, import_, story, facts, documents, plan):
+for command in (up, status, token, keys, demo, import_, story, events, documents, plan):
     main.add_command(command)

@@ -1,4 +1,4 @@
-"""The command's own calls to the running suite, as the operator."""
+"""gRPC client of the running suite, which calls as the operator."""
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
@@ -16,25 +16,25 @@ from services.local.keys import LOCAL, OPERATOR, SERVICES, Keys
 
 DEADLINE_SECONDS = 60.0
 SETTLE_POLL_SECONDS = 0.1
-STANDS = ("_EXISTS", "JOINED_ALREADY", "SAME_PERSON", "REQUEST_ID_REUSED")
-"""Ends of the reasons by which a service says that what was to be made is there."""
-COMMAND = Principal("operator", (Grant(OPERATOR, INSTALLATION), Grant(SERVICE, INSTALLATION)))
+EXISTS_REASONS = ("_EXISTS", "JOINED_ALREADY", "SAME_PERSON", "REQUEST_ID_REUSED")
+"""A conflict whose reason ends with one of these means that the object already exists."""
+COMMAND_PRINCIPAL = Principal("operator", (Grant(OPERATOR, INSTALLATION), Grant(SERVICE, INSTALLATION)))
 
 
 @asynccontextmanager
-async def channels(folder: Folder) -> AsyncIterator[Mapping[str, grpc.aio.Channel]]:
-    """Channels to the four services of the suite that runs on this folder; `LocalError` when none does."""
+async def open_channels(folder: Folder) -> AsyncIterator[Mapping[str, grpc.aio.Channel]]:
+    """Opens channels to the four services of the suite that uses this folder; raises `LocalError` if none runs."""
     addresses = folder.running().addresses()
-    async with connected(addresses, folder.read_keys(Keys)) as opened:
+    async with connect(addresses, folder.read_keys(Keys)) as opened:
         yield opened
 
 
 @asynccontextmanager
-async def connected(addresses: Mapping[str, str], keys: Keys) -> AsyncIterator[Mapping[str, grpc.aio.Channel]]:
-    """Channels to services at these addresses, whose calls are signed by the local issuer."""
+async def connect(addresses: Mapping[str, str], keys: Keys) -> AsyncIterator[Mapping[str, grpc.aio.Channel]]:
+    """Opens channels to services at these addresses. The local issuer signs the calls."""
     signer = Signer(LOCAL, keys.signing_setting(LOCAL))
     opened = {
-        name: open_channel(addresses[name], lambda name=name: signer.token(name, COMMAND), DEADLINE_SECONDS)  # type: ignore[misc]
+        name: open_channel(addresses[name], lambda name=name: signer.token(name, COMMAND_PRINCIPAL), DEADLINE_SECONDS)  # type: ignore[misc]
         for name in SERVICES
     }
     try:
@@ -44,8 +44,8 @@ async def connected(addresses: Mapping[str, str], keys: Keys) -> AsyncIterator[M
             await channel.close()
 
 
-async def backlog(opened: Mapping[str, grpc.aio.Channel]) -> tuple[int, int]:
-    """Facts told anywhere and not yet applied, and facts parked."""
+async def count_backlog(opened: Mapping[str, grpc.aio.Channel]) -> tuple[int, int]:
+    """Returns the number of events that wait for delivery, and of those that are parked."""
     waiting = parked = 0
     for channel in opened.values():
         stub = facts_pb2_grpc.FactOutboxServiceStub(channel)
@@ -54,16 +54,16 @@ async def backlog(opened: Mapping[str, grpc.aio.Channel]) -> tuple[int, int]:
     return waiting, parked
 
 
-async def settled(opened: Mapping[str, grpc.aio.Channel]) -> None:
-    """Returns once every fact told so far is applied or parked."""
-    while (await backlog(opened))[0]:  # noqa: ASYNC110 - other processes do the work
+async def wait_until_settled(opened: Mapping[str, grpc.aio.Channel]) -> None:
+    """Returns once every published event is applied or parked."""
+    while (await count_backlog(opened))[0]:  # noqa: ASYNC110 - other processes do the work
         await asyncio.sleep(SETTLE_POLL_SECONDS)
 
 
-async def standing(call: Any) -> None:
-    """Awaits a call that makes something; that it stands already is as good."""
+async def create_if_missing(call: Any) -> None:
+    """Awaits a call that creates an object; an object that already exists is left as it is."""
     try:
         await call
     except Conflict as refusal:
-        if not refusal.reason.endswith(STANDS):
+        if not refusal.reason.endswith(EXISTS_REASONS):
             raise

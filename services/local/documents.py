@@ -1,4 +1,4 @@
-"""`quanyu documents`: the manifest of the operations that front ends may ask."""
+"""`quanyu documents`: the command that prints the manifest of trusted documents."""
 
 import subprocess
 import sys
@@ -12,8 +12,8 @@ from services.local.errors import LocalError
 @click.command()
 @click.argument("folders", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
 def documents(folders: tuple[Path, ...]) -> None:
-    """Prints the manifest (id -> text) of the .graphql files in FOLDERS, for QUANYU_DOCUMENTS_FILE."""
-    # The gateway checks them against its schema. It is a process of its own, which no service imports.
-    made = subprocess.run([sys.executable, "-m", "gateway.documents", *map(str, folders)], check=False)
-    if made.returncode:
-        raise LocalError("the gateway would not take these documents")
+    """Prints the manifest (id -> text) of the .graphql files in FOLDERS. QUANYU_DOCUMENTS_FILE names such a manifest."""
+    # A separate process, since import contracts keep the gateway's schema out of the command.
+    result = subprocess.run([sys.executable, "-m", "gateway.documents", *map(str, folders)], check=False)
+    if result.returncode:
+        raise LocalError("The manifest is not complete: correct the documents named above.")

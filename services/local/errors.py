@@ -1,8 +1,8 @@
-"""What the command says when it cannot do what it was asked."""
+"""Errors of the `quanyu` command."""
 
 
 class LocalError(Exception):
-    """The message is one line for a person and says what to do; `status` is the command's exit status."""
+    """An error that the user can correct. The message is one line with the remedy; `status` is the exit status of the command."""
 
     def __init__(self, message: str, *, status: int = 2) -> None:
         super().__init__(message)

@@ -1,4 +1,4 @@
-"""Which installation a suite is: an id that stands beside its databases and goes with them, so that new databases are a new one."""
+"""Installation id: a random id stored beside the databases, so that new databases are a new installation."""
 
 import secrets
 from typing import Any
@@ -9,8 +9,8 @@ from pymongo.errors import PyMongoError
 from services.local.mongod import SELECT_MILLISECONDS, MongodError
 
 
-def installation_of(uri: str, database_prefix: str) -> str:
-    """The id of the installation whose databases stand there, made on first use; `MongodError` when it can be neither read nor made."""
+def read_installation_id(uri: str, database_prefix: str) -> str:
+    """Returns the id of the installation at `uri`, created on first use; raises `MongodError` if the database cannot be used."""
     try:
         with MongoClient[Any](uri, serverSelectionTimeoutMS=SELECT_MILLISECONDS) as client:
             found: Any = client[f"{database_prefix}_local"]["installation"].find_one_and_update(
@@ -20,5 +20,5 @@ def installation_of(uri: str, database_prefix: str) -> str:
                 return_document=ReturnDocument.AFTER,
             )
     except PyMongoError as error:
-        raise MongodError(f"the database {database_prefix}_local cannot be used: {str(error).split(', full error')[0]}") from None
+        raise MongodError(f"The database {database_prefix}_local cannot be used: {str(error).split(', full error')[0]}") from None
     return str(found["id"])

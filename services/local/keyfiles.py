@@ -1,4 +1,4 @@
-"""`quanyu keys`: the keys of a deployment as one file of settings per process, for docker compose, Kubernetes secrets or a vault."""
+"""`quanyu keys`: the command that writes one settings file of keys per process, for docker compose, Kubernetes or a vault."""
 
 import os
 from pathlib import Path
@@ -16,35 +16,33 @@ from services.local.options import data_option
 @click.command()
 @click.argument("out", type=click.Path(file_okay=False, path_type=Path))
 @data_option
-@click.option("--production", is_flag=True, help="Fresh keys that no `quanyu token` can use.")
+@click.option("--production", is_flag=True, help="Create new keys, which `quanyu token` cannot use.")
 def keys(out: Path, folder: Folder, production: bool) -> None:
-    """Writes OUT/<process>.env for the four services and the gateway. Nothing that stands there is overwritten.
+    """Writes OUT/<process>.env for the four services and the gateway. Existing files are not overwritten.
 
-    Without --production they hold the data folder's development keys, so that `quanyu token` works with that deployment too.
+    Without --production the files hold the development keys of the data folder, so that `quanyu token` works with the deployment.
     """
     if production:
         write(out, for_production(new_keys()), production=True)
     else:
         with folder.claim():
             write(out, keys_of(folder), production=False)
-    click.echo(
-        f"{out}: {', '.join(f'{name}.env' for name in (*SERVICES, 'gateway'))}. Keep them secret, and keep them: personal data needs them."
-    )
+    click.echo(f"Wrote {', '.join(f'{name}.env' for name in (*SERVICES, 'gateway'))} to {out}. Keep them: only they decrypt personal data.")
 
 
-def for_production(made: Keys) -> Keys:
-    """Without the issuer as which the command calls services on a developer's machine."""
-    return msgspec.structs.replace(made, issuers={name: key for name, key in made.issuers.items() if name != LOCAL})
+def for_production(keys: Keys) -> Keys:
+    """Returns the keys without the local issuer, as which the command calls services in development."""
+    return msgspec.structs.replace(keys, issuers={name: key for name, key in keys.issuers.items() if name != LOCAL})
 
 
-def write(out: Path, made: Keys, *, production: bool) -> None:
-    """One file per process, readable by the owner only."""
+def write(out: Path, keys: Keys, *, production: bool) -> None:
+    """Writes one file per process, readable by the owner only; raises `LocalError` if one exists."""
     paths = {name: out / f"{name}.env" for name in (*SERVICES, "gateway")}
-    if standing := next((path for path in paths.values() if path.exists()), None):
-        raise LocalError(f"{standing} exists; without its keys what they encrypted is lost, so move it away yourself if you mean it")
+    if existing := next((path for path in paths.values() if path.exists()), None):
+        raise LocalError(f"{existing} exists and is kept, since its keys may be in use. Move it away, or choose another OUT.")
     out.mkdir(mode=0o700, parents=True, exist_ok=True)
     for name, path in paths.items():
-        values = made.settings_of(name)
+        values = keys.settings_of(name)
         if production:
             values.pop("token_keys", None)
         with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, PRIVATE), "w") as file:

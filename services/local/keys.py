@@ -1,4 +1,4 @@
-"""Development keys: made once per data folder and kept, so that tokens and personal data stay readable between runs."""
+"""Development keys: created once per data folder and kept, so that tokens and personal data stay valid between runs."""
 
 from base64 import b64encode
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ from services.local.folder import Folder
 
 SERVICES = ("member", "commerce", "district", "organization")
 LOCAL = "local"
-"""The issuer as which the command itself calls the services (demo, import)."""
+"""The issuer as which the command calls the services, for example to import."""
 OPERATOR = "ROLE_OPERATOR"
 HASH_KEY_BYTES = 32
 
@@ -23,7 +23,7 @@ Jwk = dict[str, Any]
 
 
 class Keys(Struct, frozen=True):
-    """Private JWKs by issuer; the key of the local issuer of bearer tokens; the keys of personal data."""
+    """Private JWKs by issuer, the signing key of bearer tokens, and the keys of personal data."""
 
     issuers: Mapping[str, Jwk]
     tokens: Jwk
@@ -31,34 +31,34 @@ class Keys(Struct, frozen=True):
     hash_key: str
 
     def settings_of(self, process: str) -> dict[str, str]:
-        """The settings that only this process may know, and whom it trusts. The gateway gets no key of personal data."""
+        """Returns the secret settings of one process and its trusted issuers. The gateway gets no key of personal data."""
         own = {"signing_key": encoded(self.issuers[process]), "issuers": self.issuers_setting()}
         if process == "gateway":
             return own | {"token_keys": self.tokens_setting()}
         return own | {"secret_keys": self.secret_key, "hash_keys": self.hash_key}
 
     def issuers_setting(self) -> str:
-        """QUANYU_ISSUERS: which issuer may assert which roles, with the public keys."""
+        """Returns QUANYU_ISSUERS: the public keys of each issuer and the roles it may assert."""
         return msgspec.json.encode({name: {"keys": [public(key)], "roles": roles_of(name)} for name, key in self.issuers.items()}).decode()
 
     def signing_setting(self, issuer: str) -> str:
-        """QUANYU_SIGNING_KEY of one process."""
+        """Returns QUANYU_SIGNING_KEY of one process."""
         return encoded(self.issuers[issuer])
 
     def tokens_setting(self) -> str:
-        """QUANYU_TOKEN_KEYS: the JWKS of the local issuer."""
+        """Returns QUANYU_TOKEN_KEYS: the JWKS of the local issuer."""
         return encoded({"keys": [public(self.tokens)]})
 
 
 def keys_of(folder: Folder) -> Keys:
-    """The folder's keys, made on first use. The folder must be claimed."""
+    """Returns the folder's keys, created on first use. The folder must be claimed."""
     if not folder.keys.exists():
         folder.write(folder.keys, new_keys())
     return folder.read_keys(Keys)
 
 
 def new_keys() -> Keys:
-    """Fresh keys of every kind."""
+    """Creates keys of every kind."""
     return Keys(
         issuers={name: generate_key(f"{name}-1") for name in (*SERVICES, "gateway", LOCAL)},
         tokens=generate_key("quanyu-local-1"),
@@ -68,17 +68,17 @@ def new_keys() -> Keys:
 
 
 def roles_of(issuer: str) -> list[str]:
-    """A service speaks as itself, the command as the operator too, the gateway for people of every role."""
+    """Returns the roles an issuer may assert: a service its own, the command also the operator's, the gateway every role."""
     if issuer == "gateway":
         return [name for name, number in access_pb2.Role.items() if number]
     return [SERVICE, OPERATOR] if issuer == LOCAL else [SERVICE]
 
 
 def public(key: Jwk) -> Jwk:
-    """The JWK without its private part."""
+    """Returns the JWK without its private part."""
     return {name: value for name, value in key.items() if name != "d"}
 
 
 def encoded(value: object) -> str:
-    """JSON on one line, as a setting holds it."""
+    """Returns JSON on one line, the format of a setting."""
     return msgspec.json.encode(value).decode()

@@ -1,4 +1,4 @@
-"""`quanyu plan`: what the gateway asks the services for an operation, level for level."""
+"""`quanyu plan`: the command that prints the execution plan of a GraphQL operation."""
 
 import subprocess
 import sys
@@ -10,9 +10,9 @@ import click
 @click.command()
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.argument("operation", required=False)
-@click.option("--source", is_flag=True, help="Also the Python that the operation is compiled to.")
+@click.option("--source", is_flag=True, help="Print the generated Python too.")
 def plan(file: Path, operation: str | None, source: bool) -> None:
-    """Prints the batches of each level for a .graphql FILE (of several operations, for the one that is named OPERATION)."""
-    # The graph is the gateway's, which no service imports: a process of its own.
+    """Prints the rpcs of each level for a .graphql FILE. If the file has several operations, name one as OPERATION."""
+    # A separate process, since import contracts keep the gateway's graph out of the command.
     command = [sys.executable, "-m", "gateway.plan", str(file), *([operation] if operation else []), *(["--source"] if source else [])]
     sys.exit(subprocess.run(command, check=False).returncode)

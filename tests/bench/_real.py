@@ -12,8 +12,8 @@ import psutil
 from rich.table import Table
 
 from services.local import client
-from services.local.demo import stage, tables
-from services.local.folder import Member
+from services.local.demo import setup, tables
+from services.local.folder import RunningProcess
 from services.local.imports.importer import Import
 from services.local.keys import Keys
 from services.local.token import bearer
@@ -26,7 +26,7 @@ ROUNDS, REQUESTS = 5, 100
 async def run(uri: str) -> Table:
     """CPU milliseconds of the gateway and of the services, and milliseconds until the answer, one request at a time."""
 
-    async def measured(processes: dict[str, Member], keys: Keys) -> dict[str, list[tuple[float, float, float]]]:
+    async def measured(processes: dict[str, RunningProcess], keys: Keys) -> dict[str, list[tuple[float, float, float]]]:
         with tempfile.TemporaryDirectory() as folder:
             shopper, offer = await _demo(processes, keys, Path(folder))
         variables: dict[str, dict[str, Any]] = {
@@ -48,16 +48,16 @@ async def run(uri: str) -> Table:
     return table
 
 
-async def _demo(processes: dict[str, Member], keys: Keys, folder: Path) -> tuple[str, str]:
+async def _demo(processes: dict[str, RunningProcess], keys: Keys, folder: Path) -> tuple[str, str]:
     """Loads the demo world; the consumer with the most orders in it, and an offer."""
-    async with client.connected({name: member.address for name, member in processes.items()}, keys) as channels:
+    async with client.connect({name: process.address for name, process in processes.items()}, keys) as channels:
 
         async def settle(name: str) -> None:
-            await client.settled(channels)
+            await client.wait_until_settled(channels)
 
         source = tables.write(folder)
-        await Import(source, channels, seen=lambda *progress: None, settle=settle).run()
-        await stage.stage(channels)
+        await Import(source, channels, on_progress=lambda *progress: None, settle=settle).run()
+        await setup.create(channels)
     with (source / "orders.csv").open(encoding="utf-8-sig") as file:
         shopper = Counter(row["consumer_id"] for row in csv.DictReader(file)).most_common(1)[0][0]
     with (source / "products.csv").open(encoding="utf-8-sig") as file:

@@ -24,10 +24,10 @@ from rich.table import Table
 from services.kit.mongo import Database
 from services.kit.settings import Settings
 from services.local import client
-from services.local.folder import Member
+from services.local.folder import RunningProcess
 from services.local.imports import journey
 from services.local.imports.importer import Import
-from services.local.imports.items import Item, items
+from services.local.imports.items import Item, read_items
 from services.local.imports.layout import FILES
 from services.local.imports.requests import TARGETS
 from services.local.keys import Keys
@@ -48,7 +48,7 @@ async def run(uri: str) -> Table:
         rows = _rows(source)
         floor = await _bare(uri, source)
 
-        async def load(processes: dict[str, Member], keys: Keys) -> tuple[dict[str, float], str]:
+        async def load(processes: dict[str, RunningProcess], keys: Keys) -> tuple[dict[str, float], str]:
             return await _through(source, processes, keys)
 
         seconds, cost = await with_suite(uri, load)
@@ -79,12 +79,12 @@ def _convert(folder: Path, households: int | None) -> Path:
 
 def _orders(source: Path) -> Iterator[Any]:
     """The orders of the folder as messages, one after the other."""
-    return (item.message for item in items(source, "orders")[1] if isinstance(item, Item))
+    return (item.message for item in read_items(source, "orders")[1] if isinstance(item, Item))
 
 
 def _rows(source: Path) -> dict[str, int]:
     """Rows per file; an order counts with its lines."""
-    counts = {file.name: items(source, file.name)[0] for file in FILES if file.name in TARGETS and file.name != "orders"}
+    counts = {file.name: read_items(source, file.name)[0] for file in FILES if file.name in TARGETS and file.name != "orders"}
     return counts | {"orders": sum(1 + len(order.lines) for order in _orders(source))}
 
 
@@ -101,7 +101,7 @@ async def _bare(uri: str, source: Path) -> float:
     return seconds
 
 
-async def _through(source: Path, processes: dict[str, Member], keys: Keys) -> tuple[dict[str, float], str]:
+async def _through(source: Path, processes: dict[str, RunningProcess], keys: Keys) -> tuple[dict[str, float], str]:
     """Seconds per file until its effects stand everywhere, and what it cost each process."""
     seconds: dict[str, float] = {}
     watched = {name: psutil.Process(member.pid) for name, member in processes.items()} | {"importer": psutil.Process()}
@@ -114,7 +114,7 @@ async def _through(source: Path, processes: dict[str, Member], keys: Keys) -> tu
                 peaks[name] = max(peaks[name], process.memory_info().rss)
             await asyncio.sleep(SETTLE_POLL_SECONDS)
 
-    async with client.connected({name: member.address for name, member in processes.items()}, keys) as channels:
+    async with client.connect({name: process.address for name, process in processes.items()}, keys) as channels:
         watching = asyncio.create_task(watch())
         marks = [time.perf_counter()]
 
@@ -123,7 +123,7 @@ async def _through(source: Path, processes: dict[str, Member], keys: Keys) -> tu
             marks.append(time.perf_counter())
             seconds[name] = marks[-1] - marks[-2]
 
-        await Import(source, channels, seen=lambda *progress: None, settle=settle, anew=True).run()
+        await Import(source, channels, on_progress=lambda *progress: None, settle=settle, again=True).run()
         watching.cancel()
     costs = (f"{name} {_cpu_seconds(process) - before[name]:.0f} s, {peaks[name] / MEBIBYTE:,.0f} MB" for name, process in watched.items())
     return seconds, "\n".join(["CPU and at most memory", *costs])
@@ -135,5 +135,5 @@ def _cpu_seconds(process: psutil.Process) -> float:
 
 
 async def _settled(channels: Mapping[str, Any]) -> None:
-    while (await client.backlog(channels))[0]:  # noqa: ASYNC110 - other processes do the work
+    while (await client.count_backlog(channels))[0]:  # noqa: ASYNC110 - other processes do the work
         await asyncio.sleep(SETTLE_POLL_SECONDS)

@@ -18,7 +18,7 @@ from msgspec import Struct, field
 from rich.table import Table
 
 from gateway.asked import EVENT_STREAM, JSON
-from services.local.folder import Member
+from services.local.folder import RunningProcess
 from services.local.keys import Keys
 from services.local.token import bearer
 from tests.gateway import world
@@ -89,7 +89,7 @@ async def run(uri: str) -> Table:
 async def nothing_breaks(uri: str, requests: int, seed: int) -> Table:
     """Asserts the invariant; a table of the answers."""
 
-    async def fuzzed(processes: dict[str, Member], keys: Keys) -> Seen:
+    async def fuzzed(processes: dict[str, RunningProcess], keys: Keys) -> Seen:
         gateway = Remote(f"http://{processes['gateway'].address}", keys)
         async with gateway.http:
             await world.build(gateway)

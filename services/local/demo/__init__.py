@@ -1,1 +1,1 @@
-"""The demo world: Beijing's Sanlitun with invented brands and people, generated from a seed. Nothing in it is real but the place."""
+"""Demo world: invented brands and people in Sanlitun, Beijing, generated from a seed. Only the place is real."""

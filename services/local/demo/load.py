@@ -1,4 +1,4 @@
-"""`quanyu demo` and `quanyu up --demo`: the demo world into the running suite."""
+"""`quanyu demo`: the command that loads the demo world into the running suite, also used by `quanyu up --demo`."""
 
 import asyncio
 from enum import StrEnum
@@ -8,33 +8,35 @@ from rich.console import Console
 
 from services.kit.errors import Refusal
 from services.local import client
-from services.local.demo import stage, tables
+from services.local.demo import setup, tables
 from services.local.errors import LocalError
 from services.local.folder import Folder
 from services.local.imports import command
 from services.local.options import data_option
 
 
-class Loaded(StrEnum):
-    """What became of it, as the command says it."""
+class LoadResult(StrEnum):
+    """The result of loading, as the command prints it."""
 
-    NOW = "The demo world stands."
-    RENEWED = "The demo world stood already. What had run out is renewed: its campaign, or the targets of the month."
-    BEFORE = "The demo world stood already."
+    LOADED = "The demo world is loaded."
+    RENEWED = "The demo world was already loaded. Its campaign or the targets of the month had expired and are renewed."
+    UNCHANGED = "The demo world was already loaded."
 
 
-async def load(folder: Folder, console: Console) -> Loaded:
-    """Loads the demo world into the suite on `folder`, or renews what time took from one that stands. Going on where it stopped is safe."""
-    async with client.channels(folder) as channels:
+async def load(folder: Folder, console: Console) -> LoadResult:
+    """Loads the demo world into the suite of `folder`, or renews what has expired. An interrupted load resumes; raises `LocalError`."""
+    async with client.open_channels(folder) as channels:
         try:
-            if await stage.is_there(channels):
-                return Loaded.RENEWED if await stage.renew(channels) else Loaded.BEFORE
+            if await setup.is_loaded(channels):
+                return LoadResult.RENEWED if await setup.renew(channels) else LoadResult.UNCHANGED
             with folder.loading():
                 await command.load(folder, tables.write(folder.path / "demo"), console)
-                await stage.stage(channels)
+                await setup.create(channels)
         except Refusal as refusal:
-            raise LocalError(f"the demo world was not loaded: {refusal.message} ({refusal.reason})", status=1) from refusal
-    return Loaded.NOW
+            raise LocalError(
+                f"The demo world was not loaded: {refusal.message} ({refusal.reason}). The same command resumes.", status=1
+            ) from refusal
+    return LoadResult.LOADED
 
 
 @click.command()
@@ -42,10 +44,10 @@ async def load(folder: Folder, console: Console) -> Loaded:
 def demo(folder: Folder) -> None:
     """Loads the demo world: Sanlitun with 12 invented brands and 300 invented people, 14 months of history ending yesterday.
 
-    Where it stands already, what has run out since (its campaign, targets) is renewed.
+    If it is already loaded, its campaign and targets are renewed once they have expired.
     """
     console = Console(stderr=True)
     try:
         console.print(asyncio.run(load(folder, console)))
     except KeyboardInterrupt:
-        raise LocalError("interrupted; the same command goes on where it stopped", status=130) from None
+        raise LocalError("Interrupted. The same command resumes where it stopped.", status=130) from None

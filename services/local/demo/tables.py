@@ -1,4 +1,4 @@
-"""The demo world as an import folder: what happened there is drawn from a seed, 14 months of it ending yesterday."""
+"""Generator of the demo world's import folder: 14 months of history that end yesterday, drawn from a seed."""
 
 import csv
 import random
@@ -33,7 +33,7 @@ Rows = list[Sequence[object]]
 
 
 class Tables:
-    """Writes the folder. The same day and seed give the same files."""
+    """Writer of the folder. The same day and seed give the same files."""
 
     def __init__(self, folder: Path, today: date) -> None:
         self.folder, self.today = folder, today
@@ -42,7 +42,7 @@ class Tables:
         self.lines: Rows = []
 
     def write(self) -> Path:
-        """The folder, written."""
+        """Writes all files and returns the folder."""
         self.folder.mkdir(parents=True, exist_ok=True)
         self._write("brands", "brand_id name name_en franchised", [(each.id, each.zh, each.en, each.franchised) for each in BRANDS])
         self._write("units", "unit_id parent_id kind name name_en", list(self._units()))
@@ -101,7 +101,7 @@ class Tables:
                 for carried_brand in carried:
                     for _, variant, _, _ in variants_of(carried_brand):
                         if carried_brand.id == SHIRT_BRAND and "_white_shirt_" in variant and store is not WAREHOUSE:
-                            # The shirt of the story: one piece of size 40, in one store that is open until 22:00.
+                            # The shirt of the story: one piece of size 40, in a store that is open until 22:00.
                             on_hand = int(variant == SHIRT_VARIANT and store_id(brand, store) == SHIRT_STORE)
                         else:
                             on_hand = self.random.randint(2, 30)
@@ -112,30 +112,30 @@ class Tables:
         bindings: Rows = []
         for number in range(1, CONSUMERS + 1):
             consumer_id = f"con_demo_{number:03}"
-            liked = self.random.sample(BRANDS, self.random.randint(1, 6))
+            favourites = self.random.sample(BRANDS, self.random.randint(1, 6))
             since = self.today - timedelta(days=self.random.randint(60, HISTORY_DAYS))
             consents = PURPOSES if self.random.random() < 0.85 else "personalization"
             sizes = f"shirt={self.random.choice(SHIRT_SIZES)};shoe={self.random.choice(SHOE_SIZES)}"
             open_id = f"demo-mini:o{self.random.getrandbits(64):016x}" if self.random.random() < 0.7 else ""
-            home = liked[0]
+            home = favourites[0]
             consumers.append(
                 (
                     consumer_id, home.id, self._name(), f"1990000{number:04}", f"{home.key.upper()}{number:05}", open_id, sizes, consents,
-                    ";".join(brand.id for brand in liked[1:]), moment(since, 600, ZONE).isoformat(),
+                    ";".join(brand.id for brand in favourites[1:]), moment(since, 600, ZONE).isoformat(),
                 )
             )  # fmt: skip
             if self.random.random() < 0.8:
                 bindings.append((consumer_id, home.id, guide_id(home, self.random.choice(shops_of(home)), self.random.randint(1, 2))))
-            self.history(consumer_id, liked, since)
+            self.add_history(consumer_id, favourites, since)
         for twin in TWINS:
-            self._few(str(twin[0]), str(twin[1]))
+            self._add_pair_orders(str(twin[0]), str(twin[1]))
         consumers += TWINS
         return consumers, bindings
 
-    def history(self, consumer_id: str, liked: Sequence[DemoBrand], since: date) -> None:
-        """Orders of one consumer from `since` to yesterday, the most of the brand liked best."""
+    def add_history(self, consumer_id: str, favourites: Sequence[DemoBrand], since: date) -> None:
+        """Adds orders of one consumer from `since` to yesterday, most of them of the first favourite."""
         for number in range(self.random.randint(3, 24)):
-            brand = self.random.choices(liked, [2.0**-rank for rank in range(len(liked))])[0]
+            brand = self.random.choices(favourites, [2.0**-rank for rank in range(len(favourites))])[0]
             day = since + timedelta(days=self.random.randrange(max(1, (self.today - since).days)))
             order_id = f"ord_{consumer_id.removeprefix('con_')}_{number:02}"
             paid_at = moment(day, self.random.randint(600, 1310), ZONE)
@@ -146,8 +146,8 @@ class Tables:
             ):
                 self.lines.append((order_id, variant, 1, f"{price}.00"))
 
-    def _few(self, consumer_id: str, brand_id: str) -> None:
-        """Two orders of the first of a pair and one of the second: together they make somebody loyal, apart nobody."""
+    def _add_pair_orders(self, consumer_id: str, brand_id: str) -> None:
+        """Adds two orders of the first consumer of a pair and one of the second: only their sum reaches the stage LOYALTY."""
         brand = next(each for each in BRANDS if each.id == brand_id)
         _, variant, _, (_, _, _, price) = variants_of(brand)[0]
         first = consumer_id.endswith("_1")
@@ -163,19 +163,19 @@ class Tables:
 
 
 TWINS: Rows = [
-    # One person, known by phone and card here and by open id there: to be linked by an operator.
+    # One person with two consumer ids (phone and card, open id), for an operator to link.
     ("con_demo_wang_1", SHIRT_BRAND, "王思远", "19900009001", "BAIYU09001", "", "shirt=41", PURPOSES, "", ""),
     ("con_demo_wang_2", SHIRT_BRAND, "思远", "", "", "demo-mini:owangsiyuan", "shirt=41", PURPOSES, "", ""),
     ("con_demo_chen_1", "brd_yunluo", "陈若曦", "19900009002", "YUNLUO09002", "", "", PURPOSES, "", ""),
     ("con_demo_chen_2", "brd_yunluo", "若曦", "", "", "demo-mini:ochenruoxi", "", PURPOSES, "", ""),
-    # Two people that somebody linked by mistake: to be unlinked.
+    # Two people who are linked by mistake, for an operator to unlink.
     ("con_demo_li_1", SHIRT_BRAND, "李静", "19900009003", "BAIYU09003", "", "", PURPOSES, "", ""),
     ("con_demo_li_2", SHIRT_BRAND, "李静", "19900009004", "BAIYU09004", "", "", PURPOSES, "", ""),
 ]
 
 
 def place(east: int, north: int) -> tuple[float, float]:
-    """Degrees of a place so many metres east and north of the middle."""
+    """Returns longitude and latitude of a place by its metres east and north of the middle."""
     longitude, latitude = MIDDLE
     return (
         round(longitude + east / (METRES_PER_DEGREE * cos(radians(latitude))), 6),
@@ -184,27 +184,27 @@ def place(east: int, north: int) -> tuple[float, float]:
 
 
 def shops_of(brand: DemoBrand) -> list[DemoStore]:
-    """The stores a brand receives people in."""
+    """Returns the brand's stores that are open to consumers."""
     return [PLACES[key] for key in brand.stores]
 
 
 def stores_of(brand: DemoBrand) -> list[DemoStore]:
-    """A brand's stores, and the warehouse of the one that has it."""
+    """Returns the brand's stores and, for the shirt brand, the warehouse."""
     return [*shops_of(brand), *([WAREHOUSE] if brand.id == SHIRT_BRAND else [])]
 
 
 def store_id(brand: DemoBrand, store: DemoStore) -> str:
-    """`str_…`."""
+    """Returns the id of a brand's store."""
     return f"str_{brand.key}_{store.key}"
 
 
 def guide_id(brand: DemoBrand, store: DemoStore, number: int) -> str:
-    """`stf_…` of a store's first or second guide."""
+    """Returns the id of a store's first or second guide."""
     return f"stf_{brand.key}_{store.key}_guide{number}"
 
 
 def variants_of(brand: DemoBrand) -> list[tuple[str, str, str, tuple[str, str, str, int]]]:
-    """Product id, variant id, attributes and goods of everything a brand sells."""
+    """Returns product id, variant id, attributes and goods of each variant a brand sells."""
     found = []
     for goods in brand.goods:
         kind, _, en, _ = goods
@@ -217,5 +217,5 @@ def variants_of(brand: DemoBrand) -> list[tuple[str, str, str, tuple[str, str, s
 
 
 def write(folder: Path, now: datetime | None = None) -> Path:
-    """The demo world's import folder, its history ending yesterday, as the day is there."""
+    """Writes the demo world's import folder. Its history ends yesterday, by the date in Shanghai."""
     return Tables(folder, day_of(now or datetime.now(UTC), ZONE)).write()

@@ -1,4 +1,4 @@
-"""What stands in the demo world: brands, stores, venues. All names are invented and labelled so (示例); only the place is real."""
+"""Contents of the demo world: brands, stores and venues. Names are invented and marked 示例 (sample); only the place is real."""
 
 from msgspec import Struct
 
@@ -8,11 +8,11 @@ DISTRICT_METRES = 900
 ZONE = "Asia/Shanghai"
 SHIRT_BRAND, SHIRT_STORE, SHIRT_VARIANT = "brd_baiyu", "str_baiyu_taikoo", "var_baiyu_white_shirt_40"
 SPENT_BRAND = "brd_shiguang"
-"""Its budget is one coupon: the first pack spends it."""
+"""The brand whose budget is one coupon, which the first pack spends."""
 
 
 class DemoBrand(Struct, frozen=True):
-    """An invented tenant: the last part of its id, names, what it sells (kind, zh, en, price), its stores, and the coupon it gives."""
+    """An invented brand. `key` is the last part of its id; `goods` are kind, Chinese name, English name and price in yuan."""
 
     key: str
     zh: str
@@ -20,19 +20,19 @@ class DemoBrand(Struct, frozen=True):
     goods: tuple[tuple[str, str, str, int], ...]
     stores: tuple[str, ...]
     coupon: tuple[int, int]
-    """Minimum spend and value in yuan."""
+    """The minimum spend and the value of the brand's coupon, in yuan."""
     budget: int = 20_000
     franchised: bool = False
     sizes: tuple[str, ...] = ()
 
     @property
     def id(self) -> str:
-        """`brd_…`, for the retailer `rtl_…`."""
+        """Returns the id: `brd_…`, for the retailer `rtl_…`."""
         return f"rtl_{self.key}" if self.key == "jushi" else f"brd_{self.key}"
 
 
 class DemoStore(Struct, frozen=True):
-    """Where it stands, in metres east and north of the middle, and when it is open."""
+    """A store: its metres east and north of the middle, and its opening hours."""
 
     key: str
     zh: str
@@ -77,4 +77,4 @@ VENUES = (
     ("ven_hotpot", "RESTAURANT", "示例火锅", "Demo Hotpot", 150, 300),
     ("ven_parking", "PARKING", "示例停车场", "Demo Parking", 20, -40),
 )
-"""Venues that are no shops: id, kind, names, metres east and north."""
+"""The venues that are not stores: id, kind, names, metres east and north of the middle."""

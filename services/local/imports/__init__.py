@@ -1,1 +1,1 @@
-"""`quanyu import`: a folder of CSV or Parquet files into the running suite, in batches, restartable where it stopped."""
+"""Import: loads a folder of CSV or Parquet files into the running suite, in batches and with checkpoints."""

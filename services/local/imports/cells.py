@@ -1,4 +1,7 @@
-"""Cells of a file as values: each reader takes text (CSV) or any type (Parquet), and says what it expected without repeating the cell."""
+"""Cell readers: functions that convert a cell, which is text (CSV) or any type (Parquet), to a value.
+
+Errors name what is expected and do not repeat the cell, since it may hold personal data.
+"""
 
 import re
 from collections.abc import Callable
@@ -11,46 +14,46 @@ from services.kit.calendar import DAY_MINUTES, zone_of
 from services.kit.currencies import DIGITS
 from services.kit.money import MINOR_MAX
 
-WHOLE_MAX = 1_000_000_000
+INTEGER_MAX = 1_000_000_000
 NUMBER_CHARACTERS_MAX, EXPONENT_MAX = 60, 30
-"""Beyond these nobody counts or pays; within them arithmetic is exact and quick."""
+"""Numbers with more characters or a larger exponent are refused, so that decimal arithmetic stays exact and fast."""
 EXACT = Context(prec=2 * NUMBER_CHARACTERS_MAX)
 YEARS = range(1900, 2200)
-"""Every zone can show these: a time at the edge of the calendar would only fail later, in a service."""
+"""Times outside these years are refused: at the edge of the calendar, a conversion to another zone would fail in a service."""
 HOURS = re.compile(r"(\d{1,2})(?::(\d{2}))?\s*-\s*(\d{1,2})(?::(\d{2}))?", re.ASCII)
 
 
 class BadValue(ValueError):
-    """A cell that cannot be read; the message says what is expected, without repeating what may be personal."""
+    """The cell cannot be read. The message says what is expected, without the cell's content."""
 
 
 def text(cell: Any) -> str:
-    """Text without blanks around it."""
+    """Returns the text without surrounding blanks."""
     return str(cell).strip()
 
 
 def integer(cell: Any) -> int:
-    """A whole number; 3.0 is one."""
+    """Returns a whole number, also for 3.0."""
     value = _decimal(cell)
-    if value is None or value != value.to_integral_value() or value.copy_abs() > WHOLE_MAX:
-        _expected(f"a whole number of at most {WHOLE_MAX:,}")
+    if value is None or value != value.to_integral_value() or value.copy_abs() > INTEGER_MAX:
+        _expect(f"a whole number of at most {INTEGER_MAX:,}")
     return int(value)
 
 
 def number(cell: Any) -> float:
-    """A number."""
+    """Returns a finite number."""
     value = float(str(cell))
-    return value if isfinite(value) else _expected("a number")
+    return value if isfinite(value) else _expect("a number")
 
 
 def amount(cell: Any) -> Decimal:
-    """An amount in major units, like 12.30."""
+    """Returns an amount in major units, like 12.30."""
     value = _decimal(cell)
-    return value if value is not None else _expected("an amount like 12.30")
+    return value if value is not None else _expect("an amount like 12.30")
 
 
 def _decimal(cell: Any) -> Decimal | None:
-    """A number as it is written; None when it is none, or beyond the bounds."""
+    """Returns the number as written; None if it is not a number or is out of bounds."""
     written = str(cell).strip()
     try:
         value = Decimal(written) if len(written) <= NUMBER_CHARACTERS_MAX else None
@@ -60,75 +63,75 @@ def _decimal(cell: Any) -> Decimal | None:
 
 
 def currency(cell: Any) -> str:
-    """A currency's code."""
+    """Returns a currency code in upper case."""
     code = str(cell).strip().upper()
-    return code if code in DIGITS else _expected("a currency of ISO 4217 like CNY")
+    return code if code in DIGITS else _expect("a currency code of ISO 4217, like CNY")
 
 
 def flag(cell: Any) -> bool:
-    """yes or no."""
+    """Returns True for yes, true and 1, False for no, false and 0."""
     known = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
     value = known.get(str(cell).strip().lower())
-    return value if value is not None else _expected("yes or no")
+    return value if value is not None else _expect("yes or no")
 
 
 def moment(cell: Any) -> datetime:
-    """An ISO 8601 time; without an offset it is Shanghai's."""
+    """Returns an ISO 8601 time in UTC. A time without an offset is Shanghai time."""
     at = cell if isinstance(cell, datetime) else datetime.fromisoformat(str(cell).strip())
     if at.year not in YEARS:
-        _expected(f"a time between {YEARS.start} and {YEARS.stop}")
+        _expect(f"a time between {YEARS.start} and {YEARS.stop - 1}")
     return (at if at.tzinfo else at.replace(tzinfo=zone_of("Asia/Shanghai"))).astimezone(UTC)
 
 
 def hours(cell: Any) -> tuple[int, int]:
-    """Daily opening hours like 10:00-22:00, as minutes since midnight."""
+    """Returns daily opening hours like 10:00-22:00 as minutes since midnight."""
     found = HOURS.fullmatch(str(cell).strip())
     opens, opens_minute, closes, closes_minute = (int(part or 0) for part in found.groups()) if found else (0, DAY_MINUTES, 0, 0)
     minutes = opens * 60 + opens_minute, closes * 60 + closes_minute
-    possible = max(opens_minute, closes_minute) < 60 and max(minutes) <= DAY_MINUTES
-    return minutes if possible else _expected("hours like 10:00-22:00")
+    is_possible = max(opens_minute, closes_minute) < 60 and max(minutes) <= DAY_MINUTES
+    return minutes if is_possible else _expect("hours like 10:00-22:00")
 
 
 def pairs(cell: Any) -> dict[str, str]:
-    """Names and values like size=40;colour=white."""
+    """Returns the values by name of a cell like size=40;colour=white."""
     found = {}
     for part in str(cell).split(";"):
         if part.strip():
             name, equals, value = part.partition("=")
             if not equals:
-                _expected("pairs like size=40;colour=white")
+                _expect("pairs like size=40;colour=white")
             found[name.strip()] = value.strip()
     return found
 
 
 def names(cell: Any) -> list[str]:
-    """Several values with semicolons between them."""
+    """Returns the values of a cell, separated by semicolons."""
     return [part.strip() for part in str(cell).split(";") if part.strip()]
 
 
 def choice(*labels: str) -> Callable[[Any], str]:
-    """One of these words."""
+    """Returns a reader that accepts one of these words."""
 
     def read(cell: Any) -> str:
         word = str(cell).strip().lower()
-        return word if word in labels else _expected(f"one of {', '.join(labels)}")
+        return word if word in labels else _expect(f"one of {', '.join(labels)}")
 
     return read
 
 
 def choices(*labels: str) -> Callable[[Any], list[str]]:
-    """Some of these words, with semicolons between them."""
+    """Returns a reader that accepts some of these words, separated by semicolons."""
     one = choice(*labels)
     return lambda cell: [one(part) for part in names(cell)]
 
 
 def minor(value: Decimal, currency: str) -> int:
-    """An amount in minor units; `BadValue` when it has more digits than the currency, or is more than anybody pays."""
+    """Converts an amount to minor units; raises `BadValue` if it has more decimals than the currency, or exceeds `MINOR_MAX`."""
     scaled = EXACT.scaleb(value, DIGITS[currency])
     if scaled != scaled.to_integral_value():
-        _expected(f"an amount with the digits of {currency}")
-    return int(scaled) if scaled.copy_abs() <= MINOR_MAX else _expected("an amount that can be paid")
+        _expect(f"an amount with at most {DIGITS[currency]} decimals, as {currency} has")
+    return int(scaled) if scaled.copy_abs() <= MINOR_MAX else _expect(f"an amount of at most {MINOR_MAX:,} minor units")
 
 
-def _expected(what: str) -> NoReturn:
+def _expect(what: str) -> NoReturn:
     raise BadValue(f"expected {what}")

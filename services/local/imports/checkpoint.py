@@ -1,4 +1,4 @@
-"""How far an import came: kept beside the files, so that the same command goes on where it stopped."""
+"""Import checkpoint: the progress of an import, kept beside its files so that the same command resumes."""
 
 import os
 import secrets
@@ -13,19 +13,18 @@ from services.local.errors import LocalError
 CHECKPOINT = ".quanyu-import.json"
 
 
-class Counted(Struct):
-    """What became of one file: items taken and rejected."""
+class Counts(Struct):
+    """The imported and rejected items of one file."""
 
     imported: int = 0
     rejected: int = 0
 
 
-class Begun(Struct):
-    """A file that was begun: the mark of its content, the items that are certain, and whether these are all.
+class FileProgress(Struct):
+    """The progress of one file: the hash of its content, the number of answered items, and whether these are all.
 
-    `attempt` goes into the ids of its batches: within one attempt a batch sent again is a repeat, in another one it is looked at anew.
-    `refused` are the rows that the suite did not take, which may be for what another file lacks: `folder` is the mark of all files when
-    they were sent.
+    `attempt` is part of the request ids of the file's batches: a batch repeated within an attempt returns its first answer.
+    `refused` are the rows the suite refused, maybe because another file lacks something. `folder` is the hash of all files at that time.
     """
 
     mark: str
@@ -34,30 +33,30 @@ class Begun(Struct):
     done: int = 0
     whole: bool = False
     refused: list[int] = []
-    counted: Counted = msgspec.field(default_factory=Counted)
+    counted: Counts = msgspec.field(default_factory=Counts)
 
 
 class Checkpoint(Struct):
-    """What of a folder stands in one installation, and how much of the rejects file belongs to that."""
+    """The progress of a folder in one installation, and the size of the rejects file that belongs to it."""
 
     installation: str = ""
-    files: dict[str, Begun] = {}
+    files: dict[str, FileProgress] = {}
     rejects_bytes: int = 0
     finished_at: datetime | None = None
 
     @classmethod
     def read(cls, folder: Path) -> "Checkpoint":
-        """What was saved last, nothing at first; `LocalError` when it cannot be read."""
+        """Reads the last checkpoint, an empty one at first; raises `LocalError` if it cannot be read."""
         path = folder / CHECKPOINT
         try:
             return msgspec.json.decode(path.read_bytes(), type=cls)
         except FileNotFoundError:
             return cls()
         except (msgspec.DecodeError, OSError) as error:
-            raise LocalError(f"{path} cannot be read ({error}); --anew imports from the start") from None
+            raise LocalError(f"{path} cannot be read ({error}). Import from the start with --again.") from None
 
     def save(self, folder: Path) -> None:
-        """Writes it whole or not at all, whatever happens to this process or the machine."""
+        """Writes the checkpoint atomically and durably."""
         path = folder / CHECKPOINT
         draft = path.with_suffix(".draft")
         with draft.open("wb") as file:
@@ -66,10 +65,10 @@ class Checkpoint(Struct):
             os.fsync(file.fileno())
         draft.replace(path)
 
-    def begin(self, name: str, mark: str, folder: str) -> Begun:
-        """The file as far as it came; from its start when it is another than the one that was begun."""
-        begun = self.files.get(name)
-        if begun is None or begun.mark != mark:
-            begun = self.files[name] = Begun(mark, secrets.token_hex(8), folder)
+    def begin(self, name: str, mark: str, folder: str) -> FileProgress:
+        """Returns the progress of a file; a new one if the file or its content is new."""
+        progress = self.files.get(name)
+        if progress is None or progress.mark != mark:
+            progress = self.files[name] = FileProgress(mark, secrets.token_hex(8), folder)
             self.finished_at = None
-        return begun
+        return progress

@@ -1,4 +1,4 @@
-"""Rows of the files as what the services' import rpcs take. A row that cannot be read becomes a `Reject` and nothing else."""
+"""Import items: the rows of the files as messages of the import rpcs. A row that cannot be read becomes a `Reject`."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import groupby
@@ -21,13 +21,13 @@ from services.local.imports.layout import BY_NAME
 
 Values = dict[str, Any]
 GROUPED = ("consumers", "bindings")
-"""Files whose requests each speak of one brand."""
+"""Each request of these files belongs to one brand."""
 UNREADABLE, ORDER_NOT_FOUND = "UNREADABLE", "ORDER_NOT_FOUND"
-"""Reasons that are given here; all others are the services'."""
+"""The importer gives these reasons; all others come from the services."""
 
 
 class Item(Struct, frozen=True):
-    """One row's worth (or one product's, one order's): where it stands in the file, its id, its message. A request holds one `group`."""
+    """One row, or one product or order with all its rows: the row number, the id and the message. A request holds one `group`."""
 
     row: int
     id: str
@@ -36,7 +36,7 @@ class Item(Struct, frozen=True):
 
 
 class Reject(Struct, frozen=True):
-    """Something that was not imported: its place, its id, the reason as services name theirs, and what is wrong for a person."""
+    """A row that is not imported: its place, its id, the reason code, and a message that says what is wrong."""
 
     file: str
     row: int
@@ -45,12 +45,12 @@ class Reject(Struct, frozen=True):
     message: str
 
 
-def items(folder: Path, name: str) -> tuple[int, Iterator[Item | Reject]]:
-    """How many items a file holds at most, and the items in order; (0, none) when there is no such file."""
-    path = reading.find(folder, name)
+def read_items(folder: Path, name: str) -> tuple[int, Iterator[Item | Reject]]:
+    """Returns the largest possible number of items of a file, and the items in order; (0, none) if the file is missing."""
+    path = reading.find_file(folder, name)
     if path is None:
         return 0, iter(())
-    read = reading.table(path, BY_NAME[name])
+    read = reading.read_table(path, BY_NAME[name])
     if name == "orders":
         return read.num_rows, _orders(folder, read)
     if name == "products":
@@ -61,7 +61,7 @@ def items(folder: Path, name: str) -> tuple[int, Iterator[Item | Reject]]:
 
 
 def _each(name: str, read: Any, build: Callable[[Values], tuple[str, Message, str]]) -> Iterator[Item | Reject]:
-    for cells in reading.rows(read):
+    for cells in reading.iterate_rows(read):
         try:
             id, message, group = build(BY_NAME[name].row(cells))
         except ValueError as error:
@@ -71,7 +71,7 @@ def _each(name: str, read: Any, build: Callable[[Values], tuple[str, Message, st
 
 
 def _products(read: Any) -> Iterator[Item | Reject]:
-    for product_id, group in groupby(reading.rows(read), key=lambda cells: cells["product_id"]):
+    for product_id, group in groupby(reading.iterate_rows(read), key=lambda cells: cells["product_id"]):
         message, place, first = catalog_pb2.NewProduct(), 0, 0
         try:
             for cells in group:
@@ -91,10 +91,10 @@ def _products(read: Any) -> Iterator[Item | Reject]:
 
 
 def _orders(folder: Path, orders: Any) -> Iterator[Item | Reject]:
-    """Orders with their lines, by consumer and time: then a batch touches few consumers."""
+    """Yields orders with their lines, sorted by consumer and time, so that a batch touches few consumers."""
     orders = orders.sort_by([("consumer_id", "ascending"), ("paid_at", "ascending"), ("order_id", "ascending")])
     lines = _Lines(folder, orders["order_id"])
-    for place, cells in enumerate(reading.rows(orders)):
+    for place, cells in enumerate(reading.iterate_rows(orders)):
         order_id = str(cells["order_id"])
         try:
             row = BY_NAME["orders"].row(cells)
@@ -103,22 +103,26 @@ def _orders(folder: Path, orders: Any) -> Iterator[Item | Reject]:
                 consumer_id=row["consumer_id"],
                 store_id=row["store_id"],
                 touchpoint=Touchpoint.Value(f"TOUCHPOINT_{row['touchpoint'].upper()}"),
-                lines=lines.of(place),
+                lines=lines.take(place),
             )
             message.paid_at.FromDatetime(row["paid_at"])
         except ValueError as error:
             yield Reject("orders", cells["row"], order_id, UNREADABLE, str(error))
         else:
             yield Item(cells["row"], order_id, message)
-    yield from lines.left()
+    yield from lines.take_rest()
 
 
 class _Lines:
-    """The lines of all orders, read along with them in their order. Each order's are given out once; some belong to no order."""
+    """Merge join of order lines with the sorted orders. Lines without an order are left over."""
 
     def __init__(self, folder: Path, order_ids: Any) -> None:
-        path = reading.find(folder, "order_lines")
-        read = reading.rows(reading.placed(reading.table(path, BY_NAME["order_lines"]), "order_id", order_ids)) if path else ()
+        path = reading.find_file(folder, "order_lines")
+        read = (
+            reading.iterate_rows(reading.sort_by_ids(reading.read_table(path, BY_NAME["order_lines"]), "order_id", order_ids))
+            if path
+            else ()
+        )
         self.groups = groupby(read, key=lambda cells: (cells["place"], str(cells["order_id"])))
         self.place: int | None = None
         self._next()
@@ -127,8 +131,8 @@ class _Lines:
         (self.place, self.order_id), cells = next(self.groups, ((None, ""), ()))
         self.cells = list(cells)
 
-    def of(self, place: int) -> list[orders_pb2.ImportedLine]:
-        """The lines of the order at a place, asked for in rising order; `BadValue` names the row of a line that cannot be read."""
+    def take(self, place: int) -> list[orders_pb2.ImportedLine]:
+        """Returns the lines of the order at a place; places must rise. Raises `BadValue` with the row of a line that cannot be read."""
         while self.place is not None and self.place < place:
             self._next()
         if self.place != place:
@@ -144,11 +148,17 @@ class _Lines:
                 raise BadValue(f"order_lines row {cells['row']}: {error}") from None
         return built
 
-    def left(self) -> Iterator[Reject]:
-        """Lines whose order does not stand in orders."""
+    def take_rest(self) -> Iterator[Reject]:
+        """Yields a reject for the lines of each order that is missing in orders."""
         while self.cells:
             if self.place is None:
-                yield Reject("order_lines", self.cells[0]["row"], self.order_id, ORDER_NOT_FOUND, "there is no such order in orders")
+                yield Reject(
+                    "order_lines",
+                    self.cells[0]["row"],
+                    self.order_id,
+                    ORDER_NOT_FOUND,
+                    "order_id: orders has no row with this order. Add the order, or remove its lines.",
+                )
             self._next()
 
 
@@ -165,7 +175,7 @@ def _name(row: Values) -> chart_pb2.Name:
 
 
 def headquarters(place_id: str) -> str:
-    """The unit a place names: itself, or the headquarters of a brand or retailer."""
+    """Returns the org unit of a place: the place itself, or the headquarters of a brand or retailer."""
     return place_id if not place_id.startswith(("brd_", "rtl_")) else f"unt_{place_id}"
 
 
@@ -246,7 +256,7 @@ def _identities(row: Values) -> Iterable[identity_pb2.NewIdentity]:
     if row["open_id"]:
         app, colon, value = row["open_id"].partition(":")
         if not colon:
-            raise BadValue("open_id: expected app:open id")
+            raise BadValue("open_id: expected the app and the open id, like my-app:o6_bmjrPTlm6")
         yield identity_pb2.NewIdentity(kind=identity_pb2.IDENTITY_KIND_OPEN_ID, namespace=app, value=value, verified=True)
 
 

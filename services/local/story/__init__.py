@@ -1,1 +1,1 @@
-"""`quanyu story`: the walk of the talk, played through the gateway as the front ends would, and told as one timeline."""
+"""`quanyu story`: a scripted demonstration, played through the gateway with the operations of the front ends and printed as a timeline."""

@@ -1,20 +1,20 @@
-"""The first walk: into the district, home with an empty hand, a stain at the hotel, a shirt before ten."""
+"""Chapters of the story: a district visit, messages from the guide, an urgent need, the order, and what it changed."""
 
-from services.local.story.outcome import asset, counted_once, scorecards
-from services.local.story.outreach import out_of_store
+from services.local.story.outcome import check_relation, check_scorecards, fetch_scorecards
+from services.local.story.outreach import reach_out
 from services.local.story.purchase import buy
-from services.local.story.stain import stain
-from services.local.story.visit import visit
-from services.local.story.walk import Walk
+from services.local.story.story import Story
+from services.local.story.urgent_need import search_and_hold
+from services.local.story.visit import visit_district
 
 
-async def play(walk: Walk) -> None:
-    """All chapters in order."""
-    coupons = await visit(walk)
-    await out_of_store(walk)
-    walk.wish_for(coupons)
-    hold = await stain(walk)
-    before = await scorecards(walk)
-    order_id = await buy(walk, hold, coupons)
-    await asset(walk, order_id)
-    await counted_once(walk, before)
+async def play_chapters(story: Story) -> None:
+    """Plays all chapters in order."""
+    coupons = await visit_district(story)
+    await reach_out(story)
+    story.choose_wish(coupons)
+    hold = await search_and_hold(story)
+    before = await fetch_scorecards(story)
+    order_id = await buy(story, hold, coupons)
+    await check_relation(story, order_id)
+    await check_scorecards(story, before)

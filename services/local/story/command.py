@@ -1,4 +1,4 @@
-"""`quanyu story`: plays the walk on the running suite."""
+"""`quanyu story`: the command that plays the story on the running suite."""
 
 import asyncio
 
@@ -11,53 +11,54 @@ from services.local.errors import LocalError
 from services.local.folder import Folder
 from services.local.keys import Keys
 from services.local.options import data_option
-from services.local.story import chapters, demo_cast, journey_cast
-from services.local.story.cast import Channels
-from services.local.story.stage import Stage, Surprise
+from services.local.story import chapters, demo_setup, journey_setup
+from services.local.story.gateway_client import GatewayClient, StoryError
+from services.local.story.setup import Channels
+from services.local.story.story import Story
 from services.local.story.timeline import Timeline
-from services.local.story.walk import Walk
 
-WORLDS = {"demo": demo_cast.cast, "complete-journey": journey_cast.cast}
+WORLDS = {"demo": demo_setup.prepare, "complete-journey": journey_setup.prepare}
 
 
 @click.command()
-@click.option("--world", type=click.Choice(list(WORLDS)), default="demo", show_default=True, help="Where it is played.")
-@click.option("--verbose", is_flag=True, help="Show each operation, its variables and its answer.")
+@click.option("--world", type=click.Choice(list(WORLDS)), default="demo", show_default=True, help="The data set to play the story on.")
+@click.option("--verbose", is_flag=True, help="Print each operation, its variables and its answer.")
 @data_option
 def story(folder: Folder, world: str, verbose: bool) -> None:
-    """Plays the first walk through the gateway and tells it as one timeline: who, what, why, refusals included.
+    """Plays a story through the gateway and prints it as a timeline: who acts, which mechanism decides, what is refused and why.
 
-    It can be played again at any hour: in the demo world with a fresh consumer each time, on a clock that shows 21:40 in Shanghai when
-    the shirt is stained.
+    The story can be played at any hour and any number of times. In the demo world each run creates a new consumer. The clock of the
+    story shows 21:40 in Shanghai at the urgent need.
     """
     asyncio.run(play(folder, world, Console(highlight=False), verbose=verbose))
 
 
 async def play(folder: Folder, world: str, console: Console, *, verbose: bool = False) -> Timeline:
-    """The timeline of one walk on the suite that runs on `folder`; `LocalError` where it goes another way than it is told."""
+    """Plays the story on the suite of `folder` and returns its timeline; raises `LocalError` at the first unexpected answer."""
     run, keys = folder.running(), folder.read_keys(Keys)
     if world == "demo" and folder.is_loading():
-        raise LocalError("the demo world is still being loaded; play the story when that is done", status=1)
-    async with client.channels(folder) as channels:
-        return await tell(Stage(run.gateway, keys.tokens, console, verbose=verbose), channels, world)
+        raise LocalError("The demo world is still being loaded. Play the story when that is done.", status=1)
+    async with client.open_channels(folder) as channels:
+        return await play_through(GatewayClient(run.gateway, keys.tokens, console, verbose=verbose), channels, world)
 
 
-async def tell(stage: Stage, channels: Channels, world: str) -> Timeline:
-    """Prepares the world's cast and plays the walk with it; the stage is closed behind it."""
-    timeline = Timeline(stage.console)
+async def play_through(gateway: GatewayClient, channels: Channels, world: str) -> Timeline:
+    """Prepares the setup of `world`, plays the chapters and closes `gateway`; raises as `play` does."""
+    timeline = Timeline(gateway.console)
     try:
-        cast = await WORLDS[world](stage, channels)
-        await client.settled(channels)
-        timeline.remark(
-            f"The first walk, asked through the gateway as front ends ask. The clock is Shanghai's, {stage.day}; ✗ is a refusal."
+        setup = await WORLDS[world](gateway, channels)
+        await client.wait_until_settled(channels)
+        timeline.note(
+            "A story in six chapters, played through the gateway with the operations of the front ends.\n"
+            f"The clock shows Shanghai time on {gateway.day}. A ✗ marks a refusal."
         )
-        await chapters.play(Walk(stage, cast, timeline))
+        await chapters.play_chapters(Story(gateway, setup, timeline))
     except Refusal as refusal:
-        raise Surprise(f"{refusal.message} ({refusal.reason})") from refusal
+        raise StoryError(f"{refusal.message} ({refusal.reason})") from refusal
     finally:
-        await stage.close()
-    refused = sum(moment.refused for moment in timeline.moments)
-    timeline.remark(
-        f"\nThe end. Every step was checked, {refused} refusals among them." + ("" if stage.verbose else " --verbose shows each operation.")
-    )
+        await gateway.close()
+    refused = sum(entry.refused for entry in timeline.entries)
+    timeline.note(f"\nThe end. Every step was checked, and all {refused} refusals were expected.")
+    if not gateway.verbose:
+        timeline.note("To see each operation and its answer: quanyu story --verbose")
     return timeline

@@ -1,77 +1,77 @@
-"""Chapters 5 and 6: what the order changed. Her stage with the brand moved, and the scorecards count it once."""
+"""Chapters 5 and 6, the outcome: the order moves the relation's stage, and each scorecard counts the order once."""
 
 from datetime import datetime
 
-from services.local.story import wording
-from services.local.story.stage import Answer, Surprise
-from services.local.story.walk import Walk
+from services.local.story import display
+from services.local.story.gateway_client import Answer, StoryError
+from services.local.story.story import Story
 
-EVENTS_SHOWN, STORES_SHOWN = 6, 3
+INTERACTIONS_SHOWN_MAX, STORES_SHOWN_MAX = 6, 3
 ONE_ORDER = {"orders": 1, "online": 1, "offline": 0, "urgent need": 1, "by the store": 1}
+"""The story's order adds exactly this to each scorecard."""
 
 
-async def asset(walk: Walk, order_id: str) -> None:
-    """The stage of the relation and the events that moved it."""
-    cast, stage = walk.cast, walk.stage
-    walk.timeline.chapter("5  The consumer asset: her stage, and what moved it 消费者资产")
+async def check_relation(story: Story, order_id: str) -> None:
+    """Reports the relation's stage and the interactions that moved it; checks that the order is among them."""
+    setup, gateway = story.setup, story.gateway
+    story.timeline.heading("5  The consumer asset: the stage and what moved it 消费者资产")
 
-    async def counted() -> Answer | None:
+    async def find_order() -> Answer | None:
         relation: Answer | None = (
-            await stage.ask(cast.operator, "consumer_asset", consumerId=cast.consumer.subject, brandId=cast.brand_id, first=20)
+            await gateway.execute(setup.operator, "consumer_asset", consumerId=setup.consumer.subject, brandId=setup.brand_id, first=20)
         )["relation"]
         refs = [node["ref"] for node in relation["interactions"]["nodes"]] if relation else []
         return relation if order_id in refs else None
 
-    relation = await stage.until("the relation", counted)
+    relation = await gateway.wait_for("the relation", find_order)
     transitions = relation["transitions"]["nodes"]
-    if cast.last_of and (transitions[0]["toStage"], transitions[0]["cause"]["ref"]) != ("LOYALTY", order_id):
-        raise Surprise("this order did not move her stage")
-    walk.tell(
-        cast.operator.called,
-        f"sees stage {relation['stage']}, closeness {relation['closeness']:.0f} of 100",
-        wording.count(relation["orderCount"], "order"),
+    if setup.last_of and (transitions[0]["toStage"], transitions[0]["cause"]["ref"]) != ("LOYALTY", order_id):
+        raise StoryError("the order did not move the stage")
+    orders = display.format_count(relation["orderCount"], "order")
+    story.report(
+        setup.operator.name,
+        f"sees stage {relation['stage']}, closeness {relation['closeness']:.0f} of 100, {orders}.",
+        "Relation: computed from every interaction of the consumer with the brand. Each stage change names its cause.",
     )
     for transition in reversed(transitions):
-        walk.tell(
-            f"  {datetime.fromisoformat(transition['at']):%Y-%m-%d}",
-            f"{transition['fromStage'] or 'nobody'} → {transition['toStage']}",
-            wording.cause(transition),
-        )
-    events = relation["interactions"]["nodes"][:EVENTS_SHOWN]
-    walk.tell(cast.operator.called, f"sees the last {wording.count(len(events), 'event')} between them", "the newest at the end")
-    for event in reversed(events):
-        walk.tell(f"  {datetime.fromisoformat(event['at']):%Y-%m-%d}", wording.words(event["kind"]), event["ref"] or "")
+        change = f"{transition['fromStage'] or 'no stage'} → {transition['toStage']}."
+        story.detail(f"{datetime.fromisoformat(transition['at']):%Y-%m-%d}", change, f"Cause: {display.format_cause(transition)}.")
+    latest = relation["interactions"]["nodes"][:INTERACTIONS_SHOWN_MAX]
+    story.report(setup.operator.name, f"sees the last {display.format_count(len(latest), 'interaction')}, the newest at the end.")
+    for interaction in reversed(latest):
+        day = f"{datetime.fromisoformat(interaction['at']):%Y-%m-%d}"
+        story.detail(day, display.format_label(interaction["kind"]), interaction["ref"] or "")
 
 
-async def scorecards(walk: Walk) -> dict[str, Answer]:
-    """The day's scorecards of the store, its region and the brand of the goods, as their operators see them."""
-    cast, day = walk.cast, str(walk.stage.day)
+async def fetch_scorecards(story: Story) -> dict[str, Answer]:
+    """Returns today's scorecards of the store, its region and the brand of the goods, as their operators see them."""
+    setup, day = story.setup, str(story.gateway.day)
     subjects = {
-        "store": (cast.operator, {"storeId": walk.served_by}),
-        "region": (cast.operator, {"unitId": cast.region_unit_id}),
-        "brand": (cast.goods_operator, {"brandId": walk.goods_brand_id}),
+        "store": (setup.operator, {"storeId": story.serving_store_id}),
+        "region": (setup.operator, {"unitId": setup.region_unit_id}),
+        "brand": (setup.goods_operator, {"brandId": story.goods_brand_id}),
     }
     return {
-        name: (await walk.stage.ask(person, "scorecard", **subject, fromDay=day, untilDay=day))["scorecard"]
+        name: (await story.gateway.execute(person, "scorecard", **subject, fromDay=day, untilDay=day))["scorecard"]
         for name, (person, subject) in subjects.items()
     }
 
 
-async def counted_once(walk: Walk, before: dict[str, Answer]) -> None:
-    """The order on each scorecard: once, online, under its scenario, fulfilled by the store."""
-    walk.timeline.chapter("6  The scorecards: counted once, taken online, fulfilled by the store")
-    for name, card in (await scorecards(walk)).items():
-        earlier = wording.counts(before[name], walk.served_by)
-        gained = {what: count - earlier[what] for what, count in wording.counts(card, walk.served_by).items()}
+async def check_scorecards(story: Story, before: dict[str, Answer]) -> None:
+    """Checks that each scorecard counts the order once: online, under its scenario, fulfilled by the store."""
+    story.timeline.heading("6  The scorecards: one order, counted once on each level")
+    for name, card in (await fetch_scorecards(story)).items():
+        earlier = display.count_orders(before[name], story.serving_store_id)
+        gained = {kind: count - earlier[kind] for kind, count in display.count_orders(card, story.serving_store_id).items()}
         if gained != ONE_ORDER:
-            raise Surprise(f"the scorecard of the {name} gained {gained}")
-        fulfilled = ", ".join(f"{wording.name(each['store'])} {each['total']['orders']}" for each in card["byStore"][:STORES_SHOWN])
-        walk.tell(
-            f"scorecard of the {name} {wording.name(card['store'] or card['unit'] or card['brand'])}",
-            f"+1 order: {wording.figures(card['total'])}, online {card['online']['orders']}, offline {card['offline']['orders']}",
-            f"scenario urgent need; fulfilled by {fulfilled}",
+            raise StoryError(f"the scorecard of the {name} gained {gained} instead of one order")
+        stores = [f"{display.format_name(each['store'])} {each['total']['orders']}" for each in card["byStore"][:STORES_SHOWN_MAX]]
+        story.report(
+            f"Scorecard of the {name} {display.format_name(card['store'] or card['unit'] or card['brand'])}",
+            f"gains 1 order: {display.format_totals(card['total'])}, {card['online']['orders']} of them online.",
+            f"Scenario: urgent need. Fulfilled by: {', '.join(stores)}.",
         )
         for attainment in card["attainments"]:
-            ratios = f"online {attainment['onlineRatio']:.2%}, offline {attainment['offlineRatio']:.2%}"
-            target = f"{attainment['totalRatio']:.2%} of {wording.money(attainment['target']['total'])}"
-            walk.tell("  target of the month", target, ratios)
+            ratios = f"Online {attainment['onlineRatio']:.2%}, offline {attainment['offlineRatio']:.2%}."
+            target = f"{attainment['totalRatio']:.2%} of {display.format_money(attainment['target']['total'])}."
+            story.detail("target of the month", target, ratios)

@@ -1,86 +1,86 @@
-"""Chapter 4: the order, with one of the coupons, paid once however often it is asked, credited once."""
+"""Chapter 4, the order: placed with a coupon, paid once despite retries, credited once."""
 
 from decimal import Decimal
 
-from services.local.story import wording
-from services.local.story.stage import Answer, Surprise
-from services.local.story.stain import tonight
-from services.local.story.walk import Walk
+from services.local.story import display
+from services.local.story.gateway_client import Answer, StoryError
+from services.local.story.story import Story
+from services.local.story.urgent_need import needed_by
 
-TRIES = 3
+PAYMENT_ATTEMPTS = 3
 
 
-async def buy(walk: Walk, hold: Answer, coupons: list[Answer]) -> str:
-    """The order's id."""
-    walk.timeline.chapter("4  The order: paid once, credited once")
-    walk.stage.clock(21, 43)
-    order = (await _place(walk, hold, coupons))["order"]
+async def buy(story: Story, hold: Answer, coupons: list[Answer]) -> str:
+    """Plays the order and the payment; returns the order's id."""
+    story.timeline.heading("4  The order: paid once, credited once")
+    story.gateway.set_clock(21, 43)
+    order = (await _place(story, hold, coupons))["order"]
     if Decimal(order["discount"]["amount"]) <= 0:
-        raise Surprise("the coupon took nothing off")
-    walk.tell(
-        walk.cast.consumer.called,
-        f"orders for {wording.money(order['total'])}, {wording.money(order['discount'])} off by coupon",
-        f"scenario {wording.words(order['scenario'])}: {wording.words(order['scenarioBasis']['rule'])}",
+        raise StoryError("the coupon gave no discount")
+    story.report(
+        story.setup.consumer.name,
+        f"orders for {display.format_money(order['total'])}. The coupon takes {display.format_money(order['discount'])} off.",
+        f"Scenario: {display.format_label(order['scenario'])}, by the rule “{display.format_label(order['scenarioBasis']['rule'])}”.",
     )
-    await _pay(walk, order)
-    await _credited(walk, order["id"])
+    await _pay(story, order)
+    await _check_credit(story, order["id"])
     order_id: str = order["id"]
     return order_id
 
 
-async def _place(walk: Walk, hold: Answer, coupons: list[Answer]) -> Answer:
-    """With the coupon of the goods' brand, else the first that this order may spend."""
-    for coupon in sorted(coupons, key=lambda entry: entry["brand"]["id"] != walk.goods_brand_id):
-        result = await walk.stage.act(
-            walk.cast.consumer,
+async def _place(story: Story, hold: Answer, coupons: list[Answer]) -> Answer:
+    """Places the order with the coupon of the goods' brand, or with the first coupon that it may use."""
+    for coupon in sorted(coupons, key=lambda entry: entry["brand"]["id"] != story.goods_brand_id):
+        result = await story.gateway.mutate(
+            story.setup.consumer,
             "place_order",
             holdIds=[hold["id"]],
             couponIds=[coupon["couponId"]],
             touchpoint="MINI_PROGRAM",
-            neededBy=tonight(walk),
-            destination={"address": "示例酒店·三里屯 1208", "recipient": "L.", "phone": "+8619900008888", "position": walk.cast.hotel},
-            idempotencyKey=walk.key(f"order {coupon['couponId']}"),
+            neededBy=needed_by(story),
+            destination={"address": "示例酒店·三里屯 1208", "recipient": "L.", "phone": "+8619900008888", "position": story.setup.hotel},
+            idempotencyKey=story.key(f"order {coupon['couponId']}"),
         )
         if "code" not in result:
             return result
-        if result["__typename"] != "CouponRefused" or walk.cast.last_of:
-            raise Surprise(f"the order is refused: {result['message']} ({result['code']})")
-        walk.tell(f"  {wording.name(coupon['brand'])}", result["message"], result["code"], refused=True)
-    raise Surprise("no order could be placed with any of the coupons")
+        if result["__typename"] != "CouponRefused" or story.setup.last_of:
+            raise StoryError(f"the order is refused: {result['message']} ({result['code']})")
+        story.report_refusal(story.setup.consumer.name, f"tries the coupon of {display.format_name(coupon['brand'])}.", result)
+    raise StoryError("every coupon of the pack is refused for this order")
 
 
-async def _pay(walk: Walk, order: Answer) -> None:
-    cast, stage = walk.cast, walk.stage
-    stage.clock(21, 44)
-    paying = {"orderId": order["id"], "method": "SANDBOX", "sandboxToken": "approve", "idempotencyKey": walk.key("pay")}
-    answers = [(await stage.done(cast.consumer, "pay_order", **paying))["order"] for _ in range(TRIES)]
+async def _pay(story: Story, order: Answer) -> None:
+    setup, gateway = story.setup, story.gateway
+    gateway.set_clock(21, 44)
+    paying = {"orderId": order["id"], "method": "SANDBOX", "sandboxToken": "approve", "idempotencyKey": story.key("pay")}
+    answers = [(await gateway.mutate_or_fail(setup.consumer, "pay_order", **paying))["order"] for _ in range(PAYMENT_ATTEMPTS)]
     if any(answer != answers[0] for answer in answers) or answers[0]["state"] != "PAID":
-        raise Surprise(f"paying {TRIES} times with one key gave different answers")
+        raise StoryError(f"{PAYMENT_ATTEMPTS} payments with one idempotency key gave different answers")
     if answers[0]["payment"]["amount"] != order["total"]:
-        raise Surprise("what was paid is not the order's total")
-    walk.tell(
-        cast.consumer.called,
-        f"pays {wording.money(answers[0]['payment']['amount'])}, {TRIES} times with one key",
-        "one payment: every retry hears the first answer",
+        raise StoryError("the payment differs from the order's total")
+    story.report(
+        setup.consumer.name,
+        f"pays {display.format_money(answers[0]['payment']['amount'])}, sent {PAYMENT_ATTEMPTS} times with one idempotency key.",
+        "Idempotency: one payment is made. Each repeat gets the first answer.",
     )
 
 
-async def _credited(walk: Walk, order_id: str) -> None:
-    """To the store that served her and the guide who looks after her."""
-    cast, stage = walk.cast, walk.stage
+async def _check_credit(story: Story, order_id: str) -> None:
+    """Checks that the credit names the store that served and the guide who is bound to the consumer."""
+    setup, gateway = story.setup, story.gateway
 
-    async def told() -> Answer | None:
-        found: Answer | None = (await stage.ask(cast.operator, "order_credit", id=order_id))["order"]["credit"]
+    async def find_credit() -> Answer | None:
+        found: Answer | None = (await gateway.execute(setup.operator, "order_credit", id=order_id))["order"]["credit"]
         return found
 
-    credit = await stage.until("the credit", told)
-    guide = credit["staff"] or {"id": "nobody", "name": ""}
-    if (credit["store"]["id"], guide["id"]) != (walk.served_by, cast.guide.subject):
-        raise Surprise(
-            f"the order is credited to {guide['id']} and {credit['store']['id']}, not to {cast.guide.subject} and {walk.served_by}"
+    credit = await gateway.wait_for("the credit", find_credit)
+    guide = credit["staff"] or {"id": "no guide", "name": ""}
+    if (credit["store"]["id"], guide["id"]) != (story.serving_store_id, setup.guide.subject):
+        raise StoryError(
+            f"the credit names {guide['id']} and {credit['store']['id']} instead of {setup.guide.subject} and {story.serving_store_id}"
         )
-    walk.tell(
-        "organization",
-        f"credits {wording.name(credit['store'])} and guide {guide['name'] or guide['id']}",
-        wording.BASIS.get(credit["basis"], f"decided by {wording.words(credit['basis'])}"),
+    story.report(
+        "Organization",
+        f"credits store {display.format_name(credit['store'])} and guide {guide['name'] or guide['id']}.",
+        display.BASIS.get(credit["basis"], f"Attribution: {display.format_label(credit['basis'])}."),
     )

@@ -1,78 +1,92 @@
-"""Chapter 1: into the district, one pack of coupons, home with an empty hand."""
+"""Chapter 1, the district visit: a consumer enters, claims one coupon pack and leaves without a purchase."""
 
-from services.local.story import wording
-from services.local.story.stage import Answer, Person, Surprise
-from services.local.story.walk import Walk
+from services.local.story import display
+from services.local.story.gateway_client import Answer, Person, StoryError
+from services.local.story.story import Story
 
 
-async def visit(walk: Walk) -> list[Answer]:
-    """Entering, the pack, the same pack again, leaving; the coupons."""
-    cast, stage = walk.cast, walk.stage
-    walk.timeline.chapter("1  The district: one pack, picked for her 商圈集合券包")
-    if cast.spent:
-        await _friend_takes_the_last(walk)
-    stage.clock(19, 30)
-    entered = await _enter(walk, cast.consumer)
-    walk.tell(cast.consumer.called, f"enters {wording.name(entered['district'])}", "the geofence noticed her phone: an open visit")
-    stage.clock(19, 31)
-    pack = await _claim(walk, "pack", entered["id"])
-    walk.tell(
-        cast.consumer.called, f"gets one pack of {len(pack['entries'])} coupons", "her own purchases decide, budgets and consent allow"
+async def visit_district(story: Story) -> list[Answer]:
+    """Plays the visit and returns the coupons."""
+    setup, gateway = story.setup, story.gateway
+    story.timeline.heading("1  The district: one coupon pack 商圈集合券包")
+    if setup.spent:
+        await _spend_budget(story)
+    gateway.set_clock(19, 30)
+    entered = await _enter(story, setup.consumer)
+    story.report(
+        setup.consumer.name,
+        f"enters {display.format_name(entered['district'])}.",
+        "Geofence: the phone is inside the district, so a visit is open.",
     )
-    _tell_pack(walk, pack)
-    stage.clock(19, 50)
-    again = await _claim(walk, "pack again", entered["id"])
+    gateway.set_clock(19, 31)
+    pack = await _claim(story, "pack", entered["id"])
+    story.report(
+        setup.consumer.name,
+        f"claims a pack and gets {display.format_count(len(pack['entries']), 'coupon')}.",
+        "Matching: past purchases rank the brands. Budget and consent decide which of them may give a coupon.",
+    )
+    _report_pack(story, pack)
+    gateway.set_clock(19, 50)
+    again = await _claim(story, "pack again", entered["id"])
     if again["id"] != pack["id"] or again["entries"] != pack["entries"]:
-        raise Surprise("asked again the same day, another pack was given")
-    walk.tell(cast.consumer.called, "asks again and gets the same pack", "one pack a day, whatever the request")
-    stage.clock(20, 40)
-    left = await stage.done(cast.consumer, "leave_district", visitId=entered["id"], idempotencyKey=walk.key("leave"))
+        raise StoryError("a second claim on the same day returned another pack")
+    story.report(setup.consumer.name, "claims again and gets the same pack.", "Packs: one per consumer and day, whatever the request.")
+    gateway.set_clock(20, 40)
+    left = await gateway.mutate_or_fail(setup.consumer, "leave_district", visitId=entered["id"], idempotencyKey=story.key("leave"))
     if left["visit"]["state"] != "LEFT":
-        raise Surprise(f"she left, and the visit is {left['visit']['state']}")
-    walk.tell(cast.consumer.called, "leaves the district, nothing bought", "the visit is over: a fact that others act on")
+        raise StoryError(f"the consumer left, but the visit is {left['visit']['state']}")
+    story.report(
+        setup.consumer.name,
+        "leaves the district without a purchase.",
+        "Events: the district publishes that the visit ended. Member and organization act on it.",
+    )
     coupons: list[Answer] = pack["entries"]
     return coupons
 
 
-def _tell_pack(walk: Walk, pack: Answer) -> None:
-    """Each coupon with its reason, each brand that was declined with the rule against it."""
+def _report_pack(story: Story, pack: Answer) -> None:
+    """Reports each coupon with its reason, and each declined brand with the rule that declined it."""
     for entry in pack["entries"]:
-        coupon = f"{entry['name']['zh']}: {wording.money(entry['value'])} off from {wording.money(entry['minimumSpend'])}"
-        walk.tell(f"  {wording.name(entry['brand'])}", coupon, wording.reason(entry["reason"]))
+        coupon = f"{entry['name']['zh']}, {display.format_money(entry['value'])} off from {display.format_money(entry['minimumSpend'])}."
+        story.detail(display.format_name(entry["brand"]), coupon, display.format_reason(entry["reason"]))
     for declined in pack["declined"]:
         reason = declined["reason"]
-        walk.tell(f"  {wording.name(declined['brand'])}", wording.words(reason), wording.DECLINED[reason], refused=True)
-    due = {(walk.cast.spent, "BUDGET_SPENT"), (walk.cast.unconsented, "CONSENT_MISSING")}
+        story.detail(display.format_name(declined["brand"]), f"no coupon, {reason}.", display.DECLINED[reason], refused=True)
+    due = {(story.setup.spent, "BUDGET_SPENT"), (story.setup.unconsented, "CONSENT_MISSING")}
     due = {(brand_id, reason) for brand_id, reason in due if brand_id}
     if missing := due - {(declined["brand"]["id"], declined["reason"]) for declined in pack["declined"]}:
-        raise Surprise(f"the pack does not say {sorted(missing)}")
+        raise StoryError(f"the pack does not list these declined brands: {sorted(missing)}")
 
 
-async def _friend_takes_the_last(walk: Walk) -> None:
-    """The friend's pack spends a budget of one coupon, if an earlier story has not."""
-    cast = walk.cast
-    walk.stage.clock(19, 10)
-    entered = await _enter(walk, cast.friend)
-    result = await walk.stage.act(cast.friend, "claim_pack", visitId=entered["id"], idempotencyKey=walk.key("friend's pack"))
-    got = [entry["brand"] for entry in result.get("pack", {}).get("entries", ()) if entry["brand"]["id"] == cast.spent]
+async def _spend_budget(story: Story) -> None:
+    """Lets the friend claim a pack, which spends a budget of one coupon unless an earlier story has."""
+    setup = story.setup
+    story.gateway.set_clock(19, 10)
+    entered = await _enter(story, setup.friend)
+    result = await story.gateway.mutate(setup.friend, "claim_pack", visitId=entered["id"], idempotencyKey=story.key("friend's pack"))
+    got = [entry["brand"] for entry in result.get("pack", {}).get("entries", ()) if entry["brand"]["id"] == setup.spent]
     if got:
-        walk.tell(cast.friend.called, f"takes the last coupon of {wording.name(got[0])}", "its budget was one coupon")
+        story.report(
+            setup.friend.name,
+            f"gets the last coupon of {display.format_name(got[0])}.",
+            "Budget: this brand gives one coupon in this campaign, and it is now used up.",
+        )
 
 
-async def _enter(walk: Walk, person: Person) -> Answer:
-    result = await walk.stage.done(
+async def _enter(story: Story, person: Person) -> Answer:
+    result = await story.gateway.mutate_or_fail(
         person,
         "enter_district",
-        districtId=walk.cast.district_id,
+        districtId=story.setup.district_id,
         touchpoint="MINI_PROGRAM",
-        position=walk.cast.inside,
-        idempotencyKey=walk.key(f"enter {person.subject}"),
+        position=story.setup.inside,
+        idempotencyKey=story.key(f"enter {person.subject}"),
     )
     entered: Answer = result["visit"]
     return entered
 
 
-async def _claim(walk: Walk, key: str, visit_id: str) -> Answer:
-    result = await walk.stage.done(walk.cast.consumer, "claim_pack", visitId=visit_id, idempotencyKey=walk.key(key))
+async def _claim(story: Story, key: str, visit_id: str) -> Answer:
+    result = await story.gateway.mutate_or_fail(story.setup.consumer, "claim_pack", visitId=visit_id, idempotencyKey=story.key(key))
     pack: Answer = result["pack"]
     return pack

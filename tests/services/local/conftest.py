@@ -1,4 +1,4 @@
-"""The four services in this process, called as the command calls them."""
+"""Fixtures: the four services in this process, called as the command calls them."""
 
 import os
 from collections.abc import AsyncIterator, Iterator
@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from services.local import client
-from services.local.folder import Folder, Member, Run
+from services.local.folder import Folder, Run, RunningProcess
 from services.local.keys import Keys
 from tests.services.conftest import Running, Start
 from tests.services.local.importing import Channels
@@ -20,16 +20,16 @@ async def services(start: Start) -> dict[str, Running]:
 
 @pytest.fixture
 async def channels(services: dict[str, Running], keys: Keys) -> AsyncIterator[Channels]:
-    async with client.connected({name: service.address for name, service in services.items()}, keys) as opened:
+    async with client.connect({name: service.address for name, service in services.items()}, keys) as opened:
         yield opened
 
 
 @pytest.fixture
 def folder(services: dict[str, Running], keys: Keys, tmp_path: Path) -> Iterator[Folder]:
-    """A data folder on which they run, as `quanyu up` leaves it to the other commands."""
+    """Returns a data folder as `quanyu up` leaves it for the other commands."""
     folder = Folder(tmp_path / "data")
     with folder.claim():
         folder.write(folder.keys, keys)
-        members = [Member(name, os.getpid(), service.address, 0.0) for name, service in services.items()]
-        folder.write(folder.run, Run(os.getpid(), "", "", "", members, "one"))
+        processes = [RunningProcess(name, os.getpid(), service.address, 0.0) for name, service in services.items()]
+        folder.write(folder.run, Run(os.getpid(), "", "", "", processes, "one"))
         yield folder

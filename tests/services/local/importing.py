@@ -1,4 +1,4 @@
-"""A small folder to import, with rows that are right and rows that are not, and how the tests import it."""
+"""Import helpers: a small folder with good and bad rows, and functions that import it and read its rejects."""
 
 import asyncio
 import csv
@@ -35,29 +35,29 @@ def write(folder: Path, **changed: str) -> Path:
 
 
 async def settle(channels: Channels) -> None:
-    """Returns when every fact that was told is applied."""
+    """Returns once every published event is applied."""
     while True:
-        waiting, parked = await client.backlog(channels)
+        waiting, parked = await client.count_backlog(channels)
         assert not parked
         if not waiting:
             return
         await asyncio.sleep(0)
 
 
-def loading(folder: Path, channels: Channels, seen: Any = lambda *progress: None, **how: Any) -> Import:
-    async def settled(name: str) -> None:
+def new_import(folder: Path, channels: Channels, on_progress: Any = lambda *progress: None, **how: Any) -> Import:
+    async def wait_for_effects(name: str) -> None:
         await settle(channels)
 
-    return Import(folder, channels, seen=seen, settle=settled, **how)
+    return Import(folder, channels, on_progress=on_progress, settle=wait_for_effects, **how)
 
 
 def rejected(folder: Path) -> list[str]:
-    """The ids, each as often as it is written down."""
+    """Returns the rejected ids, each as often as it is listed."""
     return [row["id"] for row in _rows(folder)]
 
 
 def rejects(folder: Path) -> dict[str, tuple[str, str]]:
-    """Reason and message by id."""
+    """Returns reason and message by rejected id."""
     return {row["id"]: (row["reason"], row["message"]) for row in _rows(folder)}
 
 

@@ -1,4 +1,4 @@
-"""docker-compose.yml and k8s/ name only settings, modules, files and secrets that exist, with values the processes can read."""
+"""Deployment files: docker-compose.yml and k8s/ name only existing settings, modules, files and secrets, with readable values."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -34,13 +34,13 @@ def env_file(text: str) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def keys(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, str]]:
-    """What `quanyu keys --production` writes, by process."""
+    """Returns what `quanyu keys --production` writes, by process."""
     out = tmp_path_factory.mktemp("keys") / "out"
     assert CliRunner().invoke(main, ["keys", str(out), "--production"]).exit_code == 0
     return {name: env_file((out / f"{name}.env").read_text()) for name in PROCESSES}
 
 
-def test_compose_runs_each_process_with_settings_it_can_read(keys: dict[str, dict[str, str]]) -> None:
+def test_compose_gives_each_process_readable_settings(keys: dict[str, dict[str, str]]) -> None:
     (compose,) = documents(ROOT / "docker-compose.yml")
     assert compose["services"].keys() == {*PROCESSES, "mongo"}
     for name, module in PROCESSES.items():
@@ -59,7 +59,7 @@ def containers(document: dict[str, Any]) -> Iterator[dict[str, Any]]:
     yield from document.get("spec", {}).get("template", {}).get("spec", {}).get("containers", [])
 
 
-def test_kubernetes_runs_each_process_with_settings_it_can_read(keys: dict[str, dict[str, str]]) -> None:
+def test_kubernetes_gives_each_process_readable_settings(keys: dict[str, dict[str, str]]) -> None:
     shared = env_file((K8S / "base" / "settings.env").read_text())
     (every_service,) = documents(K8S / "base" / "every-service.yaml")
     listen = {each["name"]: each["value"] for each in next(containers(every_service))["env"]}
@@ -76,8 +76,8 @@ def test_kubernetes_runs_each_process_with_settings_it_can_read(keys: dict[str, 
             assert getattr(settings, f"{peer}_address") == f"{peer}:{listen['QUANYU_LISTEN'].split(':')[1]}"
 
 
-def test_replicas_are_spread_over_nodes() -> None:
-    """By labels that the pods really have: a selector that finds none spreads nothing, and nobody is told."""
+def test_replicas_are_spread_by_existing_pod_labels() -> None:
+    """A selector that matches no pod label would spread nothing without an error."""
     (kustomization,) = documents(K8S / "base" / "kustomization.yaml")
     given = {key: value for each in kustomization["labels"] if each.get("includeTemplates") for key, value in each["pairs"].items()}
     (every_process,) = documents(K8S / "base" / "every-process.yaml")
@@ -89,7 +89,7 @@ def test_replicas_are_spread_over_nodes() -> None:
         assert {*spread["matchLabelKeys"]} <= labels.keys()
 
 
-def test_production_names_what_is_the_operators_own() -> None:
+def test_production_overlay_has_readable_operator_settings() -> None:
     (production,) = documents(K8S / "overlays" / "production" / "kustomization.yaml")
     (image,) = production["images"]
     assert image["name"] == "quanyu" and "/" in image["newName"] and image["newTag"] != "latest"
@@ -100,7 +100,7 @@ def test_production_names_what_is_the_operators_own() -> None:
 
 
 @pytest.mark.parametrize("kustomization", sorted(K8S.rglob("kustomization.yaml")), ids=lambda path: path.parent.name)
-def test_a_kustomization_names_files_that_stand_there(kustomization: Path) -> None:
+def test_kustomization_names_existing_files(kustomization: Path) -> None:
     (document,) = documents(kustomization)
     named = [*document.get("resources", []), *(patch["path"] for patch in document.get("patches", []) if "path" in patch)]
     assert [name for name in named if not (kustomization.parent / name).exists()] == []
@@ -112,7 +112,7 @@ def test_a_kustomization_names_files_that_stand_there(kustomization: Path) -> No
         kit_settings.load(dict(literal.split("=", 1) for literal in secrets["mongo"]["literals"]))
 
 
-def test_production_keys_let_the_gateway_speak_and_no_command(keys: dict[str, dict[str, str]]) -> None:
+def test_production_keys_exclude_local_issuer(keys: dict[str, dict[str, str]]) -> None:
     read = {name: kit_settings.load(values) for name, values in keys.items()}
     guide = Principal("stf_1", (Grant("ROLE_GUIDE", "SCOPE_KIND_STORE", "str_1"),))
     token = Signer("gateway", read["gateway"].signing_key).token("commerce", guide)
@@ -122,13 +122,13 @@ def test_production_keys_let_the_gateway_speak_and_no_command(keys: dict[str, di
     assert len({each.secret_keys for name, each in read.items() if name in SERVICES}) == 1
 
 
-async def test_a_production_gateway_takes_no_local_token(keys: dict[str, dict[str, str]]) -> None:
+async def test_production_gateway_refuses_local_token(keys: dict[str, dict[str, str]]) -> None:
     tokens = TokenVerifier(kit_settings.load(keys["gateway"] | {"QUANYU_ENV": "production"}))
     with pytest.raises(Denied, match="not valid"):
         await tokens.verify(bearer(new_keys().tokens, "operator"))
 
 
-def test_keys_are_never_overwritten(tmp_path: Path) -> None:
+def test_keys_command_keeps_existing_files(tmp_path: Path) -> None:
     first = CliRunner().invoke(main, ["keys", str(tmp_path / "out"), "--data", str(tmp_path / "data")])
     written = (tmp_path / "out" / "member.env").read_text()
     again = CliRunner().invoke(main, ["keys", str(tmp_path / "out"), "--data", str(tmp_path / "data")])

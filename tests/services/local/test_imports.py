@@ -1,4 +1,4 @@
-"""An import takes what is right, says what is not, never takes half an order, and goes on where it stopped."""
+"""Import: good rows are imported, bad ones are rejected with a reason, orders are never split, and an interrupted import resumes."""
 
 from pathlib import Path
 from typing import Any
@@ -13,12 +13,12 @@ from quanyu.member.v1 import relation_pb2, relation_pb2_grpc
 from services.kit.errors import Unavailable
 from services.local.errors import LocalError
 from services.local.imports import importer, layout
-from services.local.imports.checkpoint import Counted
+from services.local.imports.checkpoint import Counts
 from services.local.imports.command import import_
 from services.local.imports.importer import batches
-from services.local.imports.items import Item, Reject, items
+from services.local.imports.items import Item, Reject, read_items
 from services.local.imports.rejects import REJECTS
-from tests.services.local.importing import FILES, Channels, loading, rejects, write
+from tests.services.local.importing import FILES, Channels, new_import, rejects, write
 
 
 async def orders_of(channels: Channels, consumer_id: str) -> dict[str, int]:
@@ -27,22 +27,22 @@ async def orders_of(channels: Channels, consumer_id: str) -> dict[str, int]:
     return {order.id: len(order.lines) for order in answer.orders}
 
 
-async def test_what_is_right_is_taken_and_what_is_not_is_said(tmp_path: Path, channels: Channels) -> None:
-    counts = (await loading(write(tmp_path), channels).run()).counts
-    assert counts["products"] == Counted(imported=1, rejected=0)
-    assert counts["consumers"] == Counted(imported=1, rejected=1)
-    assert counts["orders"] == Counted(imported=1, rejected=5)
+async def test_import_rejects_only_bad_rows(tmp_path: Path, channels: Channels) -> None:
+    counts = (await new_import(write(tmp_path), channels).run()).counts
+    assert counts["products"] == Counts(imported=1, rejected=0)
+    assert counts["consumers"] == Counts(imported=1, rejected=1)
+    assert counts["orders"] == Counts(imported=1, rejected=5)
     assert await orders_of(channels, "con_1") == {"ord_1": 2}
-    said = rejects(tmp_path)
-    assert {id: reason for id, (reason, _) in said.items()} == {
+    rejected = rejects(tmp_path)
+    assert {id: reason for id, (reason, _) in rejected.items()} == {
         "con_2": "INVALID_PHONE", "ord_2": "VARIANT_NOT_FOUND", "ord_3": "UNREADABLE", "ord_4": "UNREADABLE", "ord_5": "STORE_NOT_FOUND",
         "ord_9": "ORDER_NOT_FOUND",
     }  # fmt: skip
-    assert "digits of CNY" in said["ord_3"][1] and "paid_at" in said["ord_4"][1] and all(message for _, message in said.values())
+    assert "as CNY has" in rejected["ord_3"][1] and "paid_at" in rejected["ord_4"][1] and all(message for _, message in rejected.values())
     assert "not a phone" not in (tmp_path / REJECTS).read_text(encoding="utf-8-sig")
 
 
-async def test_rows_that_name_somebody_nobody_knows_are_left_out(tmp_path: Path, channels: Channels) -> None:
+async def test_import_rejects_rows_with_unknown_references(tmp_path: Path, channels: Channels) -> None:
     write(
         tmp_path,
         products=FILES["products"] + "prd_hat,brd_none,帽,Hat,hat,var_hat,,99.00\n",
@@ -52,24 +52,27 @@ async def test_rows_that_name_somebody_nobody_knows_are_left_out(tmp_path: Path,
         orders="order_id,consumer_id,store_id,paid_at\nord_1,con_1,str_a,2026-01-01 12:00\nord_6,con_9,str_a,2026-01-01 12:00\n",
         order_lines="order_id,variant_id,quantity,paid\nord_1,var_40,1,399.00\nord_6,var_40,1,399.00\n",
     )
-    counts = (await loading(tmp_path, channels).run()).counts
+    counts = (await new_import(tmp_path, channels).run()).counts
     assert {name: (each.imported, each.rejected) for name, each in counts.items() if each.rejected} == {
         "products": (1, 1), "consumers": (2, 2), "bindings": (0, 2), "orders": (1, 1),
     }  # fmt: skip
-    said = rejects(tmp_path)
-    assert said["prd_hat"] == said["con_3"] == said["con_4"] == said["con_1"] == ("BRAND_NOT_FOUND", "there is no brand brd_none")
-    assert said["ord_6"] == ("CONSUMER_NOT_FOUND", "there is no consumer con_9") and said["con_9"][0] == "CONSUMER_NOT_FOUND"
+    rejected = rejects(tmp_path)
+    brand = "the suite has no brand brd_none. Add it to brands, or correct the id."
+    consumer = "the suite has no consumer con_9. Add it to consumers, or correct the id."
+    assert rejected["prd_hat"] == rejected["con_3"] == rejected["con_1"] == ("BRAND_NOT_FOUND", f"brand_id: {brand}")
+    assert rejected["con_4"] == ("BRAND_NOT_FOUND", f"consent_brands: {brand}")
+    assert rejected["ord_6"] == ("CONSUMER_NOT_FOUND", f"consumer_id: {consumer}") and rejected["con_9"][0] == "CONSUMER_NOT_FOUND"
     assert await orders_of(channels, "con_9") == {}
 
 
-async def test_the_effects_stand_when_the_import_ends(tmp_path: Path, channels: Channels) -> None:
-    await loading(write(tmp_path), channels).run()
+async def test_import_returns_after_effects_are_applied(tmp_path: Path, channels: Channels) -> None:
+    await new_import(write(tmp_path), channels).run()
     stub: Any = relation_pb2_grpc.RelationServiceStub(channels["member"])
     relation = (await stub.GetRelation(relation_pb2.GetRelationRequest(consumer_id="con_1", brand_id="brd_a"))).relation
     assert relation.stage == relation_pb2.STAGE_PURCHASE
 
 
-async def test_an_import_that_stopped_goes_on_where_it_stopped(tmp_path: Path, channels: Channels, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_import_after_interruption_resumes(tmp_path: Path, channels: Channels, monkeypatch: pytest.MonkeyPatch) -> None:
     orders = [f"ord_{number:03},con_1,str_a,2026-01-01 12:00" for number in range(60)]
     lines = [f"ord_{number:03},var_40,{'1' if number % 10 else 'many'},399.00" for number in range(60)]
     write(
@@ -85,11 +88,11 @@ async def test_an_import_that_stopped_goes_on_where_it_stopped(tmp_path: Path, c
             raise Unavailable("SERVICE_UNAVAILABLE")
 
     with pytest.raises(Unavailable):
-        await loading(tmp_path, channels, stop_midway).run()
-    seen: list[tuple[str, int]] = []
-    imported = await loading(tmp_path, channels, lambda name, done, total, rejected: seen.append((name, done))).run()
-    assert {name for name, _ in seen} == imported.new == {"orders"} and seen[0][1] > 20
-    assert imported.counts["orders"] == Counted(imported=54, rejected=6) and imported.earlier is None
+        await new_import(tmp_path, channels, stop_midway).run()
+    progress: list[tuple[str, int]] = []
+    imported = await new_import(tmp_path, channels, lambda name, done, total, rejected: progress.append((name, done))).run()
+    assert {name for name, _ in progress} == imported.new == {"orders"} and progress[0][1] > 20
+    assert imported.counts["orders"] == Counts(imported=54, rejected=6) and imported.earlier is None
     assert len(rejects(tmp_path)) == 1 + 6
     stub: Any = orders_pb2_grpc.OrderServiceStub(channels["commerce"])
     ids = [f"ord_{number:03}" for number in range(60)]
@@ -97,27 +100,27 @@ async def test_an_import_that_stopped_goes_on_where_it_stopped(tmp_path: Path, c
     assert len(answer.orders) == 54
 
 
-def test_the_readme_describes_the_columns() -> None:
-    readme = Path(__file__).parents[3] / "README.md"
-    assert layout.described().strip() in readme.read_text(encoding="utf-8")
+def test_imports_readme_lists_the_columns() -> None:
+    readme = Path(layout.__file__).with_name("README.md")
+    assert layout.render_markdown().strip() in readme.read_text(encoding="utf-8")
 
 
-def test_a_bad_variant_is_named_by_its_own_row(tmp_path: Path) -> None:
+def test_bad_variant_is_rejected_by_its_row(tmp_path: Path) -> None:
     write(
         tmp_path, products=FILES["products"] + "prd_hat,brd_a,帽,Hat,hat,var_s,size=S,99.00\nprd_hat,brd_a,帽,Hat,hat,var_m,size=M,dear\n"
     )
-    found = list(items(tmp_path, "products")[1])
+    found = list(read_items(tmp_path, "products")[1])
     assert [item.row for item in found if isinstance(item, Item)] == [1]
     assert found[1] == Reject("products", 4, "prd_hat", "UNREADABLE", "price: expected an amount like 12.30")
 
 
-def test_a_folder_without_any_file_is_told(tmp_path: Path) -> None:
-    told = CliRunner().invoke(import_, [str(tmp_path), "--data", str(tmp_path)])
-    assert isinstance(told.exception, LocalError) and "holds none of the files" in str(told.exception)
+def test_import_of_empty_folder_raises_error(tmp_path: Path) -> None:
+    result = CliRunner().invoke(import_, [str(tmp_path), "--data", str(tmp_path)])
+    assert isinstance(result.exception, LocalError) and "holds no file to import" in str(result.exception)
 
 
 @given(st.lists(st.one_of(st.sampled_from("ab"), st.none()), max_size=40), st.integers(1, 5))
-def test_batches_keep_every_item_in_order(groups: list[str | None], size: int) -> None:
+def test_batches_keep_all_items_in_order(groups: list[str | None], size: int) -> None:
     found = [
         Reject("f", row, str(row), "NO", "no") if group is None else Item(row, str(row), orders_pb2.ImportedOrder(), group)
         for row, group in enumerate(groups)

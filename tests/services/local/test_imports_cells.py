@@ -1,4 +1,4 @@
-"""A cell is read or refused, whatever stands in it."""
+"""Cell readers: every cell is read or refused with `BadValue`."""
 
 import decimal
 from collections.abc import Mapping
@@ -43,7 +43,7 @@ ODD = st.one_of(
         (cells.choices("white", "blue"), "White; blue", ["white", "blue"]),
     ],
 )
-def test_cells_are_read(read: Any, cell: Any, value: Any) -> None:
+def test_cell_is_read(read: Any, cell: Any, value: Any) -> None:
     assert read(cell) == value
 
 
@@ -67,7 +67,7 @@ def test_cells_are_read(read: Any, cell: Any, value: Any) -> None:
         (cells.moment, "0001-01-01"),
     ],
 )
-def test_cells_that_cannot_be_read_are_refused(read: Any, cell: Any) -> None:
+def test_unreadable_cell_raises_value_error(read: Any, cell: Any) -> None:
     with pytest.raises(ValueError):
         read(cell)
 
@@ -83,19 +83,19 @@ def test_cells_that_cannot_be_read_are_refused(read: Any, cell: Any) -> None:
         ("1.20", "JOD", 1200),
     ],
 )
-def test_amounts_have_the_digits_of_their_currency(amount: str, currency: str, minor: int) -> None:
+def test_amount_is_converted_to_minor_units(amount: str, currency: str, minor: int) -> None:
     assert cells.minor(cells.amount(amount), currency) == minor
 
 
 @pytest.mark.parametrize(("amount", "currency"), [("0.001", "CNY"), ("12.5", "ISK"), ("1.2345", "OMR"), ("1e15", "CNY"), ("1e-29", "CNY")])
-def test_amounts_with_more_digits_than_their_currency_are_refused(amount: str, currency: str) -> None:
+def test_amount_with_too_many_decimals_is_refused(amount: str, currency: str) -> None:
     with pytest.raises(BadValue):
         cells.minor(cells.amount(amount), currency)
 
 
 @given(ODD, st.sampled_from(["CNY", "JPY", "KWD"]))
 @example("1e999999", "CNY")
-def test_an_amount_is_exact_or_refused(text: str, currency: str) -> None:
+def test_amount_is_exact_or_refused(text: str, currency: str) -> None:
     try:
         value = cells.amount(text)
         minor = cells.minor(value, currency)
@@ -107,7 +107,7 @@ def test_an_amount_is_exact_or_refused(text: str, currency: str) -> None:
 
 @pytest.mark.parametrize("column", COLUMNS, ids=lambda column: column.name)
 @given(cell=ODD)
-def test_no_text_of_a_cell_does_anything_but_be_read_or_refused(column: Column, cell: str) -> None:
+def test_any_cell_is_read_or_refused(column: Column, cell: str) -> None:
     try:
         column.value(cell)
     except BadValue as refused:
@@ -116,7 +116,7 @@ def test_no_text_of_a_cell_does_anything_but_be_read_or_refused(column: Column, 
 
 @pytest.mark.parametrize("name", BUILD)
 @given(data=st.data())
-def test_no_row_does_anything_but_become_a_message_or_be_refused(name: str, data: st.DataObject) -> None:
+def test_any_row_becomes_message_or_is_refused(name: str, data: st.DataObject) -> None:
     usual: Mapping[str, str] = {
         "brand_id": "brd_a", "unit_id": "unt_a", "store_id": "str_a", "staff_id": "stf_a", "place_id": "str_a", "parent_id": "brd_a",
         "consumer_id": "con_a", "variant_id": "var_a", "name": "白屿", "kind": "region", "longitude": "116.4", "latitude": "39.9",

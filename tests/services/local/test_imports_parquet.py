@@ -1,4 +1,4 @@
-"""A folder of Parquet files, whose cells have types of their own, says the same as one of CSV files."""
+"""Parquet import: typed cells give the same items as the text of CSV files."""
 
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -10,9 +10,9 @@ import pytest
 from pyarrow import csv, parquet
 
 from services.local.errors import LocalError
-from services.local.imports.items import items
+from services.local.imports.items import read_items
 from services.local.imports.layout import FILES
-from tests.services.local.importing import Channels, loading, rejects, write
+from tests.services.local.importing import Channels, new_import, rejects, write
 
 TYPED: dict[str, dict[str, list[Any]]] = {
     "orders": {
@@ -31,22 +31,25 @@ TYPED: dict[str, dict[str, list[Any]]] = {
 
 
 def typed(folder: Path, name: str) -> None:
-    """The file of that name as Parquet instead of CSV."""
+    """Replaces the CSV file of that name by a Parquet file."""
     (folder / f"{name}.csv").unlink()
     parquet.write_table(pa.table(TYPED[name]), folder / f"{name}.parquet")
 
 
-async def test_a_folder_of_both_kinds_is_imported(tmp_path: Path, channels: Channels) -> None:
+async def test_folder_with_csv_and_parquet_is_imported(tmp_path: Path, channels: Channels) -> None:
     write(tmp_path)
     for name in TYPED:
         typed(tmp_path, name)
-    counts = (await loading(tmp_path, channels).run()).counts
+    counts = (await new_import(tmp_path, channels).run()).counts
     assert (counts["orders"].imported, counts["orders"].rejected) == (1, 2)
-    said = rejects(tmp_path)
-    assert said["ord_2"][1].endswith("expected an amount with the digits of CNY") and said["ord_3"][1] == "consumer_id is missing"
+    rejected = rejects(tmp_path)
+    assert (
+        rejected["ord_2"][1].endswith("expected an amount with at most 2 decimals, as CNY has")
+        and rejected["ord_3"][1] == "consumer_id is empty. Fill it in: the column is required."
+    )
 
 
-def test_the_same_cells_say_the_same(tmp_path: Path) -> None:
+def test_parquet_and_csv_give_equal_items(tmp_path: Path) -> None:
     columns = {file.name: [column.name for column in file.columns] for file in FILES}
     one, other = tmp_path / "csv", tmp_path / "parquet"
     for folder in (one, other):
@@ -57,26 +60,26 @@ def test_the_same_cells_say_the_same(tmp_path: Path) -> None:
         parquet.write_table(csv.read_csv(path, convert_options=texts), path.with_suffix(".parquet"))
         path.unlink()
     for name in ("brands", "stores", "products", "consumers", "orders"):
-        assert list(items(one, name)[1]) == list(items(other, name)[1])
+        assert list(read_items(one, name)[1]) == list(read_items(other, name)[1])
 
 
-def test_a_time_without_an_offset_is_shanghais_in_both(tmp_path: Path) -> None:
+def test_time_without_offset_is_shanghai_time(tmp_path: Path) -> None:
     write(tmp_path)
     for name in TYPED:
         typed(tmp_path, name)
-    found: dict[str, Any] = {item.id: item for item in items(tmp_path, "orders")[1]}
+    found: dict[str, Any] = {item.id: item for item in read_items(tmp_path, "orders")[1]}
     assert found["ord_1"].message.paid_at.ToDatetime(tzinfo=UTC) == datetime(2026, 1, 1, 4, tzinfo=UTC)
 
 
-def test_a_file_of_both_kinds_is_refused(tmp_path: Path) -> None:
+def test_file_in_both_formats_is_refused(tmp_path: Path) -> None:
     write(tmp_path)
     parquet.write_table(pa.table(TYPED["orders"]), tmp_path / "orders.parquet")
     with pytest.raises(LocalError, match="holds orders twice, as CSV and as Parquet"):
-        items(tmp_path, "orders")
+        read_items(tmp_path, "orders")
 
 
 @pytest.mark.parametrize("content", [b"", b"PAR1 but not really"])
-def test_a_file_that_is_no_parquet_is_one_line(tmp_path: Path, content: bytes) -> None:
+def test_damaged_parquet_file_raises_local_error(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "brands.parquet").write_bytes(content)
     with pytest.raises(LocalError, match=r"brands.parquet cannot be read"):
-        items(tmp_path, "brands")
+        read_items(tmp_path, "brands")

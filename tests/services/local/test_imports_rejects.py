@@ -1,4 +1,4 @@
-"""`rejects.csv` opens in a spreadsheet as it is meant: Chinese is shown, and nothing in it is a formula."""
+"""Rejects file: a spreadsheet shows its Chinese text and evaluates no cell of it."""
 
 import csv
 from pathlib import Path
@@ -18,7 +18,7 @@ def reject(row: int, *, file: str = "orders", id: str = "ord_1", message: str = 
     return Reject(file, row, id, "STORE_NOT_FOUND", message)
 
 
-def test_it_begins_with_one_bom_however_often_it_is_written(tmp_path: Path) -> None:
+def test_rejects_file_has_one_bom(tmp_path: Path) -> None:
     rejects = Rejects(tmp_path)
     rejects.add([reject(1)])
     rejects.add([reject(2)])
@@ -28,28 +28,28 @@ def test_it_begins_with_one_bom_however_often_it_is_written(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("formula", ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1"])
-def test_what_a_spreadsheet_would_compute_is_text(tmp_path: Path, formula: str) -> None:
+def test_formula_cell_is_escaped(tmp_path: Path, formula: str) -> None:
     Rejects(tmp_path).add([reject(1, id=formula, message=formula)])
     assert rows(tmp_path)[1] == ["orders", "1", f"'{formula}", "STORE_NOT_FOUND", f"'{formula}"]
 
 
-def test_what_lies_behind_the_checkpoint_is_written_again(tmp_path: Path) -> None:
+def test_truncate_removes_rows_after_checkpoint(tmp_path: Path) -> None:
     rejects = Rejects(tmp_path)
     rejects.add([reject(1)])
     size = rejects.size
     rejects.add([reject(2)])
-    Rejects(tmp_path).cut(size)
+    Rejects(tmp_path).truncate(size)
     assert len(rows(tmp_path)) == 2
-    Rejects(tmp_path).cut(0)
+    Rejects(tmp_path).truncate(0)
     assert not (tmp_path / REJECTS).exists()
 
 
 @pytest.mark.parametrize(
     ("of", "left"), [(None, [["consumers", "1"]]), ([1, 3], [["consumers", "1"], ["orders", "2"]])], ids=["whole", "rows"]
 )
-def test_a_file_or_rows_of_it_can_be_forgotten(tmp_path: Path, of: list[int] | None, left: list[list[str]]) -> None:
+def test_remove_drops_file_or_its_rows(tmp_path: Path, of: list[int] | None, left: list[list[str]]) -> None:
     rejects = Rejects(tmp_path)
     rejects.add([reject(1), reject(1, file="consumers"), reject(2), reject(3)])
-    rejects.forget("orders", of)
+    rejects.remove("orders", of)
     assert [row[:2] for row in rows(tmp_path)[1:]] == left
     assert (tmp_path / REJECTS).read_bytes().count(b"\xef\xbb\xbf") == 1

@@ -1,4 +1,4 @@
-"""The real server: it starts, keeps its data over a change of port, and never outlives the one who started it."""
+"""Local MongoDB: it starts, keeps its data when the port changes, and ends with the process that started it."""
 
 import os
 import signal
@@ -23,7 +23,7 @@ with Mongod(Path(sys.argv[1])) as mongod:
 """
 
 
-def test_data_stays_when_the_port_changes(tmp_path: Path) -> None:
+def test_data_survives_change_of_port(tmp_path: Path) -> None:
     with Mongod(tmp_path) as first, MongoClient(first.uri) as client:
         client["shop"]["orders"].insert_one({"_id": "ord_1"})
     with Mongod(tmp_path) as second, MongoClient(second.uri) as client:
@@ -33,7 +33,7 @@ def test_data_stays_when_the_port_changes(tmp_path: Path) -> None:
             client["shop"]["orders"].insert_one({"_id": "ord_2"}, session=session)
 
 
-def test_it_dies_with_a_starter_who_is_killed(tmp_path: Path) -> None:
+def test_mongod_ends_with_killed_parent(tmp_path: Path) -> None:
     command = [sys.executable, "-c", START_AND_WAIT, str(tmp_path)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as starter:
         assert starter.stdout is not None
@@ -44,14 +44,14 @@ def test_it_dies_with_a_starter_who_is_killed(tmp_path: Path) -> None:
     assert not server.is_running() or server.status() == psutil.STATUS_ZOMBIE
 
 
-def test_a_missing_mongod_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_mongod_names_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
     monkeypatch.setattr(module.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(MongodError, match=r"QUANYU_MONGO_URI"):
         find_mongod()
 
 
-def test_a_mongod_on_the_path_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mongod_on_path_has_priority(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     own = tmp_path / "mongod"
     own.write_text("#!/bin/sh\necho 'error while loading shared libraries: libcurl.so.4'\nexit 127\n")
     own.chmod(0o755)
@@ -61,16 +61,16 @@ def test_a_mongod_on_the_path_comes_first(tmp_path: Path, monkeypatch: pytest.Mo
         pass
 
 
-def test_no_port_is_given_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_free_port_never_repeats(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "PORTS", range(10_000, 11_000))
-    monkeypatch.setattr(module, "GIVEN", set())
+    monkeypatch.setattr(module, "USED_PORTS", set())
     assert len({module.free_port() for _ in range(300)}) == 300
 
 
-def test_a_taken_port_is_said(tmp_path: Path) -> None:
+def test_port_in_use_raises_error(tmp_path: Path) -> None:
     with (
         Mongod(tmp_path / "one") as one,
-        pytest.raises(MongodError, match=f"port {one.port} is in use"),
+        pytest.raises(MongodError, match=f"Port {one.port} is in use"),
         Mongod(tmp_path / "two", port=one.port),
     ):
         pass

@@ -1,4 +1,4 @@
-"""The whole suite as a newcomer starts it: `quanyu up` on an empty folder, asked through the gateway, ended by a death."""
+"""Local suite: `quanyu up` on an empty folder, a query through the gateway, and the end of all processes after one is killed."""
 
 import os
 import signal
@@ -21,7 +21,7 @@ END_SECONDS_MAX = 30
 
 
 class Suite:
-    """`quanyu up` in a process of its own."""
+    """`quanyu up` in a separate process."""
 
     def __init__(self, data: Path) -> None:
         self.data = data
@@ -33,7 +33,7 @@ class Suite:
         )
 
     def until_ready(self) -> Run:
-        """What run.json says once everything is ready; the output so far when it never gets there."""
+        """Returns run.json once every process is ready; fails with the output if the suite ends before."""
         assert self.up.stdout is not None
         lines: list[str] = []
         for line in self.up.stdout:
@@ -43,12 +43,12 @@ class Suite:
         raise AssertionError("".join(lines))
 
     def processes(self) -> list[psutil.Process]:
-        """`up` and everything below it."""
+        """Returns `up` and all its descendants."""
         top = psutil.Process(self.up.pid)
         return [top, *top.children(recursive=True)]
 
     def end(self) -> str:
-        """The rest of its output, when it has ended by itself."""
+        """Returns the rest of the output once the suite has ended."""
         return self.up.communicate(timeout=END_SECONDS_MAX)[0]
 
 
@@ -56,35 +56,35 @@ class Suite:
 def suite(tmp_path: Path) -> Iterator[Suite]:
     suite = Suite(tmp_path / "data")
     yield suite
-    suite.up.kill()  # its children die with it
+    suite.up.kill()  # its children end with it
     suite.up.communicate()
 
 
-def ask(suite: Suite, *arguments: str) -> Result:
+def run_command(suite: Suite, *arguments: str) -> Result:
     return CliRunner().invoke(main, [*arguments, "--data", str(suite.data)])
 
 
-def test_a_newcomer_starts_the_suite_and_one_death_ends_it(suite: Suite) -> None:
+def test_up_starts_suite_until_one_process_ends(suite: Suite) -> None:
     run = suite.until_ready()
-    everything = suite.processes()
+    processes = suite.processes()
     assert [process.name for process in run.processes] == ["member", "commerce", "district", "organization", "gateway"]
-    assert sum(process.name() == "mongod" for process in everything) == 1
+    assert sum(process.name() == "mongod" for process in processes) == 1
     assert run.installation
 
-    status = ask(suite, "status")
+    status = run_command(suite, "status")
     assert status.exit_code == 0 and status.output.count("ready") == 6, status.output
 
-    token = ask(suite, "token", "--operator").output.strip()
+    token = run_command(suite, "token", "--operator").output.strip()
     answer = httpx.post(f"{run.gateway}/graphql", json={"query": "{ __typename }"}, headers={"authorization": f"Bearer {token}"})
     assert answer.json() == {"data": {"__typename": "Query"}}
 
-    second = ask(suite, "up", "--port", "0")
+    second = run_command(suite, "up", "--port", "0")
     assert second.exit_code == 2
 
     district = next(process for process in run.processes if process.name == "district")
     os.kill(district.pid, signal.SIGKILL)
     output = suite.end()
     assert suite.up.returncode == 1 and "district was killed by SIGKILL" in output, output
-    _, alive = psutil.wait_procs(everything, timeout=10)
+    _, alive = psutil.wait_procs(processes, timeout=10)
     assert not alive
-    assert ask(suite, "status").exit_code == 1
+    assert run_command(suite, "status").exit_code == 1

@@ -1,4 +1,4 @@
-"""Development tokens: what they say, for whom, and how far they move a clock."""
+"""Development tokens: their claims, their subjects, and their clock offset."""
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -29,7 +29,7 @@ def folder(tmp_path: Path) -> Folder:
     return folder
 
 
-def ask(folder: Folder, *arguments: str, **environ: str) -> Result:
+def run_token(folder: Folder, *arguments: str, **environ: str) -> Result:
     return CliRunner().invoke(main, ["token", "--data", str(folder.path), *arguments], env=environ)
 
 
@@ -48,17 +48,17 @@ def claims(folder: Folder, token: str) -> dict[str, Any]:
         (["--subject", "auth0|7"], "auth0|7"),
     ],
 )
-def test_a_token_says_who(folder: Folder, arguments: list[str], subject: str) -> None:
-    answer = ask(folder, *arguments)
-    said = claims(folder, answer.stdout)
-    assert (said["iss"], said["aud"], said["sub"]) == ("quanyu-local", "quanyu", subject)
-    assert said["exp"] - said["iat"] == 3600
-    assert "clock_offset" not in said
+def test_token_names_subject(folder: Folder, arguments: list[str], subject: str) -> None:
+    answer = run_token(folder, *arguments)
+    payload = claims(folder, answer.stdout)
+    assert (payload["iss"], payload["aud"], payload["sub"]) == ("quanyu-local", "quanyu", subject)
+    assert payload["exp"] - payload["iat"] == 3600
+    assert "clock_offset" not in payload
 
 
-def test_a_token_moves_the_clock_to_the_next_such_minute(folder: Folder) -> None:
-    said = claims(folder, ask(folder, "--operator", "--at", "21:40").stdout)
-    moved = datetime.fromtimestamp(said["iat"] + said.get("clock_offset", 0), SHANGHAI)
+def test_token_moves_clock_to_next_minute(folder: Folder) -> None:
+    payload = claims(folder, run_token(folder, "--operator", "--at", "21:40").stdout)
+    moved = datetime.fromtimestamp(payload["iat"] + payload.get("clock_offset", 0), SHANGHAI)
     assert abs(moved - moved.replace(hour=21, minute=40, second=0)) < timedelta(seconds=62)
 
 
@@ -67,7 +67,7 @@ def test_a_token_moves_the_clock_to_the_next_such_minute(folder: Folder) -> None
     zone=st.sampled_from(["Asia/Shanghai", "UTC", "America/New_York", "Asia/Kathmandu"]).map(ZoneInfo),
     at=st.integers(1_577_836_800, 2_051_222_400).map(lambda seconds: datetime.fromtimestamp(seconds, UTC)),
 )
-def test_an_offset_never_goes_back_and_less_than_a_day_and_a_shift_ahead(minute: int, zone: ZoneInfo, at: datetime) -> None:
+def test_clock_offset_is_at_most_25_hours_ahead(minute: int, zone: ZoneInfo, at: datetime) -> None:
     offset = clock_offset(minute, zone, at)
     assert 0 <= offset <= 25 * 3600
     reached = (at + timedelta(seconds=offset)).astimezone(zone)
@@ -75,17 +75,17 @@ def test_an_offset_never_goes_back_and_less_than_a_day_and_a_shift_ahead(minute:
     assert len(around) > 1 or reached.hour * 60 + reached.minute == minute
 
 
-def test_production_gives_out_none(folder: Folder) -> None:
-    answer = ask(folder, "--operator", QUANYU_ENV="production")
+def test_token_in_production_is_refused(folder: Folder) -> None:
+    answer = run_token(folder, "--operator", QUANYU_ENV="production")
     assert answer.exit_code == 2 and not answer.stdout and "QUANYU_ENV is production" in answer.stderr
 
 
 @pytest.mark.parametrize("arguments", [[], ["--operator", "--subject", "x"], ["--consumer", "stf_1"], ["--operator", "--at", "25:00"]])
-def test_an_unclear_wish_is_a_usage_error(folder: Folder, arguments: list[str]) -> None:
-    answer = ask(folder, *arguments)
+def test_token_with_unclear_subject_is_usage_error(folder: Folder, arguments: list[str]) -> None:
+    answer = run_token(folder, *arguments)
     assert answer.exit_code == 2 and not answer.stdout and answer.stderr
 
 
-def test_without_keys_it_says_what_makes_them(tmp_path: Path) -> None:
-    answer = ask(Folder(tmp_path / "none"), "--operator")
-    assert answer.exit_code == 1 and "`quanyu up` makes them" in answer.stderr
+def test_token_without_keys_names_remedy(tmp_path: Path) -> None:
+    answer = run_token(Folder(tmp_path / "none"), "--operator")
+    assert answer.exit_code == 1 and "Run `quanyu up`, which creates them" in answer.stderr

@@ -1,7 +1,6 @@
-"""A very small real process for the supervisor's tests: `python tiny.py NAME HOST:PORT [grpc|http|mute] [stubborn]`.
+"""Small test process for the supervisor: `python tiny.py NAME HOST:PORT [grpc|http|mute] [stubborn]`.
 
-It is ready at once, or never (mute); a stubborn one does not end on SIGTERM. It ends with status 3 when asked to by `GET /die` (http)
-or when the file $TINY_DIE appears.
+It is ready at once, or never (mute). A stubborn one ignores SIGTERM. It ends with status 3 when the file $TINY_DIE appears.
 """
 
 import json
@@ -24,7 +23,7 @@ class Ready(BaseHTTPRequestHandler):
         self.end_headers()
 
 
-def say(line: str) -> None:
+def print_line(line: str) -> None:
     sys.stdout.write(f"{line}\n")
     sys.stdout.flush()
 
@@ -47,14 +46,14 @@ def main(name: str, address: str, kind: str = "grpc", *traits: str) -> None:
     signal.signal(signal.SIGTERM, lambda number, frame: None if "stubborn" in traits else ended.set())
     serve(kind, address)
     record = {"event": "listening", "level": "info", "timestamp": "2026-05-01T10:00:00Z", "process": name, "address": address}
-    say(json.dumps(record))
+    print_line(json.dumps(record))
     die = Path(os.environ.get("TINY_DIE", "/nonexistent"))
     while not ended.is_set():
         if die.exists():
-            say(f"{name}: no more stock of patience")
+            print_line(f"{name}: out of stock")
             sys.exit(3)
         time.sleep(0.02)
-    say(f"{name} says goodbye")
+    print_line(f"{name} ends in order")
 
 
 if __name__ == "__main__":

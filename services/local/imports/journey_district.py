@@ -1,4 +1,4 @@
-"""The district in which the Complete Journey is played: the busiest stores, and a campaign of the biggest brands. Both are synthetic."""
+"""Synthetic district of the Complete Journey: the busiest stores, and a campaign of the biggest brands."""
 
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
@@ -12,8 +12,8 @@ from quanyu.common.v1.point_pb2 import Point
 from quanyu.district.v1 import campaigns_pb2, places_pb2, places_pb2_grpc
 from services.kit.calendar import day_of
 from services.local import campaign
-from services.local.campaign import Part, Plan
-from services.local.client import standing
+from services.local.campaign import CampaignPlan, Participation
+from services.local.client import create_if_missing
 from services.local.imports.journey import (
     CAMPAIGN_BRANDS,
     CURRENCY,
@@ -26,23 +26,23 @@ from services.local.imports.journey import (
 
 DISTRICT = "dst_cj"
 COUPONS, VALUE_MINOR, MINIMUM_MINOR, VALIDITY_DAYS = 5_000, 50, 100, 14
-PLAN = Plan("cmp_cj", DISTRICT, "全域券包", "Coupon pack", ZONE)
+PLAN = CampaignPlan("cmp_cj", DISTRICT, "全域券包", "Coupon pack", ZONE)
 
 
-async def stage(source: Path, channels: Mapping[str, grpc.aio.Channel]) -> None:
-    """Makes what is missing of it, for the brands and stores of the import folder; what stands already stays."""
+async def create(source: Path, channels: Mapping[str, grpc.aio.Channel]) -> None:
+    """Creates what is missing, for the brands and stores of the import folder, and leaves existing objects as they are."""
     import pandas as pd
 
-    await _district(source, channels, pd.read_parquet(source / "stores.parquet").head(DISTRICT_STORES))
-    # The retailer takes part with its own label: its guides are the ones who look after the households.
+    await _create_district(source, channels, pd.read_parquet(source / "stores.parquet").head(DISTRICT_STORES))
+    # The retailer takes part with its private label, since the households are bound to its guides.
     brand_ids = list(pd.read_parquet(source / "brands.parquet").brand_id[: CAMPAIGN_BRANDS + 1])
-    await campaign.keep(channels, PLAN, _parts(brand_ids), day_of(datetime.now(UTC), ZONE))
+    await campaign.ensure_running(channels, PLAN, _participations(brand_ids), day_of(datetime.now(UTC), ZONE))
 
 
-async def _district(source: Path, channels: Mapping[str, grpc.aio.Channel], stores: Any) -> None:
+async def _create_district(source: Path, channels: Mapping[str, grpc.aio.Channel], stores: Any) -> None:
     places: Any = places_pb2_grpc.PlaceServiceStub(channels["district"])
     fence = places_pb2.Geofence(radius_metres=DISTRICT_METRES)
-    await standing(
+    await create_if_missing(
         places.CreateDistrict(
             places_pb2.CreateDistrictRequest(
                 request_id="journey:district", id=DISTRICT, name="完整旅程商圈", name_en="Complete Journey", position=MIDDLE, zone=ZONE,
@@ -62,9 +62,9 @@ async def _district(source: Path, channels: Mapping[str, grpc.aio.Channel], stor
     )
 
 
-def _parts(brand_ids: Iterable[str]) -> Iterable[Part]:
+def _participations(brand_ids: Iterable[str]) -> Iterable[Participation]:
     terms = campaigns_pb2.CouponTerms(
         name="满1减0.5", name_en="0.50 off from 1", validity_days=VALIDITY_DAYS, value=Money(minor=VALUE_MINOR, currency=CURRENCY),
         minimum_spend=Money(minor=MINIMUM_MINOR, currency=CURRENCY),
     )  # fmt: skip
-    return [Part(brand_id, terms, COUPONS) for brand_id in brand_ids]
+    return [Participation(brand_id, terms, COUPONS) for brand_id in brand_ids]

@@ -1,4 +1,4 @@
-"""A process's log line as a person reads it: time, name, level, event, and what belongs to it."""
+"""Log formatting for terminals: time, process, level, event and fields of a JSON log record."""
 
 from collections.abc import Mapping
 from datetime import datetime
@@ -11,28 +11,28 @@ COLOURS = ("cyan", "magenta", "blue", "green", "yellow", "bright_cyan", "bright_
 LEVEL_COLOURS = {"warning": "yellow", "error": "red", "critical": "red"}
 NAME_WIDTH = 12
 LINE_BYTES_MAX = 256 * 1024
-"""Longer lines are cut."""
+"""Longer lines are replaced by a note."""
 
 Record = Mapping[str, Any]
 
 
-def readable(name: str, colour: str, line: bytes) -> str:
-    """One line of output, prefixed and coloured. JSON records (structlog's names) are laid out; anything else stays as it is."""
+def format_line(name: str, colour: str, line: bytes) -> str:
+    """Formats a line of output with a coloured process name. JSON records of structlog are formatted; other text is kept."""
     prefix = click.style(f"{name:<{NAME_WIDTH}}", fg=colour)
     text = line.decode(errors="replace").rstrip("\r\n")
-    record = _record(text)
-    body = _laid_out(record) if record else text
+    record = _parse(text)
+    body = _format_record(record) if record else text
     return "\n".join(f"{prefix} {part}" for part in body.split("\n"))
 
 
-def plain(line: bytes) -> str:
-    """The same without prefix and colour, on one line: for the report of a death."""
+def format_plain(line: bytes) -> str:
+    """Formats a line without prefix and colour, for the report of an ended process."""
     text = line.decode(errors="replace").rstrip("\r\n")
-    record = _record(text)
-    return click.unstyle(_laid_out(record)) if record else text
+    record = _parse(text)
+    return click.unstyle(_format_record(record)) if record else text
 
 
-def _record(text: str) -> Record | None:
+def _parse(text: str) -> Record | None:
     if not text.startswith("{"):
         return None
     try:
@@ -42,12 +42,12 @@ def _record(text: str) -> Record | None:
     return value if isinstance(value, dict) and "event" in value else None
 
 
-def _laid_out(record: Record) -> str:
-    rest = {key: value for key, value in record.items() if key != "process"}  # the prefix says it
+def _format_record(record: Record) -> str:
+    rest = {key: value for key, value in record.items() if key != "process"}  # shown in the prefix
     level, event = str(rest.pop("level", "info")), str(rest.pop("event"))
     at, trace = _local_time(str(rest.pop("timestamp", ""))), rest.pop("exception", None)
     head = " ".join(part for part in (at, click.style(f"{level:<7}", fg=LEVEL_COLOURS.get(level)), event) if part)
-    pairs = " ".join(f"{key}={_shown(value)}" for key, value in rest.items() if value not in (None, ""))
+    pairs = " ".join(f"{key}={_format_value(value)}" for key, value in rest.items() if value not in (None, ""))
     line = f"{head} {click.style(pairs, dim=True)}" if pairs else head
     return f"{line}\n{trace}" if trace else line
 
@@ -59,6 +59,6 @@ def _local_time(stamp: str) -> str:
         return stamp
 
 
-def _shown(value: object) -> str:
+def _format_value(value: object) -> str:
     text = value if isinstance(value, str) else msgspec.json.encode(value).decode()
     return msgspec.json.encode(text).decode() if " " in text and isinstance(value, str) else text

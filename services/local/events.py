@@ -1,4 +1,4 @@
-"""`quanyu facts`: what waits between the services, what is parked and why, and sending it again."""
+"""`quanyu events`: the command that shows waiting and parked events, and replays parked ones."""
 
 import asyncio
 from typing import Any
@@ -15,30 +15,30 @@ from services.local.options import data_option
 
 
 @click.command()
-@click.option("--replay", is_flag=True, help="Send all parked facts again.")
+@click.option("--replay", is_flag=True, help="Deliver all parked events again.")
 @data_option
-def facts(folder: Folder, replay: bool) -> None:
-    """Shows how many facts wait for each listener and which are parked; exit status 1 while any is parked."""
+def events(folder: Folder, replay: bool) -> None:
+    """Shows how many events wait for each subscriber, and which are parked and why. The exit status is 1 while an event is parked."""
     parked = asyncio.run(_show(folder, replay, Console()))
     raise SystemExit(1 if parked else 0)
 
 
 async def _show(folder: Folder, replay: bool, console: Console) -> int:
-    waiting = Table("from", "to", "waiting", "parked", title="facts between services")
-    reasons = Table("id", "kind", "key", "tries", "why", title="parked")
-    async with client.channels(folder) as channels:
+    waiting = Table("from", "to", "waiting", "parked", title="events between services")
+    reasons = Table("id", "kind", "key", "attempts", "reason", title="parked")
+    async with client.open_channels(folder) as channels:
         for name in SERVICES:
             stub: Any = facts_pb2_grpc.FactOutboxServiceStub(channels[name])
             if replay:
                 replayed = (await stub.ReplayParkedFacts(facts_pb2.ReplayParkedFactsRequest())).replayed
                 if replayed:
-                    console.print(f"{name}: {replayed} sent again")
+                    console.print(f"{name}: {replayed} delivered again")
             for each in (await stub.GetBacklog(facts_pb2.GetBacklogRequest())).backlogs:
                 waiting.add_row(name, each.listener, f"{each.waiting:,}", f"[red]{each.parked:,}[/]" if each.parked else "0")
-            for fact in (await stub.ListParkedFacts(facts_pb2.ListParkedFactsRequest())).facts:
-                reasons.add_row(fact.id, fact.kind, fact.key, str(fact.attempts), fact.reason)
-    console.print(waiting if waiting.row_count else "nothing waits between the services")
+            for event in (await stub.ListParkedFacts(facts_pb2.ListParkedFactsRequest())).facts:
+                reasons.add_row(event.id, event.kind, event.key, str(event.attempts), event.reason)
+    console.print(waiting if waiting.row_count else "No event waits.")
     if reasons.row_count:
         console.print(reasons)
-        console.print("put right what is wrong, then: quanyu facts --replay")
+        console.print("Correct the cause, then run: quanyu events --replay")
     return reasons.row_count

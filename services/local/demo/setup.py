@@ -1,4 +1,4 @@
-"""What the demo world needs beyond an import: the district, its campaign, targets, and a link somebody made by mistake."""
+"""Setup of the demo world beyond its import: the district, its campaign, targets, and a wrong link of two consumers."""
 
 from collections.abc import Iterator, Mapping
 from datetime import UTC, date, datetime, timedelta
@@ -14,49 +14,49 @@ from quanyu.member.v1 import identity_pb2, identity_pb2_grpc
 from quanyu.organization.v1 import chart_pb2, chart_pb2_grpc, targets_pb2, targets_pb2_grpc
 from services.kit.calendar import day_of
 from services.local import campaign
-from services.local.campaign import Part, Plan
-from services.local.client import standing
+from services.local.campaign import CampaignPlan, Participation
+from services.local.client import create_if_missing
 from services.local.demo.tables import place, shops_of, store_id
 from services.local.demo.world import BRANDS, CAMPAIGN, DISTRICT, DISTRICT_METRES, MIDDLE, SHIRT_BRAND, VENUES, ZONE
 
 Channels = Mapping[str, grpc.aio.Channel]
 VALIDITY_DAYS = 14
 FEN = 100
-PLAN = Plan(CAMPAIGN, DISTRICT, "三里屯集合券包", "Sanlitun pack", ZONE)
+PLAN = CampaignPlan(CAMPAIGN, DISTRICT, "三里屯集合券包", "Sanlitun pack", ZONE)
 
 
-async def is_there(channels: Channels) -> bool:
-    """Whether the demo world stands: the last thing made is the last brand's part in its campaign, whether that still runs or not."""
-    return any(each.brand_count >= len(BRANDS) for each in await campaign.opened(channels, PLAN))
+async def is_loaded(channels: Channels) -> bool:
+    """True if the demo world is complete: the last brand's participation in the campaign is created last."""
+    return any(each.brand_count >= len(BRANDS) for each in await campaign.list_campaigns(channels, PLAN))
 
 
-async def is_running(channels: Channels) -> bool:
-    """Whether it stands and coupons are given there."""
-    return any(each.brand_count >= len(BRANDS) and campaign.runs(each) for each in await campaign.opened(channels, PLAN))
+async def has_running_campaign(channels: Channels) -> bool:
+    """True if the demo world is complete and its campaign runs."""
+    return any(each.brand_count >= len(BRANDS) and campaign.is_running(each) for each in await campaign.list_campaigns(channels, PLAN))
 
 
-async def stage(channels: Channels) -> None:
-    """Makes what is missing; what stands already stays."""
+async def create(channels: Channels) -> None:
+    """Creates what is missing and leaves existing objects as they are."""
     today = day_of(datetime.now(UTC), ZONE)
-    await _district(channels)
-    await _targets(channels, today)
-    await _mistake(channels)
-    await campaign.keep(channels, PLAN, _parts(), today)
+    await _create_district(channels)
+    await _set_targets(channels, today)
+    await _link_by_mistake(channels)
+    await campaign.ensure_running(channels, PLAN, _participations(), today)
 
 
 async def renew(channels: Channels) -> bool:
-    """Puts up again what time took from a world that stands: its campaign and the targets of this month and the next. Whether it had to."""
+    """Renews the campaign and the targets of this month and the next; returns True if one had expired."""
     today = day_of(datetime.now(UTC), ZONE)
-    ended = not await is_running(channels)
+    ended = not await has_running_campaign(channels)
     if ended:
-        await campaign.keep(channels, PLAN, _parts(), today)
-    return await _targets(channels, today) or ended
+        await campaign.ensure_running(channels, PLAN, _participations(), today)
+    return await _set_targets(channels, today) or ended
 
 
-async def _district(channels: Channels) -> None:
+async def _create_district(channels: Channels) -> None:
     places: Any = places_pb2_grpc.PlaceServiceStub(channels["district"])
     fence = places_pb2.Geofence(radius_metres=DISTRICT_METRES)
-    await standing(
+    await create_if_missing(
         places.CreateDistrict(
             places_pb2.CreateDistrictRequest(
                 request_id="demo:district", id=DISTRICT, name="三里屯（示例）", name_en="Sanlitun (demo)", zone=ZONE, geofence=fence,
@@ -83,29 +83,29 @@ def _point(east: int, north: int) -> Point:
     return Point(longitude=longitude, latitude=latitude)
 
 
-def _parts() -> Iterator[Part]:
-    """All brands take part; one gives a single coupon."""
+def _participations() -> Iterator[Participation]:
+    """Yields the participation of each brand; one brand gives a single coupon."""
     for brand in BRANDS:
         minimum, value = brand.coupon
         terms = campaigns_pb2.CouponTerms(
             name=f"满{minimum}减{value}", name_en=f"{value} off from {minimum}", validity_days=VALIDITY_DAYS,
             value=Money(minor=value * FEN, currency="CNY"), minimum_spend=Money(minor=minimum * FEN, currency="CNY"),
         )  # fmt: skip
-        yield Part(brand.id, terms, brand.budget)
+        yield Participation(brand.id, terms, brand.budget)
 
 
-async def _targets(channels: Channels, today: date) -> bool:
-    """Online and offline targets of the shirt brand's tree, for this month and the next. Whether any was missing."""
+async def _set_targets(channels: Channels, today: date) -> bool:
+    """Sets online and offline targets of the shirt brand's org units, for this month and the next; returns True if one was missing."""
     stub: Any = targets_pb2_grpc.TargetServiceStub(channels["organization"])
     chart: Any = chart_pb2_grpc.ChartServiceStub(channels["organization"])
     key, headquarters = SHIRT_BRAND.removeprefix("brd_"), f"unt_{SHIRT_BRAND}"
     following = (today.replace(day=28) + timedelta(days=4)).replace(day=1)
-    asked = targets_pb2.GetScorecardRequest(unit_id=headquarters, from_day=str(today), until_day=str(following))
-    stand = {each.target.month for each in (await stub.GetScorecard(asked)).scorecard.attainments}
+    request = targets_pb2.GetScorecardRequest(unit_id=headquarters, from_day=str(today), until_day=str(following))
+    months = {each.target.month for each in (await stub.GetScorecard(request)).scorecard.attainments}
     stores = await chart.BatchGetStores(chart_pb2.BatchGetStoresRequest(ids=[f"str_{key}_taikoo"]))
-    # The headquarters' target says that the month's others stand: it is the last.
+    # The headquarters' target is set last, so it proves that the others of the month exist.
     amounts = {store.unit_id: 300_000 for store in stores.stores} | {f"unt_{key}_north": 2_000_000, headquarters: 3_000_000}
-    missing = [month for month in (f"{today:%Y-%m}", f"{following:%Y-%m}") if month not in stand]
+    missing = [month for month in (f"{today:%Y-%m}", f"{following:%Y-%m}") if month not in months]
     for month in missing:
         for unit_id, yuan in amounts.items():
             await stub.SetTarget(
@@ -117,10 +117,10 @@ async def _targets(channels: Channels, today: date) -> bool:
     return bool(missing)
 
 
-async def _mistake(channels: Channels) -> None:
-    """Two people of one name that somebody took for one."""
+async def _link_by_mistake(channels: Channels) -> None:
+    """Links two people of the same name, for an operator to unlink."""
     stub: Any = identity_pb2_grpc.IdentityServiceStub(channels["member"])
-    await standing(
+    await create_if_missing(
         stub.LinkConsumers(
             identity_pb2.LinkConsumersRequest(
                 request_id="demo:mistake", consumer_id="con_demo_li_1", linked_consumer_id="con_demo_li_2",
