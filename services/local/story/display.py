@@ -68,9 +68,9 @@ def format_reason(given: Answer) -> str:
 
 
 def format_cause(transition: Answer) -> str:
-    """Returns what moved a stage: an interaction, or too long a time since the last one."""
+    """Returns what moved a stage: an interaction, or a long time without another one."""
     kind, ref = format_label(transition["cause"]["kind"]), transition["cause"]["ref"] or ""
-    return f"{'nothing since ' if transition['direction'] == 'LAPSE' else ''}{kind} {ref}".strip()
+    return f"{'no interaction since ' if transition['direction'] == 'LAPSE' else ''}{kind} {ref}".strip()
 
 
 def format_promise(promise: Answer) -> str:

@@ -68,7 +68,7 @@ async def check_scorecards(story: Story, before: dict[str, Answer]) -> None:
         stores = [f"{display.format_name(each['store'])} {each['total']['orders']}" for each in card["byStore"][:STORES_SHOWN_MAX]]
         story.report(
             f"Scorecard of the {name} {display.format_name(card['store'] or card['unit'] or card['brand'])}",
-            f"gains 1 order: {display.format_totals(card['total'])}, {card['online']['orders']} of them online.",
+            f"gains 1 order. Today: {display.format_totals(card['total'])}, {card['online']['orders']} of them online.",
             f"Scenario: urgent need. Fulfilled by: {', '.join(stores)}.",
         )
         for attainment in card["attainments"]:
