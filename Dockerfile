@@ -1,8 +1,8 @@
-# One image for all five processes; what runs is the command: `python -m services.member`, …, `python -m gateway`.
+# One image for all five processes; the command selects one: `python -m services.member`, …, `python -m gateway`.
 FROM python:3.12-slim AS build
 WORKDIR /src
 RUN python -m venv /opt/quanyu
-# The dependencies first: they change less often than we do.
+# Dependencies first, since they change less often than the sources.
 COPY pyproject.toml ./
 RUN python -c "import tomllib; print('\n'.join(tomllib.load(open('pyproject.toml', 'rb'))['project']['dependencies']))" > requirements.txt \
     && /opt/quanyu/bin/pip install --no-cache-dir -r requirements.txt
