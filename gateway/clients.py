@@ -18,6 +18,7 @@ from msgspec import Struct
 
 from gateway.unary import unary
 from services.kit import channel
+from services.kit.descriptors import full_name, method_of
 from services.kit.errors import Overloaded, Refusal, Unavailable
 from services.kit.house import SERVICES
 from services.kit.principals import Principal, Signer
@@ -48,14 +49,10 @@ class Rpc(Struct, frozen=True):
 
 
 def rpc_of(request: type[Message]) -> Rpc:
-    """The rpc a request belongs to; TypeError when it is no request."""
-    descriptor: Descriptor = request.DESCRIPTOR
-    for service in descriptor.file.services_by_name.values():
-        for method in service.methods:
-            if method.input_type is descriptor:
-                path = f"/{service.full_name}/{method.name}"
-                return Rpc(descriptor.full_name.split(".")[1], path, request, GetMessageClass(method.output_type), method)
-    raise TypeError(f"{descriptor.full_name} is no rpc's request")
+    """Returns the rpc that takes this request; TypeError if it is no request."""
+    method = method_of(request.DESCRIPTOR)
+    service = method.containing_service.full_name.split(".")[1]
+    return Rpc(service, f"/{full_name(method)}", request, GetMessageClass(method.output_type), method)
 
 
 @contextmanager

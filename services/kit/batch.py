@@ -1,4 +1,4 @@
-"""The commands of one transaction: read their counters, decide each in order on the state the earlier ones left, write it all at once.
+"""Commands of one transaction: read their counters, decide each in order on the state the earlier ones left, write it all at once.
 
 What the transaction holds is what the same commands would have left one after the other, whoever else writes meanwhile: it reads
 one snapshot, MongoDB refuses to commit over a document changed since, and each counter is written only at the version that was read.
@@ -16,11 +16,11 @@ from pymongo import UpdateOne
 from pymongo.errors import BulkWriteError
 
 from quanyu.facts.v1 import facts_pb2
-from services.kit import once as once_records
 from services.kit.errors import Conflict, Refusal
+from services.kit.facts.fact import Fact
 from services.kit.facts.outbox import Outbox
+from services.kit.idempotency import IdempotencyGuard, IdempotencyKey
 from services.kit.mongo import Database, Document, Session
-from services.kit.once import Once
 
 DUPLICATE_KEY = 11000
 Item = TypeVar("Item")
@@ -45,20 +45,20 @@ class Outcome(Struct, frozen=True, kw_only=True):
     `inserts`: documents of any collection, with their `_id`; one that exists refuses the command with Conflict ALREADY_EXISTS.
     `updates`: (collection, filter with an `_id`, update) of documents that are not counters; each must match its document, else the
     command is decided again alone and then refused with Conflict STATE_CHANGED.
-    `facts`: structs for the outbox, told in this order.
+    `facts`: facts for the outbox, in this order.
     """
 
     increments: Mapping[Ref, Mapping[str, int]]
     inserts: Sequence[tuple[str, Document]] = ()
     updates: Sequence[tuple[str, Document, Document]] = ()
-    facts: Sequence[Struct] = ()
+    facts: Sequence[Fact] = ()
     answer: Message
 
 
 class Command(Struct, eq=False):
     """One caller's request in the lane; `context` and `at` are those of its submission."""
 
-    once: Once | None
+    key: IdempotencyKey | None
     counters: Sequence[Ref]
     decide: Callable[[State], Outcome]
     answer_type: type[Message]
@@ -77,13 +77,12 @@ class Batch:
     def __init__(self, database: Database, outbox: Outbox, commands: Sequence[Command]) -> None:
         self.database, self.outbox, self.commands = database, outbox, commands
         self.state: dict[Ref, Document | None] = {ref: None for command in commands for ref in command.counters}
-        self.records: dict[str, Document] = {}
-        self.guards: dict[Ref, Any] = {}
+        self.guard = IdempotencyGuard(database)
+        self.versions: dict[Ref, Any] = {}
         self.sums: dict[Ref, dict[str, int]] = {}
         self.inserts: dict[Ref, Document] = {}
         self.updates: list[tuple[str, UpdateOne]] = []
         self.facts: list[facts_pb2.Fact] = []
-        self.told: list[Document] = []
 
     async def run(self, session: Session) -> list[Message | Exception]:
         """Whatever it raises aborts the transaction; none of the commands has happened then."""
@@ -93,40 +92,32 @@ class Batch:
         return verdicts
 
     async def _read(self, session: Session) -> None:
-        ids = list({command.once.id for command in self.commands if command.once is not None})
-        if ids:
-            self.records = await once_records.find(self.database, ids, session)
+        self.guard = await IdempotencyGuard.read(self.database, [command.key for command in self.commands if command.key], session)
         for collection, refs in _by_collection((ref.collection, ref.id) for ref in self.state):
             found = self.database[collection].find({"_id": {"$in": refs}}, session=session, batch_size=len(refs) + 1)
             self.state.update({Ref(collection, document["_id"]): document for document in await found.to_list(None)})
 
     def _judge(self, command: Command) -> Message | Exception:
-        once = command.once
+        key = command.key
         try:
-            if once is not None and (record := self.records.get(once.id)) is not None:
-                replayed: Message = once.replay(record, command.answer_type)
-                return replayed
+            if key and (first := self.guard.replay(key, command.answer_type)) is not None:
+                return first
             try:
                 outcome = command.context.run(command.decide, {ref: self.state[ref] for ref in command.counters})
                 facts = [self.outbox.fact(told, command.at) for told in outcome.facts]
-                record = None if once is None else once.record(command.at, answer=outcome.answer)
                 self._accept(command, outcome)
             except Refusal as refusal:
-                if once is not None and once_records.worth_keeping(refusal):
-                    self._remember(once.record(command.at, refusal=refusal))
+                if key:
+                    self.guard.record(key, command.at, refusal)
                 return refusal
         except Entangled:
             raise
         except Exception as error:  # a decision with a bug: nothing of it was taken over, its caller alone hears it
             return error
         self.facts += facts
-        if record is not None:
-            self._remember(record)
+        if key:
+            self.guard.record(key, command.at, outcome.answer)
         return outcome.answer
-
-    def _remember(self, record: Document) -> None:
-        self.records[record["_id"]] = record
-        self.told.append(record)
 
     def _accept(self, command: Command, outcome: Outcome) -> None:
         """Takes the outcome over as a whole; raises before anything is changed."""
@@ -169,7 +160,7 @@ class Batch:
             self._insert(ref, document)
             return
         if ref not in self.sums:
-            self.guards[ref] = (self.state[ref] or {}).get("version", {"$exists": False})
+            self.versions[ref] = (self.state[ref] or {}).get("version", {"$exists": False})
             self.sums[ref] = {}
         self.state[ref] = document
         sums = self.sums[ref]
@@ -179,7 +170,7 @@ class Batch:
 
     async def _write(self, session: Session) -> None:
         increments = [
-            (ref.collection, UpdateOne({"_id": ref.id, "version": self.guards[ref]}, {"$inc": sums})) for ref, sums in self.sums.items()
+            (ref.collection, UpdateOne({"_id": ref.id, "version": self.versions[ref]}, {"$inc": sums})) for ref, sums in self.sums.items()
         ]
         await self._each_matches(increments, session)
         for collection, documents in _by_collection((ref.collection, document) for ref, document in self.inserts.items()):
@@ -192,8 +183,7 @@ class Batch:
         await self._each_matches(self.updates, session)
         if self.facts:
             await self.outbox.write(session, self.facts)
-        if self.told:
-            await self.database[once_records.COLLECTION].insert_many(self.told, session=session)
+        await self.guard.write(session)
 
     async def _each_matches(self, updates: Iterable[tuple[str, UpdateOne]], session: Session) -> None:
         for collection, operations in _by_collection(updates):

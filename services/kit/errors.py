@@ -1,22 +1,25 @@
-"""The one family of refusals. Rules raise them, `kit.status` carries them over gRPC, the gateway turns them into types.
+"""Refusals: the errors that a caller can act on. Rules raise them, `kit.status` maps them to gRPC, the gateway to GraphQL types.
 
 Nothing here knows gRPC. A reason is a member of the use case's own `Reason(StrEnum)`; metadata are the facts a caller needs
 to act on (ids, limits, times), never personal data.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
 from enum import StrEnum
+from typing import ClassVar
 
 
 class Refusal(Exception):
     """Base of the family.
 
-    `reason` names the rule that refused, `message` says to a person what to do next, `metadata` carries the facts.
-    `retryable` tells whether the same call may succeed later without anything else being changed by the caller.
+    `code` names the class wherever a refusal is stored or sent; it stays when the class is renamed.
+    `reason` names the rule that refused, `message` tells a person what to do next, `metadata` carries the facts.
+    `retryable` is true if the same call may succeed later without any other change by the caller.
     """
 
+    code: ClassVar[str]
     retryable = False
 
     def __init__(self, reason: StrEnum | str, message: str = "", /, *, retry_after: timedelta | None = None, **metadata: object) -> None:
@@ -30,8 +33,10 @@ class Refusal(Exception):
 class Invalid(Refusal):
     """The request itself is wrong: it will never succeed as it is. `field` in the metadata is the path of the part: `lines[0].price`."""
 
+    code = "INVALID"
+
     def under(self, field: str) -> "Invalid":
-        """The same, told of the whole that has `field`: what was `price` is `product.price`."""
+        """Returns the refusal with `field` before its path: `price` becomes `product.price`."""
         inner = self.metadata.get("field")
         self.metadata["field"] = f"{field}.{inner}" if inner else field
         return self
@@ -49,29 +54,47 @@ def under(field: str) -> Iterator[None]:
 class NotFound(Refusal):
     """There is no such thing within the caller's scope."""
 
+    code = "NOT_FOUND"
+
 
 class Denied(Refusal):
     """The caller may not do this."""
 
+    code = "DENIED"
+
 
 class Conflict(Refusal):
-    """The state does not allow this now; the reason says which state."""
+    """The state does not allow this now; the reason names the state."""
+
+    code = "CONFLICT"
 
 
 class Exhausted(Refusal):
     """A budget, a stock, a quota or a queue has nothing left."""
 
+    code = "EXHAUSTED"
+
 
 class Unavailable(Refusal):
-    """Something this depends on does not answer; the same call may be made again."""
+    """A dependency does not answer; the same call may be made again."""
 
+    code = "UNAVAILABLE"
     retryable = True
 
 
 class Overloaded(Exhausted):
     """A bounded queue is full: the work was not begun and the same call may be made again."""
 
+    code = "OVERLOADED"
     retryable = True
 
 
 FAMILY: tuple[type[Refusal], ...] = (Invalid, NotFound, Denied, Conflict, Exhausted, Unavailable, Overloaded)
+BY_CODE: Mapping[str, type[Refusal]] = {kind.code: kind for kind in FAMILY}
+
+
+def restore(code: str, reason: str, message: str, metadata: Mapping[str, str]) -> Refusal:
+    """Builds the refusal that was stored or sent as these values. KeyError for an unknown code."""
+    refusal = BY_CODE[code](reason, message)
+    refusal.metadata = dict(metadata)
+    return refusal

@@ -18,8 +18,8 @@ from services.kit.batch import Batch, Command, Outcome, Ref, State
 from services.kit.clock import Clock
 from services.kit.errors import Overloaded, Refusal, Unavailable
 from services.kit.facts.outbox import Outbox
+from services.kit.idempotency import IdempotencyKey
 from services.kit.mongo import Database, Session
-from services.kit.once import Once
 
 __all__ = ["Lane", "Outcome", "Ref", "State"]
 
@@ -37,7 +37,7 @@ Answer = TypeVar("Answer", bound=Message)
 
 
 class Lane:
-    """One per process and database: `answer = await lane.run(once, counters, decide, Answer)`."""
+    """One per process and database: `answer = await lane.run(key, counters, decide, Answer)`."""
 
     def __init__(
         self,
@@ -58,21 +58,21 @@ class Lane:
         self._closed = False
 
     async def run(
-        self, once: Once | None, counters: Sequence[Ref], decide: Callable[[State], Outcome], answer_type: type[Answer]
+        self, key: IdempotencyKey | None, counters: Sequence[Ref], decide: Callable[[State], Outcome], answer_type: type[Answer]
     ) -> Answer:
-        """The answer of `decide`, once its outcome is committed; the first answer again when `once` was carried out before.
+        """The answer of `decide`, once its outcome is committed; the first answer again when `key` has a record.
 
         `decide` is pure and synchronous, may run several times, and refuses by raising a Refusal, which changes nothing. It runs in the
         caller's context. Raises also Conflict REQUEST_ID_REUSED, ALREADY_EXISTS and STATE_CHANGED (see `Outcome`), Overloaded when the
         queue is full, Unavailable when the database does not answer or the lane is closed. A caller cancelled before its transaction
-        has begun leaves no trace; later, the effect stands and `once` tells it.
+        has begun leaves no trace; later, the effect stands and a repeat with `key` gets its answer.
         """
         if self._closed:
             raise Unavailable("CLOSING", "this process is ending; make the same call again")
         if len(self._waiting) >= self.queue_max:
             raise Overloaded("LANE_FULL", "too many wait for the same thing; make the same call again shortly", retry_after=RETRY_AFTER)
         loop = asyncio.get_running_loop()
-        command = Command(once, counters, decide, answer_type, self.clock(), copy_context(), loop.create_future())
+        command = Command(key, counters, decide, answer_type, self.clock(), copy_context(), loop.create_future())
         self._waiting.append(command)
         if not self._launching and self._held.isdisjoint(counters):
             # At the end of this turn of the loop, so that callers who came in the same turn go together.
@@ -147,7 +147,7 @@ class Lane:
                 middle = len(batch) // 2
                 await self._settle(batch[:middle])
                 await self._settle(batch[middle:])
-            elif isinstance(error, Refusal) and batch[0].once is not None:
+            elif isinstance(error, Refusal) and batch[0].key is not None:
                 await self._refuse(batch[0], error)
             else:
                 _hear(batch[0], error)

@@ -47,7 +47,7 @@ class Persons:
 
     def __init__(self, database: Database) -> None:
         self.table: Table[LinkView] = Table(
-            database, "link_view", struct=LinkView, scopes={}, indexes=[IndexModel([("person_id", ASCENDING)])], scoped=False
+            database, "link_view", noun="LINK", struct=LinkView, scopes={}, indexes=[IndexModel([("person_id", ASCENDING)])], scoped=False
         )
 
     async def of(self, consumer_id: str, session: Session = None) -> Person:

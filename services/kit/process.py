@@ -11,7 +11,7 @@ import uvloop
 from msgspec import Struct
 
 from quanyu.facts.v1 import facts_pb2_grpc
-from services.kit import access, logs, once, telemetry
+from services.kit import access, idempotency, logs, telemetry
 from services.kit.access import Gate
 from services.kit.errors import Unavailable
 from services.kit.facts import relay as relaying
@@ -40,7 +40,7 @@ class Running(Struct, frozen=True):
 async def prepare(house: House, wiring: Wiring) -> None:
     """The collections and indexes a service needs; what is there already stays."""
     await house.database.ping()
-    await once.prepare(house.database)
+    await idempotency.prepare(house.database)
     await house.outbox.prepare()
     await house.scopes.prepare()
     for table in wiring.tables:

@@ -1,6 +1,6 @@
 """Refusals as gRPC status with `google.rpc` details, and back at the client.
 
-The reason, its metadata, the message and the time to wait survive the wire; nothing of an unknown exception does.
+Code, reason, metadata, message and the time to wait are sent; nothing of an unknown exception is.
 """
 
 from datetime import timedelta
@@ -23,7 +23,6 @@ CODES: dict[type[errors.Refusal], grpc.StatusCode] = {
     errors.Unavailable: grpc.StatusCode.UNAVAILABLE,
     errors.Overloaded: grpc.StatusCode.RESOURCE_EXHAUSTED,
 }
-KINDS = {kind.__name__: kind for kind in CODES}
 # What a server or channel says itself, without our details.
 TRANSPORT: dict[grpc.StatusCode, tuple[type[errors.Refusal], str]] = {
     grpc.StatusCode.DEADLINE_EXCEEDED: (errors.Unavailable, "DEADLINE_EXCEEDED"),
@@ -34,8 +33,8 @@ TRANSPORT: dict[grpc.StatusCode, tuple[type[errors.Refusal], str]] = {
 
 
 def to_status(refusal: errors.Refusal) -> status_pb2.Status:
-    """The refusal as a `google.rpc.Status` whose `ErrorInfo` names kind and reason."""
-    metadata = refusal.metadata | {"kind": type(refusal).__name__}
+    """Converts a refusal to a `google.rpc.Status` whose `ErrorInfo` carries its code and reason."""
+    metadata = refusal.metadata | {"code": refusal.code}
     details: list[error_details_pb2.ErrorInfo | error_details_pb2.RetryInfo] = [
         error_details_pb2.ErrorInfo(reason=refusal.reason, domain=DOMAIN, metadata=metadata)
     ]
@@ -49,7 +48,7 @@ def to_status(refusal: errors.Refusal) -> status_pb2.Status:
 
 
 def from_status(status: status_pb2.Status) -> errors.Refusal | None:
-    """The refusal a status carries; None when it was not made by `to_status`."""
+    """Returns the refusal that a status carries; None if `to_status` did not make it."""
     info, retry_after = error_details_pb2.ErrorInfo(), None
     for detail in status.details:
         if detail.Is(error_details_pb2.RetryInfo.DESCRIPTOR):
@@ -59,11 +58,11 @@ def from_status(status: status_pb2.Status) -> errors.Refusal | None:
         elif detail.Is(error_details_pb2.ErrorInfo.DESCRIPTOR):
             detail.Unpack(info)
     metadata: dict[str, str] = dict(info.metadata)
-    kind = KINDS.get(metadata.pop("kind", ""))
-    if info.domain != DOMAIN or kind is None:
+    code = metadata.pop("code", "")
+    if info.domain != DOMAIN or code not in errors.BY_CODE:
         return None
-    refusal = kind(info.reason, status.message, retry_after=retry_after)
-    refusal.metadata = metadata
+    refusal = errors.restore(code, info.reason, status.message, metadata)
+    refusal.retry_after = retry_after
     return refusal
 
 

@@ -14,6 +14,7 @@ from quanyu.common.v1.page_pb2 import PageInfo, PageRequest
 from services.kit import clock, documents, errors, pages
 from services.kit.access import Reach, caller
 from services.kit.enums import ScopeKind
+from services.kit.facts.fact import Fact
 from services.kit.mongo import Database, Document, Session, Shaped, ensure
 from services.kit.unit import Unit
 
@@ -30,9 +31,10 @@ CHANGED_AT = "changed_at"
 class Table(Generic[S]):
     """Rows of one noun: `struct` is what rules know of it, `message` what reads answer with.
 
-    `scopes` names, per kind of scope, the field (or fields) that hold the id a row belongs to; a row is in scope when one of
-    them lies in the caller's reach. `public` rows are read by anybody and written within scope. `shard_key` is the key the
-    collection shards by; hot queries carry it. Rows of a `stamped` table carry CHANGED_AT: what a feed goes by.
+    `noun` names a row in reasons and messages: ORDER gives ORDER_NOT_FOUND and ORDER_EXISTS. `scopes` names, per kind of scope, the field
+    (or fields) that hold the id a row belongs to. A row is in scope when one of them lies in the caller's reach. `public` rows are read
+    by every caller and written within scope. `shard_key` is the key the collection shards by; hot queries carry it. Rows of a `stamped`
+    table carry CHANGED_AT, by which a feed reads them.
     """
 
     def __init__(
@@ -40,6 +42,7 @@ class Table(Generic[S]):
         database: Database,
         name: str,
         *,
+        noun: str,
         struct: type[S],
         message: type[Message] | None = None,
         scopes: Mapping[ScopeKind, str | tuple[str, ...]],
@@ -49,11 +52,10 @@ class Table(Generic[S]):
         stamped: bool = False,
         scoped: bool = True,
     ) -> None:
-        self.database, self.name, self.struct, self.message = database, name, struct, message
+        self.database, self.name, self.noun, self.struct, self.message = database, name, noun, struct, message
         self.scopes = {kind: (paths,) if isinstance(paths, str) else paths for kind, paths in scopes.items()}
         self.public, self.indexes, self.shard_key, self.stamped, self.scoped = public, indexes, shard_key, stamped, scoped
         self.projection = documents.projection(message.DESCRIPTOR) if message else None
-        self.noun = struct.__name__.upper()
 
     @property
     def collection(self) -> Any:
@@ -64,7 +66,7 @@ class Table(Generic[S]):
     def unscoped(self) -> "Table[S]":
         """The same table without the caller's scope: for effects of facts and for rows that a rule has justified already."""
         return Table(
-            self.database, self.name, struct=self.struct, message=self.message, scopes=self.scopes, public=self.public,
+            self.database, self.name, noun=self.noun, struct=self.struct, message=self.message, scopes=self.scopes, public=self.public,
             indexes=self.indexes, shard_key=self.shard_key, stamped=self.stamped, scoped=False,
         )  # fmt: skip
 
@@ -199,10 +201,10 @@ class Table(Generic[S]):
         try:
             await self.collection.insert_one(document | self.stamp(), session=unit.session)
         except DuplicateKeyError:
-            raise errors.Conflict(f"{self.noun}_EXISTS", f"there is such a {self.struct.__name__.lower()} already") from None
+            raise errors.Conflict(f"{self.noun}_EXISTS", f"this {self._shown} exists already; take another id") from None
         return self.answer(document)
 
-    async def decide(self, unit: Unit, id: str, rule: Callable[..., tuple[S, Sequence[Struct]]], **arguments: Any) -> Shaped:
+    async def decide(self, unit: Unit, id: str, rule: Callable[..., tuple[S, Sequence[Fact]]], **arguments: Any) -> Shaped:
         """Loads a row, lets `rule(row, **arguments)` decide, writes what changed and tells the facts; answers like the message."""
         before = await self.load(id, session=unit.session, writing=True)
         after, facts = rule(before, **arguments)
@@ -241,8 +243,12 @@ class Table(Generic[S]):
         return documents.shaped(document, self.message.DESCRIPTOR) if self.message else document
 
     def missing(self, id: str) -> errors.NotFound:
-        """The refusal for an id that is not in scope."""
-        return errors.NotFound(f"{self.noun}_NOT_FOUND", f"there is no such {self.struct.__name__.lower()} for you", id=id)
+        """Returns the refusal for an id that is not in the caller's scope."""
+        return errors.NotFound(f"{self.noun}_NOT_FOUND", f"this {self._shown} does not exist, or you may not see it; check its id", id=id)
+
+    @property
+    def _shown(self) -> str:
+        return self.noun.lower().replace("_", " ")
 
     def owns(self, document: Document) -> bool:
         """Whether a row, as it is stored, lies within the caller's scope."""

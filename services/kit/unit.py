@@ -1,4 +1,4 @@
-"""A unit of work: one ordinary write is one transaction of the changed documents, their facts and the once-record of its request.
+"""Unit of work: an ordinary write is one transaction of the changed documents, their facts and its idempotency record.
 
 class Tasks(tasks_pb2_grpc.TaskServiceServicer):
     @write
@@ -7,21 +7,21 @@ class Tasks(tasks_pb2_grpc.TaskServiceServicer):
 
 from collections.abc import Awaitable, Callable
 from datetime import datetime
-from functools import wraps
+from functools import partial, wraps
 from inspect import signature
 from typing import Any, TypeVar, get_type_hints
 
-import msgspec
 from google.protobuf.message import Message
-from pymongo import ReturnDocument
-from pymongo.errors import DuplicateKeyError
+from pymongo.errors import BulkWriteError, DuplicateKeyError
 
-from services.kit import errors, once
 from services.kit.access import Caller, caller
 from services.kit.clock import Clock
+from services.kit.descriptors import full_name, method_of
+from services.kit.errors import Refusal
+from services.kit.facts.fact import Fact
 from services.kit.facts.outbox import Outbox
-from services.kit.mongo import Database, Document, Session
-from services.kit.once import Once
+from services.kit.idempotency import IdempotencyGuard, IdempotencyKey, is_decision
+from services.kit.mongo import Database, Session
 
 Request = TypeVar("Request", bound=Message)
 Response = TypeVar("Response", bound=Message)
@@ -33,15 +33,15 @@ class Unit:
 
     def __init__(self, session: Session, at: datetime, outbox: Outbox) -> None:
         self.session, self.at, self.outbox = session, at, outbox
-        self.told: list[msgspec.Struct] = []
+        self.told: list[Fact] = []
 
     @property
     def caller(self) -> Caller:
-        """Whoever this is done for."""
+        """The principal on whose behalf the unit of work runs."""
         return caller()
 
-    def tell(self, *facts: msgspec.Struct) -> None:
-        """Tells facts: structs of the rules, named like their messages in facts.proto."""
+    def tell(self, *facts: Fact) -> None:
+        """Adds facts, which `flush` writes."""
         self.told += facts
 
     async def flush(self) -> None:
@@ -52,71 +52,75 @@ class Unit:
 
 
 class Units:
-    """Runs units of work, each once by its request id."""
+    """Runs units of work, each once by its idempotency key."""
 
     def __init__(self, database: Database, outbox: Outbox, clock: Clock) -> None:
         self.database, self.outbox, self.clock = database, outbox, clock
 
     async def run(
-        self, caller_id: str, method: str, request: Message, answer_type: type[Response], body: Callable[[Unit], Awaitable[Response]]
+        self, request: Message, answer_type: type[Response], body: Callable[[Unit], Awaitable[Response]], *, step: str = ""
     ) -> Response:
-        """Runs `body` in a transaction, anew after a write conflict. A repeat of the request hears the first answer or refusal."""
-        request_once, at = Once.of(caller_id, method, request), self.clock()
+        """Runs `body` in a transaction, again after a write conflict. A repeat of the request gets the first answer or refusal.
+
+        `step` names a later transaction of the same rpc.
+        """
+        key, at = IdempotencyKey.of(request, step=step), self.clock()
 
         async def attempt(session: Session) -> Response:
-            found = await once.find(self.database, [request_once.id], session)
-            if record := found.get(request_once.id):
-                replayed: Response = request_once.replay(record, answer_type)
-                return replayed
+            guard = await IdempotencyGuard.read(self.database, [key], session)
+            if (first := guard.replay(key, answer_type)) is not None:
+                return first
             unit = Unit(session, at, self.outbox)
             answer = await body(unit)
             await unit.flush()
-            await self.database[once.COLLECTION].insert_one(request_once.record(at, answer=answer), session=session)
+            guard.record(key, at, answer)
+            await guard.write(session)
             return answer
 
-        try:
-            return await self.database.transact(attempt)
-        except DuplicateKeyError as error:
-            # Our own record, written by a twin of this request meanwhile; any other duplicate is a bug of the body.
-            found = await once.find(self.database, [request_once.id])
-            if record := found.get(request_once.id):
-                replayed: Response = request_once.replay(record, answer_type)
-                return replayed
-            raise error
-        except errors.Refusal as refusal:
-            if once.worth_keeping(refusal) and (earlier := await self._keep(request_once, at, refusal)):
-                replayed = request_once.replay(earlier, answer_type)
-                return replayed  # noqa: RET504 - typed above
-            raise
+        async def keep(refusal: Refusal, session: Session) -> Response | None:
+            """Records the refusal in a transaction of its own; returns the answer of a concurrent repeat that has succeeded."""
+            guard = await IdempotencyGuard.read(self.database, [key], session)
+            if (first := guard.replay(key, answer_type)) is None:
+                guard.record(key, at, refusal)
+                await guard.write(session)
+            return first
 
-    async def _keep(self, request_once: Once, at: datetime, refusal: errors.Refusal) -> Document | None:
-        """Records a refusal so that a repeat hears it again; the record of a twin that was faster, if there is one."""
-        record = request_once.record(at, refusal=refusal)
-        del record["_id"]
-        earlier: Document | None = await self.database[once.COLLECTION].find_one_and_update(
-            {"_id": request_once.id}, {"$setOnInsert": record}, upsert=True, return_document=ReturnDocument.BEFORE
-        )
-        return earlier
+        try:
+            try:
+                return await self.database.transact(attempt)
+            except Refusal as refusal:
+                if is_decision(refusal) and (first := await self.database.transact(partial(keep, refusal))) is not None:
+                    return first
+                raise
+        except (DuplicateKeyError, BulkWriteError):
+            # The record of a concurrent repeat; any other duplicate is a bug of the body.
+            guard = await IdempotencyGuard.read(self.database, [key])
+            if (first := guard.replay(key, answer_type)) is None:
+                raise
+            return first
 
 
 def write(
     method: Callable[[Servicer, Request, Unit], Awaitable[Response]],
 ) -> Callable[[Servicer, Request, Any], Awaitable[Response]]:
-    """Makes a servicer's method an ordinary write. The servicer has `units`; the request has `request_id`."""
-    answer_type: list[type[Response]] = []
+    """Makes a servicer's method an ordinary write. The servicer has `units`; the request has `request_id`.
+
+    TypeError when the class is defined, if the method is not the rpc of its request and response.
+    """
+    hints = get_type_hints(method)
+    rpc = method_of(hints["request"].DESCRIPTOR)
+    answer_type: type[Response] = hints["return"]
+    if (rpc.name, rpc.output_type) != (method.__name__, answer_type.DESCRIPTOR) or len(signature(method).parameters) != 3:
+        raise TypeError(f"{method.__qualname__} must take (self, request, unit) and have the name and the response of {full_name(rpc)}")
 
     @wraps(method)
     async def call(self: Servicer, request: Request, context: Any) -> Response:
-        if not answer_type:
-            answer_type.append(get_type_hints(method)["return"])
         units: Units = self.units  # type: ignore[attr-defined]
 
         async def body(unit: Unit) -> Response:
             return await method(self, request, unit)
 
-        name = f"{type(self).__name__}/{method.__name__}"
-        return await units.run(caller().id, name, request, answer_type[0], body)
+        return await units.run(request, answer_type, body)
 
-    assert len(signature(method).parameters) == 3, f"{method.__qualname__} takes (self, request, unit)"
     del call.__wrapped__
     return call

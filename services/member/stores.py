@@ -26,7 +26,9 @@ class Stores:
 
     def __init__(self, house: House) -> None:
         self.scopes = house.scopes
-        self.table = Table(house.database, "store_view", struct=Store, scopes={ScopeKind.STORE: "_id", ScopeKind.BRAND: "brand_id"})
+        self.table = Table(
+            house.database, "store_view", noun="STORE", struct=Store, scopes={ScopeKind.STORE: "_id", ScopeKind.BRAND: "brand_id"}
+        )
 
     async def changed(self, unit: Unit, fact: facts_pb2.Fact) -> None:
         """Keeps what a StoreChanged says, here and in the scopes."""

@@ -10,12 +10,12 @@ from statistics import median
 from google.protobuf.wrappers_pb2 import Int64Value
 from rich.table import Table
 
-from services.kit import clock, once
+from services.kit import clock, idempotency
 from services.kit.errors import Exhausted, Unavailable
 from services.kit.facts.outbox import Outbox
+from services.kit.idempotency import IdempotencyKey
 from services.kit.lane import Lane, Outcome, Ref, State
 from services.kit.mongo import Database, Session
-from services.kit.once import Once
 from services.kit.settings import Settings
 
 TAKERS = 200
@@ -47,13 +47,13 @@ async def run(uri: str) -> Table:
 
 
 async def _measure(database: Database) -> Table:
-    await once.prepare(database)
-    await database[once.COLLECTION].insert_one({"_id": "first"})
+    await idempotency.prepare(database)
+    await database[idempotency.COLLECTION].insert_one({"_id": "first"})
     await database["stock"].insert_one({"_id": STOCK.id, "on_hand": ON_HAND, "reserved": 0, "version": 1})
     lane = Lane(database, Outbox(database, "bench"), clock.now)
 
     async def through_the_lane() -> None:
-        await lane.run(_once(), [STOCK], take, Int64Value)
+        await lane.run(_key(), [STOCK], take, Int64Value)
 
     async def through_the_lane_unrecorded() -> None:
         await lane.run(None, [STOCK], take, Int64Value)
@@ -64,19 +64,20 @@ async def _measure(database: Database) -> Table:
 
     async def own_transaction() -> None:
         async def body(session: Session) -> None:
-            taken = _once()
             stock = await database["stock"].find_one({"_id": STOCK.id}, session=session)
             outcome = take({STOCK: stock})
             await database["stock"].update_one({"_id": STOCK.id}, {"$inc": outcome.increments[STOCK]}, session=session)
-            await database[once.COLLECTION].insert_one(taken.record(clock.now(), answer=outcome.answer), session=session)
+            guard = idempotency.IdempotencyGuard(database)
+            guard.record(_key(), clock.now(), outcome.answer)
+            await guard.write(session)
 
         await database.transact(body)
 
     ways: dict[str, Take] = {
-        "lane, each take with its once-record": through_the_lane,
-        "lane, no once-record": through_the_lane_unrecorded,
+        "lane, each take with its idempotency record": through_the_lane,
+        "lane, no idempotency record": through_the_lane_unrecorded,
         "floor: one bare conditional update per take": bare_update,
-        "one transaction per take, with its once-record": own_transaction,
+        "one transaction per take, with its idempotency record": own_transaction,
     }
     rounds = [{name: await _takes_per_second(way, database) for name, way in ways.items()} for _ in range(ROUNDS)]
     await lane.close()
@@ -90,8 +91,8 @@ async def _measure(database: Database) -> Table:
     return table
 
 
-def _once() -> Once:
-    return Once(f"usr_1:quanyu.commerce.v1.StockService/HoldStock:{secrets.token_hex(16)}", b"f" * 32)
+def _key() -> IdempotencyKey:
+    return IdempotencyKey(f"usr_1:quanyu.commerce.v1.StockService/HoldStock:{secrets.token_hex(16)}", b"f" * 32)
 
 
 async def _takes_per_second(take_one: Take, database: Database) -> float:

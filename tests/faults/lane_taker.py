@@ -9,23 +9,24 @@ import sys
 from typing import Any
 
 from google.protobuf.wrappers_pb2 import Int64Value
-from msgspec import Struct
 
 from services.kit import clock
 from services.kit.errors import Exhausted, Unavailable
+from services.kit.facts.fact import Fact
 from services.kit.facts.outbox import Outbox
+from services.kit.idempotency import IdempotencyKey
 from services.kit.lane import Lane, Outcome, Ref, State
 from services.kit.mongo import Database
-from services.kit.once import Once
 from services.kit.settings import Settings
 
 STOCK = Ref("stock", "var_1:str_1")
 SOLD_OUT = "SOLD_OUT"
 
 
-class StoreChanged(Struct, frozen=True):
+class StoreChanged(Fact, frozen=True):
     """The fact each take tells."""
 
+    kind = "store_changed"
     store_id: str
 
 
@@ -51,7 +52,7 @@ async def take(lane: Lane, name: str) -> str:
 
     while True:
         try:
-            return str((await lane.run(Once(name, name.encode()), [STOCK], decide, Int64Value)).value)
+            return str((await lane.run(IdempotencyKey(name, name.encode()), [STOCK], decide, Int64Value)).value)
         except Exhausted as refusal:
             return refusal.reason
         except Unavailable:

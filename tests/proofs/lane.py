@@ -10,7 +10,7 @@ from pathlib import Path
 
 from rich.table import Table
 
-from services.kit import once
+from services.kit import idempotency
 from services.kit.facts.outbox import DELIVERIES
 from services.kit.mongo import Database
 from services.kit.settings import Settings
@@ -38,7 +38,7 @@ async def takes_survive_a_kill(settings: Settings, takes: int, pieces: int) -> d
     """Asserts the invariant and returns what was counted."""
     database = Database(settings, f"proof_{secrets.token_hex(4)}_lane")
     try:
-        await once.prepare(database)
+        await idempotency.prepare(database)
         await database[STOCK.collection].insert_one({"_id": STOCK.id, "on_hand": pieces, "reserved": 0, "version": 1})
         before_kill, survivor = await _race(database, settings, takes // 2)
         lane = lane_on(database, max(1, takes // 20))
@@ -67,11 +67,11 @@ async def takes_survive_a_kill(settings: Settings, takes: int, pieces: int) -> d
 
 
 async def _recount(database: Database, takes: int, pieces: int) -> None:
-    """The counter, the once-records, the rows inserted and the facts told all say the same."""
+    """The counter, the idempotency records, the rows inserted and the facts told all say the same."""
     stock = await database[STOCK.collection].find_one({"_id": STOCK.id})
     assert stock == {"_id": STOCK.id, "on_hand": pieces, "reserved": pieces, "version": pieces + 1}
-    assert await database[once.COLLECTION].count_documents({"answer": {"$exists": True}}) == pieces
-    assert await database[once.COLLECTION].count_documents({"refusal.reason": SOLD_OUT}) == takes - pieces
+    assert await database[idempotency.COLLECTION].count_documents({"answer": {"$exists": True}}) == pieces
+    assert await database[idempotency.COLLECTION].count_documents({"refusal.reason": SOLD_OUT}) == takes - pieces
     assert sorted(await database["holds"].distinct("piece")) == list(range(1, pieces + 1))
     assert sorted(await database[DELIVERIES].distinct("sequence")) == list(range(1, pieces + 1))
 

@@ -32,15 +32,15 @@ class CatalogStore:
     def __init__(self, database: Database) -> None:
         own = {ScopeKind.BRAND: "brand_id"}
         self.products = Table(
-            database, "products", struct=Product, message=catalog_pb2.Product, scopes=own, public=True,
+            database, "products", noun="PRODUCT", struct=Product, message=catalog_pb2.Product, scopes=own, public=True,
             indexes=[IndexModel([("brand_id", ASCENDING), ("_id", ASCENDING)])],
         )  # fmt: skip
         self.variants = Table(
-            database, "variants", struct=Variant, message=catalog_pb2.Variant, scopes=own, public=True,
+            database, "variants", noun="VARIANT", struct=Variant, message=catalog_pb2.Variant, scopes=own, public=True,
             indexes=[IndexModel([("search", ASCENDING), ("_id", ASCENDING)]), IndexModel([("product_id", ASCENDING)])],
         )  # fmt: skip
         self.offers = Table(
-            database, "offers", struct=Offer, message=catalog_pb2.Offer, scopes=own, public=True,
+            database, "offers", noun="OFFER", struct=Offer, message=catalog_pb2.Offer, scopes=own, public=True,
             indexes=[
                 IndexModel([("goods.search", ASCENDING), ("_id", ASCENDING)]),
                 IndexModel([("brand_id", ASCENDING), ("_id", ASCENDING)]),

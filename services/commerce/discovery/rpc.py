@@ -9,10 +9,9 @@ from services.commerce.discovery import rules
 from services.commerce.discovery.rules import Asked, HoldAsked
 from services.commerce.discovery.store import Shelves
 from services.commerce.stock.store import StockStore
-from services.kit import access
 from services.kit.documents import as_struct, builtins, fields
 from services.kit.house import House
-from services.kit.once import Once
+from services.kit.idempotency import IdempotencyKey
 
 
 class Discovery(discovery_pb2_grpc.DiscoveryServiceServicer):
@@ -26,12 +25,12 @@ class Discovery(discovery_pb2_grpc.DiscoveryServiceServicer):
         return discovery_pb2.SearchPromisesResponse(promises=builtins(promises), unavailable=builtins(unavailable))
 
     async def HoldPromise(self, request: discovery_pb2.HoldPromiseRequest, context: Any) -> discovery_pb2.HoldPromiseResponse:
-        once = Once.of(access.caller().id, "Discovery/HoldPromise", request)
+        key = IdempotencyKey.of(request)
         asked = as_struct(fields(request), HoldAsked)
         at = self.clock()
         shelf = await self.shelves.one(asked.store_id, asked.variant_id, rules.place(asked.destination, "destination"))
         return await self.stocks.hold(
-            once,
+            key,
             at,
             store_id=asked.store_id,
             variant_id=asked.variant_id,

@@ -24,11 +24,11 @@ from services.commerce.stock.store import HOLDS, STOCK, Move, StockStore, row_in
 from services.kit import clock, errors, ids
 from services.kit.documents import as_document
 from services.kit.errors import Conflict, NotFound, Refusal
+from services.kit.idempotency import IdempotencyKey
 from services.kit.lane import Outcome, Ref
 from services.kit.lane import State as Counters
 from services.kit.logs import logger
 from services.kit.mongo import Session, Shaped
-from services.kit.once import Once
 from services.kit.persons import Person
 from services.kit.unit import Unit
 
@@ -65,7 +65,9 @@ class Checkout:
             await self.stocks.holds.replace(unit, stock_rules.order(hold, order.id, unit.at, rules.pay_by(order)), before=hold)
         return await self.store.own.insert(unit, order)
 
-    async def place_lines(self, once: Once, asked: NewOrder, destination: bytes | None, at: datetime) -> orders_pb2.PlaceOrderResponse:
+    async def place_lines(
+        self, key: IdempotencyKey, asked: NewOrder, destination: bytes | None, at: datetime
+    ) -> orders_pb2.PlaceOrderResponse:
         """An order of goods that are taken from the store's stock with it, all or none, unless too much is held for the consumer."""
         quantities: dict[str, int] = {}
         for line in asked.lines:
@@ -94,7 +96,7 @@ class Checkout:
             )
 
         counters = list(refs.values())
-        return await self.stocks.holders.hold(once, holder, at, counters, decide, orders_pb2.PlaceOrderResponse)
+        return await self.stocks.holders.hold(key, holder, at, counters, decide, orders_pb2.PlaceOrderResponse)
 
     async def lock_coupons(self, order: Order) -> Order:
         """The order with what its coupons take off, not written yet. When the wallet refuses, the order is cancelled and that is raised."""
@@ -102,7 +104,7 @@ class Checkout:
             return rules.apply_coupons(order, await self.wallet.lock(order))
         except Refusal as refusal:
             if not refusal.retryable:
-                refused = Refused(type(refusal).__name__, refusal.reason, refusal.message, refusal.metadata)
+                refused = Refused(refusal.code, refusal.reason, refusal.message, refusal.metadata)
                 await self.cancel(order, CancelReason.COUPON_REFUSED, refused=refused)
             raise
 
@@ -159,7 +161,9 @@ class Checkout:
 
     # cancelling ------------------------------------------------------------------------------------------------------
 
-    async def cancel(self, order: Order, reason: CancelReason, *, once: Once | None = None, refused: Refused | None = None) -> Order:
+    async def cancel(
+        self, order: Order, reason: CancelReason, *, key: IdempotencyKey | None = None, refused: Refused | None = None
+    ) -> Order:
         """The order cancelled: its goods are free (held again, when they were held before and a coupon was refused), and its coupons too.
 
         When the wallet does not answer, the sweeper frees the coupons.
@@ -175,11 +179,11 @@ class Checkout:
                 updates = [(ORDERS, *self.orders.change(after))]
             try:
                 answer = orders_pb2.CancelOrderResponse(order=self.orders.answer(as_document(after)))
-                await self.stocks.move(once, moves, answer, updates=updates)
+                await self.stocks.move(key, moves, answer, updates=updates)
             except Conflict as refusal:
                 if refusal.reason != "STATE_CHANGED":
                     raise
-                order, once = await self.orders.unscoped.load(order.id), None
+                order, key = await self.orders.unscoped.load(order.id), None
                 continue
             if after.rollback:
                 await self.roll_back(after.id)

@@ -13,6 +13,7 @@ from services.commerce.stock.rules import ConsumerId, StoreId
 from services.kit.documents import as_struct
 from services.kit.enums import Scenario, Touchpoint
 from services.kit.errors import Invalid, NotFound
+from services.kit.facts.fact import Fact
 from services.kit.money import MINOR_MAX, Currency
 
 IMPORT_MAX = 500
@@ -51,9 +52,10 @@ class Bounds(Struct, frozen=True):
     total: Annotated[int, Meta(le=MINOR_MAX)]
 
 
-class OrdersImported(Struct, frozen=True):
+class OrdersImported(Fact, frozen=True):
     """A batch of orders from before this installation was imported."""
 
+    kind = "orders_imported"
     batch_id: str
     orders: tuple[OrderSummary, ...]
 

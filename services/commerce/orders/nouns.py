@@ -12,6 +12,7 @@ from services.commerce.stock.enums import Method
 from services.commerce.stock.rules import ConsumerId, Point, Quantity, StoreId
 from services.kit import ids
 from services.kit.enums import Scenario, Touchpoint
+from services.kit.facts.fact import Fact
 
 LINES_MAX = 50
 COUPONS_MAX = 10
@@ -90,9 +91,9 @@ class PaymentAsked(Struct, frozen=True):
 
 
 class Refused(Struct, frozen=True):
-    """What the wallet refused an order with, to be said again to a repeat."""
+    """The refusal by which the wallet refused an order's coupons, kept so that a repeat of the request gets it again."""
 
-    kind: str
+    code: str
     reason: str
     message: str
     metadata: dict[str, str] = {}
@@ -162,8 +163,9 @@ class OrderSummary(Struct, frozen=True):
     coupon_ids: tuple[str, ...] = ()
 
 
-class OrderPaid(Struct, frozen=True):
+class OrderPaid(Fact, frozen=True):
     """An order was paid."""
 
+    kind = "order_paid"
     order_id: str
     order: OrderSummary

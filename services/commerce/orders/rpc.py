@@ -17,18 +17,18 @@ from services.commerce.orders import history, notices, rules
 from services.commerce.orders.checkout import Checkout
 from services.commerce.orders.enums import CancelReason, OrderState, PaymentMethod, Reason
 from services.commerce.orders.history import ImportedLine, ImportedOrder
-from services.commerce.orders.nouns import NewOrder, Order, PaymentAsked, Refused
+from services.commerce.orders.nouns import NewOrder, Order, PaymentAsked
 from services.commerce.orders.store import OrderStore
 from services.commerce.rejects import rejects_of
 from services.commerce.stock.store import StockStore
-from services.kit import access, clock, errors, ids, lists
+from services.kit import clock, errors, ids, lists
 from services.kit.documents import as_struct, fields
 from services.kit.enums import Scenario, Touchpoint
 from services.kit.errors import Invalid, NotFound, Refusal
 from services.kit.house import House
+from services.kit.idempotency import IdempotencyKey
 from services.kit.logs import logger
 from services.kit.notices import Senders
-from services.kit.once import Once
 from services.kit.settings import Settings
 from services.kit.unit import Unit, write
 
@@ -53,19 +53,19 @@ class Orders(orders_pb2_grpc.OrderServiceServicer):
         """The order with its goods, once."""
         destination = self.secrets.encrypt(msgspec.json.encode(asked.destination).decode()) if asked.destination else None
         if asked.lines:
-            once = Once.of(access.caller().id, "Orders/PlaceOrder", request)
-            return await self.checkout.place_lines(once, asked, destination, self.clock())
+            return await self.checkout.place_lines(IdempotencyKey.of(request), asked, destination, self.clock())
 
         async def body(unit: Unit) -> orders_pb2.PlaceOrderResponse:
             return orders_pb2.PlaceOrderResponse(order=await self.checkout.place_holds(unit, asked, destination))
 
-        return await self.units.run(access.caller().id, "Orders/PlaceOrder", request, orders_pb2.PlaceOrderResponse, body)
+        return await self.units.run(request, orders_pb2.PlaceOrderResponse, body)
 
     async def _with_coupons(self, request: orders_pb2.PlaceOrderRequest, order_id: str) -> orders_pb2.PlaceOrderResponse:
         """The order with its coupons' discounts, once. Whoever repeats the call takes it up where it stopped."""
         order = await self.store.own.load(order_id)
         if order.refused:
-            raise said_again(order.refused)
+            refused = order.refused
+            raise errors.restore(refused.code, refused.reason, refused.message, refused.metadata)
         priced = await self.checkout.lock_coupons(order) if order.state is OrderState.PLACING else order
 
         async def body(unit: Unit) -> orders_pb2.PlaceOrderResponse:
@@ -75,8 +75,7 @@ class Orders(orders_pb2_grpc.OrderServiceServicer):
                 return orders_pb2.PlaceOrderResponse(order=await self.store.own.replace(unit, now))
             return orders_pb2.PlaceOrderResponse(order=await self.store.own.get(order_id, session=unit.session))
 
-        method = "Orders/PlaceOrder:coupons"
-        placed = await self.units.run(access.caller().id, method, request, orders_pb2.PlaceOrderResponse, body)
+        placed = await self.units.run(request, orders_pb2.PlaceOrderResponse, body, step="coupons")
         if placed.order.state == orders_pb2.ORDER_STATE_CANCELLED:
             # Cancelled while the wallet was locking: the lock may have come after the rollback.
             await self.checkout.roll_back(order_id)
@@ -91,7 +90,7 @@ class Orders(orders_pb2_grpc.OrderServiceServicer):
         method = notices.method_of(request.sender)
         rules.check_method(method, self.payable | {PaymentMethod.PROVIDER})
         notices.check_amount(paid, await self.store.own.load(paid.order_id))
-        # The notice's own bytes are no part of the once-record: each delivery is signed anew.
+        # The notice's own bytes are no part of the idempotency record: each delivery is signed anew.
         await self._pay(
             orders_pb2.PayOrderRequest(
                 request_id=f"{request.sender}:{request.request_id}",
@@ -115,16 +114,16 @@ class Orders(orders_pb2_grpc.OrderServiceServicer):
             )
             return orders_pb2.PayOrderResponse(order=order)
 
-        approved = await self.units.run(access.caller().id, "Orders/PayOrder", request, orders_pb2.PayOrderResponse, body)
+        approved = await self.units.run(request, orders_pb2.PayOrderResponse, body)
         order = await self.checkout.finish(approved.order.id)
         if order.state is OrderState.CANCELLED:
             raise rules.cancelled(order)
         return orders_pb2.PayOrderResponse(order=await self.store.own.get(order.id))
 
     async def CancelOrder(self, request: orders_pb2.CancelOrderRequest, context: Any) -> orders_pb2.CancelOrderResponse:
-        once = Once.of(access.caller().id, "Orders/CancelOrder", request)
+        key = IdempotencyKey.of(request)
         order = await self.store.own.load(request.order_id, writing=True)
-        await self.checkout.cancel(order, CancelReason.REQUESTED, once=once)
+        await self.checkout.cancel(order, CancelReason.REQUESTED, key=key)
         return orders_pb2.CancelOrderResponse(order=await self.store.own.get(order.id))
 
     async def GetOrder(self, request: orders_pb2.GetOrderRequest, context: Any) -> orders_pb2.GetOrderResponse:
@@ -234,11 +233,3 @@ def payable(settings: Settings) -> frozenset[PaymentMethod]:
     """The methods that whoever pays may name; what a provider vouches for comes as its notice."""
     sandbox = settings.sandbox_payments == "on" or (settings.sandbox_payments == "auto" and settings.env == "development")
     return frozenset({PaymentMethod.SANDBOX} if sandbox else ())
-
-
-def said_again(refused: Refused) -> Refusal:
-    """What the wallet refused an order with, for a repeat of the call."""
-    kind = next(kind for kind in errors.FAMILY if kind.__name__ == refused.kind)
-    refusal = kind(refused.reason, refused.message)
-    refusal.metadata = dict(refused.metadata)
-    return refusal

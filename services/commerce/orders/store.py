@@ -40,7 +40,7 @@ class OrderStore:
         watch.add(Watched(ORDERS, keys=("_id",), kinds=("update", "replace")))
         lists = [IndexModel([(field, ASCENDING), ("placed_at", DESCENDING), ("_id", ASCENDING)]) for field in LISTED_BY]
         self.orders = Table(
-            database, ORDERS, struct=Order, message=orders_pb2.Order,
+            database, ORDERS, noun="ORDER", struct=Order, message=orders_pb2.Order,
             scopes={ScopeKind.CONSUMER: "consumer_id", ScopeKind.STORE: "store_id", ScopeKind.BRAND: ("seller_id", "brand_ids")},
             indexes=[
                 *lists,
@@ -51,10 +51,10 @@ class OrderStore:
         )  # fmt: skip
         # A brand whose goods are in an order sees its part of it; who may change it is the consumer, the store and who runs the store.
         self.own = Table(
-            database, ORDERS, struct=Order, message=orders_pb2.Order,
+            database, ORDERS, noun="ORDER", struct=Order, message=orders_pb2.Order,
             scopes={ScopeKind.CONSUMER: "consumer_id", ScopeKind.STORE: "store_id", ScopeKind.BRAND: "seller_id"},
         )  # fmt: skip
-        self.visits = Table(database, "visit_view", struct=Visit, scopes={})
+        self.visits = Table(database, "visit_view", noun="VISIT", struct=Visit, scopes={})
 
     @property
     def tables(self) -> tuple[Table[Any], ...]:

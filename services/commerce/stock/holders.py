@@ -22,9 +22,9 @@ from services.commerce.stock.rules import HOLDS_MAX, LIVE, Hold, Store
 from services.kit.access import caller
 from services.kit.enums import ScopeKind
 from services.kit.errors import NotFound, Unavailable
+from services.kit.idempotency import IdempotencyKey
 from services.kit.lane import Lane, Outcome, Ref, State
 from services.kit.mongo import Database, Document
-from services.kit.once import Once
 from services.kit.persons import Person, Persons
 from services.kit.table import Table
 
@@ -91,13 +91,13 @@ class Holders:
         return Holder(person, store["brand_id"])
 
     async def hold(
-        self, once: Once, holder: Holder, at: datetime, counters: Sequence[Ref], decide: Decide, answer_type: type[Answer]
+        self, key: IdempotencyKey, holder: Holder, at: datetime, counters: Sequence[Ref], decide: Decide, answer_type: type[Answer]
     ) -> Answer:
         """What the lane answers to a decision that holds goods for this holder, one call of HOLDS_MAX that stand as of `at`."""
         for _ in range(ATTEMPTS_MAX):
             standing = await self.standing(holder, at)
             try:
-                return await self.lane.run(once, [*counters, standing.ref], standing.deciding(decide), answer_type)
+                return await self.lane.run(key, [*counters, standing.ref], standing.deciding(decide), answer_type)
             except Unavailable as refused:
                 if refused.reason != HELD_MEANWHILE:
                     raise

@@ -10,11 +10,11 @@ from services.commerce.stock import rules
 from services.commerce.stock.enums import Reason
 from services.commerce.stock.rules import Stock, Store, stock_id
 from services.commerce.stock.store import StockStore, row_of, with_available
-from services.kit import access, lists
+from services.kit import lists
 from services.kit.documents import as_struct, fields
 from services.kit.errors import Conflict, Invalid, NotFound, Refusal
 from services.kit.house import House
-from services.kit.once import Once
+from services.kit.idempotency import IdempotencyKey
 from services.kit.unit import Unit, write
 
 ATTEMPTS_MAX = 5
@@ -43,13 +43,13 @@ class Stocks(stock_pb2_grpc.StockServiceServicer):
     async def SetStock(self, request: stock_pb2.SetStockRequest, context: Any) -> stock_pb2.SetStockResponse:
         level = _level(request)
         store, variant = await self._place(request.store_id, request.variant_id)
-        return await self.stocks.set_level(_once("SetStock", request), store, variant, level.on_hand, level.safety)
+        return await self.stocks.set_level(IdempotencyKey.of(request), store, variant, level.on_hand, level.safety)
 
     async def AdjustStock(self, request: stock_pb2.AdjustStockRequest, context: Any) -> stock_pb2.AdjustStockResponse:
         if not 0 < abs(request.change) <= rules.COUNT_MAX:
             raise Invalid(Reason.INVALID_FIELD, f"1 to {rules.COUNT_MAX} pieces, more or less", field="change")
         await self.stocks.stocks.load(stock_id(request.store_id, request.variant_id), writing=True)
-        return await self.stocks.adjust(_once("AdjustStock", request), request.store_id, request.variant_id, request.change)
+        return await self.stocks.adjust(IdempotencyKey.of(request), request.store_id, request.variant_id, request.change)
 
     @write
     async def ImportStock(self, request: stock_pb2.ImportStockRequest, unit: Unit) -> stock_pb2.ImportStockResponse:
@@ -76,7 +76,7 @@ class Stocks(stock_pb2_grpc.StockServiceServicer):
     async def HoldStock(self, request: stock_pb2.HoldStockRequest, context: Any) -> stock_pb2.HoldStockResponse:
         asked = as_struct(fields(request), rules.HoldAsked)
         return await self.stocks.hold(
-            _once("HoldStock", request),
+            IdempotencyKey.of(request),
             self.clock(),
             store_id=asked.store_id,
             variant_id=asked.variant_id,
@@ -88,16 +88,16 @@ class Stocks(stock_pb2_grpc.StockServiceServicer):
         )
 
     async def ReleaseHold(self, request: stock_pb2.ReleaseHoldRequest, context: Any) -> stock_pb2.ReleaseHoldResponse:
-        once: Once | None = _once("ReleaseHold", request)
+        key: IdempotencyKey | None = IdempotencyKey.of(request)
         for _ in range(ATTEMPTS_MAX):
             hold = await self.stocks.holds.load(request.hold_id, writing=True)
             try:
-                return await self.stocks.release(once, hold)
+                return await self.stocks.release(key, hold)
             except Conflict as refusal:
                 if refusal.reason != "STATE_CHANGED":
                     raise
                 # It ended or was ordered meanwhile: decided anew on what it is now.
-                once = None
+                key = None
         raise Conflict("CONTENDED", "others keep changing this hold; look at it again")
 
     async def GetHold(self, request: stock_pb2.GetHoldRequest, context: Any) -> stock_pb2.GetHoldResponse:
@@ -118,10 +118,6 @@ class Stocks(stock_pb2_grpc.StockServiceServicer):
         """The store, if the caller may write its stock, and the variant."""
         store = await self.stocks.stores.load(store_id, writing=True)
         return store, await self.catalog.variants.load(variant_id)
-
-
-def _once(method: str, request: Any) -> Once:
-    return Once.of(access.caller().id, f"Stocks/{method}", request)
 
 
 def _named(request: Any, *names: str) -> dict[str, str]:

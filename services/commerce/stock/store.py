@@ -19,9 +19,9 @@ from services.kit import clock, ids
 from services.kit.documents import as_document, as_struct
 from services.kit.enums import ScopeKind
 from services.kit.errors import Conflict, NotFound, Refusal
+from services.kit.idempotency import IdempotencyKey
 from services.kit.lane import Lane, Outcome, Ref, State
 from services.kit.mongo import Database, Document, Session, Shaped
-from services.kit.once import Once
 from services.kit.persons import Persons
 from services.kit.table import Page, Table
 from services.kit.unit import Unit
@@ -49,11 +49,11 @@ class StockStore:
         self.database, self.lane, self.persons = database, lane, persons
         # Fed by StoreChanged; who may write a store's stock is who reaches its row here.
         self.stores = Table(
-            database, STORES, struct=Store, scopes={ScopeKind.STORE: "_id", ScopeKind.BRAND: "brand_id"},
+            database, STORES, noun="STORE", struct=Store, scopes={ScopeKind.STORE: "_id", ScopeKind.BRAND: "brand_id"},
             indexes=[IndexModel([("active", ASCENDING), ("position", GEOSPHERE)])],
         )  # fmt: skip
         self.stocks = Table(
-            database, STOCK, struct=Stock, message=stock_pb2.Stock, scopes={ScopeKind.STORE: "store_id", ScopeKind.BRAND: "seller_id"},
+            database, STOCK, noun="STOCK", struct=Stock, message=stock_pb2.Stock, scopes={ScopeKind.STORE: "store_id", ScopeKind.BRAND: "seller_id"},
             indexes=[
                 IndexModel([("store_id", ASCENDING), ("variant_id", ASCENDING)]),
                 IndexModel([("store_id", ASCENDING), ("_id", ASCENDING)]),
@@ -62,7 +62,7 @@ class StockStore:
             shard_key="variant_id",
         )  # fmt: skip
         self.holds = Table(
-            database, HOLDS, struct=Hold, message=stock_pb2.Hold,
+            database, HOLDS, noun="HOLD", struct=Hold, message=stock_pb2.Hold,
             scopes={ScopeKind.CONSUMER: "consumer_id", ScopeKind.STORE: "store_id", ScopeKind.BRAND: "seller_id"},
             indexes=[
                 IndexModel([("state", ASCENDING), ("sweep_at", ASCENDING)]),
@@ -81,7 +81,7 @@ class StockStore:
 
     # levels ----------------------------------------------------------------------------------------------------------
 
-    async def set_level(self, once: Once, store: Store, variant: Variant, on_hand: int, safety: int) -> stock_pb2.SetStockResponse:
+    async def set_level(self, key: IdempotencyKey, store: Store, variant: Variant, on_hand: int, safety: int) -> stock_pb2.SetStockResponse:
         """The row at a counted level, made if it is missing."""
         ref = Ref(STOCK, stock_id(store.id, variant.id))
         fresh = as_document(row_of(store, variant, on_hand, safety))
@@ -95,9 +95,9 @@ class StockStore:
             after = fresh | {"reserved": row.reserved}
             return Outcome(increments={ref: change}, answer=stock_pb2.SetStockResponse(stock=self.shown(after)))
 
-        return await self.lane.run(once, [ref], decide, stock_pb2.SetStockResponse)
+        return await self.lane.run(key, [ref], decide, stock_pb2.SetStockResponse)
 
-    async def adjust(self, once: Once, store_id: str, variant_id: str, change: int) -> stock_pb2.AdjustStockResponse:
+    async def adjust(self, key: IdempotencyKey, store_id: str, variant_id: str, change: int) -> stock_pb2.AdjustStockResponse:
         """The row with `change` more on hand."""
         ref = Ref(STOCK, stock_id(store_id, variant_id))
 
@@ -107,7 +107,7 @@ class StockStore:
             after = (state[ref] or {}) | {"on_hand": row.on_hand + change}
             return Outcome(increments={ref: {"on_hand": change}}, answer=stock_pb2.AdjustStockResponse(stock=self.shown(after)))
 
-        return await self.lane.run(once, [ref], decide, stock_pb2.AdjustStockResponse)
+        return await self.lane.run(key, [ref], decide, stock_pb2.AdjustStockResponse)
 
     async def bring(self, unit: Unit, rows: Mapping[int, Stock]) -> dict[int, Refusal]:
         """Sets the levels of many rows; those left out, with why. Holds on them stay."""
@@ -134,7 +134,7 @@ class StockStore:
 
     async def hold(
         self,
-        once: Once,
+        key: IdempotencyKey,
         at: datetime,
         *,
         store_id: str,
@@ -161,7 +161,7 @@ class StockStore:
             increments = {ref: {"reserved": quantity}}
             return Outcome(increments=increments, inserts=[(HOLDS, document)], answer=answer(self.holds.answer(document)))
 
-        return await self.holders.hold(once, holder, at, [ref], decide, answer_type)
+        return await self.holders.hold(key, holder, at, [ref], decide, answer_type)
 
     async def held(self, named: Mapping[str, str], page: PageRequest) -> Page:
         """The holds of all that is named (consumer_id, store_id), latest first."""
@@ -182,16 +182,16 @@ class StockStore:
         cursor = await self.database.aggregate(HOLDS, pipeline)
         return {row["_id"]: row["until"] async for row in cursor}
 
-    async def release(self, once: Once | None, hold: Hold) -> stock_pb2.ReleaseHoldResponse:
+    async def release(self, key: IdempotencyKey | None, hold: Hold) -> stock_pb2.ReleaseHoldResponse:
         """The hold given back; `Conflict` STATE_CHANGED when it is not as it was read any more."""
         after, back = rules.release(hold)
         answer = stock_pb2.ReleaseHoldResponse(hold=self.holds.answer(as_document(after)))
         moves = [Move(after, reserved=-back)] if after is not hold else []
-        return await self.move(once, moves, answer)
+        return await self.move(key, moves, answer)
 
     async def move(
         self,
-        once: Once | None,
+        key: IdempotencyKey | None,
         moves: Sequence[Move],
         answer: Answer,
         *,
@@ -206,7 +206,7 @@ class StockStore:
             row["on_hand"] += item.on_hand
         changes = [*((HOLDS, *self.holds.change(item.hold)) for item in moves), *updates]
         outcome = Outcome(increments=sums, updates=changes, facts=facts, answer=answer)
-        return await self.lane.run(once, list(sums), lambda _: outcome, type(answer))
+        return await self.lane.run(key, list(sums), lambda _: outcome, type(answer))
 
     async def sweep(self) -> int:
         """Gives back the holds whose time is over by the machine's clock, each once however many sweep; how many it was."""

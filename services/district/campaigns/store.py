@@ -22,7 +22,8 @@ BUDGETS = "budgets"
 def campaigns(database: Database) -> Table[Campaign]:
     """Campaigns, written by their district's operator and, through `Budgets.join`, by brands."""
     return Table(
-        database, "campaigns", struct=Campaign, message=campaigns_pb2.Campaign, scopes={ScopeKind.DISTRICT: "district_id"}, public=True,
+        database, "campaigns", noun="CAMPAIGN", struct=Campaign, message=campaigns_pb2.Campaign,
+        scopes={ScopeKind.DISTRICT: "district_id"}, public=True,
         indexes=[IndexModel([("district_id", ASCENDING), ("starts_at", DESCENDING), ("_id", ASCENDING)])],
     )  # fmt: skip
 
@@ -32,7 +33,7 @@ class Budgets(Table[Budget]):
 
     def __init__(self, database: Database) -> None:
         super().__init__(
-            database, BUDGETS, struct=Budget, message=campaigns_pb2.Budget, scopes={ScopeKind.BRAND: "brand_id"},
+            database, BUDGETS, noun="BUDGET", struct=Budget, message=campaigns_pb2.Budget, scopes={ScopeKind.BRAND: "brand_id"},
             indexes=[
                 IndexModel([("brand_id", ASCENDING), ("starts_at", DESCENDING), ("_id", ASCENDING)]),
                 IndexModel([("campaign_id", ASCENDING), ("brand_id", ASCENDING), ("_id", ASCENDING)]),
@@ -40,7 +41,13 @@ class Budgets(Table[Budget]):
             ],
         )  # fmt: skip
         self.participants: Table[Budget] = Table(
-            database, BUDGETS, struct=Budget, message=campaigns_pb2.Participant, scopes={ScopeKind.BRAND: "brand_id"}, public=True
+            database,
+            BUDGETS,
+            noun="BUDGET",
+            struct=Budget,
+            message=campaigns_pb2.Participant,
+            scopes={ScopeKind.BRAND: "brand_id"},
+            public=True,
         )
 
     async def running(self, district_id: str, at: datetime) -> list[Budget]:

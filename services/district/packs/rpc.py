@@ -14,10 +14,8 @@ from services.kit.access import caller
 from services.kit.calendar import day_of
 from services.kit.enums import ScopeKind
 from services.kit.house import House
-from services.kit.once import Once
+from services.kit.idempotency import IdempotencyKey
 from services.kit.persons import Persons
-
-CLAIM = "quanyu.district.v1.PackService/ClaimPack"
 
 
 class PackService(packs_pb2_grpc.PackServiceServicer):
@@ -26,7 +24,7 @@ class PackService(packs_pb2_grpc.PackServiceServicer):
         self.persons, self.visits, self.ranking, self.packs = persons, visits, ranking, packs
 
     async def ClaimPack(self, request: packs_pb2.ClaimPackRequest, context: Any) -> packs_pb2.ClaimPackResponse:
-        once, at = Once.of(caller().id, CLAIM, request), self.clock()
+        key, at = IdempotencyKey.of(request), self.clock()
         person = await self.persons.of(request.consumer_id)
         # Of a linked person's grants only that for `consumer_id` counts here; the visit may be under another of their ids.
         visit = await self.visits.unscoped.load(request.visit_id)
@@ -35,7 +33,7 @@ class PackService(packs_pb2_grpc.PackServiceServicer):
         claim = Claim(consumer_id=request.consumer_id, person=person, visit=visit, today=day_of(at, district.zone), at=at)
         if not await self.packs.stands(claim):
             claim = msgspec.structs.replace(claim, ranked=await self.ranking.ranked(claim))
-        return await self.packs.issue(self.lane, once, claim)
+        return await self.packs.issue(self.lane, key, claim)
 
     async def GetPack(self, request: packs_pb2.GetPackRequest, context: Any) -> packs_pb2.GetPackResponse:
         return packs_pb2.GetPackResponse(pack=await self.packs.get(request.id))

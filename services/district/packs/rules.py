@@ -15,6 +15,7 @@ from services.district.places.rules import PackedCoupon, Visit
 from services.district.wallet.rules import Coupon, packed
 from services.kit.enums import Touchpoint
 from services.kit.errors import Conflict, Exhausted, NotFound
+from services.kit.facts.fact import Fact
 from services.kit.money import Money
 
 COUPONS_MAX = 6
@@ -58,7 +59,8 @@ class Pack(Struct, frozen=True):
     version: int = 1
 
 
-class PackIssued(Struct, frozen=True):
+class PackIssued(Fact, frozen=True):
+    kind = "pack_issued"
     pack_id: str
     consumer_id: str
     district_id: str

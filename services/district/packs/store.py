@@ -21,9 +21,9 @@ from services.district.wallet.rules import packed, state_at
 from services.district.wallet.store import COUPONS, Coupons
 from services.kit.documents import as_document, as_struct, shaped
 from services.kit.enums import ScopeKind
+from services.kit.idempotency import IdempotencyKey
 from services.kit.lane import Lane, Outcome, Ref, State
 from services.kit.mongo import Database, Document, Session, Shaped
-from services.kit.once import Once
 from services.kit.persons import Person
 from services.kit.table import Table
 
@@ -76,7 +76,7 @@ class Packs(Table[Pack]):
 
     def __init__(self, database: Database) -> None:
         super().__init__(
-            database, PACKS, struct=Pack, message=packs_pb2.Pack, scopes={ScopeKind.CONSUMER: "consumer_id"},
+            database, PACKS, noun="PACK", struct=Pack, message=packs_pb2.Pack, scopes={ScopeKind.CONSUMER: "consumer_id"},
             indexes=[IndexModel([("consumer_id", ASCENDING), ("issued_at", DESCENDING), ("_id", ASCENDING)])],
         )  # fmt: skip
 
@@ -94,7 +94,7 @@ class Packs(Table[Pack]):
         free = [standing[id] for id in given if id in standing and state_at(standing[id], at) is CouponState.ISSUED]
         return tuple(map(packed, free))
 
-    async def issue(self, lane: Lane, once: Once, claim: Claim) -> packs_pb2.ClaimPackResponse:
+    async def issue(self, lane: Lane, key: IdempotencyKey, claim: Claim) -> packs_pb2.ClaimPackResponse:
         """The day's pack: the one that stands, or a fresh one."""
         packs = [Ref(PACKS, id) for id in claim.pack_ids.values()]
         visit = Ref(VISITS, claim.visit.id)
@@ -106,7 +106,7 @@ class Packs(Table[Pack]):
                     return Outcome(increments={}, answer=_answer(standing))
             return issue(claim, {ref.id: state[ref] for ref in budgets}, visit, state)
 
-        return await lane.run(once, [*packs, visit, *budgets], decide, packs_pb2.ClaimPackResponse)
+        return await lane.run(key, [*packs, visit, *budgets], decide, packs_pb2.ClaimPackResponse)
 
 
 def issue(claim: Claim, standing: Mapping[str, Document | None], visit: Ref, state: State) -> Outcome:

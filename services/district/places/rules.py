@@ -13,6 +13,7 @@ from services.kit.bounds import WRITTEN
 from services.kit.calendar import zone_of
 from services.kit.enums import Touchpoint
 from services.kit.errors import Conflict, Invalid
+from services.kit.facts.fact import Fact
 from services.kit.money import Money
 
 Name = Annotated[str, Meta(min_length=1, max_length=100, pattern=WRITTEN)]
@@ -83,13 +84,15 @@ class PackedCoupon(Struct, frozen=True):
     minimum_spend: Money
 
 
-class VisitStarted(Struct, frozen=True):
+class VisitStarted(Fact, frozen=True):
+    kind = "visit_started"
     visit_id: str
     consumer_id: str
     district_id: str
 
 
-class VisitLeft(Struct, frozen=True):
+class VisitLeft(Fact, frozen=True):
+    kind = "visit_left"
     visit_id: str
     consumer_id: str
     district_id: str

@@ -30,7 +30,7 @@ Each character has one place, whatever its reading in a name: MongoDB has 拾, w
 def districts(database: Database) -> Table[District]:
     """All districts; there are few."""
     return Table(
-        database, "districts", struct=District, message=places_pb2.District, scopes={}, public=True,
+        database, "districts", noun="DISTRICT", struct=District, message=places_pb2.District, scopes={}, public=True,
         indexes=[IndexModel([*BY_NAME, ("_id", ASCENDING)], name="by_name", collation=IN_CHINESE)],
     )  # fmt: skip
 
@@ -40,7 +40,7 @@ class Venues(Table[Venue]):
 
     def __init__(self, database: Database) -> None:
         super().__init__(
-            database, "venues", struct=Venue, message=places_pb2.Venue, scopes={ScopeKind.DISTRICT: "district_id"}, public=True,
+            database, "venues", noun="VENUE", struct=Venue, message=places_pb2.Venue, scopes={ScopeKind.DISTRICT: "district_id"}, public=True,
             indexes=[
                 IndexModel([("district_id", ASCENDING), *BY_NAME, ("_id", ASCENDING)], name="by_name", collation=IN_CHINESE),
                 IndexModel([("store_id", ASCENDING), ("district_id", ASCENDING)]),
@@ -74,7 +74,7 @@ class Visits(Table[Visit]):
 
     def __init__(self, database: Database) -> None:
         super().__init__(
-            database, "visits", struct=Visit, message=places_pb2.Visit,
+            database, "visits", noun="VISIT", struct=Visit, message=places_pb2.Visit,
             scopes={ScopeKind.CONSUMER: "consumer_id", ScopeKind.DISTRICT: "district_id"},
             indexes=[IndexModel("open_key", unique=True, partialFilterExpression={"open_key": {"$exists": True}})],
         )  # fmt: skip

@@ -27,7 +27,7 @@ class Coupons(Table[Coupon]):
 
     def __init__(self, database: Database) -> None:
         super().__init__(
-            database, COUPONS, struct=Coupon, message=wallet_pb2.Coupon,
+            database, COUPONS, noun="COUPON", struct=Coupon, message=wallet_pb2.Coupon,
             scopes={ScopeKind.CONSUMER: "consumer_id", ScopeKind.BRAND: "brand_id"},
             indexes=[
                 IndexModel([("consumer_id", ASCENDING), ("issued_at", DESCENDING), ("_id", ASCENDING)]),
@@ -89,7 +89,7 @@ class Locks(Table[Lock]):
     """Orders' locks. No grant reaches them: they are between the order's service and the wallet."""
 
     def __init__(self, database: Database, coupons: Coupons) -> None:
-        super().__init__(database, "coupon_locks", struct=Lock, scopes={})
+        super().__init__(database, "coupon_locks", noun="LOCK", struct=Lock, scopes={})
         self.coupons = coupons
 
     async def standing(self, order_id: str, session: Session) -> Lock | None:

@@ -8,17 +8,18 @@ of a key are numbered 1, 2, 3 … without gaps, so that the listener itself can 
 
 import zlib
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from functools import cache
 from typing import Any
 
-import msgspec
+from msgspec.structs import fields
 from pymongo import ASCENDING, IndexModel, ReturnDocument, UpdateOne
 
 from quanyu.facts.v1 import facts_pb2
 from services.kit import ids
 from services.kit.documents import builtins
+from services.kit.facts.fact import Fact
 from services.kit.mongo import Database, Document, Session, ensure
 
 DELIVERIES = "deliveries"
@@ -28,6 +29,9 @@ KEYS = "fact_keys"
 SHARDS = 2
 """A listener's facts are relayed in this many parts at once, a key always in the same. It may grow, never shrink, while rows wait."""
 FACT_BYTES_MAX = 2 * 1024 * 1024
+
+BODIES: Mapping[str, Any] = {field.name: field.message_type for field in facts_pb2.Fact.DESCRIPTOR.oneofs_by_name["body"].fields}
+"""The message descriptor of each kind of fact."""
 
 PENDING, WAITING, RETRYING, PARKED = "pending", "waiting", "retrying", "parked"
 
@@ -39,7 +43,8 @@ class Outbox:
         self.database, self.source, self.heard_by = database, source, heard_by
 
     async def prepare(self) -> None:
-        """The indexes the relay reads by, and the collections a transaction writes to."""
+        """Creates the collections a transaction writes to and the indexes of the relay. ValueError if a fact does not fit its message."""
+        _check(Fact.__subclasses__())
         part = [("listener", ASCENDING), ("shard", ASCENDING), ("state", ASCENDING)]
         await ensure(
             self.database[DELIVERIES],
@@ -90,18 +95,13 @@ class Outbox:
             return self.heard_by.get(kind, ())
         return route(kind).heard_by
 
-    def fact(self, told: msgspec.Struct, at: datetime) -> facts_pb2.Fact:
-        """A rule's fact as its message: the struct `OrderPaid` becomes the body `order_paid`, keyed as its route says."""
-        kind = _kinds()[type(told).__name__]
-        body = getattr(facts_pb2, type(told).__name__)(**{name: value for name, value in builtins(told).items() if value is not None})
-        envelope: dict[str, Any] = {
-            "id": ids.new("fct"),
-            "key": getattr(body, route(kind).key),
-            "at": at,
-            "source": self.source,
-            kind: body,
-        }
-        return facts_pb2.Fact(**envelope)
+    def fact(self, told: Fact, at: datetime) -> facts_pb2.Fact:
+        """Converts a rule's fact to its message, keyed as its route says."""
+        body = {name: value for name, value in builtins(told).items() if value is not None}
+        envelope: dict[str, Any] = {"id": ids.new("fct"), "at": at, "source": self.source, told.kind: body}
+        fact = facts_pb2.Fact(**envelope)
+        fact.key = getattr(getattr(fact, told.kind), route(told.kind).key)
+        return fact
 
 
 def row(fact: facts_pb2.Fact, listener: str, sequence: int) -> Document:
@@ -132,12 +132,14 @@ def shard_of(key: str) -> int:
 @cache
 def route(kind: str) -> facts_pb2.Route:
     """How this kind of fact travels, as its message declares."""
-    body: Any = facts_pb2.Fact.DESCRIPTOR.fields_by_name[kind].message_type
-    declared: facts_pb2.Route = body.GetOptions().Extensions[facts_pb2.route]
+    declared: facts_pb2.Route = BODIES[kind].GetOptions().Extensions[facts_pb2.route]
     return declared
 
 
-@cache
-def _kinds() -> dict[str, str]:
-    body: Any = facts_pb2.Fact.DESCRIPTOR.oneofs_by_name["body"]
-    return {field.message_type.name: field.name for field in body.fields}
+def _check(facts: Iterable[type[Fact]]) -> None:
+    """ValueError unless each fact's kind and fields are those of a message."""
+    for fact in facts:
+        if fact.kind not in BODIES:
+            raise ValueError(f"{fact.__qualname__}.kind must be one of {', '.join(BODIES)}; it is {fact.kind}")
+        if unknown := {field.encode_name for field in fields(fact)} - set(BODIES[fact.kind].fields_by_name):
+            raise ValueError(f"{fact.__qualname__} has fields that the message {fact.kind} lacks: {', '.join(sorted(unknown))}")

@@ -33,13 +33,16 @@ class Consents:
     def __init__(self, house: House) -> None:
         self.standing = self._table(house, "consents", [("consumer_id", ASCENDING), ("brand_id", ASCENDING), ("purpose", ASCENDING)])
         self.changes = self._table(house, "consent_changes", [("consumer_id", ASCENDING), ("at", DESCENDING), ("_id", ASCENDING)])
-        self.addressed = Table(house.database, "consented_brands", struct=Addressed, scopes={ScopeKind.CONSUMER: "_id"})
+        self.addressed = Table(
+            house.database, "consented_brands", noun="CONSENTED_BRANDS", struct=Addressed, scopes={ScopeKind.CONSUMER: "_id"}
+        )
 
     @staticmethod
     def _table(house: House, name: str, index: Sequence[tuple[str, int]]) -> Table[Consent]:
         return Table(
             house.database,
             name,
+            noun="CONSENT",
             struct=Consent,
             message=consent_pb2.Consent,
             scopes={ScopeKind.CONSUMER: "consumer_id", ScopeKind.BRAND: "brand_id"},

@@ -14,6 +14,7 @@ from msgspec.structs import replace
 from services.kit import ids
 from services.kit.bounds import WRITTEN
 from services.kit.errors import Conflict, Denied, Invalid, NotFound, under
+from services.kit.facts.fact import Fact
 from services.kit.phones import e164
 from services.member.identity.enums import IdentityKind, Reason
 
@@ -141,12 +142,14 @@ class Link(Struct, frozen=True):
     version: int = 1
 
 
-class ConsumerLinked(Struct, frozen=True):
+class ConsumerLinked(Fact, frozen=True):
+    kind = "consumer_linked"
     consumer_id: str
     linked_consumer_id: str
 
 
-class ConsumerUnlinked(Struct, frozen=True):
+class ConsumerUnlinked(Fact, frozen=True):
+    kind = "consumer_unlinked"
     consumer_id: str
     linked_consumer_id: str
 

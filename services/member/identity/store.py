@@ -49,6 +49,7 @@ class Consumers:
         self.table = Table(
             house.database,
             "consumers",
+            noun="CONSUMER",
             struct=Consumer,
             scopes={
                 ScopeKind.CONSUMER: "_id",
@@ -61,6 +62,7 @@ class Consumers:
         self.identities = Table(
             house.database,
             "identities",
+            noun="IDENTITY",
             struct=Identity,
             message=identity_pb2.Identity,
             scopes={ScopeKind.CONSUMER: "consumer_id", ScopeKind.BRAND: "brand_ids"},
@@ -74,6 +76,7 @@ class Consumers:
         self.links = Table(
             house.database,
             "links",
+            noun="LINK",
             struct=Link,
             message=identity_pb2.Link,
             scopes={ScopeKind.CONSUMER: ("consumer_id", "linked_consumer_id")},

@@ -9,6 +9,7 @@ from msgspec.structs import replace
 
 from services.kit import calendar
 from services.kit.errors import Conflict, Denied, Exhausted, Invalid, NotFound
+from services.kit.facts.fact import Fact
 from services.member.outreach.enums import Channel, Outcome, Reason
 
 CAP = 3
@@ -103,7 +104,8 @@ class ImportedBinding(Struct, frozen=True):
     bound_at: datetime | None = None
 
 
-class ConsumerBound(Struct, frozen=True):
+class ConsumerBound(Fact, frozen=True):
+    kind = "consumer_bound"
     consumer_id: str
     brand_id: str
     staff_id: str = ""
@@ -113,7 +115,8 @@ class ConsumerBound(Struct, frozen=True):
     """The person's other ids that were bound until now."""
 
 
-class OutreachSent(Struct, frozen=True):
+class OutreachSent(Fact, frozen=True):
+    kind = "outreach_sent"
     outreach_id: str
     consumer_id: str
     brand_id: str

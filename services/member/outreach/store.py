@@ -36,10 +36,13 @@ class Bindings:
 
     def __init__(self, house: House, consumers: Consumers) -> None:
         self.consumers = consumers
-        self.staff = Table(house.database, "staff_view", struct=Staff, scopes={ScopeKind.STAFF: "_id", ScopeKind.BRAND: "brand_id"})
+        self.staff = Table(
+            house.database, "staff_view", noun="STAFF", struct=Staff, scopes={ScopeKind.STAFF: "_id", ScopeKind.BRAND: "brand_id"}
+        )
         self.table = Table(
             house.database,
             "bindings",
+            noun="BINDING",
             struct=Binding,
             message=outreach_pb2.Binding,
             scopes=SCOPES,
@@ -93,6 +96,7 @@ class Outreaches:
         self.table = Table(
             house.database,
             "outreaches",
+            noun="OUTREACH",
             struct=Outreach,
             message=outreach_pb2.Outreach,
             scopes=SCOPES,
@@ -107,7 +111,7 @@ class Outreaches:
         self.inbox = Feed(
             house.watch, self.table.unscoped, keys=("consumer_id",), born_as="out", ids_of=consumers.ids_of, until=consumers.relinked
         )  # fmt: skip
-        self.sent = Table(house.database, "outreach_caps", struct=Sent, scopes={})
+        self.sent = Table(house.database, "outreach_caps", noun="OUTREACH_CAP", struct=Sent, scopes={})
 
     async def sent_to(self, people: People, consumer_id: str, brand_id: str, session: Session) -> list[Sent]:
         """When the brand wrote to the person lately, under each of the ids."""

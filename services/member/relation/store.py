@@ -28,6 +28,7 @@ class Relations:
         self.interactions = Table(
             house.database,
             "interactions",
+            noun="INTERACTION",
             struct=Interaction,
             message=relation_pb2.Interaction,
             scopes=SCOPES,
@@ -40,6 +41,7 @@ class Relations:
         self.relations = Table(
             house.database,
             "relations",
+            noun="RELATION",
             struct=Relation,
             message=relation_pb2.Relation,
             scopes=SCOPES,
@@ -52,6 +54,7 @@ class Relations:
         self.transitions = Table(
             house.database,
             "transitions",
+            noun="TRANSITION",
             struct=Transition,
             message=relation_pb2.Transition,
             scopes=SCOPES,

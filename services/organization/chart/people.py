@@ -11,8 +11,9 @@ from services.kit import ids
 from services.kit.bounds import WRITTEN
 from services.kit.enums import Role, ScopeKind
 from services.kit.errors import Conflict, Denied, Invalid
+from services.kit.facts.fact import Fact
 from services.organization.chart.enums import Reason
-from services.organization.chart.rules import Store, Unit
+from services.organization.chart.rules import Reason, Store, Unit
 
 StaffId = Annotated[str, Meta(pattern=ids.shape("stf"))]
 GrantId = Annotated[str, Meta(pattern=ids.shape("grt"))]
@@ -71,9 +72,10 @@ class Hiring(Struct, frozen=True, kw_only=True):
     subject: Annotated[str, Meta(max_length=SUBJECT_LENGTH_MAX)] = ""
 
 
-class StaffChanged(Struct, frozen=True, kw_only=True):
+class StaffChanged(Fact, frozen=True, kw_only=True):
     """The fact of that name."""
 
+    kind = "staff_changed"
     staff_id: str
     brand_id: str
     store_id: str

@@ -10,6 +10,7 @@ from msgspec.structs import replace
 from services.kit import calendar, ids
 from services.kit.bounds import WRITTEN
 from services.kit.errors import Conflict, Invalid, NotFound
+from services.kit.facts.fact import Fact
 from services.kit.money import Currency
 from services.organization.chart.enums import BrandKind, Reason, StoreKind, UnitKind
 
@@ -140,9 +141,10 @@ class StoreChanges(Struct, frozen=True, kw_only=True):
     active: bool | None = None
 
 
-class StoreChanged(Struct, frozen=True, kw_only=True):
+class StoreChanged(Fact, frozen=True, kw_only=True):
     """The fact of that name."""
 
+    kind = "store_changed"
     store_id: str
     brand_id: str
     unit_ids: tuple[str, ...]
@@ -276,7 +278,7 @@ def overwrite_store(store: Store, unit: Unit, draft: StoreDraft, parent: Unit, z
     return replace(fresh, active=store.active, version=store.version), replace(placed, version=unit.version)
 
 
-def update_store(store: Store, changes: StoreChanges, unit_ids: tuple[str, ...]) -> tuple[Store, list[Struct]]:
+def update_store(store: Store, changes: StoreChanges, unit_ids: tuple[str, ...]) -> tuple[Store, list[Fact]]:
     """The store with what is set in `changes`; `unit_ids` is its path, for whoever hears of it."""
     given = {name: value for name in changes.__struct_fields__ if (value := getattr(changes, name)) is not None}
     after = check_store(replace(store, **given))

@@ -45,19 +45,19 @@ class Chart:
         database, self.scopes = house.database, house.scopes
         self.database = database
         self.brands = Table(
-            database, "brands", struct=Brand, message=chart_pb2.Brand, scopes={ScopeKind.BRAND: "_id"}, public=True,
+            database, "brands", noun="BRAND", struct=Brand, message=chart_pb2.Brand, scopes={ScopeKind.BRAND: "_id"}, public=True,
         )  # fmt: skip
         self.units = Table(
-            database, "units", struct=Unit, message=chart_pb2.Unit,
+            database, "units", noun="UNIT", struct=Unit, message=chart_pb2.Unit,
             scopes={ScopeKind.BRAND: "brand_id", ScopeKind.UNIT: "unit_ids", ScopeKind.STORE: "store_id"},
             indexes=[IndexModel([("unit_ids", ASCENDING), ("level", ASCENDING), ("_id", ASCENDING)])],
         )  # fmt: skip
         self.stores = Table(
-            database, "stores", struct=Store, message=chart_pb2.Store,
+            database, "stores", noun="STORE", struct=Store, message=chart_pb2.Store,
             scopes={ScopeKind.BRAND: "brand_id", ScopeKind.UNIT: "unit_id", ScopeKind.STORE: "_id"}, public=True,
         )  # fmt: skip
         self.staff = Table(
-            database, "staff", struct=Staff, message=chart_pb2.Staff,
+            database, "staff", noun="STAFF", struct=Staff, message=chart_pb2.Staff,
             scopes={ScopeKind.BRAND: "brand_id", ScopeKind.UNIT: "unit_id", ScopeKind.STORE: "store_id", ScopeKind.STAFF: "_id"},
             indexes=[
                 IndexModel([("store_id", ASCENDING), ("active", ASCENDING), ("_id", ASCENDING)]),
@@ -65,7 +65,7 @@ class Chart:
             ],
         )  # fmt: skip
         self.grants = Table(
-            database, "grants", struct=Grant, message=chart_pb2.Grant,
+            database, "grants", noun="GRANT", struct=Grant, message=chart_pb2.Grant,
             scopes={
                 ScopeKind.BRAND: "brand_id", ScopeKind.STAFF: "staff_id",
                 ScopeKind.UNIT: "scope_id", ScopeKind.STORE: "scope_id", ScopeKind.DISTRICT: "scope_id",

@@ -46,7 +46,7 @@ class Targets:
         self.database = database
         latest = [("paid_at", DESCENDING), ("_id", ASCENDING)]
         self.credits = Overseen(
-            database, "credits", struct=Credit, message=targets_pb2.Credit,
+            database, "credits", noun="CREDIT", struct=Credit, message=targets_pb2.Credit,
             scopes={ScopeKind.BRAND: "brand_id", ScopeKind.STORE: "store_id", ScopeKind.STAFF: "staff_id"},
             indexes=[
                 IndexModel([("store_id", ASCENDING), *latest]),
@@ -54,12 +54,13 @@ class Targets:
             ],
         )  # fmt: skip
         self.targets = Table(
-            database, "targets", struct=Target, message=targets_pb2.Target, scopes={ScopeKind.BRAND: "brand_id", ScopeKind.UNIT: "unit_id"},
+            database, "targets", noun="TARGET", struct=Target, message=targets_pb2.Target,
+            scopes={ScopeKind.BRAND: "brand_id", ScopeKind.UNIT: "unit_id"},
             indexes=[IndexModel([("unit_id", ASCENDING), ("month", ASCENDING)])],
         )  # fmt: skip
-        self.scorecards = Table(database, "scorecards", struct=scorecards.Counter, scopes={})
-        self.bindings = Table(database, "binding_view", struct=Binding, scopes={})
-        self.outreach = Table(database, "outreach_view", struct=Reached, scopes={})
+        self.scorecards = Table(database, "scorecards", noun="SCORECARD", struct=scorecards.Counter, scopes={})
+        self.bindings = Table(database, "binding_view", noun="BINDING", struct=Binding, scopes={})
+        self.outreach = Table(database, "outreach_view", noun="OUTREACH", struct=Reached, scopes={})
         self.tables: Sequence[Table[Any]] = (self.credits, self.targets, self.scorecards, self.bindings, self.outreach)
 
     # Counting --------------------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from services.kit.errors import Conflict, Invalid
+from services.kit.facts.fact import Fact
 from services.kit.money import Money
 from services.organization.targets.rules import Binding
 from services.organization.tasks.enums import Reason, TaskKind, TaskOutcome, TaskState
@@ -66,7 +67,7 @@ class Visit(NamedTuple):
     left_at: datetime
 
 
-Decided = tuple[Task, list[Struct]]
+Decided = tuple[Task, list[Fact]]
 """What a task becomes and the facts that tell it; tasks tell none yet."""
 
 

@@ -36,7 +36,7 @@ class Tasks:
         self.targets, self.persons = targets, persons
         due = [("state", ASCENDING), ("due_at", ASCENDING), ("_id", ASCENDING)]
         self.tasks = Overseen(
-            house.database, "tasks", struct=Task, message=tasks_pb2.Task,
+            house.database, "tasks", noun="TASK", struct=Task, message=tasks_pb2.Task,
             scopes={ScopeKind.BRAND: "brand_id", ScopeKind.STORE: "store_id", ScopeKind.STAFF: "staff_id"},
             indexes=[
                 IndexModel([("staff_id", ASCENDING), *due]),

@@ -16,8 +16,8 @@ from services.district.places.store import Visits
 from services.kit import access, clock
 from services.kit.access import Caller
 from services.kit.errors import Conflict, Exhausted, Refusal
+from services.kit.idempotency import IdempotencyKey
 from services.kit.lane import Lane
-from services.kit.once import Once
 from services.kit.persons import Person
 from tests.services.conftest import Running
 from tests.services.district.world import World, being, fresh
@@ -45,7 +45,7 @@ class Issuing:
                 visit=await self.visits.load(visit.id), today=date.fromisoformat(visit.day), at=clock.now(), ranked=ranked,
             )  # fmt: skip
             request = packs_pb2.ClaimPackRequest(request_id=fresh(), consumer_id=visit.consumer_id, visit_id=visit.id)
-            return (await self.packs.issue(self.lanes[number % 2], Once.of("tester", "ClaimPack", request), claim)).pack
+            return (await self.packs.issue(self.lanes[number % 2], IdempotencyKey.of(request), claim)).pack
 
     async def recount(self) -> None:
         """Every budget has issued the coupons that exist of it, no more than it may, and every coupon is in one pack."""

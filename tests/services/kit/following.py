@@ -93,11 +93,12 @@ class Replica:
         scopes = {ScopeKind.STAFF: "staff_id", ScopeKind.STORE: "store_id"}
         keys = ("staff_id", "store_id")
         self.tasks = Table(
-            database, "tasks", struct=Task, message=tasks_pb2.Task, scopes=scopes, stamped=True, indexes=list(map(feed_index, keys))
+            database, "tasks", noun="TASK", struct=Task, message=tasks_pb2.Task, scopes=scopes, stamped=True,
+            indexes=list(map(feed_index, keys)),
         )  # fmt: skip
         self.changes = Feed(self.watch, self.tasks, keys=keys)
         self.mail = Table(
-            database, "mail", struct=Task, message=tasks_pb2.Task, scopes=scopes, indexes=[feed_index("staff_id", births=True)]
+            database, "mail", noun="TASK", struct=Task, message=tasks_pb2.Task, scopes=scopes, indexes=[feed_index("staff_id", births=True)]
         )
         self.births = Feed(
             self.watch, self.mail, keys=("staff_id",), born_as="tsk", ids_of=self.ids_of, until=Watched("links", keys=("staff_id",))

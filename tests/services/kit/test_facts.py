@@ -5,10 +5,10 @@ from datetime import datetime
 from typing import Any
 
 import pytest
-from msgspec import Struct
 
 from quanyu.facts.v1 import facts_pb2
 from services.kit.facts.deliveries import told_at
+from services.kit.facts.fact import Fact
 from services.kit.facts.outbox import DELIVERIES, FACT_BYTES_MAX, KEYS, SHARDS, Outbox, shard_of
 from services.kit.mongo import Database
 from tests.services.kit.hearing import AT, SOURCE, Sender, visit
@@ -18,9 +18,10 @@ class Cancelled(Exception):
     """Ends a transaction."""
 
 
-class VisitStarted(Struct, frozen=True):
+class VisitStarted(Fact, frozen=True):
     """The rule's fact, named like its message."""
 
+    kind = "visit_started"
     visit_id: str
     consumer_id: str
     district_id: str | None = None

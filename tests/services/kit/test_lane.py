@@ -15,12 +15,13 @@ from hypothesis import settings as example_settings
 from hypothesis import strategies as st
 from msgspec import Struct
 
-from services.kit import clock, once
+from services.kit import clock, idempotency
 from services.kit.errors import Conflict, Exhausted, Overloaded, Refusal, Unavailable
+from services.kit.facts.fact import Fact
 from services.kit.facts.outbox import DELIVERIES, Outbox
+from services.kit.idempotency import IdempotencyKey
 from services.kit.lane import Lane, Outcome, Ref, State
 from services.kit.mongo import Database, Session
-from services.kit.once import Once
 from services.kit.settings import Settings
 from tests.proofs.lane import takes_survive_a_kill
 
@@ -55,8 +56,8 @@ def taking(amounts: Mapping[Ref, int], **more: Any) -> Any:
     return decide
 
 
-async def take(lane: Lane, ref: Ref = STOCK, amount: int = 1, once: Once | None = None, **more: Any) -> int:
-    return (await lane.run(once, [ref], taking({ref: amount}, **more), Int64Value)).value
+async def take(lane: Lane, ref: Ref = STOCK, amount: int = 1, key: IdempotencyKey | None = None, **more: Any) -> int:
+    return (await lane.run(key, [ref], taking({ref: amount}, **more), Int64Value)).value
 
 
 async def reserved(database: Database, id: str = "a") -> int:
@@ -84,7 +85,7 @@ class Wish(Struct, frozen=True):
     amounts: dict[str, int]
     hold: str | None
     flag_seen: int | None
-    once_id: str | None
+    key_id: str | None
     fingerprint: bytes
 
 
@@ -93,7 +94,7 @@ wishes = st.builds(
     amounts=st.dictionaries(st.sampled_from("abc"), st.integers(0, 4), min_size=1),
     hold=st.none() | st.sampled_from(["old", "h1", "h2", "h3"]),
     flag_seen=st.none() | st.integers(0, 2),
-    once_id=st.none() | st.sampled_from(["o1", "o2", "o3"]),
+    key_id=st.none() | st.sampled_from(["o1", "o2", "o3"]),
     fingerprint=st.sampled_from([b"x", b"x", b"x", b"y"]),
 )
 
@@ -109,12 +110,12 @@ class OneByOne:
         self.said: dict[str, tuple[bytes, str]] = {}
 
     def hear(self, wish: Wish) -> str:
-        if wish.once_id in self.said:
-            fingerprint, verdict = self.said[wish.once_id]
+        if wish.key_id in self.said:
+            fingerprint, verdict = self.said[wish.key_id]
             return verdict if fingerprint == wish.fingerprint else "REQUEST_ID_REUSED"
         verdict = self._decide(wish)
-        if wish.once_id is not None:
-            self.said[wish.once_id] = (wish.fingerprint, verdict)
+        if wish.key_id is not None:
+            self.said[wish.key_id] = (wish.fingerprint, verdict)
         return verdict
 
     def _decide(self, wish: Wish) -> str:
@@ -146,9 +147,9 @@ async def test_any_commands_together_come_to_what_they_come_to_one_by_one(
         amounts = {Ref("stock", f"{world}{name}"): amount for name, amount in wish.amounts.items()}
         inserts = [] if wish.hold is None else [("holds", {"_id": f"{world}{wish.hold}"})]
         updates = [] if wish.flag_seen is None else [("flags", {"_id": world, "n": wish.flag_seen}, {"$inc": {"n": 1}})]
-        once = None if wish.once_id is None else Once(f"{world}{wish.once_id}", wish.fingerprint)
+        key = None if wish.key_id is None else IdempotencyKey(f"{world}{wish.key_id}", wish.fingerprint)
         try:
-            return str((await lane.run(once, list(amounts), taking(amounts, inserts=inserts, updates=updates), Int64Value)).value)
+            return str((await lane.run(key, list(amounts), taking(amounts, inserts=inserts, updates=updates), Int64Value)).value)
         except Refusal as refusal:
             return refusal.reason
 
@@ -159,7 +160,7 @@ async def test_any_commands_together_come_to_what_they_come_to_one_by_one(
         assert (found["reserved"], found["version"]) == (model.reserved[name], model.versions[name])
     assert {row["_id"] async for row in database["holds"].find({"_id": {"$regex": f"^{world}"}})} == {world + hold for hold in model.holds}
     assert (await database["flags"].find_one({"_id": world}))["n"] == model.flag
-    assert await database[once.COLLECTION].count_documents({"_id": {"$regex": f"^{world}"}}) == len(model.said)
+    assert await database[idempotency.COLLECTION].count_documents({"_id": {"$regex": f"^{world}"}}) == len(model.said)
     await lane.close()
 
 
@@ -191,11 +192,11 @@ async def test_commands_over_six_counters_are_atomic_under_concurrency(settings:
 
 async def test_the_same_request_fifty_times_has_one_effect_and_fifty_equal_answers(database: Database, lane: Lane) -> None:
     await stock(database, "a")
-    same = Once("usr:HoldStock:1", b"body")
-    assert await asyncio.gather(*(take(lane, once=same) for _ in range(50))) == [1] * 50
+    same = IdempotencyKey("usr:HoldStock:1", b"body")
+    assert await asyncio.gather(*(take(lane, key=same) for _ in range(50))) == [1] * 50
     assert await reserved(database) == 1
     with pytest.raises(Conflict, match="REQUEST_ID_REUSED"):
-        await take(lane, once=Once("usr:HoldStock:1", b"another body"))
+        await take(lane, key=IdempotencyKey("usr:HoldStock:1", b"another body"))
 
 
 # --- What a command may ask for ---------------------------------------------------------------------------------------------
@@ -235,7 +236,8 @@ async def test_an_empty_increment_holds_the_decision_to_what_it_read(database: D
     assert await database["stock"].find_one({"_id": "a"}) == {"_id": "a", "on_hand": 100, "reserved": 0, "version": 2}
 
 
-class StoreChanged(Struct, frozen=True):
+class StoreChanged(Fact, frozen=True):
+    kind = "store_changed"
     store_id: str
     name: str
 
@@ -263,12 +265,12 @@ async def test_time_and_context_are_those_of_the_caller(database: Database, lane
             outcome: Outcome = taking({STOCK: 1})(state)
             return outcome
 
-        await lane.run(Once(name, b""), [STOCK], decide, Int64Value)
+        await lane.run(IdempotencyKey(name, b""), [STOCK], decide, Int64Value)
 
     await asyncio.gather(submit("lin", 0), submit("wei", 5))
     assert seen == ["lin", "wei"]
-    kept = {record["_id"]: record["expires_at"] async for record in database[once.COLLECTION].find()}
-    assert abs(kept["lin"] - datetime.now(UTC) - once.KEPT) < timedelta(minutes=5)
+    kept = {record["_id"]: record["expires_at"] async for record in database[idempotency.COLLECTION].find()}
+    assert abs(kept["lin"] - datetime.now(UTC) - idempotency.KEPT) < timedelta(minutes=5)
     assert abs(kept["wei"] - kept["lin"] - timedelta(hours=5)) < timedelta(minutes=5)
 
 
@@ -291,13 +293,13 @@ def poisons() -> Iterator[Any]:
 async def test_a_poison_command_fails_alone(database: Database, lane: Lane, poison: Any) -> None:
     await stock(database, "a", "b")
     neighbours = [take(lane) for _ in range(6)]
-    poisoned = lane.run(Once("poison", b""), [STOCK], poison, Int64Value)
+    poisoned = lane.run(IdempotencyKey("poison", b""), [STOCK], poison, Int64Value)
     heard = await asyncio.gather(*neighbours[:3], poisoned, *neighbours[3:], return_exceptions=True)
     failed = heard.pop(3)
     assert isinstance(failed, Exception) and not isinstance(failed, Refusal)
     assert heard == [1, 2, 3, 4, 5, 6]
     assert await reserved(database) == 6
-    assert await database[once.COLLECTION].count_documents({}) == 0
+    assert await database[idempotency.COLLECTION].count_documents({}) == 0
 
 
 async def test_a_database_that_is_away_is_said_to_everyone(settings: Settings) -> None:

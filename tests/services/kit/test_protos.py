@@ -104,7 +104,7 @@ def test_reads_take_no_request_id() -> None:
 
 @pytest.mark.parametrize("method", WRITES, ids=lambda method: method.full_name)
 def test_no_answer_of_a_write_carries_personal_data(method: MethodDescriptor) -> None:
-    """It would get into the once-record."""
+    """The answer's bytes are stored in the idempotency record."""
     assert personal(method.output_type) == []
 
 

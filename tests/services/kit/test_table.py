@@ -51,7 +51,7 @@ def being(caller: Caller) -> Iterator[None]:
 @pytest.fixture
 async def coupons(database: Database) -> Table[Coupon]:
     table = Table(
-        database, "coupons", struct=Coupon, message=facts_pb2.PackedCoupon,
+        database, "coupons", noun="COUPON", struct=Coupon, message=facts_pb2.PackedCoupon,
         scopes={ScopeKind.BRAND: "brand_id", ScopeKind.CONSUMER: "consumer_id"},
     )  # fmt: skip
     with being(access.SYSTEM):
@@ -142,7 +142,15 @@ async def test_what_is_asked_of_ones_own_needs_no_filter(coupons: Table[Coupon])
 async def test_first_pages_walk_the_index_of_each_query(database: Database) -> None:
     """What they cost is what they show, however many rows their keys have."""
     by_brand = IndexModel([("brand_id", 1), ("expires_at", -1), ("_id", 1)])
-    table = Table(database, "many", struct=Coupon, scopes={ScopeKind.BRAND: "brand_id"}, message=facts_pb2.PackedCoupon, indexes=[by_brand])
+    table = Table(
+        database,
+        "many",
+        noun="COUPON",
+        struct=Coupon,
+        scopes={ScopeKind.BRAND: "brand_id"},
+        message=facts_pb2.PackedCoupon,
+        indexes=[by_brand],
+    )
     await table.prepare()
     rows = [{"_id": f"{brand}{number}", "brand_id": f"brd_{brand}", "expires_at": AT} for brand in range(5) for number in range(200)]
     await table.collection.insert_many(rows)
@@ -206,7 +214,7 @@ async def test_pages_follow_each_other(coupons: Table[Coupon]) -> None:
 
 
 async def test_public_rows_are_read_by_anybody_and_written_within_scope(database: Database, coupons: Table[Coupon]) -> None:
-    public = Table(database, "coupons", struct=Coupon, message=facts_pb2.PackedCoupon, scopes=coupons.scopes, public=True)
+    public = Table(database, "coupons", noun="COUPON", struct=Coupon, message=facts_pb2.PackedCoupon, scopes=coupons.scopes, public=True)
     with being(access.NOBODY):
         assert len(await public.find({}, limit=10)) == 3
         with pytest.raises(NotFound):

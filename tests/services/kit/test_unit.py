@@ -1,13 +1,13 @@
-"""One ordinary write: atomic with its facts and its once-record, once by its request id."""
+"""One ordinary write: atomic with its facts and its idempotency record, once by its request id."""
 
 import asyncio
 
-import msgspec
 import pytest
 
 from quanyu.member.v1.consent_pb2 import SetConsentRequest, SetConsentResponse
-from services.kit import clock, once
+from services.kit import clock, idempotency
 from services.kit.errors import Conflict, Invalid, Unavailable
+from services.kit.facts.fact import Fact
 from services.kit.facts.outbox import DELIVERIES, Outbox
 from services.kit.mongo import Database
 from services.kit.unit import Unit, Units
@@ -15,9 +15,10 @@ from services.kit.unit import Unit, Units
 TWINS = 50
 
 
-class ConsumerBound(msgspec.Struct, frozen=True):
+class ConsumerBound(Fact, frozen=True):
     """A fact that is heard by one service."""
 
+    kind = "consumer_bound"
     consumer_id: str
     brand_id: str = "brd_1"
 
@@ -31,7 +32,7 @@ class Writes:
         self.units = Units(database, outbox, clock.now)
 
     async def prepare(self) -> None:
-        await once.prepare(self.database)
+        await idempotency.prepare(self.database)
         await self.units.outbox.prepare()
         await self.database["effects"].insert_one({"_id": "count", "n": 0})
 
@@ -43,7 +44,7 @@ class Writes:
                 raise refusal
             return SetConsentResponse()
 
-        return await self.units.run("somebody", "SetConsent", request, SetConsentResponse, body)
+        return await self.units.run(request, SetConsentResponse, body)
 
     async def count(self) -> int:
         row = await self.database["effects"].find_one({"_id": "count"})
@@ -124,7 +125,7 @@ async def test_a_cancelled_write_leaves_nothing_locked(writes: Writes) -> None:
         await asyncio.Event().wait()
         raise AssertionError
 
-    task = asyncio.create_task(writes.units.run("somebody", "SetConsent", request(), SetConsentResponse, body))
+    task = asyncio.create_task(writes.units.run(request(), SetConsentResponse, body))
     await entered.wait()
     task.cancel()
     with pytest.raises(asyncio.CancelledError):

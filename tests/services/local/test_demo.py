@@ -104,7 +104,7 @@ async def test_load_with_expired_campaign_renews_it(folder: Folder, channels: Ch
     assert await load(folder, QUIET) is LoadResult.UNCHANGED
 
     organization = services["organization"].database
-    for collection in ("targets", "once"):
+    for collection in ("targets", "idempotency_records"):
         await organization[collection].delete_many({})
     assert await load(folder, QUIET) is LoadResult.RENEWED
     assert await organization["targets"].count_documents({}) == 6

@@ -14,7 +14,7 @@ from tests.services.worlds.rpcs import Outcome
 from tests.services.worlds.seeding import World
 from tests.services.worlds.sides import Side
 
-KIT = frozenset({"once", "inbox", "deliveries", "leases"})
+KIT = frozenset({"idempotency_records", "inbox", "deliveries", "leases"})
 """Collections that hold no rows of anybody: what they do is seen in those that do. `fact_keys` is looked at: a fact told about somebody
 is counted there under their key."""
 MADE = re.compile(r"\b[a-z]{3}_[0-9a-f]{32}\b")
