@@ -61,8 +61,8 @@ def as_struct(document: Document, struct: type[S]) -> S:
         document = document | {"id": document["_id"]}
     try:
         return msgspec.convert(document, struct)
-    except msgspec.ValidationError as error:
-        raise bounds.refused(str(error)) from None
+    except msgspec.ValidationError:
+        raise bounds.invalid(document, struct) from None
 
 
 def as_document(value: msgspec.Struct) -> Document:

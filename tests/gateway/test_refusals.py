@@ -29,11 +29,11 @@ async def refused(gateway: Gateway, mutation: str, given: dict[str, Any]) -> dic
 @pytest.mark.parametrize(
     ("variant", "field", "message"),
     [
-        ({"price": {"amount": "-1", "currency": "CNY"}}, "price.amount", "price: 0 or more"),
+        ({"price": {"amount": "-1", "currency": "CNY"}}, "price.amount", "The price must be 0 or more."),
         ({"price": {"amount": "1.234", "currency": "CNY"}}, "price.amount", "1.234 is no amount of CNY"),
         ({"attributes": [{"name": "a", "value": "b"}] * 2}, "attributes", "give each name once"),
-        ({"attributes": [{"name": "a", "value": ""}]}, "attributes", "attributes: not empty"),
-        ({"variantId": "shirt"}, "variantId", "variant id: must match ^var_[A-Za-z0-9_-]{1,60}\\Z"),
+        ({"attributes": [{"name": "a", "value": ""}]}, "attributes", "The attributes must not be empty."),
+        ({"variantId": "shirt"}, "variantId", "The variant id must match ^var_[A-Za-z0-9_-]{1,60}\\Z"),
     ],
 )
 async def test_a_part_of_a_part_has_the_path_to_it(gateway: Gateway, variant: dict[str, Any], field: str, message: str) -> None:
@@ -45,7 +45,7 @@ async def test_a_part_of_a_part_has_the_path_to_it(gateway: Gateway, variant: di
 
 
 async def test_of_several_identities_the_wrong_one_is_named(gateway: Gateway) -> None:
-    for value, message in (("1", "there can be no such phone number"), ("1" * 201, "value: at most 200 characters")):
+    for value, message in (("1", "there can be no such phone number"), ("1" * 201, "The value must have at most 200 characters.")):
         identities = [{"kind": "PHONE", "value": "19900000001"}, {"kind": "PHONE", "value": value}]
         assert await refused(gateway, "registerConsumer", {"identities": identities}) == {"field": "identities.1.value", "message": message}
 

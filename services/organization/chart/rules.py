@@ -34,7 +34,7 @@ class Name(Struct, frozen=True):
 
     def __post_init__(self) -> None:
         if not self.zh and not self.en:
-            raise ValueError("a name is set in zh or en")
+            raise ValueError("set zh, en or both")
 
     @property
     def shown(self) -> str:

@@ -167,7 +167,7 @@ async def test_questions_and_holds_have_bounds_and_scopes(shop: Shop) -> None:
         await shop.discovery(consumer("con_b")).HoldPromise(hold("con_a"))
     with pytest.raises(Invalid, match="INVALID_FIELD"):
         await shop.discovery(of_store()).HoldPromise(hold(quantity=101))
-    with pytest.raises(Invalid, match="quantity: 1 or more"):
+    with pytest.raises(Invalid, match="The quantity must be 1 or more"):
         await shop.discovery(of_store()).HoldPromise(hold(quantity=0))
     answer = await shop.discovery(of_store(role="ROLE_GUIDE")).HoldPromise(hold())
     assert answer.hold.consumer_id == "con_a"

@@ -1,4 +1,4 @@
-"""Values out of their bounds are told to a person, with the field."""
+"""A value that violates a constraint is refused with its field and a message for the client."""
 
 from enum import StrEnum
 from typing import Annotated, Any
@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import pytest
 from msgspec import Meta, Struct
 
-from services.kit.bounds import WRITTEN
+from services.kit.bounds import ENGLISH, WRITTEN, Violation, problems
 from services.kit.documents import as_struct
 from services.kit.errors import Invalid
 
@@ -37,35 +37,48 @@ class Form(Struct):
 @pytest.mark.parametrize(
     ("given", "field", "message"),
     [
-        ({"note": "xxxx"}, "note", "note: at most 3 characters"),
-        ({"city": ""}, "city", "city: not empty"),
-        ({"currency": "CNY"}, "currency", r"currency: must match ^\d{3}$"),
-        ({"lines": [{}]}, "lines[0].unit_price", "give unit price"),
-        ({"lines": [{"unit_price": 0}]}, "lines[0].unit_price", "unit price: 1 or more"),
-        ({"lines": [{"unit_price": 101}]}, "lines[0].unit_price", "unit price: 100 at most"),
-        ({"lines": [{"unit_price": 1, "price": {"minor": 0}}]}, "lines[0].price.minor", "price: 1 or more"),
-        ({"lines": [{"unit_price": 1}] * 2}, "lines", "lines: at most 1 entries"),
-        ({"sizes": {"shirt": "4"}}, "sizes", "sizes: at most 2 characters"),
-        ({"sizes": {"a": "400"}}, "sizes[...]", "sizes: at most 2 characters"),
-        ({"longitude": 200.0}, "longitude", "longitude: 180 at most"),
-        ({"longitude": -180.0}, "longitude", "longitude: more than -180"),
-        ({"colour": "COLOUR_RED"}, "colour", "colour: COLOUR_RED is none of the choices"),
+        ({"note": "xxxx"}, "note", "The note must have at most 3 characters."),
+        ({"city": ""}, "city", "The city must not be empty."),
+        ({"currency": "CNY"}, "currency", r"The currency must match ^\d{3}$"),
+        ({"lines": [{}]}, "lines[0].unit_price", "The unit price is missing. Set it."),
+        ({"lines": [{"unit_price": 0}]}, "lines[0].unit_price", "The unit price must be 1 or more."),
+        ({"lines": [{"unit_price": 101}]}, "lines[0].unit_price", "The unit price must be 100 or less."),
+        ({"lines": [{"unit_price": 1, "price": {"minor": 0}}]}, "lines[0].price.minor", "The price must be 1 or more."),
+        ({"lines": [{"unit_price": 1}] * 2}, "lines", "The lines must have at most 1 entries."),
+        ({"sizes": {"shirt": "4"}}, "sizes", "The sizes must have at most 2 characters."),
+        ({"sizes": {"a": "400"}}, "sizes[...]", "The sizes must have at most 2 characters."),
+        ({"longitude": 200.0}, "longitude", "The longitude must be 180 or less."),
+        ({"longitude": -180.0}, "longitude", "The longitude must be more than -180."),
+        ({"colour": "COLOUR_RED"}, "colour", "COLOUR_RED is not a known colour. Choose another one."),
     ],
 )
-def test_a_person_hears_what_is_wrong_and_where(given: dict[str, Any], field: str, message: str) -> None:
+def test_refusal_names_field_and_limit(given: dict[str, Any], field: str, message: str) -> None:
     with pytest.raises(Invalid) as refused:
         as_struct(given, Form)
     assert (refused.value.reason, refused.value.message, refused.value.metadata["field"]) == ("INVALID_FIELD", message, field)
 
 
-def test_money_alone_is_told_by_its_amount() -> None:
-    """A price that stands for itself in a request: nobody knows of its minor units."""
-    with pytest.raises(Invalid, match="amount: 1 or more"):
+def test_money_without_path_is_named_amount() -> None:
+    with pytest.raises(Invalid, match="The amount must be 1 or more"):
         as_struct({"minor": 0}, Price)
 
 
-def test_what_is_missing_is_asked_for() -> None:
-    with pytest.raises(Invalid, match="give unit price") as refused:
+def test_problems_contain_all_violations() -> None:
+    given = {"note": "xxxx", "city": "", "lines": [{"unit_price": 0, "price": {}}]}
+    assert problems(given, Form) == [
+        ("note", Violation.MAX_CHARACTERS, 3),
+        ("city", Violation.EMPTY, None),
+        ("lines[0].unit_price", Violation.GREATER_OR_EQUAL, 1),
+        ("lines[0].price.minor", Violation.MISSING, None),
+    ]
+
+
+def test_every_violation_has_a_message() -> None:
+    assert set(ENGLISH) == set(Violation)
+
+
+def test_missing_field_is_refused_by_name() -> None:
+    with pytest.raises(Invalid, match="The unit price is missing") as refused:
         as_struct({}, Line)
     assert refused.value.metadata["field"] == "unit_price"
 
@@ -82,12 +95,12 @@ def test_a_name_may_be(name: str) -> None:
 @pytest.mark.parametrize("mark", list("\0\n\r\t\x1b\x7f\x85\u2028\u2029\u202a\u202e\u2066\u2069"))
 def test_a_name_stands_on_one_line_and_turns_nothing(mark: str) -> None:
     for name in (f"a{mark}b", f"a{mark}", f"{mark}a", mark):
-        with pytest.raises(Invalid, match="name: write it in one line") as refused:
+        with pytest.raises(Invalid, match="The name must be one line") as refused:
             as_struct({"name": name}, Named)
         assert refused.value.metadata["field"] == "name"
 
 
 @pytest.mark.parametrize("name", [" ", "  ", "\u3000", "\u00a0", "\u200b", "\ufeff \u2060"])
 def test_something_of_a_name_is_seen(name: str) -> None:
-    with pytest.raises(Invalid, match="name: write it in one line"):
+    with pytest.raises(Invalid, match="The name must be one line"):
         as_struct({"name": name}, Named)
