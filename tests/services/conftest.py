@@ -11,6 +11,7 @@ import pytest
 from quanyu.facts.v1 import facts_pb2, facts_pb2_grpc
 from services.kit import clock
 from services.kit.channel import open_channel
+from services.kit.facts.fact import Fact
 from services.kit.facts.outbox import DELIVERIES, Outbox
 from services.kit.house import SERVICES
 from services.kit.mongo import Database
@@ -48,7 +49,7 @@ class Running:
         self.channels.append(channel)
         return channel
 
-    async def deliver(self, *told: msgspec.Struct | facts_pb2.Fact, source: str, signed_by: str = "") -> list[facts_pb2.Delivery]:
+    async def deliver(self, *told: Fact | facts_pb2.Fact, source: str, signed_by: str = "") -> list[facts_pb2.Delivery]:
         """Delivers facts of `source`, which signs the call unless told otherwise, through the real rpc, numbered on from the last ones per
         key."""
         outbox = Outbox(self.database, source)

@@ -17,6 +17,7 @@ from services.district.wallet.store import in_state
 from services.kit import clock
 from services.kit.documents import as_document
 from services.kit.errors import Conflict, Denied, Invalid, NotFound
+from services.kit.facts.fact import Fact
 from services.kit.money import Money
 from services.kit.principals import Grant
 from tests.services.conftest import Running
@@ -249,12 +250,14 @@ async def test_a_linked_person_spends_what_either_id_was_given(world: World, dis
     assert await world.lock("ord_1", "con_card", [two], brd_1=50_000)
 
 
-class ConsumerLinked(msgspec.Struct, frozen=True):
+class ConsumerLinked(Fact, frozen=True):
+    kind = "consumer_linked"
     consumer_id: str
     linked_consumer_id: str
 
 
-class ConsumerUnlinked(msgspec.Struct, frozen=True):
+class ConsumerUnlinked(Fact, frozen=True):
+    kind = "consumer_unlinked"
     consumer_id: str
     linked_consumer_id: str
 

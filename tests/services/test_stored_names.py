@@ -1,0 +1,159 @@
+"""Every name that is stored or sent between processes, compared with the committed table `stored_names.toml`.
+
+The names come from the real objects: what each service defines, descriptors, and the kit's constants.
+"""
+
+import asyncio
+import sys
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pytest
+from msgspec import inspect
+
+from quanyu.commerce.v1 import orders_pb2
+from services.commerce.stock.holders import HOLDERS
+from services.district.matching.store import COLLECTION as AFFINITY
+from services.kit import errors, idempotency, lease, scopes, status
+from services.kit.access import Caller, current
+from services.kit.descriptors import full_name
+from services.kit.facts import inbox
+from services.kit.facts.fact import Fact
+from services.kit.facts.outbox import BODIES, DELIVERIES, KEYS, route
+from services.kit.house import SERVICES, House
+from services.kit.idempotency import IdempotencyKey
+from services.kit.settings import Settings
+from services.local.keys import new_keys
+from tests.services.kit.test_protos import RPCS
+
+FILE = Path(__file__).with_name("stored_names.toml")
+AT = datetime(2026, 1, 1, tzinfo=UTC)
+ADVICE = """
+A name that is stored or sent has changed: databases and running processes still use the old one.
+If you did not intend this, restore the name. If you did:
+1. Write a migration of the stored documents, or state in the commit why none is needed.
+2. Keep the old name readable while processes of both versions run.
+3. Run `python -m tests.services.test_stored_names` and commit stored_names.toml.
+"""
+Section = Mapping[str, Any]
+
+
+async def names() -> dict[str, Section]:
+    """Collects the sections of the table."""
+    collections: dict[str, Section] = {}
+    for service in SERVICES:
+        keys = new_keys()
+        settings = Settings(signing_key=keys.signing_setting(service), secret_keys=keys.secret_key, hash_keys=keys.hash_key)
+        house = House.build(service, settings)
+        for table in import_module(f"services.{service}.__main__").wire(house).tables:
+            paths = sorted(set(_paths(inspect.type_info(table.struct), "")))
+            collections[f"collections.{service}.{table.name}"] = {"noun": table.noun, "fields": paths}
+        await house.close()
+    kit = (idempotency.COLLECTION, inbox.COLLECTION, DELIVERIES, KEYS, lease.COLLECTION, scopes.COLLECTION, HOLDERS, AFFINITY)
+    return {
+        "idempotency": _idempotency(),
+        "refusals": {code: status.CODES[kind].name for code, kind in errors.BY_CODE.items()},
+        "collections": {"without_struct": sorted(kit)},
+        **collections,
+        **{f"facts.{kind}": _fact(kind) for kind in BODIES},
+    }
+
+
+def _idempotency() -> Section:
+    """The format of an id, the fields of a record, and the rpcs whose names stand in ids."""
+    request = orders_pb2.PlaceOrderRequest(request_id="REQUEST_ID")
+    before = current.set(Caller(id="CALLER"))
+    key, of_step = IdempotencyKey.of(request), IdempotencyKey.of(request, step="coupons")
+    current.reset(before)
+    guard = idempotency.IdempotencyGuard(database=None)  # type: ignore[arg-type]
+    guard.record(key, AT, orders_pb2.PlaceOrderResponse())
+    guard.record(of_step, AT, errors.Conflict("REASON"))
+    answer, refusal = guard.written
+    return {
+        "ids": [key.id, of_step.id],
+        "fields": sorted(answer.keys() | refusal.keys()),
+        "refusal_fields": sorted(refusal["refusal"]),
+        "rpcs": sorted(full_name(method) for method in RPCS if "request_id" in method.input_type.fields_by_name),
+    }
+
+
+def _fact(kind: str) -> Section:
+    way = route(kind)
+    return {
+        "key": way.key,
+        "told_by": way.told_by,
+        "heard_by": sorted(way.heard_by),
+        "fields": sorted(field.name for field in BODIES[kind].fields),
+    }
+
+
+def _paths(info: Any, path: str) -> Iterator[str]:
+    """The dotted paths of a struct's values, through lists, maps and optional values."""
+    match info:
+        case inspect.StructType():
+            for field in info.fields:
+                yield from _paths(field.type, f"{path}.{field.encode_name}" if path else field.encode_name)
+        case inspect.UnionType():
+            for each in info.types:
+                yield from () if isinstance(each, inspect.NoneType) else _paths(each, path)
+        case inspect.CollectionType():
+            yield from _paths(info.item_type, path)
+        case inspect.DictType():
+            yield from _paths(info.value_type, path)
+        case inspect.Metadata():
+            yield from _paths(info.type, path)
+        case _:
+            yield path
+
+
+def rendered(sections: Mapping[str, Section]) -> str:
+    """Writes sections as TOML, one value a line."""
+    blocks = []
+    for title, section in sections.items():
+        lines = [f"{name} = {_value(value)}" for name, value in section.items()]
+        blocks.append("\n".join([f"[{title}]", *lines]))
+    return "# Written by `python -m tests.services.test_stored_names`; see there before you change it.\n\n" + "\n\n".join(blocks) + "\n"
+
+
+def _value(value: str | Sequence[str]) -> str:
+    if isinstance(value, str):
+        return f'"{value}"'
+    return "[\n" + "".join(f'    "{each}",\n' for each in value) + "]"
+
+
+def differences(pinned: Any, found: Any, path: str = "") -> list[str]:
+    """Names what two parsed tables differ in."""
+    if isinstance(pinned, dict) and isinstance(found, dict):
+        keys = sorted(pinned.keys() | found.keys())
+        return [line for key in keys for line in differences(pinned.get(key), found.get(key), f"{path}.{key}" if path else key)]
+    if isinstance(pinned, list) and isinstance(found, list):
+        gone, fresh = sorted(set(pinned) - set(found)), sorted(set(found) - set(pinned))
+        return [f"{path}: - {each}" for each in gone] + [f"{path}: + {each}" for each in fresh]
+    return [] if pinned == found else [f"{path}: {pinned} -> {found}"]
+
+
+async def test_stored_names_equal_the_committed_table() -> None:
+    found = tomllib.loads(rendered(await names()))
+    changed = differences(tomllib.loads(FILE.read_text()), found)
+    assert not changed, "\n".join(["", *changed, ADVICE])
+
+
+def test_refusal_codes_are_unique() -> None:
+    assert len(errors.BY_CODE) == len(errors.FAMILY) == len(status.CODES)
+
+
+@pytest.mark.parametrize("kind", BODIES)
+def test_fact_kind_has_exactly_one_struct(kind: str) -> None:
+    told_by = route(kind).told_by
+    import_module(f"services.{told_by}.__main__")
+    structs = [each for each in Fact.__subclasses__() if each.kind == kind and each.__module__.startswith("services.")]
+    assert [each.__module__.split(".")[1] for each in structs] == [told_by]
+
+
+if __name__ == "__main__":
+    FILE.write_text(rendered(asyncio.run(names())))
+    sys.stdout.write(f"wrote {FILE}\n")
