@@ -197,7 +197,7 @@ class Table(Generic[S]):
         """A new row, answered like the message; `Denied` when it would lie outside the caller's scope."""
         document = documents.as_document(value)
         if not self.owns(document):
-            raise errors.Denied("OUT_OF_SCOPE", "this would belong to somebody else")
+            raise errors.Denied("OUT_OF_SCOPE", "this would lie outside your scope; choose an owner within it")
         try:
             await self.collection.insert_one(document | self.stamp(), session=unit.session)
         except DuplicateKeyError:
@@ -217,11 +217,11 @@ class Table(Generic[S]):
         if before is not None and (old := documents.as_document(before)) == document:
             return self.answer(old)
         if not self.owns(document):
-            raise errors.Denied("OUT_OF_SCOPE", "this would belong to somebody else")
+            raise errors.Denied("OUT_OF_SCOPE", "this would lie outside your scope; choose an owner within it")
         where, update = self.change(value)
         written = await self.collection.update_one(self.within(where, writing=True), update, session=unit.session)
         if not written.matched_count:
-            raise errors.Conflict("VERSION_CHANGED", "somebody else changed this meanwhile; read it again", id=where["_id"])
+            raise errors.Conflict("VERSION_CHANGED", "this has changed since you read it; read it again", id=where["_id"])
         return self.answer(document | {"version": where["version"] + 1})
 
     def change(self, value: S) -> tuple[Document, Document]:

@@ -1,8 +1,8 @@
 """The sender's side: a fact gets its sequence and a row for each listener in the transaction that causes it.
 
 Why the order of a key can be trusted: the sequence comes from an update of the key's row inside the causing transaction. A second
-transaction that tells of the same key meets a write conflict until the first one has ended. So whoever sees fact n + 1 of a key
-can see fact n, whenever and in whichever order the transactions began; no reader can pass a late commit by. Each listener's facts
+transaction that tells of the same key meets a write conflict until the first one has ended. So a reader that sees fact n + 1 of a key
+can see fact n, in any order in which the transactions began; no reader can pass a late commit by. Each listener's facts
 of a key are numbered 1, 2, 3 … without gaps, so that the listener itself can tell that one is missing.
 """
 
@@ -54,7 +54,7 @@ class Outbox:
         )
 
     async def write(self, session: Session, facts: Sequence[facts_pb2.Fact]) -> None:
-        """Stores `facts` in order, numbered per key and listener, a row for each listener. Facts nobody hears cost nothing.
+        """Stores `facts` in order, numbered per key and listener, a row for each listener. Facts without a listener cost nothing.
 
         ValueError when a fact is larger than `FACT_BYTES_MAX`.
         """
