@@ -53,7 +53,8 @@ class StockStore:
             indexes=[IndexModel([("active", ASCENDING), ("position", GEOSPHERE)])],
         )  # fmt: skip
         self.stocks = Table(
-            database, STOCK, noun="STOCK", struct=Stock, message=stock_pb2.Stock, scopes={ScopeKind.STORE: "store_id", ScopeKind.BRAND: "seller_id"},
+            database, STOCK, noun="STOCK", struct=Stock, message=stock_pb2.Stock,
+            scopes={ScopeKind.STORE: "store_id", ScopeKind.BRAND: "seller_id"},
             indexes=[
                 IndexModel([("store_id", ASCENDING), ("variant_id", ASCENDING)]),
                 IndexModel([("store_id", ASCENDING), ("_id", ASCENDING)]),

@@ -40,7 +40,8 @@ class Venues(Table[Venue]):
 
     def __init__(self, database: Database) -> None:
         super().__init__(
-            database, "venues", noun="VENUE", struct=Venue, message=places_pb2.Venue, scopes={ScopeKind.DISTRICT: "district_id"}, public=True,
+            database, "venues", noun="VENUE", struct=Venue, message=places_pb2.Venue,
+            scopes={ScopeKind.DISTRICT: "district_id"}, public=True,
             indexes=[
                 IndexModel([("district_id", ASCENDING), *BY_NAME, ("_id", ASCENDING)], name="by_name", collation=IN_CHINESE),
                 IndexModel([("store_id", ASCENDING), ("district_id", ASCENDING)]),

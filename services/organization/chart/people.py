@@ -13,7 +13,7 @@ from services.kit.enums import Role, ScopeKind
 from services.kit.errors import Conflict, Denied, Invalid
 from services.kit.facts.fact import Fact
 from services.organization.chart.enums import Reason
-from services.organization.chart.rules import Reason, Store, Unit
+from services.organization.chart.rules import Store, Unit
 
 StaffId = Annotated[str, Meta(pattern=ids.shape("stf"))]
 GrantId = Annotated[str, Meta(pattern=ids.shape("grt"))]
