@@ -1,4 +1,4 @@
-"""Regenerates protos/gen and services/**/enums.py from the protos; `--check` fails when what is committed differs.
+"""Regenerates protos/gen, protos/ACCESS.md and services/**/enums.py from the protos; `--check` fails when a committed file differs.
 
 python protos/generate.py [--check]
 """
@@ -11,12 +11,14 @@ import tempfile
 from importlib import resources
 from pathlib import Path
 
+import access_page
 import enums
 from grpc_tools import protoc
 
 ROOT = Path(__file__).parent
 GENERATED = ROOT / "gen"
 DESCRIPTORS = Path("quanyu", "descriptors.binpb")
+ACCESS_PAGE = ROOT / "ACCESS.md"
 
 
 def generate(into: Path) -> None:
@@ -31,6 +33,14 @@ def generate(into: Path) -> None:
     os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     if protoc.main([*arguments, *sources]) != 0:
         sys.exit(1)
+
+
+def access_text(folder: Path) -> str:
+    """The text of ACCESS.md for what was generated into `folder`; exits when an rpc refuses with a reason that no enum has."""
+    protos = access_page.Protos(folder / "quanyu" / "descriptors.binpb")
+    if unknown := protos.unknown_reasons():
+        sys.exit("\n".join(unknown))
+    return access_page.page(protos)
 
 
 def differences(left: Path, right: Path) -> list[str]:
@@ -48,17 +58,20 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             generate(Path(folder))
             drift = differences(Path(folder), GENERATED) + [str(path) for path in enums.outdated(Path(folder, DESCRIPTORS))]
+            if not ACCESS_PAGE.exists() or ACCESS_PAGE.read_text() != access_text(Path(folder)):
+                drift.append(ACCESS_PAGE.name)
         if drift:
-            sys.exit("generated files differ from the protos; run python protos/generate.py:\n  " + "\n  ".join(drift))
+            sys.exit("These files differ from the protos; run python protos/generate.py:\n  " + "\n  ".join(drift))
         return
     with tempfile.TemporaryDirectory() as folder:
         generate(Path(folder))
         enums.write(enums.outdated(Path(folder, DESCRIPTORS)))
+        ACCESS_PAGE.write_text(access_text(Path(folder)))
         for name in differences(Path(folder), GENERATED):
             fresh, kept = Path(folder, name), GENERATED / name
             if fresh.exists():
                 kept.parent.mkdir(parents=True, exist_ok=True)
-                # Moved into place whole: whoever imports meanwhile reads the old module or the new one.
+                # Moved into place whole, so that an import meanwhile reads the old module or the new one.
                 shutil.move(fresh, kept.with_suffix(".fresh"))
                 kept.with_suffix(".fresh").replace(kept)
             else:

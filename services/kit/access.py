@@ -1,6 +1,9 @@
-"""Who may call an rpc (the first gate) and what they reach (the second gate, which `kit.table` puts before every collection)."""
+"""Authorization: the access rule and the refusals that an rpc declares, and the scope of its caller.
 
-from collections.abc import Iterable, Mapping
+The rule is checked before the rpc runs. `kit.table` then adds the caller's scope to every query and write.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
 from contextvars import ContextVar
 from functools import cache
 
@@ -68,28 +71,66 @@ def rule_of(method: MethodDescriptor) -> access_pb2.Rule:
     return method.GetOptions().Extensions[access_pb2.rule]
 
 
+@cache
+def roles_of(method: MethodDescriptor) -> frozenset[str]:
+    """Returns the labels of the roles that may call an rpc: those of its rule and of the role sets of its rule."""
+    rule = rule_of(method)
+    numbers = set(rule.roles).union(*(roles_in(role_set) for role_set in rule.role_sets))
+    return frozenset(access_pb2.Role.Name(access_pb2.Role.ValueType(number)) for number in numbers)
+
+
+@cache
+def roles_in(role_set: int) -> tuple[int, ...]:
+    """Returns the numbers of the roles of a role set; empty if there is no such set."""
+    value = access_pb2.RoleSet.DESCRIPTOR.values_by_number.get(role_set)
+    return tuple(value.GetOptions().Extensions[access_pb2.roles]) if value is not None else ()
+
+
+@cache
+def reasons_of(method: MethodDescriptor) -> tuple[str, ...]:
+    """Returns the reasons that an rpc declares, in the order of its option."""
+    return tuple(method.GetOptions().Extensions[access_pb2.refuses].reasons)
+
+
+COMMON_REASONS = frozenset(label.removeprefix("COMMON_REASON_") for label, _ in access_pb2.CommonReason.items()) - {"UNSPECIFIED"}
+"""The reasons that every rpc may refuse with."""
+
+
+def is_declared(method: MethodDescriptor, reason: str) -> bool:
+    """True if an rpc declares this reason, or if every rpc may refuse with it."""
+    return reason in COMMON_REASONS or reason in reasons_of(method)
+
+
 def check_rules(services: Iterable[ServiceDescriptor]) -> None:
     """Raises ValueError naming every rpc without a usable rule: such a service does not start."""
-    wrong = []
-    for service in services:
-        for method in service.methods:
-            rule = rule_of(method)
-            fields = method.input_type.fields_by_name
-            if not rule.public and not rule.roles:
-                wrong.append(f"{method.full_name} declares no rule (quanyu.access.v1.rule)")
-            if (rule.public and (rule.roles or rule.within or rule.installation)) or (rule.within and rule.installation):
-                wrong.append(f"{method.full_name}: public, within and installation exclude each other, and public needs no roles")
-            wrong += [
-                f"{method.full_name}: within names {name!r}, which is no field of a known kind of {method.input_type.full_name}"
-                for name in rule.within
-                if name not in fields or name not in FIELD_KINDS
-            ]
+    wrong = [f"{method.full_name}{fault}" for service in services for method in service.methods for fault in _faults(method)]
     if wrong:
         raise ValueError("; ".join(wrong))
 
 
+def _faults(method: MethodDescriptor) -> Iterator[str]:
+    """Yields what is wrong with the rule of an rpc."""
+    rule, fields = rule_of(method), method.input_type.fields_by_name
+    if not (rule.public or rule.roles or rule.role_sets):
+        yield " declares no rule (quanyu.access.v1.rule)"
+    if (rule.public and (rule.roles or rule.role_sets or rule.within or rule.installation)) or (rule.within and rule.installation):
+        yield ": public, within and installation exclude each other, and public needs no roles"
+    for role in rule.roles:
+        if not role or role not in access_pb2.Role.values():
+            yield f": roles names {role}, which is no role"
+    for role_set in rule.role_sets:
+        if not roles_in(role_set):
+            yield f": role_sets names {role_set}, which is no role set"
+    for name in rule.within:
+        if name not in fields or name not in FIELD_KINDS:
+            yield f": within names {name!r}, which is no field of a known kind of {method.input_type.full_name}"
+    for reason in reasons_of(method):
+        if reason in COMMON_REASONS:
+            yield f": refuses names {reason!r}, which is common to all rpcs"
+
+
 class Gate:
-    """The first gate of one service."""
+    """Checks the access rules of one service."""
 
     def __init__(self, verifier: Verifier, scopes: Scopes) -> None:
         self.verifier, self.scopes = verifier, scopes
@@ -102,7 +143,7 @@ class Gate:
         return None
 
     async def admit(self, method: MethodDescriptor, principal: Principal | None, request: Message) -> Caller:
-        """The caller this request runs for; `Denied` when the rule lets none of their grants through."""
+        """Returns the caller that this request runs for; `Denied` if none of their grants satisfies the rule."""
         rule = rule_of(method)
         if principal is None:
             if rule.public:
@@ -110,7 +151,7 @@ class Gate:
             raise Denied("UNAUTHENTICATED", "sign in first")
         if rule.public:
             return await self._caller(principal, principal.grants)
-        allowed = _role_labels(tuple(rule.roles))
+        allowed = roles_of(method)
         grants = [grant for grant in principal.grants if grant.role in allowed]
         if rule.installation:
             grants = [grant for grant in grants if grant.kind == INSTALLATION]
@@ -153,8 +194,3 @@ class Gate:
             if ids and ids <= reach.get(FIELD_KINDS[name], frozenset()):
                 return True
         return False
-
-
-@cache
-def _role_labels(roles: tuple[int, ...]) -> frozenset[str]:
-    return frozenset(access_pb2.Role.Name(access_pb2.Role.ValueType(role)) for role in roles)

@@ -59,6 +59,8 @@ class Calls(grpc.aio.ServerInterceptor):
                 except Refusal as refusal:
                     refused = status.to_status(refusal)
                     code, reason = status.CODES[type(refusal)].name, refusal.reason
+                    if not access.is_declared(method, reason):
+                        logger().error("undeclared refusal", rpc=method.full_name, reason=reason)
                     await context.abort_with_status(rpc_status.to_status(refused))
                 except asyncio.CancelledError:
                     code = "CANCELLED"

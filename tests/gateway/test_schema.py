@@ -28,8 +28,8 @@ from gateway.edges import EdgeField
 from gateway.follow import FollowField
 from gateway.nodes import NodeField
 from gateway.view import ENUMS, NODES, MessageField
-from quanyu.access.v1 import access_pb2
 from quanyu.common.v1 import money_pb2
+from services.kit import access
 from tests.gateway.conftest import OPERATIONS
 from tests.gateway.graph import CORE, TYPES, declared, files
 
@@ -130,7 +130,7 @@ def test_every_rpc_of_the_walk_for_people_is_in_the_graph() -> None:
     missing = set()
     for service in (service for file in files() for service in file.services_by_name.values() if file.package != "quanyu.facts.v1"):
         for method in service.methods:
-            internal = list(method.GetOptions().Extensions[access_pb2.rule].roles) == [access_pb2.ROLE_SERVICE]
+            internal = access.roles_of(method) == {"ROLE_SERVICE"}
             if not internal and not method.name.startswith("Import") and method.full_name not in used:
                 missing.add(method.full_name)
     assert missing == set()

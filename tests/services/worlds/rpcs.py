@@ -17,8 +17,7 @@ from msgspec import Struct
 
 import quanyu
 from quanyu.access.v1 import access_pb2
-from services.kit import status
-from services.kit.access import rule_of
+from services.kit import access, status
 from services.kit.channel import CURSOR_KEY, heard_each
 from services.kit.errors import Refusal
 from services.kit.principals import Grant
@@ -59,8 +58,9 @@ def is_stream(name: str) -> bool:
 
 
 def roles_of(name: str) -> list[str]:
-    """The roles an rpc's rule names."""
-    return [access_pb2.Role.Name(role) for role in rule_of(rpcs()[name]).roles]
+    """The roles that may call an rpc, in the order of the enum."""
+    allowed = access.roles_of(rpcs()[name])
+    return [label for label, _ in access_pb2.Role.items() if label in allowed]
 
 
 def asked(name: str, /, **fields: Any) -> Message:

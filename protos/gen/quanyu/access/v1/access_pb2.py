@@ -25,19 +25,33 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import descriptor_pb2 as google_dot_protobuf_dot_descriptor__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dquanyu/access/v1/access.proto\x12\x10quanyu.access.v1\x1a google/protobuf/descriptor.proto\"d\n\x05Grant\x12$\n\x04role\x18\x01 \x01(\x0e\x32\x16.quanyu.access.v1.Role\x12)\n\x04kind\x18\x02 \x01(\x0e\x32\x1b.quanyu.access.v1.ScopeKind\x12\n\n\x02id\x18\x03 \x01(\t\"c\n\x04Rule\x12\x0e\n\x06public\x18\x01 \x01(\x08\x12%\n\x05roles\x18\x02 \x03(\x0e\x32\x16.quanyu.access.v1.Role\x12\x0e\n\x06within\x18\x03 \x03(\t\x12\x14\n\x0cinstallation\x18\x04 \x01(\x08*\xc6\x01\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\x11\n\rROLE_CONSUMER\x10\x01\x12\x0e\n\nROLE_GUIDE\x10\x02\x12\x16\n\x12ROLE_STORE_MANAGER\x10\x03\x12\x13\n\x0fROLE_SUPERVISOR\x10\x04\x12\x17\n\x13ROLE_BRAND_OPERATOR\x10\x05\x12\x1a\n\x16ROLE_DISTRICT_OPERATOR\x10\x06\x12\x11\n\rROLE_OPERATOR\x10\x07\x12\x10\n\x0cROLE_SERVICE\x10\x08*\xcd\x01\n\tScopeKind\x12\x1a\n\x16SCOPE_KIND_UNSPECIFIED\x10\x00\x12\x1b\n\x17SCOPE_KIND_INSTALLATION\x10\x01\x12\x14\n\x10SCOPE_KIND_BRAND\x10\x02\x12\x13\n\x0fSCOPE_KIND_UNIT\x10\x03\x12\x14\n\x10SCOPE_KIND_STORE\x10\x04\x12\x17\n\x13SCOPE_KIND_DISTRICT\x10\x05\x12\x17\n\x13SCOPE_KIND_CONSUMER\x10\x06\x12\x14\n\x10SCOPE_KIND_STAFF\x10\x07:F\n\x04rule\x12\x1e.google.protobuf.MethodOptions\x18\xfd\x88\x03 \x01(\x0b\x32\x16.quanyu.access.v1.Rule:1\n\x08personal\x12\x1d.google.protobuf.FieldOptions\x18\xfe\x88\x03 \x01(\x08:2\n\tlist_size\x12\x1d.google.protobuf.FieldOptions\x18\xff\x88\x03 \x01(\x05\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dquanyu/access/v1/access.proto\x12\x10quanyu.access.v1\x1a google/protobuf/descriptor.proto\"d\n\x05Grant\x12$\n\x04role\x18\x01 \x01(\x0e\x32\x16.quanyu.access.v1.Role\x12)\n\x04kind\x18\x02 \x01(\x0e\x32\x1b.quanyu.access.v1.ScopeKind\x12\n\n\x02id\x18\x03 \x01(\t\"\x91\x01\n\x04Rule\x12\x0e\n\x06public\x18\x01 \x01(\x08\x12%\n\x05roles\x18\x02 \x03(\x0e\x32\x16.quanyu.access.v1.Role\x12,\n\trole_sets\x18\x05 \x03(\x0e\x32\x19.quanyu.access.v1.RoleSet\x12\x0e\n\x06within\x18\x03 \x03(\t\x12\x14\n\x0cinstallation\x18\x04 \x01(\x08\"\x1b\n\x08Refusals\x12\x0f\n\x07reasons\x18\x01 \x03(\t*\xc6\x01\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\x11\n\rROLE_CONSUMER\x10\x01\x12\x0e\n\nROLE_GUIDE\x10\x02\x12\x16\n\x12ROLE_STORE_MANAGER\x10\x03\x12\x13\n\x0fROLE_SUPERVISOR\x10\x04\x12\x17\n\x13ROLE_BRAND_OPERATOR\x10\x05\x12\x1a\n\x16ROLE_DISTRICT_OPERATOR\x10\x06\x12\x11\n\rROLE_OPERATOR\x10\x07\x12\x10\n\x0cROLE_SERVICE\x10\x08*\xae\x01\n\x07RoleSet\x12\x18\n\x14ROLE_SET_UNSPECIFIED\x10\x00\x12 \n\x14ROLE_SET_STORE_STAFF\x10\x01\x1a\x06\x8a\xc8\x18\x02\x02\x03\x12$\n\x17ROLE_SET_BRAND_MANAGERS\x10\x02\x1a\x07\x8a\xc8\x18\x03\x03\x04\x05\x12\"\n\x14ROLE_SET_BRAND_STAFF\x10\x03\x1a\x08\x8a\xc8\x18\x04\x02\x03\x04\x05\x12\x1d\n\x11ROLE_SET_PLATFORM\x10\x04\x1a\x06\x8a\xc8\x18\x02\x07\x08*\xcd\x01\n\tScopeKind\x12\x1a\n\x16SCOPE_KIND_UNSPECIFIED\x10\x00\x12\x1b\n\x17SCOPE_KIND_INSTALLATION\x10\x01\x12\x14\n\x10SCOPE_KIND_BRAND\x10\x02\x12\x13\n\x0fSCOPE_KIND_UNIT\x10\x03\x12\x14\n\x10SCOPE_KIND_STORE\x10\x04\x12\x17\n\x13SCOPE_KIND_DISTRICT\x10\x05\x12\x17\n\x13SCOPE_KIND_CONSUMER\x10\x06\x12\x14\n\x10SCOPE_KIND_STAFF\x10\x07*\x98\x08\n\x0c\x43ommonReason\x12\x1d\n\x19\x43OMMON_REASON_UNSPECIFIED\x10\x00\x12!\n\x1d\x43OMMON_REASON_UNAUTHENTICATED\x10\x01\x12#\n\x1f\x43OMMON_REASON_INVALID_PRINCIPAL\x10\x02\x12\x1f\n\x1b\x43OMMON_REASON_NOT_PERMITTED\x10\x03\x12\x1e\n\x1a\x43OMMON_REASON_OUT_OF_SCOPE\x10\x04\x12 \n\x1c\x43OMMON_REASON_SCOPE_TOO_WIDE\x10\x05\x12\x1f\n\x1b\x43OMMON_REASON_INVALID_FIELD\x10\x06\x12!\n\x1d\x43OMMON_REASON_BATCH_TOO_LARGE\x10\x07\x12#\n\x1f\x43OMMON_REASON_INVALID_PAGE_SIZE\x10\x08\x12 \n\x1c\x43OMMON_REASON_INVALID_CURSOR\x10\t\x12%\n!COMMON_REASON_REQUEST_ID_REQUIRED\x10\n\x12#\n\x1f\x43OMMON_REASON_REQUEST_ID_REUSED\x10\x0b\x12!\n\x1d\x43OMMON_REASON_VERSION_CHANGED\x10\x0c\x12\x1f\n\x1b\x43OMMON_REASON_STATE_CHANGED\x10\r\x12 \n\x1c\x43OMMON_REASON_ALREADY_EXISTS\x10\x0e\x12\x1b\n\x17\x43OMMON_REASON_CONTENDED\x10\x0f\x12\x1b\n\x17\x43OMMON_REASON_LANE_FULL\x10\x10\x12\x19\n\x15\x43OMMON_REASON_CLOSING\x10\x11\x12 \n\x1c\x43OMMON_REASON_COMMIT_UNKNOWN\x10\x12\x12&\n\"COMMON_REASON_DATABASE_UNAVAILABLE\x10\x13\x12 \n\x1c\x43OMMON_REASON_TOO_MANY_CALLS\x10\x14\x12#\n\x1f\x43OMMON_REASON_DEADLINE_EXCEEDED\x10\x15\x12%\n!COMMON_REASON_SERVICE_UNAVAILABLE\x10\x16\x12$\n COMMON_REASON_SERVICE_OVERLOADED\x10\x17\x12\x1b\n\x17\x43OMMON_REASON_CANCELLED\x10\x18\x12\"\n\x1e\x43OMMON_REASON_TOO_MANY_STREAMS\x10\x19\x12%\n!COMMON_REASON_SUBSCRIBER_TOO_SLOW\x10\x1a\x12!\n\x1d\x43OMMON_REASON_SERVER_STOPPING\x10\x1b\x12#\n\x1f\x43OMMON_REASON_WATCH_UNAVAILABLE\x10\x1c\x12\x1e\n\x1a\x43OMMON_REASON_CHANGES_LOST\x10\x1d:F\n\x04rule\x12\x1e.google.protobuf.MethodOptions\x18\xfd\x88\x03 \x01(\x0b\x32\x16.quanyu.access.v1.Rule:M\n\x07refuses\x12\x1e.google.protobuf.MethodOptions\x18\x80\x89\x03 \x01(\x0b\x32\x1a.quanyu.access.v1.Refusals:J\n\x05roles\x12!.google.protobuf.EnumValueOptions\x18\x81\x89\x03 \x03(\x0e\x32\x16.quanyu.access.v1.Role:1\n\x08personal\x12\x1d.google.protobuf.FieldOptions\x18\xfe\x88\x03 \x01(\x08:2\n\tlist_size\x12\x1d.google.protobuf.FieldOptions\x18\xff\x88\x03 \x01(\x05\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'quanyu.access.v1.access_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_ROLE']._serialized_start=289
-  _globals['_ROLE']._serialized_end=487
-  _globals['_SCOPEKIND']._serialized_start=490
-  _globals['_SCOPEKIND']._serialized_end=695
+  _globals['_ROLESET'].values_by_name["ROLE_SET_STORE_STAFF"]._loaded_options = None
+  _globals['_ROLESET'].values_by_name["ROLE_SET_STORE_STAFF"]._serialized_options = b'\212\310\030\002\002\003'
+  _globals['_ROLESET'].values_by_name["ROLE_SET_BRAND_MANAGERS"]._loaded_options = None
+  _globals['_ROLESET'].values_by_name["ROLE_SET_BRAND_MANAGERS"]._serialized_options = b'\212\310\030\003\003\004\005'
+  _globals['_ROLESET'].values_by_name["ROLE_SET_BRAND_STAFF"]._loaded_options = None
+  _globals['_ROLESET'].values_by_name["ROLE_SET_BRAND_STAFF"]._serialized_options = b'\212\310\030\004\002\003\004\005'
+  _globals['_ROLESET'].values_by_name["ROLE_SET_PLATFORM"]._loaded_options = None
+  _globals['_ROLESET'].values_by_name["ROLE_SET_PLATFORM"]._serialized_options = b'\212\310\030\002\007\010'
+  _globals['_ROLE']._serialized_start=365
+  _globals['_ROLE']._serialized_end=563
+  _globals['_ROLESET']._serialized_start=566
+  _globals['_ROLESET']._serialized_end=740
+  _globals['_SCOPEKIND']._serialized_start=743
+  _globals['_SCOPEKIND']._serialized_end=948
+  _globals['_COMMONREASON']._serialized_start=951
+  _globals['_COMMONREASON']._serialized_end=1999
   _globals['_GRANT']._serialized_start=85
   _globals['_GRANT']._serialized_end=185
-  _globals['_RULE']._serialized_start=187
-  _globals['_RULE']._serialized_end=286
+  _globals['_RULE']._serialized_start=188
+  _globals['_RULE']._serialized_end=333
+  _globals['_REFUSALS']._serialized_start=335
+  _globals['_REFUSALS']._serialized_end=362
 # @@protoc_insertion_point(module_scope)

@@ -27,6 +27,34 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _FactSinkReason:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _FactSinkReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_FactSinkReason.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    FACT_SINK_REASON_UNSPECIFIED: _FactSinkReason.ValueType  # 0
+    """Not set."""
+    FACT_SINK_REASON_INVALID_BATCH: _FactSinkReason.ValueType  # 1
+    """The call names no source, has facts of several sources or has too many facts."""
+    FACT_SINK_REASON_SOURCE_NOT_YOURS: _FactSinkReason.ValueType  # 2
+    """Another service than `source` signed the call."""
+    FACT_SINK_REASON_KIND_NOT_YOURS: _FactSinkReason.ValueType  # 3
+    """Another service tells facts of this kind."""
+
+class FactSinkReason(_FactSinkReason, metaclass=_FactSinkReasonEnumTypeWrapper):
+    """Why Deliver refuses a whole call. On the wire the reason is the label without its prefix: `INVALID_BATCH`."""
+
+FACT_SINK_REASON_UNSPECIFIED: FactSinkReason.ValueType  # 0
+"""Not set."""
+FACT_SINK_REASON_INVALID_BATCH: FactSinkReason.ValueType  # 1
+"""The call names no source, has facts of several sources or has too many facts."""
+FACT_SINK_REASON_SOURCE_NOT_YOURS: FactSinkReason.ValueType  # 2
+"""Another service than `source` signed the call."""
+FACT_SINK_REASON_KIND_NOT_YOURS: FactSinkReason.ValueType  # 3
+"""Another service tells facts of this kind."""
+Global___FactSinkReason: _TypeAlias = FactSinkReason  # noqa: Y015
+
 class _DeliveryState:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
