@@ -143,10 +143,9 @@ def page(
 class MutationField(GraphField):
     """See `mutation`."""
 
-    def __init__(self, given: type[Any], passed_on: tuple[type[Message], ...]) -> None:
+    def __init__(self, given: type[Any]) -> None:
         self.given, self.form = given, given.__form__
         self.rpc = rpc_of(self.form.message)
-        self.refusing = (self.rpc, *map(rpc_of, passed_on))
         super().__init__()
         self.members: tuple[type[Any], ...] = ()
 
@@ -159,8 +158,7 @@ class MutationField(GraphField):
             raise TypeError(f"{where} asks a service: it must be nullable")
         if not any(part.name == IDEMPOTENCY_KEY for part in self.form.parts):
             raise TypeError(f"{where} takes no idempotency key")
-        named = [member for rpc in self.refusing for member in errors.named_by(rpc.method.full_name)]
-        self.members = tuple(dict.fromkeys((*named, *errors.general())))
+        self.members = tuple(dict.fromkeys((*errors.declared_by(self.rpc.method), *errors.general())))
         self._arguments = [
             StrawberryArgument(
                 python_name="input", graphql_name=None, type_annotation=annotation(self.given.__name__), description="What is asked for."
@@ -192,10 +190,9 @@ class MutationField(GraphField):
             return errors.told(refused, self.members, self.form.written)
 
 
-def mutation(given: type[Any], *, passed_on: tuple[type[Message], ...] = ()) -> Any:
-    """A mutation that carries out the rpc of a form; it is annotated with its payload.
+def mutation(given: type[Any]) -> Any:
+    """Declares a mutation that carries out the rpc of a form; it is annotated with its payload.
 
-    Its result is a union of the payload, the refusals whose reasons the rpc's comment names and that have a type of their own, and the
-    general ones. `passed_on`: requests of rpcs whose refusals this one passes on.
+    Its result is a union of the payload, the refusals with a type of their own whose reasons the rpc declares, and the general refusals.
     """
-    return MutationField(given, passed_on)
+    return MutationField(given)

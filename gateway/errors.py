@@ -1,25 +1,25 @@
-"""What a client hears when something is refused or goes wrong.
+"""Refusals and errors as a client receives them.
 
-Expected refusals of a mutation are members of its result, all of them `Refusal`s: one table tells which reason is which type. Everything
-else is an error of the answer, with `extensions.code`; an exception nobody expected is masked, with an id that is in the log.
+Expected refusals of a mutation are members of its result union. Each implements `Refusal`; one table maps reasons to types, and the rpc
+of the mutation declares its reasons. Everything else is a top-level error with `extensions.code`. An unexpected exception is masked: its
+error carries only an id, which the log has too.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from typing import Any, TypeVar
 
 import grpc
 import strawberry
+from google.protobuf.descriptor import MethodDescriptor
 from graphql import GraphQLError
 from strawberry.types.field import StrawberryField
 
-from gateway import descriptions
 from gateway.names import annotation, declare
 from gateway.scalars import utc
-from services.kit import errors, ids, telemetry
+from services.kit import access, errors, ids, telemetry
 from services.kit.logs import logger
 
 T = TypeVar("T")
@@ -33,7 +33,6 @@ TOP_LEVEL = frozenset({UNAUTHENTICATED, "INVALID_PRINCIPAL"})
 """Reasons that concern the whole request and no single mutation."""
 READ: Mapping[str, Callable[[str], Any]] = {"str": str, "Long": int, "DateTime": utc, "bool": lambda text: text == "True"}
 """How metadata of a refusal become fields of its type."""
-REASON = re.compile(r"\b[A-Z][A-Z0-9]*(?:_[A-Z0-9]+)+\b")
 
 BY_REASON: dict[str, type[Any]] = {}
 BY_FAMILY: dict[type[errors.Refusal], type[Any]] = {}
@@ -78,10 +77,9 @@ def type_of(refused: errors.Refusal) -> type[Any]:
     return BY_REASON.get(refused.reason) or BY_FAMILY[type(refused)]
 
 
-def named_by(rpc_full_name: str) -> tuple[type[Any], ...]:
-    """The refusals of their own type that an rpc's comment names."""
-    words = REASON.findall(descriptions.of(rpc_full_name) or "")
-    return tuple(dict.fromkeys(BY_REASON[word] for word in words if word in BY_REASON))
+def declared_by(method: MethodDescriptor) -> tuple[type[Any], ...]:
+    """Returns the refusals with a type of their own whose reasons an rpc declares, in the order of its option."""
+    return tuple(dict.fromkeys(BY_REASON[reason] for reason in access.reasons_of(method) if reason in BY_REASON))
 
 
 def told(refused: errors.Refusal, members: tuple[type[Any], ...], written: Callable[[str], str]) -> Any:

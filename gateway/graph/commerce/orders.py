@@ -26,7 +26,6 @@ from gateway.graph.batches import (
 from gateway.nodes import by_id
 from gateway.view import Node, enumeration, view
 from quanyu.commerce.v1 import orders_pb2
-from quanyu.district.v1 import wallet_pb2
 
 if TYPE_CHECKING:
     from gateway.graph.commerce.catalog import Offer, Variant
@@ -220,6 +219,6 @@ class CancelOrderPayload:
 
 
 class Mutations:
-    place_order: PlaceOrderPayload | None = mutation(PlaceOrderInput, passed_on=(wallet_pb2.LockCouponsRequest,))
+    place_order: PlaceOrderPayload | None = mutation(PlaceOrderInput)
     pay_order: PayOrderPayload | None = mutation(PayOrderInput)
     cancel_order: CancelOrderPayload | None = mutation(CancelOrderInput)
