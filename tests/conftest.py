@@ -8,7 +8,9 @@ from collections.abc import AsyncIterator, Generator, Iterator
 from pathlib import Path
 
 import pytest
+from google.protobuf.descriptor import MethodDescriptor
 
+from services.kit import access
 from services.kit.mongo import Database
 from services.kit.settings import Settings
 from services.local.mongod import Mongod
@@ -22,6 +24,31 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
     with TURNS.open("w") as turn:
         fcntl.flock(turn, fcntl.LOCK_EX if item.get_closest_marker("alone") else fcntl.LOCK_SH)
         return (yield)
+
+
+@pytest.fixture(scope="session")
+def undeclared() -> Iterator[list[str]]:
+    """The refusals that services of this process gave and whose reason the rpc does not declare. Probes of tests declare nothing."""
+    found: list[str] = []
+
+    def is_declared(method: MethodDescriptor, reason: str) -> bool:
+        declared = decide(method, reason)
+        if not declared and method.full_name.startswith("quanyu."):
+            found.append(f"{method.full_name} refuses with {reason}")
+        return declared
+
+    decide, access.is_declared = access.is_declared, is_declared
+    yield found
+    access.is_declared = decide
+
+
+@pytest.fixture(autouse=True)
+def refusals_are_declared(undeclared: list[str]) -> Iterator[None]:
+    """Fails each test in which an rpc refuses with a reason that it does not declare."""
+    yield
+    found = sorted(set(undeclared))
+    undeclared.clear()
+    assert not found, f"declare these in the option refuses of the rpc: {found}"
 
 
 @pytest.fixture(scope="session")

@@ -1,9 +1,12 @@
-"""Mutations: what they answer with, which of them require a key, and that every reason a service gives has its type."""
+"""Mutations: the members of their results, which of them require a key, and the type of each reason."""
+
+import re
 
 from graphql import GraphQLInputObjectType, GraphQLNonNull, GraphQLUnionType, get_named_type
 
 from gateway import descriptions, errors
 from gateway.calls import MutationField
+from services.kit import access
 from services.kit.errors import FAMILY
 from tests.gateway.graph import CORE, declared, files, reasons
 
@@ -80,54 +83,55 @@ def test_what_moves_money_stock_coupons_or_messages_requires_a_key() -> None:
 
 
 TOLD_BY_FAMILY = {
-    "ALREADY_LINKED", "BEYOND_OWN_REACH", "BRAND_EXISTS", "BRAND_NOT_YOURS", "CAMPAIGN_EXISTS", "CAMPAIGN_FULL", "CAMPAIGN_NOT_FOUND",
-    "CAMPAIGN_OVER", "CONSUMER_ID_TAKEN", "CONSUMER_NOT_FOUND", "CURRENCY_MIXED", "DATES_INVALID", "DESTINATION_MISSING",
-    "DISTRICT_EXISTS", "DISTRICT_FULL", "DISTRICT_NOT_FOUND", "EMPTY_TARGET", "GEOFENCE_INVALID", "GRANT_EXISTS", "GRANT_NOT_FOUND",
-    "HOLD_NOT_FOUND", "IDENTITIES_DISAGREE", "IDENTITY_TAKEN", "INVALID_HOURS", "INVALID_MONTH", "INVALID_PERIOD", "INVALID_PHONE",
-    "INVALID_ZONE", "IN_THE_FUTURE", "JOINED_ALREADY", "KIND_NOT_RECORDED", "LINES_MISSING", "LINK_NOT_YOURS", "NAME_MISSING",
-    "NEAR_MISSING", "NOT_DELIVERED_HERE", "NOT_LINKED", "NO_CAMPAIGN", "ORDER_CANCELLED", "ORDER_LOCKED_OTHERWISE", "ORDER_NOT_FOUND",
-    "ORDER_NOT_PLACED", "ORDER_PAID", "OUTREACH_NOT_FOUND", "PAYMENT_METHOD_REFUSED", "PLACE_REQUIRED", "PRODUCT_EXISTS",
-    "ROLE_NOT_GRANTABLE", "SAME_PERSON", "STAFF_EXISTS", "STAFF_LEFT", "STAFF_NOT_FOUND", "STAFF_UNKNOWN", "STOCK_NOT_FOUND",
-    "STOCK_RESERVED", "STORES_MIXED", "STORE_EXISTS", "STORE_NOT_FOUND", "SUBJECT_IN_USE", "SUBJECT_NOT_YOURS", "SUBTREE_TOO_LARGE",
-    "TASK_NOT_FOUND", "TERMS_INVALID", "TOO_MANY_CONSENTS", "TOO_MANY_IDENTITIES", "TOO_MANY_LINKED", "TOO_MANY_ON_HAND", "UNIT_CYCLE",
-    "UNIT_EXISTS", "UNIT_IS_ROOT", "UNIT_KIND_NOT_ALLOWED", "UNIT_NOT_FOUND", "UNIT_OF_ANOTHER_BRAND", "UNIT_TOO_DEEP",
-    "VARIANT_EXISTS", "VARIANT_NOT_FOUND", "VARIANT_REPEATED", "VENUE_EXISTS", "VISIT_NOT_FOUND",
+    "ALREADY_LINKED", "BEYOND_OWN_REACH", "BRAND_EXISTS", "BRAND_NOT_FOUND", "BRAND_NOT_YOURS", "CAMPAIGN_EXISTS",
+    "CAMPAIGN_FULL", "CAMPAIGN_NOT_FOUND", "CAMPAIGN_OVER", "CONSUMER_ID_TAKEN", "CONSUMER_NOT_FOUND", "CURRENCY_MIXED",
+    "DATES_INVALID", "DESTINATION_MISSING", "DISTRICT_EXISTS", "DISTRICT_FULL", "DISTRICT_NOT_FOUND", "EMPTY_TARGET",
+    "GEOFENCE_INVALID", "GRANT_EXISTS", "GRANT_NOT_FOUND", "HOLD_NOT_FOUND", "IDENTITIES_DISAGREE", "IDENTITY_TAKEN",
+    "INVALID_HOURS", "INVALID_MONTH", "INVALID_PERIOD", "INVALID_PHONE", "INVALID_ZONE", "IN_THE_FUTURE", "JOINED_ALREADY",
+    "KIND_NOT_RECORDED", "LINES_MISSING", "LINK_NOT_YOURS", "NAME_MISSING", "NEAR_MISSING", "NOT_DELIVERED_HERE", "NOT_LINKED",
+    "NO_CAMPAIGN", "ORDER_CANCELLED", "ORDER_LOCKED_OTHERWISE", "ORDER_NOT_FOUND", "ORDER_NOT_PLACED", "ORDER_PAID",
+    "OUTCOME_REQUIRED", "OUTREACH_NOT_FOUND", "PAYMENT_METHOD_REFUSED", "PLACE_REQUIRED", "PRODUCT_EXISTS", "ROLE_NOT_GRANTABLE",
+    "SAME_PERSON", "STAFF_EXISTS", "STAFF_LEFT", "STAFF_NOT_FOUND", "STAFF_UNKNOWN", "STOCK_NOT_FOUND", "STOCK_RESERVED",
+    "STORES_MIXED", "STORE_EXISTS", "STORE_NOT_FOUND", "SUBJECT_IN_USE", "SUBJECT_NOT_YOURS", "SUBTREE_TOO_LARGE",
+    "TASK_NOT_FOUND", "TERMS_INVALID", "TOO_MANY_CONSENTS", "TOO_MANY_IDENTITIES", "TOO_MANY_LINKED", "TOO_MANY_ON_HAND",
+    "UNIT_CYCLE", "UNIT_EXISTS", "UNIT_IS_ROOT", "UNIT_KIND_NOT_ALLOWED", "UNIT_NOT_FOUND", "UNIT_OF_ANOTHER_BRAND",
+    "UNIT_TOO_DEEP", "VARIANT_EXISTS", "VARIANT_NOT_FOUND", "VARIANT_REPEATED", "VENUE_EXISTS", "VISIT_NOT_FOUND",
 }  # fmt: skip
 """Reasons of which a front end needs to know no more than their family's type, `code` and message say."""
 
 
 def test_every_reason_of_a_mutation_has_its_type() -> None:
-    """A reason in neither table is new: has it facts that a front end acts on? One that no mutation names any more goes."""
+    """A reason in neither table is new: does it have fields that a front end acts on? A reason that no mutation declares is removed."""
     of_own_type = set(errors.BY_REASON)
-    named = {word for field in MUTATIONS.values() for rpc in field.refusing for word in _words(rpc.method.full_name)} & reasons()
+    named = {reason for field in MUTATIONS.values() for reason in access.reasons_of(field.rpc.method)}
     assert named - of_own_type == TOLD_BY_FAMILY
     assert of_own_type <= named
 
 
-def _words(rpc: str) -> list[str]:
-    return errors.REASON.findall(descriptions.of(rpc) or "")
+def test_union_has_the_types_of_declared_reasons() -> None:
+    assert CORE.mutation_type is not None
+    for name, field in CORE.mutation_type.fields.items():
+        union = get_named_type(field.type)
+        assert isinstance(union, GraphQLUnionType)
+        declared_types = {
+            type_.__name__ for reason in access.reasons_of(MUTATIONS[name].rpc.method) if (type_ := errors.BY_REASON.get(reason))
+        }
+        own_types = {type_.__name__ for type_ in errors.BY_REASON.values()}
+        assert {each.name for each in union.types} & own_types == declared_types
 
 
+REASON = re.compile(r"\b[A-Z][A-Z0-9]*(?:_[A-Z0-9]+)+\b")
+"""A reason or the label of an enum in a comment."""
 ENUM_LABELS = {value.name for file in files() for enum in file.enum_types_by_name.values() for value in enum.values}
-"""Which comments also speak of."""
-OF_THE_KIT = {
-    "KIND_NOT_YOURS",
-    "SOURCE_NOT_YOURS",
-    "CHANGES_LOST",
-    "INVALID_CURSOR",
-    "SERVER_STOPPING",
-    "SUBSCRIBER_TOO_SLOW",
-    "TOO_MANY_STREAMS",
-}
-"""What any stream may be refused or ended with, and facts."""
+"""Labels that comments also name."""
 
 
 def test_what_an_rpcs_comment_calls_a_reason_is_one() -> None:
-    """A misspelt one would be told by its family's type, and nobody would know."""
-    known, unknown = reasons() | ENUM_LABELS | OF_THE_KIT, {}
+    """A misspelt reason would mislead the readers of the description."""
+    known, unknown = reasons() | ENUM_LABELS, {}
     for file in files():
         for method in (method for service in file.services_by_name.values() for method in service.methods):
-            words = _words(method.full_name)
+            words = REASON.findall(descriptions.of(method.full_name) or "")
             if strange := {word for word in words if word not in known and not word.startswith(("ROLE_", "QUANYU_"))}:
                 unknown[method.full_name] = strange
     assert unknown == {}

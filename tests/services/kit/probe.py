@@ -19,8 +19,9 @@ LISTS = ("store_ids", "brand_ids")
 numbers = count()
 
 
-def probe(rules: Mapping[str, access_pb2.Rule | None], streaming: Collection[str] = ()) -> ServiceDescriptor:
-    """A service `ProbeService` with an rpc for each rule; None: it declares none. Those named answer with a stream."""
+def probe(rules: Mapping[str, access_pb2.Rule | None], streaming: Collection[str] = (), refuses: Sequence[str] = ()) -> ServiceDescriptor:
+    """A service `ProbeService` with an rpc for each rule; None: it declares none. Those in `streaming` answer with a stream; all of them
+    declare the reasons `refuses`."""
     module = f"tests/services/kit/probe{next(numbers)}"
     package = module.replace("/", ".")
     file = FileDescriptorProto(name=f"{module}.proto", package=package, syntax="proto3")
@@ -33,6 +34,7 @@ def probe(rules: Mapping[str, access_pb2.Rule | None], streaming: Collection[str
     for name, rule in rules.items():
         method = service.method.add(name=name, input_type=f".{package}.Request", output_type=f".{package}.Request")
         method.server_streaming = name in streaming
+        method.options.Extensions[access_pb2.refuses].reasons.extend(refuses)
         if rule is not None:
             method.options.Extensions[access_pb2.rule].CopyFrom(rule)
     default_pool().AddSerializedFile(file.SerializeToString())

@@ -69,9 +69,13 @@ def rule(*roles: str, **more: object) -> access_pb2.Rule:
     return access_pb2.Rule(roles=[access_pb2.Role.Value(role) for role in roles], **more)  # type: ignore[arg-type]
 
 
+STORE_STAFF, BRAND_MANAGERS = access_pb2.ROLE_SET_STORE_STAFF, access_pb2.ROLE_SET_BRAND_MANAGERS
+
+
 async def test_usable_rules_pass() -> None:
     within = rule(GUIDE, within=["store_id", "brand_ids"])
-    check_rules([probe({"Public": rule(public=True), "Role": rule(GUIDE), "Within": within, "All": rule(SERVICE, installation=True)})])
+    usable = {"Public": rule(public=True), "Role": rule(GUIDE), "Within": within, "All": rule(SERVICE, installation=True)}
+    check_rules([probe(usable | {"Set": rule(role_sets=[STORE_STAFF])})])
 
 
 async def test_every_rpc_without_a_usable_rule_is_named() -> None:
@@ -85,12 +89,17 @@ async def test_every_rpc_without_a_usable_rule_is_named() -> None:
             "HalfWithin": rule(GUIDE, within=["store_id", "moon_id"]),
             "OpenAndNot": rule(GUIDE, public=True),
             "AllAndPart": rule(GUIDE, within=["store_id"], installation=True),
+            "PublicSet": rule(public=True, role_sets=[STORE_STAFF]),
+            "UnknownRole": access_pb2.Rule(roles=[99]),
+            "UnknownSet": rule(GUIDE, role_sets=[99]),
+            "UnsetSet": rule(role_sets=[access_pb2.ROLE_SET_UNSPECIFIED]),
         }
     )
     with pytest.raises(ValueError, match="ProbeService") as refused:
         check_rules([probe({"Fine": rule(GUIDE)}), service])
     named = str(refused.value)
-    for name in ("Bare", "Empty", "NoField", "NoKind", "HalfWithin", "OpenAndNot", "AllAndPart"):
+    unusable = ("Bare", "Empty", "NoField", "NoKind", "HalfWithin", "OpenAndNot", "AllAndPart")
+    for name in (*unusable, "PublicSet", "UnknownRole", "UnknownSet", "UnsetSet"):
         assert f"ProbeService.{name}" in named
     assert "ProbeService.Fine" not in named
     assert all(f"{field!r}" in named for field in ("planet_id", "colour_id", "moon_id"))
@@ -124,6 +133,24 @@ async def test_a_servicer_is_known_by_its_generated_base() -> None:
     assert descriptor_of(servicer(service, "Ask", "Say")) is service
     with pytest.raises(TypeError, match="object has no generated base"):
         descriptor_of(object())
+
+
+async def test_common_reason_in_refuses_stops_the_start() -> None:
+    with pytest.raises(ValueError, match="refuses names 'NOT_PERMITTED'"):
+        check_rules([probe({"Ask": rule(GUIDE)}, refuses=["NOT_PERMITTED"])])
+
+
+async def test_roles_are_those_of_the_rule_and_its_sets() -> None:
+    assert access.roles_of(rpc(CONSUMER, role_sets=[STORE_STAFF, BRAND_MANAGERS])) == {
+        CONSUMER, GUIDE, MANAGER, SUPERVISOR, BRAND_OPERATOR
+    }  # fmt: skip
+    assert access.roles_of(rpc(public=True)) == frozenset()
+
+
+async def test_reason_is_declared_by_the_rpc_or_common() -> None:
+    method = probe({"Ask": rule(GUIDE)}, refuses=["TOO_LATE"]).methods_by_name["Ask"]
+    assert all(access.is_declared(method, reason) for reason in ("TOO_LATE", "INVALID_FIELD", "NOT_PERMITTED"))
+    assert not access.is_declared(method, "TOO_SOON") and not access.is_declared(method, "UNSPECIFIED")
 
 
 # Who is let through ---------------------------------------------------------------------------------------------------
@@ -185,6 +212,14 @@ async def test_who_is_not_within_is_not_let_through(gate: Gate, grants: list[Gra
 async def test_whoever_reaches_the_store_is_let_through(gate: Gate, grant: Grant) -> None:
     method = rpc(MANAGER, within=["store_id"])
     assert (await gate.admit(method, somebody(grant), request(method, **WITHIN))).grants == (grant,)
+
+
+async def test_role_of_a_set_is_let_through(gate: Gate) -> None:
+    method = rpc(role_sets=[BRAND_MANAGERS], within=["store_id"])
+    manager, guide = (somebody(of_kind(role, "STORE", "str_1")) for role in (MANAGER, GUIDE))
+    await gate.admit(method, manager, request(method, **WITHIN))
+    with pytest.raises(Denied):
+        await gate.admit(method, guide, request(method, **WITHIN))
 
 
 async def test_one_field_within_suffices_and_an_empty_one_never_does(gate: Gate) -> None:

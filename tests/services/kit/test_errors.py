@@ -48,12 +48,12 @@ async def stub_of(exception: Exception, database: Database, keys: Keys) -> Async
 
 @pytest.mark.parametrize("kind", errors.FAMILY, ids=lambda kind: kind.__name__)
 async def test_every_refusal_comes_back_as_itself(kind: type[errors.Refusal], database: Database) -> None:
-    refusal = kind("BUDGET_SPENT", "预算用完了", retry_after=timedelta(seconds=1.5), budget_id="bdg_1", left=0)
+    refusal = kind("INVALID_BATCH", "预算用完了", retry_after=timedelta(seconds=1.5), budget_id="bdg_1", left=0)
     async with stub_of(refusal, database, new_keys()) as stub:
         with pytest.raises(errors.Refusal) as caught:
             await stub.Deliver(facts_pb2.DeliverRequest(source="member"))
     assert type(caught.value) is kind
-    assert caught.value.reason == "BUDGET_SPENT"
+    assert caught.value.reason == "INVALID_BATCH"
     assert caught.value.message == "预算用完了"
     assert caught.value.metadata == {"budget_id": "bdg_1", "left": "0"}
     assert caught.value.retry_after == timedelta(seconds=1.5)

@@ -18,7 +18,7 @@ import quanyu
 import services
 from quanyu.access.v1 import access_pb2
 from quanyu.facts.v1 import facts_pb2
-from services.kit.access import check_rules
+from services.kit.access import check_rules, reasons_of
 from services.kit.facts.outbox import route
 from services.kit.house import SERVICES, House
 from services.kit.settings import Settings
@@ -79,6 +79,34 @@ def test_there_is_something_to_look_at() -> None:
 
 def test_every_rpc_declares_a_usable_rule() -> None:
     check_rules(ALL_SERVICES)
+
+
+REASONS_OF_ALL = {
+    value.name.removeprefix(enum.values[0].name.removesuffix("UNSPECIFIED"))
+    for file in FILES
+    for enum in file.enum_types_by_name.values()
+    if enum.name.endswith("Reason")
+    for value in enum.values
+}
+"""The reasons that some enum of the protos has."""
+
+
+@pytest.mark.parametrize("method", RPCS, ids=lambda method: method.full_name)
+def test_declared_reasons_exist_and_are_declared_once(method: MethodDescriptor) -> None:
+    reasons = reasons_of(method)
+    assert len(set(reasons)) == len(reasons)
+    assert set(reasons) <= REASONS_OF_ALL
+
+
+def test_rpcs_that_pass_refusals_on_declare_them() -> None:
+    passing = {
+        "quanyu.commerce.v1.OrderService.PlaceOrder": [
+            "quanyu.district.v1.WalletService.LockCoupons", "quanyu.commerce.v1.StockService.HoldStock",
+        ],
+        "quanyu.commerce.v1.DiscoveryService.HoldPromise": ["quanyu.commerce.v1.StockService.HoldStock"],
+    }  # fmt: skip
+    named = {method.full_name: set(reasons_of(method)) for method in RPCS}
+    assert all(named[called] <= named[name] for name, names in passing.items() for called in names)
 
 
 def test_personal_fields_are_found_however_deep() -> None:
