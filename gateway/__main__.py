@@ -18,7 +18,7 @@ import uvloop
 from gateway.app import build
 from gateway.peers import Peers
 from gateway.wire import Socket, Wire
-from services.kit import logs, telemetry
+from services.kit.observability import logs, telemetry
 from services.kit.settings import Settings, SettingsError, load
 
 BACKLOG = 2048

@@ -19,11 +19,11 @@ from gateway import documents, errors, explorer, schema
 from gateway.asked import PREFLIGHT, Reader
 from gateway.auth.sessions import SessionResolver
 from gateway.clients import Clients
-from gateway.crowd import Crowd
 from gateway.door import Door
 from gateway.execution import Executor
 from gateway.http import Endpoint
 from gateway.limits import Limits
+from gateway.observability.coalesced_log import CoalescedLog
 from gateway.operations import Operations
 from gateway.subscriptions.ending import Endings
 from gateway.subscriptions.sse import EventStreams
@@ -41,14 +41,14 @@ class Misled:
     """Answers those who take a way that is none."""
 
     def __init__(self) -> None:
-        self.all = Crowd("requests misled")
+        self.all = CoalescedLog("requests misled")
 
     async def __call__(self, request: Request, failure: Exception) -> Response:
         assert isinstance(failure, HTTPException)
         code, words = "BAD_REQUEST", failure.detail
         if failure.status_code == 404:
             code, words = "NOT_FOUND", f"there is nothing here; the graph is at {PATH}"
-        return JSONResponse(errors.without_operation(words, code, self.all.one()), failure.status_code, failure.headers)
+        return JSONResponse(errors.without_operation(words, code, self.all.add()), failure.status_code, failure.headers)
 
 
 class Gateway(Starlette):
@@ -83,7 +83,7 @@ def build(settings: Settings) -> Gateway:
 
     async def metrics(request: Request) -> Response:
         """For whoever develops; in production they are told at QUANYU_METRICS_LISTEN only."""
-        operations.journal.tell()
+        operations.log.flush()
         return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
 
     @asynccontextmanager
@@ -93,7 +93,7 @@ def build(settings: Settings) -> Gateway:
             yield
         finally:
             await subscriptions.settled()
-            operations.journal.close()
+            operations.log.close()
             await clients.close()
 
     async def websocket(opened: WebSocket) -> None:

@@ -10,7 +10,7 @@ from prometheus_client import Counter
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.asked import BODY_SECONDS_MAX, EVENT_STREAM, JSON
-from gateway.crowd import Crowd
+from gateway.observability.coalesced_log import CoalescedLog
 from gateway.overdue import Overdue
 from gateway.respond import Headers, block
 from gateway.wire import Exchange, exchange_of
@@ -55,7 +55,7 @@ class Door:
         self.full = block(FULL_HEADERS) + self.block
         self.names = {name for name, _ in self.headers}
         self.inside = self.waiting = 0
-        self.sent_away = Crowd("operations sent away")
+        self.sent_away = CoalescedLog("operations sent away")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -119,7 +119,7 @@ class Door:
 
     async def _full(self, send: Send, exchange: Exchange | None) -> None:
         SENT_AWAY.inc()
-        body = FULL % self.sent_away.one().encode()
+        body = FULL % self.sent_away.add().encode()
         if exchange is not None and self.outermost:
             await exchange.taken()
             exchange.answer(503, self.full, body)

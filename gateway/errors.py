@@ -19,8 +19,9 @@ from strawberry.types.field import StrawberryField
 
 from gateway.names import annotation, declare
 from gateway.scalars import utc
-from services.kit import access, errors, ids, telemetry
-from services.kit.logs import logger
+from services.kit import access, errors, ids
+from services.kit.observability import telemetry
+from services.kit.observability.logs import logger
 
 T = TypeVar("T")
 

@@ -14,12 +14,12 @@ from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from gateway import explorer
 from gateway.asked import EVENT_STREAM, GRAPHQL, JSON, Asked, BadRequest, Reader, accepted
-from gateway.journal import Ended
+from gateway.observability.operation_log import OperationRecord
 from gateway.operations import MUTATION, QUERY, SUBSCRIPTION, Answer, Operations
 from gateway.respond import Whole, respond
 from gateway.subscriptions.sse import EventStreams
 from gateway.wire import exchange_of, go_on
-from services.kit import telemetry
+from services.kit.observability import telemetry
 from services.kit.settings import Settings
 
 GONE = 499
@@ -80,11 +80,11 @@ class Endpoint:
             try:
                 answer = await self.operations.answered(self._answer(arrived, media))
             except asyncio.CancelledError:
-                self.operations.journal.add(Ended(id, "none", GONE, 0, 0, time.perf_counter() - started))
+                self.operations.log.add(OperationRecord(id, "none", GONE, 0, 0, time.perf_counter() - started))
                 raise
         response = respond(answer, media or JSON)
         seconds, status = time.perf_counter() - started, response.status_code
-        self.operations.journal.add(Ended(id, answer.operation, status, answer.errors, answer.calls, seconds, answer.uncompiled))
+        self.operations.log.add(OperationRecord(id, answer.operation, status, answer.errors, answer.calls, seconds, answer.uncompiled))
         return response
 
     async def _answer(self, arrived: Arrived, media: str | None) -> Answer:

@@ -9,7 +9,7 @@ import asyncio
 from prometheus_client import Counter
 from uvicorn.middleware.proxy_headers import _TrustedHosts
 
-from gateway.crowd import Crowd
+from gateway.observability.coalesced_log import CoalescedLog
 from gateway.places import Places
 from gateway.rates import network
 from services.kit.errors import Overloaded
@@ -46,7 +46,7 @@ class Peers:
         self.slow: set[Peer] = set()
         self.unsent = 0
         """Bytes that wait for the slow ones."""
-        self.refused, self.unread = Crowd("connections refused"), Crowd("requests that are no HTTP")
+        self.refused, self.unread = CoalescedLog("connections refused"), CoalescedLog("requests that are no HTTP")
 
     def key(self, address: str) -> str:
         """Whose connection it is. Behind a proxy that is believed, nobody's in particular."""

@@ -20,12 +20,12 @@ from gateway.asked import JSON, BadRequest, Reader
 from gateway.auth.sessions import ANONYMOUS, GATEWAY
 from gateway.clients import acting_as
 from gateway.context import Context
-from gateway.journal import Ended
+from gateway.observability.operation_log import OperationRecord
 from gateway.operations import Answer, Operations, told
 from gateway.respond import respond
 from quanyu.commerce.v1.orders_pb2 import TakePaymentNoticeRequest
-from services.kit import telemetry
 from services.kit.errors import Conflict, Denied, Exhausted, Invalid, NotFound, Refusal
+from services.kit.observability import telemetry
 
 WEBHOOK = "webhook"
 OWNERS: dict[str, Callable[..., Message]] = {"payments": TakePaymentNoticeRequest}
@@ -48,7 +48,7 @@ class Webhooks:
             span.set_attribute("quanyu.operation_id", id)
             answer = await self.operations.answered(self._heard(request))
         seconds = time.perf_counter() - started
-        self.operations.journal.add(Ended(id, WEBHOOK, answer.status, answer.errors, answer.calls, seconds))
+        self.operations.log.add(OperationRecord(id, WEBHOOK, answer.status, answer.errors, answer.calls, seconds))
         await respond(answer, JSON)(scope, receive, send)
 
     async def _heard(self, request: Request) -> Answer:

@@ -48,7 +48,7 @@ class Socket(Peer, WebSocketsSansIOProtocol):
         """The first that comes is a whole request. One that is none for a WebSocket (it has a body) would be waited on for ever."""
         super().data_received(data)
         if not self.handshake_initiated and not self.transport.is_closing():
-            self.transport.write(ending(400, "this is no request for a WebSocket", "BAD_REQUEST", self.peers.unread.one()))
+            self.transport.write(ending(400, "this is no request for a WebSocket", "BAD_REQUEST", self.peers.unread.add()))
             self.transport.close()
 
     def waiting(self) -> int:
@@ -209,7 +209,7 @@ class Wire(Peer, HttpToolsProtocol):
             self._expect_head()
         else:
             words = "too many connections at once; try again"
-            transport.write(ending(503, words, "OVERLOADED", self.peers.refused.one(), b"retry-after: 1\r\n"))
+            transport.write(ending(503, words, "OVERLOADED", self.peers.refused.add(), b"retry-after: 1\r\n"))
             transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -272,7 +272,7 @@ class Wire(Peer, HttpToolsProtocol):
 
     def send_400_response(self, msg: str) -> None:
         """As uvicorn does it, which tells no id."""
-        self.transport.write(ending(400, msg, "BAD_REQUEST", self.peers.unread.one()))
+        self.transport.write(ending(400, msg, "BAD_REQUEST", self.peers.unread.add()))
         self.transport.close()
 
     def _expect_head(self) -> None:

@@ -17,7 +17,7 @@ from msgspec import Struct
 
 from gateway.auth.oidc import JWKS, Provider, RemoteJWKS, load_providers
 from services.kit.errors import Denied
-from services.kit.logs import logger
+from services.kit.observability.logs import logger
 from services.kit.settings import Settings, SettingsError
 
 LOCAL = "quanyu-local"

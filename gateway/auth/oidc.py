@@ -18,7 +18,7 @@ from joserfc.jwk import ECKey, OKPKey, RSAKey
 from msgspec import Meta, Struct
 
 from services.kit.errors import Unavailable
-from services.kit.logs import logger
+from services.kit.observability.logs import logger
 from services.kit.settings import Settings, SettingsError
 
 REFRESH_SECONDS = 600.0

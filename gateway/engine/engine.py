@@ -13,7 +13,7 @@ from gateway.engine.arguments import Variables
 from gateway.engine.collect import Conditions, Uncompiled, conditions_of
 from gateway.engine.plan import Plan
 from gateway.engine.run import Run
-from services.kit.logs import logger
+from services.kit.observability.logs import logger
 
 if TYPE_CHECKING:
     import strawberry

@@ -19,14 +19,14 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gateway.asked import EVENT_STREAM, JSON, BadRequest, Reader
 from gateway.auth.sessions import Session
-from gateway.journal import Ended
+from gateway.observability.operation_log import OperationRecord
 from gateway.operations import Answer, Operations, Ready, told
 from gateway.rates import Account
 from gateway.respond import respond
 from gateway.subscriptions.ending import Endings
 from gateway.subscriptions.stream import Asker, Subscriptions
 from gateway.wire import go_on
-from services.kit import telemetry
+from services.kit.observability import telemetry
 
 Body: TypeAlias = Callable[[bytes], Awaitable[None]]
 """Sends a part of a response's body."""
@@ -68,7 +68,7 @@ class EventStreams:
         opened = await self.operations.answered(self._opened(request))
         if isinstance(opened, Answer):
             seconds = time.perf_counter() - started
-            self.operations.journal.add(Ended(id, opened.operation, opened.status, opened.errors, 0, seconds, more={"way": "sse"}))
+            self.operations.log.add(OperationRecord(id, opened.operation, opened.status, opened.errors, 0, seconds, more={"way": "sse"}))
             return respond(opened, JSON) if opened.operation == "none" else _whole(opened)
         answers = self.subscriptions.answers(id, opened.ready, opened.session, opened.account, opened.asker, "sse")
         if opened.ready.kind is OperationType.SUBSCRIPTION:

@@ -21,13 +21,13 @@ from gateway.auth.sessions import Session
 from gateway.clients import acting_as
 from gateway.context import Context
 from gateway.follow import Feed
-from gateway.journal import Ended
+from gateway.observability.operation_log import OperationRecord
 from gateway.operations import Answer, Operations, Ready, refused, told
 from gateway.places import Places
 from gateway.rates import Account, network
 from gateway.subscriptions.buffer import buffered
-from services.kit import telemetry
 from services.kit.errors import Unavailable
+from services.kit.observability import telemetry
 from services.kit.settings import Settings
 
 EVENTS_AT_ONCE = 64
@@ -105,8 +105,8 @@ class Subscriptions:
         if kind is OperationType.SUBSCRIPTION:
             ENDS.labels(str(tally.status)).inc()
         more = {"way": way, "answers": tally.answers}
-        ended = Ended(id, kind.value, tally.status, tally.errors, tally.calls, seconds, tally.uncompiled, more)
-        self.operations.journal.add(ended)
+        ended = OperationRecord(id, kind.value, tally.status, tally.errors, tally.calls, seconds, tally.uncompiled, more)
+        self.operations.log.add(ended)
 
     async def _answers(self, ready: Ready, session: Session, account: Account, asker: Asker) -> AsyncGenerator[Answer, None]:
         key = key_of(session, asker)

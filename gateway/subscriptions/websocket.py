@@ -15,8 +15,8 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from gateway import errors
 from gateway.asked import JSON, BadRequest, Reader
 from gateway.auth.sessions import Session
-from gateway.crowd import Crowd
-from gateway.journal import Ended
+from gateway.observability.coalesced_log import CoalescedLog
+from gateway.observability.operation_log import OperationRecord
 from gateway.operations import Answer, Operations, Ready, told, turned_away
 from gateway.places import Places
 from gateway.rates import Account, Buckets
@@ -24,8 +24,8 @@ from gateway.subscriptions import messages
 from gateway.subscriptions.ending import STOPPING, Ending, Endings
 from gateway.subscriptions.messages import SUBPROTOCOL, Closed, Complete, ConnectionInit, Ping, Subscribe
 from gateway.subscriptions.stream import Asker, Subscriptions, key_of
-from services.kit import telemetry
 from services.kit.errors import Denied, Overloaded, Refusal, Unavailable
+from services.kit.observability import telemetry
 from services.kit.settings import Settings
 
 INIT_SECONDS = 5.0
@@ -44,7 +44,7 @@ class WebSockets:
         self.operations, self.subscriptions, self.endings, self.reader = operations, subscriptions, endings, reader
         self.origins = settings.origins
         self.most, self.open = settings.sockets_max, 0
-        self.refused = Crowd("sockets refused")
+        self.refused = CoalescedLog("sockets refused")
         self.signed_in = Places(settings.sockets_max, settings.subscriptions_principal, "sockets")
         self.operations_max, self.messages_per_second = settings.subscriptions_principal, settings.rate_address
 
@@ -59,7 +59,7 @@ class WebSockets:
             if self.open >= self.most or self.endings.stopped:
                 raise Unavailable("OVERLOADED", "too many sockets at once; try again")
         except Refusal as refusal:
-            errors.operation_id.set(self.refused.one())
+            errors.operation_id.set(self.refused.add())
             answer = turned_away(refusal)
             headers = {"retry-after": str(answer.retry_seconds)}
             await websocket.send_denial_response(Response(answer.body, answer.status, headers, JSON))
@@ -161,8 +161,8 @@ class Connection:
         ready = await self.server.operations.answered(self._ready(payload))
         if isinstance(ready, Answer):
             seconds = time.perf_counter() - started
-            ended = Ended(id, ready.operation, ready.status, ready.errors, 0, seconds, more={"way": "websocket"})
-            self.server.operations.journal.add(ended)
+            ended = OperationRecord(id, ready.operation, ready.status, ready.errors, 0, seconds, more={"way": "websocket"})
+            self.server.operations.log.add(ended)
             last = _error(name, ready)
         else:
             async with aclosing(self.server.subscriptions.answers(id, *ready, self.asker, "websocket")) as answers:

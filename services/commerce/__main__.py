@@ -19,7 +19,7 @@ from services.commerce.stock.store import StockStore
 from services.kit.errors import Refusal
 from services.kit.house import House, Wiring
 from services.kit.lease import Lease
-from services.kit.logs import logger
+from services.kit.observability.logs import logger
 from services.kit.persons import Persons
 from services.kit.process import main
 

@@ -12,9 +12,10 @@ from google.protobuf.message import Message
 from google.rpc import status_pb2
 from grpc_status import rpc_status
 
-from services.kit import access, channel, clock, ids, status, telemetry
+from services.kit import access, channel, clock, ids, status
 from services.kit.errors import Refusal
-from services.kit.logs import logger
+from services.kit.observability import telemetry
+from services.kit.observability.logs import logger
 from services.kit.streams import Places, Streams
 
 CALLS_MAX = 512

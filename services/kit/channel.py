@@ -11,8 +11,9 @@ from typing import Any, TypeVar
 
 import grpc
 
-from services.kit import access, clock, status, telemetry
+from services.kit import access, clock, status
 from services.kit.errors import Unavailable
+from services.kit.observability import telemetry
 from services.kit.principals import INSTALLATION, SERVICE, Grant, Principal, Signer
 
 Answer = TypeVar("Answer")

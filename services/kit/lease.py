@@ -16,8 +16,8 @@ from contextlib import suppress
 from pymongo import ReturnDocument
 from pymongo.errors import DuplicateKeyError, PyMongoError
 
-from services.kit.logs import logger
 from services.kit.mongo import Database
+from services.kit.observability.logs import logger
 
 COLLECTION = "leases"
 """{_id: name, holder, until}; one row per lease, never deleted."""

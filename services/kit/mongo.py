@@ -16,8 +16,8 @@ from pymongo import AsyncMongoClient, ReadPreference, WriteConcern
 from pymongo.errors import ConnectionFailure, OperationFailure, PyMongoError, ServerSelectionTimeoutError, WriteConcernError
 from pymongo.read_concern import ReadConcern
 
-from services.kit import telemetry
 from services.kit.errors import Unavailable
+from services.kit.observability import telemetry
 from services.kit.settings import Settings
 
 Document = dict[str, Any]

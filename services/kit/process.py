@@ -11,7 +11,7 @@ import uvloop
 from msgspec import Struct
 
 from quanyu.facts.v1 import facts_pb2_grpc
-from services.kit import access, idempotency, logs, telemetry
+from services.kit import access, idempotency
 from services.kit.access import Gate
 from services.kit.errors import Unavailable
 from services.kit.facts import relay as relaying
@@ -19,6 +19,7 @@ from services.kit.facts.backlog import FactOutbox
 from services.kit.facts.inbox import FactSink
 from services.kit.facts.relay import Relay
 from services.kit.house import SERVICES, House, Wiring
+from services.kit.observability import logs, telemetry
 from services.kit.principals import Verifier
 from services.kit.server import Register, Server
 from services.kit.settings import Settings, SettingsError, load

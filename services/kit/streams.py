@@ -12,8 +12,9 @@ from typing import Any
 
 from msgspec import Struct
 
-from services.kit import access, telemetry
+from services.kit import access
 from services.kit.errors import Overloaded, Unavailable
+from services.kit.observability import telemetry
 
 WRITE_SECONDS_MAX = 10.0
 """How long one response may wait until the client takes it."""

@@ -20,8 +20,8 @@ from pymongo.errors import PyMongoError
 
 from services.kit.backoff import Backoff
 from services.kit.errors import Overloaded, Refusal, Unavailable
-from services.kit.logs import logger
 from services.kit.mongo import Database, Document
+from services.kit.observability.logs import logger
 
 WAITING_MAX = 1000
 """Changes a subscriber may leave unread before it is dropped."""

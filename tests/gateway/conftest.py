@@ -84,7 +84,7 @@ async def open_gateway(start: Start, settings: Settings, keys: Keys) -> AsyncIte
             addresses = {f"{name}_address": f"127.0.0.1:{free_port()}" for name in SERVICES}
             addresses |= {f"{name}_address": service.address for name, service in running.items()}
             own = {"signing_key": keys.signing_setting("gateway"), "token_keys": keys.tokens_setting(), "deadline_seconds": 20.0}
-            own |= {"rate_principal": 0.0, "rate_tenant": 0.0, "rate_address": 0.0}
+            own |= {"rate_principal": 0.0, "rate_tenant": 0.0, "rate_address": 0.0, "log_format": "text"}
             app = build(msgspec.structs.replace(settings, **addresses | own | changes))
             await stack.enter_async_context(app.router.lifespan_context(app))
             gateway = Gateway(app, keys)

@@ -11,8 +11,9 @@ import pytest
 
 from gateway.clients import rpc_of
 from quanyu.organization.v1.chart_pb2 import BatchGetBrandsRequest, BatchGetBrandsResponse, BatchGetUnitsRequest
-from services.kit import channel, telemetry
+from services.kit import channel
 from services.kit.errors import Unavailable
+from services.kit.observability import telemetry
 from tests.gateway.conftest import Gateway, Open
 from tests.gateway.serving import serving
 

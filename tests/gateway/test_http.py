@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from gateway import crowd
+from gateway.observability import coalesced_log
 from tests.gateway.conftest import GRAPHQL, Gateway, Open
 
 JSON = "application/json"
@@ -126,7 +126,7 @@ async def test_get_is_for_queries(alone: Gateway) -> None:
 async def test_who_takes_a_wrong_way_is_told_the_right_one_and_an_id_that_the_log_has(
     alone: Gateway, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], path: str, status: int
 ) -> None:
-    monkeypatch.setattr(crowd, "TOGETHER_SECONDS", 0.01)
+    monkeypatch.setattr(coalesced_log, "WINDOW_SECONDS", 0.01)
     answers = [await alone.http.put(path) for _ in range(3)]
     (error,) = answers[0].json()["errors"]
     assert {answer.status_code for answer in answers} == {status}

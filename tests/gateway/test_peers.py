@@ -13,8 +13,9 @@ import httpx
 import pytest
 from graphql import get_introspection_query
 
-from gateway import crowd, peers
+from gateway import peers
 from gateway.asked import BODY_SECONDS_MAX
+from gateway.observability import coalesced_log
 from gateway.peers import Peers
 from gateway.wire import HEAD_BYTES_MAX
 from services.kit.settings import Settings, SettingsError
@@ -138,7 +139,7 @@ def test_in_production_nobody_is_believed_who_is_not_named() -> None:
 async def test_an_address_has_so_many_connections(
     alone: Gateway, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(crowd, "TOGETHER_SECONDS", 0.05)
+    monkeypatch.setattr(coalesced_log, "WINDOW_SECONDS", 0.05)
     async with serving(alone, connections_address=2, trusted_proxies=ELSEWHERE) as served:
         kept = [await line(served, sent) for sent in (HEALTH, HANDSHAKE)]
         assert [said.split()[1] for said, _ in kept] == [b"200", b"101"]
@@ -153,9 +154,9 @@ async def test_an_address_has_so_many_connections(
             assert said.split()[1] == b"200", "its place is free"
             another.close()
             await until(lambda left=1 - number: peers_of(served).places.inside == left)  # type: ignore[misc]
-        await until(lambda: not peers_of(served).refused.many)
+        await until(lambda: not peers_of(served).refused.count)
     (told,) = [told for told in capfd.readouterr().out.splitlines() if "connections refused" in told]
-    assert "many=" in told and "127.0.0.1" not in told
+    assert "count=" in told and "127.0.0.1" not in told
 
 
 async def test_those_of_a_proxy_that_is_believed_are_everybodys(alone: Gateway) -> None:

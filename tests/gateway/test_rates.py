@@ -13,10 +13,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway import crowd
 from gateway.auth.sessions import Session
 from gateway.clients import SILENT_SECONDS_MAX, WAITING_SHARE
 from gateway.door import RETRY_AFTER_SECONDS, Door
+from gateway.observability import coalesced_log
 from gateway.operations import UNCOMPILED_WEIGHT, USUAL_CALLS
 from gateway.overdue import Overdue
 from gateway.rates import BUCKETS_MAX, BURST_SECONDS, Buckets, Rates, charge
@@ -188,7 +188,7 @@ async def test_a_new_document_is_counted_by_what_it_takes(open_gateway: Open) ->
 async def test_more_than_can_be_borne_are_sent_away_and_the_rest_is_answered(
     open_gateway: Open, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(crowd, "TOGETHER_SECONDS", 0.2)
+    monkeypatch.setattr(coalesced_log, "WINDOW_SECONDS", 0.2)
     gateway = await open_gateway(operations_max=5)
     gateway.app.state.clients.waiting_max = 5
     arrived, gate = asyncio.Event(), asyncio.Event()
@@ -218,11 +218,11 @@ async def test_more_than_can_be_borne_are_sent_away_and_the_rest_is_answered(
     gate.set()
     assert {(await each).status_code for each in asking} == {200}
     assert (await gateway.post(ASKED)).status_code == 200, "recovered at once"
-    await until(lambda: not door_of(gateway.app).sent_away.many)
+    await until(lambda: not door_of(gateway.app).sent_away.count)
     lines = [line for line in capfd.readouterr().out.splitlines() if "operations sent away" in line]
     assert len(lines) == len(ids) < 5, "one line tells of many"
     assert all(any(id in line for line in lines) for id in ids)
-    assert sum(int(re.search(r"many=.*?(\d+)", line)[1]) for line in lines) == 50  # type: ignore[index]
+    assert sum(int(re.search(r"count=.*?(\d+)", line)[1]) for line in lines) == 50  # type: ignore[index]
 
 
 async def test_whoever_is_not_known_is_counted_before_anybody_is_asked_who_they_are(open_gateway: Open) -> None:

@@ -8,8 +8,8 @@ import grpc
 import pytest
 from websockets.exceptions import InvalidStatus
 
-from gateway import crowd
 from gateway.auth import sessions
+from gateway.observability import coalesced_log
 from gateway.operations import USUAL_CALLS
 from gateway.places import Places
 from gateway.rates import Buckets
@@ -140,7 +140,7 @@ async def test_a_client_that_is_slow_hears_that_it_was_dropped(open_gateway: Ope
 async def test_a_full_house_takes_no_more_sockets_and_has_one_line_for_all_of_a_moment(
     open_gateway: Open, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(crowd, "TOGETHER_SECONDS", 0.2)
+    monkeypatch.setattr(coalesced_log, "WINDOW_SECONDS", 0.2)
     ids = set()
     async with telling_gateway(open_gateway, sockets_max=1) as (served, _), served.socket():
         for _ in range(5):

@@ -27,8 +27,8 @@ from services.kit.errors import Conflict, NotFound, Refusal
 from services.kit.idempotency import IdempotencyKey
 from services.kit.lane import Outcome, Ref
 from services.kit.lane import State as Counters
-from services.kit.logs import logger
 from services.kit.mongo import Session, Shaped
+from services.kit.observability.logs import logger
 from services.kit.persons import Person
 from services.kit.unit import Unit
 

@@ -27,8 +27,8 @@ from services.kit.enums import Scenario, Touchpoint
 from services.kit.errors import Invalid, NotFound, Refusal
 from services.kit.house import House
 from services.kit.idempotency import IdempotencyKey
-from services.kit.logs import logger
 from services.kit.notices import Senders
+from services.kit.observability.logs import logger
 from services.kit.settings import Settings
 from services.kit.unit import Unit, write
 

@@ -20,8 +20,8 @@ from services.kit import access, ids
 from services.kit.clock import Clock, now
 from services.kit.errors import Denied, Invalid, Refusal, Unavailable
 from services.kit.facts.outbox import Outbox, route
-from services.kit.logs import logger
 from services.kit.mongo import Database, Session, ensure
+from services.kit.observability.logs import logger
 from services.kit.unit import Unit
 
 COLLECTION = "inbox"

@@ -20,8 +20,8 @@ from services.kit.errors import Refusal
 from services.kit.facts.deliveries import ATTEMPTS_MAX, RETRY, Deliveries, Row
 from services.kit.facts.outbox import DELIVERIES, SHARDS, Outbox
 from services.kit.lease import TTL_SECONDS, Lease
-from services.kit.logs import logger
 from services.kit.mongo import Database
+from services.kit.observability.logs import logger
 from services.kit.watch import Watch, Watched
 
 WATCHED = Watched(DELIVERIES, kinds=("insert", "update"), where={"fullDocument.wakes": {"$ne": False}})

@@ -12,7 +12,7 @@ import uvloop
 from gateway.__main__ import Server, configured, listen
 from gateway.app import build
 from gateway.engine.collect import Uncompiled
-from services.kit import logs
+from services.kit.observability import logs
 from services.kit.settings import load
 
 

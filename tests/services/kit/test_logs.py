@@ -1,68 +1,83 @@
-"""Lines of the log, as JSON."""
+"""Log lines as JSON and as text."""
 
 import json
-import select
+import os
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
-from typing import Any
+from typing import Any, BinaryIO
 
 import pytest
+import structlog
 
-from services.kit.logs import Lines
+from services.kit.observability import logs
+from services.kit.settings import Settings
+
+SECRET = "a value that only the process knows"
 
 
-class Written:
-    """What was written, at most so many bytes at a time; nothing at all when nobody takes it."""
-
-    def __init__(self, most: int | None) -> None:
-        self.most, self.bytes = most, b""
-        self.sizes: list[int] = []
-
-    def __call__(self, line: bytes) -> int | None:
-        if self.most is None:
-            return None
-        self.bytes += line[: self.most]
-        self.sizes.append(len(line))
-        return min(len(line), self.most)
+Start = Callable[..., tuple[Any, BinaryIO]]
 
 
 @pytest.fixture
-def lines() -> Lines:
-    return Lines("gateway", "info")
+def start(monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
+    """Configures logging with a pipe as standard output. Returns the logger and the reading end of the pipe."""
+    reading, writing = os.pipe()
+    with open(reading, "rb") as reader, open(writing, "w") as writer:
+
+        def configured(**settings: Any) -> tuple[Any, BinaryIO]:
+            monkeypatch.setattr(sys, "stdout", writer)
+            logs.configure(Settings(**settings), "gateway")
+            return logs.logger(), reader
+
+        yield configured
+    structlog.reset_defaults()
 
 
-@pytest.mark.parametrize("most", [1, 7, 10_000])
-def test_a_line_is_whole_however_much_is_taken_at_a_time(lines: Lines, most: int) -> None:
-    lines.write = written = Written(most)  # type: ignore[method-assign]
-    told: Any = lines
-    told.info("operation", id="opn_1", calls=2)
-    told.debug("nobody wants this")
-    first, end = written.bytes.split(b"\n")
-    line = json.loads(first)
-    assert (line["event"], line["id"], line["calls"], line["process"], line["level"]) == ("operation", "opn_1", 2, "gateway", "info")
-    assert not end
+def test_json_line_has_event_process_level_and_time(start: Start) -> None:
+    logger, pipe = start()
+    logger.info("operation", id="opn_1", calls=2, unknown=object)
+    logger.debug("is below the level")
+    logger.warning("next")
+    line = json.loads(pipe.readline())
+    assert datetime.fromisoformat(line.pop("timestamp")).utcoffset() is not None
+    assert line == {"event": "operation", "id": "opn_1", "calls": 2, "unknown": repr(object), "process": "gateway", "level": "info"}
+    assert json.loads(pipe.readline())["event"] == "next"
 
 
-def test_a_line_that_nobody_takes_costs_no_call(lines: Lines) -> None:
-    lines.write = Written(None)  # type: ignore[method-assign]
-    told: Any = lines
-    told.info("operation")
+def test_long_line_is_whole_in_a_slow_pipe(start: Start) -> None:
+    (logger, pipe), text = start(), "x" * 1_000_000
+    with ThreadPoolExecutor(1) as pool:
+        writing = pool.submit(logger.info, text)
+        assert json.loads(pipe.readline())["event"] == text
+        writing.result()
 
 
-def test_lines_that_are_told_together_are_each_of_its_own_time(lines: Lines) -> None:
-    lines.write = written = Written(10_000)  # type: ignore[method-assign]
-    lines.tell("info", "operation", [(number / 4, {"id": f"opn_{number}"}) for number in range(1_000)])
-    lines.tell("debug", "operation", [(0.0, {"id": "nobody wants this"})])
-    told = [json.loads(line) for line in written.bytes.splitlines()]
-    assert [each["id"] for each in told] == [f"opn_{number}" for number in range(1_000)]
-    assert [datetime.fromisoformat(each["timestamp"]).timestamp() for each in told] == [number / 4 for number in range(1_000)]
-    assert max(written.sizes) <= select.PIPE_BUF < sum(written.sizes[:2]), "as many in a write as a pipe takes whole"
+def test_full_pipe_drops_lines_without_an_error(start: Start) -> None:
+    logger, pipe = start()
+    os.set_blocking(sys.stdout.fileno(), False)
+    for _ in range(2_000):
+        logger.info("operation", text="x" * 100)
+    assert json.loads(pipe.readline())["event"] == "operation"
 
 
-def test_an_exception_is_told_of_with_where_it_was(lines: Lines) -> None:
-    lines.write = written = Written(10_000)  # type: ignore[method-assign]
+def fail() -> None:
+    local = SECRET
+    raise KeyError("what happened", len(local))
+
+
+@pytest.mark.parametrize("log_format", ["json", "text"])
+def test_exception_has_its_traceback_without_local_variables(start: Start, log_format: str) -> None:
+    logger, pipe = start(log_format=log_format)
     try:
-        raise KeyError("it")
+        fail()
     except KeyError:
-        lines.exception("bug", bug="bug_1")
-    line = json.loads(written.bytes)
-    assert line["level"] == "error" and "KeyError: 'it'" in line["exception"] and "exc_info" not in line
+        logger.exception("bug", bug="bug_1")
+    sys.stdout.close()
+    written = pipe.read().decode()
+    assert "KeyError" in written and "in fail" in written and "bug_1" in written
+    assert SECRET not in written
+    if log_format == "json":
+        line = json.loads(written)
+        assert line["level"] == "error" and "in fail" in line["exception"] and "exc_info" not in line

@@ -1,6 +1,6 @@
-"""Spans (OpenTelemetry) across gateway, gRPC and Mongo, and metrics (Prometheus). No personal data in either.
+"""Spans (OpenTelemetry) across gateway, gRPC and MongoDB, and metrics (Prometheus). No personal data in either.
 
-Only the API is used: without an SDK configured by the deployment, spans cost next to nothing.
+Only the API is used. Without an SDK configured by the deployment, spans are not recorded.
 """
 
 from collections.abc import Mapping
@@ -21,36 +21,36 @@ CALLS = Histogram(
 )
 STREAMS = Gauge("quanyu_streams", "Streaming rpcs that are open.")
 TRACE = ("traceparent", "tracestate")
-"""Headers that name the trace a request belongs to."""
+"""The headers that name the trace of a request."""
 _UNTRACED = nullcontext(trace.INVALID_SPAN)
 BUGS = Counter("quanyu_bugs_total", "Unknown exceptions answered as INTERNAL.", ["method"])
 
 
 @cache
 def traced() -> bool:
-    """Whether a deployment configured an SDK before the process was asked anything, so that spans go anywhere."""
+    """True if the deployment configured an SDK before the first request, so that spans are exported."""
     return not isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider)
 
 
 def context_from(metadata: Mapping[str, str]) -> Any:
-    """The trace context a call arrived with."""
+    """Returns the trace context of an incoming call."""
     return propagate.extract(metadata)
 
 
 def trace_of(headers: Mapping[str, str]) -> dict[str, str]:
-    """Those of them that name its trace."""
+    """Returns the headers that name the trace."""
     return {name: headers[name] for name in TRACE if name in headers} if TRACE[0] in headers else {}
 
 
 def span(name: str, headers: Mapping[str, str]) -> Any:
-    """A span of what arrived with these headers, as a context manager. Without an SDK there is one only to hand a caller's trace on."""
+    """Returns the span of an incoming request as a context manager. Without an SDK it only propagates the caller's trace."""
     if "traceparent" not in headers and not traced():
         return _UNTRACED
     return TRACER.start_as_current_span(name, context=context_from(headers))
 
 
 def context_metadata() -> list[tuple[str, str]]:
-    """The current trace context, to hand on with a call."""
+    """Returns the current trace context as metadata of an outgoing call."""
     if not context.get_current():
         return []
     carrier: dict[str, str] = {}
@@ -59,14 +59,14 @@ def context_metadata() -> list[tuple[str, str]]:
 
 
 def serve_metrics(listen: str) -> None:
-    """Answers Prometheus at `host:port`; an empty address answers nobody."""
+    """Serves Prometheus metrics at `host:port`; an empty address turns this off."""
     if listen:
         host, _, port = listen.rpartition(":")
         start_http_server(int(port), addr=host)
 
 
 class MongoSpans(monitoring.CommandListener):
-    """A span per Mongo command: its name, database and collection, never its content."""
+    """Starts a span for each MongoDB command: its name, database and collection, never its content."""
 
     def __init__(self) -> None:
         self.open: dict[int, trace.Span] = {}
