@@ -22,7 +22,7 @@ from gateway.clients import Clients
 from gateway.door import Door
 from gateway.execution import Executor
 from gateway.http import Endpoint
-from gateway.limits import Limits
+from gateway.limits.document import Limits
 from gateway.observability.coalesced_log import CoalescedLog
 from gateway.operations import Operations
 from gateway.subscriptions.ending import Endings

@@ -16,7 +16,6 @@ from graphql import (
     OperationDefinitionNode,
     create_source_event_stream,
     execute,
-    parse,
     specified_rules,
     validate,
 )
@@ -29,7 +28,7 @@ from gateway.engine.collect import Uncompiled
 from gateway.engine.engine import Compiled, Engine
 from gateway.engine.run import Run
 from gateway.introspection import Introspection, about_schema
-from gateway.limits import Limits, Rule
+from gateway.limits.document import Limits, Rule
 
 CHARACTER_BYTES = 300
 """One character of a parsed document takes at most this much memory."""
@@ -146,10 +145,8 @@ class Executor:
         return prepared
 
     def _prepare(self, query: str) -> Prepared:
-        if broken := self.rule.scan(query):
-            return Prepared(None, query, (broken,))
         try:
-            document = parse(query)
+            document = self.rule.parse(query)
             checked = self.rule.check(document)
             if checked.errors:
                 return Prepared(None, query, checked.errors)
@@ -160,14 +157,14 @@ class Executor:
             return Prepared(None, query, (GraphQLError("the document nests too deep"),))
         if errors and not self.introspection:
             return Prepared(None, query, (GraphQLError("the document does not fit the graph"),))
-        return Prepared(document if not errors else None, query, tuple(errors), checked.dearest)
+        return Prepared(document if not errors else None, query, tuple(errors), checked.cost_max)
 
     def cost(self, prepared: Prepared, operation: OperationDefinitionNode, variables: Mapping[str, Any] | None) -> int:
         """The points of an operation with its variables. GraphQLError when they are more than it may cost."""
         assert prepared.document is not None
         cost = self.rule.cost(prepared.document, operation, variables or {})
         if cost > self.rule.limits.cost:
-            raise self.rule.too_dear(cost)
+            raise self.rule.cost_error(cost)
         return cost
 
     async def answer(

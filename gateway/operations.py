@@ -20,9 +20,9 @@ from gateway.auth.sessions import Session, SessionResolver
 from gateway.clients import Clients, asking
 from gateway.context import Context
 from gateway.execution import Executor, Prepared
+from gateway.limits.rate_limit import COLD_WEIGHT_PER_SECOND, Account, RateLimits, charge
 from gateway.observability.operation_log import OperationLog
 from gateway.overdue import Overdue
-from gateway.rates import COLD_WEIGHT_PER_SECOND, Account, Rates, charge
 from services.kit import channel, ids
 from services.kit.errors import Denied, Exhausted, Refusal
 from services.kit.settings import Settings
@@ -66,7 +66,7 @@ class Operations:
 
     def __init__(self, executor: Executor, sessions: SessionResolver, clients: Clients, settings: Settings) -> None:
         self.executor, self.sessions, self.clients = executor, sessions, clients
-        self.rates, self.log = Rates(settings), OperationLog(settings)
+        self.rates, self.log = RateLimits(settings), OperationLog(settings)
         self.deadline_seconds, self.overdue = settings.deadline_seconds, Overdue(settings.deadline_seconds)
 
     def begin(self) -> str:

@@ -9,9 +9,9 @@ import asyncio
 from prometheus_client import Counter
 from uvicorn.middleware.proxy_headers import _TrustedHosts
 
+from gateway.limits.rate_limit import network
 from gateway.observability.coalesced_log import CoalescedLog
 from gateway.places import Places
-from gateway.rates import network
 from services.kit.errors import Overloaded
 from services.kit.settings import Settings, SettingsError
 

@@ -1,4 +1,4 @@
-"""Field costs: the points and the list size of each field of the graph. `measure.py` computes the cost of a document from them.
+"""Field costs: the points and the list size of each field of the graph. `limits/cost.py` computes the cost of a document from them.
 
 The sizes of lists are declared: by `(quanyu.access.v1.list_size)` in the protos, by `list_size` where a list is no field of a message.
 

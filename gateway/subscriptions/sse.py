@@ -19,9 +19,9 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gateway.asked import EVENT_STREAM, JSON, BadRequest, Reader
 from gateway.auth.sessions import Session
+from gateway.limits.rate_limit import Account
 from gateway.observability.operation_log import OperationRecord
 from gateway.operations import Answer, Operations, Ready, told
-from gateway.rates import Account
 from gateway.respond import respond
 from gateway.subscriptions.ending import Endings
 from gateway.subscriptions.stream import Asker, Subscriptions

@@ -15,11 +15,11 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from gateway import errors
 from gateway.asked import JSON, BadRequest, Reader
 from gateway.auth.sessions import Session
+from gateway.limits.rate_limit import Account, RateLimiter
 from gateway.observability.coalesced_log import CoalescedLog
 from gateway.observability.operation_log import OperationRecord
 from gateway.operations import Answer, Operations, Ready, told, turned_away
 from gateway.places import Places
-from gateway.rates import Account, Buckets
 from gateway.subscriptions import messages
 from gateway.subscriptions.ending import STOPPING, Ending, Endings
 from gateway.subscriptions.messages import SUBPROTOCOL, Closed, Complete, ConnectionInit, Ping, Subscribe
@@ -99,7 +99,7 @@ class Connection:
         self.asker, self.acknowledged = Asker(None, address, telemetry.trace_of(websocket.headers)), False
         self.init = ending.later(INIT_SECONDS, Closed(4408, "Connection initialisation timeout"))
         self.running: dict[str, asyncio.Task[None]] = {}
-        self.received = Buckets(server.messages_per_second)
+        self.received = RateLimiter(server.messages_per_second)
         self.place = ExitStack()
 
     async def last(self) -> None:

@@ -98,7 +98,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     limit_variables: Bound = 5_000
     """Values within an operation's variables, lists and objects included."""
     limit_characters: Bound = 16_384
-    """Of a document. `gateway/limits.py` says what this and the following bounds count."""
+    """The length of a document. `gateway/limits/document.py` describes this and the following limits."""
     limit_tokens: Bound = 1_000
     limit_fragments: Bound = 50
     limit_operations: Bound = 10

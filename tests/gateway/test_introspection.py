@@ -8,7 +8,7 @@ import pytest
 from graphql import get_introspection_query
 
 from gateway.introspection import CACHED_ANSWERS_MAX
-from gateway.limits import WORDS
+from gateway.limits.document import MESSAGES
 from tests.gateway.conftest import Gateway
 from tests.gateway.engine.both import Both
 from tests.gateway.engine.conftest import both
@@ -72,4 +72,4 @@ async def test_too_much_at_once_is_refused(alone: Gateway) -> None:
     text = "{ __schema { " + " ".join(f"a{number}: types {{ fields {{ type {{ fields {{ name }} }} }} }}" for number in range(25)) + " } }"
     response = await alone.post({"query": text})
     assert response.status_code == 400
-    assert response.json()["errors"][0]["message"] == WORDS["cost"].format(alone.app.state.executor.rule.limits.cost)
+    assert response.json()["errors"][0]["message"] == MESSAGES["cost"].format(alone.app.state.executor.rule.limits.cost)

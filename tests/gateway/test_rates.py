@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 from gateway.auth.sessions import Session
 from gateway.clients import SILENT_SECONDS_MAX, WAITING_SHARE
 from gateway.door import RETRY_AFTER_SECONDS, Door
+from gateway.limits.rate_limit import BUCKETS_MAX, BURST_SECONDS, RateLimiter, RateLimits, charge
 from gateway.observability import coalesced_log
 from gateway.operations import UNCOMPILED_WEIGHT, USUAL_CALLS
 from gateway.overdue import Overdue
-from gateway.rates import BUCKETS_MAX, BURST_SECONDS, Buckets, Rates, charge
 from services.kit.errors import Conflict, Exhausted, Overloaded, Refusal
 from services.kit.principals import Principal
 from services.kit.settings import Settings
@@ -43,7 +43,7 @@ class Clock:
 @given(st.integers(1, 500), st.lists(st.floats(0, 3), max_size=200))
 def test_never_more_than_the_rate_and_a_burst(rate: int, waits: list[float]) -> None:
     clock = Clock()
-    buckets = Buckets(rate, clock)
+    buckets = RateLimiter(rate, clock)
     taken = 0
     for seconds in waits:
         clock.now += seconds
@@ -55,7 +55,7 @@ def test_never_more_than_the_rate_and_a_burst(rate: int, waits: list[float]) -> 
 @given(st.integers(1, 500), st.floats(0, 100))
 def test_after_the_wait_that_it_says_there_is_one_more(rate: int, weight: float) -> None:
     clock = Clock()
-    buckets = Buckets(rate, clock)
+    buckets = RateLimiter(rate, clock)
     buckets.charge("a", weight * rate)
     if wait := buckets.admit("a"):
         clock.now += wait + 1e-6
@@ -65,7 +65,7 @@ def test_after_the_wait_that_it_says_there_is_one_more(rate: int, weight: float)
 
 def test_more_work_is_paid_from_now_on_and_not_out_of_the_time_before() -> None:
     clock = Clock()
-    buckets = Buckets(10, clock)
+    buckets = RateLimiter(10, clock)
     buckets.admit("a")
     clock.now += 3_600.0
     buckets.charge("a", 10 * (BURST_SECONDS + 1))
@@ -73,14 +73,14 @@ def test_more_work_is_paid_from_now_on_and_not_out_of_the_time_before() -> None:
 
 
 def test_a_rate_of_0_is_no_bound() -> None:
-    buckets = Buckets(0)
+    buckets = RateLimiter(0)
     buckets.charge("a", 1e9)
     assert buckets.admit("a") == 0
     assert not buckets.full_at
 
 
 def test_buckets_are_bounded() -> None:
-    buckets = Buckets(1.0)
+    buckets = RateLimiter(1.0)
     for number in range(BUCKETS_MAX + 500):
         assert buckets.admit(str(number)) == 0
     assert len(buckets.full_at) == BUCKETS_MAX
@@ -91,7 +91,7 @@ def session(id: str, tenant_id: str = "") -> Session:
 
 
 def test_each_person_each_tenant_and_each_address_has_its_own() -> None:
-    kept = Rates(Settings(rate_principal=1.0, rate_tenant=2.0, rate_address=1.0))
+    kept = RateLimits(Settings(rate_principal=1.0, rate_tenant=2.0, rate_address=1.0))
 
     def admitted(asking: Session, address: str = "10.0.0.1") -> int:
         count = 0
@@ -120,7 +120,7 @@ def test_each_person_each_tenant_and_each_address_has_its_own() -> None:
 
 
 def test_work_that_was_more_than_thought_is_paid_later() -> None:
-    kept = Rates(Settings(rate_address=10.0))
+    kept = RateLimits(Settings(rate_address=10.0))
     charge(kept.admit(Session(), "10.0.0.1"), 500.0)
     with pytest.raises(Overloaded) as refused:
         kept.admit(Session(), "10.0.0.1")
@@ -148,7 +148,7 @@ async def test_staff_are_counted_for_the_tenant_they_work_for(open_gateway: Open
     await world.do(gateway, "createStore", store | {"opensMinute": 0, "closesMinute": 1440})
     for staff in ("stf_one", "stf_two"):
         await world.do(gateway, "hireStaff", {"staffId": staff, "storeId": "str_a", "name": "Gu"})
-    tenants: Buckets = gateway.app.state.rates.tenants
+    tenants: RateLimiter = gateway.app.state.rates.tenants
     assert not tenants.full_at, "the operator works for no tenant"
     for staff in ("stf_one", "stf_two"):
         assert (await gateway.post(ASKED, who=staff)).status_code == 200
@@ -167,7 +167,7 @@ async def counting(open_gateway: Open) -> Callable[..., Awaitable[float]]:
     """`await taken(query, a=True)`: as how many operations it counts, asked by an address that has asked for nothing."""
     gateway = await open_gateway(rate_address=100.0)
     clock = Clock()
-    buckets: Buckets = gateway.app.state.rates.addresses
+    buckets: RateLimiter = gateway.app.state.rates.addresses
     buckets.clock = clock
 
     async def taken(query: str, **variables: Any) -> float:

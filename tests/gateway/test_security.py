@@ -13,6 +13,7 @@ from graphql import get_introspection_query
 
 from gateway import explorer, schema, wire
 from gateway.__main__ import Server, configured
+from gateway.limits.document import MESSAGES
 from services.kit.house import SERVICES
 from services.kit.settings import Settings
 from tests.gateway.conftest import GRAPHQL, Gateway, Open
@@ -68,7 +69,7 @@ async def test_cop_circular_fragment(alone: Gateway) -> None:
 
 
 async def test_cop_field_duplication(alone: Gateway) -> None:
-    assert "times in one place" in await refused(alone, "query cop { " + "__typename \n" * 500 + "}")
+    assert MESSAGES["repeats"].format(25) in await refused(alone, "query cop { " + "__typename \n" * 500 + "}")
 
 
 async def test_cop_field_suggestions(alone: Gateway, production: Gateway) -> None:
@@ -167,7 +168,7 @@ async def test_cop_graphiql(alone: Gateway, production: Gateway) -> None:
         ("query { viewer { staff " + "{ brand { headquarters " * 8 + "{ id }" + "}}" * 8 + "} }", "deep"),
         ("query { ...f ...f } fragment f on Query { viewer { staff " + "{ brand { headquarters " * 8 + "{ id }" + "}}" * 8 + "} }", "deep"),
         ("query { __typename " + "@skip(if: false)" * 51 + " }", "directives"),
-        ("query { " + " ".join(f"f{number}" for number in range(21)) + " }", "begins with"),
+        ("query { " + " ".join(f"f{number}" for number in range(21)) + " }", "root fields"),
         ("query { a(b: [" + "1 " * 1_000 + "]) }", "1000 tokens"),
         ("query { a } #" + "x" * 17_000, "characters"),
         ("query { offers(first: 100) { nodes { brand { orders(first: 100) { nodes { lines { variant { id } } } } } } } }", "points"),

@@ -9,10 +9,10 @@ import pytest
 from websockets.exceptions import InvalidStatus
 
 from gateway.auth import sessions
+from gateway.limits.rate_limit import RateLimiter
 from gateway.observability import coalesced_log
 from gateway.operations import USUAL_CALLS
 from gateway.places import Places
-from gateway.rates import Buckets
 from gateway.subscriptions import buffer, stream
 from gateway.subscriptions.buffer import buffered
 from gateway.subscriptions.ending import Endings
@@ -174,7 +174,7 @@ async def test_each_operation_counts(open_gateway: Open) -> None:
 async def test_what_is_no_request_counts_for_its_address(open_gateway: Open) -> None:
     async with telling_gateway(open_gateway, rate_address=2.0) as (served, _), served.socket("operator") as socket:
         clock, statuses = Clock(), []
-        buckets: Buckets = served.gateway.app.state.rates.addresses
+        buckets: RateLimiter = served.gateway.app.state.rates.addresses
         buckets.clock = clock
         buckets.full_at.clear()
         assert await socket.error(await socket.subscribe("{ __typename }", operationName=7)) == "BAD_REQUEST"
@@ -189,7 +189,7 @@ async def test_more_work_than_usual_counts_as_more_than_one(open_gateway: Open) 
     fields = " ".join(f"a{number}: offers(first: 1) {{ nodes {{ id }} }}" for number in range(15))
     query, clock, taken = f"query {{ {fields} }}", Clock(), []
     async with telling_gateway(open_gateway, rate_principal=100.0) as (served, _):
-        buckets: Buckets = served.gateway.app.state.rates.principals
+        buckets: RateLimiter = served.gateway.app.state.rates.principals
         buckets.clock = clock
         for way in ("socket", "socket", "stream"):
             clock.now += 100

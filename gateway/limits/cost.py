@@ -1,12 +1,11 @@
-"""What a document comes to: how deep it is, how much it selects, and the points that it costs at most.
+"""Static cost analysis of a document: its depth, the number of its fields, and an upper bound of its cost in points.
 
-A fragment is measured once, however often it is spread: 26 fragments that each spread the next one twice are 27 measurements, and
-yet count as the 67 million fields they stand for.
+A fragment is measured once, however often it is spread: 26 fragments that each spread the next one twice take 27 measurements, and count
+as the 67 million fields they stand for.
 
-**Points** are the most that an operation costs: one for each value of its answer and `CALL_POINTS` for each rpc. A list counts as often as
-it has items: a page its `first`, `nodes` its `ids`, any other list its declared size (`weights.py`), a list of introspection its average
-size. An edge costs one rpc for a level, since one rpc fetches it for all objects of a level; a field that calls an rpc of its own costs
-one for each object.
+**Points** are an upper bound: one for each value of the response, and `CALL_POINTS` for each rpc. The selection of a list counts once for
+each item: `first` of a page, `ids` of `nodes`, the declared size of any other list (`weights.py`), the average size of introspection's
+lists. A batched reference costs one rpc for its level; a field with an rpc of its own costs one for each item.
 """
 
 from __future__ import annotations
@@ -36,12 +35,12 @@ from gateway.nodes import NODES_MAX
 from gateway.weights import Weight, Weights
 from services.kit.pages import PAGE_SIZE, PAGE_SIZE_MAX
 
-MANY = 10**12
-"""No count goes beyond it."""
+COUNT_MAX = 10**12
+"""Counts stop here, so that doubling fragments do not make huge integers."""
 
 
 class Measure(Struct):
-    """What a selection, with all within it, comes to."""
+    """The counts of a selection with everything below it."""
 
     depth: int = 0
     fields: int = 0
@@ -52,57 +51,57 @@ class Measure(Struct):
     introspection_depth: int = 0
     repeats: int = 0
     points: int = 0
-    """What is paid for each of the lists' items that the selection stands in."""
+    """Points for each item of the list that the selection belongs to."""
     each: int = 0
-    """Of a page: what is paid for each of its items."""
+    """Points for each item of the page that the selection belongs to."""
     shared: int = 0
-    """What is paid once, however many items there are: edges."""
+    """Points that do not depend on the number of items: batched references."""
     names: dict[str, int] = field(default_factory=dict)
-    """How often each name of the answer is selected here, not deeper."""
+    """The number of fields by response name, on this level only."""
 
     @property
     def roots(self) -> int:
-        """Fields here, not deeper."""
+        """The number of fields on this level."""
         return sum(self.names.values())
 
     @property
     def cost(self) -> int:
-        """Points of all of it. A page whose size nobody said has the usual one."""
+        """Its points. A page without `first` has the default size."""
         return self.points + self.each * PAGE_SIZE + self.shared
 
     def add(self, other: Measure) -> None:
-        """What `other` selects stands here too."""
-        self.within(other)
-        self.points = min(self.points + other.points, MANY)
-        self.each = min(self.each + other.each, MANY)
+        """Adds a selection on the same level."""
+        self.add_below(other)
+        self.points = min(self.points + other.points, COUNT_MAX)
+        self.each = min(self.each + other.each, COUNT_MAX)
         self.depth = max(self.depth, other.depth)
         self.introspection_depth = max(self.introspection_depth, other.introspection_depth)
         for name, times in other.names.items():
-            self.names[name] = min(self.names.get(name, 0) + times, MANY)
+            self.names[name] = min(self.names.get(name, 0) + times, COUNT_MAX)
 
-    def within(self, other: Measure) -> None:
-        """Takes over what is counted alike wherever it stands."""
-        self.fields = min(self.fields + other.fields, MANY)
-        self.aliases = min(self.aliases + other.aliases, MANY)
-        self.directives = min(self.directives + other.directives, MANY)
-        self.spreads = min(self.spreads + other.spreads, MANY)
-        self.introspected = min(self.introspected + other.introspected, MANY)
-        self.shared = min(self.shared + other.shared, MANY)
+    def add_below(self, other: Measure) -> None:
+        """Adds the counts that do not depend on the level."""
+        self.fields = min(self.fields + other.fields, COUNT_MAX)
+        self.aliases = min(self.aliases + other.aliases, COUNT_MAX)
+        self.directives = min(self.directives + other.directives, COUNT_MAX)
+        self.spreads = min(self.spreads + other.spreads, COUNT_MAX)
+        self.introspected = min(self.introspected + other.introspected, COUNT_MAX)
+        self.shared = min(self.shared + other.shared, COUNT_MAX)
         self.repeats = max(self.repeats, other.repeats)
 
 
-class Measuring:
-    """One document being measured, with these variables or with any."""
+class CostAnalysis:
+    """The analysis of one document, with given variables or (None) with the most expensive ones."""
 
     def __init__(self, weights: Weights, document: DocumentNode, variables: Mapping[str, Any] | None = None) -> None:
         self.weights, self.variables = weights, dict(variables) if variables is not None else None
         self.fragments = {item.name.value: item for item in document.definitions if isinstance(item, FragmentDefinitionNode)}
         self.measured: dict[str, Measure] = {}
         self.varies = False
-        """Whether a variable that is not known decides about the cost."""
+        """True if the cost depends on a variable without a value."""
 
     def operation(self, node: OperationDefinitionNode) -> Measure:
-        """An operation, its own directives included."""
+        """Measures an operation, including its own directives."""
         if self.variables is not None:
             self.variables = _defaults(node) | self.variables
         measure = self._selection(self.weights.schema.get_root_type(node.operation), node.selection_set)
@@ -112,7 +111,7 @@ class Measuring:
         return whole
 
     def fragment(self, name: str) -> Measure:
-        """A fragment: measured when first met. One that is not there, or spreads itself, counts nothing; validation refuses it."""
+        """Measures a fragment once. An unknown or cyclic one counts 0, because validation refuses it."""
         kept = self.measured.get(name)
         if kept is None:
             node = self.fragments.get(name)
@@ -143,13 +142,13 @@ class Measuring:
         return measure
 
     def _field(self, parent: Any, node: FieldNode, measure: Measure) -> None:
-        """Adds a field, with what is selected of its value, to the measure of the selection it stands in."""
+        """Adds a field and its selection to the measure of the selection that contains it."""
         name = (node.alias or node.name).value
         measure.names[name] = measure.names.get(name, 0) + 1
         measure.aliases += node.alias is not None
         weight = self.weights.of(parent, node.name.value)
         inner = self._selection(weight.type, node.selection_set) if node.selection_set is not None else Measure()
-        measure.within(inner)
+        measure.add_below(inner)
         self._price(weight, node, inner, measure)
         if parent is not None and parent.name.startswith("__"):
             measure.introspected += 1
@@ -163,34 +162,34 @@ class Measuring:
         size = self._size(weight, node) if weight.sized_by else PAGE_SIZE
         item = 1 + inner.points + inner.each * size
         calls, shared = weight.calls, weight.shared
-        if weight.first_shared and not self._given(node, "after"):
+        if weight.first_shared and not self._is_given(node, "after"):
             calls, shared = 0, weight.calls
         measure.shared += shared
         if weight.of_page:
-            measure.each = min(measure.each + item, MANY)
+            measure.each = min(measure.each + item, COUNT_MAX)
         else:
             items = size if weight.sized_by == "ids" else weight.size
-            measure.points = min(measure.points + calls + math.ceil(items * item), MANY)
+            measure.points = min(measure.points + calls + math.ceil(items * item), COUNT_MAX)
 
     def _size(self, weight: Weight, node: FieldNode) -> int:
-        """How many items a field is asked for; as many as there may be when a variable says it that is not known."""
-        most, usual = (NODES_MAX, NODES_MAX) if weight.sized_by == "ids" else (PAGE_SIZE_MAX, PAGE_SIZE)
+        """Returns the requested number of items; the maximum if it depends on a variable without a value."""
+        size_max, default = (NODES_MAX, NODES_MAX) if weight.sized_by == "ids" else (PAGE_SIZE_MAX, PAGE_SIZE)
         value = _argument(node, weight.sized_by)
         if isinstance(value, VariableNode):
             if self.variables is None:
                 self.varies = True
-                return most
+                return size_max
             known = self.variables.get(value.name.value)
-            asked = len(known) if isinstance(known, list) else known
+            size = len(known) if isinstance(known, list) else known
         elif isinstance(value, ListValueNode):
-            asked = len(value.values)
+            size = len(value.values)
         else:
-            asked = int(value.value) if isinstance(value, IntValueNode) else None
-        # What cannot be asked for is refused later and costs nothing then. A variable may say 100 as 100.0.
-        return int(min(max(asked, 0), most)) if isinstance(asked, int | float) else usual
+            size = int(value.value) if isinstance(value, IntValueNode) else None
+        # An invalid size is refused later, at no cost. A JSON variable may hold 100 as 100.0.
+        return int(min(max(size, 0), size_max)) if isinstance(size, int | float) else default
 
-    def _given(self, node: FieldNode, name: str) -> bool:
-        """Whether an argument is given, or may be."""
+    def _is_given(self, node: FieldNode, name: str) -> bool:
+        """True if an argument has a value, or may have one through a variable."""
         value = _argument(node, name)
         if isinstance(value, VariableNode):
             if self.variables is None:
@@ -201,7 +200,7 @@ class Measuring:
 
 
 def _defaults(node: OperationDefinitionNode) -> dict[str, Any]:
-    """What the variables of an operation are that nobody gives."""
+    """Returns the default values of an operation's variables."""
     defaults = {each.variable.name.value: each.default_value for each in node.variable_definitions or ()}
     return {name: value_from_ast_untyped(value) for name, value in defaults.items() if value is not None}
 
