@@ -18,13 +18,13 @@ from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 from gateway import documents, errors, explorer, schema
 from gateway.asked import PREFLIGHT, Reader
 from gateway.auth.sessions import SessionResolver
-from gateway.clients import Clients
 from gateway.door import Door
 from gateway.execution import Executor
 from gateway.http import Endpoint
 from gateway.limits.document import Limits
 from gateway.observability.coalesced_log import CoalescedLog
 from gateway.operations import Operations
+from gateway.rpc.clients import Clients
 from gateway.subscriptions.ending import Endings
 from gateway.subscriptions.sse import EventStreams
 from gateway.subscriptions.stream import Subscriptions

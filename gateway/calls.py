@@ -17,11 +17,11 @@ from strawberry.types.base import StrawberryOptional
 from strawberry.types.union import StrawberryUnion
 
 from gateway import connections, descriptions, errors
-from gateway.clients import rpc_of
 from gateway.edges import Batch, Bound
 from gateway.fields import GraphField
 from gateway.form import IDEMPOTENCY_KEY, Form
 from gateway.names import NAMES, annotation
+from gateway.rpc.clients import rpc_of
 from services.kit.errors import NotFound, Refusal
 
 if TYPE_CHECKING:

@@ -19,9 +19,9 @@ from strawberry.dataloader import DataLoader
 from strawberry.types import Info
 
 from gateway import descriptions
-from gateway.clients import Descriptor, rpc_of
 from gateway.fields import GraphField
 from gateway.form import Form
+from gateway.rpc.clients import Descriptor, rpc_of
 
 if TYPE_CHECKING:
     from gateway.context import Context

@@ -11,9 +11,9 @@ from google.protobuf.message import Message
 from strawberry.types import Info
 
 from gateway import descriptions
-from gateway.clients import Clients, rpc_of
 from gateway.fields import GraphField
 from gateway.form import Form
+from gateway.rpc.clients import Clients, rpc_of
 from services.kit import channel
 
 CURSOR, AFTER = "cursor", "after"

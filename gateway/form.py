@@ -25,8 +25,8 @@ from strawberry.types.arguments import StrawberryArgument
 from strawberry.types.field import StrawberryField
 
 from gateway import descriptions
-from gateway.clients import Descriptor
 from gateway.names import NAMES, Wanted, annotation, declare, wanted
+from gateway.rpc.clients import Descriptor
 from services.kit import ids
 from services.kit.errors import Denied, Invalid, under
 

@@ -17,12 +17,12 @@ from msgspec.structs import replace
 from gateway import errors
 from gateway.asked import Asked, BadRequest
 from gateway.auth.sessions import Session, SessionResolver
-from gateway.clients import Clients, asking
 from gateway.context import Context
 from gateway.execution import Executor, Prepared
 from gateway.limits.rate_limit import COLD_WEIGHT_PER_SECOND, Account, RateLimits, charge
 from gateway.observability.operation_log import OperationLog
 from gateway.overdue import Overdue
+from gateway.rpc.clients import Clients, asking
 from services.kit import channel, ids
 from services.kit.errors import Denied, Exhausted, Refusal
 from services.kit.settings import Settings

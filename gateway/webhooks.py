@@ -18,11 +18,11 @@ from starlette.types import Receive, Scope, Send
 from gateway import errors
 from gateway.asked import JSON, BadRequest, Reader
 from gateway.auth.sessions import ANONYMOUS, GATEWAY
-from gateway.clients import acting_as
 from gateway.context import Context
 from gateway.observability.operation_log import OperationRecord
 from gateway.operations import Answer, Operations, told
 from gateway.respond import respond
+from gateway.rpc.clients import acting_as
 from quanyu.commerce.v1.orders_pb2 import TakePaymentNoticeRequest
 from services.kit.errors import Conflict, Denied, Exhausted, Invalid, NotFound, Refusal
 from services.kit.observability import telemetry

@@ -7,6 +7,7 @@ subject, in parallel and within one deadline. When one of them is unavailable, t
 
 import asyncio
 import time
+from contextlib import ExitStack
 from hashlib import sha256
 from typing import Any
 
@@ -16,7 +17,7 @@ from google.protobuf.message import Message
 from msgspec import Struct
 
 from gateway.auth.bearer_tokens import Token, TokenVerifier, authentication_error
-from gateway.clients import Clients, acting_as
+from gateway.rpc.clients import Clients, acting_as
 from quanyu.access.v1 import access_pb2
 from quanyu.member.v1.identity_pb2 import ResolveConsumerRequest, ResolveConsumerResponse
 from quanyu.organization.v1.chart_pb2 import ResolveGrantsRequest, ResolveGrantsResponse
@@ -86,20 +87,18 @@ class SessionResolver:
         if (session := self._find(token)) is not None:
             return session
         services = self._services_for(token)
-        if any(map(self.clients.full, services)):
+        bulkheads = [self.clients.bulkheads[service] for service in services]
+        if any(bulkhead.is_full for bulkhead in bulkheads):
             raise _identity_unavailable()
         identity = _identity(token)
         task = self.resolving.get(identity)
         if task is None:
             task = self.resolving[identity] = asyncio.create_task(self._resolve(token, services))
             task.add_done_callback(lambda _: self.resolving.pop(identity, None))
-        for service in services:
-            self.clients.count(service)
-        try:
+        with ExitStack() as waiting:
+            for bulkhead in bulkheads:
+                waiting.enter_context(bulkhead)
             return await asyncio.shield(task)
-        finally:
-            for service in services:
-                self.clients.waiting[service] -= 1
 
     def _find(self, token: Token) -> Session | None:
         try:
@@ -148,14 +147,15 @@ class SessionResolver:
             return ResolveConsumerResponse()
 
     async def _ask(self, service: str, request: Message) -> Any:
+        bulkhead = self.clients.bulkheads[service]
         try:
             response = await self.clients.call(request)
         except Refusal as refusal:
-            self.clients.heard(service, refusal)
+            bulkhead.record(refusal)
             if refusal.retryable:
                 raise _identity_unavailable() from None
             raise
-        self.clients.heard(service)
+        bulkhead.record()
         return response
 
     def _session(self, token: Token, staff: ResolveGrantsResponse, consumer: ResolveConsumerResponse) -> Session:

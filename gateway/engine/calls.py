@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from gateway.calls import CallField, MutationField
-from gateway.clients import Descriptor
 from gateway.engine.collect import Field
 from gateway.engine.deferred import Deferred
 from gateway.engine.edges import known_of
 from gateway.engine.known import Known, of_field, of_messages
 from gateway.engine.run import Container, Slot
+from gateway.rpc.clients import Descriptor
 
 if TYPE_CHECKING:
     import strawberry

@@ -9,8 +9,8 @@ from graphql import GraphQLObjectType
 from msgspec import Struct
 from msgspec.structs import replace
 
-from gateway.clients import Descriptor
 from gateway.engine.collect import Uncompiled
+from gateway.rpc.clients import Descriptor
 
 
 class Known(Struct, frozen=True):

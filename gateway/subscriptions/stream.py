@@ -18,13 +18,13 @@ from prometheus_client import Counter, Gauge
 
 from gateway import errors
 from gateway.auth.sessions import Session
-from gateway.clients import acting_as
 from gateway.context import Context
 from gateway.follow import Feed
 from gateway.limits.rate_limit import Account, network
 from gateway.observability.operation_log import OperationRecord
 from gateway.operations import Answer, Operations, Ready, refused, told
 from gateway.places import Places
+from gateway.rpc.clients import acting_as
 from gateway.subscriptions.buffer import buffered
 from services.kit.errors import Unavailable
 from services.kit.observability import telemetry

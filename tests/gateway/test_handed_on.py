@@ -9,7 +9,7 @@ from typing import Any
 import grpc
 import pytest
 
-from gateway.clients import rpc_of
+from gateway.rpc.clients import rpc_of
 from quanyu.organization.v1.chart_pb2 import BatchGetBrandsRequest, BatchGetBrandsResponse, BatchGetUnitsRequest
 from services.kit import channel
 from services.kit.errors import Unavailable

@@ -14,12 +14,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.auth.sessions import Session
-from gateway.clients import SILENT_SECONDS_MAX, WAITING_SHARE
 from gateway.door import RETRY_AFTER_SECONDS, Door
 from gateway.limits.rate_limit import BUCKETS_MAX, BURST_SECONDS, RateLimiter, RateLimits, charge
 from gateway.observability import coalesced_log
 from gateway.operations import UNCOMPILED_WEIGHT, USUAL_CALLS
 from gateway.overdue import Overdue
+from gateway.rpc.bulkhead import SILENT_SECONDS_MAX
+from gateway.rpc.clients import WAITING_SHARE
 from services.kit.errors import Conflict, Exhausted, Overloaded, Refusal
 from services.kit.principals import Principal
 from services.kit.settings import Settings
@@ -190,7 +191,7 @@ async def test_more_than_can_be_borne_are_sent_away_and_the_rest_is_answered(
 ) -> None:
     monkeypatch.setattr(coalesced_log, "WINDOW_SECONDS", 0.2)
     gateway = await open_gateway(operations_max=5)
-    gateway.app.state.clients.waiting_max = 5
+    gateway.app.state.clients.bulkheads["organization"].waiting_max = 5
     arrived, gate = asyncio.Event(), asyncio.Event()
     under_way = 0
 
@@ -257,47 +258,51 @@ async def test_a_slow_service_costs_its_own_fields_and_no_place_of_others(open_g
     gateway = await open_gateway(operations_max=4 * WAITING_SHARE)
     full, gate = asyncio.Event(), asyncio.Event()
     clients = gateway.app.state.clients
+    bulkhead = clients.bulkheads["commerce"]
 
     async def slow(request: Any) -> Any:
         if clients.rpc(type(request))[0] == "commerce":
-            if clients.waiting["commerce"] == clients.waiting_max:
+            if bulkhead.waiting == bulkhead.waiting_max:
                 full.set()
             await gate.wait()
         raise Overloaded("SLOW")
 
     clients.call = slow
     hanging = {"query": "{ a: offers(first: 1) { nodes { id } } b: offers(first: 2) { nodes { id } } }"}
-    asking = [asyncio.create_task(gateway.post(hanging)) for _ in range(clients.waiting_max)]
+    asking = [asyncio.create_task(gateway.post(hanging)) for _ in range(bulkhead.waiting_max)]
     await full.wait()
-    clients.heard_at["commerce"] -= SILENT_SECONDS_MAX
+    bulkhead.answered_at -= SILENT_SECONDS_MAX
     both = (await gateway.post({"query": '{ offers(first: 1) { nodes { id } } brand(id: "brd_a") { id } }'})).json()
     codes = {error["path"][0]: error["extensions"]["code"] for error in both["errors"]}
     assert codes == {"offers": "SERVICE_OVERLOADED", "brand": "SLOW"}
     gate.set()
     assert {(await each).status_code for each in asking} == {200}
-    assert set(clients.waiting.values()) == {0}
+    assert not bulkhead.waiting
 
 
 @pytest.mark.parametrize("refusal", [Conflict("NO"), Exhausted("NO"), Overloaded("NO")], ids=lambda refusal: type(refusal).__name__)
 async def test_a_service_that_refuses_is_heard(open_gateway: Open, refusal: Refusal) -> None:
     gateway = await open_gateway(operations_max=4 * WAITING_SHARE)
     clients, full, gate = gateway.app.state.clients, asyncio.Event(), asyncio.Event()
+    bulkhead = clients.bulkheads["commerce"]
 
     async def refusing(request: Any) -> Any:
         if request.page.first == 1:
-            if clients.waiting["commerce"] == clients.waiting_max - 1:
+            if bulkhead.waiting == bulkhead.waiting_max - 1:
                 full.set()
             await gate.wait()
         raise refusal
 
     clients.call = refusing
-    asking = [asyncio.create_task(gateway.post({"query": "{ offers(first: 1) { nodes { id } } }"})) for _ in range(clients.waiting_max - 1)]
+    asking = [
+        asyncio.create_task(gateway.post({"query": "{ offers(first: 1) { nodes { id } } }"})) for _ in range(bulkhead.waiting_max - 1)
+    ]
     await full.wait()
     for silent in (0.0, SILENT_SECONDS_MAX):
-        clients.heard_at["commerce"] -= silent
+        bulkhead.answered_at -= silent
         refused = (await gateway.post({"query": "{ offers(first: 2) { nodes { id } } }"})).json()
         assert refused["errors"][0]["extensions"]["code"] == "NO"
-    assert clients.heard_at["commerce"] > time.monotonic() - SILENT_SECONDS_MAX
+    assert bulkhead.answered_at > time.monotonic() - SILENT_SECONDS_MAX
     gate.set()
     await asyncio.gather(*asking)
 
@@ -305,16 +310,17 @@ async def test_a_service_that_refuses_is_heard(open_gateway: Open, refusal: Refu
 async def test_many_at_once_after_a_silence_in_which_nobody_asked_are_answered(open_gateway: Open) -> None:
     gateway = await open_gateway(operations_max=4 * WAITING_SHARE)
     clients, came, gate = gateway.app.state.clients, asyncio.Event(), asyncio.Event()
-    many = clients.waiting_max + 4
+    bulkhead = clients.bulkheads["commerce"]
+    many = bulkhead.waiting_max + 4
 
     async def slow(request: Any) -> Any:
-        if clients.waiting["commerce"] == many:
+        if bulkhead.waiting == many:
             came.set()
         await gate.wait()
         raise Overloaded("SLOW")
 
     clients.call = slow
-    clients.heard_at["commerce"] = time.monotonic() - 3_600
+    bulkhead.answered_at = time.monotonic() - 3_600
     asking = [asyncio.create_task(gateway.post({"query": "{ offers(first: 1) { nodes { id } } }"})) for _ in range(many)]
     async with asyncio.timeout(SECONDS_MAX):
         await came.wait()

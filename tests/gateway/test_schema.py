@@ -23,10 +23,10 @@ from graphql import (
 
 from gateway import schema
 from gateway.calls import CallField, MutationField
-from gateway.clients import rpc_of
 from gateway.edges import EdgeField
 from gateway.follow import FollowField
 from gateway.nodes import NodeField
+from gateway.rpc.clients import rpc_of
 from gateway.view import ENUMS, NODES, MessageField
 from quanyu.common.v1 import money_pb2
 from services.kit import access

@@ -1,4 +1,4 @@
-"""Calls that go straight: the same as grpc.aio's own in all that is promised."""
+"""Unary rpcs by the inner call: they behave like grpc.aio's own callables."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -9,7 +9,7 @@ import grpc
 import pytest
 from grpc_status import rpc_status
 
-from gateway.unary import Straight, unary
+from gateway.rpc.unary import InnerCall, unary
 from services.kit import status
 from services.kit.errors import Conflict, Refusal
 
@@ -50,7 +50,7 @@ class Renamed:
 
 @asynccontextmanager
 async def serving() -> AsyncIterator[tuple[Server, list[Callable[..., Awaitable[Any]]]]]:
-    """A server and both ways to call it: straight, and by grpc.aio's own callables."""
+    """Starts a server; yields it and both ways to call it: the inner call, and grpc.aio's own callables."""
     answering, server = Server(), grpc.aio.server()
     handler = grpc.unary_unary_rpc_method_handler(answering.say)
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("test.Service", {"Say": handler}),))
@@ -58,9 +58,9 @@ async def serving() -> AsyncIterator[tuple[Server, list[Callable[..., Awaitable[
     await server.start()
     try:
         async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-            straight = unary(channel, PATH, bytes, bytes)
-            assert isinstance(straight, Straight), "this grpcio has other names; calls go by its own callables"
-            yield answering, [straight, unary(Renamed(channel), PATH, bytes, bytes)]  # type: ignore[arg-type]
+            inner = unary(channel, PATH, bytes, bytes)
+            assert isinstance(inner, InnerCall), "this grpcio has other names, so calls use its own callables"
+            yield answering, [inner, unary(Renamed(channel), PATH, bytes, bytes)]  # type: ignore[arg-type]
     finally:
         await server.stop(None)
 

@@ -12,7 +12,7 @@ import msgspec
 import pytest
 from standardwebhooks import Webhook
 
-from gateway.clients import SILENT_SECONDS_MAX
+from gateway.rpc.bulkhead import SILENT_SECONDS_MAX
 from services.kit.house import SERVICES
 from services.kit.settings import Settings
 from tests.gateway import world
@@ -80,13 +80,13 @@ async def test_notices_to_a_service_that_says_nothing_take_no_place_of_others(op
     async with silence() as (silent, address), asyncio.timeout(SECONDS_MAX):
         gateway = await open_gateway(commerce_address=address)
         clients = gateway.app.state.clients
-        clients.waiting_max = 1
+        clients.bulkheads["commerce"].waiting_max = 1
         first = asyncio.create_task(send(gateway, "{}"))
         await silent.asked.get()
-        clients.heard_at["commerce"] -= SILENT_SECONDS_MAX
+        clients.bulkheads["commerce"].answered_at -= SILENT_SECONDS_MAX
         refused = await send(gateway, "{}", id="msg_2")
         assert (refused.status_code, refused.json()["code"]) == (429, "SERVICE_OVERLOADED")
         assert "retry-after" in refused.headers
         silent.speak.set()
         assert (await first).status_code == 200
-        assert clients.waiting["commerce"] == 0
+        assert clients.bulkheads["commerce"].waiting == 0

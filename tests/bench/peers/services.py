@@ -12,7 +12,7 @@ import grpc
 import uvloop
 from google.protobuf.message import Message
 
-from gateway.clients import rpc_of
+from gateway.rpc.clients import rpc_of
 from quanyu.commerce.v1 import catalog_pb2, orders_pb2
 from quanyu.common.v1.money_pb2 import Money
 from quanyu.common.v1.page_pb2 import PageInfo

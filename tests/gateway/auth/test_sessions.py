@@ -12,7 +12,8 @@ from joserfc.jwk import OctKey, OKPKey
 from gateway.auth import sessions as sessions_module
 from gateway.auth.bearer_tokens import Token, TokenVerifier
 from gateway.auth.sessions import Session, SessionResolver
-from gateway.clients import SILENT_SECONDS_MAX, WAITING_SHARE
+from gateway.rpc.bulkhead import SILENT_SECONDS_MAX
+from gateway.rpc.clients import WAITING_SHARE
 from quanyu.access.v1 import access_pb2
 from quanyu.member.v1.identity_pb2 import ResolveConsumerRequest, ResolveConsumerResponse
 from quanyu.organization.v1.chart_pb2 import ResolveGrantsRequest, ResolveGrantsResponse
@@ -274,10 +275,11 @@ async def test_requests_waiting_for_silent_services_are_bounded(open_gateway: Op
     gateway = await open_gateway(operations_max=4 * WAITING_SHARE)
     resolving, clients = Resolving(gateway), gateway.app.state.clients
     resolving.responses |= {"organization": SILENT, "member": SILENT}
-    waiting = [asyncio.create_task(resolving.resolve(f"person {number}")) for number in range(clients.waiting_max + 1)]
+    waiting_max = clients.bulkheads["organization"].waiting_max
+    waiting = [asyncio.create_task(resolving.resolve(f"person {number}")) for number in range(waiting_max + 1)]
     await until(lambda: len(resolving.called) == 2 * len(waiting))
-    assert clients.waiting["organization"] == clients.waiting_max + 1, "no service has been silent for long"
-    clients.heard_at["organization"] -= SILENT_SECONDS_MAX
+    assert clients.bulkheads["organization"].waiting == waiting_max + 1, "no service has been silent for long"
+    clients.bulkheads["organization"].answered_at -= SILENT_SECONDS_MAX
     async with asyncio.timeout(SECONDS_MAX):
         for subject in ("person 0", "another"):
             with pytest.raises(Unavailable, match="IDENTITY_UNAVAILABLE"):
@@ -286,7 +288,7 @@ async def test_requests_waiting_for_silent_services_are_bounded(open_gateway: Op
     for task in waiting:
         task.cancel()
     await asyncio.wait(waiting)
-    assert {clients.waiting[service] for service in ("organization", "member")} == {0}
+    assert {clients.bulkheads[service].waiting for service in ("organization", "member")} == {0}
     for task in list(resolving.sessions.resolving.values()):
         task.cancel()
 

@@ -12,10 +12,10 @@ from msgspec import Struct
 
 from gateway import execution, schema
 from gateway.auth.sessions import Session
-from gateway.clients import Clients, acting_as
 from gateway.context import Context
 from gateway.engine.collect import Uncompiled
 from gateway.execution import Answered, Executor, Prepared
+from gateway.rpc.clients import Clients, acting_as
 from services.kit import channel
 from services.kit.house import SERVICES
 from services.kit.principals import Grant, Principal

@@ -18,9 +18,9 @@ from grpc_status import rpc_status
 
 from gateway import schema
 from gateway.calls import CallField, MutationField
-from gateway.clients import Rpc
 from gateway.edges import Batch
 from gateway.graph import batches
+from gateway.rpc.clients import Rpc
 from gateway.view import NODES
 from services.kit import errors, status
 

@@ -1,10 +1,9 @@
-"""The services as the gateway calls them: any rpc by its request, on behalf of whoever asks, within what is left of the operation's time.
+"""gRPC clients of the services: any rpc by its request, on behalf of the current principal, within the operation's deadline.
 
-A request message belongs to exactly one rpc (buf's RPC_REQUEST_RESPONSE_UNIQUE), so that its type says which one is meant.
+A request message belongs to exactly one rpc (buf's RPC_REQUEST_RESPONSE_UNIQUE), so its type identifies the rpc.
 """
 
 import asyncio
-import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -16,10 +15,10 @@ from google.protobuf.message_factory import GetMessageClass
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from msgspec import Struct
 
-from gateway.unary import unary
+from gateway.rpc.bulkhead import Bulkhead
+from gateway.rpc.unary import unary
 from services.kit import channel
 from services.kit.descriptors import full_name, method_of
-from services.kit.errors import Overloaded, Refusal, Unavailable
 from services.kit.house import SERVICES
 from services.kit.principals import Principal, Signer
 from services.kit.settings import Settings
@@ -27,19 +26,17 @@ from services.kit.settings import Settings
 READY_SECONDS_MAX = 1.0
 READY_KEPT_SECONDS = 0.25
 WAITING_SHARE = 4
-"""One of so many places, at most, is taken by operations that wait for one service which says nothing."""
-SILENT_SECONDS_MAX = 1.0
-"""After which that is so. Of one that answers there may wait as many as there are places: the door sends away whoever is too many."""
+"""At most one in this many of the gateway's places is taken by operations that wait for one silent service."""
 
 Descriptor: TypeAlias = Any
-"""A descriptor; the library's two implementations share no type."""
+"""A protobuf descriptor. The two implementations of the library have no type in common."""
 
 asking: ContextVar[Principal | None] = ContextVar("asking", default=None)
-"""Whoever the current operation is for; None: nobody signed in, who reaches public rpcs only."""
+"""The principal of the current operation; None if it is anonymous and reaches public rpcs only."""
 
 
 class Rpc(Struct, frozen=True):
-    """One rpc: the service of the suite that answers it, its path, and what it answers."""
+    """One rpc: its service, path, and message types."""
 
     service: str
     path: str
@@ -57,7 +54,7 @@ def rpc_of(request: type[Message]) -> Rpc:
 
 @contextmanager
 def acting_as(principal: Principal | None) -> Iterator[None]:
-    """Calls within the block are made on behalf of `principal`."""
+    """Makes calls within the block on behalf of `principal`."""
     before = asking.set(principal)
     try:
         yield
@@ -66,19 +63,16 @@ def acting_as(principal: Principal | None) -> Iterator[None]:
 
 
 class Clients:
-    """A channel to each service and the rpcs called so far. `await clients.call(request)` raises refusals of `services.kit.errors`."""
+    """A channel and a bulkhead for each service. `await clients.call(request)` raises refusals of `services.kit.errors`."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings, self.signer = settings, Signer("gateway", settings.signing_key)
         self.channels: dict[str, grpc.aio.Channel] = {}
         self.called: dict[type[Message], tuple[str, Callable[..., Any]]] = {}
-        """Of each request, the service that answers it and its rpc."""
+        """The service and the callable of each request type used so far."""
         self.serving: asyncio.Task[dict[str, bool]] | None = None
-        self.waiting = dict.fromkeys(SERVICES, 0)
-        """The operations that wait for each service."""
-        self.heard_at = dict.fromkeys(SERVICES, 0.0)
-        """When each of them answered last, or was first waited for since."""
-        self.waiting_max = max(1, settings.operations_max // WAITING_SHARE)
+        waiting_max = max(1, settings.operations_max // WAITING_SHARE)
+        self.bulkheads = {service: Bulkhead(service, waiting_max) for service in SERVICES}
 
     async def open(self) -> None:
         """Opens the channels, in the event loop that uses them."""
@@ -90,42 +84,20 @@ class Clients:
         principal = asking.get()
         return self.signer.token(audience, principal) if principal is not None else ""
 
-    def wait(self, service: str) -> None:
-        """Counts an operation that waits for the service: a slow one costs its own fields, and not the places of all others."""
-        if self.full(service):
-            raise Overloaded("SERVICE_OVERLOADED", f"too many operations wait for {service}; try again")
-        self.count(service)
-
-    def full(self, service: str) -> bool:
-        """Whether as many wait for a silent service as may."""
-        return self.waiting[service] >= self.waiting_max and time.monotonic() > self.heard_at[service] + SILENT_SECONDS_MAX
-
-    def count(self, service: str) -> None:
-        """Counts one more who waits."""
-        if not self.waiting[service]:
-            # Who was asked for nothing was silent for no other reason.
-            self.heard_at[service] = time.monotonic()
-        self.waiting[service] += 1
-
-    def heard(self, service: str, refusal: Refusal | None = None) -> None:
-        """The service has said something; no, where `refusal` says that it could not be asked."""
-        if not isinstance(refusal, Unavailable):
-            self.heard_at[service] = time.monotonic()
-
     def call(self, request: Message) -> Awaitable[Any]:
-        """The rpc's answer."""
+        """Calls a unary rpc; the awaitable is its response."""
         service, ask = self.rpc(type(request))
         timeout = channel.remaining(self.settings.deadline_seconds)
         return ask(request, timeout=timeout, metadata=channel.metadata_of(self._token(service)))  # type: ignore[no-any-return]
 
     def follow(self, request: Message) -> grpc.aio.UnaryStreamCall[Any, Any]:
-        """The call of a streaming rpc, without a deadline; `channel.heard_each` tells what it answers."""
+        """Calls a streaming rpc, without a deadline; `channel.heard_each` reads its responses."""
         service, ask = self.rpc(type(request))
         call: grpc.aio.UnaryStreamCall[Any, Any] = ask(request, metadata=channel.metadata_of(self._token(service)))
         return call
 
     def rpc(self, kind: type[Message]) -> tuple[str, Callable[..., Any]]:
-        """The service that answers such requests, and how it is asked."""
+        """Returns the service and the callable of a request type."""
         called = self.called.get(kind)
         if called is None:
             called = self.called[kind] = self._called(kind)
@@ -139,7 +111,7 @@ class Clients:
         return rpc.service, unary(opened, rpc.path, kind.SerializeToString, parse)
 
     async def ready(self) -> dict[str, bool]:
-        """Which services say that they serve. They are asked once at a time, and then not for `READY_KEPT_SECONDS`: anybody may ask us."""
+        """Returns which services are serving. The result is shared for `READY_KEPT_SECONDS`, since the endpoint is public."""
         if self.serving is None:
             self.serving = asyncio.create_task(self._all_serving())
             self.serving.add_done_callback(lambda task: task.get_loop().call_later(READY_KEPT_SECONDS, self._forget))
@@ -155,12 +127,12 @@ class Clients:
     async def _serving(self, opened: grpc.aio.Channel) -> bool:
         try:
             answer = await health_pb2_grpc.HealthStub(opened).Check(health_pb2.HealthCheckRequest(), timeout=READY_SECONDS_MAX)
-        except Exception:  # whatever it is: not ready
+        except Exception:  # any failure means: not ready
             return False
         return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
 
     async def close(self) -> None:
-        """Ends all channels."""
+        """Closes all channels."""
         for opened in self.channels.values():
             await opened.close()
         self.channels.clear()

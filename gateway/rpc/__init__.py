@@ -1,0 +1,1 @@
+"""gRPC clients of the services: channels and calls (`clients`), cheaper unary calls (`unary`), and a bulkhead per service (`bulkhead`)."""
