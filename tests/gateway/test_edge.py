@@ -185,7 +185,7 @@ async def test_one_of_two_is_one_of_two(gateway: Gateway) -> None:
 
 
 def test_a_batch_that_does_not_fit_its_rpc_is_refused() -> None:
-    with pytest.raises(TypeError, match="not the request of an rpc"):
+    with pytest.raises(TypeError, match="must be the request of exactly one rpc"):
         Batch(chart_pb2.Brand)
     with pytest.raises(TypeError, match="has no field"):
         Batch(chart_pb2.BatchGetBrandsRequest, key="brand_id")

@@ -174,9 +174,9 @@ class _CommonReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_CommonRe
     COMMON_REASON_INVALID_CURSOR: _CommonReason.ValueType  # 9
     """Lists and streams: the cursor belongs to another list or stream."""
     COMMON_REASON_REQUEST_ID_REQUIRED: _CommonReason.ValueType  # 10
-    """Writes: `request_id` is empty or longer than 128 characters."""
+    """Writes: `requestId` is empty or longer than 128 characters."""
     COMMON_REASON_REQUEST_ID_REUSED: _CommonReason.ValueType  # 11
-    """Writes: this `request_id` was used for another request."""
+    """Writes: this `requestId` was used for another request."""
     COMMON_REASON_VERSION_CHANGED: _CommonReason.ValueType  # 12
     """Writes: another caller changed the document meanwhile."""
     COMMON_REASON_STATE_CHANGED: _CommonReason.ValueType  # 13
@@ -190,7 +190,7 @@ class _CommonReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_CommonRe
     COMMON_REASON_CLOSING: _CommonReason.ValueType  # 17
     """Writes: the process shuts down. Retry."""
     COMMON_REASON_COMMIT_UNKNOWN: _CommonReason.ValueType  # 18
-    """Writes: the database did not confirm the commit. Retry with the same `request_id`."""
+    """Writes: the database did not confirm the commit. Retry with the same `requestId`."""
     COMMON_REASON_DATABASE_UNAVAILABLE: _CommonReason.ValueType  # 19
     """The database does not respond. Retry."""
     COMMON_REASON_TOO_MANY_CALLS: _CommonReason.ValueType  # 20
@@ -238,9 +238,9 @@ COMMON_REASON_INVALID_PAGE_SIZE: CommonReason.ValueType  # 8
 COMMON_REASON_INVALID_CURSOR: CommonReason.ValueType  # 9
 """Lists and streams: the cursor belongs to another list or stream."""
 COMMON_REASON_REQUEST_ID_REQUIRED: CommonReason.ValueType  # 10
-"""Writes: `request_id` is empty or longer than 128 characters."""
+"""Writes: `requestId` is empty or longer than 128 characters."""
 COMMON_REASON_REQUEST_ID_REUSED: CommonReason.ValueType  # 11
-"""Writes: this `request_id` was used for another request."""
+"""Writes: this `requestId` was used for another request."""
 COMMON_REASON_VERSION_CHANGED: CommonReason.ValueType  # 12
 """Writes: another caller changed the document meanwhile."""
 COMMON_REASON_STATE_CHANGED: CommonReason.ValueType  # 13
@@ -254,7 +254,7 @@ COMMON_REASON_LANE_FULL: CommonReason.ValueType  # 16
 COMMON_REASON_CLOSING: CommonReason.ValueType  # 17
 """Writes: the process shuts down. Retry."""
 COMMON_REASON_COMMIT_UNKNOWN: CommonReason.ValueType  # 18
-"""Writes: the database did not confirm the commit. Retry with the same `request_id`."""
+"""Writes: the database did not confirm the commit. Retry with the same `requestId`."""
 COMMON_REASON_DATABASE_UNAVAILABLE: CommonReason.ValueType  # 19
 """The database does not respond. Retry."""
 COMMON_REASON_TOO_MANY_CALLS: CommonReason.ValueType  # 20
@@ -330,7 +330,7 @@ class Rule(_message.Message):
     """
     @_builtins.property
     def roles(self) -> _containers.RepeatedScalarFieldContainer[Global___Role.ValueType]:
-        """The caller holds one of these roles, or one of `role_sets`."""
+        """The caller holds one of these roles, or one of `roleSets`."""
 
     @_builtins.property
     def role_sets(self) -> _containers.RepeatedScalarFieldContainer[Global___RoleSet.ValueType]:
