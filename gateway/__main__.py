@@ -16,14 +16,14 @@ import uvicorn
 import uvloop
 
 from gateway.app import build
-from gateway.peers import Peers
-from gateway.wire import Socket, Wire
+from gateway.http.connection_limits import ConnectionLimits
+from gateway.http.protocol import BoundedHttpProtocol, BoundedWebSocketProtocol
 from services.kit.observability import logs, telemetry
 from services.kit.settings import Settings, SettingsError, load
 
 BACKLOG = 2048
 PING_SECONDS = 20.0
-"""Between pings on a WebSocket; a client that does not answer one for as long is gone."""
+"""A WebSocket gets a ping at this interval, and is closed if the client does not answer it within the same time."""
 
 
 class Server(uvicorn.Server):
@@ -60,14 +60,16 @@ def listen(address: str) -> socket.socket:
 
 
 def configured(app: Any, settings: Settings) -> uvicorn.Config:
-    """How uvicorn serves the application."""
-    peers = Peers(settings)
-    # Uvicorn would tell of each that is no HTTP, which anybody may send as many of as they like; `Peers` tells how many they were.
-    logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
+    """Returns the configuration of uvicorn."""
+    limits = ConnectionLimits(settings)
+    # A client could fill the log: uvicorn logs each malformed request (a warning) and each WebSocket message that is not UTF-8 (an error).
+    uvicorn_log = logging.getLogger("uvicorn.error")
+    uvicorn_log.setLevel(logging.ERROR)
+    uvicorn_log.addFilter(_is_no_encoding_error)
     return uvicorn.Config(
         app,
-        http=partial(Wire, peers=peers),  # type: ignore[arg-type]
-        ws=partial(Socket, peers=peers),  # type: ignore[arg-type]
+        http=partial(BoundedHttpProtocol, limits=limits),  # type: ignore[arg-type]
+        ws=partial(BoundedWebSocketProtocol, limits=limits),  # type: ignore[arg-type]
         ws_max_size=settings.limit_body_bytes,
         ws_ping_interval=PING_SECONDS,
         ws_ping_timeout=PING_SECONDS,
@@ -77,9 +79,13 @@ def configured(app: Any, settings: Settings) -> uvicorn.Config:
         log_config=None,
         access_log=False,
         server_header=False,
-        proxy_headers=False,  # the application reads them itself, and of signed-in callers not at all
+        proxy_headers=False,  # the application reads them, and only for clients that are not signed in
         timeout_graceful_shutdown=max(1, round(settings.drain_seconds)),
     )
+
+
+def _is_no_encoding_error(record: logging.LogRecord) -> bool:
+    return not (record.exc_info and isinstance(record.exc_info[1], UnicodeDecodeError))
 
 
 def serve(settings: Settings) -> None:

@@ -130,11 +130,6 @@ def identified(extensions: dict[str, Any]) -> dict[str, Any]:
     return extensions | {"id": id} if id else extensions
 
 
-def without_operation(message: str, code: str, id: str) -> dict[str, Any]:
-    """The answer to what is not even a request for an operation."""
-    return {"errors": [{"message": message, "extensions": {"code": code, "id": id}}]}
-
-
 def masked(cause: BaseException, *, path: str = "") -> tuple[str, dict[str, Any]]:
     """What is said of an exception nobody expected: an id, under which the log has the rest."""
     id = operation_id.get() or ids.new("bug")

@@ -1,9 +1,8 @@
 """What becomes of an operation, whichever way it came: it is admitted, read, bounded and run, and told of in log and metrics.
 
-`http.py` and `gateway/subscriptions` are the ways; the steps are here, once.
+`gateway/http` and `gateway/subscriptions` are the ways; the steps are here, once.
 """
 
-import asyncio
 import math
 import time
 from collections.abc import Awaitable
@@ -15,13 +14,13 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from gateway import errors
-from gateway.asked import Asked, BadRequest
 from gateway.auth.sessions import Session, SessionResolver
 from gateway.context import Context
 from gateway.execution import Executor, Prepared
+from gateway.http.request import BadRequest, GraphQLRequest
+from gateway.limits.deadline import Deadline
 from gateway.limits.rate_limit import COLD_WEIGHT_PER_SECOND, Account, RateLimits, charge
 from gateway.observability.operation_log import OperationLog
-from gateway.overdue import Overdue
 from gateway.rpc.clients import Clients, asking
 from services.kit import channel, ids
 from services.kit.errors import Denied, Exhausted, Refusal
@@ -55,7 +54,7 @@ class Answer(Struct, frozen=True):
 class Ready(Struct, frozen=True):
     """An operation that is valid and within its bounds. `cost`: its points, where somebody wants to know."""
 
-    asked: Asked
+    asked: GraphQLRequest
     prepared: Prepared
     kind: OperationType
     cost: int | None = None
@@ -67,7 +66,7 @@ class Operations:
     def __init__(self, executor: Executor, sessions: SessionResolver, clients: Clients, settings: Settings) -> None:
         self.executor, self.sessions, self.clients = executor, sessions, clients
         self.rates, self.log = RateLimits(settings), OperationLog(settings)
-        self.deadline_seconds, self.overdue = settings.deadline_seconds, Overdue(settings.deadline_seconds)
+        self.deadline_seconds, self.deadline = settings.deadline_seconds, Deadline(settings.deadline_seconds)
 
     def begin(self) -> str:
         """The id of an operation that begins in this task: whatever goes wrong is told under it. Its time begins too."""
@@ -81,18 +80,11 @@ class Operations:
         channel.deadline.set(time.monotonic() + self.deadline_seconds)
 
     async def answered(self, work: Awaitable[T]) -> T | Answer:
-        """What the work comes to, or what is said when it was refused, took too long or failed."""
-        task = self.overdue.begun()
+        """Returns the result of the work, or the answer that says why it was refused, took longer than the deadline, or failed."""
         try:
-            return await work
-        except asyncio.CancelledError:
-            if self.overdue.late(task):
-                return told(TimeoutError())
-            raise
+            return await self.deadline.run(work)
         except Exception as failure:
             return told(failure)
-        finally:
-            self.overdue.done(task)
 
     async def authenticate(self, authorization: str | None, address: str) -> tuple[Session, Account]:
         """Returns the session and the account that pays for the operation; raises `Denied`, `Unavailable` or `Overloaded`."""
@@ -108,7 +100,7 @@ class Operations:
         session = self.sessions.find_cached(authorization)
         return (session, self.rates.admit(session, "")) if session is not None and session.principal is not None else None
 
-    def ready(self, asked: Asked, account: Account) -> Ready | Answer:
+    def ready(self, asked: GraphQLRequest, account: Account) -> Ready | Answer:
         """The operation that is asked for, or what is wrong with its document."""
         prepared = self._prepared(asked.query, account)
         if prepared.document is None:
@@ -131,7 +123,7 @@ class Operations:
         finally:
             charge(account, (time.perf_counter() - started) * COLD_WEIGHT_PER_SECOND)
 
-    def _cost(self, asked: Asked, prepared: Prepared, operation: OperationDefinitionNode | None) -> int | None:
+    def _cost(self, asked: GraphQLRequest, prepared: Prepared, operation: OperationDefinitionNode | None) -> int | None:
         """What it costs with these variables, where somebody wants to know or other variables would cost too much."""
         if operation is None or (prepared.dearest <= self.executor.rule.limits.cost and not asked.wants_cost):
             return None

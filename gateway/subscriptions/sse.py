@@ -15,17 +15,17 @@ from graphql import OperationType
 from msgspec import Struct
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
-from gateway.asked import EVENT_STREAM, JSON, BadRequest, Reader
 from gateway.auth.sessions import Session
+from gateway.http.protocol import client_connection
+from gateway.http.request import EVENT_STREAM, JSON, BadRequest, RequestParser
+from gateway.http.response import send_answer
 from gateway.limits.rate_limit import Account
 from gateway.observability.operation_log import OperationRecord
 from gateway.operations import Answer, Operations, Ready, told
-from gateway.respond import respond
 from gateway.subscriptions.ending import Endings
 from gateway.subscriptions.stream import Asker, Subscriptions
-from gateway.wire import go_on
 from services.kit.observability import telemetry
 
 Body: TypeAlias = Callable[[bytes], Awaitable[None]]
@@ -57,30 +57,33 @@ class Opened(Struct, frozen=True):
 
 
 class EventStreams:
-    """The handler of requests that accept an event stream."""
+    """ASGI application for requests that accept an event stream: a stream for a subscription, one event for other operations."""
 
-    def __init__(self, operations: Operations, subscriptions: Subscriptions, endings: Endings, reader: Reader) -> None:
-        self.operations, self.subscriptions, self.endings, self.reader = operations, subscriptions, endings, reader
+    def __init__(self, operations: Operations, subscriptions: Subscriptions, endings: Endings, parser: RequestParser) -> None:
+        self.operations, self.subscriptions, self.endings, self.parser = operations, subscriptions, endings, parser
 
-    async def open(self, request: Request) -> ASGIApp:
-        """The response to one request: of a subscription a stream, of all else an event and the end."""
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request = Request(scope, receive)
         started, id = time.perf_counter(), self.operations.begin()
         opened = await self.operations.answered(self._opened(request))
         if isinstance(opened, Answer):
             seconds = time.perf_counter() - started
             self.operations.log.add(OperationRecord(id, opened.operation, opened.status, opened.errors, 0, seconds, more={"way": "sse"}))
-            return respond(opened, JSON) if opened.operation == "none" else _whole(opened)
+            await (send_answer(send, opened, JSON) if opened.operation == "none" else _whole(opened)(scope, receive, send))
+            return
         answers = self.subscriptions.answers(id, opened.ready, opened.session, opened.account, opened.asker, "sse")
         if opened.ready.kind is OperationType.SUBSCRIPTION:
-            return EventStream(answers, self.endings, opened.expires_at)
+            await EventStream(answers, self.endings, opened.expires_at)(scope, receive, send)
+            return
         async with aclosing(answers):
-            return _whole(await anext(answers))
+            answer = await anext(answers)
+        await _whole(answer)(scope, receive, send)
 
     async def _opened(self, request: Request) -> Opened | Answer:
         address = request.client.host if request.client is not None else ""
         asker = Asker(request.headers.get("authorization"), address, telemetry.trace_of(request.headers))
         try:
-            asked = await self.reader.read(request)
+            asked = await self.parser.read(request)
         except BadRequest:
             self.operations.rates.admit_address(asker.address)
             raise
@@ -91,7 +94,7 @@ class EventStreams:
         if request.method == "GET" and ready.kind is OperationType.MUTATION:
             raise BadRequest(405, "GET is for queries and subscriptions only; use POST")
         if ready.kind is OperationType.MUTATION:
-            go_on(request.scope)
+            client_connection(request.scope).task = None
         return Opened(ready, session, account, asker, await self.operations.sessions.find_expiry(asker.authorization))
 
 

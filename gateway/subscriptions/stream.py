@@ -20,10 +20,10 @@ from gateway import errors
 from gateway.auth.sessions import Session
 from gateway.context import Context
 from gateway.follow import Feed
+from gateway.limits.concurrency import ConcurrencyLimiter
 from gateway.limits.rate_limit import Account, network
 from gateway.observability.operation_log import OperationRecord
 from gateway.operations import Answer, Operations, Ready, refused, told
-from gateway.places import Places
 from gateway.rpc.clients import acting_as
 from gateway.subscriptions.buffer import buffered
 from services.kit.errors import Unavailable
@@ -80,8 +80,8 @@ class Subscriptions:
         self.operations, self.sessions = operations, operations.sessions
         each = settings.subscriptions_principal
         self.places, self.operating = (
-            Places(settings.subscriptions_max, each, "subscriptions"),
-            Places(settings.operations_max, each, "operations"),
+            ConcurrencyLimiter(settings.subscriptions_max, each, "subscriptions"),
+            ConcurrencyLimiter(settings.operations_max, each, "operations"),
         )
         self.events_max = settings.subscription_events
         self.executing = asyncio.Semaphore(EVENTS_AT_ONCE)
@@ -115,7 +115,7 @@ class Subscriptions:
                 once = self._once(ready, session, account, asker)
                 yield await (self._to_its_end(once) if ready.kind is OperationType.MUTATION else once)
                 return
-            with self.places.taken(key), OPEN.track_inprogress():
+            with self.places.slot(key), OPEN.track_inprogress():
                 feed = self._feed(ready, session)
                 if isinstance(feed, Answer):
                     yield feed
@@ -131,7 +131,7 @@ class Subscriptions:
 
     async def _once(self, ready: Ready, session: Session, account: Account, asker: Asker) -> Answer:
         """The one answer of a query or mutation. It keeps its place until it is there: its client may be slow to take it."""
-        with self.operating.taken(key_of(session, asker)):
+        with self.operating.slot(key_of(session, asker)):
             return await self.operations.answered(self._run(ready, session, account, asker))
 
     async def _to_its_end(self, work: Coroutine[Any, Any, Answer]) -> Answer:

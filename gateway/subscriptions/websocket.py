@@ -13,13 +13,13 @@ from starlette.responses import Response
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from gateway import errors
-from gateway.asked import JSON, BadRequest, Reader
 from gateway.auth.sessions import Session
+from gateway.http.request import JSON, BadRequest, RequestParser
+from gateway.limits.concurrency import ConcurrencyLimiter
 from gateway.limits.rate_limit import Account, RateLimiter
 from gateway.observability.coalesced_log import CoalescedLog
 from gateway.observability.operation_log import OperationRecord
 from gateway.operations import Answer, Operations, Ready, told, turned_away
-from gateway.places import Places
 from gateway.subscriptions import messages
 from gateway.subscriptions.ending import STOPPING, Ending, Endings
 from gateway.subscriptions.messages import SUBPROTOCOL, Closed, Complete, ConnectionInit, Ping, Subscribe
@@ -40,12 +40,14 @@ SOCKETS = Gauge("quanyu_graphql_sockets", "WebSockets that are open.")
 class WebSockets:
     """The handler of WebSockets at `/graphql`."""
 
-    def __init__(self, operations: Operations, subscriptions: Subscriptions, endings: Endings, reader: Reader, settings: Settings) -> None:
-        self.operations, self.subscriptions, self.endings, self.reader = operations, subscriptions, endings, reader
+    def __init__(
+        self, operations: Operations, subscriptions: Subscriptions, endings: Endings, parser: RequestParser, settings: Settings
+    ) -> None:
+        self.operations, self.subscriptions, self.endings, self.parser = operations, subscriptions, endings, parser
         self.origins = settings.origins
         self.most, self.open = settings.sockets_max, 0
         self.refused = CoalescedLog("sockets refused")
-        self.signed_in = Places(settings.sockets_max, settings.subscriptions_principal, "sockets")
+        self.signed_in = ConcurrencyLimiter(settings.sockets_max, settings.subscriptions_principal, "sockets")
         self.operations_max, self.messages_per_second = settings.subscriptions_principal, settings.rate_address
 
     async def __call__(self, websocket: WebSocket) -> None:
@@ -100,7 +102,7 @@ class Connection:
         self.init = ending.later(INIT_SECONDS, Closed(4408, "Connection initialisation timeout"))
         self.running: dict[str, asyncio.Task[None]] = {}
         self.received = RateLimiter(server.messages_per_second)
-        self.place = ExitStack()
+        self.place, self.sending = ExitStack(), asyncio.Lock()
 
     async def last(self) -> None:
         """Lasts until it ends, and closes the socket unless its client did."""
@@ -140,8 +142,8 @@ class Connection:
         self.asker = replace(self.asker, authorization=_authorization(payload))
         operations = self.server.operations
         operations.begin()
-        session, _ = await operations.overdue.within(operations.authenticate(self.asker.authorization, self.asker.address))
-        self.place.enter_context(self.server.signed_in.taken(key_of(session, self.asker)))
+        session, _ = await operations.deadline.run(operations.authenticate(self.asker.authorization, self.asker.address))
+        self.place.enter_context(self.server.signed_in.slot(key_of(session, self.asker)))
         self.ending.expire(await operations.sessions.find_expiry(self.asker.authorization))
         await self._send(messages.ACKNOWLEDGED)
 
@@ -178,7 +180,7 @@ class Connection:
     async def _ready(self, payload: dict[str, Any]) -> tuple[Ready, Session, Account] | Answer:
         """The operation that is asked for, and by whom: grants and the token are looked at anew each time."""
         try:
-            asked = self.server.reader.asked(payload)
+            asked = self.server.parser.parse(payload)
         except BadRequest:
             self.server.operations.rates.admit_address(self.asker.address)
             raise
@@ -187,7 +189,9 @@ class Connection:
         return ready if isinstance(ready, Answer) else (ready, session, account)
 
     async def _send(self, message: str) -> None:
-        await self.websocket.send_text(message)
+        # uvicorn would add the messages of all operations to the write buffer as soon as it is empty.
+        async with self.sending:
+            await self.websocket.send_text(message)
 
 
 def _error(name: str, answer: Answer) -> str:

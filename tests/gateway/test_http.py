@@ -136,7 +136,7 @@ async def test_who_takes_a_wrong_way_is_told_the_right_one_and_an_id_that_the_lo
     while error["extensions"]["id"] not in said:  # within pytest's own time
         await asyncio.sleep(0.01)
         said += capfd.readouterr().out
-    assert "requests misled" in said
+    assert "requests without a route" in said
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from websockets.typing import Subprotocol
 from services.local.keys import Keys
 from services.local.mongod import free_port
 from tests.gateway.silent import silence
-from tests.gateway.test_gone import MUTATION
+from tests.gateway.test_client_disconnect import MUTATION
 
 ROOT = Path(__file__).parents[2]
 SECONDS_MAX = 20.0

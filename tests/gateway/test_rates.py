@@ -14,11 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.auth.sessions import Session
-from gateway.door import RETRY_AFTER_SECONDS, Door
+from gateway.http.load_shedding import RETRY_AFTER_SECONDS, LoadSheddingMiddleware
+from gateway.limits.deadline import Deadline
 from gateway.limits.rate_limit import BUCKETS_MAX, BURST_SECONDS, RateLimiter, RateLimits, charge
 from gateway.observability import coalesced_log
 from gateway.operations import UNCOMPILED_WEIGHT, USUAL_CALLS
-from gateway.overdue import Overdue
 from gateway.rpc.bulkhead import SILENT_SECONDS_MAX
 from gateway.rpc.clients import WAITING_SHARE
 from services.kit.errors import Conflict, Exhausted, Overloaded, Refusal
@@ -186,7 +186,7 @@ async def test_a_new_document_is_counted_by_what_it_takes(open_gateway: Open) ->
     assert await taken(query) == pytest.approx(1)
 
 
-async def test_more_than_can_be_borne_are_sent_away_and_the_rest_is_answered(
+async def test_operations_above_the_limit_are_shed(
     open_gateway: Open, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(coalesced_log, "WINDOW_SECONDS", 0.2)
@@ -219,8 +219,8 @@ async def test_more_than_can_be_borne_are_sent_away_and_the_rest_is_answered(
     gate.set()
     assert {(await each).status_code for each in asking} == {200}
     assert (await gateway.post(ASKED)).status_code == 200, "recovered at once"
-    await until(lambda: not door_of(gateway.app).sent_away.count)
-    lines = [line for line in capfd.readouterr().out.splitlines() if "operations sent away" in line]
+    await until(lambda: not load_shedding(gateway.app).log.count)
+    lines = [line for line in capfd.readouterr().out.splitlines() if "operations shed" in line]
     assert len(lines) == len(ids) < 5, "one line tells of many"
     assert all(any(id in line for line in lines) for id in ids)
     assert sum(int(re.search(r"count=.*?(\d+)", line)[1]) for line in lines) == 50  # type: ignore[index]
@@ -328,7 +328,7 @@ async def test_many_at_once_after_a_silence_in_which_nobody_asked_are_answered(o
     assert {(await each).json()["errors"][0]["extensions"]["code"] for each in asking} == {"SLOW"}
 
 
-async def test_bodies_on_their_way_take_no_place(open_gateway: Open) -> None:
+async def test_incomplete_bodies_hold_no_slot(open_gateway: Open) -> None:
     gateway = await open_gateway(operations_max=3)
     asked = json.dumps(ASKED).encode()
     head = b"POST /graphql HTTP/1.1\r\nhost: g\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(asked)
@@ -338,8 +338,7 @@ async def test_bodies_on_their_way_take_no_place(open_gateway: Open) -> None:
         slow = [await asyncio.open_connection(host, int(port)) for _ in range(3)]
         for _, writer in slow:
             writer.write(head + asked[:5])
-        while door_of(gateway.app).waiting < 3:  # noqa: ASYNC110 - the door tells nobody
-            await asyncio.sleep(0)
+        await until(lambda: load_shedding(gateway.app).incomplete_bytes == 15)
         async with httpx.AsyncClient(base_url=f"http://{served.address}", trust_env=False) as http:
             quick = await asyncio.gather(*(http.post("/graphql", json=ASKED) for _ in range(3)))
             assert {each.status_code for each in quick} == {200}
@@ -349,15 +348,15 @@ async def test_bodies_on_their_way_take_no_place(open_gateway: Open) -> None:
             writer.close()
 
 
-def door_of(app: Any) -> Door:
-    """What stands before an application."""
-    inner = app.entrance
-    while not isinstance(inner, Door):
+def load_shedding(app: Any) -> LoadSheddingMiddleware:
+    """Returns that middleware of the application."""
+    inner = app.middleware_stack
+    while not isinstance(inner, LoadSheddingMiddleware):
         inner = inner.app
     return inner
 
 
-async def test_an_operation_ends_with_its_time(open_gateway: Open) -> None:
+async def test_operation_after_its_deadline_is_answered_with_504(open_gateway: Open) -> None:
     gateway = await open_gateway(deadline_seconds=0.2)
 
     async def never(request: Any) -> Any:
@@ -376,27 +375,27 @@ def test_rates_are_settings() -> None:
         msgspec.convert({"rate_principal": "-1"}, Settings, strict=False)
 
 
-async def test_what_is_cancelled_from_outside_is_not_overdue() -> None:
-    overdue = Overdue(0.05)
+async def test_deadline_raises_timeout_for_expired_tasks_only() -> None:
+    deadline = Deadline(0.05)
     with pytest.raises(TimeoutError):
-        await overdue.within(never_ends())
-    task = asyncio.create_task(overdue.within(never_ends()))
+        await deadline.run(never_ends())
+    task = asyncio.create_task(deadline.run(never_ends()))
     await asyncio.sleep(0)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    both = asyncio.create_task(overdue.within(never_ends()))
+    both = asyncio.create_task(deadline.run(never_ends()))
     await asyncio.sleep(0)
-    overdue.until[both] = 0.0
-    overdue._end(both.get_loop())
+    deadline.expires_at[both] = 0.0
+    deadline._expire(both.get_loop())
     both.cancel()
     with pytest.raises(asyncio.CancelledError):
         await both
-    assert await overdue.within(asyncio.sleep(0, "done")) == "done"
-    several = await asyncio.gather(*(overdue.within(never_ends()) for _ in range(3)), return_exceptions=True)
+    assert await deadline.run(asyncio.sleep(0, "done")) == "done"
+    several = await asyncio.gather(*(deadline.run(never_ends()) for _ in range(3)), return_exceptions=True)
     assert [type(each) for each in several] == [TimeoutError] * 3
-    assert not overdue.until
-    assert not overdue.ended
+    assert not deadline.expires_at
+    assert not deadline.expired
 
 
 async def never_ends() -> None:

@@ -11,15 +11,16 @@ import httpx
 import pytest
 from graphql import get_introspection_query
 
-from gateway import explorer, schema, wire
+from gateway import schema
 from gateway.__main__ import Server, configured
+from gateway.http import graphiql, protocol
 from gateway.limits.document import MESSAGES
 from services.kit.house import SERVICES
 from services.kit.settings import Settings
 from tests.gateway.conftest import GRAPHQL, Gateway, Open
 from tests.gateway.serving import until
 from tests.gateway.test_limits import doubling
-from tests.gateway.test_rates import door_of
+from tests.gateway.test_rates import load_shedding
 
 JSON = "application/json"
 MUTATION = "mutation { markRead(input: {outreachIds: []}) { __typename } }"
@@ -136,7 +137,9 @@ async def test_cop_graphiql(alone: Gateway, production: Gateway) -> None:
     html = {"accept": "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"}
     page = await alone.http.get("/graphql", headers=html)
     assert page.headers["content-type"] == "text/html; charset=utf-8"
-    assert page.headers.get_list("content-security-policy") == [explorer.POLICY], "a browser would hold it to a second one too"
+    assert page.headers.get_list("content-security-policy") == [graphiql.CONTENT_SECURITY_POLICY], (
+        "a browser would hold it to a second one too"
+    )
     loaded = re.findall(r'(?:src|href)="([^"]+)"', page.text)
     assert len(loaded) > 5 and all(path.startswith("/graphiql/") for path in loaded)
     for path in loaded:
@@ -235,7 +238,7 @@ async def test_no_answer_names_what_was_not_asked_for(production: Gateway) -> No
         assert not said & (own - {"id", "name", "document", "code"}), (query, said & own)
 
 
-# the wire ------------------------------------------------------------------------------------------------------------------
+# HTTP ---------------------------------------------------------------------------------------------------------------------
 
 
 async def test_browsers_are_kept_careful(alone: Gateway, production: Gateway) -> None:
@@ -361,21 +364,21 @@ async def spoken(port: int, sent: bytes) -> bytes:
         writer.close()
 
 
-async def test_the_head_of_a_request_is_bounded(alone: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(wire, "HEAD_SECONDS_MAX", 0.2)
+async def test_request_head_has_a_size_and_a_deadline(alone: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(protocol, "REQUEST_SECONDS_MAX", 0.2)
     async with listening(alone) as port:
         many = b"GET /health HTTP/1.1\r\nhost: x\r\n" + b"a: " + b"x" * 100 + b"\r\n"
         for head in (many * 1 + (b"a: " + b"x" * 100 + b"\r\n") * 1_000, b"GET /" + b"x" * 100_000 + b" HTTP/1.1\r\n"):
             assert not (answer := await spoken(port, head)) or answer.startswith(b"HTTP/1.1 400")
-        assert await spoken(port, b"GET /health HTTP/1.1\r\nhost:") == b"", "who does not go on is hung up on"
+        assert await spoken(port, b"GET /health HTTP/1.1\r\nhost:") == b"", "an incomplete head ends the connection"
         assert await spoken(port, b"") == b""
         assert (await spoken(port, b"GET /health HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")).startswith(b"HTTP/1.1 200")
         answered = await spoken(port, b"GET /health HTTP/1.1\r\nhost: x\r\n\r\nGET /health HTTP/1.1\r\nhost:")
-        assert answered.count(b"HTTP/1.1 ") == 1, "nor is one who begins another request and does not go on"
+        assert answered.count(b"HTTP/1.1 ") == 1, "the incomplete second head ends the connection"
 
 
-async def test_a_body_that_does_not_arrive_is_not_waited_for(open_gateway: Open, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gateway.asked.BODY_SECONDS_MAX", 0.2)
+async def test_incomplete_body_is_answered_with_408(open_gateway: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(protocol, "REQUEST_SECONDS_MAX", 0.2)
     alone = await open_gateway(deadline_seconds=2.0)
     head = b"POST /graphql HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-type: application/json\r\ncontent-length: 900\r\n\r\n{"
     async with listening(alone) as port:
@@ -384,16 +387,19 @@ async def test_a_body_that_does_not_arrive_is_not_waited_for(open_gateway: Open,
             assert (await http.post("/graphql", json={"query": "{ __typename }"})).status_code == 200
 
 
-async def test_one_for_whose_body_no_place_is_left_to_wait_is_sent_away(open_gateway: Open) -> None:
-    """As overload, with a time to come again: nobody has waited for a body of theirs that could be called late."""
-    alone = await open_gateway(operations_max=1)
+async def test_incomplete_bodies_above_their_limit_are_shed(open_gateway: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gateway.http.load_shedding.INCOMPLETE_BYTES_MAX", 30)
+    alone = await open_gateway()
     head = b"POST /graphql HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-type: application/json\r\ncontent-length: 24\r\n\r\n"
+    body = b'{"query":"{__typename}"}'
     async with listening(alone) as port, asyncio.timeout(SECONDS_MAX):
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        writer.write(head)
-        await until(lambda: door_of(alone.app).waiting == 1)
-        answer = await spoken(port, head)
+        writer.write(head + body[:20])
+        await until(lambda: load_shedding(alone.app).incomplete_bytes == 20)
+        answer = await spoken(port, head + body[:20])
         assert answer.startswith(b"HTTP/1.1 503") and b"retry-after: 1\r\n" in answer and b"OVERLOADED" in answer
-        writer.write(b'{"query":"{__typename}"}')
+        assert (await spoken(port, head + body)).startswith(b"HTTP/1.1 200"), "a complete body is never shed"
+        writer.write(body[20:])
         assert (await reader.read()).startswith(b"HTTP/1.1 200")
         writer.close()
+        assert load_shedding(alone.app).incomplete_bytes == 0

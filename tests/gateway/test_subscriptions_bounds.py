@@ -9,10 +9,10 @@ import pytest
 from websockets.exceptions import InvalidStatus
 
 from gateway.auth import sessions
+from gateway.limits.concurrency import ConcurrencyLimiter
 from gateway.limits.rate_limit import RateLimiter
 from gateway.observability import coalesced_log
 from gateway.operations import USUAL_CALLS
-from gateway.places import Places
 from gateway.subscriptions import buffer, stream
 from gateway.subscriptions.buffer import buffered
 from gateway.subscriptions.ending import Endings
@@ -79,14 +79,14 @@ async def test_the_source_is_closed_with_its_buffer() -> None:
     assert closed.is_set()
 
 
-def test_places_are_bounded_in_all_and_for_each() -> None:
-    places = Places(3, 2, "things")
-    with places.taken("a"), places.taken("a"):
-        with pytest.raises(Overloaded, match="TOO_MANY_THINGS"), places.taken("a"):
+def test_concurrency_is_limited_in_all_and_by_key() -> None:
+    limiter = ConcurrencyLimiter(3, 2, "things")
+    with limiter.slot("a"), limiter.slot("a"):
+        with pytest.raises(Overloaded, match="TOO_MANY_THINGS"), limiter.slot("a"):
             pass
-        with places.taken("b"), pytest.raises(Overloaded, match="OVERLOADED"), places.taken("c"):
+        with limiter.slot("b"), pytest.raises(Overloaded, match="OVERLOADED"), limiter.slot("c"):
             pass
-    assert (places.inside, dict(places.of)) == (0, {})
+    assert (limiter.used, dict(limiter.used_by_key)) == (0, {})
 
 
 async def test_somebody_has_so_many_subscriptions_over_all_sockets(open_gateway: Open) -> None:

@@ -70,7 +70,7 @@ async def test_a_subscription_needs_a_way_to_be_answered(alone: Gateway) -> None
     assert STREAM in refused.json()["errors"][0]["message"]
 
 
-async def test_a_stream_keeps_no_place_at_the_door(open_gateway: Open) -> None:
+async def test_event_stream_holds_no_operation_slot(open_gateway: Open) -> None:
     async with (
         telling_gateway(open_gateway, operations_max=1) as (served, teller),
         served.stream(WATCHED, {"id": "ord_1"}, who="operator") as stream,

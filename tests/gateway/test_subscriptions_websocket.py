@@ -67,7 +67,7 @@ async def test_the_service_ends_with_the_socket(open_gateway: Open) -> None:
                 await teller.asked.get()
         async with asyncio.timeout(SECONDS_MAX):
             assert {await teller.left.get(), await teller.left.get()} == {"ord_1", "ord_2"}
-        assert served.gateway.app.state.subscriptions.places.inside == 0
+        assert served.gateway.app.state.subscriptions.places.used == 0
 
 
 @pytest.mark.parametrize(

@@ -117,7 +117,7 @@ async def test_an_order_is_followed_and_gone_on_with_after_the_last_cursor(node:
                 assert await following.last() == {"completed": True}
                 assert await following.process.wait() == 0
             async with asyncio.timeout(SECONDS_MAX):
-                while shop.app.state.subscriptions.places.inside:  # noqa: ASYNC110 - nobody is told when a place is left
+                while shop.app.state.subscriptions.places.used:  # noqa: ASYNC110 - nobody is told when a place is left
                     await asyncio.sleep(0.01)
             known = {"id": order, "after": event["cursor"]}
             async with client(node, way, served.address, shop.token(ANNA), FOLLOWED, known) as following:

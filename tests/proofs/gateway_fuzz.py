@@ -17,7 +17,7 @@ import httpx
 from msgspec import Struct, field
 from rich.table import Table
 
-from gateway.asked import EVENT_STREAM, JSON
+from gateway.http.request import EVENT_STREAM, JSON
 from services.local.folder import RunningProcess
 from services.local.keys import Keys
 from services.local.token import bearer

@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from gateway.auth.bearer_tokens import TokenVerifier
 from gateway.auth.oidc import load_providers
-from gateway.peers import Peers
+from gateway.limits.client_address import ClientAddresses
 from services.kit import settings as kit_settings
 from services.kit.errors import Denied
 from services.kit.principals import Grant, Principal, Signer, Verifier
@@ -96,7 +96,7 @@ def test_production_overlay_has_readable_operator_settings() -> None:
     (settings,) = production["configMapGenerator"]
     given = kit_settings.load(dict(literal.split("=", 1) for literal in settings["literals"]) | {"QUANYU_ENV": "production"})
     assert [provider.audience for provider in load_providers(given)] == ["quanyu"]
-    Peers(given)
+    ClientAddresses(given)
 
 
 @pytest.mark.parametrize("kustomization", sorted(K8S.rglob("kustomization.yaml")), ids=lambda path: path.parent.name)

@@ -1,4 +1,4 @@
-"""Clients that do not wait for their answer: a query ends with them, what changes something does not."""
+"""Client disconnects: a query ends with its client, a mutation and a notice are executed to their end."""
 
 import asyncio
 import json
@@ -9,11 +9,10 @@ from typing import Any
 import httpx
 import pytest
 
-from gateway.http import GONE
+from gateway.http.endpoint import CLIENT_CLOSED_REQUEST
 from tests.gateway.conftest import Open
 from tests.gateway.serving import SECONDS_MAX, Served, serving, until
 from tests.gateway.silent import Silent, silence
-from tests.gateway.test_rates import door_of
 
 QUERY = "{ offers(first: 1) { nodes { id } } }"
 LEVELS = '{ brand(id: "brd_a") { id } offers(first: 1) { nodes { id } } order(id: "ord_a") { id } }'
@@ -28,7 +27,7 @@ def posted(query: str, accept: str = "application/json") -> bytes:
 
 @asynccontextmanager
 async def silent_gateway(open_gateway: Open, **changes: Any) -> AsyncIterator[tuple[Served, Silent]]:
-    """A gateway that listens before services that say nothing."""
+    """A listening gateway before services that do not answer."""
     async with silence() as (silent, address):
         gateway = await open_gateway(commerce_address=address, organization_address=address, **changes)
         async with serving(gateway) as served:
@@ -36,7 +35,7 @@ async def silent_gateway(open_gateway: Open, **changes: Any) -> AsyncIterator[tu
 
 
 async def gone(served: Served, silent: Silent, sent: bytes, rpcs: int = 1) -> set[str]:
-    """Sends something, hangs up when the services are asked, and waits until the gateway has seen that; what they were asked."""
+    """Sends bytes, disconnects once the services are called, and waits for the gateway to notice. Returns the rpcs."""
     host, _, port = served.address.partition(":")
     async with asyncio.timeout(SECONDS_MAX):
         _, writer = await asyncio.open_connection(host, int(port))
@@ -48,20 +47,20 @@ async def gone(served: Served, silent: Silent, sent: bytes, rpcs: int = 1) -> se
 
 
 @pytest.mark.parametrize("accept", ["application/json", "text/event-stream"])
-async def test_a_query_ends_with_its_client(open_gateway: Open, accept: str, capfd: pytest.CaptureFixture[str]) -> None:
+async def test_query_ends_when_its_client_disconnects(open_gateway: Open, accept: str, capfd: pytest.CaptureFixture[str]) -> None:
     async with silent_gateway(open_gateway, operations_max=1) as (served, silent), asyncio.timeout(SECONDS_MAX):
         asked = await gone(served, silent, posted(LEVELS, accept), rpcs=3)
         assert {await silent.left.get() for _ in range(3)} == asked == {"BatchGetBrands", "SearchOffers", "BatchGetOrders"}
         async with httpx.AsyncClient(base_url=f"http://{served.address}", trust_env=False) as http:
-            assert (await http.post("/graphql", json={"query": "{ __typename }"})).status_code == 200, "its place is free"
+            assert (await http.post("/graphql", json={"query": "{ __typename }"})).status_code == 200, "its slot is free"
         assert not any(bulkhead.waiting for bulkhead in served.gateway.app.state.clients.bulkheads.values())
     said = "".join(capfd.readouterr())
     assert "Traceback" not in said
     if accept == "application/json":
-        assert str(GONE) in said, "the log has a line of it"
+        assert str(CLIENT_CLOSED_REQUEST) in said, "the log has a line for it"
 
 
-async def test_of_several_that_were_sent_at_once_the_one_under_way_ends(open_gateway: Open) -> None:
+async def test_running_query_of_a_pipeline_ends_on_disconnect(open_gateway: Open) -> None:
     async with silent_gateway(open_gateway) as (served, silent), asyncio.timeout(SECONDS_MAX):
         host, _, port = served.address.partition(":")
         _, writer = await asyncio.open_connection(host, int(port))
@@ -71,23 +70,23 @@ async def test_of_several_that_were_sent_at_once_the_one_under_way_ends(open_gat
         connection.transport.abort()
         assert await silent.left.get() == "SearchOffers"
         await until(lambda: not served.server.server_state.tasks)
-        assert silent.asked.empty(), "nobody waits for the others"
+        assert silent.asked.empty(), "the others are not executed"
         writer.close()
 
 
 @pytest.mark.parametrize("accept", ["application/json", "text/event-stream"])
-async def test_a_mutation_goes_on_to_its_end(open_gateway: Open, accept: str) -> None:
+async def test_mutation_completes_after_its_client_disconnects(open_gateway: Open, accept: str) -> None:
     async with silent_gateway(open_gateway) as (served, silent), asyncio.timeout(SECONDS_MAX):
         assert await gone(served, silent, posted(MUTATION, accept)) == {"CancelOrder"}
-        assert door_of(served.gateway.app).inside == 1
+        assert served.gateway.app.state.slots.used == 1
         silent.speak.set()
         assert await silent.answered.get() == "CancelOrder"
         await until(lambda: not served.server.server_state.tasks)
         assert silent.left.empty()
-        assert door_of(served.gateway.app).inside == 0
+        assert served.gateway.app.state.slots.used == 0
 
 
-async def test_over_a_socket_it_is_the_same(open_gateway: Open) -> None:
+async def test_websocket_disconnect_ends_queries_but_not_mutations(open_gateway: Open) -> None:
     async with silent_gateway(open_gateway) as (served, silent), asyncio.timeout(SECONDS_MAX):
         async with served.socket() as socket:
             await socket.say(type="connection_init")
@@ -101,10 +100,10 @@ async def test_over_a_socket_it_is_the_same(open_gateway: Open) -> None:
         silent.speak.set()
         assert await silent.answered.get() == "CancelOrder"
         assert silent.left.empty()
-        await until(lambda: not served.gateway.app.state.subscriptions.operating.inside)
+        await until(lambda: not served.gateway.app.state.subscriptions.operating.used)
 
 
-async def test_a_notice_is_heard_to_its_end(open_gateway: Open) -> None:
+async def test_webhook_completes_after_its_client_disconnects(open_gateway: Open) -> None:
     signed = "webhook-id: msg_1\r\nwebhook-timestamp: 1\r\nwebhook-signature: v1,AAAA"
     notice = f"POST /webhooks/payments/sandbox HTTP/1.1\r\nhost: x\r\n{signed}\r\ncontent-length: 2\r\n\r\n{{}}".encode()
     async with silent_gateway(open_gateway) as (served, silent), asyncio.timeout(SECONDS_MAX):

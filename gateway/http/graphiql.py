@@ -1,7 +1,7 @@
-"""GraphiQL, to try the graph with in development: from this package's own files, so that it works without a network.
+"""GraphiQL, the editor for GraphQL in a browser: only in development, from files of this package, so that it works without a network.
 
-`graphiql/vendor` holds the builds that npm gives out: graphiql 3.9.0, react and react-dom 18.3.1, graphql-ws 5.16.2 (all MIT, each with its
-licence in LICENSES). A later major version of GraphiQL brings a whole editor of 10 MB and its workers.
+`gateway/graphiql/vendor` holds npm's builds of graphiql 3.9.0, react and react-dom 18.3.1, and graphql-ws 5.16.2 (all MIT, each with its
+licence in LICENSES). A later major version of GraphiQL contains an editor of 10 MB and its workers.
 """
 
 from importlib import resources
@@ -13,25 +13,25 @@ from starlette.routing import Mount
 from starlette.staticfiles import StaticFiles
 
 FOLDER = Path(str(resources.files("gateway"))) / "graphiql"
-POLICY = (
+CONTENT_SECURITY_POLICY = (
     "default-src 'none'; connect-src 'self'; script-src 'self'; style-src 'self' 'unsafe-inline'; font-src data:; img-src 'self' data:; "
     "frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
 )
-"""Nothing from elsewhere. Its editor sets styles in place."""
+"""The page loads nothing from other sites. Its editor needs inline styles."""
 
 
-def wanted(request: Request) -> bool:
-    """Whether somebody opens the address in a browser."""
+def is_wanted(request: Request) -> bool:
+    """Returns whether a browser opens the address as a page."""
     if request.method != "GET" or "text/html" not in request.headers.get("accept", ""):
         return False
     return not any(name in request.query_params for name in ("query", "documentId", "extensions"))
 
 
 def page() -> Response:
-    """The page."""
-    return FileResponse(FOLDER / "index.html", media_type="text/html", headers={"content-security-policy": POLICY})
+    """Returns the page."""
+    return FileResponse(FOLDER / "index.html", media_type="text/html", headers={"content-security-policy": CONTENT_SECURITY_POLICY})
 
 
 def files() -> Mount:
-    """What the page loads."""
+    """Returns the route of the files that the page loads."""
     return Mount("/graphiql", StaticFiles(directory=FOLDER))

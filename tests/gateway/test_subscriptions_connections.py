@@ -1,4 +1,4 @@
-"""Subscriptions on the wire: clients that take nothing or talk nonsense, and a server that stops."""
+"""Subscriptions over real connections: clients that do not read or send nonsense, and a server that stops."""
 
 import asyncio
 import json
@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from websockets.exceptions import ConnectionClosed
 
-from gateway import peers
+from gateway.http import connection_limits
 from tests.gateway.conftest import Open
 from tests.gateway.serving import PROTOCOL, SECONDS_MAX, Served, until
 from tests.gateway.test_subscriptions_websocket import WATCHED, telling_gateway, told
@@ -51,8 +51,10 @@ SENT = [[HANDSHAKE, framed(INIT) + framed(subscribed(LARGE))], [posted(LARGE)]]
 
 
 @pytest.mark.parametrize("sent", SENT, ids=["websocket", "sse"])
-async def test_a_client_that_takes_nothing_is_cut_off(open_gateway: Open, monkeypatch: pytest.MonkeyPatch, sent: list[bytes]) -> None:
-    monkeypatch.setattr(peers, "STALL_SECONDS_MAX", 0.2)
+async def test_subscriber_that_does_not_read_is_disconnected(
+    open_gateway: Open, monkeypatch: pytest.MonkeyPatch, sent: list[bytes]
+) -> None:
+    monkeypatch.setattr(connection_limits, "SEND_SECONDS_MAX", 0.2)
     async with telling_gateway(open_gateway) as (served, teller):
         for number in range(2_000):
             teller.told.put_nowait(number)
@@ -69,10 +71,10 @@ async def test_a_client_that_takes_nothing_is_cut_off(open_gateway: Open, monkey
                 await loop.sock_sendall(client, sent[-1])
                 await teller.asked.get()
             await until(lambda: not endings.open)
-            assert teller.told.qsize() > 0, "there was more to take"
+            assert teller.told.qsize() > 0, "events are left"
 
 
-async def test_a_server_that_stops_says_so_and_keeps_nobody_waiting(open_gateway: Open) -> None:
+async def test_server_shutdown_closes_subscriptions_at_once(open_gateway: Open) -> None:
     loop = asyncio.get_running_loop()
     async with (
         telling_gateway(open_gateway) as (served, teller),
@@ -95,7 +97,7 @@ async def test_a_server_that_stops_says_so_and_keeps_nobody_waiting(open_gateway
 @pytest.mark.parametrize(
     ("header", "status"), [("content-length: 5", b"400"), ("transfer-encoding: chunked", b"400"), ("origin: http://[", b"403")]
 )
-async def test_a_handshake_that_is_none_is_answered_and_its_connection_ends(open_gateway: Open, header: str, status: bytes) -> None:
+async def test_invalid_handshake_is_answered_and_ends_the_connection(open_gateway: Open, header: str, status: bytes) -> None:
     async with telling_gateway(open_gateway) as (served, _), asyncio.timeout(SECONDS_MAX):
         reader, writer = await asyncio.open_connection(*served.address.split(":"))
         writer.write(HANDSHAKE.replace(b"host: x", b"host: x\r\n" + header.encode()))
@@ -103,13 +105,13 @@ async def test_a_handshake_that_is_none_is_answered_and_its_connection_ends(open
         writer.close()
 
 
-async def test_a_message_is_bounded(open_gateway: Open) -> None:
+async def test_message_above_the_limit_closes_the_socket(open_gateway: Open) -> None:
     async with telling_gateway(open_gateway) as (served, _), served.socket("operator") as opened:
         await opened.opened.send("x" * 300_000)
         assert (await opened.closed())[0] == 1009
 
 
-async def test_what_is_no_utf8_closes_the_socket_without_a_word_in_the_log(
+async def test_invalid_utf8_closes_the_socket_without_log_lines(
     open_gateway: Open, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     async with telling_gateway(open_gateway) as (served, _):
@@ -154,7 +156,7 @@ async def served(open_gateway: Open) -> AsyncIterator[Served]:
 
 @given(st.lists(mutated(), min_size=1, max_size=12))
 @settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-async def test_whatever_is_said_is_no_bug(served: Served, capfd: pytest.CaptureFixture[str], said: list[str | bytes]) -> None:
+async def test_mutated_messages_cause_no_errors(served: Served, capfd: pytest.CaptureFixture[str], said: list[str | bytes]) -> None:
     async with served.socket() as opened:
         with suppress(ConnectionClosed):
             for message in [*said, "no message"]:
@@ -170,7 +172,7 @@ async def test_whatever_is_said_is_no_bug(served: Served, capfd: pytest.CaptureF
 
 @given(st.lists(st.binary(max_size=200), max_size=4), st.integers(0, 200))
 @settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-async def test_whatever_bytes_are_sent_are_no_bug(served: Served, capfd: pytest.CaptureFixture[str], noise: list[bytes], cut: int) -> None:
+async def test_random_bytes_cause_no_errors(served: Served, capfd: pytest.CaptureFixture[str], noise: list[bytes], cut: int) -> None:
     """Frames cut off, sent in the middle of others, or of no kind that there is; then the client hangs up."""
     reader, writer = await asyncio.open_connection(*served.address.split(":"))
     async with asyncio.timeout(SECONDS_MAX):
