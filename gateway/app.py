@@ -15,9 +15,11 @@ from starlette.types import ASGIApp
 from starlette.websockets import WebSocket
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
-from gateway import documents, schema
 from gateway.auth.sessions import SessionResolver
-from gateway.execution import Executor
+from gateway.execution import trusted_documents
+from gateway.execution.executor import Executor
+from gateway.execution.pipeline import Operations
+from gateway.graph import schema
 from gateway.http import graphiql
 from gateway.http.endpoint import GraphQLEndpoint, GraphQLMiddleware
 from gateway.http.errors import HTTPErrorHandler
@@ -27,11 +29,10 @@ from gateway.http.security_headers import SecurityHeadersMiddleware
 from gateway.http.webhooks import Webhooks
 from gateway.limits.concurrency import ConcurrencyLimiter
 from gateway.limits.document import Limits
-from gateway.operations import Operations
 from gateway.rpc.clients import Clients
-from gateway.subscriptions.ending import Endings
+from gateway.subscriptions.lifetime import Endings
+from gateway.subscriptions.runner import Subscriptions
 from gateway.subscriptions.sse import EventStreams
-from gateway.subscriptions.stream import Subscriptions
 from gateway.subscriptions.websocket import WebSockets
 from services.kit.settings import Settings
 
@@ -46,7 +47,7 @@ def build(settings: Settings) -> Starlette:
     clients = Clients(settings)
     has_introspection = settings.introspection == "on" or (settings.introspection == "auto" and settings.env == "development")
     executor = Executor(schema.build(), suggestions=False, limits=Limits.of(settings), introspection=has_introspection)
-    parser = RequestParser(settings, documents.load(settings))
+    parser = RequestParser(settings, trusted_documents.load(settings))
     sessions = SessionResolver(settings, clients)
     operations, endings = Operations(executor, sessions, clients, settings), Endings()
     subscriptions = Subscriptions(operations, settings)

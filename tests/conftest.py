@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from google.protobuf.descriptor import MethodDescriptor
 
-from services.kit import access
-from services.kit.mongo import Database
+from services.kit.mongo.client import Database
+from services.kit.security import authorization
 from services.kit.settings import Settings
 from services.local.mongod import Mongod
 
@@ -37,9 +37,9 @@ def undeclared() -> Iterator[list[str]]:
             found.append(f"{method.full_name} refuses with {reason}")
         return declared
 
-    decide, access.is_declared = access.is_declared, is_declared
+    decide, authorization.is_declared = authorization.is_declared, is_declared
     yield found
-    access.is_declared = decide
+    authorization.is_declared = decide
 
 
 @pytest.fixture(autouse=True)

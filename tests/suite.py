@@ -6,8 +6,8 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from services.kit.house import SERVICES
-from services.kit.mongo import Database
+from services.kit.mongo.client import Database
+from services.kit.runtime.runtime import SERVICES
 from services.kit.settings import Settings
 from services.local.folder import RunningProcess
 from services.local.keys import Keys, new_keys

@@ -21,9 +21,9 @@ from gateway.rpc.clients import Clients, acting_as
 from quanyu.access.v1 import access_pb2
 from quanyu.member.v1.identity_pb2 import ResolveConsumerRequest, ResolveConsumerResponse
 from quanyu.organization.v1.chart_pb2 import ResolveGrantsRequest, ResolveGrantsResponse
-from services.kit import channel
 from services.kit.errors import Invalid, NotFound, Refusal, Unavailable
-from services.kit.principals import INSTALLATION, SERVICE, Grant, Principal
+from services.kit.rpc import channel
+from services.kit.security.principals import INSTALLATION, SERVICE, Grant, Principal
 from services.kit.settings import Settings
 
 SESSIONS_MAX = 10_000

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from gateway.engine import objects
-from gateway.engine.collect import Field, Selection, Uncompiled
-from gateway.engine.known import classes
-from gateway.engine.source import Source
+from gateway.engine.collect_fields import Field, Selection, Uncompiled
+from gateway.engine.source_builder import Source
+from gateway.engine.value_info import classes
 
 if TYPE_CHECKING:
     from gateway.engine.run import Run

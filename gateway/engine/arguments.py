@@ -29,7 +29,7 @@ from graphql.type import GraphQLField
 from msgspec import Struct
 from strawberry.types.arguments import convert_arguments
 
-from gateway.engine.collect import Field, Uncompiled
+from gateway.engine.collect_fields import Field, Uncompiled
 
 if TYPE_CHECKING:
     import strawberry

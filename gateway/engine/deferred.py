@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from graphql import is_non_null_type
 
-from gateway.engine import careful
+from gateway.engine import interpreter
 from gateway.engine.arguments import Arguments
-from gateway.engine.collect import Field, Uncompiled
-from gateway.engine.known import Known
+from gateway.engine.collect_fields import Field, Uncompiled
 from gateway.engine.run import Container, Failure, Slot
-from gateway.engine.source import Source
+from gateway.engine.source_builder import Source
+from gateway.engine.value_info import Known
 
 if TYPE_CHECKING:
     import strawberry
@@ -88,6 +88,6 @@ class Deferred(ABC):
             container[slot] = self.complete(value, run)
         except Exception:
             del run.queue[pending:]
-            container[slot] = careful.completed(self.type, self.field, value, run, container, slot)
+            container[slot] = interpreter.completed(self.type, self.field, value, run, container, slot)
             return False
         return True

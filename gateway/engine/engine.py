@@ -10,7 +10,7 @@ from graphql import DocumentNode, GraphQLError, OperationDefinitionNode
 from prometheus_client import Counter
 
 from gateway.engine.arguments import Variables
-from gateway.engine.collect import Conditions, Uncompiled, conditions_of
+from gateway.engine.collect_fields import Conditions, Uncompiled, conditions_of
 from gateway.engine.plan import Plan
 from gateway.engine.run import Run
 from services.kit.observability.logs import logger
@@ -18,7 +18,7 @@ from services.kit.observability.logs import logger
 if TYPE_CHECKING:
     import strawberry
 
-    from gateway.context import Context
+    from gateway.execution.context import Context
 
 UNCOMPILED = Counter("quanyu_graphql_uncompiled_total", "Operations that were left to the ordinary executor, by the reason.", ["reason"])
 

@@ -10,8 +10,8 @@ from typing import Any
 
 from graphql import GraphQLEnumType, GraphQLScalarType
 
-from gateway.engine.source import Source
-from gateway.scalars import as_it_is
+from gateway.engine.source_builder import Source
+from gateway.schema.scalars import as_it_is
 
 AS_THEY_ARE = frozenset({"String", "ID", "Boolean", "Int"})
 """Scalars that a field of a message fits exactly: `view` has checked its class and its bits."""

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 from graphql import GraphQLList
 
 from gateway.engine import values
-from gateway.engine.collect import TYPENAME
-from gateway.engine.known import ANYTHING, Known
-from gateway.engine.source import Source
+from gateway.engine.collect_fields import TYPENAME
+from gateway.engine.source_builder import Source
+from gateway.engine.value_info import ANYTHING, Known
 
 if TYPE_CHECKING:
-    from gateway.engine.collect import Field
+    from gateway.engine.collect_fields import Field
 
 
 def many(source: Source, field: Field, type_: GraphQLList, text: str, known: Known) -> str:  # type: ignore[type-arg]

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from gateway.engine import reads, values
-from gateway.engine.collect import TYPENAME, Field, Selection
-from gateway.engine.known import Known, classes
-from gateway.engine.source import Source
+from gateway.engine import field_access, values
+from gateway.engine.collect_fields import TYPENAME, Field, Selection
+from gateway.engine.source_builder import Source
+from gateway.engine.value_info import Known, classes
 
 if TYPE_CHECKING:
     from graphql import GraphQLObjectType
@@ -55,7 +55,7 @@ def _field(source: Source, selection: Selection, field: Field, text: str) -> str
         return repr(selection.type.name)
     if field.deferred is not None:
         return "None"
-    read = reads.read(source, field, text)
+    read = field_access.read(source, field, text)
     if read.guard is None:
         return values.value(source, field, field.type, read.text, read.known)
     held = source.name("v")

@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING, Any
 
 from graphql import DocumentNode, OperationDefinitionNode, OperationType, get_nullable_type, is_list_type
 
-from gateway.calls import CallField, MutationField
-from gateway.edges import EdgeField
-from gateway.engine import careful, objects, values
-from gateway.engine.calls import Call, FirstPage, Mutation
-from gateway.engine.collect import TYPENAME, Collector, Conditions, Field, Selection, Uncompiled
+from gateway.engine import interpreter, objects, values
+from gateway.engine.batch_steps import Edge, LookUp, Several
+from gateway.engine.collect_fields import TYPENAME, Collector, Conditions, Field, Selection, Uncompiled
 from gateway.engine.deferred import Deferred
-from gateway.engine.edges import Edge, LookUp, Several
-from gateway.engine.source import Source
-from gateway.nodes import NodeField, several
+from gateway.engine.rpc_steps import Call, FirstPage, Mutation
+from gateway.engine.source_builder import Source
+from gateway.schema.nodes import NodeField, several
+from gateway.schema.references import EdgeField
+from gateway.schema.rpc_fields import CallField, MutationField
 
 if TYPE_CHECKING:
     import strawberry
@@ -112,7 +112,7 @@ class Plan:
             return root(source, run)  # type: ignore[no-any-return]
         except Exception:
             run.queue.clear()
-            return careful.root(selection, source, run)
+            return interpreter.root(selection, source, run)
 
     def __str__(self) -> str:
         name = self.operation.name.value if self.operation.name else ""

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from graphql import FieldNode, GraphQLError, located_error
 from graphql.execution.values import VariableValues
 
-from gateway.edges import Batch, Bound
+from gateway.schema.references import Batch, Bound
 
 if TYPE_CHECKING:
-    from gateway.context import Context
     from gateway.engine.plan import Plan
+    from gateway.execution.context import Context
 
 Container = Any
 """The object or list of the answer that a value belongs in."""

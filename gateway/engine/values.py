@@ -7,9 +7,9 @@ from typing import Any
 from graphql import GraphQLList, GraphQLNonNull, GraphQLObjectType, is_leaf_type
 
 from gateway.engine import abstract, leaves, lists, objects
-from gateway.engine.collect import Field
-from gateway.engine.known import Known
-from gateway.engine.source import Source
+from gateway.engine.collect_fields import Field
+from gateway.engine.source_builder import Source
+from gateway.engine.value_info import Known
 
 
 def value(source: Source, field: Field, type_: Any, text: str, known: Known) -> str:

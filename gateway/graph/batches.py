@@ -1,6 +1,6 @@
 """The batch rpcs that edges and `node` follow, by the noun they find."""
 
-from gateway.edges import Batch
+from gateway.schema.references import Batch
 from quanyu.commerce.v1 import catalog_pb2, orders_pb2, stock_pb2
 from quanyu.district.v1 import campaigns_pb2, packs_pb2, places_pb2, wallet_pb2
 from quanyu.member.v1 import consent_pb2, identity_pb2, outreach_pb2, relation_pb2

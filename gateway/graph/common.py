@@ -6,18 +6,18 @@ from collections.abc import Mapping
 from decimal import Decimal as Number
 from typing import TYPE_CHECKING, Any
 
-from gateway.form import Form, form, part
-from gateway.view import computed, enumeration, root, view
+from gateway.schema.inputs import Form, form, part
+from gateway.schema.types import computed, enumeration, root, view
 from quanyu.commerce.v1 import catalog_pb2
 from quanyu.common.v1 import money_pb2, point_pb2, touch_pb2
 from quanyu.organization.v1 import chart_pb2
-from services.kit.currencies import DIGITS
 from services.kit.errors import Invalid
-from services.kit.money import MINOR_MAX
+from services.kit.values.currencies import DIGITS
+from services.kit.values.money import MINOR_MAX
 
 if TYPE_CHECKING:
-    from gateway.context import Context
-    from gateway.scalars import Decimal
+    from gateway.execution.context import Context
+    from gateway.schema.scalars import Decimal
 
 UNKNOWN = 2
 """Digits of a currency that is in no table: of one withdrawn since, or one that is refused."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from gateway.edges import edge
 from gateway.graph.batches import consumer_by_id, staff_by_id
-from gateway.view import computed, root
+from gateway.schema.references import edge
+from gateway.schema.types import computed, root
 
 if TYPE_CHECKING:
     from gateway.graph.member.identity import Consumer

@@ -11,13 +11,13 @@ from collections.abc import Awaitable
 from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from gateway.execution.pipeline import MUTATION, QUERY, SUBSCRIPTION, Answer, Operations
 from gateway.http import graphiql
 from gateway.http.protocol import client_connection
 from gateway.http.request import EVENT_STREAM, GRAPHQL, JSON, BadRequest, GraphQLRequest, RequestParser, negotiate_media_type
 from gateway.http.response import http_status, send_answer
 from gateway.limits.client_address import ClientAddresses
 from gateway.observability.operation_log import OperationRecord
-from gateway.operations import MUTATION, QUERY, SUBSCRIPTION, Answer, Operations
 from services.kit.observability import telemetry
 from services.kit.settings import Settings
 

@@ -9,7 +9,7 @@ from msgspec import Struct
 from starlette.requests import Request
 from starlette.types import Receive
 
-from gateway.documents import Documents
+from gateway.execution.trusted_documents import Documents
 from services.kit.settings import Settings
 
 JSON = "application/json"

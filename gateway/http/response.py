@@ -2,8 +2,8 @@
 
 from starlette.types import Send
 
+from gateway.execution.pipeline import Answer
 from gateway.http.request import GRAPHQL, JSON
-from gateway.operations import Answer
 
 Headers = list[tuple[bytes, bytes]]
 CONTENT_TYPES = {media: (b"content-type", f"{media}; charset=utf-8".encode()) for media in (GRAPHQL, JSON)}

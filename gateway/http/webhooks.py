@@ -15,13 +15,13 @@ from google.protobuf.message import Message
 from starlette.requests import Request
 from starlette.types import Receive, Scope, Send
 
-from gateway import errors
 from gateway.auth.sessions import ANONYMOUS, GATEWAY
-from gateway.context import Context
+from gateway.execution import error_formatting
+from gateway.execution.context import Context
+from gateway.execution.pipeline import Answer, Operations, told
 from gateway.http.request import JSON, BadRequest, RequestParser
 from gateway.http.response import send_answer
 from gateway.observability.operation_log import OperationRecord
-from gateway.operations import Answer, Operations, told
 from gateway.rpc.clients import acting_as
 from quanyu.commerce.v1.orders_pb2 import TakePaymentNoticeRequest
 from services.kit.errors import Conflict, Denied, Exhausted, Invalid, NotFound, Refusal
@@ -70,5 +70,5 @@ class Webhooks:
 def _refused(refusal: Refusal) -> Answer:
     status = next((status for kind, status in STATUS.items() if isinstance(refusal, kind)), 503)
     seconds = math.ceil(refusal.retry_after.total_seconds()) if refusal.retry_after is not None else int(status in (429, 503))
-    body = orjson.dumps(errors.identified({"code": refusal.reason, "message": refusal.message}))
+    body = orjson.dumps(error_formatting.identified({"code": refusal.reason, "message": refusal.message}))
     return Answer(status, body, calls=1, retry_seconds=seconds)

@@ -31,9 +31,9 @@ from graphql import (
 )
 from msgspec import Struct, field
 
-from gateway.nodes import NODES_MAX
-from gateway.weights import Weight, Weights
-from services.kit.pages import PAGE_SIZE, PAGE_SIZE_MAX
+from gateway.limits.field_costs import Weight, Weights
+from gateway.schema.nodes import NODES_MAX
+from services.kit.mongo.pagination import PAGE_SIZE, PAGE_SIZE_MAX
 
 COUNT_MAX = 10**12
 """Counts stop here, so that doubling fragments do not make huge integers."""

@@ -12,7 +12,7 @@ from graphql import DocumentNode, GraphQLError, GraphQLSchema, OperationDefiniti
 from msgspec import Struct
 
 from gateway.limits.cost import CostAnalysis, Measure
-from gateway.weights import Weights
+from gateway.limits.field_costs import Weights
 from services.kit.settings import Settings
 
 CODE = "LIMIT_EXCEEDED"

@@ -17,10 +17,10 @@ from msgspec import Struct
 
 from gateway.rpc.bulkhead import Bulkhead
 from gateway.rpc.unary import unary
-from services.kit import channel
 from services.kit.descriptors import full_name, method_of
-from services.kit.house import SERVICES
-from services.kit.principals import Principal, Signer
+from services.kit.rpc import channel
+from services.kit.runtime.runtime import SERVICES
+from services.kit.security.principals import Principal, Signer
 from services.kit.settings import Settings
 
 READY_SECONDS_MAX = 1.0

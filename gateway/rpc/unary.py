@@ -12,8 +12,8 @@ from typing import Any
 import grpc
 from grpc.aio import AioRpcError, Metadata
 
-from services.kit import status
-from services.kit.channel import Pairs, heard
+from services.kit.rpc import status
+from services.kit.rpc.channel import Pairs, heard
 
 Ask = Callable[..., Awaitable[Any]]
 """`await ask(request, timeout=…, metadata=…)` returns the response. It raises the refusal of a service as a `Refusal`."""

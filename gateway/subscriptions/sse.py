@@ -18,14 +18,14 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from gateway.auth.sessions import Session
+from gateway.execution.pipeline import Answer, Operations, Ready, told
 from gateway.http.protocol import client_connection
 from gateway.http.request import EVENT_STREAM, JSON, BadRequest, RequestParser
 from gateway.http.response import send_answer
 from gateway.limits.rate_limit import Account
 from gateway.observability.operation_log import OperationRecord
-from gateway.operations import Answer, Operations, Ready, told
-from gateway.subscriptions.ending import Endings
-from gateway.subscriptions.stream import Asker, Subscriptions
+from gateway.subscriptions.lifetime import Endings
+from gateway.subscriptions.runner import Asker, Subscriptions
 from services.kit.observability import telemetry
 
 Body: TypeAlias = Callable[[bytes], Awaitable[None]]

@@ -12,18 +12,18 @@ from prometheus_client import Gauge
 from starlette.responses import Response
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from gateway import errors
 from gateway.auth.sessions import Session
+from gateway.execution import error_formatting
+from gateway.execution.pipeline import Answer, Operations, Ready, told, turned_away
 from gateway.http.request import JSON, BadRequest, RequestParser
 from gateway.limits.concurrency import ConcurrencyLimiter
 from gateway.limits.rate_limit import Account, RateLimiter
 from gateway.observability.coalesced_log import CoalescedLog
 from gateway.observability.operation_log import OperationRecord
-from gateway.operations import Answer, Operations, Ready, told, turned_away
-from gateway.subscriptions import messages
-from gateway.subscriptions.ending import STOPPING, Ending, Endings
-from gateway.subscriptions.messages import SUBPROTOCOL, Closed, Complete, ConnectionInit, Ping, Subscribe
-from gateway.subscriptions.stream import Asker, Subscriptions, key_of
+from gateway.subscriptions import protocol
+from gateway.subscriptions.lifetime import STOPPING, Ending, Endings
+from gateway.subscriptions.protocol import SUBPROTOCOL, Closed, Complete, ConnectionInit, Ping, Subscribe
+from gateway.subscriptions.runner import Asker, Subscriptions, key_of
 from services.kit.errors import Denied, Overloaded, Refusal, Unavailable
 from services.kit.observability import telemetry
 from services.kit.settings import Settings
@@ -61,7 +61,7 @@ class WebSockets:
             if self.open >= self.most or self.endings.stopped:
                 raise Unavailable("OVERLOADED", "too many sockets at once; try again")
         except Refusal as refusal:
-            errors.operation_id.set(self.refused.add())
+            error_formatting.operation_id.set(self.refused.add())
             answer = turned_away(refusal)
             headers = {"retry-after": str(answer.retry_seconds)}
             await websocket.send_denial_response(Response(answer.body, answer.status, headers, JSON))
@@ -122,13 +122,13 @@ class Connection:
                 return
             if self.received.admit(""):
                 raise Closed(POLICY_VIOLATION, "too many messages")
-            await self._take(messages.received(message.get("text")))
+            await self._take(protocol.received(message.get("text")))
 
-    async def _take(self, message: messages.Received) -> None:
+    async def _take(self, message: protocol.Received) -> None:
         if isinstance(message, ConnectionInit):
             await self._initialise(message.payload or {})
         elif isinstance(message, Ping):
-            await self._send(messages.pong(message.payload))
+            await self._send(protocol.pong(message.payload))
         elif isinstance(message, Subscribe):
             await self._subscribe(message)
         elif isinstance(message, Complete) and (task := self.running.pop(message.id, None)) is not None:
@@ -145,7 +145,7 @@ class Connection:
         session, _ = await operations.deadline.run(operations.authenticate(self.asker.authorization, self.asker.address))
         self.place.enter_context(self.server.signed_in.slot(key_of(session, self.asker)))
         self.ending.expire(await operations.sessions.find_expiry(self.asker.authorization))
-        await self._send(messages.ACKNOWLEDGED)
+        await self._send(protocol.ACKNOWLEDGED)
 
     async def _subscribe(self, message: Subscribe) -> None:
         if not self.acknowledged:
@@ -159,7 +159,7 @@ class Connection:
 
     async def _operation(self, name: str, payload: dict[str, Any]) -> None:
         """Carries out one operation and tells its answers, under the name that the client gave it."""
-        id, started, last = self.server.operations.begin(), time.perf_counter(), messages.complete(name)
+        id, started, last = self.server.operations.begin(), time.perf_counter(), protocol.complete(name)
         ready = await self.server.operations.answered(self._ready(payload))
         if isinstance(ready, Answer):
             seconds = time.perf_counter() - started
@@ -172,7 +172,7 @@ class Connection:
                     if answer.status != 200:
                         last = _error(name, answer)
                         break
-                    await self._send(messages.next_(name, answer.body))
+                    await self._send(protocol.next_(name, answer.body))
         # The client may use the name again as soon as it hears of the end.
         del self.running[name]
         await self._send(last)
@@ -195,7 +195,7 @@ class Connection:
 
 
 def _error(name: str, answer: Answer) -> str:
-    return messages.error(name, orjson.loads(answer.body)["errors"])
+    return protocol.error(name, orjson.loads(answer.body)["errors"])
 
 
 def _authorization(payload: dict[str, Any]) -> str | None:
@@ -218,5 +218,5 @@ def _closed(failure: Exception) -> Closed | None:
         return Closed(GOING_AWAY if failure.reason == STOPPING else TRY_AGAIN_LATER, failure.message)
     if isinstance(failure, TimeoutError):
         return Closed(TRY_AGAIN_LATER, "the operation took too long")
-    message, extensions = errors.masked(failure)
+    message, extensions = error_formatting.masked(failure)
     return Closed(BUG, f"{message} {extensions['id']}")

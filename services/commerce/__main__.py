@@ -5,23 +5,23 @@ from collections.abc import Awaitable, Callable
 from pymongo.errors import PyMongoError
 
 from quanyu.commerce.v1 import catalog_pb2_grpc, discovery_pb2_grpc, orders_pb2_grpc, stock_pb2_grpc
+from services.commerce.catalog.repository import CatalogStore
 from services.commerce.catalog.rpc import Catalog
-from services.commerce.catalog.store import CatalogStore
+from services.commerce.discovery.repository import Shelves
 from services.commerce.discovery.rpc import Discovery
-from services.commerce.discovery.store import Shelves
-from services.commerce.facts import handlers
+from services.commerce.events import handlers
 from services.commerce.orders.checkout import Checkout
+from services.commerce.orders.coupons import Wallet
+from services.commerce.orders.repository import OrderStore
 from services.commerce.orders.rpc import Orders
-from services.commerce.orders.store import OrderStore
-from services.commerce.orders.wallet import Wallet
+from services.commerce.stock.repository import StockStore
 from services.commerce.stock.rpc import Stocks
-from services.commerce.stock.store import StockStore
 from services.kit.errors import Refusal
-from services.kit.house import House, Wiring
-from services.kit.lease import Lease
+from services.kit.mongo.lease import Lease
 from services.kit.observability.logs import logger
-from services.kit.persons import Persons
-from services.kit.process import main
+from services.kit.projections.persons import Persons
+from services.kit.runtime.process import main
+from services.kit.runtime.runtime import House, Wiring
 
 
 def wire(house: House) -> Wiring:

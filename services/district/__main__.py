@@ -1,22 +1,22 @@
 """The district's process: its use cases put into the house."""
 
 from quanyu.district.v1 import campaigns_pb2_grpc, packs_pb2_grpc, places_pb2_grpc, wallet_pb2_grpc
-from services.district import facts
+from services.district import events
+from services.district.campaigns import repository as campaigns
 from services.district.campaigns import rpc as campaigns_rpc
-from services.district.campaigns import store as campaigns
-from services.district.matching.store import Affinity
+from services.district.matching.repository import Affinity
 from services.district.packs.consents import Consents
+from services.district.packs.repository import Packs, Ranking
 from services.district.packs.rpc import PackService
-from services.district.packs.store import Packs, Ranking
-from services.district.places import store as places
+from services.district.places import repository as places
 from services.district.places.rpc import Places
 from services.district.places.rules import PackedCoupon, Visit
+from services.district.wallet.repository import Coupons, Locks
 from services.district.wallet.rpc import Wallet
-from services.district.wallet.store import Coupons, Locks
-from services.kit.house import House, Wiring
-from services.kit.mongo import Session
-from services.kit.persons import Person, Persons
-from services.kit.process import main
+from services.kit.mongo.client import Session
+from services.kit.projections.persons import Person, Persons
+from services.kit.runtime.process import main
+from services.kit.runtime.runtime import House, Wiring
 
 
 def wire(house: House) -> Wiring:
@@ -38,7 +38,7 @@ def wire(house: House) -> Wiring:
             (packs_pb2_grpc.add_PackServiceServicer_to_server, PackService(house, persons, visits, ranking, packs)),
         ],
         tables=[districts, venues, visits, campaigns.campaigns(database), budgets, coupons, locks, packs, persons.table],
-        facts=facts.handlers(house.scopes, persons, affinity),
+        facts=events.handlers(house.scopes, persons, affinity),
     )
 
 

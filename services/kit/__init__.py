@@ -2,7 +2,7 @@
 
 import os
 
-from services.kit.cancellation import mend
+from services.kit._compat import mend
 
 mend()
 # gRPC's event engine hands what comes from thread to thread: without it an rpc takes a quarter less CPU on either side. A version that

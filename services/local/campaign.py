@@ -9,7 +9,7 @@ from msgspec import Struct
 
 from quanyu.common.v1.page_pb2 import PageRequest
 from quanyu.district.v1 import campaigns_pb2, campaigns_pb2_grpc
-from services.kit.calendar import day_start
+from services.kit.values.opening_hours import day_start
 from services.local.client import create_if_missing
 
 Channels = Mapping[str, grpc.aio.Channel]

@@ -8,9 +8,9 @@ from typing import Any
 import grpc
 
 from quanyu.facts.v1 import facts_pb2, facts_pb2_grpc
-from services.kit.channel import open_channel
 from services.kit.errors import Conflict
-from services.kit.principals import INSTALLATION, SERVICE, Grant, Principal, Signer
+from services.kit.rpc.channel import open_channel
+from services.kit.security.principals import INSTALLATION, SERVICE, Grant, Principal, Signer
 from services.local.folder import Folder
 from services.local.keys import LOCAL, OPERATOR, SERVICES, Keys
 

@@ -10,7 +10,7 @@ from cryptography.fernet import Fernet
 from msgspec import Struct
 
 from quanyu.access.v1 import access_pb2
-from services.kit.principals import SERVICE, generate_key
+from services.kit.security.principals import SERVICE, generate_key
 from services.local.folder import Folder
 
 SERVICES = ("member", "commerce", "district", "organization")

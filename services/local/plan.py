@@ -14,5 +14,12 @@ import click
 def plan(file: Path, operation: str | None, source: bool) -> None:
     """Prints the rpcs of each level for a .graphql FILE. If the file has several operations, name one as OPERATION."""
     # A separate process, since import contracts keep the gateway's graph out of the command.
-    command = [sys.executable, "-m", "gateway.plan", str(file), *([operation] if operation else []), *(["--source"] if source else [])]
+    command = [
+        sys.executable,
+        "-m",
+        "gateway.tools.plan",
+        str(file),
+        *([operation] if operation else []),
+        *(["--source"] if source else []),
+    ]
     sys.exit(subprocess.run(command, check=False).returncode)

@@ -10,7 +10,7 @@ from joserfc import jwt
 from joserfc.jwk import OKPKey
 
 from services.kit import settings as kit_settings
-from services.kit.principals import ALGORITHM
+from services.kit.security.principals import ALGORITHM
 from services.local.errors import LocalError
 from services.local.folder import Folder
 from services.local.keys import Jwk, Keys

@@ -1,18 +1,18 @@
 """The member service: `python -m services.member`."""
 
 from quanyu.member.v1 import consent_pb2_grpc, identity_pb2_grpc, outreach_pb2_grpc, relation_pb2_grpc
-from services.kit.house import House, Wiring
-from services.kit.process import main
-from services.member import facts
+from services.kit.runtime.process import main
+from services.kit.runtime.runtime import House, Wiring
+from services.member import events
+from services.member.consent.repository import Consents
 from services.member.consent.rpc import ConsentService
-from services.member.consent.store import Consents
+from services.member.identity.repository import Consumers
 from services.member.identity.rpc import IdentityService
-from services.member.identity.store import Consumers
+from services.member.outreach.repository import Bindings, Outreaches
 from services.member.outreach.rpc import OutreachService
-from services.member.outreach.store import Bindings, Outreaches
+from services.member.relation.repository import Relations
 from services.member.relation.rpc import RelationService
-from services.member.relation.store import Relations
-from services.member.stores import Stores
+from services.member.store_projection import Stores
 
 
 def wire(house: House) -> Wiring:
@@ -40,7 +40,7 @@ def wire(house: House) -> Wiring:
             relations.interactions, relations.relations, relations.transitions,
             bindings.staff, bindings.table, outreaches.table, outreaches.sent,
         ],
-        facts=facts.table(stores, consumers, relations, bindings, outreaches),
+        facts=events.table(stores, consumers, relations, bindings, outreaches),
     )  # fmt: skip
 
 

@@ -1,16 +1,16 @@
 """The organization service: `python -m services.organization`."""
 
 from quanyu.organization.v1 import chart_pb2_grpc, targets_pb2_grpc, tasks_pb2_grpc
-from services.kit.house import House, Wiring
-from services.kit.persons import Persons
-from services.kit.process import main
-from services.organization import facts
+from services.kit.projections.persons import Persons
+from services.kit.runtime.process import main
+from services.kit.runtime.runtime import House, Wiring
+from services.organization import events
+from services.organization.chart.repository import Chart
 from services.organization.chart.rpc import ChartServicer
-from services.organization.chart.store import Chart
+from services.organization.targets.repository import Targets
 from services.organization.targets.rpc import TargetServicer
-from services.organization.targets.store import Targets
+from services.organization.tasks.repository import Tasks
 from services.organization.tasks.rpc import TaskServicer
-from services.organization.tasks.store import Tasks
 
 
 def wire(house: House) -> Wiring:
@@ -25,7 +25,7 @@ def wire(house: House) -> Wiring:
             (tasks_pb2_grpc.add_TaskServiceServicer_to_server, TaskServicer(house, tasks)),
         ],
         tables=[*chart.tables, *targets.tables, *tasks.tables, persons.table],
-        facts=facts.table(targets, tasks, persons),
+        facts=events.table(targets, tasks, persons),
     )
 
 

@@ -16,9 +16,9 @@ from graphql import parse, validate
 from rich.console import Group
 from rich.table import Table
 
-from gateway import schema
 from gateway.engine.engine import Compiled
-from services.kit.house import SERVICES
+from gateway.graph import schema
+from services.kit.runtime.runtime import SERVICES
 from services.local.keys import new_keys
 from services.local.token import bearer
 from tests.bench import _real

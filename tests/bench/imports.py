@@ -21,7 +21,7 @@ from google.protobuf.json_format import MessageToDict
 from rich.console import Console
 from rich.table import Table
 
-from services.kit.mongo import Database
+from services.kit.mongo.client import Database
 from services.kit.settings import Settings
 from services.local import client
 from services.local.folder import RunningProcess

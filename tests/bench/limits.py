@@ -7,10 +7,10 @@ from statistics import median
 from graphql import parse
 from rich.table import Table
 
-from gateway import schema
-from gateway.execution import Executor
+from gateway.execution.executor import Executor
+from gateway.graph import schema
 from tests.gateway.conftest import OPERATIONS
-from tests.gateway.test_limits import ATTACKS
+from tests.gateway.limits.test_limits import ATTACKS
 
 ROUNDS = 25
 GOAL_MS = 10.0

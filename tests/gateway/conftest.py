@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from gateway.app import build
-from services.kit.house import SERVICES
+from services.kit.runtime.runtime import SERVICES
 from services.kit.settings import Settings
 from services.local.keys import Keys
 from services.local.mongod import free_port

@@ -6,7 +6,7 @@ from typing import Any
 from google.protobuf.descriptor_pb2 import FileDescriptorSet
 from graphql import GraphQLObjectType, specified_scalar_types
 
-from gateway import schema
+from gateway.graph import schema
 
 CORE = schema.build()._schema
 TYPES = {name: type_ for name, type_ in CORE.type_map.items() if not name.startswith("__") and name not in specified_scalar_types}

@@ -17,7 +17,7 @@ from joserfc.jwk import RSAKey
 from gateway.auth.bearer_tokens import TokenVerifier
 from services.kit.settings import Settings
 from services.local.mongod import free_port
-from tests.judges.provider import Provider, providing
+from tests.conformance.provider import Provider, providing
 
 
 @cache

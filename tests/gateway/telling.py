@@ -9,9 +9,9 @@ import grpc
 from grpc_status import rpc_status
 
 from quanyu.commerce.v1 import orders_pb2, orders_pb2_grpc
-from services.kit import status
-from services.kit.channel import CURSOR_KEY
 from services.kit.errors import Refusal
+from services.kit.rpc import status
+from services.kit.rpc.channel import CURSOR_KEY
 
 END = object()
 """Ends a stream in order."""

@@ -22,7 +22,7 @@ import structlog
 from msgspec import Struct
 
 from gateway.app import build
-from services.kit.house import SERVICES
+from services.kit.runtime.runtime import SERVICES
 from services.kit.settings import Settings
 from services.local.keys import Keys
 from tests.gateway.asking import Asking, Ids, fields_of

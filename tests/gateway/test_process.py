@@ -16,8 +16,8 @@ from websockets.typing import Subprotocol
 
 from services.local.keys import Keys
 from services.local.mongod import free_port
+from tests.gateway.http.test_client_disconnect import MUTATION
 from tests.gateway.silent import silence
-from tests.gateway.test_client_disconnect import MUTATION
 
 ROOT = Path(__file__).parents[2]
 SECONDS_MAX = 20.0

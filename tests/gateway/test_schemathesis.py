@@ -13,7 +13,7 @@ from schemathesis.generation import GenerationMode
 from schemathesis.graphql import nodes
 from schemathesis.graphql.checks import GraphQLServerError
 
-from services.kit.house import SERVICES
+from services.kit.runtime.runtime import SERVICES
 from tests.gateway import world
 from tests.gateway.conftest import FAULTS, GRAPHQL, Open
 from tests.gateway.engine.documents import SMALL

@@ -11,16 +11,16 @@ import httpx
 import pytest
 from graphql import get_introspection_query
 
-from gateway import schema
 from gateway.__main__ import Server, configured
+from gateway.graph import schema
 from gateway.http import graphiql, protocol
 from gateway.limits.document import MESSAGES
-from services.kit.house import SERVICES
+from services.kit.runtime.runtime import SERVICES
 from services.kit.settings import Settings
 from tests.gateway.conftest import GRAPHQL, Gateway, Open
+from tests.gateway.limits.test_limits import doubling
+from tests.gateway.limits.test_rate_limit import load_shedding
 from tests.gateway.serving import until
-from tests.gateway.test_limits import doubling
-from tests.gateway.test_rates import load_shedding
 
 JSON = "application/json"
 MUTATION = "mutation { markRead(input: {outreachIds: []}) { __typename } }"

@@ -13,7 +13,7 @@ from urllib.parse import urlencode
 from msgspec import Struct
 from msgspec.structs import replace
 
-from services.kit import pages
+from services.kit.mongo import pagination
 
 WORD = re.compile(r"[A-Za-z_]\w*|\.{3}|\"[^\"]*\"|-?\d+|[^\s\w]")
 LONG, ADDRESS_MAX = 5_000, 30_000
@@ -132,11 +132,11 @@ def _cursors(asked: Asked, everything: list[Asked], chance: random.Random) -> As
     """A list is asked after what no list ever had: a cursor is opened, changed and closed again, or is that of another list."""
     lists = [each for each in everything if _after(each)]
     asked = chance.choice(lists)
-    found = pages.opened(_after(asked), list[Any]) or ["", ""]
+    found = pagination.opened(_after(asked), list[Any]) or ["", ""]
     at = chance.randrange(len(found))
-    others = pages.opened(_after(chance.choice(lists)), list[Any]) or [""]
+    others = pagination.opened(_after(chance.choice(lists)), list[Any]) or [""]
     found[at : at + 1] = chance.choice([[], [found[at]] * 2, [chance.choice(SCALARS)], [chance.choice(SCALARS)], [chance.choice(others)]])
-    after = _after(chance.choice(lists)) if chance.random() < 0.1 else pages.token(found)
+    after = _after(chance.choice(lists)) if chance.random() < 0.1 else pagination.token(found)
     variables = asked.body["variables"] | {"after": after}
     return replace(asked, body=asked.body | {"variables": variables})
 

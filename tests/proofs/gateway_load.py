@@ -22,7 +22,7 @@ import psutil
 from msgspec import Struct
 from rich.table import Table
 
-from services.kit.house import SERVICES
+from services.kit.runtime.runtime import SERVICES
 from services.local.keys import Jwk, new_keys
 from services.local.mongod import free_port
 from services.local.token import bearer

@@ -10,15 +10,15 @@ import pytest
 
 from quanyu.facts.v1 import facts_pb2, facts_pb2_grpc
 from services.kit import clock
-from services.kit.channel import open_channel
-from services.kit.facts.fact import Fact
-from services.kit.facts.outbox import DELIVERIES, Outbox
-from services.kit.house import SERVICES
-from services.kit.mongo import Database
-from services.kit.principals import INSTALLATION, SERVICE, Grant, Principal, Signer
-from services.kit.process import Running as RunningService
-from services.kit.process import running
+from services.kit.mongo.client import Database
+from services.kit.rpc.channel import open_channel
+from services.kit.runtime.process import Running as RunningService
+from services.kit.runtime.process import running
+from services.kit.runtime.runtime import SERVICES
+from services.kit.security.principals import INSTALLATION, SERVICE, Grant, Principal, Signer
 from services.kit.settings import Settings
+from services.kit.transactions.outbox import DELIVERIES, Outbox
+from services.kit.values.event import Fact
 from services.local.keys import Keys, new_keys
 from services.local.mongod import free_port
 

@@ -9,8 +9,8 @@ from pymongo.read_concern import ReadConcern
 
 from quanyu.common.v1.page_pb2 import PageInfo, PageRequest
 from services.kit.errors import Invalid
-from services.kit.lists import LISTS_MAX
-from services.kit.mongo import Database
+from services.kit.mongo.client import Database
+from services.kit.rpc.batch_lists import LISTS_MAX
 from tests.services.worlds.rpcs import rpcs
 
 SIZES = (1, 2, 3, 100)

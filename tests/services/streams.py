@@ -7,8 +7,8 @@ from typing import Any
 
 import grpc
 
-from services.kit.channel import CURSOR_KEY, heard_each
 from services.kit.errors import Refusal
+from services.kit.rpc.channel import CURSOR_KEY, heard_each
 
 WAIT_SECONDS_MAX = 20.0
 

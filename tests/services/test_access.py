@@ -13,8 +13,8 @@ import pytest
 import pytest_asyncio
 import structlog
 
-from services.kit.access import rule_of
-from services.kit.house import SERVICES
+from services.kit.runtime.runtime import SERVICES
+from services.kit.security.authorization import rule_of
 from services.kit.settings import Settings
 from services.local.keys import Keys
 from tests.services.conftest import starting

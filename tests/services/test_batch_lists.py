@@ -11,7 +11,7 @@ import pytest
 import pytest_asyncio
 from google.protobuf.message import Message
 
-from services.kit.house import SERVICES
+from services.kit.runtime.runtime import SERVICES
 from services.kit.settings import Settings
 from services.local.keys import Keys
 from tests.services.conftest import starting

@@ -3,7 +3,7 @@
 import pytest
 from msgspec import ValidationError, convert
 
-from gateway.nodes import ID_SHAPE
+from gateway.schema.nodes import ID_SHAPE
 from services.commerce.catalog import rules as catalog
 from services.commerce.stock import rules as stock
 from services.district.campaigns import rules as campaigns

@@ -16,17 +16,21 @@ import pytest
 from msgspec import inspect
 
 from quanyu.commerce.v1 import orders_pb2
-from services.commerce.stock.holders import HOLDERS
-from services.district.matching.store import COLLECTION as AFFINITY
-from services.kit import errors, idempotency, lease, scopes, status
-from services.kit.access import Caller, current
+from services.commerce.stock.hold_quota import HOLDERS
+from services.district.matching.repository import COLLECTION as AFFINITY
+from services.kit import errors
 from services.kit.descriptors import full_name
-from services.kit.facts import inbox
-from services.kit.facts.fact import Fact
-from services.kit.facts.outbox import BODIES, DELIVERIES, KEYS, route
-from services.kit.house import SERVICES, House
-from services.kit.idempotency import IdempotencyKey
+from services.kit.events import inbox
+from services.kit.mongo import lease
+from services.kit.projections import scopes
+from services.kit.rpc import status
+from services.kit.runtime.runtime import SERVICES, House
+from services.kit.security.authorization import Caller, current
 from services.kit.settings import Settings
+from services.kit.transactions import idempotency
+from services.kit.transactions.idempotency import IdempotencyKey
+from services.kit.transactions.outbox import BODIES, DELIVERIES, KEYS, route
+from services.kit.values.event import Fact
 from services.local.keys import new_keys
 from tests.services.kit.test_protos import RPCS
 

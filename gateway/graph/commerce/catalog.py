@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING
 
 from strawberry import ID
 
-from gateway.calls import mutation, page
-from gateway.connections import connection
-from gateway.edges import edge
-from gateway.form import form
 from gateway.graph.batches import brand_by_id, offer_by_id, product_by_id, variant_by_id, variants_of_product
-from gateway.nodes import by_id
-from gateway.view import Node, view
+from gateway.schema.connections import connection
+from gateway.schema.inputs import form
+from gateway.schema.nodes import by_id
+from gateway.schema.references import edge
+from gateway.schema.rpc_fields import mutation, page
+from gateway.schema.types import Node, view
 from quanyu.commerce.v1 import catalog_pb2
 
 if TYPE_CHECKING:

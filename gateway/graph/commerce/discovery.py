@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 
 from strawberry import ID
 
-from gateway.calls import ask, mutation
-from gateway.edges import edge
-from gateway.form import form, part
 from gateway.graph.batches import brand_by_id, offer_by_id, store_by_id, variant_by_id
-from gateway.view import enumeration, view
+from gateway.schema.inputs import form, part
+from gateway.schema.references import edge
+from gateway.schema.rpc_fields import ask, mutation
+from gateway.schema.types import enumeration, view
 from quanyu.commerce.v1 import discovery_pb2
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from gateway.graph.commerce.stock import FulfilmentMethod, Hold, Promise
     from gateway.graph.common import Attribute, AttributeInput, Point, PointInput, Text
     from gateway.graph.organization.chart import Brand, Store
-    from gateway.scalars import DateTime, Long
+    from gateway.schema.scalars import DateTime, Long
 
 
 @enumeration(discovery_pb2.Obstacle)

@@ -6,11 +6,6 @@ from typing import TYPE_CHECKING
 
 from strawberry import ID
 
-from gateway.calls import mutation, page
-from gateway.connections import connection
-from gateway.edges import edge
-from gateway.follow import follow
-from gateway.form import form, part
 from gateway.graph.batches import (
     brand_by_id,
     consumer_by_id,
@@ -23,8 +18,13 @@ from gateway.graph.batches import (
     store_by_id,
     variant_by_id,
 )
-from gateway.nodes import by_id
-from gateway.view import Node, enumeration, view
+from gateway.schema.connections import connection
+from gateway.schema.inputs import form, part
+from gateway.schema.nodes import by_id
+from gateway.schema.references import edge
+from gateway.schema.rpc_fields import mutation, page
+from gateway.schema.subscription_fields import follow
+from gateway.schema.types import Node, enumeration, view
 from quanyu.commerce.v1 import orders_pb2
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from gateway.graph.member.identity import Consumer
     from gateway.graph.organization.chart import Brand, Store
     from gateway.graph.organization.targets import Credit
-    from gateway.scalars import DateTime, Long
+    from gateway.schema.scalars import DateTime, Long
 
 
 @enumeration(orders_pb2.OrderState)

@@ -6,21 +6,21 @@ from typing import TYPE_CHECKING
 
 from strawberry import ID
 
-from gateway.calls import mutation, page
-from gateway.connections import connection
-from gateway.edges import edge
-from gateway.form import form
 from gateway.graph.batches import brand_by_id, budget_by_id, campaign_by_id, district_by_id, participants_of_campaign
 from gateway.graph.common import bilingual
-from gateway.nodes import by_id
-from gateway.view import Node, view
+from gateway.schema.connections import connection
+from gateway.schema.inputs import form
+from gateway.schema.nodes import by_id
+from gateway.schema.references import edge
+from gateway.schema.rpc_fields import mutation, page
+from gateway.schema.types import Node, view
 from quanyu.district.v1 import campaigns_pb2
 
 if TYPE_CHECKING:
     from gateway.graph.common import Money, MoneyInput, Text
     from gateway.graph.district.places import District
     from gateway.graph.organization.chart import Brand
-    from gateway.scalars import DateTime, Long
+    from gateway.schema.scalars import DateTime, Long
 
 
 @view(campaigns_pb2.CouponTerms)

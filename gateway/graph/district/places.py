@@ -6,10 +6,6 @@ from typing import TYPE_CHECKING
 
 from strawberry import ID
 
-from gateway.calls import mutation, page
-from gateway.connections import connection
-from gateway.edges import edge
-from gateway.form import form, part
 from gateway.graph.batches import (
     brand_by_id,
     campaigns_of_district,
@@ -22,8 +18,12 @@ from gateway.graph.batches import (
 )
 from gateway.graph.common import bilingual
 from gateway.graph.district.campaigns import CampaignFilter
-from gateway.nodes import by_id
-from gateway.view import Node, enumeration, view
+from gateway.schema.connections import connection
+from gateway.schema.inputs import form, part
+from gateway.schema.nodes import by_id
+from gateway.schema.references import edge
+from gateway.schema.rpc_fields import mutation, page
+from gateway.schema.types import Node, enumeration, view
 from quanyu.district.v1 import campaigns_pb2, places_pb2
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from gateway.graph.district.campaigns import CampaignConnection
     from gateway.graph.member.identity import Consumer
     from gateway.graph.organization.chart import Brand, Store
-    from gateway.scalars import DateTime
+    from gateway.schema.scalars import DateTime
 
 
 @enumeration(places_pb2.VenueKind)

@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING
 
 from strawberry import ID
 
-from gateway.connections import connection
-from gateway.edges import edge
-from gateway.form import form
 from gateway.graph.batches import brand_by_id, campaign_by_id, consumer_by_id, coupon_by_id, district_by_id, order_by_id, pack_by_id
 from gateway.graph.common import bilingual
-from gateway.nodes import by_id
-from gateway.view import Node, enumeration, view
+from gateway.schema.connections import connection
+from gateway.schema.inputs import form
+from gateway.schema.nodes import by_id
+from gateway.schema.references import edge
+from gateway.schema.types import Node, enumeration, view
 from quanyu.district.v1 import wallet_pb2
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from gateway.graph.district.places import District
     from gateway.graph.member.identity import Consumer
     from gateway.graph.organization.chart import Brand
-    from gateway.scalars import DateTime, Long
+    from gateway.schema.scalars import DateTime, Long
 
 
 @enumeration(wallet_pb2.CouponState)

@@ -6,19 +6,19 @@ from typing import TYPE_CHECKING
 
 from strawberry import ID
 
-from gateway.calls import mutation, page
-from gateway.connections import connection
-from gateway.edges import edge
-from gateway.form import form, part
 from gateway.graph.batches import brand_by_id, consumer_by_id
-from gateway.view import enumeration, view
+from gateway.schema.connections import connection
+from gateway.schema.inputs import form, part
+from gateway.schema.references import edge
+from gateway.schema.rpc_fields import mutation, page
+from gateway.schema.types import enumeration, view
 from quanyu.member.v1 import consent_pb2
 
 if TYPE_CHECKING:
     from gateway.graph.common import Touchpoint
     from gateway.graph.member.identity import Consumer
     from gateway.graph.organization.chart import Brand
-    from gateway.scalars import DateTime
+    from gateway.schema.scalars import DateTime
 
 
 @enumeration(consent_pb2.Purpose)

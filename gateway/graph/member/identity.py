@@ -6,9 +6,6 @@ from typing import TYPE_CHECKING
 
 from strawberry import ID
 
-from gateway.calls import mutation, page
-from gateway.edges import edge
-from gateway.form import form
 from gateway.graph.batches import (
     brand_by_id,
     consents_of_consumer,
@@ -24,8 +21,11 @@ from gateway.graph.batches import (
 )
 from gateway.graph.district.wallet import CouponFilter
 from gateway.graph.member.consent import ConsentFilter
-from gateway.nodes import by_id
-from gateway.view import Node, enumeration, view
+from gateway.schema.inputs import form
+from gateway.schema.nodes import by_id
+from gateway.schema.references import edge
+from gateway.schema.rpc_fields import mutation, page
+from gateway.schema.types import Node, enumeration, view
 from quanyu.commerce.v1 import orders_pb2, stock_pb2
 from quanyu.district.v1 import packs_pb2, wallet_pb2
 from quanyu.member.v1 import consent_pb2, identity_pb2, outreach_pb2, relation_pb2
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from gateway.graph.member.outreach import InboxConnection
     from gateway.graph.member.relation import RelationConnection
     from gateway.graph.organization.chart import Brand
-    from gateway.scalars import DateTime
+    from gateway.schema.scalars import DateTime
 
 
 @enumeration(identity_pb2.IdentityKind)

@@ -6,11 +6,6 @@ from typing import TYPE_CHECKING
 
 from strawberry import ID
 
-from gateway.calls import mutation
-from gateway.connections import connection
-from gateway.edges import edge
-from gateway.follow import follow
-from gateway.form import form, part
 from gateway.graph.batches import (
     brand_by_id,
     consumer_by_id,
@@ -21,7 +16,12 @@ from gateway.graph.batches import (
     store_by_id,
     task_by_id,
 )
-from gateway.view import Node, enumeration, view
+from gateway.schema.connections import connection
+from gateway.schema.inputs import form, part
+from gateway.schema.references import edge
+from gateway.schema.rpc_fields import mutation
+from gateway.schema.subscription_fields import follow
+from gateway.schema.types import Node, enumeration, view
 from quanyu.member.v1 import outreach_pb2
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from gateway.graph.member.relation import Relation
     from gateway.graph.organization.chart import Brand, Staff, Store
     from gateway.graph.organization.tasks import Task
-    from gateway.scalars import DateTime, Long
+    from gateway.schema.scalars import DateTime, Long
 
 
 @enumeration(outreach_pb2.Channel)

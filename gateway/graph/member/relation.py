@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING
 
 from strawberry import ID
 
-from gateway.calls import ask, mutation, page
-from gateway.connections import connection
-from gateway.edges import edge
-from gateway.form import form, part
 from gateway.graph.batches import binding_by_consumer, brand_by_id, consumer_by_id, interactions_of_relation, transitions_of_relation
-from gateway.view import enumeration, view
+from gateway.schema.connections import connection
+from gateway.schema.inputs import form, part
+from gateway.schema.references import edge
+from gateway.schema.rpc_fields import ask, mutation, page
+from gateway.schema.types import enumeration, view
 from quanyu.member.v1 import relation_pb2
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from gateway.graph.member.identity import Consumer
     from gateway.graph.member.outreach import Binding
     from gateway.graph.organization.chart import Brand
-    from gateway.scalars import DateTime, Long
+    from gateway.schema.scalars import DateTime, Long
 
 
 @enumeration(relation_pb2.Stage)

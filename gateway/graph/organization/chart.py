@@ -6,10 +6,6 @@ from typing import TYPE_CHECKING
 
 from strawberry import ID
 
-from gateway.calls import mutation, page
-from gateway.connections import connection
-from gateway.edges import edge
-from gateway.form import form
 from gateway.graph.batches import (
     brand_by_id,
     budgets_of_brand,
@@ -41,8 +37,12 @@ from gateway.graph.commerce.catalog import BrandOffers
 from gateway.graph.district.wallet import CouponFilter
 from gateway.graph.organization.targets import SOLD, Period
 from gateway.graph.organization.tasks import TaskFilter
-from gateway.nodes import by_id
-from gateway.view import Node, enumeration, view
+from gateway.schema.connections import connection
+from gateway.schema.inputs import form
+from gateway.schema.nodes import by_id
+from gateway.schema.references import edge
+from gateway.schema.rpc_fields import mutation, page
+from gateway.schema.types import Node, enumeration, view
 from quanyu.access.v1 import access_pb2
 from quanyu.commerce.v1 import catalog_pb2, orders_pb2, stock_pb2
 from quanyu.district.v1 import campaigns_pb2, wallet_pb2
@@ -60,7 +60,7 @@ if TYPE_CHECKING:
     from gateway.graph.member.relation import RelationConnection
     from gateway.graph.organization.targets import CreditConnection, Scorecard
     from gateway.graph.organization.tasks import TaskConnection
-    from gateway.scalars import DateTime
+    from gateway.schema.scalars import DateTime
 
 
 @enumeration(chart_pb2.BrandKind)

@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING
 
 from strawberry import ID
 
-from gateway.calls import ask, mutation
-from gateway.connections import connection
-from gateway.edges import edge
-from gateway.form import form, part
 from gateway.graph.batches import brand_by_id, order_by_id, outreach_by_id, staff_by_id, store_by_id, unit_by_id
-from gateway.view import enumeration, view
+from gateway.schema.connections import connection
+from gateway.schema.inputs import form, part
+from gateway.schema.references import edge
+from gateway.schema.rpc_fields import ask, mutation
+from gateway.schema.types import enumeration, view
 from quanyu.organization.v1 import targets_pb2
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from gateway.graph.common import Money, Scenario
     from gateway.graph.member.outreach import Outreach
     from gateway.graph.organization.chart import Brand, Staff, Store, Unit
-    from gateway.scalars import DateTime, Long
+    from gateway.schema.scalars import DateTime, Long
 
 
 @enumeration(targets_pb2.Taken)

@@ -6,11 +6,6 @@ from typing import TYPE_CHECKING
 
 from strawberry import ID
 
-from gateway.calls import mutation
-from gateway.connections import connection
-from gateway.edges import edge
-from gateway.follow import follow
-from gateway.form import form
 from gateway.graph.batches import (
     brand_by_id,
     consumer_by_id,
@@ -22,8 +17,13 @@ from gateway.graph.batches import (
     task_by_id,
 )
 from gateway.graph.common import bilingual
-from gateway.nodes import by_id
-from gateway.view import Node, enumeration, view
+from gateway.schema.connections import connection
+from gateway.schema.inputs import form
+from gateway.schema.nodes import by_id
+from gateway.schema.references import edge
+from gateway.schema.rpc_fields import mutation
+from gateway.schema.subscription_fields import follow
+from gateway.schema.types import Node, enumeration, view
 from quanyu.organization.v1 import tasks_pb2
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from gateway.graph.member.outreach import Outreach
     from gateway.graph.member.relation import Relation
     from gateway.graph.organization.chart import Brand, Staff, Store
-    from gateway.scalars import DateTime
+    from gateway.schema.scalars import DateTime
 
 
 @enumeration(tasks_pb2.TaskKind)

@@ -5,14 +5,15 @@ from typing import Any
 from quanyu.commerce.v1 import catalog_pb2, catalog_pb2_grpc
 from services.commerce.catalog import rules
 from services.commerce.catalog.enums import Reason
+from services.commerce.catalog.repository import LISTED_MAX, CatalogStore
 from services.commerce.catalog.rules import NewProduct
-from services.commerce.catalog.store import LISTED_MAX, CatalogStore
 from services.commerce.rejects import rejects_of
-from services.kit import ids, lists
-from services.kit.documents import as_struct, fields
+from services.kit import ids
 from services.kit.errors import Invalid, Refusal, under
-from services.kit.house import House
-from services.kit.unit import Unit, write
+from services.kit.mongo.codec import as_struct, fields
+from services.kit.rpc import batch_lists
+from services.kit.runtime.runtime import House
+from services.kit.transactions.unit_of_work import Unit, write
 
 TEXT_LENGTH_MAX = 200
 ATTRIBUTES_MAX = 16
@@ -49,9 +50,9 @@ class Catalog(catalog_pb2_grpc.CatalogServiceServicer):
         return catalog_pb2.SearchOffersResponse(offers=offers, page=page)
 
     async def BatchListOffers(self, request: catalog_pb2.BatchListOffersRequest, context: Any) -> catalog_pb2.BatchListOffersResponse:
-        name, brand_ids = lists.asked(request, "brand_ids")
+        name, brand_ids = batch_lists.asked(request, "brand_ids")
         found = await self.catalog.first_offers(*_sought(request), brand_ids, request.first)
-        return catalog_pb2.BatchListOffersResponse(brands=lists.answered(name, "offers", found))
+        return catalog_pb2.BatchListOffersResponse(brands=batch_lists.answered(name, "offers", found))
 
     @write
     async def CreateProduct(self, request: catalog_pb2.CreateProductRequest, unit: Unit) -> catalog_pb2.CreateProductResponse:

@@ -6,12 +6,12 @@ from typing import Annotated
 from msgspec import Meta, Struct
 from msgspec.structs import replace
 
-from services.commerce.catalog import words
+from services.commerce.catalog import search_tokens
 from services.commerce.catalog.enums import Reason
 from services.kit import ids
-from services.kit.bounds import WRITTEN
 from services.kit.errors import Conflict, Invalid
-from services.kit.money import MINOR_MAX, Currency
+from services.kit.values.money import MINOR_MAX, Currency
+from services.kit.values.validation import WRITTEN
 
 VARIANTS_MAX = 100
 IMPORT_MAX = 500
@@ -180,7 +180,7 @@ def _variant(new: NewProduct, variant: NewVariant, offer_id: str) -> Variant:
 
 
 def _search(new: NewProduct, attributes: Mapping[str, str]) -> list[str]:
-    return words.of_variant((new.name.zh, new.name.en, new.category), attributes)
+    return search_tokens.of_variant((new.name.zh, new.name.en, new.category), attributes)
 
 
 def _offer(product: Product, variants: Sequence[Variant], offer_id: str) -> Offer:

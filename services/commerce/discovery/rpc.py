@@ -6,12 +6,12 @@ from msgspec.structs import asdict, replace
 
 from quanyu.commerce.v1 import discovery_pb2, discovery_pb2_grpc
 from services.commerce.discovery import rules
+from services.commerce.discovery.repository import Shelves
 from services.commerce.discovery.rules import Asked, HoldAsked
-from services.commerce.discovery.store import Shelves
-from services.commerce.stock.store import StockStore
-from services.kit.documents import as_struct, builtins, fields
-from services.kit.house import House
-from services.kit.idempotency import IdempotencyKey
+from services.commerce.stock.repository import StockStore
+from services.kit.mongo.codec import as_struct, builtins, fields
+from services.kit.runtime.runtime import House
+from services.kit.transactions.idempotency import IdempotencyKey
 
 
 class Discovery(discovery_pb2_grpc.DiscoveryServiceServicer):

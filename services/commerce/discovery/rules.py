@@ -20,8 +20,8 @@ from services.commerce.stock.rules import (
     available,
     check_needed_within,
 )  # fmt: skip
-from services.kit.calendar import closes_at, is_open, next_open
 from services.kit.errors import Conflict, Invalid
+from services.kit.values.opening_hours import closes_at, is_open, next_open
 
 RADIUS_METRES = 5_000
 RADIUS_METRES_MAX = 20_000

@@ -12,25 +12,25 @@ from google.protobuf.empty_pb2 import Empty
 from msgspec.structs import replace
 
 from quanyu.commerce.v1 import orders_pb2
-from services.commerce.catalog.store import CatalogStore
+from services.commerce.catalog.repository import CatalogStore
 from services.commerce.orders import rules, scenario
+from services.commerce.orders.coupons import Wallet
 from services.commerce.orders.enums import CancelReason, OrderState
-from services.commerce.orders.nouns import NewOrder, Order, Refused
-from services.commerce.orders.store import ORDERS, OrderStore
-from services.commerce.orders.wallet import Wallet
+from services.commerce.orders.model import NewOrder, Order, Refused
+from services.commerce.orders.repository import ORDERS, OrderStore
 from services.commerce.stock import rules as stock_rules
+from services.commerce.stock.repository import HOLDS, STOCK, Move, StockStore, row_in
 from services.commerce.stock.rules import Hold, stock_id
-from services.commerce.stock.store import HOLDS, STOCK, Move, StockStore, row_in
 from services.kit import clock, errors, ids
-from services.kit.documents import as_document
 from services.kit.errors import Conflict, NotFound, Refusal
-from services.kit.idempotency import IdempotencyKey
-from services.kit.lane import Outcome, Ref
-from services.kit.lane import State as Counters
-from services.kit.mongo import Session, Shaped
+from services.kit.mongo.client import Session, Shaped
+from services.kit.mongo.codec import as_document
 from services.kit.observability.logs import logger
-from services.kit.persons import Person
-from services.kit.unit import Unit
+from services.kit.projections.persons import Person
+from services.kit.transactions.group_commit import Outcome, Ref
+from services.kit.transactions.group_commit import State as Counters
+from services.kit.transactions.idempotency import IdempotencyKey
+from services.kit.transactions.unit_of_work import Unit
 
 ATTEMPTS_MAX = 8
 """Looks at an order that others keep changing."""

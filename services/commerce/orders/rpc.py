@@ -11,26 +11,27 @@ import msgspec
 
 from quanyu.commerce.v1 import orders_pb2, orders_pb2_grpc
 from quanyu.common.v1 import touch_pb2
+from services.commerce.catalog.repository import CatalogStore
 from services.commerce.catalog.rules import Price
-from services.commerce.catalog.store import CatalogStore
-from services.commerce.orders import history, notices, rules
+from services.commerce.orders import import_rules, payment_notices, rules
 from services.commerce.orders.checkout import Checkout
 from services.commerce.orders.enums import CancelReason, OrderState, PaymentMethod, Reason
-from services.commerce.orders.history import ImportedLine, ImportedOrder
-from services.commerce.orders.nouns import NewOrder, Order, PaymentAsked
-from services.commerce.orders.store import OrderStore
+from services.commerce.orders.import_rules import ImportedLine, ImportedOrder
+from services.commerce.orders.model import NewOrder, Order, PaymentAsked
+from services.commerce.orders.repository import OrderStore
 from services.commerce.rejects import rejects_of
-from services.commerce.stock.store import StockStore
-from services.kit import clock, errors, ids, lists
-from services.kit.documents import as_struct, fields
+from services.commerce.stock.repository import StockStore
+from services.kit import clock, errors, ids
 from services.kit.enums import Scenario, Touchpoint
 from services.kit.errors import Invalid, NotFound, Refusal
-from services.kit.house import House
-from services.kit.idempotency import IdempotencyKey
-from services.kit.notices import Senders
+from services.kit.mongo.codec import as_struct, fields
 from services.kit.observability.logs import logger
+from services.kit.rpc import batch_lists
+from services.kit.runtime.runtime import House
+from services.kit.security.webhook_signatures import Senders
 from services.kit.settings import Settings
-from services.kit.unit import Unit, write
+from services.kit.transactions.idempotency import IdempotencyKey
+from services.kit.transactions.unit_of_work import Unit, write
 
 W = TypeVar("W", bound=StrEnum)
 
@@ -84,12 +85,12 @@ class Orders(orders_pb2_grpc.OrderServiceServicer):
     async def TakePaymentNotice(self, request: orders_pb2.TakePaymentNoticeRequest, context: Any) -> orders_pb2.TakePaymentNoticeResponse:
         signed = {"id": request.request_id, "timestamp": request.timestamp, "signature": request.signature}
         self.senders.verify(request.sender, body=request.body, **signed)
-        paid = notices.paid(request.body)
+        paid = payment_notices.paid(request.body)
         if paid is None:
             return orders_pb2.TakePaymentNoticeResponse()
-        method = notices.method_of(request.sender)
+        method = payment_notices.method_of(request.sender)
         rules.check_method(method, self.payable | {PaymentMethod.PROVIDER})
-        notices.check_amount(paid, await self.store.own.load(paid.order_id))
+        payment_notices.check_amount(paid, await self.store.own.load(paid.order_id))
         # The notice's own bytes are no part of the idempotency record: each delivery is signed anew.
         await self._pay(
             orders_pb2.PayOrderRequest(
@@ -140,8 +141,8 @@ class Orders(orders_pb2_grpc.OrderServiceServicer):
         return orders_pb2.ListOrdersResponse(orders=orders, page=page)
 
     async def BatchListOrders(self, request: orders_pb2.BatchListOrdersRequest, context: Any) -> orders_pb2.BatchListOrdersResponse:
-        found = await self.store.first_pages(*lists.asked(request, "consumer_ids", "store_ids", "brand_ids"), request.first)
-        return orders_pb2.BatchListOrdersResponse(lists=lists.answered("key", "orders", found))
+        found = await self.store.first_pages(*batch_lists.asked(request, "consumer_ids", "store_ids", "brand_ids"), request.first)
+        return orders_pb2.BatchListOrdersResponse(lists=batch_lists.answered("key", "orders", found))
 
     async def WatchOrder(
         self, request: orders_pb2.WatchOrderRequest, context: Any
@@ -174,8 +175,8 @@ class Orders(orders_pb2_grpc.OrderServiceServicer):
 
     @write
     async def ImportOrders(self, request: orders_pb2.ImportOrdersRequest, unit: Unit) -> orders_pb2.ImportOrdersResponse:
-        if not 0 < len(request.orders) <= history.IMPORT_MAX:
-            raise Invalid(Reason.INVALID_FIELD, f"1 to {history.IMPORT_MAX} orders", field="orders")
+        if not 0 < len(request.orders) <= import_rules.IMPORT_MAX:
+            raise Invalid(Reason.INVALID_FIELD, f"1 to {import_rules.IMPORT_MAX} orders", field="orders")
         stores = await self.stocks.known_stores(order.store_id for order in request.orders)
         brands = await self.catalog.brands_of(line.variant_id for order in request.orders for line in order.lines)
         refused: dict[int, Refusal] = {}
@@ -185,7 +186,7 @@ class Orders(orders_pb2_grpc.OrderServiceServicer):
                 if given.order_id in orders:
                     raise Invalid(Reason.ORDER_REPEATED, "this import names the order twice")
                 store = stores.get(given.store_id)
-                order = history.order_of(
+                order = import_rules.order_of(
                     _row(given), batch_id=request.request_id, now=unit.at, seller_id=store.brand_id if store else None, brands=brands
                 )
                 orders[order.id] = order

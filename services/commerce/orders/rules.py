@@ -8,7 +8,7 @@ from msgspec.structs import replace
 from services.commerce.catalog.rules import Price, Variant
 from services.commerce.discovery.rules import check_delivered
 from services.commerce.orders.enums import CancelReason, OrderState, PaymentMethod, Reason
-from services.commerce.orders.nouns import (
+from services.commerce.orders.model import (
     LINES_MAX,
     AppliedCoupon,
     Line,
@@ -25,8 +25,8 @@ from services.commerce.stock.enums import Method
 from services.commerce.stock.rules import Hold, Point, Store
 from services.kit.enums import Scenario, Touchpoint
 from services.kit.errors import Conflict, Invalid, under
-from services.kit.money import allocate
-from services.kit.phones import e164
+from services.kit.values.money import allocate
+from services.kit.values.phones import e164
 
 PAY_WITHIN = timedelta(minutes=30)
 FINISH_WITHIN = timedelta(seconds=30)

@@ -3,19 +3,19 @@
 from typing import Any
 
 from quanyu.commerce.v1 import stock_pb2, stock_pb2_grpc
+from services.commerce.catalog.repository import CatalogStore
 from services.commerce.catalog.rules import Variant
-from services.commerce.catalog.store import CatalogStore
 from services.commerce.rejects import rejects_of
 from services.commerce.stock import rules
 from services.commerce.stock.enums import Reason
+from services.commerce.stock.repository import StockStore, row_of, with_available
 from services.commerce.stock.rules import Stock, Store, stock_id
-from services.commerce.stock.store import StockStore, row_of, with_available
-from services.kit import lists
-from services.kit.documents import as_struct, fields
 from services.kit.errors import Conflict, Invalid, NotFound, Refusal
-from services.kit.house import House
-from services.kit.idempotency import IdempotencyKey
-from services.kit.unit import Unit, write
+from services.kit.mongo.codec import as_struct, fields
+from services.kit.rpc import batch_lists
+from services.kit.runtime.runtime import House
+from services.kit.transactions.idempotency import IdempotencyKey
+from services.kit.transactions.unit_of_work import Unit, write
 
 ATTEMPTS_MAX = 5
 """Looks at a hold that others keep changing."""
@@ -35,10 +35,10 @@ class Stocks(stock_pb2_grpc.StockServiceServicer):
         return stock_pb2.ListStocksResponse(stocks=[with_available(row) for row in rows], page=page)
 
     async def BatchListStocks(self, request: stock_pb2.BatchListStocksRequest, context: Any) -> stock_pb2.BatchListStocksResponse:
-        name, ids = lists.asked(request, "store_ids", "variant_ids")
+        name, ids = batch_lists.asked(request, "store_ids", "variant_ids")
         found = await self.stocks.stocks.first_pages({id: {name: id} for id in ids}, request.first, order=[])
         shown = {id: ([with_available(row) for row in rows], page) for id, (rows, page) in found.items()}
-        return stock_pb2.BatchListStocksResponse(lists=lists.answered("key", "stocks", shown))
+        return stock_pb2.BatchListStocksResponse(lists=batch_lists.answered("key", "stocks", shown))
 
     async def SetStock(self, request: stock_pb2.SetStockRequest, context: Any) -> stock_pb2.SetStockResponse:
         level = _level(request)
@@ -111,8 +111,8 @@ class Stocks(stock_pb2_grpc.StockServiceServicer):
         return stock_pb2.ListHoldsResponse(holds=holds, page=page)
 
     async def BatchListHolds(self, request: stock_pb2.BatchListHoldsRequest, context: Any) -> stock_pb2.BatchListHoldsResponse:
-        found = await self.stocks.first_held(*lists.asked(request, "consumer_ids", "store_ids"), request.first)
-        return stock_pb2.BatchListHoldsResponse(lists=lists.answered("key", "holds", found))
+        found = await self.stocks.first_held(*batch_lists.asked(request, "consumer_ids", "store_ids"), request.first)
+        return stock_pb2.BatchListHoldsResponse(lists=batch_lists.answered("key", "holds", found))
 
     async def _place(self, store_id: str, variant_id: str) -> tuple[Store, Variant]:
         """The store, if the caller may write its stock, and the variant."""

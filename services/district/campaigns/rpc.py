@@ -3,14 +3,15 @@
 from typing import Any
 
 from quanyu.district.v1 import campaigns_pb2, campaigns_pb2_grpc
-from services.district.campaigns import rules, store
-from services.district.campaigns.store import Budgets, within_dates
-from services.district.places import store as places
-from services.kit import ids, lists
-from services.kit.documents import as_struct, fields
-from services.kit.house import House
-from services.kit.mongo import Document
-from services.kit.unit import Unit, write
+from services.district.campaigns import repository, rules
+from services.district.campaigns.repository import Budgets, within_dates
+from services.district.places import repository as places
+from services.kit import ids
+from services.kit.mongo.client import Document
+from services.kit.mongo.codec import as_struct, fields
+from services.kit.rpc import batch_lists
+from services.kit.runtime.runtime import House
+from services.kit.transactions.unit_of_work import Unit, write
 
 LATEST_FIRST = [("starts_at", -1)]
 
@@ -18,7 +19,7 @@ LATEST_FIRST = [("starts_at", -1)]
 class Campaigns(campaigns_pb2_grpc.CampaignServiceServicer):
     def __init__(self, house: House, budgets: Budgets) -> None:
         self.units, self.clock, self.budgets = house.units, house.clock, budgets
-        self.campaigns, self.districts = store.campaigns(house.database), places.districts(house.database)
+        self.campaigns, self.districts = repository.campaigns(house.database), places.districts(house.database)
 
     @write
     async def CreateCampaign(self, request: campaigns_pb2.CreateCampaignRequest, unit: Unit) -> campaigns_pb2.CreateCampaignResponse:
@@ -47,10 +48,10 @@ class Campaigns(campaigns_pb2_grpc.CampaignServiceServicer):
     async def BatchListCampaigns(
         self, request: campaigns_pb2.BatchListCampaignsRequest, context: Any
     ) -> campaigns_pb2.BatchListCampaignsResponse:
-        name, district_ids = lists.asked(request, "district_ids")
+        name, district_ids = batch_lists.asked(request, "district_ids")
         running = self._running(request)
         found = await self.campaigns.first_pages({id: {name: id} | running for id in district_ids}, request.first, order=LATEST_FIRST)
-        return campaigns_pb2.BatchListCampaignsResponse(districts=lists.answered(name, "campaigns", found))
+        return campaigns_pb2.BatchListCampaignsResponse(districts=batch_lists.answered(name, "campaigns", found))
 
     def _running(self, request: campaigns_pb2.ListCampaignsRequest | campaigns_pb2.BatchListCampaignsRequest) -> Document:
         return within_dates(self.clock()) if request.running_only else {}
@@ -65,10 +66,10 @@ class Campaigns(campaigns_pb2_grpc.CampaignServiceServicer):
     async def BatchListParticipants(
         self, request: campaigns_pb2.BatchListParticipantsRequest, context: Any
     ) -> campaigns_pb2.BatchListParticipantsResponse:
-        name, campaign_ids = lists.asked(request, "campaign_ids")
+        name, campaign_ids = batch_lists.asked(request, "campaign_ids")
         queries = {id: {name: id} for id in campaign_ids}
         found = await self.budgets.participants.first_pages(queries, request.first, order=[("brand_id", 1)])
-        return campaigns_pb2.BatchListParticipantsResponse(campaigns=lists.answered(name, "participants", found))
+        return campaigns_pb2.BatchListParticipantsResponse(campaigns=batch_lists.answered(name, "participants", found))
 
     async def GetBudget(self, request: campaigns_pb2.GetBudgetRequest, context: Any) -> campaigns_pb2.GetBudgetResponse:
         return campaigns_pb2.GetBudgetResponse(budget=await self.budgets.get(request.id))
@@ -83,6 +84,6 @@ class Campaigns(campaigns_pb2_grpc.CampaignServiceServicer):
     async def BatchListBudgets(
         self, request: campaigns_pb2.BatchListBudgetsRequest, context: Any
     ) -> campaigns_pb2.BatchListBudgetsResponse:
-        name, brand_ids = lists.asked(request, "brand_ids")
+        name, brand_ids = batch_lists.asked(request, "brand_ids")
         found = await self.budgets.first_pages({id: {name: id} for id in brand_ids}, request.first, order=LATEST_FIRST)
-        return campaigns_pb2.BatchListBudgetsResponse(brands=lists.answered(name, "budgets", found))
+        return campaigns_pb2.BatchListBudgetsResponse(brands=batch_lists.answered(name, "budgets", found))

@@ -10,9 +10,9 @@ from msgspec.structs import replace
 
 from services.district.campaigns.enums import Reason
 from services.kit import ids
-from services.kit.bounds import WRITTEN
 from services.kit.errors import Conflict, Exhausted, Invalid
-from services.kit.money import Money
+from services.kit.values.money import Money
+from services.kit.values.validation import WRITTEN
 
 Name = Annotated[str, Meta(min_length=1, max_length=100, pattern=WRITTEN)]
 NameEn = Annotated[str, Meta(max_length=100, pattern=WRITTEN)]

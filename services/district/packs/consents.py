@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from quanyu.member.v1 import consent_pb2, consent_pb2_grpc
-from services.kit.channel import Channels
+from services.kit.rpc.channel import Channels
 
 BRANDS_MAX = 500
 """Brands of one call."""

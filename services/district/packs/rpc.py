@@ -6,16 +6,16 @@ import msgspec
 
 from quanyu.district.v1 import packs_pb2, packs_pb2_grpc
 from services.district.packs import rules
-from services.district.packs.store import Claim, Packs, Ranking
-from services.district.places import store as places
-from services.district.wallet.store import NEWEST_FIRST, given_to
-from services.kit import lists
-from services.kit.access import caller
-from services.kit.calendar import day_of
+from services.district.packs.repository import Claim, Packs, Ranking
+from services.district.places import repository as places
+from services.district.wallet.repository import NEWEST_FIRST, given_to
 from services.kit.enums import ScopeKind
-from services.kit.house import House
-from services.kit.idempotency import IdempotencyKey
-from services.kit.persons import Persons
+from services.kit.projections.persons import Persons
+from services.kit.rpc import batch_lists
+from services.kit.runtime.runtime import House
+from services.kit.security.authorization import caller
+from services.kit.transactions.idempotency import IdempotencyKey
+from services.kit.values.opening_hours import day_of
 
 
 class PackService(packs_pb2_grpc.PackServiceServicer):
@@ -46,8 +46,8 @@ class PackService(packs_pb2_grpc.PackServiceServicer):
         return packs_pb2.ListPacksResponse(packs=rows, page=page)
 
     async def BatchListPacks(self, request: packs_pb2.BatchListPacksRequest, context: Any) -> packs_pb2.BatchListPacksResponse:
-        name, consumer_ids = lists.asked(request, "consumer_ids")
+        name, consumer_ids = batch_lists.asked(request, "consumer_ids")
         persons = await self.persons.behind(id for id in consumer_ids if caller().reaches(ScopeKind.CONSUMER, id))
         queries = {id: given_to(person) for id, person in persons.items()}
         found = await self.packs.unscoped.first_pages(queries, request.first, order=NEWEST_FIRST)
-        return packs_pb2.BatchListPacksResponse(consumers=lists.answered(name, "packs", found))
+        return packs_pb2.BatchListPacksResponse(consumers=batch_lists.answered(name, "packs", found))

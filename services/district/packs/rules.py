@@ -15,8 +15,8 @@ from services.district.places.rules import PackedCoupon, Visit
 from services.district.wallet.rules import Coupon, packed
 from services.kit.enums import Touchpoint
 from services.kit.errors import Conflict, Exhausted, NotFound
-from services.kit.facts.fact import Fact
-from services.kit.money import Money
+from services.kit.values.event import Fact
+from services.kit.values.money import Money
 
 COUPONS_MAX = 6
 CANDIDATES_MAX = 24

@@ -4,24 +4,25 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from quanyu.district.v1 import places_pb2, places_pb2_grpc
-from services.district.places import rules, store
+from services.district.places import repository, rules
 from services.district.places.rules import PackedCoupon, Visit
-from services.kit import ids, lists
-from services.kit.documents import as_struct, fields
+from services.kit import ids
 from services.kit.errors import Invalid, under
-from services.kit.house import House
-from services.kit.mongo import Document, Session
-from services.kit.persons import Person, Persons
-from services.kit.unit import Unit, write
+from services.kit.mongo.client import Document, Session
+from services.kit.mongo.codec import as_struct, fields
+from services.kit.projections.persons import Person, Persons
+from services.kit.rpc import batch_lists
+from services.kit.runtime.runtime import House
+from services.kit.transactions.unit_of_work import Unit, write
 
 Unspent = Callable[[Visit, Person, Session], Awaitable[tuple[PackedCoupon, ...]]]
 """What is unspent of the pack of a visit's day: told by the use cases above, which this one does not know."""
 
 
 class Places(places_pb2_grpc.PlaceServiceServicer):
-    def __init__(self, house: House, persons: Persons, visits: store.Visits, unspent: Unspent) -> None:
+    def __init__(self, house: House, persons: Persons, visits: repository.Visits, unspent: Unspent) -> None:
         self.units, self.persons, self.visits, self.unspent = house.units, persons, visits, unspent
-        self.districts, self.venues = store.districts(house.database), store.Venues(house.database)
+        self.districts, self.venues = repository.districts(house.database), repository.Venues(house.database)
 
     @write
     async def CreateDistrict(self, request: places_pb2.CreateDistrictRequest, unit: Unit) -> places_pb2.CreateDistrictResponse:
@@ -35,7 +36,7 @@ class Places(places_pb2_grpc.PlaceServiceServicer):
         return places_pb2.BatchGetDistrictsResponse(districts=await self.districts.batch(request.ids))
 
     async def ListDistricts(self, request: places_pb2.ListDistrictsRequest, context: Any) -> places_pb2.ListDistrictsResponse:
-        rows, page = await self.districts.page({}, request.page, order=store.BY_NAME, collation=store.IN_CHINESE)
+        rows, page = await self.districts.page({}, request.page, order=repository.BY_NAME, collation=repository.IN_CHINESE)
         return places_pb2.ListDistrictsResponse(districts=rows, page=page)
 
     @write
@@ -62,15 +63,15 @@ class Places(places_pb2_grpc.PlaceServiceServicer):
 
     async def ListVenues(self, request: places_pb2.ListVenuesRequest, context: Any) -> places_pb2.ListVenuesResponse:
         query = {"district_id": request.district_id} | _of_kinds(request)
-        rows, page = await self.venues.page(query, request.page, order=store.BY_NAME, collation=store.IN_CHINESE)
+        rows, page = await self.venues.page(query, request.page, order=repository.BY_NAME, collation=repository.IN_CHINESE)
         return places_pb2.ListVenuesResponse(venues=rows, page=page)
 
     async def BatchListVenues(self, request: places_pb2.BatchListVenuesRequest, context: Any) -> places_pb2.BatchListVenuesResponse:
-        name, district_ids = lists.asked(request, "district_ids")
+        name, district_ids = batch_lists.asked(request, "district_ids")
         kinds = _of_kinds(request)
         queries = {id: {name: id} | kinds for id in district_ids}
-        found = await self.venues.first_pages(queries, request.first, order=store.BY_NAME, collation=store.IN_CHINESE)
-        return places_pb2.BatchListVenuesResponse(districts=lists.answered(name, "venues", found))
+        found = await self.venues.first_pages(queries, request.first, order=repository.BY_NAME, collation=repository.IN_CHINESE)
+        return places_pb2.BatchListVenuesResponse(districts=batch_lists.answered(name, "venues", found))
 
     @write
     async def EnterDistrict(self, request: places_pb2.EnterDistrictRequest, unit: Unit) -> places_pb2.EnterDistrictResponse:

@@ -9,12 +9,12 @@ from msgspec import Meta, Struct
 from services.district.places.enums import Reason, VenueKind, VisitState
 from services.district.places.geofence import Geofence, Point, fault, holds
 from services.kit import ids
-from services.kit.bounds import WRITTEN
-from services.kit.calendar import zone_of
 from services.kit.enums import Touchpoint
 from services.kit.errors import Conflict, Invalid
-from services.kit.facts.fact import Fact
-from services.kit.money import Money
+from services.kit.values.event import Fact
+from services.kit.values.money import Money
+from services.kit.values.opening_hours import zone_of
+from services.kit.values.validation import WRITTEN
 
 Name = Annotated[str, Meta(min_length=1, max_length=100, pattern=WRITTEN)]
 NameEn = Annotated[str, Meta(max_length=100, pattern=WRITTEN)]

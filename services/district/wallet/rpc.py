@@ -4,18 +4,18 @@ from collections.abc import Sequence
 from typing import Any
 
 from quanyu.district.v1 import wallet_pb2, wallet_pb2_grpc
-from services.district.places.store import Venues
+from services.district.places.repository import Venues
 from services.district.wallet import rules
 from services.district.wallet.enums import Reason
-from services.district.wallet.store import Coupons, Locks, as_of, given_to
-from services.kit import lists
-from services.kit.access import FIELD_KINDS, caller
-from services.kit.documents import as_struct, builtins, fields
+from services.district.wallet.repository import Coupons, Locks, as_of, given_to
 from services.kit.errors import Invalid
-from services.kit.house import House
-from services.kit.mongo import Document
-from services.kit.persons import Persons
-from services.kit.unit import Unit, write
+from services.kit.mongo.client import Document
+from services.kit.mongo.codec import as_struct, builtins, fields
+from services.kit.projections.persons import Persons
+from services.kit.rpc import batch_lists
+from services.kit.runtime.runtime import House
+from services.kit.security.authorization import FIELD_KINDS, caller
+from services.kit.transactions.unit_of_work import Unit, write
 
 
 class Wallet(wallet_pb2_grpc.WalletServiceServicer):
@@ -32,10 +32,10 @@ class Wallet(wallet_pb2_grpc.WalletServiceServicer):
         return wallet_pb2.ListCouponsResponse(coupons=rows, page=page)
 
     async def BatchListCoupons(self, request: wallet_pb2.BatchListCouponsRequest, context: Any) -> wallet_pb2.BatchListCouponsResponse:
-        name, asked = lists.asked(request, "consumer_ids", "brand_ids")
+        name, asked = batch_lists.asked(request, "consumer_ids", "brand_ids")
         owners = await self._owners(name, [id for id in asked if caller().reaches(FIELD_KINDS[name], id)])
         found = await self.coupons.first_listed(owners, fields(request).get("state", ""), request.first, self.clock())
-        return wallet_pb2.BatchListCouponsResponse(owners=lists.answered("key", "coupons", found))
+        return wallet_pb2.BatchListCouponsResponse(owners=batch_lists.answered("key", "coupons", found))
 
     async def _owners(self, name: str, ids: Sequence[str]) -> dict[str, Document]:
         """The filter for the coupons of each of these persons or brands."""

@@ -14,7 +14,7 @@ from msgspec import Meta, Struct
 from services.district.places.rules import PackedCoupon
 from services.district.wallet.enums import CouponState, Reason
 from services.kit.errors import Conflict, Invalid, NotFound
-from services.kit.money import Money
+from services.kit.values.money import Money
 
 LOCK_LASTS = timedelta(minutes=45)
 COUPONS_MAX = 20

@@ -12,7 +12,7 @@ from quanyu.common.v1.touch_pb2 import Scenario
 from quanyu.district.v1 import campaigns_pb2, places_pb2, places_pb2_grpc
 from quanyu.member.v1 import identity_pb2, identity_pb2_grpc
 from quanyu.organization.v1 import chart_pb2, chart_pb2_grpc, targets_pb2, targets_pb2_grpc
-from services.kit.calendar import day_of
+from services.kit.values.opening_hours import day_of
 from services.local import campaign
 from services.local.campaign import CampaignPlan, Participation
 from services.local.client import create_if_missing

@@ -7,7 +7,7 @@ from datetime import UTC, date, datetime, timedelta
 from math import cos, radians
 from pathlib import Path
 
-from services.kit.calendar import day_of, moment
+from services.kit.values.opening_hours import day_of, moment
 from services.local.demo.world import (
     BRANDS,
     MIDDLE,

@@ -10,9 +10,9 @@ from decimal import Context, Decimal
 from math import isfinite
 from typing import Any, NoReturn
 
-from services.kit.calendar import DAY_MINUTES, zone_of
-from services.kit.currencies import DIGITS
-from services.kit.money import MINOR_MAX
+from services.kit.values.currencies import DIGITS
+from services.kit.values.money import MINOR_MAX
+from services.kit.values.opening_hours import DAY_MINUTES, zone_of
 
 INTEGER_MAX = 1_000_000_000
 NUMBER_CHARACTERS_MAX, EXPONENT_MAX = 60, 30

@@ -15,7 +15,7 @@ import numpy as np
 from rich.console import Console
 
 from quanyu.common.v1.point_pb2 import Point
-from services.kit.calendar import day_of
+from services.kit.values.opening_hours import day_of
 from services.local.errors import LocalError
 
 RETAILER, CENTRE, AROUND = "rtl_cj", "unt_cj_centre", "unt_cj_around"

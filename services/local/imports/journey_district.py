@@ -10,7 +10,7 @@ import grpc
 from quanyu.common.v1.money_pb2 import Money
 from quanyu.common.v1.point_pb2 import Point
 from quanyu.district.v1 import campaigns_pb2, places_pb2, places_pb2_grpc
-from services.kit.calendar import day_of
+from services.kit.values.opening_hours import day_of
 from services.local import campaign
 from services.local.campaign import CampaignPlan, Participation
 from services.local.client import create_if_missing

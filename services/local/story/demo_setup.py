@@ -7,7 +7,7 @@ from quanyu.commerce.v1 import orders_pb2, orders_pb2_grpc, stock_pb2, stock_pb2
 from quanyu.common.v1.money_pb2 import Money
 from quanyu.common.v1.touch_pb2 import Touchpoint
 from quanyu.member.v1 import consent_pb2, identity_pb2, identity_pb2_grpc, outreach_pb2, outreach_pb2_grpc
-from services.kit.calendar import moment
+from services.kit.values.opening_hours import moment
 from services.local.demo import setup as demo_world
 from services.local.demo import tables, world
 from services.local.story.gateway_client import ZONE, GatewayClient, Person, StoryError

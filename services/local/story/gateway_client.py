@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.json import JSON
 from rich.text import Text
 
-from services.kit.calendar import day_of, moment
+from services.kit.values.opening_hours import day_of, moment
 from services.local.errors import LocalError
 from services.local.keys import Jwk
 from services.local.token import bearer

@@ -3,7 +3,7 @@
 from decimal import Decimal
 from typing import Any
 
-from services.kit.calendar import moment
+from services.kit.values.opening_hours import moment
 from services.local.story import display
 from services.local.story.gateway_client import ZONE, Answer, Person, StoryError
 from services.local.story.story import Story

@@ -8,19 +8,21 @@ from msgspec.structs import replace
 
 from quanyu.common.v1.page_pb2 import PageInfo, PageRequest
 from quanyu.member.v1 import consent_pb2, consent_pb2_grpc, identity_pb2
-from services.kit import ids, lists, pages
-from services.kit.documents import as_document, as_struct, fields, shaped
+from services.kit import ids
 from services.kit.enums import ScopeKind
 from services.kit.errors import Invalid, Refusal
-from services.kit.house import House
-from services.kit.mongo import Document, Shaped
-from services.kit.table import BATCH_MAX, Table
-from services.kit.unit import Unit, write
+from services.kit.mongo import pagination
+from services.kit.mongo.client import Document, Shaped
+from services.kit.mongo.codec import as_document, as_struct, fields, shaped
+from services.kit.mongo.scoped_collection import BATCH_MAX, Table
+from services.kit.rpc import batch_lists
+from services.kit.runtime.runtime import House
+from services.kit.transactions.unit_of_work import Unit, write
 from services.member.consent.enums import Purpose
+from services.member.consent.repository import STANDING_ORDER, Consents
 from services.member.consent.rules import Consent
-from services.member.consent.store import STANDING_ORDER, Consents
-from services.member.identity.store import Consumers
-from services.member.stores import Stores
+from services.member.identity.repository import Consumers
+from services.member.store_projection import Stores
 
 
 class Check(Struct, frozen=True):
@@ -60,23 +62,23 @@ class ConsentService(consent_pb2_grpc.ConsentServiceServicer):
         return consent_pb2.CheckConsentsResponse(brand_ids=granted)
 
     async def ListConsents(self, request: consent_pb2.ListConsentsRequest, context: Any) -> consent_pb2.ListConsentsResponse:
-        first, table, members = pages.size(request.page), self.consents.standing, await self._members([request.consumer_id])
+        first, table, members = pagination.size(request.page), self.consents.standing, await self._members([request.consumer_id])
         queries = await self._words(table, members, request.brand_id)
         if request.page.after:
-            last = pages.values(table.name, STANDING_ORDER, request.page.after, kinds=(str, str))
-            queries = {id: {"$and": [query, pages.after(STANDING_ORDER, last)]} for id, query in queries.items()}
+            last = pagination.values(table.name, STANDING_ORDER, request.page.after, kinds=(str, str))
+            queries = {id: {"$and": [query, pagination.after(STANDING_ORDER, last)]} for id, query in queries.items()}
         stand, page = (await self.consents.stand(queries, members, first)).get(request.consumer_id, ([], PageInfo()))
         return consent_pb2.ListConsentsResponse(consents=[_shaped(word) for word in stand], page=page)
 
     async def BatchListConsents(
         self, request: consent_pb2.BatchListConsentsRequest, context: Any
     ) -> consent_pb2.BatchListConsentsResponse:  # fmt: skip
-        name, consumer_ids = lists.asked(request, "consumer_ids")
-        first, members = pages.size(PageRequest(first=request.first)), await self._members(consumer_ids)
+        name, consumer_ids = batch_lists.asked(request, "consumer_ids")
+        first, members = pagination.size(PageRequest(first=request.first)), await self._members(consumer_ids)
         queries = await self._words(self.consents.standing, members, request.brand_id)
         found = await self.consents.stand(queries, members, first)
         shown = {id: ([_shaped(word) for word in stand], page) for id, (stand, page) in found.items()}
-        return consent_pb2.BatchListConsentsResponse(consumers=lists.answered(name, "consents", shown))
+        return consent_pb2.BatchListConsentsResponse(consumers=batch_lists.answered(name, "consents", shown))
 
     async def ListConsentChanges(
         self, request: consent_pb2.ListConsentChangesRequest, context: Any

@@ -6,21 +6,22 @@ from typing import Any
 from msgspec.structs import replace
 
 from quanyu.member.v1 import identity_pb2, identity_pb2_grpc
-from services.kit import ids, lists
-from services.kit.access import caller
-from services.kit.documents import as_document, as_struct, fields, shaped
+from services.kit import ids
 from services.kit.enums import ScopeKind
 from services.kit.errors import Invalid, Refusal, under
-from services.kit.house import House
-from services.kit.mongo import Document
-from services.kit.table import BATCH_MAX
-from services.kit.unit import Unit, write
+from services.kit.mongo.client import Document
+from services.kit.mongo.codec import as_document, as_struct, fields, shaped
+from services.kit.mongo.scoped_collection import BATCH_MAX
+from services.kit.rpc import batch_lists
+from services.kit.runtime.runtime import House
+from services.kit.security.authorization import caller
+from services.kit.transactions.unit_of_work import Unit, write
 from services.member.identity import rules
 from services.member.identity.enums import IdentityKind, Reason
 from services.member.identity.registration import Entered, Entry
+from services.member.identity.repository import Consumers
 from services.member.identity.rules import Consumer, ConsumerLinked, ConsumerUnlinked, Identity, Link, NewIdentity, Registration
-from services.member.identity.store import Consumers
-from services.member.stores import Stores
+from services.member.store_projection import Stores
 
 READS_MAX = 3
 """Of people who are being linked meanwhile; who is not found whole then is left out."""
@@ -232,7 +233,7 @@ class IdentityService(identity_pb2_grpc.IdentityServiceServicer):
     async def BatchListIdentities(
         self, request: identity_pb2.BatchListIdentitiesRequest, context: Any
     ) -> identity_pb2.BatchListIdentitiesResponse:  # fmt: skip
-        key, asked = lists.asked(request, "consumer_ids")
+        key, asked = batch_lists.asked(request, "consumer_ids")
         found: list[Any] = [{key: id, "identities": rows} for id, rows in (await self._identities(asked)).items()]
         return identity_pb2.BatchListIdentitiesResponse(consumers=found)
 
@@ -256,7 +257,7 @@ class IdentityService(identity_pb2_grpc.IdentityServiceServicer):
         return identity_pb2.ListLinksResponse(links=_of_one(request.consumer_id, found))
 
     async def BatchListLinks(self, request: identity_pb2.BatchListLinksRequest, context: Any) -> identity_pb2.BatchListLinksResponse:
-        key, asked = lists.asked(request, "consumer_ids")
+        key, asked = batch_lists.asked(request, "consumer_ids")
         found: list[Any] = [{key: id, "links": rows} for id, rows in (await self._links(asked)).items()]
         return identity_pb2.BatchListLinksResponse(consumers=found)
 

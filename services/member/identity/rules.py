@@ -12,10 +12,10 @@ from msgspec import Meta, Struct
 from msgspec.structs import replace
 
 from services.kit import ids
-from services.kit.bounds import WRITTEN
 from services.kit.errors import Conflict, Denied, Invalid, NotFound, under
-from services.kit.facts.fact import Fact
-from services.kit.phones import e164
+from services.kit.values.event import Fact
+from services.kit.values.phones import e164
+from services.kit.values.validation import WRITTEN
 from services.member.identity.enums import IdentityKind, Reason
 
 IDENTITIES_MAX = 50

@@ -6,27 +6,28 @@ from typing import Any
 
 from quanyu.common.v1.page_pb2 import PageRequest
 from quanyu.member.v1 import identity_pb2, outreach_pb2, outreach_pb2_grpc
-from services.kit import ids, lists
-from services.kit.access import caller
-from services.kit.documents import as_document, as_struct, fields, shaped
+from services.kit import ids
 from services.kit.enums import ScopeKind
 from services.kit.errors import Invalid, NotFound, Refusal
-from services.kit.house import House
-from services.kit.mongo import Document, Shaped
-from services.kit.table import BATCH_MAX, Page, Table
-from services.kit.unit import Unit, write
+from services.kit.mongo.client import Document, Shaped
+from services.kit.mongo.codec import as_document, as_struct, fields, shaped
+from services.kit.mongo.scoped_collection import BATCH_MAX, Page, Table
+from services.kit.rpc import batch_lists
+from services.kit.runtime.runtime import House
+from services.kit.security.authorization import caller
+from services.kit.transactions.unit_of_work import Unit, write
 from services.member.consent.enums import Purpose
-from services.member.consent.store import Consents
-from services.member.identity.store import Consumers
+from services.member.consent.repository import Consents
+from services.member.full_documents import whole, whole_pages
+from services.member.identity.repository import Consumers
 from services.member.outreach import rules
 from services.member.outreach.enums import Reason
+from services.member.outreach.repository import Bindings, Outreaches
 from services.member.outreach.rules import Binder, Binding, Draft, ImportedBinding, Outreach, OutreachSent
-from services.member.outreach.store import Bindings, Outreaches
 from services.member.relation.enums import InteractionKind
+from services.member.relation.repository import Relations
 from services.member.relation.rules import Interaction, interaction_id
-from services.member.relation.store import Relations
-from services.member.rows import whole, whole_pages
-from services.member.stores import Stores
+from services.member.store_projection import Stores
 
 ROWS_MAX = 500
 READ_MAX = 100
@@ -144,10 +145,10 @@ class OutreachService(outreach_pb2_grpc.OutreachServiceServicer):
         return outreach_pb2.ListClientsResponse(bindings=rows, page=info)
 
     async def BatchListClients(self, request: outreach_pb2.BatchListClientsRequest, context: Any) -> outreach_pb2.BatchListClientsResponse:
-        name, staff_ids = lists.asked(request, "staff_ids")
+        name, staff_ids = batch_lists.asked(request, "staff_ids")
         queries = {id: {name: id, "active": True} for id in staff_ids}
         found = await self.bindings.table.first_pages(queries, request.first, order=LATEST_BOUND_FIRST)
-        return outreach_pb2.BatchListClientsResponse(staff=lists.answered(name, "bindings", found))
+        return outreach_pb2.BatchListClientsResponse(staff=batch_lists.answered(name, "bindings", found))
 
     # messages --------------------------------------------------------------------------------------------------------
 
@@ -196,9 +197,9 @@ class OutreachService(outreach_pb2_grpc.OutreachServiceServicer):
     async def BatchListOutreaches(
         self, request: outreach_pb2.BatchListOutreachesRequest, context: Any
     ) -> outreach_pb2.BatchListOutreachesResponse:
-        name, ids = lists.asked(request, "staff_ids", "store_ids", "brand_ids")
+        name, ids = batch_lists.asked(request, "staff_ids", "store_ids", "brand_ids")
         found = await self._first_pages(self.outreaches.table, {id: {name: id} for id in ids}, request.first)
-        return outreach_pb2.BatchListOutreachesResponse(lists=lists.answered("key", "outreaches", found))
+        return outreach_pb2.BatchListOutreachesResponse(lists=batch_lists.answered("key", "outreaches", found))
 
     async def BatchGetOutreaches(
         self, request: outreach_pb2.BatchGetOutreachesRequest, context: Any
@@ -213,13 +214,13 @@ class OutreachService(outreach_pb2_grpc.OutreachServiceServicer):
         return outreach_pb2.ListInboxResponse(outreaches=rows, page=info, unread=await self.outreaches.unread(members))
 
     async def BatchListInbox(self, request: outreach_pb2.BatchListInboxRequest, context: Any) -> outreach_pb2.BatchListInboxResponse:
-        name, asked = lists.asked(request, "consumer_ids")
+        name, asked = batch_lists.asked(request, "consumer_ids")
         people = await self.consumers.people(asked)
         # As in ListInbox: who reaches one of the ids reads what came under all of them.
         queries = {id: {"consumer_id": {"$in": people.ids_of(id)}} for id in asked if caller().reaches(ScopeKind.CONSUMER, id)}
         found = await self._first_pages(self.outreaches.table.unscoped, queries, request.first)
         unread = await self.outreaches.unread_each({id: queries[id] for id in found}) if found else {}
-        shown = [one | {"unread": unread.get(one[name], 0)} for one in lists.answered(name, "outreaches", found)]
+        shown = [one | {"unread": unread.get(one[name], 0)} for one in batch_lists.answered(name, "outreaches", found)]
         return outreach_pb2.BatchListInboxResponse(consumers=shown)
 
     async def WatchInbox(

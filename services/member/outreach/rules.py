@@ -7,9 +7,9 @@ from typing import Annotated
 from msgspec import Meta, Struct
 from msgspec.structs import replace
 
-from services.kit import calendar
 from services.kit.errors import Conflict, Denied, Exhausted, Invalid, NotFound
-from services.kit.facts.fact import Fact
+from services.kit.values import opening_hours
+from services.kit.values.event import Fact
 from services.member.outreach.enums import Channel, Outcome, Reason
 
 CAP = 3
@@ -229,7 +229,7 @@ def within_cap(times: Iterable[datetime], at: datetime) -> list[datetime]:
 
 def quiet_until(at: datetime, zone: str) -> datetime | None:
     """When the quiet hours end; None while it is day."""
-    return calendar.closes_at(QUIET_FROM_MINUTE, QUIET_UNTIL_MINUTE, at, zone)
+    return opening_hours.closes_at(QUIET_FROM_MINUTE, QUIET_UNTIL_MINUTE, at, zone)
 
 
 def followed(outreaches: Iterable[Outreach], brand_ids: Iterable[str], order_id: str, paid_at: datetime) -> list[Outreach]:

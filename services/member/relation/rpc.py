@@ -5,20 +5,22 @@ from typing import Any
 
 from quanyu.common.v1.page_pb2 import PageInfo, PageRequest
 from quanyu.member.v1 import relation_pb2, relation_pb2_grpc
-from services.kit import ids, lists, pages
-from services.kit.documents import as_document, as_struct, fields, shaped
+from services.kit import ids
 from services.kit.errors import Invalid, NotFound
-from services.kit.house import House
-from services.kit.mongo import Document, Shaped
-from services.kit.table import BATCH_MAX, Page
-from services.kit.unit import Unit, write
-from services.member.identity.store import Consumers, is_self
+from services.kit.mongo import pagination
+from services.kit.mongo.client import Document, Shaped
+from services.kit.mongo.codec import as_document, as_struct, fields, shaped
+from services.kit.mongo.scoped_collection import BATCH_MAX, Page
+from services.kit.rpc import batch_lists
+from services.kit.runtime.runtime import House
+from services.kit.transactions.unit_of_work import Unit, write
+from services.member.full_documents import whole, whole_pages
+from services.member.identity.repository import Consumers, is_self
 from services.member.relation import rules
 from services.member.relation.enums import Reason
+from services.member.relation.repository import Place, Relations
 from services.member.relation.rules import Interaction, Relation, Transition
-from services.member.relation.store import Place, Relations
-from services.member.rows import whole, whole_pages
-from services.member.stores import Stores
+from services.member.store_projection import Stores
 
 LATEST_FIRST = [("last_at", -1)]
 MOVES_ORDER = [("number", -1)]
@@ -95,11 +97,11 @@ class RelationService(relation_pb2_grpc.RelationServiceServicer):
     async def BatchListRelations(
         self, request: relation_pb2.BatchListRelationsRequest, context: Any
     ) -> relation_pb2.BatchListRelationsResponse:  # fmt: skip
-        name, ids = lists.asked(request, "consumer_ids", "brand_ids")
+        name, ids = batch_lists.asked(request, "consumer_ids", "brand_ids")
         table, queries = self.relations.relations.unscoped, await self._relations_of(name, ids)
         found = await whole_pages(table, await table.first_pages(queries, request.first, order=LATEST_FIRST))
         shown = {id: ([self._now(one) for one in relations], page) for id, (relations, page) in found.items()}
-        answer = {"consumers" if name == "consumer_id" else "brands": lists.answered(name, "relations", shown)}
+        answer = {"consumers" if name == "consumer_id" else "brands": batch_lists.answered(name, "relations", shown)}
         return relation_pb2.BatchListRelationsResponse(**answer)
 
     async def _relations_of(self, name: str, ids: Sequence[str]) -> dict[str, Document]:
@@ -121,17 +123,17 @@ class RelationService(relation_pb2_grpc.RelationServiceServicer):
         table, (_, due) = self.relations.transitions.unscoped, rules.as_of(relation, self.clock())
         rows, info = await table.page(_moves_of(relation), request.page, order=MOVES_ORDER)
         if request.page.after:
-            last, _ = pages.values(table.name, [*MOVES_ORDER, ("_id", 1)], request.page.after, kinds=(int, str))
+            last, _ = pagination.values(table.name, [*MOVES_ORDER, ("_id", 1)], request.page.after, kinds=(int, str))
             due = [move for move in due if move.number < last]
-        moves, page = self._with_due(await whole(table, rows), info, due, pages.size(request.page))
+        moves, page = self._with_due(await whole(table, rows), info, due, pagination.size(request.page))
         return relation_pb2.ListTransitionsResponse(transitions=moves, page=page)
 
     async def BatchListTransitions(
         self, request: relation_pb2.BatchListTransitionsRequest, context: Any
     ) -> relation_pb2.BatchListTransitionsResponse:  # fmt: skip
-        name, asked = lists.asked(request, "relation_ids")
+        name, asked = batch_lists.asked(request, "relation_ids")
         relations, now = await self._readable(await self.relations.places(asked)), self.clock()
-        table, first = self.relations.transitions.unscoped, pages.size(PageRequest(first=request.first))
+        table, first = self.relations.transitions.unscoped, pagination.size(PageRequest(first=request.first))
         queries = {id: _moves_of(relation) for id, relation in relations.items()}
         written = await whole_pages(table, await table.first_pages(queries, first, order=MOVES_ORDER))
         shown = {
@@ -139,13 +141,13 @@ class RelationService(relation_pb2_grpc.RelationServiceServicer):
             for id, relation in relations.items()
         }
         found = {id: (moves, page) for id, (moves, page) in shown.items() if moves}
-        return relation_pb2.BatchListTransitionsResponse(relations=lists.answered(name, "transitions", found))
+        return relation_pb2.BatchListTransitionsResponse(relations=batch_lists.answered(name, "transitions", found))
 
     def _with_due(self, written: Sequence[Transition], info: PageInfo, due: Sequence[Transition], first: int) -> Page:
         """A page of the moves that are written with those that are due."""
         moves = sorted([*written, *due], key=lambda move: -move.number)
         shown = moves[:first]
-        end = pages.cursor(self.relations.transitions.name, [shown[-1].number, shown[-1].id]) if shown else ""
+        end = pagination.cursor(self.relations.transitions.name, [shown[-1].number, shown[-1].id]) if shown else ""
         page = PageInfo(end_cursor=end, has_next_page=info.has_next_page or len(moves) > first)
         return [shaped(as_document(move), relation_pb2.Transition.DESCRIPTOR) for move in shown], page
 
@@ -159,10 +161,10 @@ class RelationService(relation_pb2_grpc.RelationServiceServicer):
     async def BatchListInteractions(
         self, request: relation_pb2.BatchListInteractionsRequest, context: Any
     ) -> relation_pb2.BatchListInteractionsResponse:  # fmt: skip
-        name, asked = lists.asked(request, "relation_ids")
+        name, asked = batch_lists.asked(request, "relation_ids")
         queries = await self._interactions_of(await self.relations.places(asked))
         found = await self.relations.interactions.unscoped.first_pages(queries, request.first, order=TIMELINE_ORDER)
-        return relation_pb2.BatchListInteractionsResponse(relations=lists.answered(name, "interactions", found))
+        return relation_pb2.BatchListInteractionsResponse(relations=batch_lists.answered(name, "interactions", found))
 
     async def _interactions_of(self, asked: Mapping[str, Place]) -> dict[str, Document]:
         """How to read what happened between each of these consumers' people and a brand (or any, when it is empty), by the key of each:

@@ -9,11 +9,11 @@ from msgspec.structs import replace
 
 from quanyu.organization.v1 import chart_pb2
 from services.kit import ids
-from services.kit.documents import as_struct, fields
 from services.kit.enums import Role, ScopeKind
 from services.kit.errors import Conflict, Invalid, NotFound, Refusal
-from services.kit.unit import Unit as Work
-from services.kit.unit import write
+from services.kit.mongo.codec import as_struct, fields
+from services.kit.transactions.unit_of_work import Unit as Work
+from services.kit.transactions.unit_of_work import write
 from services.organization.chart import people, rules
 from services.organization.chart.enums import Reason
 from services.organization.chart.people import SCOPE_OF, Grant, Hiring, Place, Scope, Staff

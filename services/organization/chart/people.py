@@ -8,10 +8,10 @@ from msgspec import Meta, Struct
 from msgspec.structs import replace
 
 from services.kit import ids
-from services.kit.bounds import WRITTEN
 from services.kit.enums import Role, ScopeKind
 from services.kit.errors import Conflict, Denied, Invalid
-from services.kit.facts.fact import Fact
+from services.kit.values.event import Fact
+from services.kit.values.validation import WRITTEN
 from services.organization.chart.enums import Reason
 from services.organization.chart.rules import Store, Unit
 

@@ -5,20 +5,21 @@ from typing import Any, TypeAlias
 
 from quanyu.access.v1 import access_pb2
 from quanyu.organization.v1 import chart_pb2
-from services.kit import ids, lists
-from services.kit.access import caller
+from services.kit import ids
 from services.kit.clock import Clock
-from services.kit.documents import as_struct, fields
 from services.kit.enums import Role, ScopeKind
 from services.kit.errors import Conflict, Denied
-from services.kit.mongo import Session, Shaped
-from services.kit.secrets import Secrets
-from services.kit.unit import Unit as Work
-from services.kit.unit import Units, write
+from services.kit.mongo.client import Session, Shaped
+from services.kit.mongo.codec import as_struct, fields
+from services.kit.rpc import batch_lists
+from services.kit.security.authorization import caller
+from services.kit.security.encryption import Secrets
+from services.kit.transactions.unit_of_work import Unit as Work
+from services.kit.transactions.unit_of_work import Units, write
 from services.organization.chart import people
 from services.organization.chart.enums import Reason
 from services.organization.chart.people import GRANTS_MAX, SUBJECT_LENGTH_MAX, Grant, Held, Hiring, Place, Staff
-from services.organization.chart.store import Chart
+from services.organization.chart.repository import Chart
 
 OPERATOR = "operator"
 """Who runs a development installation; no such subject exists elsewhere."""
@@ -120,10 +121,10 @@ class People:
         return chart_pb2.ListStaffResponse(staff=[self._shown(row) for row in rows], page=page)
 
     async def BatchListStaff(self, request: chart_pb2.BatchListStaffRequest, context: Any) -> chart_pb2.BatchListStaffResponse:
-        name, store_ids = lists.asked(request, "store_ids")
+        name, store_ids = batch_lists.asked(request, "store_ids")
         found = await self.chart.staff.first_pages({id: {name: id} | NOT_LEFT for id in store_ids}, request.first, order=[])
         shown = {id: ([self._shown(row) for row in rows], page) for id, (rows, page) in found.items()}
-        return chart_pb2.BatchListStaffResponse(stores=lists.answered(name, "staff", shown))
+        return chart_pb2.BatchListStaffResponse(stores=batch_lists.answered(name, "staff", shown))
 
     # Roles -----------------------------------------------------------------------------------------------------------
 

@@ -5,17 +5,18 @@ from typing import Any
 from msgspec.structs import replace
 
 from quanyu.organization.v1 import chart_pb2, chart_pb2_grpc
-from services.kit import ids, lists
-from services.kit.documents import as_struct, fields
-from services.kit.house import House
-from services.kit.unit import Unit as Work
-from services.kit.unit import write
+from services.kit import ids
+from services.kit.mongo.codec import as_struct, fields
+from services.kit.rpc import batch_lists
+from services.kit.runtime.runtime import House
+from services.kit.transactions.unit_of_work import Unit as Work
+from services.kit.transactions.unit_of_work import write
 from services.organization.chart import rules
 from services.organization.chart.enums import Reason
 from services.organization.chart.imports import Imports, seen_at_once
 from services.organization.chart.people_rpc import Acquainted
+from services.organization.chart.repository import Chart
 from services.organization.chart.rules import BrandDraft, StoreChanges, StoreDraft, UnitDraft
-from services.organization.chart.store import Chart
 
 UPPER_FIRST = [("level", 1)]
 
@@ -79,9 +80,9 @@ class ChartServicer(Imports, chart_pb2_grpc.ChartServiceServicer):
         return chart_pb2.ListUnitsResponse(units=units, page=page)
 
     async def BatchListUnits(self, request: chart_pb2.BatchListUnitsRequest, context: Any) -> chart_pb2.BatchListUnitsResponse:
-        name, unit_ids = lists.asked(request, "unit_ids")
+        name, unit_ids = batch_lists.asked(request, "unit_ids")
         found = await self.chart.units.first_pages({id: {"unit_ids": id} for id in unit_ids}, request.first, order=UPPER_FIRST)
-        return chart_pb2.BatchListUnitsResponse(trees=lists.answered(name, "units", found))
+        return chart_pb2.BatchListUnitsResponse(trees=batch_lists.answered(name, "units", found))
 
     # Stores ----------------------------------------------------------------------------------------------------------
 

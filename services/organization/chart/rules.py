@@ -7,11 +7,12 @@ from typing import Annotated
 from msgspec import Meta, Struct
 from msgspec.structs import replace
 
-from services.kit import calendar, ids
-from services.kit.bounds import WRITTEN
+from services.kit import ids
 from services.kit.errors import Conflict, Invalid, NotFound
-from services.kit.facts.fact import Fact
-from services.kit.money import Currency
+from services.kit.values import opening_hours
+from services.kit.values.event import Fact
+from services.kit.values.money import Currency
+from services.kit.values.validation import WRITTEN
 from services.organization.chart.enums import BrandKind, Reason, StoreKind, UnitKind
 
 BrandId = Annotated[str, Meta(pattern=ids.shape("(brd|rtl)"))]
@@ -19,7 +20,7 @@ UnitId = Annotated[str, Meta(pattern=ids.shape("unt", length_max=68))]
 StoreId = Annotated[str, Meta(pattern=ids.shape("str"))]
 Day = Annotated[str, Meta(pattern=r"^(\d{4}-\d{2}-\d{2})?\Z")]
 Words = Annotated[str, Meta(max_length=80, pattern=WRITTEN)]
-Minute = Annotated[int, Meta(ge=0, le=calendar.DAY_MINUTES)]
+Minute = Annotated[int, Meta(ge=0, le=opening_hours.DAY_MINUTES)]
 
 LEVELS_MAX = 12
 SUBTREE_MAX = 5_000
@@ -161,7 +162,7 @@ def found_brand(id: str, draft: BrandDraft) -> tuple[Brand, Unit]:
     """A tenant and its headquarters. `Invalid` when the id's prefix tells another kind or the zone is none."""
     if id.startswith("rtl_") != (draft.kind is BrandKind.RETAILER):
         raise Invalid(Reason.INVALID_FIELD, "ids of brands begin with brd_, those of retailers with rtl_", field="brand_id")
-    calendar.zone_of(draft.zone)
+    opening_hours.zone_of(draft.zone)
     root = f"unt_{id}"
     brand = Brand(
         id=id, kind=draft.kind, name=draft.name, zone=draft.zone, currency=draft.currency, franchised=draft.franchised,
@@ -244,7 +245,7 @@ def recount(parents: Mapping[str, str]) -> dict[str, tuple[str, ...]]:
 
 def check_store(store: Store) -> Store:
     """The store again; `Invalid` for a zone that is none or a warehouse with opening hours."""
-    calendar.zone_of(store.zone)
+    opening_hours.zone_of(store.zone)
     if store.kind is StoreKind.WAREHOUSE and store.opens_minute != store.closes_minute:
         raise Invalid(Reason.INVALID_HOURS, "a warehouse never opens to the public: give equal minutes", field="opens_minute")
     return store

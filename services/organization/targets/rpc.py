@@ -6,19 +6,19 @@ from typing import Any, NamedTuple
 
 from quanyu.common.v1.touch_pb2 import Scenario
 from quanyu.organization.v1 import targets_pb2, targets_pb2_grpc
-from services.kit import lists
-from services.kit.documents import builtins, fields
 from services.kit.errors import Invalid
-from services.kit.house import House
-from services.kit.mongo import Document, Shaped
-from services.kit.table import Table
-from services.kit.unit import Unit, write
+from services.kit.mongo.client import Document, Shaped
+from services.kit.mongo.codec import builtins, fields
+from services.kit.mongo.scoped_collection import Table
+from services.kit.rpc import batch_lists
+from services.kit.runtime.runtime import House
+from services.kit.transactions.unit_of_work import Unit, write
 from services.organization.chart.rules import unit_of_store
 from services.organization.targets import rules, scorecards
 from services.organization.targets.enums import Reason
+from services.organization.targets.repository import Targets
 from services.organization.targets.rules import Target
 from services.organization.targets.scorecards import STORES_MAX, Cell, Split, Sum, Tally
-from services.organization.targets.store import Targets
 
 LATEST_FIRST = [("paid_at", -1)]
 Period = targets_pb2.GetScorecardRequest | targets_pb2.BatchGetScorecardsRequest
@@ -71,7 +71,7 @@ class TargetServicer(targets_pb2_grpc.TargetServiceServicer):
     async def BatchGetScorecards(
         self, request: targets_pb2.BatchGetScorecardsRequest, context: Any
     ) -> targets_pb2.BatchGetScorecardsResponse:  # fmt: skip
-        cards = await self._scorecards(request, *lists.asked(request, "unit_ids", "store_ids", "brand_ids"))
+        cards = await self._scorecards(request, *batch_lists.asked(request, "unit_ids", "store_ids", "brand_ids"))
         return targets_pb2.BatchGetScorecardsResponse(scorecards=cards)
 
     async def _scorecards(self, request: Period, named: str, ids: Sequence[str]) -> list[Shaped]:
@@ -107,11 +107,11 @@ class TargetServicer(targets_pb2_grpc.TargetServiceServicer):
         return targets_pb2.ListCreditsResponse(credits=await self.targets.shown(credits), page=page)
 
     async def BatchListCredits(self, request: targets_pb2.BatchListCreditsRequest, context: Any) -> targets_pb2.BatchListCreditsResponse:
-        subject, ids = lists.asked(request, "staff_ids", "store_ids")
+        subject, ids = batch_lists.asked(request, "staff_ids", "store_ids")
         found = await self.targets.credits.first_pages({id: {subject: id} for id in ids}, request.first, order=LATEST_FIRST)
         shown = iter(await self.targets.shown([row for rows, _ in found.values() for row in rows]))
         credits = {id: (list(islice(shown, len(rows))), page) for id, (rows, page) in found.items()}
-        return targets_pb2.BatchListCreditsResponse(subjects=lists.answered("key", "credits", credits))
+        return targets_pb2.BatchListCreditsResponse(subjects=batch_lists.answered("key", "credits", credits))
 
 
 def figures(sum: Sum, currency: str) -> Document:

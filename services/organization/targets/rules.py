@@ -7,10 +7,10 @@ from typing import Annotated, NamedTuple
 from msgspec import Meta, Struct
 from msgspec.structs import replace
 
-from services.kit.calendar import day_of
 from services.kit.enums import Touchpoint
 from services.kit.errors import Invalid
-from services.kit.money import MINOR_MAX, Money
+from services.kit.values.money import MINOR_MAX, Money
+from services.kit.values.opening_hours import day_of
 from services.organization.targets.enums import CreditBasis, Reason, Taken
 
 OUTREACH_DAYS = 7

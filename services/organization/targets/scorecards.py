@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 
 from msgspec import Struct
 
-from services.kit.currencies import CODES
 from services.kit.errors import Invalid
+from services.kit.values.currencies import CODES
 from services.organization.targets.enums import Reason, Taken
 from services.organization.targets.rules import SCENARIO_PREFIX, Credit
 

@@ -5,15 +5,15 @@ from contextlib import aclosing
 from typing import Any
 
 from quanyu.organization.v1 import tasks_pb2, tasks_pb2_grpc
-from services.kit import lists
-from services.kit.documents import fields
 from services.kit.errors import Invalid
-from services.kit.house import House
-from services.kit.mongo import Document
-from services.kit.unit import Unit, write
+from services.kit.mongo.client import Document
+from services.kit.mongo.codec import fields
+from services.kit.rpc import batch_lists
+from services.kit.runtime.runtime import House
+from services.kit.transactions.unit_of_work import Unit, write
 from services.organization.tasks import rules
 from services.organization.tasks.enums import Reason, TaskOutcome, TaskState
-from services.organization.tasks.store import Tasks
+from services.organization.tasks.repository import Tasks
 
 DUE_FIRST = [("due_at", 1)]
 
@@ -46,10 +46,10 @@ class TaskServicer(tasks_pb2_grpc.TaskServiceServicer):
         return tasks_pb2.ListTasksResponse(tasks=tasks, page=page)
 
     async def BatchListTasks(self, request: tasks_pb2.BatchListTasksRequest, context: Any) -> tasks_pb2.BatchListTasksResponse:
-        subject, ids = lists.asked(request, "staff_ids", "store_ids")
+        subject, ids = batch_lists.asked(request, "staff_ids", "store_ids")
         state = _in_state(request)
         found = await self.tasks.first_pages({id: {subject: id} | state for id in ids}, request.first, order=DUE_FIRST)
-        return tasks_pb2.BatchListTasksResponse(subjects=lists.answered("key", "tasks", found))
+        return tasks_pb2.BatchListTasksResponse(subjects=batch_lists.answered("key", "tasks", found))
 
     async def WatchTasks(
         self, request: tasks_pb2.WatchTasksRequest, context: Any

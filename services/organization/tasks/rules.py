@@ -9,8 +9,8 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from services.kit.errors import Conflict, Invalid
-from services.kit.facts.fact import Fact
-from services.kit.money import Money
+from services.kit.values.event import Fact
+from services.kit.values.money import Money
 from services.organization.targets.rules import Binding
 from services.organization.tasks.enums import Reason, TaskKind, TaskOutcome, TaskState
 

@@ -24,13 +24,13 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from gateway.graph.common import amount
-from gateway.view import moment
+from gateway.schema.types import moment
 from quanyu.commerce.v1 import catalog_pb2, catalog_pb2_grpc, orders_pb2, orders_pb2_grpc
 from quanyu.common.v1.page_pb2 import PageRequest
 from quanyu.member.v1 import identity_pb2, identity_pb2_grpc
-from services.kit.access import METADATA_KEY
-from services.kit.channel import open_bare_channel
-from services.kit.principals import Grant, Principal, Signer
+from services.kit.rpc.channel import open_bare_channel
+from services.kit.security.authorization import METADATA_KEY
+from services.kit.security.principals import Grant, Principal, Signer
 from services.local.keys import new_keys
 from tests.bench.peers.services import CONSUMER
 

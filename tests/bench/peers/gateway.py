@@ -11,7 +11,7 @@ import uvloop
 
 from gateway.__main__ import Server, configured, listen
 from gateway.app import build
-from gateway.engine.collect import Uncompiled
+from gateway.engine.collect_fields import Uncompiled
 from services.kit.observability import logs
 from services.kit.settings import load
 

@@ -20,11 +20,11 @@ from services.kit.errors import Denied, Unavailable
 from services.kit.settings import Settings
 from services.local.keys import new_keys
 from services.local.mongod import free_port
+from tests.conformance.conftest import node
+from tests.conformance.provider import Provider, providing
 from tests.gateway.conftest import Gateway, Open
 from tests.gateway.issuing import base64, believing, forged, process, provider, rsa, serving, trusting, unsigned
 from tests.gateway.world import NEAR, do
-from tests.judges.conftest import node
-from tests.judges.provider import Provider, providing
 
 __all__ = ["node", "process", "provider"]
 

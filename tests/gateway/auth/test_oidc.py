@@ -14,10 +14,10 @@ from gateway.auth.bearer_tokens import TokenVerifier
 from gateway.auth.oidc import RemoteJWKS
 from services.kit.errors import Denied, Unavailable
 from services.kit.settings import Settings, SettingsError
+from tests.conformance.conftest import node
+from tests.conformance.provider import Provider
 from tests.gateway.conftest import Open
 from tests.gateway.issuing import believing, forged, process, provider, rsa, serving, trusting
-from tests.judges.conftest import node
-from tests.judges.provider import Provider
 
 __all__ = ["node", "process", "provider"]
 

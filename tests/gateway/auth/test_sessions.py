@@ -18,7 +18,7 @@ from quanyu.access.v1 import access_pb2
 from quanyu.member.v1.identity_pb2 import ResolveConsumerRequest, ResolveConsumerResponse
 from quanyu.organization.v1.chart_pb2 import ResolveGrantsRequest, ResolveGrantsResponse
 from services.kit.errors import Denied, NotFound, Overloaded, Unavailable
-from services.kit.principals import ALGORITHM, generate_key
+from services.kit.security.principals import ALGORITHM, generate_key
 from services.kit.settings import Settings, SettingsError
 from services.local.keys import Keys
 from tests.gateway.conftest import Gateway, Open

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 from hypothesis_graphql import from_schema
 
-from gateway import schema
+from gateway.graph import schema
 from tests.gateway.engine.both import Both
 from tests.gateway.engine.documents import SMALL, drawn, rewritten
 

@@ -10,15 +10,16 @@ import structlog
 from graphql import DocumentNode, FieldNode, FragmentDefinitionNode, FragmentSpreadNode, OperationType, get_operation_ast, parse, validate
 from msgspec import Struct
 
-from gateway import execution, schema
 from gateway.auth.sessions import Session
-from gateway.context import Context
-from gateway.engine.collect import Uncompiled
-from gateway.execution import Answered, Executor, Prepared
+from gateway.engine.collect_fields import Uncompiled
+from gateway.execution import executor
+from gateway.execution.context import Context
+from gateway.execution.executor import Answered, Executor, Prepared
+from gateway.graph import schema
 from gateway.rpc.clients import Clients, acting_as
-from services.kit import channel
-from services.kit.house import SERVICES
-from services.kit.principals import Grant, Principal
+from services.kit.rpc import channel
+from services.kit.runtime.runtime import SERVICES
+from services.kit.security.principals import Grant, Principal
 from services.kit.settings import Settings
 from services.local.keys import new_keys
 from tests.gateway.engine.services import Memory, serving
@@ -64,7 +65,7 @@ class Both:
 
         async def core(context: Context) -> Answered:
             result = await self.executor.run(prepared, context, variables, operation_name)
-            return execution._answered(result.data, result.errors or (), begun=execution.begun(result))
+            return executor._answered(result.data, result.errors or (), begun=executor.begun(result))
 
         async def engine(context: Context) -> Answered:
             return await self.executor.answer(prepared, context, variables, operation_name)

@@ -27,7 +27,7 @@ from graphql import (
 )
 from msgspec import Struct
 
-from gateway import schema
+from gateway.graph import schema
 from tests.gateway.engine.services import chosen_id
 
 CORE = schema.build()._schema

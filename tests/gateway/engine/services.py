@@ -16,13 +16,13 @@ from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 from grpc_status import rpc_status
 
-from gateway import schema
-from gateway.calls import CallField, MutationField
-from gateway.edges import Batch
-from gateway.graph import batches
+from gateway.graph import batches, schema
 from gateway.rpc.clients import Rpc
-from gateway.view import NODES
-from services.kit import errors, status
+from gateway.schema.references import Batch
+from gateway.schema.rpc_fields import CallField, MutationField
+from gateway.schema.types import NODES
+from services.kit import errors
+from services.kit.rpc import status
 
 BATCHES = [batch for batch in vars(batches).values() if isinstance(batch, Batch)]
 POOL = 6

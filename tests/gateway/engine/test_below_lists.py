@@ -6,12 +6,12 @@ from typing import Any
 import orjson
 import pytest
 
-from gateway import schema
-from gateway.edges import EdgeField
-from gateway.engine.calls import Call, Mutation
 from gateway.engine.plan import kind_of
-from gateway.follow import FollowField
-from gateway.view import NODES
+from gateway.engine.rpc_steps import Call, Mutation
+from gateway.graph import schema
+from gateway.schema.references import EdgeField
+from gateway.schema.subscription_fields import FollowField
+from gateway.schema.types import NODES
 from tests.gateway.engine.both import Both
 
 ROOTS = {"Query", "Mutation", "Subscription"}

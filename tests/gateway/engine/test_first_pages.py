@@ -4,9 +4,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from gateway import schema
-from gateway.calls import CallField
-from gateway.view import NODES
+from gateway.graph import schema
+from gateway.schema.rpc_fields import CallField
+from gateway.schema.types import NODES
 from tests.gateway.engine.both import Both
 
 

@@ -3,11 +3,12 @@
 import pytest
 from graphql import GraphQLError, parse
 
-from gateway import plan, schema
-from gateway.context import Context
-from gateway.engine.collect import CONDITIONS_MAX, FIELDS_MAX, Uncompiled
+from gateway.engine.collect_fields import CONDITIONS_MAX, FIELDS_MAX, Uncompiled
 from gateway.engine.engine import UNCOMPILED, Compiled, Engine
-from gateway.execution import Executor, Prepared
+from gateway.execution.context import Context
+from gateway.execution.executor import Executor, Prepared
+from gateway.graph import schema
+from gateway.tools import plan
 from tests.gateway.conftest import OPERATIONS
 from tests.gateway.engine.both import SESSION, Both
 

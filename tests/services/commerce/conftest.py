@@ -19,7 +19,7 @@ from quanyu.common.v1.money_pb2 import Money
 from quanyu.common.v1.point_pb2 import Point
 from quanyu.facts.v1 import facts_pb2
 from services.kit import clock
-from services.kit.principals import Grant
+from services.kit.security.principals import Grant
 from tests.services.conftest import OPERATOR, Running
 
 HERE = Point(longitude=116.4550, latitude=39.9370)

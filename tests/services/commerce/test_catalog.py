@@ -5,8 +5,8 @@ import pytest
 from quanyu.commerce.v1 import catalog_pb2
 from quanyu.common.v1.money_pb2 import Money
 from quanyu.common.v1.page_pb2 import PageRequest
-from services.commerce.catalog import words
-from services.commerce.catalog.store import having
+from services.commerce.catalog import search_tokens
+from services.commerce.catalog.repository import having
 from services.kit.errors import Conflict, Denied, Invalid, NotFound
 from tests.services.commerce.conftest import Shop, consumer, explained, fresh, of_brand
 from tests.services.conftest import Running
@@ -146,11 +146,11 @@ async def test_no_search_reads_the_whole_catalog(shop: Shop) -> None:
     offers, variants = shop.database["offers"], shop.database["variants"]
     by_id = [("_id", 1)]
     for stages in (
-        await explained(offers, {"goods": {"$elemMatch": having(words.of_query("thing", {"size": "40"}))}}, by_id),
-        await explained(offers, {"goods": {"$elemMatch": having(words.of_query("白衬衫", {}))}, "brand_id": "brd_a"}, by_id),
+        await explained(offers, {"goods": {"$elemMatch": having(search_tokens.of_query("thing", {"size": "40"}))}}, by_id),
+        await explained(offers, {"goods": {"$elemMatch": having(search_tokens.of_query("白衬衫", {}))}, "brand_id": "brd_a"}, by_id),
         await explained(offers, {"brand_id": "brd_a"}, by_id),
-        await explained(variants, having(words.of_query("thing", {})), by_id),
-        await explained(variants, having(words.of_query("白衬衫", {"size": "40"})), by_id),
+        await explained(variants, having(search_tokens.of_query("thing", {})), by_id),
+        await explained(variants, having(search_tokens.of_query("白衬衫", {"size": "40"})), by_id),
         await explained(variants, {"product_id": {"$in": ["prd_x1", "prd_x2"]}}),
     ):
         assert "IXSCAN" in stages

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.commerce.catalog import rules, words
+from services.commerce.catalog import rules, search_tokens
 from services.commerce.catalog.enums import Reason
 from services.commerce.catalog.rules import NewProduct, NewVariant, Price, Text
 from services.kit.errors import Conflict, Invalid
@@ -28,16 +28,16 @@ def test_any_stretch_of_chinese_and_any_words_of_a_text_find_it(pieces: list[str
     if piece[0] > "\u3000":
         start = data.draw(st.integers(0, len(piece) - 1))
         piece = piece[start : data.draw(st.integers(start + 1, len(piece)))]
-    assert finds(words.asked(piece), words.indexed(text))
-    assert words.asked(piece)
+    assert finds(search_tokens.asked(piece), search_tokens.indexed(text))
+    assert search_tokens.asked(piece)
 
 
 @given(st.text(max_size=60))
 def test_a_text_finds_itself_however_it_is_written(text: str) -> None:
-    assert finds(words.asked(text), words.indexed(text))
-    assert words.indexed(unicodedata.normalize("NFKC", text)) == words.indexed(text)
-    assert words.indexed(words.normal(text)) == words.indexed(text)
-    assert len(words.indexed(text)) <= 2 * len(words.normal(text))
+    assert finds(search_tokens.asked(text), search_tokens.indexed(text))
+    assert search_tokens.indexed(unicodedata.normalize("NFKC", text)) == search_tokens.indexed(text)
+    assert search_tokens.indexed(search_tokens.normal(text)) == search_tokens.indexed(text)
+    assert len(search_tokens.indexed(text)) <= 2 * len(search_tokens.normal(text))
 
 
 @pytest.mark.parametrize(
@@ -55,17 +55,17 @@ def test_a_text_finds_itself_however_it_is_written(text: str) -> None:
     ],
 )
 def test_what_a_question_finds(asked: str, name: str, found: bool) -> None:
-    assert finds(words.asked(asked), words.indexed(name)) is found
+    assert finds(search_tokens.asked(asked), search_tokens.indexed(name)) is found
 
 
 @given(st.lists(HAN, min_size=1, max_size=3), HAN, st.data())
 def test_what_a_thing_is_like_is_asked_in_one_run_with_its_name(values: list[str], name: str, data: st.DataObject) -> None:
-    tokens = words.of_variant([name], {f"a{place}": f"{value}色" for place, value in enumerate(values)})
+    tokens = search_tokens.of_variant([name], {f"a{place}": f"{value}色" for place, value in enumerate(values)})
     start = data.draw(st.integers(0, len(name) - 1))
     stretch = name[start : data.draw(st.integers(start + 1, len(name)))]
     said = [value + data.draw(st.sampled_from(("", "色"))) for value in data.draw(st.permutations(values))]
     place = data.draw(st.integers(0, len(said)))
-    assert finds(words.of_query("".join((*said[:place], stretch, *said[place:])), {}), tokens)
+    assert finds(search_tokens.of_query("".join((*said[:place], stretch, *said[place:])), {}), tokens)
 
 
 @pytest.mark.parametrize(
@@ -86,15 +86,15 @@ def test_what_a_thing_is_like_is_asked_in_one_run_with_its_name(values: list[str
     ],
 )
 def test_a_colour_before_what_has_it(asked: str, name: str, colour: str, found: bool) -> None:
-    tokens = words.of_variant([name, "", "shirt"], {"colour": colour, "size": "40"})
-    assert finds(words.of_query(asked, {"size": "40"}), tokens) is found
+    tokens = search_tokens.of_variant([name, "", "shirt"], {"colour": colour, "size": "40"})
+    assert finds(search_tokens.of_query(asked, {"size": "40"}), tokens) is found
 
 
 def test_an_attribute_is_found_exactly_and_never_by_a_word() -> None:
-    tokens = set(words.of_variant(["White shirt"], {"size": "40", "colour": "白"}))
-    assert finds(words.of_query("shirt 白", {"size": "４０"}), tokens)
-    assert not finds(words.of_query("", {"size": "4"}), tokens)
-    assert not finds(words.asked("size=40"), words.indexed("size 41"))
+    tokens = set(search_tokens.of_variant(["White shirt"], {"size": "40", "colour": "白"}))
+    assert finds(search_tokens.of_query("shirt 白", {"size": "４０"}), tokens)
+    assert not finds(search_tokens.of_query("", {"size": "4"}), tokens)
+    assert not finds(search_tokens.asked("size=40"), search_tokens.indexed("size 41"))
 
 
 SHIRT = Text("白衬衫", "White shirt")
@@ -111,7 +111,7 @@ def test_a_product_its_variants_and_its_offer_tell_the_same() -> None:
     assert {variant.offer_id for variant in made.variants} == {"ofr_shirt"}
     assert [item.variant_id for item in made.offer.goods] == ["var_shirt_41", "var_shirt_40"]
     assert made.offer.price_from == Price("CNY", 39_940)
-    assert finds(words.of_query("白衬衫", {"size": "40"}), made.variants[1].search)
+    assert finds(search_tokens.of_query("白衬衫", {"size": "40"}), made.variants[1].search)
 
 
 def test_what_an_import_no_longer_names_stays_under_the_new_name() -> None:

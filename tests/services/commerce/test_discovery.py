@@ -9,10 +9,10 @@ import pytest
 
 from quanyu.commerce.v1 import discovery_pb2, stock_pb2
 from quanyu.common.v1.point_pb2 import Point
-from services.commerce.discovery import nearest, rules
-from services.commerce.discovery.store import ROWS_MAX
+from services.commerce.discovery import geo_queries, rules
+from services.commerce.discovery.repository import ROWS_MAX
+from services.commerce.stock.repository import STOCK, STORES
 from services.commerce.stock.rules import Point as At
-from services.commerce.stock.store import STOCK, STORES
 from services.kit import clock
 from services.kit.errors import Conflict, Denied, Exhausted, Invalid, NotFound
 from tests.services.commerce.conftest import HERE, Shop, consumer, explained, fresh, of_store, stages
@@ -182,8 +182,8 @@ async def test_goods_are_found_where_their_store_is_now(shop: Shop) -> None:
 
 async def test_the_nearest_are_found_by_index(shop: Shop) -> None:
     here = At(HERE.longitude, HERE.latitude)
-    free, held = (nearest.rows(here, 5_000, ["str_near"], ["var_shirt_40"], free=free, limit=50) for free in (True, False))
-    for pipeline in (nearest.stores(here, 5_000, limit=1_000), free, held):
+    free, held = (geo_queries.rows(here, 5_000, ["str_near"], ["var_shirt_40"], free=free, limit=50) for free in (True, False))
+    for pipeline in (geo_queries.stores(here, 5_000, limit=1_000), free, held):
         asked = {"aggregate": STORES, "pipeline": pipeline, "cursor": {}}
         found = stages(await shop.database.raw.command("explain", asked, verbosity="queryPlanner"))
         assert "GEO_NEAR_2DSPHERE" in found

@@ -13,8 +13,8 @@ from services.commerce.discovery.enums import Obstacle
 from services.commerce.discovery.rules import TERMS, Hindrance, Shelf, Way, way
 from services.commerce.stock.enums import Availability, Method
 from services.commerce.stock.rules import Point, Stock, Store
-from services.kit.calendar import is_open
 from services.kit.errors import Conflict, Invalid
+from services.kit.values.opening_hours import is_open
 
 EVENING = datetime(2026, 11, 20, 13, 40, tzinfo=UTC)
 """21:40 in Shanghai."""

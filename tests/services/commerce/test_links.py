@@ -13,7 +13,7 @@ from services.commerce.orders.scenario import Reached, Visit, together
 from services.commerce.stock.rules import HOLDS_MAX
 from services.kit import clock
 from services.kit.errors import Exhausted
-from services.kit.facts.outbox import route
+from services.kit.transactions.outbox import route
 from tests.services.commerce.conftest import Shop, consumer, fresh, of_store
 from tests.services.lists import rows_read
 

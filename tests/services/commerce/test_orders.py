@@ -11,17 +11,17 @@ from quanyu.common.v1 import touch_pb2
 from quanyu.common.v1.page_pb2 import PageRequest
 from quanyu.common.v1.point_pb2 import Point
 from quanyu.facts.v1 import facts_pb2
-from services.commerce.facts import handlers
-from services.commerce.orders import nouns, rules
-from services.commerce.orders.store import OrderStore
+from services.commerce.events import handlers
+from services.commerce.orders import model, rules
+from services.commerce.orders.repository import OrderStore
 from services.commerce.stock import rules as stock_rules
-from services.commerce.stock.store import StockStore
+from services.commerce.stock.repository import StockStore
 from services.kit import clock
 from services.kit.errors import Conflict, Denied, Exhausted, Invalid, NotFound
-from services.kit.facts.outbox import route
-from services.kit.persons import Persons
-from services.kit.principals import Grant
-from services.kit.watch import Watch
+from services.kit.mongo.change_streams import Watch
+from services.kit.projections.persons import Persons
+from services.kit.security.principals import Grant
+from services.kit.transactions.outbox import route
 from tests.services.commerce.conftest import HERE, Shop, consumer, explained, fresh, of_brand, of_store
 from tests.services.conftest import OPERATOR, Running
 from tests.services.lists import first_pages, rows_read, says_the_same_of_each
@@ -148,14 +148,14 @@ async def test_unpaid_orders_count_among_the_holds_that_stand_for_a_consumer(sho
 
 
 async def test_an_order_counts_once_however_many_lines_it_has(shop: Shop) -> None:
-    sizes = tuple(range(nouns.LINES_MAX))
+    sizes = tuple(range(model.LINES_MAX))
     await shop.product("shoe", sizes=sizes)
     for size in sizes:
         await shop.stocked(variant_id=f"var_shoe_{size}", on_hand=stock_rules.HOLDS_MAX)
     lines = [orders_pb2.NewLine(variant_id=f"var_shoe_{size}", quantity=1) for size in sizes]
     for _ in range(stock_rules.HOLDS_MAX):
         order = await shop.placed(lines=lines)
-        assert len(order.lines) == nouns.LINES_MAX
+        assert len(order.lines) == model.LINES_MAX
     with pytest.raises(Exhausted, match="TOO_MANY_HOLDS"):
         await shop.placed(lines=lines)
     await shop.orders(consumer()).PayOrder(paying(order.id))

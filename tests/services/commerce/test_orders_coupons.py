@@ -8,20 +8,21 @@ from typing import Any
 import pytest
 
 from quanyu.commerce.v1 import orders_pb2
-from services.commerce.catalog.store import CatalogStore
+from services.commerce.catalog.repository import CatalogStore
 from services.commerce.orders.checkout import Checkout
+from services.commerce.orders.coupons import Wallet
+from services.commerce.orders.repository import OrderStore
 from services.commerce.orders.rpc import Orders
-from services.commerce.orders.store import OrderStore
-from services.commerce.orders.wallet import Wallet
-from services.commerce.stock.store import StockStore
+from services.commerce.stock.repository import StockStore
 from services.district.wallet.rules import Coupon
-from services.kit import access, clock
-from services.kit.documents import as_document
+from services.kit import clock
 from services.kit.errors import Conflict, NotFound, Unavailable
-from services.kit.house import House
-from services.kit.money import Money
-from services.kit.persons import Persons
-from services.kit.watch import Watch
+from services.kit.mongo.change_streams import Watch
+from services.kit.mongo.codec import as_document
+from services.kit.projections.persons import Persons
+from services.kit.runtime.runtime import House
+from services.kit.security import authorization
+from services.kit.values.money import Money
 from tests.services.commerce.conftest import Shop, consumer, fresh
 from tests.services.conftest import Running, Start
 
@@ -186,7 +187,7 @@ async def _walk(replica: Replica, place: orders_pb2.PlaceOrderRequest, pay: orde
 
 @pytest.mark.parametrize("dies_at", Replica.STEPS)
 async def test_a_client_that_repeats_its_calls_gets_its_order_whenever_the_process_was_killed(mall: Mall, dies_at: str) -> None:
-    access.current.set(access.SYSTEM)
+    authorization.current.set(authorization.SYSTEM)
     house, place, pay = mall.commerce.house, mall.place("cpn_a"), mall.pay("")
     with pytest.raises(Killed):
         await _walk(Replica(house, dies_at), place, pay)
@@ -199,7 +200,7 @@ async def test_a_client_that_repeats_its_calls_gets_its_order_whenever_the_proce
 
 @pytest.mark.parametrize("dies_at", Replica.STEPS)
 async def test_the_sweeper_brings_to_an_end_what_nobody_repeats(mall: Mall, dies_at: str) -> None:
-    access.current.set(access.SYSTEM)
+    authorization.current.set(authorization.SYSTEM)
     house = mall.commerce.house
     with pytest.raises(Killed):
         await _walk(Replica(house, dies_at), mall.place("cpn_a"), mall.pay(""))
@@ -217,7 +218,7 @@ async def test_the_sweeper_brings_to_an_end_what_nobody_repeats(mall: Mall, dies
 
 
 async def test_an_unpaid_order_is_cancelled_and_everything_is_free_again(mall: Mall) -> None:
-    access.current.set(access.SYSTEM)
+    authorization.current.set(authorization.SYSTEM)
     order = (await mall.orders(consumer()).PlaceOrder(mall.place("cpn_a"))).order
     checkout = Replica(mall.commerce.house).checkout
     assert await checkout.sweep() == 0
@@ -231,7 +232,7 @@ async def test_an_unpaid_order_is_cancelled_and_everything_is_free_again(mall: M
 
 
 async def test_paying_and_sweeping_at_once_never_do_both(mall: Mall) -> None:
-    access.current.set(access.SYSTEM)
+    authorization.current.set(authorization.SYSTEM)
     await mall.stocked(on_hand=8)
     orders = [(await mall.orders(consumer()).PlaceOrder(mall.place())).order for _ in range(8)]
     await mall.database["orders"].update_many({}, {"$set": {"sweep_at": clock.real()}})
@@ -247,7 +248,7 @@ async def test_paying_and_sweeping_at_once_never_do_both(mall: Mall) -> None:
 
 async def test_coupons_that_are_lost_cancel_the_order_and_charge_nothing(mall: Mall) -> None:
     order = (await mall.orders(consumer()).PlaceOrder(mall.place("cpn_a"))).order
-    access.current.set(access.SYSTEM)
+    authorization.current.set(authorization.SYSTEM)
     await Replica(mall.commerce.house).wallet.roll_back(order.id)
     with pytest.raises(Conflict, match="COUPONS_LOST"):
         await mall.orders(consumer()).PayOrder(mall.pay(order.id))

@@ -11,8 +11,8 @@ from quanyu.common.v1 import touch_pb2
 from quanyu.common.v1.money_pb2 import Money
 from services.kit import clock
 from services.kit.errors import Conflict, Denied, Invalid
-from services.kit.money import MINOR_MAX
-from services.kit.principals import Grant
+from services.kit.security.principals import Grant
+from services.kit.values.money import MINOR_MAX
 from tests.services.commerce.conftest import Shop, consumer, fresh, of_brand
 
 

@@ -9,20 +9,20 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from services.commerce.catalog.rules import Price, Text, Variant
-from services.commerce.orders import history, rules, sight
+from services.commerce.orders import import_rules, rules, visibility
 from services.commerce.orders.enums import CancelReason, OrderState, PaymentMethod
-from services.commerce.orders.history import ImportedLine, ImportedOrder
-from services.commerce.orders.nouns import AppliedCoupon, Order, PaymentAsked
+from services.commerce.orders.import_rules import ImportedLine, ImportedOrder
+from services.commerce.orders.model import AppliedCoupon, Order, PaymentAsked
 from services.commerce.orders.rpc import payable
 from services.commerce.orders.scenario import Basis
 from services.commerce.stock import rules as stock_rules
 from services.commerce.stock.enums import HoldState, Method
 from services.commerce.stock.rules import LIVE, Hold, Stock, available
-from services.kit.documents import as_document, checked
 from services.kit.enums import Scenario, ScopeKind, Touchpoint
 from services.kit.errors import Conflict, Exhausted, Invalid, NotFound
-from services.kit.money import MINOR_MAX
+from services.kit.mongo.codec import as_document, checked
 from services.kit.settings import Settings
+from services.kit.values.money import MINOR_MAX
 
 NOW = datetime(2026, 11, 20, 13, 40, tzinfo=UTC)
 BRANDS = ("brd_a", "brd_b", "brd_c")
@@ -308,7 +308,7 @@ def test_what_makes_no_order() -> None:
 def test_a_brand_sees_its_lines_and_nothing_to_tell_the_others_by(goods: list[tuple[int, str, int]]) -> None:
     order = placed(*((variant(place, minor, brand), quantity) for place, (minor, brand, quantity) in enumerate(goods)))
     document = as_document(order) | {"payment": {"amount": {"minor": order.total.minor}}, "coupons": [{"brand_id": "brd_c"}]}
-    seen = sight.visible_to(document, {ScopeKind.BRAND: frozenset({"brd_a"})})
+    seen = visibility.visible_to(document, {ScopeKind.BRAND: frozenset({"brd_a"})})
     own = [line for line in order.lines if line.brand_id == "brd_a"]
     assert [line["variant_id"] for line in seen["lines"]] == [line.variant_id for line in own]
     assert (seen["amount"] or {"minor": 0})["minor"] == sum(line.amount.minor for line in own)
@@ -325,9 +325,9 @@ def test_a_brand_sees_its_lines_and_nothing_to_tell_the_others_by(goods: list[tu
 )
 def test_who_took_part_sees_it_whole(reach: dict[ScopeKind, set[str]]) -> None:
     document = as_document(placed((variant(1, 100, "brd_a"), 1), (variant(2, 100, "brd_b"), 1)))
-    assert sight.visible_to(document, {kind: frozenset(ids) for kind, ids in reach.items()}) == document
-    assert sight.visible_to(document, {}, everywhere=True) == document
-    assert sight.visible_to(document, {ScopeKind.CONSUMER: frozenset({"con_b"})})["lines"] == []
+    assert visibility.visible_to(document, {kind: frozenset(ids) for kind, ids in reach.items()}) == document
+    assert visibility.visible_to(document, {}, everywhere=True) == document
+    assert visibility.visible_to(document, {ScopeKind.CONSUMER: frozenset({"con_b"})})["lines"] == []
 
 
 # the time before -----------------------------------------------------------------------------------------------------
@@ -341,7 +341,7 @@ def row(*lines: ImportedLine, paid_at: datetime = PAST, touchpoint: Touchpoint =
 
 def test_an_imported_order_is_paid_and_sums_up() -> None:
     lines = (ImportedLine("var_1", 2, Price("USD", 300)), ImportedLine("var_2", 1, Price("USD", 99)))
-    order = history.order_of(row(*lines), batch_id="b1", now=NOW, seller_id="rtl_x", brands={"var_1": "brd_a", "var_2": "brd_b"})
+    order = import_rules.order_of(row(*lines), batch_id="b1", now=NOW, seller_id="rtl_x", brands={"var_1": "brd_a", "var_2": "brd_b"})
     assert (order.state, order.scenario, order.total, order.brand_ids) == (
         OrderState.PAID,
         Scenario.IN_STORE,
@@ -351,11 +351,11 @@ def test_an_imported_order_is_paid_and_sums_up() -> None:
     assert rules.summary(order).paid_at == PAST
 
 
-@given(st.lists(st.integers(0, MINOR_MAX) | st.integers(0, MINOR_MAX // 100), min_size=1, max_size=history.LINES_MAX))
+@given(st.lists(st.integers(0, MINOR_MAX) | st.integers(0, MINOR_MAX // 100), min_size=1, max_size=import_rules.LINES_MAX))
 def test_an_imported_order_can_be_read_or_is_refused(minors: list[int]) -> None:
     lines = (ImportedLine("var_1", 1, Price("CNY", minor)) for minor in minors)
     try:
-        order = history.order_of(row(*lines), batch_id="b1", now=NOW, seller_id="rtl_x", brands={"var_1": "brd_a"})
+        order = import_rules.order_of(row(*lines), batch_id="b1", now=NOW, seller_id="rtl_x", brands={"var_1": "brd_a"})
     except Invalid as refused:
         assert (refused.reason, refused.metadata["field"]) == ("INVALID_FIELD", "total")
         assert sum(minors) > MINOR_MAX
@@ -375,4 +375,4 @@ def test_an_imported_order_can_be_read_or_is_refused(minors: list[int]) -> None:
 )
 def test_what_is_no_order_of_the_time_before(given: ImportedOrder, known: dict[str, Any], refusal: Invalid) -> None:
     with pytest.raises(type(refusal), match=refusal.reason):
-        history.order_of(given, **({"batch_id": "b1", "now": NOW, "seller_id": "rtl_x", "brands": {"var_1": "brd_a"}} | known))
+        import_rules.order_of(given, **({"batch_id": "b1", "now": NOW, "seller_id": "rtl_x", "brands": {"var_1": "brd_a"}} | known))

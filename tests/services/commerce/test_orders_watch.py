@@ -1,9 +1,9 @@
 """Following an order: as it stands and each time it changed, for whoever may see it."""
 
 from quanyu.commerce.v1 import orders_pb2 as pb
-from services.kit import pages
 from services.kit.errors import Denied, Invalid, NotFound
-from services.kit.principals import Grant
+from services.kit.mongo import pagination
+from services.kit.security.principals import Grant
 from tests.services.commerce.conftest import Shop, consumer, fresh
 from tests.services.commerce.test_orders import paying
 from tests.services.kit.hearing import until
@@ -51,7 +51,7 @@ async def test_a_cursor_tells_whether_the_order_changed_since(shop: Shop) -> Non
         assert (await missed.came(1))[0].order == changed.order
     assert missed.cursor == same.cursor
     other = await shop.placed()
-    for wrong in (placed + "x", "x", placed, pages.cursor("orders:followed", [other.id, "1"])):
+    for wrong in (placed + "x", "x", placed, pagination.cursor("orders:followed", [other.id, "1"])):
         async with listening(stub.WatchOrder, watching(other.id, wrong)) as stream:
             refused = await stream.ended()
             assert isinstance(refused, Invalid) and refused.reason == "INVALID_CURSOR"

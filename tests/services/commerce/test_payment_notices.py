@@ -13,7 +13,7 @@ from standardwebhooks import Webhook
 
 from quanyu.commerce.v1 import orders_pb2
 from services.kit.errors import Conflict, Denied, Invalid, NotFound
-from services.kit.principals import INSTALLATION, SERVICE, Grant
+from services.kit.security.principals import INSTALLATION, SERVICE, Grant
 from services.kit.settings import Settings
 from tests.services.commerce.conftest import Shop, consumer, fresh
 

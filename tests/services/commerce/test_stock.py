@@ -10,11 +10,12 @@ from hypothesis import strategies as st
 
 from quanyu.commerce.v1 import stock_pb2
 from services.commerce.stock import rules
-from services.commerce.stock.store import StockStore
-from services.kit import access, clock
-from services.kit.documents import checked
+from services.commerce.stock.repository import StockStore
+from services.kit import clock
 from services.kit.errors import Conflict, Denied, Exhausted, Invalid, NotFound, Refusal
-from services.kit.persons import Persons
+from services.kit.mongo.codec import checked
+from services.kit.projections.persons import Persons
+from services.kit.security import authorization
 from tests.services.commerce.conftest import Shop, consumer, explained, fresh, of_brand, of_store
 from tests.services.conftest import OPERATOR
 from tests.services.lists import first_pages, rows_read, says_the_same_of_each
@@ -98,7 +99,7 @@ async def test_the_sweeper_gives_back_by_the_machines_clock_exactly_once(shop: S
     # Their time is over on the machine's clock, except for two.
     over = [hold.id for hold in holds[2:]]
     await shop.database["holds"].update_many({"_id": {"$in": over}}, {"$set": {"sweep_at": clock.real() - timedelta(seconds=1)}})
-    access.current.set(access.SYSTEM)
+    authorization.current.set(authorization.SYSTEM)
     # Three sweepers at once, beside the service's own: each hold counts once.
     await asyncio.gather(*(store_of(shop).sweep() for _ in range(3)))
     assert await shop.row() == {"on_hand": 30, "reserved": 2}
@@ -111,7 +112,7 @@ async def test_a_callers_own_clock_does_not_move_the_sweeper(shop: Shop) -> None
     channel = shop.channel(consumer(), offset=-20 * 3600)
     answer = await type(shop.stock())(channel).HoldStock(hold_stock("con_a"))
     assert answer.hold.expires_at.ToDatetime() < clock.real().replace(tzinfo=None) - timedelta(hours=19)
-    access.current.set(access.SYSTEM)
+    authorization.current.set(authorization.SYSTEM)
     assert await store_of(shop).sweep() == 0
     assert await shop.row() == {"on_hand": 1, "reserved": 1}
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from services.district.campaigns import rules
 from services.kit.errors import Conflict, Exhausted, Invalid
-from services.kit.money import Money
+from services.kit.values.money import Money
 
 AT = datetime(2026, 11, 22, tzinfo=UTC)
 TERMS = rules.CouponTerms(name="满200减30", value=Money("CNY", 3000), minimum_spend=Money("CNY", 20000), validity_days=7)

@@ -8,12 +8,12 @@ import pytest
 
 from quanyu.common.v1.money_pb2 import Money
 from quanyu.facts.v1 import facts_pb2
-from services.district import facts
+from services.district import events
 from services.district.matching import rules
-from services.district.matching.store import Affinity
+from services.district.matching.repository import Affinity
 from services.kit import clock
-from services.kit.facts.outbox import route
-from services.kit.persons import Persons
+from services.kit.projections.persons import Persons
+from services.kit.transactions.outbox import route
 from tests.services.conftest import Running
 from tests.services.district.world import fresh
 
@@ -57,7 +57,7 @@ def test_the_table_of_facts_covers_what_the_routes_say(district: Running) -> Non
     assert set(district.wiring.facts) == {kind.name for kind in kinds if "district" in route(kind.name).heard_by}
     assert (
         district.wiring.facts.keys()
-        == facts.handlers(district.house.scopes, Persons(district.database), Affinity(district.database)).keys()
+        == events.handlers(district.house.scopes, Persons(district.database), Affinity(district.database)).keys()
     )
 
 

@@ -11,8 +11,8 @@ from quanyu.district.v1 import campaigns_pb2, packs_pb2, wallet_pb2
 from quanyu.facts.v1 import facts_pb2
 from quanyu.member.v1 import consent_pb2, consent_pb2_grpc, identity_pb2, identity_pb2_grpc
 from services.district.packs.rules import Pack
-from services.kit.documents import as_documents
 from services.kit.errors import Conflict, Denied, Exhausted, NotFound, Unavailable
+from services.kit.mongo.codec import as_documents
 from tests.services.conftest import OPERATOR, Running, Start
 from tests.services.district.test_matching import imported, link, order
 from tests.services.district.world import World, brand_operator, consumer, fresh, plan_of

@@ -15,7 +15,7 @@ from services.district.places.enums import VisitState
 from services.district.places.rules import Visit
 from services.kit.enums import Touchpoint
 from services.kit.errors import Conflict, Exhausted, NotFound
-from services.kit.money import Money
+from services.kit.values.money import Money
 
 AT = datetime(2026, 11, 22, 13, 40, tzinfo=UTC)
 DAY = date(2026, 11, 22)

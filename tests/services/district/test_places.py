@@ -12,9 +12,9 @@ import pytest
 from quanyu.common.v1.page_pb2 import PageRequest
 from quanyu.common.v1.point_pb2 import Point
 from quanyu.district.v1 import places_pb2
-from services.district.places.store import BY_NAME, IN_CHINESE
-from services.kit import pages
+from services.district.places.repository import BY_NAME, IN_CHINESE
 from services.kit.errors import Conflict, Denied, Invalid, NotFound
+from services.kit.mongo import pagination
 from tests.services.conftest import Running
 from tests.services.district.test_matching import link
 from tests.services.district.world import SANLITUN, World, consumer, district_operator, fresh, plan_of
@@ -290,7 +290,7 @@ async def test_hot_queries_walk_an_index(world: World, district: Running) -> Non
     visits, venues = district.database["visits"], district.database["venues"]
     assert await plan_of(visits.find({"open_key": "con_anna|dst_sanlitun|2026-11-22"})) == "FETCH IXSCAN"
     assert await plan_of(venues.find({"store_id": "str_here"}, {"_id": 0, "district_id": 1})) == "PROJECTION_COVERED IXSCAN"
-    later = pages.after([*BY_NAME, ("_id", 1)], ["北京", "ven_1"])
+    later = pagination.after([*BY_NAME, ("_id", 1)], ["北京", "ven_1"])
     for collection, query in (
         (venues, {"district_id": HERE}),
         (venues, {"$and": [{"district_id": HERE}, later]}),

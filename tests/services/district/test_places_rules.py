@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from quanyu.district.v1 import places_pb2
 from services.district.places import rules
 from services.district.places.geofence import Geofence, Point, distance_metres, fault, holds
-from services.kit.documents import as_struct, fields
 from services.kit.enums import Touchpoint
 from services.kit.errors import Conflict, Invalid
+from services.kit.mongo.codec import as_struct, fields
 
 SANLITUN = Point(116.4551, 39.9341)
 AT = datetime(2026, 11, 22, 13, 40, tzinfo=UTC)

@@ -12,14 +12,14 @@ from quanyu.common.v1.page_pb2 import PageRequest
 from quanyu.district.v1 import wallet_pb2
 from services.district.wallet import rules
 from services.district.wallet.enums import CouponState
+from services.district.wallet.repository import in_state
 from services.district.wallet.rules import Coupon
-from services.district.wallet.store import in_state
 from services.kit import clock
-from services.kit.documents import as_document
 from services.kit.errors import Conflict, Denied, Invalid, NotFound
-from services.kit.facts.fact import Fact
-from services.kit.money import Money
-from services.kit.principals import Grant
+from services.kit.mongo.codec import as_document
+from services.kit.security.principals import Grant
+from services.kit.values.event import Fact
+from services.kit.values.money import Money
 from tests.services.conftest import Running
 from tests.services.district.world import BRAND, COMMERCE, World, brand_operator, consumer, fresh, plan_of
 from tests.services.lists import first_pages, rows_read, says_the_same_of_each

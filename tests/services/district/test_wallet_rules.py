@@ -11,9 +11,9 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from services.district.wallet import rules
 from services.district.wallet.enums import CouponState
 from services.district.wallet.rules import Asked, Coupon, Line, Lock, LockState, Spending
-from services.kit.documents import checked
 from services.kit.errors import Conflict, Invalid, NotFound, Refusal
-from services.kit.money import Money
+from services.kit.mongo.codec import checked
+from services.kit.values.money import Money
 
 AT = datetime(2026, 11, 22, 13, 40, tzinfo=UTC)
 OWNERS = frozenset({"con_a", "con_b"})

@@ -19,8 +19,9 @@ from quanyu.district.v1 import (
     wallet_pb2,
     wallet_pb2_grpc,
 )
-from services.kit import access, clock
-from services.kit.principals import INSTALLATION, SERVICE, Grant
+from services.kit import clock
+from services.kit.security import authorization
+from services.kit.security.principals import INSTALLATION, SERVICE, Grant
 from tests.services.conftest import OPERATOR, Running
 
 BRAND, DISTRICT, CONSUMER = "SCOPE_KIND_BRAND", "SCOPE_KIND_DISTRICT", "SCOPE_KIND_CONSUMER"
@@ -163,10 +164,10 @@ async def plan_of(find: Any) -> str:
 
 
 @contextmanager
-def being(who: access.Caller) -> Iterator[None]:
+def being(who: authorization.Caller) -> Iterator[None]:
     """Runs the block as that caller, where tests use the stores themselves."""
-    token = access.current.set(who)
+    token = authorization.current.set(who)
     try:
         yield
     finally:
-        access.current.reset(token)
+        authorization.current.reset(token)

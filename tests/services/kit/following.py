@@ -8,15 +8,16 @@ from typing import Any
 from msgspec import Struct
 
 from quanyu.organization.v1 import tasks_pb2
-from services.kit import access, clock, ids
-from services.kit.channel import CURSOR_KEY
+from services.kit import clock, ids
 from services.kit.enums import ScopeKind
-from services.kit.facts.outbox import Outbox
-from services.kit.feed import Feed, feed_index
-from services.kit.mongo import Database
-from services.kit.table import Table
-from services.kit.unit import Unit
-from services.kit.watch import Watch, Watched
+from services.kit.mongo.change_streams import Watch, Watched
+from services.kit.mongo.client import Database
+from services.kit.mongo.scoped_collection import Table
+from services.kit.rpc.change_feed import Feed, feed_index
+from services.kit.rpc.channel import CURSOR_KEY
+from services.kit.security import authorization
+from services.kit.transactions.outbox import Outbox
+from services.kit.transactions.unit_of_work import Unit
 
 ANNA = "stf_anna"
 
@@ -131,7 +132,7 @@ class Replica:
 @asynccontextmanager
 async def serving(database: Database) -> AsyncIterator[list[Replica]]:
     """Two of them, for whom everything is in scope."""
-    access.current.set(access.SYSTEM)
+    authorization.current.set(authorization.SYSTEM)
     found = [Replica(database), Replica(database)]
     for table in (found[0].tasks, found[0].mail):
         await table.prepare()

@@ -11,15 +11,16 @@ from typing import Any
 import grpc
 
 from quanyu.facts.v1 import facts_pb2, facts_pb2_grpc
-from services.kit import access, ids
+from services.kit import ids
 from services.kit.backoff import Backoff
-from services.kit.facts.inbox import FactSink, Handler
-from services.kit.facts.outbox import DELIVERIES, Outbox
-from services.kit.facts.parked import Parked
-from services.kit.facts.relay import WATCHED, Relay
-from services.kit.mongo import Database
-from services.kit.unit import Unit
-from services.kit.watch import Watch
+from services.kit.events.inbox import FactSink, Handler
+from services.kit.events.parked import Parked
+from services.kit.events.relay import WATCHED, Relay
+from services.kit.mongo.change_streams import Watch
+from services.kit.mongo.client import Database
+from services.kit.security import authorization
+from services.kit.transactions.outbox import DELIVERIES, Outbox
+from services.kit.transactions.unit_of_work import Unit
 
 SOURCE = "district"
 AT = datetime(2026, 3, 1, 13, 40, tzinfo=UTC)
@@ -55,7 +56,7 @@ class Trusting(FactSink):
     """Takes a batch as signed by whom it names: there is no gate before it that knows who signed."""
 
     async def Deliver(self, request: facts_pb2.DeliverRequest, context: Any) -> facts_pb2.DeliverResponse:
-        access.current.set(access.Caller(f"service:{request.source}", issuer=request.source))
+        authorization.current.set(authorization.Caller(f"service:{request.source}", issuer=request.source))
         return await super().Deliver(request, context)
 
 

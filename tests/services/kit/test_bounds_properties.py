@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec import Meta, Struct, defstruct, inspect
 
-from services.kit.bounds import ENGLISH, WRITTEN, message, problems
+from services.kit.values.validation import ENGLISH, WRITTEN, message, problems
 
 
 class Colour(StrEnum):

@@ -9,13 +9,13 @@ import pytest
 
 from quanyu.facts.v1 import facts_pb2, facts_pb2_grpc
 from services.kit import errors
-from services.kit.access import Gate
-from services.kit.channel import open_channel
-from services.kit.mongo import Database
-from services.kit.principals import INSTALLATION, SERVICE, Grant, Principal, Signer, Verifier
-from services.kit.scopes import Scopes
-from services.kit.server import Server
-from services.kit.streams import StreamBounds
+from services.kit.mongo.client import Database
+from services.kit.projections.scopes import Scopes
+from services.kit.rpc.channel import open_channel
+from services.kit.rpc.server import Server
+from services.kit.rpc.streams import StreamBounds
+from services.kit.security.authorization import Gate
+from services.kit.security.principals import INSTALLATION, SERVICE, Grant, Principal, Signer, Verifier
 from services.local.keys import Keys, new_keys
 
 LEAK = "the password is 123456"

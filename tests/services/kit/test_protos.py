@@ -18,10 +18,10 @@ import quanyu
 import services
 from quanyu.access.v1 import access_pb2
 from quanyu.facts.v1 import facts_pb2
-from services.kit.access import check_rules, reasons_of
-from services.kit.facts.outbox import route
-from services.kit.house import SERVICES, House
+from services.kit.runtime.runtime import SERVICES, House
+from services.kit.security.authorization import check_rules, reasons_of
 from services.kit.settings import Settings
+from services.kit.transactions.outbox import route
 from services.local.keys import new_keys
 
 READS = re.compile(r"(Get|BatchGet|List|BatchList|Search|Check|Resolve|Watch)(?=[A-Z])")

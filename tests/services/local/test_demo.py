@@ -11,7 +11,7 @@ from rich.console import Console
 
 from quanyu.commerce.v1 import orders_pb2, orders_pb2_grpc
 from quanyu.district.v1 import campaigns_pb2, campaigns_pb2_grpc
-from services.kit.calendar import day_of, moment
+from services.kit.values.opening_hours import day_of, moment
 from services.local import campaign
 from services.local.demo import setup, tables
 from services.local.demo.load import LoadResult, load

@@ -14,7 +14,7 @@ from gateway.auth.oidc import load_providers
 from gateway.limits.client_address import ClientAddresses
 from services.kit import settings as kit_settings
 from services.kit.errors import Denied
-from services.kit.principals import Grant, Principal, Signer, Verifier
+from services.kit.security.principals import Grant, Principal, Signer, Verifier
 from services.local.cli import main
 from services.local.keys import SERVICES, new_keys
 from services.local.token import bearer

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from services.kit.principals import Grant, Principal, Signer, Verifier
-from services.kit.secrets import Secrets
+from services.kit.security.encryption import Secrets
+from services.kit.security.principals import Grant, Principal, Signer, Verifier
 from services.kit.settings import Settings
 from services.local.errors import LocalError
 from services.local.folder import VERSION, Folder, Run

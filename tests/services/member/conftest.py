@@ -14,7 +14,7 @@ from quanyu.member.v1 import (
     outreach_pb2_grpc,
     relation_pb2_grpc,
 )
-from services.kit.principals import Grant
+from services.kit.security.principals import Grant
 
 OPERATOR = Grant("ROLE_OPERATOR", "SCOPE_KIND_INSTALLATION")
 SERVICE = Grant("ROLE_SERVICE", "SCOPE_KIND_INSTALLATION")

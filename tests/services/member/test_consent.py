@@ -7,8 +7,9 @@ import pytest
 from quanyu.common.v1.page_pb2 import PageRequest
 from quanyu.member.v1 import consent_pb2 as pb
 from quanyu.member.v1 import identity_pb2
-from services.kit import clock, pages
+from services.kit import clock
 from services.kit.errors import Conflict, Denied, Invalid, NotFound
+from services.kit.mongo import pagination
 from services.member.consent import rules
 from tests.services.lists import first_pages, rows_read, says_the_same_of_each
 from tests.services.member.conftest import SERVICE, brand, guide, manager, new_request, shopper
@@ -176,7 +177,7 @@ async def test_every_consent_of_a_person_is_listed_however_many_there_are(town):
         ]
     )  # fmt: skip
     *_, before_last, last = sorted(brand_id for _, brand_id in pairs)
-    page = PageRequest(after=pages.cursor("consents", [before_last, "PURPOSE_OUTREACH"]))
+    page = PageRequest(after=pagination.cursor("consents", [before_last, "PURPOSE_OUTREACH"]))
     answer = await town.operator.consent.ListConsents(pb.ListConsentsRequest(consumer_id="con_0", page=page))
     assert [one.brand_id for one in answer.consents] == [last]
 

@@ -4,7 +4,7 @@ import pytest
 
 from quanyu.facts.v1 import facts_pb2
 from services.kit.errors import Denied
-from services.kit.facts.outbox import route
+from services.kit.transactions.outbox import route
 from services.member.relation.rules import relation_id
 
 HOT = {

@@ -9,7 +9,7 @@ from quanyu.member.v1 import identity_pb2 as pb
 from quanyu.member.v1 import outreach_pb2
 from services.kit import clock
 from services.kit.errors import Conflict, Denied, Invalid, NotFound
-from services.member.identity.store import Consumers
+from services.member.identity.repository import Consumers
 from tests.services.lists import queries_made
 from tests.services.member.conftest import OPERATOR, SERVICE, brand, guide, manager, new_request, shopper
 

@@ -8,8 +8,9 @@ import pytest
 from quanyu.facts.v1 import facts_pb2
 from quanyu.member.v1 import identity_pb2, relation_pb2
 from quanyu.member.v1 import outreach_pb2 as pb
-from services.kit import calendar, clock
+from services.kit import clock
 from services.kit.errors import Conflict, Denied, Exhausted, Invalid, NotFound
+from services.kit.values import opening_hours
 from tests.services.lists import first_pages, says_the_same_of_each
 from tests.services.member.conftest import brand, guide, manager, new_request, shopper
 from tests.services.member.test_relation import paid
@@ -20,7 +21,7 @@ DAY_SECONDS = 86_400.0
 def evening() -> float:
     """How far a clock must be moved to show 21:40 in Shanghai today."""
     now = datetime.now(UTC)
-    return (calendar.moment(calendar.day_of(now, "Asia/Shanghai"), 21 * 60 + 40, "Asia/Shanghai") - now).total_seconds()
+    return (opening_hours.moment(opening_hours.day_of(now, "Asia/Shanghai"), 21 * 60 + 40, "Asia/Shanghai") - now).total_seconds()
 
 
 def binding(consumer_id, staff_id="stf_1", brand_id="brd_1", **more):

@@ -6,7 +6,7 @@ from quanyu.member.v1 import identity_pb2
 from quanyu.member.v1 import outreach_pb2 as pb
 from services.kit import clock, ids
 from services.kit.errors import Denied, Invalid
-from services.kit.feed import REWIND
+from services.kit.rpc.change_feed import REWIND
 from tests.services.member.conftest import brand, guide, new_request, shopper
 from tests.services.member.test_facts import stages
 from tests.services.member.test_identity import link

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from quanyu.facts.v1 import facts_pb2
-from services.member.relation import rules, told
+from services.member.relation import interactions, rules
 from services.member.relation.enums import Direction, InteractionKind, Stage
 from services.member.relation.rules import Cause, Interaction, Money
 
@@ -147,14 +147,14 @@ def test_an_order_is_a_purchase_for_each_brand_in_it_and_for_the_seller():
         order_id="ord_1", consumer_id="con_a", seller_id="rtl_1", paid_at=START, touchpoint="TOUCHPOINT_APP",
         scenario="SCENARIO_URGENT_NEED", lines=lines,
     )  # fmt: skip
-    meant = {one.brand_id: one for one in told.of_order(order)}
+    meant = {one.brand_id: one for one in interactions.of_order(order)}
     assert {brand: one.paid.minor for brand, one in meant.items()} == {"brd_1": 105, "brd_2": 30, "rtl_1": 135}
     assert {one.id for one in meant.values()} == {"int_ord_1_brd_1", "int_ord_1_brd_2", "int_ord_1_rtl_1"}
     assert {(one.at, one.touchpoint, one.scenario) for one in meant.values()} == {(START, "TOUCHPOINT_APP", "SCENARIO_URGENT_NEED")}
     order.seller_id = "brd_2"
-    assert [one.brand_id for one in told.of_order(order)] == ["brd_1", "brd_2"]
+    assert [one.brand_id for one in interactions.of_order(order)] == ["brd_1", "brd_2"]
     order.consumer_id = ""
-    assert told.of_order(order) == []
+    assert interactions.of_order(order) == []
 
 
 def test_every_interaction_kind_has_a_weight():

@@ -9,7 +9,7 @@ import pytest
 from quanyu.access.v1 import access_pb2
 from quanyu.common.v1.point_pb2 import Point
 from quanyu.organization.v1 import chart_pb2, chart_pb2_grpc, targets_pb2_grpc, tasks_pb2_grpc
-from services.kit.principals import INSTALLATION, Grant
+from services.kit.security.principals import INSTALLATION, Grant
 from tests.services.conftest import Running
 
 OPERATOR = Grant("ROLE_OPERATOR", INSTALLATION)

@@ -11,7 +11,7 @@ from quanyu.access.v1 import access_pb2
 from quanyu.common.v1.page_pb2 import PageRequest
 from quanyu.organization.v1 import chart_pb2
 from services.kit.errors import Conflict, Denied, Invalid, NotFound, Refusal
-from services.kit.principals import SERVICE, Grant
+from services.kit.security.principals import SERVICE, Grant
 from services.organization.chart import rules
 from tests.services.lists import first_pages, rows_read, says_the_same_of_each
 from tests.services.organization.conftest import BRAND, GUIDE_1, MANAGER_1, MANAGER_2, NAME, OTHER_BRAND, SANLITUN, SUPERVISOR, House

@@ -12,8 +12,8 @@ from quanyu.common.v1.page_pb2 import PageRequest
 from quanyu.facts.v1 import facts_pb2
 from quanyu.organization.v1 import chart_pb2, targets_pb2
 from services.kit.errors import Denied, Invalid, NotFound, Refusal
-from services.kit.principals import Grant
-from services.organization.targets.store import Targets
+from services.kit.security.principals import Grant
+from services.organization.targets.repository import Targets
 from tests.services.lists import first_pages, queries_made, rows_read, says_the_same_of_each
 from tests.services.organization.conftest import BRAND, GUIDE_1, GUIDE_1B, MANAGER_1, MANAGER_2, OTHER_BRAND, SUPERVISOR, House
 

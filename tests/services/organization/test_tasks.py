@@ -9,8 +9,8 @@ from quanyu.common.v1.page_pb2 import PageRequest
 from quanyu.facts.v1 import facts_pb2
 from quanyu.organization.v1 import tasks_pb2
 from services.kit.errors import Conflict, Invalid, NotFound
-from services.kit.principals import Grant
-from services.organization.facts import table
+from services.kit.security.principals import Grant
+from services.organization.events import table
 from services.organization.tasks import rules
 from services.organization.tasks.enums import Reason
 from tests.services.lists import first_pages, rows_read, says_the_same_of_each

@@ -6,8 +6,8 @@ import pytest
 
 from quanyu.organization.v1 import tasks_pb2 as pb
 from services.kit.errors import Denied, Invalid
-from services.kit.feed import REWIND
-from services.kit.principals import Grant
+from services.kit.rpc.change_feed import REWIND
+from services.kit.security.principals import Grant
 from tests.services.organization.conftest import GUIDE_1, GUIDE_1B, MANAGER_1, MANAGER_2, OTHER_BRAND, SUPERVISOR, House
 from tests.services.organization.test_targets import applied
 from tests.services.organization.test_tasks import AT, answered, born, bound, left, task_of

@@ -7,8 +7,8 @@ from enum import IntEnum
 from google.protobuf.message import Message
 from msgspec import Struct
 
-from services.kit.access import rule_of
 from services.kit.errors import Conflict, Exhausted
+from services.kit.security.authorization import rule_of
 from tests.services.worlds import requests
 from tests.services.worlds.requests import Choice
 from tests.services.worlds.rpcs import Outcome, Person, is_read, roles_of, rpcs

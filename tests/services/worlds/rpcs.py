@@ -17,10 +17,11 @@ from msgspec import Struct
 
 import quanyu
 from quanyu.access.v1 import access_pb2
-from services.kit import access, status
-from services.kit.channel import CURSOR_KEY, heard_each
 from services.kit.errors import Refusal
-from services.kit.principals import Grant
+from services.kit.rpc import status
+from services.kit.rpc.channel import CURSOR_KEY, heard_each
+from services.kit.security import authorization
+from services.kit.security.principals import Grant
 from tests.services.conftest import Running
 
 READS = re.compile(r"(Get|BatchGet|List|BatchList|Search|Check|Resolve|Watch)(?=[A-Z])")
@@ -59,7 +60,7 @@ def is_stream(name: str) -> bool:
 
 def roles_of(name: str) -> list[str]:
     """The roles that may call an rpc, in the order of the enum."""
-    allowed = access.roles_of(rpcs()[name])
+    allowed = authorization.roles_of(rpcs()[name])
     return [label for label, _ in access_pb2.Role.items() if label in allowed]
 
 

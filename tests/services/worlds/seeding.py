@@ -13,8 +13,8 @@ from zoneinfo import ZoneInfo
 
 from quanyu.commerce.v1 import orders_pb2, stock_pb2
 from quanyu.common.v1.touch_pb2 import TOUCHPOINT_MINI_PROGRAM, TOUCHPOINT_STORE
-from services.kit.facts.outbox import DELIVERIES
-from services.kit.principals import Grant
+from services.kit.security.principals import Grant
+from services.kit.transactions.outbox import DELIVERIES
 from tests.services.conftest import Running
 from tests.services.worlds.rpcs import Person, Suite
 from tests.services.worlds.sides import OPERATOR, Side

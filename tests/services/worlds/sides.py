@@ -6,7 +6,7 @@ nothing else has. Birch's people want to know what is ash's. Oak is another stor
 
 from collections.abc import Mapping, Sequence
 
-from services.kit.principals import INSTALLATION, SERVICE, Grant
+from services.kit.security.principals import INSTALLATION, SERVICE, Grant
 from tests.services.worlds.rpcs import Person
 
 OPERATOR = Person("the operator", "operator", (Grant("ROLE_OPERATOR", INSTALLATION),))

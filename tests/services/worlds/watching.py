@@ -8,7 +8,7 @@ from google.protobuf.message import Message
 from msgspec import Struct
 
 from services.kit.enums import ScopeKind
-from services.kit.mongo import Database
+from services.kit.mongo.client import Database
 from tests.services.conftest import Running
 from tests.services.worlds.rpcs import Outcome
 from tests.services.worlds.seeding import World

@@ -1,0 +1,1 @@
+"""Execution of operations: from the parsed document to the response."""

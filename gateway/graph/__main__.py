@@ -1,0 +1,6 @@
+"""Prints the schema: `python -m gateway.graph`; `--check` fails if gateway/schema.graphql differs."""
+
+from gateway.graph.schema import main
+
+if __name__ == "__main__":
+    main()

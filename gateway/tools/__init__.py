@@ -1,0 +1,1 @@
+"""Command-line tools for developers of front ends."""

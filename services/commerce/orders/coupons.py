@@ -1,0 +1,44 @@
+"""Coupons are the district's: an order locks, spends and frees them there. Each step is keyed by the order and may be made again."""
+
+from collections.abc import Callable
+from typing import Any
+
+import grpc
+
+from quanyu.district.v1 import wallet_pb2, wallet_pb2_grpc
+from services.commerce.orders.model import AppliedCoupon, Order
+from services.kit.mongo.codec import as_struct, builtins, fields
+
+
+class Wallet:
+    """The district's wallet as orders use it. Raises its refusals, and `Unavailable` when it does not answer."""
+
+    def __init__(self, channel: Callable[[], grpc.aio.Channel]) -> None:
+        self.channel = channel
+
+    async def lock(self, order: Order) -> list[AppliedCoupon]:
+        """Locks the order's coupons, all or none; what each takes off."""
+        request = wallet_pb2.LockCouponsRequest(
+            request_id=f"{order.id}:lock",
+            order_id=order.id,
+            consumer_id=order.consumer_id,
+            store_id=order.store_id,
+            coupon_ids=order.coupon_ids,
+            lines=[wallet_pb2.CouponLine(brand_id=line.brand_id, amount=builtins(line.amount)) for line in order.lines],
+        )
+        answer: wallet_pb2.LockCouponsResponse = await self._stub().LockCoupons(request)
+        return [
+            as_struct({"coupon_id": item.coupon_id, "brand_id": item.brand_id, "discount": fields(item.amount)}, AppliedCoupon)
+            for item in answer.discounts
+        ]
+
+    async def confirm(self, order_id: str) -> None:
+        """Spends them. `Conflict` or `NotFound` when they are no longer locked for this order."""
+        await self._stub().ConfirmCoupons(wallet_pb2.ConfirmCouponsRequest(request_id=f"{order_id}:confirm", order_id=order_id))
+
+    async def roll_back(self, order_id: str) -> None:
+        """Frees them; an order that never locked any changes nothing."""
+        await self._stub().RollbackCoupons(wallet_pb2.RollbackCouponsRequest(request_id=f"{order_id}:rollback", order_id=order_id))
+
+    def _stub(self) -> Any:
+        return wallet_pb2_grpc.WalletServiceStub(self.channel())

@@ -1,0 +1,19 @@
+"""What the district does about the facts it hears."""
+
+from collections.abc import Mapping
+
+from services.district.matching.repository import Affinity
+from services.kit.projections.persons import Persons
+from services.kit.projections.scopes import Scopes
+from services.kit.runtime.runtime import Handler
+
+
+def handlers(scopes: Scopes, persons: Persons, affinity: Affinity) -> Mapping[str, Handler]:
+    """Fact -> effect. A test holds the kinds against the routes in facts.proto."""
+    return {
+        "store_changed": scopes.store_changed,
+        "consumer_linked": persons.linked,
+        "consumer_unlinked": persons.unlinked,
+        "order_paid": affinity.order_paid,
+        "orders_imported": affinity.orders_imported,
+    }

@@ -1,0 +1,94 @@
+"""The collections of districts, venues and visits."""
+
+from collections.abc import Sequence
+from datetime import datetime
+
+from pymongo import ASCENDING, IndexModel, UpdateOne
+from pymongo.collation import Collation
+
+from quanyu.district.v1 import places_pb2
+from services.district.places import rules
+from services.district.places.enums import Reason
+from services.district.places.rules import District, Venue, Visit
+from services.kit import ids
+from services.kit.enums import ScopeKind, Touchpoint
+from services.kit.errors import Conflict
+from services.kit.mongo.client import Database, Document, Session, Shaped
+from services.kit.mongo.codec import as_document
+from services.kit.mongo.scoped_collection import Table
+from services.kit.projections.persons import Person
+from services.kit.transactions.unit_of_work import Unit
+from services.kit.values.opening_hours import day_of
+
+BY_NAME = [("name", ASCENDING)]
+IN_CHINESE = Collation(locale="zh")
+"""Names in the order of their pinyin, as Chinese readers look them up; names in other scripts come after.
+
+Each character has one place, whatever its reading in a name: MongoDB has 拾, which is shí or shè, at the end of shì, after 示."""
+
+
+def districts(database: Database) -> Table[District]:
+    """All districts; there are few."""
+    return Table(
+        database, "districts", noun="DISTRICT", struct=District, message=places_pb2.District, scopes={}, public=True,
+        indexes=[IndexModel([*BY_NAME, ("_id", ASCENDING)], name="by_name", collation=IN_CHINESE)],
+    )  # fmt: skip
+
+
+class Venues(Table[Venue]):
+    """Venues, written by their district's operator."""
+
+    def __init__(self, database: Database) -> None:
+        super().__init__(
+            database, "venues", noun="VENUE", struct=Venue, message=places_pb2.Venue,
+            scopes={ScopeKind.DISTRICT: "district_id"}, public=True,
+            indexes=[
+                IndexModel([("district_id", ASCENDING), *BY_NAME, ("_id", ASCENDING)], name="by_name", collation=IN_CHINESE),
+                IndexModel([("store_id", ASCENDING), ("district_id", ASCENDING)]),
+            ],
+            shard_key="district_id",
+        )  # fmt: skip
+
+    async def districts_of(self, store_id: str, session: Session = None) -> frozenset[str]:
+        """The districts of which a store is a venue."""
+        return frozenset(await self.collection.distinct("district_id", {"store_id": store_id}, session=session))
+
+    async def bring(self, unit: Unit, district_id: str, venues: Sequence[Venue]) -> tuple[int, int]:
+        """Adds or replaces venues of one district; how many are new, how many stood. `Conflict` VENUE_EXISTS for another district's id."""
+        query = {"_id": {"$in": [venue.id for venue in venues]}}
+        standing = await self.find(query, limit=len(venues), session=unit.session, projection={"district_id": 1})
+        for row in standing:
+            if row["district_id"] != district_id:
+                raise Conflict(Reason.VENUE_EXISTS, "a venue of this id stands in another district", venue_id=row["_id"])
+        writes = []
+        for venue in venues:
+            document = as_document(venue)
+            key = {"_id": document.pop("_id"), "district_id": document.pop("district_id")}
+            del document["version"]
+            writes.append(UpdateOne(key, {"$set": document, "$inc": {"version": 1}}, upsert=True))
+        await self.collection.bulk_write(writes, ordered=False, session=unit.session)
+        return len(venues) - len(standing), len(standing)
+
+
+class Visits(Table[Visit]):
+    """Visits: the consumer's and the district's."""
+
+    def __init__(self, database: Database) -> None:
+        super().__init__(
+            database, "visits", noun="VISIT", struct=Visit, message=places_pb2.Visit,
+            scopes={ScopeKind.CONSUMER: "consumer_id", ScopeKind.DISTRICT: "district_id"},
+            indexes=[IndexModel("open_key", unique=True, partialFilterExpression={"open_key": {"$exists": True}})],
+        )  # fmt: skip
+
+    async def enter(self, unit: Unit, district: District, person: Person, consumer_id: str, touchpoint: Touchpoint, at: datetime) -> Shaped:
+        """The person's open visit of the day, or a fresh one whose start is told."""
+        day = day_of(at, district.zone)
+        # The person may have entered under another of their ids, which this caller need not reach.
+        standing: Document | None = await self.collection.find_one(
+            {"open_key": rules.open_key(person.id, district.id, day)}, session=unit.session
+        )
+        if standing is not None:
+            return self.answer(standing)
+        visit = rules.enter(ids.new("vis"), consumer_id, person.id, district, day, touchpoint, at)
+        unit.tell(rules.started(visit))
+        return await self.insert(unit, visit)

@@ -1,0 +1,1 @@
+"""Delivery of events: the relay of the publisher and the inbox of the subscriber."""

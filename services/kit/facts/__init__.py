@@ -1,1 +1,0 @@
-"""Facts: told in the transaction that causes them, delivered at least once, applied exactly once, in order for each key."""

@@ -1,0 +1,1 @@
+"""Access to MongoDB: the client, scoped collections, pagination, change streams and leases."""

@@ -1,0 +1,1 @@
+"""Projections that every service keeps from events: scopes and linked persons."""

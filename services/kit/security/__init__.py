@@ -1,0 +1,1 @@
+"""Authorization, principals, field encryption and webhook signatures."""

@@ -1,0 +1,1 @@
+"""Transactions: the unit of work, idempotency, group commit and the outbox."""

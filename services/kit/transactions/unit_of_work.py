@@ -1,0 +1,126 @@
+"""Unit of work: an ordinary write is one transaction of the changed documents, their facts and its idempotency record.
+
+class Tasks(tasks_pb2_grpc.TaskServiceServicer):
+    @write
+    async def AcknowledgeTask(self, request: AcknowledgeTaskRequest, unit: Unit) -> AcknowledgeTaskResponse: ...
+"""
+
+from collections.abc import Awaitable, Callable
+from datetime import datetime
+from functools import partial, wraps
+from inspect import signature
+from typing import Any, TypeVar, get_type_hints
+
+from google.protobuf.message import Message
+from pymongo.errors import BulkWriteError, DuplicateKeyError
+
+from services.kit.clock import Clock
+from services.kit.descriptors import full_name, method_of
+from services.kit.errors import Refusal
+from services.kit.mongo.client import Database, Session
+from services.kit.security.authorization import Caller, caller
+from services.kit.transactions.idempotency import IdempotencyGuard, IdempotencyKey, is_decision
+from services.kit.transactions.outbox import Outbox
+from services.kit.values.event import Fact
+
+Request = TypeVar("Request", bound=Message)
+Response = TypeVar("Response", bound=Message)
+Servicer = TypeVar("Servicer")
+
+
+class Unit:
+    """What belongs to one transaction: its session, its time, and the facts told so far."""
+
+    def __init__(self, session: Session, at: datetime, outbox: Outbox) -> None:
+        self.session, self.at, self.outbox = session, at, outbox
+        self.told: list[Fact] = []
+
+    @property
+    def caller(self) -> Caller:
+        """The principal on whose behalf the unit of work runs."""
+        return caller()
+
+    def tell(self, *facts: Fact) -> None:
+        """Adds facts, which `flush` writes."""
+        self.told += facts
+
+    async def flush(self) -> None:
+        """Writes the facts told so far into the transaction."""
+        if self.told:
+            told, self.told = self.told, []
+            await self.outbox.write(self.session, [self.outbox.fact(fact, self.at) for fact in told])
+
+
+class Units:
+    """Runs units of work, each once by its idempotency key."""
+
+    def __init__(self, database: Database, outbox: Outbox, clock: Clock) -> None:
+        self.database, self.outbox, self.clock = database, outbox, clock
+
+    async def run(
+        self, request: Message, answer_type: type[Response], body: Callable[[Unit], Awaitable[Response]], *, step: str = ""
+    ) -> Response:
+        """Runs `body` in a transaction, again after a write conflict. A repeat of the request gets the first answer or refusal.
+
+        `step` names a later transaction of the same rpc.
+        """
+        key, at = IdempotencyKey.of(request, step=step), self.clock()
+
+        async def attempt(session: Session) -> Response:
+            guard = await IdempotencyGuard.read(self.database, [key], session)
+            if (first := guard.replay(key, answer_type)) is not None:
+                return first
+            unit = Unit(session, at, self.outbox)
+            answer = await body(unit)
+            await unit.flush()
+            guard.record(key, at, answer)
+            await guard.write(session)
+            return answer
+
+        async def keep(refusal: Refusal, session: Session) -> Response | None:
+            """Records the refusal in a transaction of its own; returns the answer of a concurrent repeat that has succeeded."""
+            guard = await IdempotencyGuard.read(self.database, [key], session)
+            if (first := guard.replay(key, answer_type)) is None:
+                guard.record(key, at, refusal)
+                await guard.write(session)
+            return first
+
+        try:
+            try:
+                return await self.database.transact(attempt)
+            except Refusal as refusal:
+                if is_decision(refusal) and (first := await self.database.transact(partial(keep, refusal))) is not None:
+                    return first
+                raise
+        except (DuplicateKeyError, BulkWriteError):
+            # The record of a concurrent repeat; any other duplicate is a bug of the body.
+            guard = await IdempotencyGuard.read(self.database, [key])
+            if (first := guard.replay(key, answer_type)) is None:
+                raise
+            return first
+
+
+def write(
+    method: Callable[[Servicer, Request, Unit], Awaitable[Response]],
+) -> Callable[[Servicer, Request, Any], Awaitable[Response]]:
+    """Makes a servicer's method an ordinary write. The servicer has `units`; the request has `request_id`.
+
+    TypeError when the class is defined, if the method is not the rpc of its request and response.
+    """
+    hints = get_type_hints(method)
+    rpc = method_of(hints["request"].DESCRIPTOR)
+    answer_type: type[Response] = hints["return"]
+    if (rpc.name, rpc.output_type) != (method.__name__, answer_type.DESCRIPTOR) or len(signature(method).parameters) != 3:
+        raise TypeError(f"{method.__qualname__} must take (self, request, unit) and have the name and the response of {full_name(rpc)}")
+
+    @wraps(method)
+    async def call(self: Servicer, request: Request, context: Any) -> Response:
+        units: Units = self.units  # type: ignore[attr-defined]
+
+        async def body(unit: Unit) -> Response:
+            return await method(self, request, unit)
+
+        return await units.run(request, answer_type, body)
+
+    del call.__wrapped__
+    return call

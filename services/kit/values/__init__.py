@@ -1,0 +1,1 @@
+"""Value types without I/O, usable by rules."""

@@ -1,0 +1,163 @@
+"""Subscriptions by clients that others wrote, `graphql-ws` and `graphql-sse`: a gateway at a real port, before real services."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
+
+import pytest
+
+from services.kit.runtime.runtime import SERVICES
+from services.local.mongod import free_port
+from tests.conformance.node import HERE
+from tests.gateway import world
+from tests.gateway.conftest import OPERATIONS, Gateway, Open, keys, open_gateway, start
+from tests.gateway.serving import serving
+from tests.gateway.world import key
+
+__all__ = ["keys", "open_gateway", "start"]
+
+SECONDS_MAX = 30.0
+ANNA = "con_anna"
+FOLLOWED = (OPERATIONS / "follow_order.graphql").read_text()
+
+PAYING = "mutation ($input: PayOrderInput!) { payOrder(input: $input) { ... on PayOrderPayload { order { state } } } }"
+PAID = {"PAYING", "PAID"}
+"""The states on the way to a paid order. That it is being paid is so short that it need not be told."""
+WAYS = ("ws", "sse")
+
+
+class Client:
+    """One operation of such a client."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self.process = process
+
+    async def told(self) -> dict[str, Any]:
+        """What it is told next."""
+        assert self.process.stdout is not None
+        async with asyncio.timeout(SECONDS_MAX):
+            return json.loads(await self.process.stdout.readline())  # type: ignore[no-any-return]
+
+    async def next(self) -> Any:
+        """The answer it is told next, whatever becomes of its socket in between."""
+        while "next" not in (told := await self.told()):
+            assert told.keys() & {"opened", "closed"}, told
+        assert "errors" not in told["next"], told
+        return told["next"]["data"]
+
+    async def last(self) -> dict[str, Any]:
+        """How the operation ends."""
+        while not (told := await self.told()).keys() & {"failed", "completed"}:
+            assert told.keys() & {"opened", "closed", "next"}, told
+        return told
+
+    async def states(self) -> set[str]:
+        """Those that an order is told in until it is paid, and `PAYING` in any case."""
+        seen = {"PAYING"}
+        while "PAID" not in seen:
+            seen.add((await self.next())["orderChanged"]["order"]["state"])
+        return seen
+
+    async def refused(self) -> str:
+        """The code of the error that it is told: by the one in an answer, by the other in place of one."""
+        while not (told := await self.told()).keys() & {"next", "failed"}:
+            assert "opened" in told, told
+        (error,) = (told.get("next") or told["failed"])["errors"]
+        return str(error["extensions"]["code"])
+
+    def dispose(self) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.write(b"\n")
+
+
+@asynccontextmanager
+async def client(node: str, way: str, address: str, token: str, query: str, variables: Any = None) -> AsyncIterator[Client]:
+    command = [node, "subscriptions.mjs", way, f"http://{address}/graphql", token, query, json.dumps(variables or {})]
+    pipes = {"stdin": asyncio.subprocess.PIPE, "stdout": asyncio.subprocess.PIPE}
+    process = await asyncio.create_subprocess_exec(*command, cwd=HERE, limit=2**20, **pipes)
+    try:
+        yield Client(process)
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.communicate()
+
+
+async def placed(gateway: Gateway) -> str:
+    """An order of Anna's that is not paid yet."""
+    lines = [{"variantId": "var_40", "quantity": 1}]
+    given = {"idempotencyKey": key(), "storeId": "str_a1", "lines": lines, "touchpoint": "STORE"}
+    answer = await world.do(gateway, "placeOrder", given, who=ANNA, fields="order { id }")
+    return str(answer["order"]["id"])
+
+
+def payment(order: str) -> dict[str, str]:
+    return {"idempotencyKey": key(), "orderId": order, "method": "SANDBOX", "sandboxToken": "approve"}
+
+
+@pytest.fixture
+async def shop(open_gateway: Open) -> Gateway:
+    """A gateway before all services, and the small world within them, with goods for whatever is ordered."""
+    gateway = await open_gateway(*SERVICES)
+    await world.build(gateway)
+    await world.do(gateway, "setStock", {"idempotencyKey": key(), "storeId": "str_a1", "variantId": "var_40", "onHand": 9})
+    return gateway
+
+
+async def test_an_order_is_followed_and_gone_on_with_after_the_last_cursor(node: str, shop: Gateway) -> None:
+    async with serving(shop) as served:
+        for way in WAYS:
+            order = await placed(shop)
+            async with client(node, way, served.address, shop.token(ANNA), FOLLOWED, {"id": order}) as following:
+                event = (await following.next())["orderChanged"]
+                assert event["order"]["state"] == "PLACED"
+                following.dispose()
+                assert await following.last() == {"completed": True}
+                assert await following.process.wait() == 0
+            async with asyncio.timeout(SECONDS_MAX):
+                while shop.app.state.subscriptions.places.used:  # noqa: ASYNC110 - nobody is told when a place is left
+                    await asyncio.sleep(0.01)
+            known = {"id": order, "after": event["cursor"]}
+            async with client(node, way, served.address, shop.token(ANNA), FOLLOWED, known) as following:
+                await world.do(shop, "payOrder", payment(order), who=ANNA)
+                assert await following.states() == PAID
+
+
+async def test_clients_come_again_by_themselves_when_the_gateway_stops_and_starts(node: str, shop: Gateway, open_gateway: Open) -> None:
+    settings = shop.app.state.clients.settings
+    successor = await open_gateway(**{f"{service}_address": getattr(settings, f"{service}_address") for service in SERVICES})
+    address, order = f"127.0.0.1:{free_port()}", await placed(shop)
+    async with AsyncExitStack() as stack:
+        clients = [await stack.enter_async_context(client(node, way, address, shop.token(ANNA), FOLLOWED, {"id": order})) for way in WAYS]
+        async with serving(shop, address):
+            for following in clients:
+                assert (await following.next())["orderChanged"]["order"]["state"] == "PLACED"
+        async with serving(successor, address):
+            for following in clients:
+                assert (await following.next())["orderChanged"]["order"]["state"] == "PLACED"
+            await world.do(successor, "payOrder", payment(order), who=ANNA)
+            for following in clients:
+                assert await following.states() == PAID
+
+
+async def test_queries_and_mutations_are_answered_once_and_whoever_may_not_hears_why(node: str, shop: Gateway) -> None:
+    bea = shop.token("con_bea")
+    async with serving(shop) as served:
+        for way in WAYS:
+            order = await placed(shop)
+            for query, variables, data in (
+                ("{ viewer { consumer { id } } }", {}, {"viewer": {"consumer": {"id": ANNA}}}),
+                (PAYING, {"input": payment(order)}, {"payOrder": {"order": {"state": "PAID"}}}),
+            ):
+                async with client(node, way, served.address, shop.token(ANNA), query, variables) as asking:
+                    assert await asking.next() == data
+                    assert await asking.last() == {"completed": True}
+            for query, code in ((FOLLOWED, "ORDER_NOT_FOUND"), ("subscription { nothing }", "BAD_REQUEST")):
+                async with client(node, way, served.address, bea, query, {"id": order}) as asking:
+                    assert await asking.refused() == code, way
+        async with client(node, "ws", served.address, "no.such.token", FOLLOWED, {"id": order}) as stranger:
+            assert (await stranger.told())["closed"] == 4403
+        async with client(node, "sse", served.address, "no.such.token", FOLLOWED, {"id": order}) as stranger:
+            assert (await stranger.last())["failed"]["status"] == 401

@@ -1,0 +1,66 @@
+"""A process that tells visits and relays them, and may be killed while it does.
+
+`python -m tests.faults.event_publisher URI DRIVER DATABASE KEYS NAME=ADDRESS …` says "ready". Each line of its input is a number: the facts
+below it are told, each in one transaction with its cause, those of one key in order; what was told before a kill is not told again.
+"""
+
+import asyncio
+import sys
+from typing import Any
+
+import grpc
+import uvloop
+
+from services.kit.events.relay import WATCHED, Relay
+from services.kit.mongo.change_streams import Watch
+from services.kit.mongo.client import Database
+from services.kit.settings import Settings
+from services.kit.transactions.outbox import Outbox
+from tests.services.kit.hearing import QUICK, SOURCE, visit
+
+LEASE_SECONDS = 2.5
+ATTEMPTS_MAX = 4
+
+
+def key_of(number: int, keys: int) -> str:
+    """The key of a fact, in turn."""
+    return f"key-{number % keys}"
+
+
+async def tell(database: Database, outbox: Outbox, number: int, key: str) -> None:
+    """Cause and fact in one transaction, once."""
+
+    async def body(session: Any) -> None:
+        await database["causes"].insert_one({"_id": number}, session=session)
+        await outbox.write(session, [visit(key, number)])
+
+    await database.transact(body)
+
+
+async def tell_up_to(limit: int, database: Database, outbox: Outbox, keys: int) -> None:
+    told = {cause["_id"] async for cause in database["causes"].find({"_id": {"$lt": limit}})}
+    missing = [number for number in range(limit) if number not in told]
+    # A wave holds each key once at most, so that the facts of a key happen one after the other.
+    for wave in range(limit // keys + 1):
+        numbers = [number for number in missing if number // keys == wave]
+        await asyncio.gather(*(tell(database, outbox, number, key_of(number, keys)) for number in numbers))
+
+
+async def main(uri: str, driver: Any, name: str, keys: int, addresses: dict[str, str]) -> None:
+    database = Database(Settings(mongo_uri=uri, mongo_driver=driver), name)
+    outbox = Outbox(database, SOURCE, heard_by={"visit_started": list(addresses)})
+    await outbox.prepare()
+    watch = Watch(database, [WATCHED])
+    channels = {listener: grpc.aio.insecure_channel(address) for listener, address in addresses.items()}
+    relay = Relay(database, channels, source=SOURCE, watch=watch, lease_seconds=LEASE_SECONDS, attempts_max=ATTEMPTS_MAX, retry=QUICK)
+    background = [asyncio.create_task(loop()) for loop in (watch.run, relay.run)]
+    print("ready", flush=True)  # noqa: T201 - the parent waits for it
+    while line := await asyncio.to_thread(sys.stdin.readline):
+        await tell_up_to(int(line), database, outbox, keys)
+    for task in background:
+        task.cancel()
+    await asyncio.gather(*background, return_exceptions=True)
+
+
+if __name__ == "__main__":
+    uvloop.run(main(*sys.argv[1:4], int(sys.argv[4]), dict(pair.split("=", 1) for pair in sys.argv[5:])))

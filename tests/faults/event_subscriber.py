@@ -1,0 +1,65 @@
+"""A process that hears visits, and may be killed while it applies them.
+
+`python -m tests.faults.event_subscriber URI DRIVER DATABASE ADDRESS EFFECT` says "ready" and answers until its input ends. With the effect
+`placed` each fact is written with the place at which it came in its key, and the fact POISON fails until a document stands in `cured`; with
+`bare` a fact is one insert, with `together` neighbours are inserted in one command.
+"""
+
+import asyncio
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import grpc
+import uvloop
+
+from quanyu.facts.v1 import facts_pb2, facts_pb2_grpc
+from services.kit.events.inbox import Handler, Happened, Together
+from services.kit.mongo.client import Database
+from services.kit.settings import Settings
+from services.kit.transactions.outbox import Outbox
+from services.kit.transactions.unit_of_work import Unit
+from tests.services.kit.hearing import Trusting
+
+POISON = ("key-0", 2)
+"""The key and place in it of the fact that fails."""
+
+
+async def main(uri: str, driver: Any, name: str, address: str, effect: str) -> None:
+    database = Database(Settings(mongo_uri=uri, mongo_driver=driver), name)
+
+    async def placed(unit: Unit, fact: facts_pb2.Fact) -> None:
+        places = database["places"]
+        row = await places.find_one_and_update(
+            {"_id": fact.key}, {"$inc": {"n": 1}}, upsert=True, return_document=True, session=unit.session
+        )
+        if (fact.key, row["n"]) == POISON and not await database["cured"].find_one({}, session=unit.session):
+            raise ValueError("not cured")
+        number = int(fact.visit_started.visit_id)
+        await database["effects"].insert_one({"key": fact.key, "number": number, "place": row["n"]}, session=unit.session)
+
+    async def bare(unit: Unit, fact: facts_pb2.Fact) -> None:
+        await database["effects"].insert_one(_row(fact), session=unit.session)
+
+    async def together(happened: Sequence[Happened]) -> None:
+        await database["effects"].insert_many([_row(fact) for _, fact in happened], session=happened[0][0].session)
+
+    effects: dict[str, Handler] = {"placed": placed, "bare": bare, "together": Together(together)}
+    sink = Trusting(database, {"visit_started": effects[effect]}, Outbox(database, "listener"))
+    await sink.prepare()
+    server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
+    facts_pb2_grpc.add_FactSinkServiceServicer_to_server(sink, server)
+    server.add_insecure_port(address)
+    await server.start()
+    print("ready", flush=True)  # noqa: T201 - the parent waits for it
+    await asyncio.to_thread(sys.stdin.read)
+    await server.stop(None)
+    await database.close()
+
+
+def _row(fact: facts_pb2.Fact) -> dict[str, Any]:
+    return {"key": fact.key, "number": int(fact.visit_started.visit_id)}
+
+
+if __name__ == "__main__":
+    uvloop.run(main(*sys.argv[1:]))

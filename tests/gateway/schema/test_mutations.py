@@ -1,0 +1,144 @@
+"""Mutations: the members of their results, which of them require a key, and the type of each reason."""
+
+import re
+
+from graphql import GraphQLInputObjectType, GraphQLNonNull, GraphQLUnionType, get_named_type
+
+from gateway.execution import error_formatting
+from gateway.schema import descriptions
+from gateway.schema.rpc_fields import MutationField
+from services.kit.errors import FAMILY
+from services.kit.security import authorization
+from tests.gateway.graph import CORE, declared, files, reasons
+
+MUTATIONS = {where.removeprefix("Mutation."): field for where, field in declared(MutationField)}
+
+
+def test_a_mutation_answers_with_its_payload_or_a_refusal() -> None:
+    assert CORE.mutation_type is not None
+    for name, field in CORE.mutation_type.fields.items():
+        union = get_named_type(field.type)
+        assert isinstance(union, GraphQLUnionType)
+        payload, *refusals = union.types
+        assert payload.name == name[0].upper() + name[1:] + "Payload"
+        assert {"InvalidInput", "NotFound", "NotPermitted", "Conflict", "Exhausted", "TryAgain"} <= {each.name for each in refusals}
+        assert all("Refusal" in {interface.name for interface in each.interfaces} for each in refusals)
+
+
+MOVING = {
+    "adjustStock": "stock",
+    "cancelOrder": "stock, coupons and money",
+    "claimPack": "coupons",
+    "holdPromise": "stock",
+    "holdStock": "stock",
+    "joinCampaign": "a brand's budget",
+    "payOrder": "money",
+    "placeOrder": "stock and coupons",
+    "releaseHold": "stock",
+    "sendOutreach": "one of the messages a consumer may be sent",
+    "setPrice": "what money is asked",
+    "setStock": "stock",
+}
+"""What each of these moves: carried out twice, it would be gone twice."""
+NOT_MOVING = {
+    "acknowledgeTask": "marks",
+    "addIdentity": "identifies",
+    "bindConsumer": "binds",
+    "completeTask": "marks",
+    "createBrand": "makes",
+    "createCampaign": "makes",
+    "createDistrict": "makes",
+    "createProduct": "makes",
+    "createStore": "makes",
+    "createUnit": "makes",
+    "createVenue": "makes",
+    "dismissStaff": "employs",
+    "enterDistrict": "visits",
+    "grantRole": "permits",
+    "hireStaff": "employs",
+    "leaveDistrict": "visits",
+    "linkConsumers": "identifies",
+    "markRead": "marks",
+    "moveStaff": "employs",
+    "moveUnit": "employs",
+    "recordInteraction": "visits",
+    "registerConsumer": "identifies",
+    "revokeGrant": "permits",
+    "setConsent": "describes",
+    "setTarget": "describes",
+    "unbindConsumer": "binds",
+    "unlinkConsumers": "identifies",
+    "updateStore": "describes",
+}
+"""What each of these does instead. Carried out twice, there may be something twice, and nothing is gone."""
+
+
+def test_what_moves_money_stock_coupons_or_messages_requires_a_key() -> None:
+    assert sorted([*MOVING, *NOT_MOVING]) == sorted(MUTATIONS), "say of each mutation once whether it moves anything"
+    required = set()
+    for name, field in MUTATIONS.items():
+        given = CORE.type_map[field.given.__name__]
+        assert isinstance(given, GraphQLInputObjectType)
+        required |= {name} if isinstance(given.fields["idempotencyKey"].type, GraphQLNonNull) else set()
+    assert required == set(MOVING)
+
+
+TOLD_BY_FAMILY = {
+    "ALREADY_LINKED", "BEYOND_OWN_REACH", "BRAND_EXISTS", "BRAND_NOT_FOUND", "BRAND_NOT_YOURS", "CAMPAIGN_EXISTS",
+    "CAMPAIGN_FULL", "CAMPAIGN_NOT_FOUND", "CAMPAIGN_OVER", "CONSUMER_ID_TAKEN", "CONSUMER_NOT_FOUND", "CURRENCY_MIXED",
+    "DATES_INVALID", "DESTINATION_MISSING", "DISTRICT_EXISTS", "DISTRICT_FULL", "DISTRICT_NOT_FOUND", "EMPTY_TARGET",
+    "GEOFENCE_INVALID", "GRANT_EXISTS", "GRANT_NOT_FOUND", "HOLD_NOT_FOUND", "IDENTITIES_DISAGREE", "IDENTITY_TAKEN",
+    "INVALID_HOURS", "INVALID_MONTH", "INVALID_PERIOD", "INVALID_PHONE", "INVALID_ZONE", "IN_THE_FUTURE", "JOINED_ALREADY",
+    "KIND_NOT_RECORDED", "LINES_MISSING", "LINK_NOT_YOURS", "NAME_MISSING", "NEAR_MISSING", "NOT_DELIVERED_HERE", "NOT_LINKED",
+    "NO_CAMPAIGN", "ORDER_CANCELLED", "ORDER_LOCKED_OTHERWISE", "ORDER_NOT_FOUND", "ORDER_NOT_PLACED", "ORDER_PAID",
+    "OUTCOME_REQUIRED", "OUTREACH_NOT_FOUND", "PAYMENT_METHOD_REFUSED", "PLACE_REQUIRED", "PRODUCT_EXISTS", "ROLE_NOT_GRANTABLE",
+    "SAME_PERSON", "STAFF_EXISTS", "STAFF_LEFT", "STAFF_NOT_FOUND", "STAFF_UNKNOWN", "STOCK_NOT_FOUND", "STOCK_RESERVED",
+    "STORES_MIXED", "STORE_EXISTS", "STORE_NOT_FOUND", "SUBJECT_IN_USE", "SUBJECT_NOT_YOURS", "SUBTREE_TOO_LARGE",
+    "TASK_NOT_FOUND", "TERMS_INVALID", "TOO_MANY_CONSENTS", "TOO_MANY_IDENTITIES", "TOO_MANY_LINKED", "TOO_MANY_ON_HAND",
+    "UNIT_CYCLE", "UNIT_EXISTS", "UNIT_IS_ROOT", "UNIT_KIND_NOT_ALLOWED", "UNIT_NOT_FOUND", "UNIT_OF_ANOTHER_BRAND",
+    "UNIT_TOO_DEEP", "VARIANT_EXISTS", "VARIANT_NOT_FOUND", "VARIANT_REPEATED", "VENUE_EXISTS", "VISIT_NOT_FOUND",
+}  # fmt: skip
+"""Reasons of which a front end needs to know no more than their family's type, `code` and message say."""
+
+
+def test_every_reason_of_a_mutation_has_its_type() -> None:
+    """A reason in neither table is new: does it have fields that a front end acts on? A reason that no mutation declares is removed."""
+    of_own_type = set(error_formatting.BY_REASON)
+    named = {reason for field in MUTATIONS.values() for reason in authorization.reasons_of(field.rpc.method)}
+    assert named - of_own_type == TOLD_BY_FAMILY
+    assert of_own_type <= named
+
+
+def test_union_has_the_types_of_declared_reasons() -> None:
+    assert CORE.mutation_type is not None
+    for name, field in CORE.mutation_type.fields.items():
+        union = get_named_type(field.type)
+        assert isinstance(union, GraphQLUnionType)
+        declared_types = {
+            type_.__name__
+            for reason in authorization.reasons_of(MUTATIONS[name].rpc.method)
+            if (type_ := error_formatting.BY_REASON.get(reason))
+        }
+        own_types = {type_.__name__ for type_ in error_formatting.BY_REASON.values()}
+        assert {each.name for each in union.types} & own_types == declared_types
+
+
+REASON = re.compile(r"\b[A-Z][A-Z0-9]*(?:_[A-Z0-9]+)+\b")
+"""A reason or the label of an enum in a comment."""
+ENUM_LABELS = {value.name for file in files() for enum in file.enum_types_by_name.values() for value in enum.values}
+"""Labels that comments also name."""
+
+
+def test_what_an_rpcs_comment_calls_a_reason_is_one() -> None:
+    """A misspelt reason would mislead the readers of the description."""
+    known, unknown = reasons() | ENUM_LABELS, {}
+    for file in files():
+        for method in (method for service in file.services_by_name.values() for method in service.methods):
+            words = REASON.findall(descriptions.of(method.full_name) or "")
+            if strange := {word for word in words if word not in known and not word.startswith(("ROLE_", "QUANYU_"))}:
+                unknown[method.full_name] = strange
+    assert unknown == {}
+
+
+def test_every_refusal_has_a_type() -> None:
+    assert set(error_formatting.BY_FAMILY) == set(FAMILY)

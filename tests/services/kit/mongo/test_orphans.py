@@ -1,0 +1,86 @@
+"""A transaction nobody will end does not hold its documents for MongoDB's whole minute: a dead process's, a cancelled caller's."""
+
+import asyncio
+import time
+from typing import Any
+
+import pytest
+from motor.motor_asyncio import AsyncIOMotorClient
+from pymongo import AsyncMongoClient
+from pymongo.monitoring import CommandListener
+
+from services.kit.mongo import client
+from services.kit.mongo.client import Database
+from services.kit.settings import Settings
+
+
+async def test_what_a_dead_process_held_is_soon_free(settings: Settings, database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client, "ORPHANED_SECONDS", 0.3)
+    await database["stock"].insert_one({"_id": "s", "reserved": 0})
+    dead = Database(settings, database.name)
+    abandoned = asyncio.Event()
+
+    async def never_ends(session: client.Session) -> None:
+        await dead["stock"].update_one({"_id": "s"}, {"$inc": {"reserved": 100}}, session=session)
+        abandoned.set()
+        await asyncio.Event().wait()
+
+    dying = asyncio.create_task(dead.transact(never_ends))
+    await abandoned.wait()
+
+    async def take(session: client.Session) -> None:
+        await database["stock"].update_one({"_id": "s"}, {"$inc": {"reserved": 1}}, session=session)
+
+    async with asyncio.timeout(10):
+        await database.transact(take)
+    assert (await database["stock"].find_one({"_id": "s"}))["reserved"] == 1
+    dying.cancel()
+    await asyncio.gather(dying, return_exceptions=True)
+    await dead.close()
+
+
+class SlowToSend(CommandListener):
+    """Holds each update back before it is sent, in the thread that sends it."""
+
+    def __init__(self) -> None:
+        self.held, self.done = asyncio.Event(), asyncio.Event()
+        self.loop = asyncio.get_running_loop()
+
+    def started(self, event: Any) -> None:
+        if event.command_name == "update":
+            self.loop.call_soon_threadsafe(self.held.set)
+            time.sleep(0.2)
+
+    def succeeded(self, event: Any) -> None:
+        if event.command_name == "update":
+            self.loop.call_soon_threadsafe(self.done.set)
+
+    failed = succeeded
+
+
+async def test_a_cancelled_caller_leaves_nothing_open(settings: Settings, database: Database) -> None:
+    """Even when the abort would overtake the operation that begins the transaction."""
+    await database["stock"].insert_one({"_id": "s", "reserved": 0})
+    listener = SlowToSend()
+    driver: Any = AsyncIOMotorClient if settings.mongo_driver == "motor" else AsyncMongoClient
+    slow = Database(settings, database.name)
+    await slow.close()
+    slow.client = driver(settings.mongo_uri, event_listeners=[listener], appname=database.name, retryWrites=True)
+    slow.raw = slow.client[database.name]
+
+    async def take(session: client.Session) -> None:
+        await slow["stock"].update_one({"_id": "s"}, {"$inc": {"reserved": 1}}, session=session)
+        await asyncio.Event().wait()
+
+    taking = asyncio.create_task(slow.transact(take))
+    await listener.held.wait()
+    taking.cancel()
+    await asyncio.gather(taking, return_exceptions=True)
+    async with asyncio.timeout(10):
+        await listener.done.wait()
+    await slow.close()
+    ours = {"appName": database.name, "transaction": {"$exists": True}}
+    pipeline = [{"$currentOp": {"allUsers": False, "idleSessions": True}}, {"$match": ours}]
+    found = await database.client.admin.command({"aggregate": 1, "pipeline": pipeline, "cursor": {}})
+    assert found["cursor"]["firstBatch"] == []
+    assert (await database["stock"].find_one({"_id": "s"}))["reserved"] == 0

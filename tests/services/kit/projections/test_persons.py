@@ -1,0 +1,60 @@
+"""Persons are kept by facts alone, and looked up many at once."""
+
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from itertools import count
+
+import pytest
+
+from quanyu.facts.v1 import facts_pb2
+from services.kit.mongo.client import Database, Session
+from services.kit.projections.persons import Person, Persons
+from services.kit.transactions.outbox import Outbox
+from services.kit.transactions.unit_of_work import Unit
+
+NOW = datetime(2026, 11, 22, 13, 40, tzinfo=UTC)
+minutes = count()
+
+
+@pytest.fixture
+async def persons(database: Database) -> Persons:
+    persons = Persons(database)
+    await persons.table.prepare()
+    return persons
+
+
+async def tell(persons: Persons, *words: str) -> None:
+    """`a+b`: b was linked to a; `a-b`: that was undone. A minute lies between two words."""
+    for word in words:
+        at = NOW + timedelta(minutes=next(minutes))
+        await persons.table.database.transact(partial(_tell, persons, word, at))
+
+
+async def _tell(persons: Persons, word: str, at: datetime, session: Session) -> None:
+    unit = Unit(session, at, Outbox(persons.table.database, "member"))
+    id, linked_id = word.split("+" if "+" in word else "-")
+    if "+" in word:
+        await persons.linked(unit, facts_pb2.Fact(consumer_linked={"consumer_id": id, "linked_consumer_id": linked_id}))
+    else:
+        await persons.unlinked(unit, facts_pb2.Fact(consumer_unlinked={"consumer_id": id, "linked_consumer_id": linked_id}))
+
+
+def person(id: str, *others: str) -> Person:
+    return Person(id, frozenset({id, *others}))
+
+
+async def test_a_person_is_found_under_each_id_and_let_go_by_an_undoing(persons: Persons) -> None:
+    await tell(persons, "a+b", "c+a", "d+e")
+    both, other = person("c", "a", "b"), person("d", "e")
+    found = await persons.behind(["a", "b", "c", "e", "stranger", "a"])
+    assert found == {"a": both, "b": both, "c": both, "e": other, "stranger": person("stranger")}
+    await tell(persons, "c-a")
+    assert await persons.behind(["a", "b", "c"]) == {"a": person("a", "b"), "b": person("a", "b"), "c": person("c")}
+    assert await persons.behind([]) == {}
+
+
+async def test_links_may_come_in_the_order_of_their_keys(persons: Persons) -> None:
+    """C takes A before A is told to have taken B: keys are ordered each for itself only."""
+    await tell(persons, "c+a", "a+b")
+    assert (await persons.of("b")).id == "c"
+    assert (await persons.of("c")).ids == {"a", "b", "c"}

@@ -1,0 +1,78 @@
+"""`scope_view` says which stores and units lie below a brand or a unit, at most a few seconds late."""
+
+import pytest
+
+from quanyu.facts.v1 import facts_pb2
+from services.kit.errors import Exhausted
+from services.kit.mongo.client import Database
+from services.kit.projections import scopes as scoping
+from services.kit.projections.scopes import Scopes
+
+
+@pytest.fixture
+async def scopes(database: Database) -> Scopes:
+    scopes = Scopes(database)
+    await scopes.prepare()
+    await told(scopes, "str_1", "brd_a", "unt_a", "unt_north", "unt_area", "unt_str_1")
+    await told(scopes, "str_2", "brd_a", "unt_a", "unt_north", "unt_str_2")
+    await told(scopes, "str_3", "brd_a", "unt_a", "unt_south", "unt_str_3")
+    await told(scopes, "str_9", "brd_b", "unt_b", "unt_str_9")
+    return scopes
+
+
+async def told(scopes: Scopes, store_id: str, brand_id: str, *unit_ids: str) -> None:
+    await scopes.keep(None, facts_pb2.StoreChanged(store_id=store_id, brand_id=brand_id, unit_ids=unit_ids))
+
+
+BELOW = [
+    ("brand_id", "brd_b", {"str_9"}, {"unt_b", "unt_str_9"}),
+    # Never what stands above a unit.
+    ("unit_ids", "unt_north", {"str_1", "str_2"}, {"unt_north", "unt_area", "unt_str_1", "unt_str_2"}),
+    ("unit_ids", "unt_area", {"str_1"}, {"unt_area", "unt_str_1"}),
+    ("unit_ids", "unt_str_3", {"str_3"}, {"unt_str_3"}),
+    ("unit_ids", "unt_none", set(), set()),
+    # An id of another kind.
+    ("brand_id", "unt_north", set(), set()),
+]
+
+
+async def test_what_lies_below(scopes: Scopes) -> None:
+    for field, id, stores, units in BELOW:
+        below = await scopes.below(field, id)
+        assert (below.stores, below.units) == (stores, units), id
+
+
+async def test_a_store_that_moved_is_reached_where_it_stands_now(scopes: Scopes) -> None:
+    assert (await scopes.below("unit_ids", "unt_south")).stores == {"str_3"}
+    await told(scopes, "str_2", "brd_a", "unt_a", "unt_south", "unt_str_2")
+    scopes.forget()
+    assert (await scopes.below("unit_ids", "unt_south")).stores == {"str_2", "str_3"}
+    assert (await scopes.below("unit_ids", "unt_north")).stores == {"str_1"}
+
+
+async def test_another_replicas_change_is_seen_when_the_cache_ends(scopes: Scopes, monkeypatch: pytest.MonkeyPatch) -> None:
+    moment = 1_000.0
+    monkeypatch.setattr(scoping.time, "monotonic", lambda: moment)
+    scopes, other = Scopes(scopes.database), Scopes(scopes.database)
+    assert (await scopes.below("brand_id", "brd_b")).stores == {"str_9"}
+    await told(other, "str_8", "brd_b", "unt_b", "unt_str_8")
+    moment += scoping.CACHE_SECONDS - 1
+    assert (await scopes.below("brand_id", "brd_b")).stores == {"str_9"}
+    moment += 2
+    assert (await scopes.below("brand_id", "brd_b")).stores == {"str_8", "str_9"}
+
+
+async def test_what_is_remembered_is_bounded(scopes: Scopes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scoping, "CACHE_MAX", 2)
+    scopes = Scopes(scopes.database)
+    for id in ("unt_a", "unt_north", "unt_south"):
+        await scopes.below("unit_ids", id)
+    assert [id for _, id in scopes.cache] == ["unt_north", "unt_south"]
+
+
+async def test_a_scope_has_a_bound(scopes: Scopes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scoping, "STORES_MAX", 2)
+    with pytest.raises(Exhausted) as refused:
+        await scopes.below("brand_id", "brd_a")
+    assert refused.value.reason == "SCOPE_TOO_WIDE"
+    assert (await scopes.below("unit_ids", "unt_north")).stores == {"str_1", "str_2"}

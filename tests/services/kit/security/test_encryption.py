@@ -1,0 +1,48 @@
+"""Personal data is found by keyed hash and read by key; keys rotate."""
+
+from base64 import b64encode
+
+import pytest
+from cryptography.fernet import Fernet
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services.kit.security.encryption import Secrets
+from services.kit.settings import Settings, SettingsError
+
+OLD, NEW = Fernet.generate_key().decode(), Fernet.generate_key().decode()
+OLD_HASH, NEW_HASH = b"o" * 32, b"n" * 32
+BEFORE, AFTER = Secrets([OLD], [OLD_HASH]), Secrets([NEW, OLD], [NEW_HASH, OLD_HASH])
+
+
+@given(st.text())
+def test_what_is_encrypted_is_read_again_also_after_rotation(value: str) -> None:
+    ciphertext = BEFORE.encrypt(value)
+    assert BEFORE.decrypt(ciphertext) == AFTER.decrypt(ciphertext) == value
+    assert not value or value.encode() not in ciphertext or len(value) < 4
+
+
+def test_a_value_hashed_before_a_rotation_is_still_found() -> None:
+    stored = BEFORE.hash("phone", "+8613812345678")
+    assert stored in AFTER.hashes("phone", "+8613812345678")
+    assert AFTER.hash("phone", "+8613812345678") != stored
+
+
+def test_kinds_do_not_collide() -> None:
+    assert BEFORE.hash("phone", "1") != BEFORE.hash("card", "1")
+    assert BEFORE.hash("a", "b\0c") != BEFORE.hash("a\0b", "d")
+
+
+def test_a_lost_key_is_told() -> None:
+    with pytest.raises(ValueError, match="QUANYU_SECRET_KEYS"):
+        Secrets([NEW], [NEW_HASH]).decrypt(BEFORE.encrypt("x"))
+
+
+@pytest.mark.parametrize(
+    ("secret_keys", "hash_keys"),
+    [("", ""), ("x", b64encode(NEW_HASH).decode()), (NEW, "short"), (NEW, "")],
+    ids=["no keys", "no secret key", "a short hash key", "no hash key"],
+)
+def test_malformed_keys_stop_the_start(secret_keys: str, hash_keys: str) -> None:
+    with pytest.raises(SettingsError):
+        Secrets.of(Settings(secret_keys=secret_keys, hash_keys=hash_keys))
