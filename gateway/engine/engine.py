@@ -18,7 +18,7 @@ from services.kit.observability.logs import logger
 if TYPE_CHECKING:
     import strawberry
 
-    from gateway.execution.context import Context
+    from gateway.schema.resolver_context import ResolverContext
 
 UNCOMPILED = Counter("quanyu_graphql_uncompiled_total", "Operations that were left to the ordinary executor, by the reason.", ["reason"])
 
@@ -87,7 +87,9 @@ class Engine:
         except RecursionError:
             return Uncompiled("depth")
 
-    def begin(self, compiled: Compiled | Uncompiled, context: Context, given: Mapping[str, Any]) -> Run | list[GraphQLError] | Uncompiled:
+    def begin(
+        self, compiled: Compiled | Uncompiled, context: ResolverContext, given: Mapping[str, Any]
+    ) -> Run | list[GraphQLError] | Uncompiled:
         """A run of the operation with these variables; what is wrong with them; or why it is left to the ordinary executor."""
         try:
             if isinstance(compiled, Uncompiled):

@@ -17,7 +17,7 @@ from gateway.schema.references import Batch, Bound
 
 if TYPE_CHECKING:
     from gateway.engine.plan import Plan
-    from gateway.execution.context import Context
+    from gateway.schema.resolver_context import ResolverContext
 
 Container = Any
 """The object or list of the answer that a value belongs in."""
@@ -100,7 +100,7 @@ class Run:
     )
 
     def __init__(
-        self, plan: Plan, context: Context, variables: Mapping[str, Any], exact: Callable[[], VariableValues | list[GraphQLError]]
+        self, plan: Plan, context: ResolverContext, variables: Mapping[str, Any], exact: Callable[[], VariableValues | list[GraphQLError]]
     ) -> None:
         self.plan, self.context, self.variables, self.exact = plan, context, variables, exact
         self.queue: list[Queued] = []

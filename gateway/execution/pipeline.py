@@ -17,7 +17,7 @@ from gateway.auth.sessions import Session, SessionResolver
 from gateway.execution import error_formatting
 from gateway.execution.context import Context
 from gateway.execution.executor import Executor, Prepared
-from gateway.http.request import BadRequest, GraphQLRequest
+from gateway.execution.request import BadRequest, GraphQLRequest
 from gateway.limits.deadline import Deadline
 from gateway.limits.rate_limit import COLD_WEIGHT_PER_SECOND, Account, RateLimits, charge
 from gateway.observability.operation_log import OperationLog

@@ -16,7 +16,7 @@ from services.kit.values.currencies import DIGITS
 from services.kit.values.money import MINOR_MAX
 
 if TYPE_CHECKING:
-    from gateway.execution.context import Context
+    from gateway.schema.resolver_context import ResolverContext
     from gateway.schema.scalars import Decimal
 
 UNKNOWN = 2
@@ -49,7 +49,7 @@ class Money:
 class MoneyForm(Form):
     """Money given as it is shown."""
 
-    def fill(self, message: Any, values: Mapping[str, Any], context: Context) -> None:
+    def fill(self, message: Any, values: Mapping[str, Any], context: ResolverContext) -> None:
         message.currency = values["currency"]
         message.minor = minor(values["amount"], values["currency"])
 

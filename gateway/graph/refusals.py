@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from gateway.execution.error_formatting import Refusal, fact, refusal
+from gateway.schema.refusal_types import Refusal, refusal, refusal_field
 from services.kit import errors
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 class InvalidInput(Refusal):
     """Something that was given can never be."""
 
-    field: str | None = fact("The part of the input that is meant, by its path: `product.variants.0.price.amount`.")
+    field: str | None = refusal_field("The part of the input that is meant, by its path: `product.variants.0.price.amount`.")
 
 
 @refusal(families=(errors.NotFound,))
@@ -50,37 +50,39 @@ class TryAgain(Refusal):
 class OutOfStock(Refusal):
     """Fewer are available than were asked for."""
 
-    fewer: bool | None = fact("Whether fewer than that could be had.")
-    held_until: DateTime | None = fact("When others hold the goods: the time at which the first of those holds ends unless it is bought.")
+    fewer: bool | None = refusal_field("Whether fewer than that could be had.")
+    held_until: DateTime | None = refusal_field(
+        "When others hold the goods: the time at which the first of those holds ends unless it is bought."
+    )
 
 
 @refusal("TOO_MANY_HOLDS")
 class TooManyHolds(Refusal):
     """As many holds and unpaid orders stand for the consumer as may: pay for one, release or cancel it, or wait."""
 
-    limit: Long | None = fact("How many may stand at a time.")
-    free_at: DateTime | None = fact("When the first of them ends; not told when that hold is none of yours to see.")
+    limit: Long | None = refusal_field("How many may stand at a time.")
+    free_at: DateTime | None = refusal_field("When the first of them ends; not told when that hold is none of yours to see.")
 
 
 @refusal("STORE_CLOSED")
 class StoreClosed(Refusal):
     """The store is closed, or closes before the goods can be handed over."""
 
-    opens_at: DateTime | None = fact("When it opens next.")
+    opens_at: DateTime | None = refusal_field("When it opens next.")
 
 
 @refusal("TOO_LATE")
 class TooLate(Refusal):
     """The goods cannot be there when they are needed."""
 
-    arrives_at: DateTime | None = fact("When they could be there.")
+    arrives_at: DateTime | None = refusal_field("When they could be there.")
 
 
 @refusal("HOLD_ENDED", "HOLD_ORDERED")
 class HoldGone(Refusal):
     """The hold has ended, or an order stands on it already."""
 
-    order_id: str | None = fact("The order that stands on it.")
+    order_id: str | None = refusal_field("The order that stands on it.")
 
 
 @refusal(
@@ -97,7 +99,7 @@ class HoldGone(Refusal):
 class CouponRefused(Refusal):
     """A coupon cannot be spent on this order; held goods stay held."""
 
-    coupon_id: str | None = fact("The coupon that is meant.")
+    coupon_id: str | None = refusal_field("The coupon that is meant.")
 
 
 @refusal("COUPONS_LOST")
@@ -119,14 +121,14 @@ class ConsentMissing(Refusal):
 class FrequencyCapReached(Refusal):
     """The brand wrote to this consumer as often as it may."""
 
-    free_at: DateTime | None = fact("When it may again.")
+    free_at: DateTime | None = refusal_field("When it may again.")
 
 
 @refusal("QUIET_HOURS")
 class QuietHours(Refusal):
     """Nobody is written to at night."""
 
-    free_at: DateTime | None = fact("When the night is over.")
+    free_at: DateTime | None = refusal_field("When the night is over.")
 
 
 @refusal("NOT_BOUND", "BOUND_ELSEWHERE")
@@ -148,8 +150,8 @@ class VisitOver(Refusal):
 class NothingToGive(Refusal):
     """Every brand of the running campaigns had to be declined."""
 
-    consent_missing: Long | None = fact("To how many of them the consumer gave no consent.")
-    budget_spent: Long | None = fact("How many of them have given all they had.")
+    consent_missing: Long | None = refusal_field("To how many of them the consumer gave no consent.")
+    budget_spent: Long | None = refusal_field("How many of them have given all they had.")
 
 
 @refusal("TASK_CLOSED")

@@ -12,9 +12,10 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gateway.execution.pipeline import MUTATION, QUERY, SUBSCRIPTION, Answer, Operations
+from gateway.execution.request import BadRequest, GraphQLRequest
 from gateway.http import graphiql
 from gateway.http.protocol import client_connection
-from gateway.http.request import EVENT_STREAM, GRAPHQL, JSON, BadRequest, GraphQLRequest, RequestParser, negotiate_media_type
+from gateway.http.request import EVENT_STREAM, GRAPHQL, JSON, RequestParser, negotiate_media_type
 from gateway.http.response import http_status, send_answer
 from gateway.limits.client_address import ClientAddresses
 from gateway.observability.operation_log import OperationRecord

@@ -5,38 +5,20 @@ from functools import lru_cache
 from typing import Any
 
 import orjson
-from msgspec import Struct
 from starlette.requests import Request
 from starlette.types import Receive
 
+from gateway.execution.request import BadRequest, GraphQLRequest
 from gateway.execution.trusted_documents import Documents
 from services.kit.settings import Settings
 
 JSON = "application/json"
 GRAPHQL = "application/graphql-response+json"
 EVENT_STREAM = "text/event-stream"
-BAD_REQUEST = "BAD_REQUEST"
 CACHED_HEADERS_MAX = 64
 """This many `Accept` and `Content-Type` headers are cached with their meaning."""
 PREFLIGHT = ("authorization", "x-requested-with", "graphql-require-preflight", "apollo-require-preflight")
 """A page of another site can send these headers only after a CORS preflight."""
-
-
-class BadRequest(Exception):
-    """The HTTP request is not a GraphQL request; the response has this status."""
-
-    def __init__(self, status: int, message: str, code: str = BAD_REQUEST) -> None:
-        self.status, self.message, self.code = status, message, code
-        super().__init__(message)
-
-
-class GraphQLRequest(Struct, frozen=True):
-    """A GraphQL request. If `wants_cost`, the answer contains its cost."""
-
-    query: str
-    operation_name: str | None = None
-    variables: dict[str, Any] | None = None
-    wants_cost: bool = False
 
 
 class RequestParser:

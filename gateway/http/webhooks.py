@@ -19,7 +19,8 @@ from gateway.auth.sessions import ANONYMOUS, GATEWAY
 from gateway.execution import error_formatting
 from gateway.execution.context import Context
 from gateway.execution.pipeline import Answer, Operations, told
-from gateway.http.request import JSON, BadRequest, RequestParser
+from gateway.execution.request import BadRequest
+from gateway.http.request import JSON, RequestParser
 from gateway.http.response import send_answer
 from gateway.observability.operation_log import OperationRecord
 from gateway.rpc.clients import acting_as

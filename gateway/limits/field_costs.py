@@ -2,12 +2,11 @@
 
 The sizes of lists are declared: by `(quanyu.access.v1.list_size)` in the protos, by `list_size` where a list is no field of a message.
 
-python -m gateway.limits.field_costs    prints the table
+`python -m gateway.tools.field_costs` prints the table.
 """
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -137,13 +136,3 @@ def _introspected(schema: GraphQLSchema) -> Mapping[str, float]:
         "args": len(given) / len(fields),
         "ofType": wrapped / (wrapped + len(fields) + len(inputs) + len(given)),
     }
-
-
-def main() -> None:
-    from gateway.graph import schema
-
-    sys.stdout.writelines(f"{row}\n" for row in table(schema.build()._schema))
-
-
-if __name__ == "__main__":
-    main()

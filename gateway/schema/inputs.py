@@ -31,7 +31,7 @@ from services.kit import ids
 from services.kit.errors import Denied, Invalid, under
 
 if TYPE_CHECKING:
-    from gateway.execution.context import Context
+    from gateway.schema.resolver_context import ResolverContext
 
 T = TypeVar("T")
 
@@ -86,13 +86,13 @@ class Form:
             raise TypeError(f"{arguments} is no form of {message.DESCRIPTOR.full_name}")
         return found
 
-    def build(self, values: Mapping[str, Any], context: "Context", **bound: Any) -> Message:
+    def build(self, values: Mapping[str, Any], context: "ResolverContext", **bound: Any) -> Message:
         """The request; `bound` are fields that the field's own source gives. `Invalid` names the part that cannot be."""
         message = self.message(**bound)
         self.fill(message, values, context)
         return message
 
-    def fill(self, message: Message, values: Mapping[str, Any], context: "Context") -> None:
+    def fill(self, message: Message, values: Mapping[str, Any], context: "ResolverContext") -> None:
         """Sets the parts on a message that has fields of these names."""
         chosen: dict[str, str] = {}
         for part in self.parts:
@@ -127,7 +127,7 @@ class Form:
             steps[index] = descriptions.camel(part.name if part else name)
         return ".".join(steps)
 
-    def _left_out(self, part: Part, context: "Context") -> Any:
+    def _left_out(self, part: Part, context: "ResolverContext") -> Any:
         if part.name == IDEMPOTENCY_KEY:
             return ids.new("req")
         if not part.mine:
@@ -150,7 +150,7 @@ class Form:
         ]
 
 
-def _set(message: Message, field: FieldDescriptor, value: Any, context: "Context") -> None:
+def _set(message: Message, field: FieldDescriptor, value: Any, context: "ResolverContext") -> None:
     """Sets one field of a request from what a client gave."""
     if field.message_type is None:
         if field.is_repeated:
@@ -174,7 +174,7 @@ def _plain(value: Any) -> Any:
     return value.value if isinstance(value, Enum) else value
 
 
-def _fill(message: Message, value: Any, context: "Context") -> None:
+def _fill(message: Message, value: Any, context: "ResolverContext") -> None:
     message.SetInParent()
     if isinstance(message, Timestamp):
         message.FromDatetime(value)

@@ -17,13 +17,13 @@ from gateway.schema.types import NODES, Node
 from services.kit.errors import Invalid
 
 if TYPE_CHECKING:
-    from gateway.execution.context import Context
+    from gateway.schema.resolver_context import ResolverContext
 
 NODES_MAX = 100
 ID_SHAPE = re.compile(r"[a-z]{3}_[A-Za-z0-9_:.-]{1,120}")
 
 
-Load = Callable[["Context", Any], Any]
+Load = Callable[["ResolverContext", Any], Any]
 
 
 class NodeField(GraphField):
@@ -61,12 +61,12 @@ def check_count(ids: list[str]) -> None:
         raise Invalid("INVALID_FIELD", f"ask for at most {NODES_MAX} nodes", field="ids")
 
 
-def one(context: Context, id: str) -> Awaitable[Any]:
+def one(context: ResolverContext, id: str) -> Awaitable[Any]:
     """The node, or None; `Invalid` for what is no id of any of the graph's types."""
     return context.loader(batch_of(id)).load(id)
 
 
-def several(context: Context, ids: list[str]) -> list[Awaitable[Any] | Invalid]:
+def several(context: ResolverContext, ids: list[str]) -> list[Awaitable[Any] | Invalid]:
     """The nodes in the order of their ids, all loading at once; one that is no id refuses its own place only."""
     check_count(ids)
     found: list[Awaitable[Any] | Invalid] = []

@@ -24,7 +24,7 @@ from gateway.schema.fields import GraphField
 from gateway.schema.inputs import Form
 
 if TYPE_CHECKING:
-    from gateway.execution.context import Context
+    from gateway.schema.resolver_context import ResolverContext
 
 KEYS_MAX = 500
 """Keys of one call; more are asked for in several."""
@@ -65,7 +65,7 @@ class Batch:
         """These further fields of the request."""
         return self.rpc.request(**fields).SerializeToString(deterministic=True)
 
-    async def load(self, context: "Context", keys: Sequence[str], bound: Bound = b"") -> list[Any]:
+    async def load(self, context: "ResolverContext", keys: Sequence[str], bound: Bound = b"") -> list[Any]:
         """What the keys stand for, in their order: None (or [] with `many`) for what is missing."""
         return self.found(await context.call(self.asked(keys, bound)), keys)
 
@@ -88,7 +88,7 @@ class Batch:
                 found[self.key(item)] = value
         return [found.get(key, []) for key in keys] if self.many else [found.get(key) for key in keys]
 
-    def loader(self, context: "Context", bound: Bound = b"") -> DataLoader[str, Any]:
+    def loader(self, context: "ResolverContext", bound: Bound = b"") -> DataLoader[str, Any]:
         """The batch's loader within one request."""
 
         async def load(keys: list[str]) -> list[Any]:
@@ -152,7 +152,7 @@ class EdgeField(GraphField):
             return b""
         return self.through.bound(**{name: value(source) for name, value in self.using})
 
-    def given(self, context: "Context", arguments: Mapping[str, Any]) -> Bound:
+    def given(self, context: "ResolverContext", arguments: Mapping[str, Any]) -> Bound:
         """Those that a client gives."""
         if not self.form.parts:
             return b""

@@ -16,9 +16,8 @@ from strawberry.types.arguments import StrawberryArgument
 from strawberry.types.base import StrawberryOptional
 from strawberry.types.union import StrawberryUnion
 
-from gateway.execution import error_formatting
 from gateway.rpc.clients import rpc_of
-from gateway.schema import connections, descriptions
+from gateway.schema import connections, descriptions, refusal_types
 from gateway.schema.fields import GraphField
 from gateway.schema.inputs import IDEMPOTENCY_KEY, Form
 from gateway.schema.references import Batch, Bound
@@ -26,7 +25,7 @@ from gateway.schema.registry import NAMES, annotation
 from services.kit.errors import NotFound, Refusal
 
 if TYPE_CHECKING:
-    from gateway.execution.context import Context
+    from gateway.schema.resolver_context import ResolverContext
 
 
 class CallField(GraphField):
@@ -87,7 +86,7 @@ class CallField(GraphField):
         bound = {name: value(source) for name, value in self.by.items()}
         return bound if all(bound.values()) else None
 
-    def first_pages(self, context: "Context", given: dict[str, Any]) -> Bound | None:
+    def first_pages(self, context: "ResolverContext", given: dict[str, Any]) -> Bound | None:
         """What the batch of first pages is asked with to these arguments; None when they ask for a further page."""
         assert self.first is not None
         page = connections.page_request(given.get("first"), given.get("after"))
@@ -97,7 +96,7 @@ class CallField(GraphField):
         self.form.fill(request, given, context)
         return request.SerializeToString(deterministic=True)
 
-    async def _one_of_many(self, context: "Context", key: str, bound: dict[str, Any], given: dict[str, Any]) -> Any:
+    async def _one_of_many(self, context: "ResolverContext", key: str, bound: dict[str, Any], given: dict[str, Any]) -> Any:
         first = self.first_pages(context, given)
         if first is None:
             return await self.answer(context, bound, given)
@@ -105,7 +104,7 @@ class CallField(GraphField):
         found = await context.loader(self.first, first).load(key)
         return self.rpc.response() if found is None else found
 
-    async def answer(self, context: "Context", bound: dict[str, Any], given: dict[str, Any]) -> Any:
+    async def answer(self, context: "ResolverContext", bound: dict[str, Any], given: dict[str, Any]) -> Any:
         """What the rpc says to the arguments and what the source gives; None when there is no such thing."""
         if self.paged:
             bound = bound | {"page": connections.page_request(given.get("first"), given.get("after"))}
@@ -159,7 +158,7 @@ class MutationField(GraphField):
             raise TypeError(f"{where} asks a service: it must be nullable")
         if not any(part.name == IDEMPOTENCY_KEY for part in self.form.parts):
             raise TypeError(f"{where} takes no idempotency key")
-        self.members = tuple(dict.fromkeys((*error_formatting.declared_by(self.rpc.method), *error_formatting.general())))
+        self.members = tuple(dict.fromkeys((*refusal_types.types_declared_by(self.rpc.method), *refusal_types.family_types())))
         self._arguments = [
             StrawberryArgument(
                 python_name="input", graphql_name=None, type_annotation=annotation(self.given.__name__), description="What is asked for."
@@ -181,14 +180,14 @@ class MutationField(GraphField):
         assert info is not None
         return self.carry_out(info.context, vars(kwargs["input"]))
 
-    async def carry_out(self, context: "Context", given: dict[str, Any]) -> Any:
+    async def carry_out(self, context: "ResolverContext", given: dict[str, Any]) -> Any:
         """The payload, or the refusal as a member of the result."""
         try:
             return await context.call(self.form.build(given, context))
         except Refusal as refused:
-            if refused.reason in error_formatting.TOP_LEVEL:
+            if refused.reason in refusal_types.TOP_LEVEL:
                 raise
-            return error_formatting.told(refused, self.members, self.form.written)
+            return refusal_types.as_refusal_type(refused, self.members, self.form.written)
 
 
 def mutation(given: type[Any]) -> Any:

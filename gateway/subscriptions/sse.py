@@ -19,8 +19,9 @@ from starlette.types import Receive, Scope, Send
 
 from gateway.auth.sessions import Session
 from gateway.execution.pipeline import Answer, Operations, Ready, told
+from gateway.execution.request import BadRequest
 from gateway.http.protocol import client_connection
-from gateway.http.request import EVENT_STREAM, JSON, BadRequest, RequestParser
+from gateway.http.request import EVENT_STREAM, JSON, RequestParser
 from gateway.http.response import send_answer
 from gateway.limits.rate_limit import Account
 from gateway.observability.operation_log import OperationRecord

@@ -15,7 +15,8 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from gateway.auth.sessions import Session
 from gateway.execution import error_formatting
 from gateway.execution.pipeline import Answer, Operations, Ready, told, turned_away
-from gateway.http.request import JSON, BadRequest, RequestParser
+from gateway.execution.request import BadRequest
+from gateway.http.request import JSON, RequestParser
 from gateway.limits.concurrency import ConcurrencyLimiter
 from gateway.limits.rate_limit import Account, RateLimiter
 from gateway.observability.coalesced_log import CoalescedLog

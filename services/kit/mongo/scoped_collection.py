@@ -1,7 +1,7 @@
 """A collection that adds the caller's scope to every query and write: a row outside it is not found, however its id was come by."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import msgspec
 from google.protobuf.message import Message
@@ -16,7 +16,6 @@ from services.kit.enums import ScopeKind
 from services.kit.mongo import codec, pagination
 from services.kit.mongo.client import Database, Document, Session, Shaped, ensure
 from services.kit.security.authorization import Reach, caller
-from services.kit.transactions.unit_of_work import Unit
 from services.kit.values.event import Fact
 
 S = TypeVar("S", bound=Struct)
@@ -27,6 +26,15 @@ FIND_MAX = 10_000
 NOTHING: Document = {"_id": {"$in": []}}
 CHANGED_AT = "changed_at"
 """When a row of a stamped table was written last, by the machine's clock, whatever the caller's shows."""
+
+
+class Transaction(Protocol):
+    """What a write needs of its unit of work: the session, and a way to publish events."""
+
+    @property
+    def session(self) -> Session: ...
+
+    def tell(self, *events: Fact) -> None: ...
 
 
 class Table(Generic[S]):
@@ -194,7 +202,7 @@ class Table(Generic[S]):
 
     # writing ---------------------------------------------------------------------------------------------------------
 
-    async def insert(self, unit: Unit, value: S) -> Shaped:
+    async def insert(self, unit: Transaction, value: S) -> Shaped:
         """A new row, answered like the message; `Denied` when it would lie outside the caller's scope."""
         document = codec.as_document(value)
         if not self.owns(document):
@@ -205,14 +213,14 @@ class Table(Generic[S]):
             raise errors.Conflict(f"{self.noun}_EXISTS", f"this {self._shown} exists already; take another id") from None
         return self.answer(document)
 
-    async def decide(self, unit: Unit, id: str, rule: Callable[..., tuple[S, Sequence[Fact]]], **arguments: Any) -> Shaped:
+    async def decide(self, unit: Transaction, id: str, rule: Callable[..., tuple[S, Sequence[Fact]]], **arguments: Any) -> Shaped:
         """Loads a row, lets `rule(row, **arguments)` decide, writes what changed and tells the facts; answers like the message."""
         before = await self.load(id, session=unit.session, writing=True)
         after, facts = rule(before, **arguments)
         unit.tell(*facts)
         return await self.replace(unit, after, before=before)
 
-    async def replace(self, unit: Unit, value: S, *, before: S | None = None) -> Shaped:
+    async def replace(self, unit: Transaction, value: S, *, before: S | None = None) -> Shaped:
         """Writes `value` over the row of its id and version; `Conflict` when that row changed meanwhile."""
         document = codec.as_document(value)
         if before is not None and (old := codec.as_document(before)) == document:

@@ -6,6 +6,7 @@ The rule is checked before the rpc runs. `kit.table` then adds the caller's scop
 from collections.abc import Iterable, Iterator, Mapping
 from contextvars import ContextVar
 from functools import cache
+from typing import Protocol
 
 from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 from google.protobuf.message import Message
@@ -14,7 +15,6 @@ from msgspec import Struct
 from quanyu.access.v1 import access_pb2
 from services.kit.enums import ScopeKind
 from services.kit.errors import Denied
-from services.kit.projections.scopes import Scopes
 from services.kit.security.principals import INSTALLATION, Grant, Principal, Verifier
 
 METADATA_KEY = "quanyu-principal"
@@ -129,10 +129,26 @@ def _faults(method: MethodDescriptor) -> Iterator[str]:
             yield f": refuses names {reason!r}, which is common to all rpcs"
 
 
+class Below(Protocol):
+    """The stores and org units below a brand or org unit."""
+
+    @property
+    def stores(self) -> frozenset[str]: ...
+
+    @property
+    def units(self) -> frozenset[str]: ...
+
+
+class ScopeLookup(Protocol):
+    """Looks up what lies below a brand or org unit; `ScopeProjection` does it from events."""
+
+    async def below(self, field: str, id: str) -> Below: ...
+
+
 class Gate:
     """Checks the access rules of one service."""
 
-    def __init__(self, verifier: Verifier, scopes: Scopes) -> None:
+    def __init__(self, verifier: Verifier, scopes: ScopeLookup) -> None:
         self.verifier, self.scopes = verifier, scopes
 
     def principal(self, metadata: Iterable[tuple[str, str | bytes]]) -> Principal | None:

@@ -4,8 +4,7 @@ import re
 
 from graphql import GraphQLInputObjectType, GraphQLNonNull, GraphQLUnionType, get_named_type
 
-from gateway.execution import error_formatting
-from gateway.schema import descriptions
+from gateway.schema import descriptions, refusal_types
 from gateway.schema.rpc_fields import MutationField
 from services.kit.errors import FAMILY
 from services.kit.security import authorization
@@ -103,7 +102,7 @@ TOLD_BY_FAMILY = {
 
 def test_every_reason_of_a_mutation_has_its_type() -> None:
     """A reason in neither table is new: does it have fields that a front end acts on? A reason that no mutation declares is removed."""
-    of_own_type = set(error_formatting.BY_REASON)
+    of_own_type = set(refusal_types.BY_REASON)
     named = {reason for field in MUTATIONS.values() for reason in authorization.reasons_of(field.rpc.method)}
     assert named - of_own_type == TOLD_BY_FAMILY
     assert of_own_type <= named
@@ -117,9 +116,9 @@ def test_union_has_the_types_of_declared_reasons() -> None:
         declared_types = {
             type_.__name__
             for reason in authorization.reasons_of(MUTATIONS[name].rpc.method)
-            if (type_ := error_formatting.BY_REASON.get(reason))
+            if (type_ := refusal_types.BY_REASON.get(reason))
         }
-        own_types = {type_.__name__ for type_ in error_formatting.BY_REASON.values()}
+        own_types = {type_.__name__ for type_ in refusal_types.BY_REASON.values()}
         assert {each.name for each in union.types} & own_types == declared_types
 
 
@@ -141,4 +140,4 @@ def test_what_an_rpcs_comment_calls_a_reason_is_one() -> None:
 
 
 def test_every_refusal_has_a_type() -> None:
-    assert set(error_formatting.BY_FAMILY) == set(FAMILY)
+    assert set(refusal_types.BY_FAMILY) == set(FAMILY)

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 import gateway.graph.schema
-from gateway.execution import error_formatting
+from gateway.schema import refusal_types
 from gateway.schema.registry import NAMES
 from services.kit.errors import Conflict
 from tests.gateway.conftest import Gateway, Open
@@ -68,7 +68,7 @@ def test_a_services_field_as_a_client_writes_it(form: str, field: str, path: str
 
 def test_a_reason_that_the_rpc_does_not_name_is_told_as_its_family() -> None:
     """A service of a later version may have reasons that this graph's union has no type for."""
-    members = error_formatting.general()
-    told = error_formatting.told(Conflict("TASK_CLOSED", "it is over"), members, str)
-    assert type(told) in members and type(told) is not error_formatting.type_of(Conflict("TASK_CLOSED", ""))
+    members = refusal_types.family_types()
+    told = refusal_types.as_refusal_type(Conflict("TASK_CLOSED", "it is over"), members, str)
+    assert type(told) in members and type(told) is not refusal_types.type_of(Conflict("TASK_CLOSED", ""))
     assert (told.code, told.message) == ("TASK_CLOSED", "it is over")

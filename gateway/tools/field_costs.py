@@ -1,0 +1,15 @@
+"""Prints the cost and the list size of each field of the graph: `python -m gateway.tools.field_costs`."""
+
+import sys
+
+from gateway.graph import schema
+from gateway.limits.field_costs import table
+
+
+def main() -> None:
+    """Writes the table to standard output."""
+    sys.stdout.writelines(f"{row}\n" for row in table(schema.build()._schema))
+
+
+if __name__ == "__main__":
+    main()
