@@ -111,7 +111,7 @@ PLAIN: Mapping[str, str] = {
     "task": "The task.",
     "task_id": "Which task.",
     "text": "What it says.",
-    "title": "What the person is called in the house.",
+    "title": "What the person is called in the runtime.",
     "total": "Both together.",
     "total_ratio": "Sold by target, of both together; 1.0 is met.",
     "touchpoint": "Where it happened.",

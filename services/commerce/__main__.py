@@ -19,30 +19,33 @@ from services.commerce.stock.rpc import Stocks
 from services.kit.errors import Refusal
 from services.kit.mongo.lease import Lease
 from services.kit.observability.logs import logger
-from services.kit.projections.persons import Persons
+from services.kit.projections.persons import PersonProjection
 from services.kit.runtime.process import main
-from services.kit.runtime.runtime import House, Wiring
+from services.kit.runtime.runtime import Runtime, ServiceDefinition
 
 
-def wire(house: House) -> Wiring:
-    """Catalog, stock, discovery and orders in one house."""
-    persons, catalog = Persons(house.database), CatalogStore(house.database)
-    stocks, orders = StockStore(house.database, house.lane, persons), OrderStore(house.database, house.watch, persons)
-    checkout = Checkout(catalog, stocks, orders, Wallet(lambda: house.channels.district))
-    return Wiring(
+def define(runtime: Runtime) -> ServiceDefinition:
+    """Catalog, stock, discovery and orders in one runtime."""
+    persons, catalog = PersonProjection(runtime.database), CatalogStore(runtime.database)
+    stocks, orders = (
+        StockStore(runtime.database, runtime.group_commit, persons),
+        OrderStore(runtime.database, runtime.change_streams, persons),
+    )
+    checkout = Checkout(catalog, stocks, orders, Wallet(lambda: runtime.channels.district))
+    return ServiceDefinition(
         servicers=[
-            (catalog_pb2_grpc.add_CatalogServiceServicer_to_server, Catalog(house, catalog)),
-            (stock_pb2_grpc.add_StockServiceServicer_to_server, Stocks(house, catalog, stocks)),
-            (discovery_pb2_grpc.add_DiscoveryServiceServicer_to_server, Discovery(house, stocks, Shelves(catalog, stocks))),
-            (orders_pb2_grpc.add_OrderServiceServicer_to_server, Orders(house, catalog, stocks, orders, checkout)),
+            (catalog_pb2_grpc.add_CatalogServiceServicer_to_server, Catalog(runtime, catalog)),
+            (stock_pb2_grpc.add_StockServiceServicer_to_server, Stocks(runtime, catalog, stocks)),
+            (discovery_pb2_grpc.add_DiscoveryServiceServicer_to_server, Discovery(runtime, stocks, Shelves(catalog, stocks))),
+            (orders_pb2_grpc.add_OrderServiceServicer_to_server, Orders(runtime, catalog, stocks, orders, checkout)),
         ],
         tables=[*catalog.tables, *stocks.tables, *orders.tables, persons.table],
-        facts=handlers(house, stocks, orders, persons),
-        background=[_sweeping(house, "holds", stocks.sweep), _sweeping(house, "orders", checkout.sweep)],
+        facts=handlers(runtime, stocks, orders, persons),
+        background=[_sweeping(runtime, "holds", stocks.sweep), _sweeping(runtime, "orders", checkout.sweep)],
     )
 
 
-def _sweeping(house: House, name: str, sweep: Callable[[], Awaitable[int]]) -> Callable[[], Awaitable[None]]:
+def _sweeping(runtime: Runtime, name: str, sweep: Callable[[], Awaitable[int]]) -> Callable[[], Awaitable[None]]:
     """A loop that sweeps while this process holds the lease, until nothing more can be done, then again at the next turn."""
 
     async def work() -> None:
@@ -53,10 +56,10 @@ def _sweeping(house: House, name: str, sweep: Callable[[], Awaitable[int]]) -> C
             logger().warning("sweeping stopped", sweep=name, error=type(error).__name__)
 
     async def loop() -> None:
-        await Lease(house.database, f"commerce:{name}").keep(work)
+        await Lease(runtime.database, f"commerce:{name}").keep(work)
 
     return loop
 
 
 if __name__ == "__main__":
-    main("commerce", wire)
+    main("commerce", define)

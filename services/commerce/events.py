@@ -9,34 +9,34 @@ from services.commerce.orders.repository import OrderStore
 from services.commerce.stock.repository import StockStore
 from services.commerce.stock.rules import Store
 from services.kit.mongo.codec import as_struct, fields
-from services.kit.projections.persons import Persons
-from services.kit.runtime.runtime import Handler, House
-from services.kit.transactions.unit_of_work import Unit
+from services.kit.projections.persons import PersonProjection
+from services.kit.runtime.runtime import Handler, Runtime
+from services.kit.transactions.unit_of_work import UnitOfWork
 
 
-def handlers(house: House, stocks: StockStore, orders: OrderStore, persons: Persons) -> Mapping[str, Handler]:
+def handlers(runtime: Runtime, stocks: StockStore, orders: OrderStore, persons: PersonProjection) -> Mapping[str, Handler]:
     """The table: kind of fact -> its effect here."""
 
-    async def store_changed(unit: Unit, fact: facts_pb2.Fact) -> None:
+    async def store_changed(uow: UnitOfWork, fact: facts_pb2.Fact) -> None:
         """Scopes, and what promises need to know of the store."""
-        await house.scopes.store_changed(unit, fact)
+        await runtime.scopes.store_changed(uow, fact)
         told = fields(fact.store_changed)
-        await stocks.keep_store(unit.session, as_struct({"active": False} | told | {"id": told["store_id"]}, Store))
+        await stocks.keep_store(uow.session, as_struct({"active": False} | told | {"id": told["store_id"]}, Store))
 
-    async def visit_started(unit: Unit, fact: facts_pb2.Fact) -> None:
+    async def visit_started(uow: UnitOfWork, fact: facts_pb2.Fact) -> None:
         told = fact.visit_started
-        visit = await orders.visit_under(told.consumer_id, unit.session)
-        await orders.keep_visit(unit.session, scenario.entered(visit, told.visit_id, fact.at.ToDatetime(UTC)))
+        visit = await orders.visit_under(told.consumer_id, uow.session)
+        await orders.keep_visit(uow.session, scenario.entered(visit, told.visit_id, fact.at.ToDatetime(UTC)))
 
-    async def visit_left(unit: Unit, fact: facts_pb2.Fact) -> None:
+    async def visit_left(uow: UnitOfWork, fact: facts_pb2.Fact) -> None:
         told = fact.visit_left
-        visit = await orders.visit_under(told.consumer_id, unit.session)
-        await orders.keep_visit(unit.session, scenario.left(visit, told.visit_id, fact.at.ToDatetime(UTC)))
+        visit = await orders.visit_under(told.consumer_id, uow.session)
+        await orders.keep_visit(uow.session, scenario.left(visit, told.visit_id, fact.at.ToDatetime(UTC)))
 
-    async def outreach_sent(unit: Unit, fact: facts_pb2.Fact) -> None:
+    async def outreach_sent(uow: UnitOfWork, fact: facts_pb2.Fact) -> None:
         told = fact.outreach_sent
-        visit = await orders.visit_under(told.consumer_id, unit.session)
-        await orders.keep_visit(unit.session, scenario.reached(visit, told.brand_id, told.outreach_id, fact.at.ToDatetime(UTC)))
+        visit = await orders.visit_under(told.consumer_id, uow.session)
+        await orders.keep_visit(uow.session, scenario.reached(visit, told.brand_id, told.outreach_id, fact.at.ToDatetime(UTC)))
 
     return {
         "store_changed": store_changed,

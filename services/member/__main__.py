@@ -2,7 +2,7 @@
 
 from quanyu.member.v1 import consent_pb2_grpc, identity_pb2_grpc, outreach_pb2_grpc, relation_pb2_grpc
 from services.kit.runtime.process import main
-from services.kit.runtime.runtime import House, Wiring
+from services.kit.runtime.runtime import Runtime, ServiceDefinition
 from services.member import events
 from services.member.consent.repository import Consents
 from services.member.consent.rpc import ConsentService
@@ -15,23 +15,23 @@ from services.member.relation.rpc import RelationService
 from services.member.store_projection import Stores
 
 
-def wire(house: House) -> Wiring:
+def define(runtime: Runtime) -> ServiceDefinition:
     """Stores first, then the servicers over them; identity hears from the use cases uphill what follows in its writes."""
-    stores, consumers, consents = Stores(house), Consumers(house), Consents(house)
-    relations = Relations(house, consumers)
-    bindings, outreaches = Bindings(house, consumers), Outreaches(house, consumers)
-    consent = ConsentService(house, consents, consumers, stores)
-    return Wiring(
+    stores, consumers, consents = Stores(runtime), Consumers(runtime), Consents(runtime)
+    relations = Relations(runtime, consumers)
+    bindings, outreaches = Bindings(runtime, consumers), Outreaches(runtime, consumers)
+    consent = ConsentService(runtime, consents, consumers, stores)
+    return ServiceDefinition(
         servicers=[
             (
                 identity_pb2_grpc.add_IdentityServiceServicer_to_server,
-                IdentityService(house, consumers, stores, imported=consent.imported, moved=relations.moved),
+                IdentityService(runtime, consumers, stores, imported=consent.imported, moved=relations.moved),
             ),
             (consent_pb2_grpc.add_ConsentServiceServicer_to_server, consent),
-            (relation_pb2_grpc.add_RelationServiceServicer_to_server, RelationService(house, relations, consumers, stores)),
+            (relation_pb2_grpc.add_RelationServiceServicer_to_server, RelationService(runtime, relations, consumers, stores)),
             (
                 outreach_pb2_grpc.add_OutreachServiceServicer_to_server,
-                OutreachService(house, bindings, outreaches, relations, consents, consumers, stores),
+                OutreachService(runtime, bindings, outreaches, relations, consents, consumers, stores),
             ),
         ],
         tables=[
@@ -45,4 +45,4 @@ def wire(house: House) -> Wiring:
 
 
 if __name__ == "__main__":
-    main("member", wire)
+    main("member", define)

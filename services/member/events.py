@@ -4,10 +4,10 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC
 
 from quanyu.facts.v1 import facts_pb2
-from services.kit.events.inbox import Happened, Together
+from services.kit.events.inbox import BatchHandler, Happened
 from services.kit.mongo.codec import fields
 from services.kit.runtime.runtime import Handler
-from services.kit.transactions.unit_of_work import Unit
+from services.kit.transactions.unit_of_work import UnitOfWork
 from services.member.identity.repository import Consumers
 from services.member.outreach.repository import Bindings, Outreaches
 from services.member.relation import interactions
@@ -18,17 +18,17 @@ from services.member.store_projection import Stores
 def table(stores: Stores, consumers: Consumers, relations: Relations, bindings: Bindings, outreaches: Outreaches) -> Mapping[str, Handler]:
     """Fact -> effect."""
 
-    async def pack_issued(unit: Unit, fact: facts_pb2.Fact) -> None:
+    async def pack_issued(uow: UnitOfWork, fact: facts_pb2.Fact) -> None:
         """Each brand with a coupon in the pack reached the consumer."""
-        await relations.record(unit, interactions.of_pack(fields(fact.pack_issued), fact.at.ToDatetime(tzinfo=UTC)))
+        await relations.record(uow, interactions.of_pack(fields(fact.pack_issued), fact.at.ToDatetime(tzinfo=UTC)))
 
-    async def order_paid(unit: Unit, fact: facts_pb2.Fact) -> None:
+    async def order_paid(uow: UnitOfWork, fact: facts_pb2.Fact) -> None:
         """A purchase with each brand in the order; the outcome of what a guide wrote before."""
         order = fact.order_paid.order
-        await relations.record(unit, interactions.of_order(order))
+        await relations.record(uow, interactions.of_order(order))
         if order.consumer_id:
-            people = await consumers.people([order.consumer_id], unit.session)
-            await outreaches.ordered(unit, fields(order), people.ids_of(order.consumer_id))
+            people = await consumers.people([order.consumer_id], uow.session)
+            await outreaches.ordered(uow, fields(order), people.ids_of(order.consumer_id))
 
     async def orders_imported(happened: Sequence[Happened]) -> None:
         """Purchases of the past; nobody wrote to anybody then."""
@@ -40,5 +40,5 @@ def table(stores: Stores, consumers: Consumers, relations: Relations, bindings: 
         "staff_changed": bindings.staff_changed,
         "pack_issued": pack_issued,
         "order_paid": order_paid,
-        "orders_imported": Together(orders_imported),
+        "orders_imported": BatchHandler(orders_imported),
     }

@@ -6,10 +6,10 @@ from quanyu.facts.v1 import facts_pb2
 from services.kit.enums import ScopeKind
 from services.kit.errors import Denied
 from services.kit.mongo.client import Session
-from services.kit.mongo.scoped_collection import Table
-from services.kit.runtime.runtime import House
+from services.kit.mongo.scoped_collection import ScopedCollection
+from services.kit.runtime.runtime import Runtime
 from services.kit.security.authorization import caller
-from services.kit.transactions.unit_of_work import Unit
+from services.kit.transactions.unit_of_work import UnitOfWork
 
 
 class Store(Struct, frozen=True):
@@ -24,18 +24,18 @@ class Store(Struct, frozen=True):
 class Stores:
     """What member knows of stores."""
 
-    def __init__(self, house: House) -> None:
-        self.scopes = house.scopes
-        self.table = Table(
-            house.database, "store_view", noun="STORE", struct=Store, scopes={ScopeKind.STORE: "_id", ScopeKind.BRAND: "brand_id"}
+    def __init__(self, runtime: Runtime) -> None:
+        self.scopes = runtime.scopes
+        self.table = ScopedCollection(
+            runtime.database, "store_view", noun="STORE", struct=Store, scopes={ScopeKind.STORE: "_id", ScopeKind.BRAND: "brand_id"}
         )
 
-    async def changed(self, unit: Unit, fact: facts_pb2.Fact) -> None:
+    async def changed(self, uow: UnitOfWork, fact: facts_pb2.Fact) -> None:
         """Keeps what a StoreChanged says, here and in the scopes."""
-        await self.scopes.store_changed(unit, fact)
+        await self.scopes.store_changed(uow, fact)
         told = fact.store_changed
         row = {"brand_id": told.brand_id, "zone": told.zone}
-        await self.table.collection.update_one({"_id": told.store_id}, {"$set": row}, upsert=True, session=unit.session)
+        await self.table.collection.update_one({"_id": told.store_id}, {"$set": row}, upsert=True, session=uow.session)
 
     async def find(self, id: str, session: Session = None) -> Store | None:
         """A store whatever the caller reaches; None when it is unknown."""

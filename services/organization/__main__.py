@@ -1,9 +1,9 @@
 """The organization service: `python -m services.organization`."""
 
 from quanyu.organization.v1 import chart_pb2_grpc, targets_pb2_grpc, tasks_pb2_grpc
-from services.kit.projections.persons import Persons
+from services.kit.projections.persons import PersonProjection
 from services.kit.runtime.process import main
-from services.kit.runtime.runtime import House, Wiring
+from services.kit.runtime.runtime import Runtime, ServiceDefinition
 from services.organization import events
 from services.organization.chart.repository import Chart
 from services.organization.chart.rpc import ChartServicer
@@ -13,16 +13,16 @@ from services.organization.tasks.repository import Tasks
 from services.organization.tasks.rpc import TaskServicer
 
 
-def wire(house: House) -> Wiring:
+def define(runtime: Runtime) -> ServiceDefinition:
     """Everything this service consists of."""
-    chart, persons = Chart(house), Persons(house.database)
-    targets = Targets(house, chart, persons)
-    tasks = Tasks(house, targets, persons)
-    return Wiring(
+    chart, persons = Chart(runtime), PersonProjection(runtime.database)
+    targets = Targets(runtime, chart, persons)
+    tasks = Tasks(runtime, targets, persons)
+    return ServiceDefinition(
         servicers=[
-            (chart_pb2_grpc.add_ChartServiceServicer_to_server, ChartServicer(house, chart, targets.acquainted)),
-            (targets_pb2_grpc.add_TargetServiceServicer_to_server, TargetServicer(house, targets)),
-            (tasks_pb2_grpc.add_TaskServiceServicer_to_server, TaskServicer(house, tasks)),
+            (chart_pb2_grpc.add_ChartServiceServicer_to_server, ChartServicer(runtime, chart, targets.acquainted)),
+            (targets_pb2_grpc.add_TargetServiceServicer_to_server, TargetServicer(runtime, targets)),
+            (tasks_pb2_grpc.add_TaskServiceServicer_to_server, TaskServicer(runtime, tasks)),
         ],
         tables=[*chart.tables, *targets.tables, *tasks.tables, persons.table],
         facts=events.table(targets, tasks, persons),
@@ -30,4 +30,4 @@ def wire(house: House) -> Wiring:
 
 
 if __name__ == "__main__":
-    main("organization", wire)
+    main("organization", define)

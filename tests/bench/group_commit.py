@@ -1,4 +1,4 @@
-"""Takes per second of one stock document by 200 concurrent takers: the lane, one bare conditional update each, one transaction each."""
+"""Takes per second of one stock document by 200 concurrent takers: the group_commit, one bare conditional update each, one transaction each."""
 
 import asyncio
 import secrets
@@ -15,7 +15,7 @@ from services.kit.errors import Exhausted, Unavailable
 from services.kit.mongo.client import Database, Session
 from services.kit.settings import Settings
 from services.kit.transactions import idempotency
-from services.kit.transactions.group_commit import Lane, Outcome, Ref, State
+from services.kit.transactions.group_commit import ChangeSet, DocumentRef, GroupCommit, Snapshot
 from services.kit.transactions.idempotency import IdempotencyKey
 from services.kit.transactions.outbox import Outbox
 
@@ -24,17 +24,17 @@ ROUNDS = 5
 ROUND_SECONDS = 1.5
 GOAL = 5
 ON_HAND = 10**9
-STOCK = Ref("stock", "var_1:str_1")
+STOCK = DocumentRef("stock", "var_1:str_1")
 Take = Callable[[], Awaitable[object]]
 
 
-def take(state: State) -> Outcome:
+def take(state: Snapshot) -> ChangeSet:
     """The decision of every taker: one piece, while there are any."""
     stock = state[STOCK]
     assert stock is not None
     if stock["reserved"] >= stock["on_hand"]:
         raise Exhausted("SOLD_OUT")
-    return Outcome(increments={STOCK: {"reserved": 1}}, answer=Int64Value(value=stock["reserved"] + 1))
+    return ChangeSet(increments={STOCK: {"reserved": 1}}, answer=Int64Value(value=stock["reserved"] + 1))
 
 
 async def run(uri: str) -> Table:
@@ -51,13 +51,13 @@ async def _measure(database: Database) -> Table:
     await idempotency.prepare(database)
     await database[idempotency.COLLECTION].insert_one({"_id": "first"})
     await database["stock"].insert_one({"_id": STOCK.id, "on_hand": ON_HAND, "reserved": 0, "version": 1})
-    lane = Lane(database, Outbox(database, "bench"), clock.now)
+    group_commit = GroupCommit(database, Outbox(database, "bench"), clock.now)
 
     async def through_the_lane() -> None:
-        await lane.run(_key(), [STOCK], take, Int64Value)
+        await group_commit.run(_key(), [STOCK], take, Int64Value)
 
     async def through_the_lane_unrecorded() -> None:
-        await lane.run(None, [STOCK], take, Int64Value)
+        await group_commit.run(None, [STOCK], take, Int64Value)
 
     async def bare_update() -> None:
         result = await database["stock"].update_one({"_id": STOCK.id, "reserved": {"$lt": ON_HAND}}, {"$inc": {"reserved": 1}})
@@ -75,16 +75,16 @@ async def _measure(database: Database) -> Table:
         await database.transact(body)
 
     ways: dict[str, Take] = {
-        "lane, each take with its idempotency record": through_the_lane,
-        "lane, no idempotency record": through_the_lane_unrecorded,
+        "group_commit, each take with its idempotency record": through_the_lane,
+        "group_commit, no idempotency record": through_the_lane_unrecorded,
         "floor: one bare conditional update per take": bare_update,
         "one transaction per take, with its idempotency record": own_transaction,
     }
     rounds = [{name: await _takes_per_second(way, database) for name, way in ways.items()} for _ in range(ROUNDS)]
-    await lane.close()
+    await group_commit.close()
     medians = {name: median(measured[name] for measured in rounds) for name in ways}
     floor = medians["floor: one bare conditional update per take"]
-    table = Table(title=f"lane: {TAKERS} takers of one document, medians of {ROUNDS} rounds (goal: at least {GOAL}x the floor)")
+    table = Table(title=f"group_commit: {TAKERS} takers of one document, medians of {ROUNDS} rounds (goal: at least {GOAL}x the floor)")
     for column in ("way", "takes/s", "x floor"):
         table.add_column(column, justify="left" if column == "way" else "right")
     for name, value in medians.items():

@@ -12,7 +12,7 @@ import grpc
 import uvloop
 
 from services.kit.events.relay import WATCHED, Relay
-from services.kit.mongo.change_streams import Watch
+from services.kit.mongo.change_streams import ChangeStreamHub
 from services.kit.mongo.client import Database
 from services.kit.settings import Settings
 from services.kit.transactions.outbox import Outbox
@@ -50,7 +50,7 @@ async def main(uri: str, driver: Any, name: str, keys: int, addresses: dict[str,
     database = Database(Settings(mongo_uri=uri, mongo_driver=driver), name)
     outbox = Outbox(database, SOURCE, heard_by={"visit_started": list(addresses)})
     await outbox.prepare()
-    watch = Watch(database, [WATCHED])
+    watch = ChangeStreamHub(database, [WATCHED])
     channels = {listener: grpc.aio.insecure_channel(address) for listener, address in addresses.items()}
     relay = Relay(database, channels, source=SOURCE, watch=watch, lease_seconds=LEASE_SECONDS, attempts_max=ATTEMPTS_MAX, retry=QUICK)
     background = [asyncio.create_task(loop()) for loop in (watch.run, relay.run)]

@@ -14,11 +14,11 @@ import grpc
 import uvloop
 
 from quanyu.facts.v1 import facts_pb2, facts_pb2_grpc
-from services.kit.events.inbox import Handler, Happened, Together
+from services.kit.events.inbox import BatchHandler, Handler, Happened
 from services.kit.mongo.client import Database
 from services.kit.settings import Settings
 from services.kit.transactions.outbox import Outbox
-from services.kit.transactions.unit_of_work import Unit
+from services.kit.transactions.unit_of_work import UnitOfWork
 from tests.services.kit.hearing import Trusting
 
 POISON = ("key-0", 2)
@@ -28,23 +28,23 @@ POISON = ("key-0", 2)
 async def main(uri: str, driver: Any, name: str, address: str, effect: str) -> None:
     database = Database(Settings(mongo_uri=uri, mongo_driver=driver), name)
 
-    async def placed(unit: Unit, fact: facts_pb2.Fact) -> None:
+    async def placed(uow: UnitOfWork, fact: facts_pb2.Fact) -> None:
         places = database["places"]
         row = await places.find_one_and_update(
-            {"_id": fact.key}, {"$inc": {"n": 1}}, upsert=True, return_document=True, session=unit.session
+            {"_id": fact.key}, {"$inc": {"n": 1}}, upsert=True, return_document=True, session=uow.session
         )
-        if (fact.key, row["n"]) == POISON and not await database["cured"].find_one({}, session=unit.session):
+        if (fact.key, row["n"]) == POISON and not await database["cured"].find_one({}, session=uow.session):
             raise ValueError("not cured")
         number = int(fact.visit_started.visit_id)
-        await database["effects"].insert_one({"key": fact.key, "number": number, "place": row["n"]}, session=unit.session)
+        await database["effects"].insert_one({"key": fact.key, "number": number, "place": row["n"]}, session=uow.session)
 
-    async def bare(unit: Unit, fact: facts_pb2.Fact) -> None:
-        await database["effects"].insert_one(_row(fact), session=unit.session)
+    async def bare(uow: UnitOfWork, fact: facts_pb2.Fact) -> None:
+        await database["effects"].insert_one(_row(fact), session=uow.session)
 
     async def together(happened: Sequence[Happened]) -> None:
         await database["effects"].insert_many([_row(fact) for _, fact in happened], session=happened[0][0].session)
 
-    effects: dict[str, Handler] = {"placed": placed, "bare": bare, "together": Together(together)}
+    effects: dict[str, Handler] = {"placed": placed, "bare": bare, "together": BatchHandler(together)}
     sink = Trusting(database, {"visit_started": effects[effect]}, Outbox(database, "listener"))
     await sink.prepare()
     server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])

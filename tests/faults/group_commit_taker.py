@@ -1,4 +1,4 @@
-"""A process that takes from one counter through the lane, and may be killed while it does.
+"""A process that takes from one counter through the group_commit, and may be killed while it does.
 
 `python -m tests.faults.group_commit_taker URI DRIVER DATABASE NAME TAKES once|forever` says "ready", waits for a line, makes all its takes at once
 and prints each as `NAME-3 17` (the 17th piece) or `NAME-3 SOLD_OUT`. With `forever` it makes the same takes again and again.
@@ -14,12 +14,12 @@ from services.kit import clock
 from services.kit.errors import Exhausted, Unavailable
 from services.kit.mongo.client import Database
 from services.kit.settings import Settings
-from services.kit.transactions.group_commit import Lane, Outcome, Ref, State
+from services.kit.transactions.group_commit import ChangeSet, DocumentRef, GroupCommit, Snapshot
 from services.kit.transactions.idempotency import IdempotencyKey
 from services.kit.transactions.outbox import Outbox
 from services.kit.values.event import Fact
 
-STOCK = Ref("stock", "var_1:str_1")
+STOCK = DocumentRef("stock", "var_1:str_1")
 SOLD_OUT = "SOLD_OUT"
 
 
@@ -30,20 +30,20 @@ class StoreChanged(Fact, frozen=True):
     store_id: str
 
 
-def lane_on(database: Database, batch_max: int) -> Lane:
+def lane_on(database: Database, batch_max: int) -> GroupCommit:
     """Batches far smaller than what waits, so that a kill finds transactions before, in and after it."""
-    return Lane(database, Outbox(database, "commerce", {"store_changed": ["member"]}), clock.now, batch_max=batch_max)
+    return GroupCommit(database, Outbox(database, "commerce", {"store_changed": ["member"]}), clock.now, batch_max=batch_max)
 
 
-async def take(lane: Lane, name: str) -> str:
+async def take(group_commit: GroupCommit, name: str) -> str:
     """Which piece this take got, or SOLD_OUT; asks again, under the same id, while the database is contended."""
 
-    def decide(state: State) -> Outcome:
+    def decide(state: Snapshot) -> ChangeSet:
         stock = state[STOCK]
         assert stock is not None
         if stock["reserved"] >= stock["on_hand"]:
             raise Exhausted(SOLD_OUT)
-        return Outcome(
+        return ChangeSet(
             increments={STOCK: {"reserved": 1}},
             inserts=[("holds", {"_id": name, "piece": stock["reserved"] + 1})],
             facts=[StoreChanged("str_1")],
@@ -52,7 +52,7 @@ async def take(lane: Lane, name: str) -> str:
 
     while True:
         try:
-            return str((await lane.run(IdempotencyKey(name, name.encode()), [STOCK], decide, Int64Value)).value)
+            return str((await group_commit.run(IdempotencyKey(name, name.encode()), [STOCK], decide, Int64Value)).value)
         except Exhausted as refusal:
             return refusal.reason
         except Unavailable:
@@ -62,10 +62,10 @@ async def take(lane: Lane, name: str) -> str:
 async def main(uri: str, driver: Any, database_name: str, name: str, takes: int, forever: bool) -> None:
     database = Database(Settings(mongo_uri=uri, mongo_driver=driver), database_name)
     await database.ping()
-    lane = lane_on(database, max(1, takes // 20))
+    group_commit = lane_on(database, max(1, takes // 20))
 
     async def take_and_tell(number: int) -> None:
-        sys.stdout.write(f"{name}-{number} {await take(lane, f'{name}-{number}')}\n")
+        sys.stdout.write(f"{name}-{number} {await take(group_commit, f'{name}-{number}')}\n")
         sys.stdout.flush()
 
     sys.stdout.write("ready\n")
@@ -75,7 +75,7 @@ async def main(uri: str, driver: Any, database_name: str, name: str, takes: int,
         await asyncio.gather(*(take_and_tell(number) for number in range(takes)))
         if not forever:
             break
-    await lane.close()
+    await group_commit.close()
     await database.close()
 
 

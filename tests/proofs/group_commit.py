@@ -23,7 +23,7 @@ Heard = dict[str, str]
 
 async def run(uri: str) -> Table:
     """Full size: 2,000 takes of 500 pieces."""
-    table = Table(title=f"lane: {TAKES:,} takes of {PIECES} pieces by two processes, one killed; {ROUNDS} times")
+    table = Table(title=f"group_commit: {TAKES:,} takes of {PIECES} pieces by two processes, one killed; {ROUNDS} times")
     for _ in range(ROUNDS):
         start = time.perf_counter()
         figures = await takes_survive_a_kill(Settings(mongo_uri=uri), TAKES, PIECES)
@@ -41,10 +41,10 @@ async def takes_survive_a_kill(settings: Settings, takes: int, pieces: int) -> d
         await idempotency.prepare(database)
         await database[STOCK.collection].insert_one({"_id": STOCK.id, "on_hand": pieces, "reserved": 0, "version": 1})
         before_kill, survivor = await _race(database, settings, takes // 2)
-        lane = lane_on(database, max(1, takes // 20))
+        group_commit = lane_on(database, max(1, takes // 20))
         names = [f"victim-{number}" for number in range(takes // 2)]
-        victim = dict(zip(names, await asyncio.gather(*(take(lane, name) for name in names)), strict=True))
-        await lane.close()
+        victim = dict(zip(names, await asyncio.gather(*(take(group_commit, name) for name in names)), strict=True))
+        await group_commit.close()
 
         assert before_kill.items() <= victim.items(), "a take that was answered before the kill heard something else after it"
         everybody = victim | survivor

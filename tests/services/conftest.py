@@ -30,8 +30,8 @@ class Running:
     """A running service and the ways a test speaks to it."""
 
     def __init__(self, service: RunningService, keys: Keys) -> None:
-        self.house, self.wiring, self.address, self.relay = service.house, service.wiring, service.address, service.relay
-        self.database = service.house.database
+        self.runtime, self.definition, self.address, self.relay = service.runtime, service.definition, service.address, service.relay
+        self.database = service.runtime.database
         self.keys = keys
         self.channels: list[grpc.aio.Channel] = []
         self.gateway = Signer("gateway", keys.signing_setting("gateway"))
@@ -39,7 +39,7 @@ class Running:
     def channel_as(self, *grants: Grant, subject: str = "tester", offset: float = 0.0) -> grpc.aio.Channel:
         """A channel whose calls are made by somebody with these grants; refusals are raised as `kit.errors`."""
         principal = Principal(id=subject, grants=grants, clock_offset=offset)
-        channel = open_channel(self.address, lambda: self.gateway.token(self.house.name, principal), DEADLINE_SECONDS)
+        channel = open_channel(self.address, lambda: self.gateway.token(self.runtime.name, principal), DEADLINE_SECONDS)
         self.channels.append(channel)
         return channel
 
@@ -65,7 +65,7 @@ class Running:
         issuer = signed_by or source
         signer = Signer(issuer, self.keys.signing_setting(issuer))
         principal = Principal(id=f"service:{source}", grants=(Grant(SERVICE, INSTALLATION),))
-        channel = open_channel(self.address, lambda: signer.token(self.house.name, principal), DEADLINE_SECONDS)
+        channel = open_channel(self.address, lambda: signer.token(self.runtime.name, principal), DEADLINE_SECONDS)
         async with channel:
             answer = await facts_pb2_grpc.FactSinkServiceStub(channel).Deliver(facts_pb2.DeliverRequest(source=source, facts=facts))
         return list(answer.deliveries)

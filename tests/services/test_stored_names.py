@@ -24,7 +24,7 @@ from services.kit.events import inbox
 from services.kit.mongo import lease
 from services.kit.projections import scopes
 from services.kit.rpc import status
-from services.kit.runtime.runtime import SERVICES, House
+from services.kit.runtime.runtime import SERVICES, Runtime
 from services.kit.security.authorization import Caller, current
 from services.kit.settings import Settings
 from services.kit.transactions import idempotency
@@ -52,11 +52,11 @@ async def names() -> dict[str, Section]:
     for service in SERVICES:
         keys = new_keys()
         settings = Settings(signing_key=keys.signing_setting(service), secret_keys=keys.secret_key, hash_keys=keys.hash_key)
-        house = House.build(service, settings)
-        for table in import_module(f"services.{service}.__main__").wire(house).tables:
+        runtime = Runtime.build(service, settings)
+        for table in import_module(f"services.{service}.__main__").wire(runtime).tables:
             paths = sorted(set(_paths(inspect.type_info(table.struct), "")))
             collections[f"collections.{service}.{table.name}"] = {"noun": table.noun, "fields": paths}
-        await house.close()
+        await runtime.close()
     kit = (idempotency.COLLECTION, inbox.COLLECTION, DELIVERIES, KEYS, lease.COLLECTION, scopes.COLLECTION, HOLDERS, AFFINITY)
     return {
         "idempotency": _idempotency(),

@@ -16,9 +16,9 @@ from services.kit.enums import ScopeKind
 from services.kit.errors import Denied, Refusal
 from services.kit.mongo.client import Database, Document, Session, Shaped
 from services.kit.mongo.codec import as_documents, as_struct
-from services.kit.mongo.scoped_collection import Page, Table
+from services.kit.mongo.scoped_collection import Page, ScopedCollection
 from services.kit.security.authorization import caller
-from services.kit.transactions.unit_of_work import Unit
+from services.kit.transactions.unit_of_work import UnitOfWork
 
 VARIANTS_MATCHED_MAX = 500
 LISTED_MAX = 10_000
@@ -31,15 +31,15 @@ class CatalogStore:
 
     def __init__(self, database: Database) -> None:
         own = {ScopeKind.BRAND: "brand_id"}
-        self.products = Table(
+        self.products = ScopedCollection(
             database, "products", noun="PRODUCT", struct=Product, message=catalog_pb2.Product, scopes=own, public=True,
             indexes=[IndexModel([("brand_id", ASCENDING), ("_id", ASCENDING)])],
         )  # fmt: skip
-        self.variants = Table(
+        self.variants = ScopedCollection(
             database, "variants", noun="VARIANT", struct=Variant, message=catalog_pb2.Variant, scopes=own, public=True,
             indexes=[IndexModel([("search", ASCENDING), ("_id", ASCENDING)]), IndexModel([("product_id", ASCENDING)])],
         )  # fmt: skip
-        self.offers = Table(
+        self.offers = ScopedCollection(
             database, "offers", noun="OFFER", struct=Offer, message=catalog_pb2.Offer, scopes=own, public=True,
             indexes=[
                 IndexModel([("goods.search", ASCENDING), ("_id", ASCENDING)]),
@@ -49,7 +49,7 @@ class CatalogStore:
         self.brands: LRUCache[str, str] = LRUCache(BRANDS_CACHED_MAX)
 
     @property
-    def tables(self) -> tuple[Table[Any], ...]:
+    def tables(self) -> tuple[ScopedCollection[Any], ...]:
         """What is prepared before the start."""
         return self.products, self.variants, self.offers
 
@@ -94,23 +94,23 @@ class CatalogStore:
 
     # writing ---------------------------------------------------------------------------------------------------------
 
-    async def create(self, unit: Unit, made: Composed) -> tuple[Shaped, list[Shaped], Shaped]:
+    async def create(self, uow: UnitOfWork, made: Composed) -> tuple[Shaped, list[Shaped], Shaped]:
         """A product with its variants and offer; `Conflict` when an id is in use."""
-        product = await self.products.insert(unit, made.product)
-        variants = [await self.variants.insert(unit, variant) for variant in made.variants]
-        return product, variants, await self.offers.insert(unit, made.offer)
+        product = await self.products.insert(uow, made.product)
+        variants = [await self.variants.insert(uow, variant) for variant in made.variants]
+        return product, variants, await self.offers.insert(uow, made.offer)
 
-    async def set_price(self, unit: Unit, variant_id: str, price: Price) -> Shaped:
+    async def set_price(self, uow: UnitOfWork, variant_id: str, price: Price) -> Shaped:
         """The variant at its new price; its offer has it too."""
-        before = await self.variants.load(variant_id, session=unit.session, writing=True)
-        offer = await self.offers.load(before.offer_id, session=unit.session, writing=True)
+        before = await self.variants.load(variant_id, session=uow.session, writing=True)
+        offer = await self.offers.load(before.offer_id, session=uow.session, writing=True)
         offer_after, after = rules.set_price(offer, before, price)
-        await self.offers.replace(unit, offer_after, before=offer)
-        return await self.variants.replace(unit, after, before=before)
+        await self.offers.replace(uow, offer_after, before=offer)
+        return await self.variants.replace(uow, after, before=before)
 
-    async def bring(self, unit: Unit, rows: Sequence[NewProduct]) -> list[Refusal | None]:
+    async def bring(self, uow: UnitOfWork, rows: Sequence[NewProduct]) -> list[Refusal | None]:
         """Adds or replaces products; for each row None, or why it was left out."""
-        standing = await self._standing(unit, rows)
+        standing = await self._standing(uow, rows)
         verdicts: list[Refusal | None] = []
         for row in rows:
             try:
@@ -124,17 +124,17 @@ class CatalogStore:
             documents = as_documents(list(taken.values()))
             # Not upserts: they cost the server four times what inserts do.
             if fresh := [document for document in documents if document["_id"] not in standing.before]:
-                await table.collection.insert_many(fresh, ordered=False, session=unit.session)
+                await table.collection.insert_many(fresh, ordered=False, session=uow.session)
             if changed := [_replacing(document) for document in documents if document["_id"] in standing.before]:
-                await table.collection.bulk_write(changed, ordered=False, session=unit.session)
+                await table.collection.bulk_write(changed, ordered=False, session=uow.session)
         return verdicts
 
-    async def _standing(self, unit: Unit, rows: Sequence[NewProduct]) -> "_Standing":
+    async def _standing(self, uow: UnitOfWork, rows: Sequence[NewProduct]) -> "_Standing":
         products = [row.product_id for row in rows]
         named = [variant.variant_id for row in rows for variant in row.variants]
-        found = self.products.collection.find({"_id": {"$in": products}}, {"brand_id": 1}, session=unit.session)
+        found = self.products.collection.find({"_id": {"$in": products}}, {"brand_id": 1}, session=uow.session)
         brands = {row["_id"]: row["brand_id"] for row in await found.to_list(None)}
-        known = self.variants.collection.find({"$or": [{"_id": {"$in": named}}, {"product_id": {"$in": products}}]}, session=unit.session)
+        known = self.variants.collection.find({"$or": [{"_id": {"$in": named}}, {"product_id": {"$in": products}}]}, session=uow.session)
         return _Standing(brands, [as_struct(row, Variant) for row in await known.to_list(None)])
 
 

@@ -12,8 +12,8 @@ from services.kit import ids
 from services.kit.errors import Invalid, Refusal, under
 from services.kit.mongo.codec import as_struct, fields
 from services.kit.rpc import batch_lists
-from services.kit.runtime.runtime import House
-from services.kit.transactions.unit_of_work import Unit, write
+from services.kit.runtime.runtime import Runtime
+from services.kit.transactions.unit_of_work import UnitOfWork, transactional
 
 TEXT_LENGTH_MAX = 200
 ATTRIBUTES_MAX = 16
@@ -21,8 +21,8 @@ PRODUCTS_LISTED_MAX = 100
 
 
 class Catalog(catalog_pb2_grpc.CatalogServiceServicer):
-    def __init__(self, house: House, catalog: CatalogStore) -> None:
-        self.units, self.catalog = house.units, catalog
+    def __init__(self, runtime: Runtime, catalog: CatalogStore) -> None:
+        self.transactions, self.catalog = runtime.transactions, catalog
 
     async def GetProduct(self, request: catalog_pb2.GetProductRequest, context: Any) -> catalog_pb2.GetProductResponse:
         return catalog_pb2.GetProductResponse(product=await self.catalog.products.get(request.id))
@@ -54,25 +54,25 @@ class Catalog(catalog_pb2_grpc.CatalogServiceServicer):
         found = await self.catalog.first_offers(*_sought(request), brand_ids, request.first)
         return catalog_pb2.BatchListOffersResponse(brands=batch_lists.answered(name, "offers", found))
 
-    @write
-    async def CreateProduct(self, request: catalog_pb2.CreateProductRequest, unit: Unit) -> catalog_pb2.CreateProductResponse:
+    @transactional
+    async def CreateProduct(self, request: catalog_pb2.CreateProductRequest, uow: UnitOfWork) -> catalog_pb2.CreateProductResponse:
         as_struct({"brand_id": request.brand_id}, rules.Owner)
         given = fields(request.product)
         if given.setdefault("brand_id", request.brand_id) != request.brand_id:
             raise Invalid(Reason.INVALID_FIELD, "the product is of another brand than the request", field="product.brand_id")
         with under("product"):
             made = rules.compose(as_struct(rules.name_ids(given, ids.new), NewProduct))
-        product, variants, offer = await self.catalog.create(unit, made)
+        product, variants, offer = await self.catalog.create(uow, made)
         return catalog_pb2.CreateProductResponse(product=product, variants=variants, offer=offer)
 
-    @write
-    async def SetPrice(self, request: catalog_pb2.SetPriceRequest, unit: Unit) -> catalog_pb2.SetPriceResponse:
+    @transactional
+    async def SetPrice(self, request: catalog_pb2.SetPriceRequest, uow: UnitOfWork) -> catalog_pb2.SetPriceResponse:
         with under("price"):
             price = as_struct(fields(request.price), rules.Price)
-        return catalog_pb2.SetPriceResponse(variant=await self.catalog.set_price(unit, request.variant_id, price))
+        return catalog_pb2.SetPriceResponse(variant=await self.catalog.set_price(uow, request.variant_id, price))
 
-    @write
-    async def ImportProducts(self, request: catalog_pb2.ImportProductsRequest, unit: Unit) -> catalog_pb2.ImportProductsResponse:
+    @transactional
+    async def ImportProducts(self, request: catalog_pb2.ImportProductsRequest, uow: UnitOfWork) -> catalog_pb2.ImportProductsResponse:
         if not 0 < len(request.products) <= rules.IMPORT_MAX:
             raise Invalid(Reason.INVALID_FIELD, f"1 to {rules.IMPORT_MAX} products", field="products")
         refused: dict[int, Refusal] = {}
@@ -82,7 +82,7 @@ class Catalog(catalog_pb2_grpc.CatalogServiceServicer):
                 rows[index] = as_struct(fields(product), NewProduct)
             except Refusal as refusal:
                 refused[index] = refusal
-        verdicts = await self.catalog.bring(unit, list(rows.values()))
+        verdicts = await self.catalog.bring(uow, list(rows.values()))
         refused |= {index: verdict for index, verdict in zip(rows, verdicts, strict=True) if verdict}
         rejects = rejects_of(refused, [product.product_id for product in request.products])
         return catalog_pb2.ImportProductsResponse(imported=len(request.products) - len(rejects), rejects=rejects)

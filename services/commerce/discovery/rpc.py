@@ -10,13 +10,13 @@ from services.commerce.discovery.repository import Shelves
 from services.commerce.discovery.rules import Asked, HoldAsked
 from services.commerce.stock.repository import StockStore
 from services.kit.mongo.codec import as_struct, builtins, fields
-from services.kit.runtime.runtime import House
+from services.kit.runtime.runtime import Runtime
 from services.kit.transactions.idempotency import IdempotencyKey
 
 
 class Discovery(discovery_pb2_grpc.DiscoveryServiceServicer):
-    def __init__(self, house: House, stocks: StockStore, shelves: Shelves) -> None:
-        self.clock, self.stocks, self.shelves = house.clock, stocks, shelves
+    def __init__(self, runtime: Runtime, stocks: StockStore, shelves: Shelves) -> None:
+        self.clock, self.stocks, self.shelves = runtime.clock, stocks, shelves
 
     async def SearchPromises(self, request: discovery_pb2.SearchPromisesRequest, context: Any) -> discovery_pb2.SearchPromisesResponse:
         asked = as_struct(fields(request), Asked)

@@ -27,10 +27,10 @@ from services.kit.mongo.client import Session, Shaped
 from services.kit.mongo.codec import as_document
 from services.kit.observability.logs import logger
 from services.kit.projections.persons import Person
-from services.kit.transactions.group_commit import Outcome, Ref
-from services.kit.transactions.group_commit import State as Counters
+from services.kit.transactions.group_commit import ChangeSet, DocumentRef
+from services.kit.transactions.group_commit import Snapshot as Counters
 from services.kit.transactions.idempotency import IdempotencyKey
-from services.kit.transactions.unit_of_work import Unit
+from services.kit.transactions.unit_of_work import UnitOfWork
 
 ATTEMPTS_MAX = 8
 """Looks at an order that others keep changing."""
@@ -47,23 +47,23 @@ class Checkout:
 
     # placing ---------------------------------------------------------------------------------------------------------
 
-    async def place_holds(self, unit: Unit, asked: NewOrder, destination: bytes | None) -> Shaped:
+    async def place_holds(self, uow: UnitOfWork, asked: NewOrder, destination: bytes | None) -> Shaped:
         """An order of held goods. Only what is asked now must lie ahead: what a hold says may be over by the time it is ordered."""
-        stock_rules.check_needed(asked.needed_by, unit.at)
-        holds = [await self.stocks.holds.load(id, session=unit.session, writing=True) for id in dict.fromkeys(asked.hold_ids)]
+        stock_rules.check_needed(asked.needed_by, uow.at)
+        holds = [await self.stocks.holds.load(id, session=uow.session, writing=True) for id in dict.fromkeys(asked.hold_ids)]
         for hold in holds:
             if hold.consumer_id != asked.consumer_id:
                 raise self.stocks.holds.missing(hold.id)
         rules.check_store(holds, asked.store_id)
         needed_by = asked.needed_by or min((hold.needed_by for hold in holds if hold.needed_by), default=None)
         variant_ids = [hold.variant_id for hold in holds]
-        person = await self.store.persons.of(asked.consumer_id, unit.session)
+        person = await self.store.persons.of(asked.consumer_id, uow.session)
         asked = replace(asked, needed_by=needed_by, store_id=holds[0].store_id)
-        place = await self._prepare(asked, person, variant_ids, destination, unit.at, unit.session)
+        place = await self._prepare(asked, person, variant_ids, destination, uow.at, uow.session)
         order = place(holds)
         for hold in holds:
-            await self.stocks.holds.replace(unit, stock_rules.order(hold, order.id, unit.at, rules.pay_by(order)), before=hold)
-        return await self.store.own.insert(unit, order)
+            await self.stocks.holds.replace(uow, stock_rules.order(hold, order.id, uow.at, rules.pay_by(order)), before=hold)
+        return await self.store.own.insert(uow, order)
 
     async def place_lines(
         self, key: IdempotencyKey, asked: NewOrder, destination: bytes | None, at: datetime
@@ -72,13 +72,13 @@ class Checkout:
         quantities: dict[str, int] = {}
         for line in asked.lines:
             quantities[line.variant_id] = quantities.get(line.variant_id, 0) + line.quantity
-        refs = {id: Ref(STOCK, stock_id(asked.store_id, id)) for id in quantities}
+        refs = {id: DocumentRef(STOCK, stock_id(asked.store_id, id)) for id in quantities}
         hold_ids = {id: ids.new("hld") for id in quantities}
         until = await self.stocks.held_until([ref.id for ref in refs.values()])
         holder = await self.stocks.holders.who(asked.consumer_id, asked.store_id)
         place = await self._prepare(asked, holder.person, quantities, destination, at)
 
-        def decide(state: Counters) -> Outcome:
+        def decide(state: Counters) -> ChangeSet:
             holds = [
                 stock_rules.hold(
                     row_in(state, ref), id=hold_ids[id], consumer_id=asked.consumer_id, staff_brand_id=holder.brand_id,
@@ -89,7 +89,7 @@ class Checkout:
             order = place(holds)
             standing = [stock_rules.order(hold, order.id, at, rules.pay_by(order)) for hold in stock_rules.counted_once(holds)]
             document = as_document(order)
-            return Outcome(
+            return ChangeSet(
                 increments={refs[hold.variant_id]: {"reserved": hold.quantity} for hold in standing},
                 inserts=[(ORDERS, document), *((HOLDS, as_document(hold)) for hold in standing)],
                 answer=orders_pb2.PlaceOrderResponse(order=self.orders.answer(document)),

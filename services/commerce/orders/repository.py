@@ -16,13 +16,13 @@ from services.commerce.orders.visibility import visible_to
 from services.kit.enums import ScopeKind
 from services.kit.errors import Invalid
 from services.kit.mongo import pagination
-from services.kit.mongo.change_streams import Watch, Watched
+from services.kit.mongo.change_streams import ChangeStreamHub, WatchedCollection
 from services.kit.mongo.client import Database, Document, Session, Shaped
 from services.kit.mongo.codec import as_document, as_documents, as_struct
-from services.kit.mongo.scoped_collection import Page, Table
-from services.kit.projections.persons import Person, Persons
+from services.kit.mongo.scoped_collection import Page, ScopedCollection
+from services.kit.projections.persons import Person, PersonProjection
 from services.kit.security.authorization import caller
-from services.kit.transactions.unit_of_work import Unit
+from services.kit.transactions.unit_of_work import UnitOfWork
 
 ORDERS = "orders"
 LATEST_FIRST = [("placed_at", -1)]
@@ -35,11 +35,11 @@ FOLLOWED = "orders:followed"
 class OrderStore:
     """Orders, and the visits their scenario is derived from."""
 
-    def __init__(self, database: Database, watch: Watch, persons: Persons) -> None:
+    def __init__(self, database: Database, watch: ChangeStreamHub, persons: PersonProjection) -> None:
         self.watch, self.persons = watch, persons
-        watch.add(Watched(ORDERS, keys=("_id",), kinds=("update", "replace")))
+        watch.add(WatchedCollection(ORDERS, keys=("_id",), kinds=("update", "replace")))
         lists = [IndexModel([(field, ASCENDING), ("placed_at", DESCENDING), ("_id", ASCENDING)]) for field in LISTED_BY]
-        self.orders = Table(
+        self.orders = ScopedCollection(
             database, ORDERS, noun="ORDER", struct=Order, message=orders_pb2.Order,
             scopes={ScopeKind.CONSUMER: "consumer_id", ScopeKind.STORE: "store_id", ScopeKind.BRAND: ("seller_id", "brand_ids")},
             indexes=[
@@ -50,14 +50,14 @@ class OrderStore:
             ],
         )  # fmt: skip
         # A brand whose goods are in an order sees its part of it; who may change it is the consumer, the store and who runs the store.
-        self.own = Table(
+        self.own = ScopedCollection(
             database, ORDERS, noun="ORDER", struct=Order, message=orders_pb2.Order,
             scopes={ScopeKind.CONSUMER: "consumer_id", ScopeKind.STORE: "store_id", ScopeKind.BRAND: "seller_id"},
         )  # fmt: skip
-        self.visits = Table(database, "visit_view", noun="VISIT", struct=Visit, scopes={})
+        self.visits = ScopedCollection(database, "visit_view", noun="VISIT", struct=Visit, scopes={})
 
     @property
-    def tables(self) -> tuple[Table[Any], ...]:
+    def tables(self) -> tuple[ScopedCollection[Any], ...]:
         """What is prepared before the start."""
         return self.orders, self.visits
 
@@ -139,14 +139,14 @@ class OrderStore:
         where = {"_id": order.id, "version": order.version, "sweep_at": {"$exists": True}}
         await self.orders.collection.update_one(where, {"$set": {"sweep_at": real_at}, "$inc": {"version": 1}})
 
-    async def bring(self, unit: Unit, batch_id: str, orders: Mapping[str, Order]) -> int:
+    async def bring(self, uow: UnitOfWork, batch_id: str, orders: Mapping[str, Order]) -> int:
         """Adds the paid orders of a batch (by id, bounds checked) that do not stand yet, and tells them; how many there were."""
-        found = self.orders.collection.find({"_id": {"$in": list(orders)}}, {"_id": 1}, session=unit.session)
+        found = self.orders.collection.find({"_id": {"$in": list(orders)}}, {"_id": 1}, session=uow.session)
         standing = {row["_id"] for row in await found.to_list(None)}
         fresh = [order for id, order in orders.items() if id not in standing]
         if fresh:
-            await self.orders.collection.insert_many(as_documents(fresh), ordered=False, session=unit.session)
-            unit.tell(OrdersImported(batch_id, tuple(rules.summary(order) for order in fresh)))
+            await self.orders.collection.insert_many(as_documents(fresh), ordered=False, session=uow.session)
+            uow.publish(OrdersImported(batch_id, tuple(rules.summary(order) for order in fresh)))
         return len(fresh)
 
     async def keep_visit(self, session: Session, visit: Visit) -> None:

@@ -27,21 +27,21 @@ from services.kit.errors import Invalid, NotFound, Refusal
 from services.kit.mongo.codec import as_struct, fields
 from services.kit.observability.logs import logger
 from services.kit.rpc import batch_lists
-from services.kit.runtime.runtime import House
-from services.kit.security.webhook_signatures import Senders
+from services.kit.runtime.runtime import Runtime
+from services.kit.security.webhook_signatures import WebhookVerifier
 from services.kit.settings import Settings
 from services.kit.transactions.idempotency import IdempotencyKey
-from services.kit.transactions.unit_of_work import Unit, write
+from services.kit.transactions.unit_of_work import UnitOfWork, transactional
 
 W = TypeVar("W", bound=StrEnum)
 
 
 class Orders(orders_pb2_grpc.OrderServiceServicer):
-    def __init__(self, house: House, catalog: CatalogStore, stocks: StockStore, store: OrderStore, checkout: Checkout) -> None:
-        self.units, self.clock, self.secrets = house.units, house.clock, house.secrets
+    def __init__(self, runtime: Runtime, catalog: CatalogStore, stocks: StockStore, store: OrderStore, checkout: Checkout) -> None:
+        self.transactions, self.clock, self.encryption = runtime.transactions, runtime.clock, runtime.encryption
         self.catalog, self.stocks, self.store, self.checkout = catalog, stocks, store, checkout
-        self.senders = Senders.of(house.settings)
-        self.payable = payable(house.settings)
+        self.senders = WebhookVerifier.of(runtime.settings)
+        self.payable = payable(runtime.settings)
 
     async def PlaceOrder(self, request: orders_pb2.PlaceOrderRequest, context: Any) -> orders_pb2.PlaceOrderResponse:
         asked = rules.check_asked(as_struct(fields(request), NewOrder))
@@ -52,14 +52,14 @@ class Orders(orders_pb2_grpc.OrderServiceServicer):
 
     async def _begin(self, request: orders_pb2.PlaceOrderRequest, asked: NewOrder) -> orders_pb2.PlaceOrderResponse:
         """The order with its goods, once."""
-        destination = self.secrets.encrypt(msgspec.json.encode(asked.destination).decode()) if asked.destination else None
+        destination = self.encryption.encrypt(msgspec.json.encode(asked.destination).decode()) if asked.destination else None
         if asked.lines:
             return await self.checkout.place_lines(IdempotencyKey.of(request), asked, destination, self.clock())
 
-        async def body(unit: Unit) -> orders_pb2.PlaceOrderResponse:
-            return orders_pb2.PlaceOrderResponse(order=await self.checkout.place_holds(unit, asked, destination))
+        async def body(uow: UnitOfWork) -> orders_pb2.PlaceOrderResponse:
+            return orders_pb2.PlaceOrderResponse(order=await self.checkout.place_holds(uow, asked, destination))
 
-        return await self.units.run(request, orders_pb2.PlaceOrderResponse, body)
+        return await self.transactions.run(request, orders_pb2.PlaceOrderResponse, body)
 
     async def _with_coupons(self, request: orders_pb2.PlaceOrderRequest, order_id: str) -> orders_pb2.PlaceOrderResponse:
         """The order with its coupons' discounts, once. Whoever repeats the call takes it up where it stopped."""
@@ -69,14 +69,14 @@ class Orders(orders_pb2_grpc.OrderServiceServicer):
             raise errors.restore(refused.code, refused.reason, refused.message, refused.metadata)
         priced = await self.checkout.lock_coupons(order) if order.state is OrderState.PLACING else order
 
-        async def body(unit: Unit) -> orders_pb2.PlaceOrderResponse:
-            now = await self.store.own.load(order_id, session=unit.session)
+        async def body(uow: UnitOfWork) -> orders_pb2.PlaceOrderResponse:
+            now = await self.store.own.load(order_id, session=uow.session)
             if now.state is OrderState.PLACING:
                 now = msgspec.structs.replace(priced, version=now.version)
-                return orders_pb2.PlaceOrderResponse(order=await self.store.own.replace(unit, now))
-            return orders_pb2.PlaceOrderResponse(order=await self.store.own.get(order_id, session=unit.session))
+                return orders_pb2.PlaceOrderResponse(order=await self.store.own.replace(uow, now))
+            return orders_pb2.PlaceOrderResponse(order=await self.store.own.get(order_id, session=uow.session))
 
-        placed = await self.units.run(request, orders_pb2.PlaceOrderResponse, body, step="coupons")
+        placed = await self.transactions.run(request, orders_pb2.PlaceOrderResponse, body, step="coupons")
         if placed.order.state == orders_pb2.ORDER_STATE_CANCELLED:
             # Cancelled while the wallet was locking: the lock may have come after the rollback.
             await self.checkout.roll_back(order_id)
@@ -109,13 +109,13 @@ class Orders(orders_pb2_grpc.OrderServiceServicer):
     async def _pay(self, request: orders_pb2.PayOrderRequest) -> orders_pb2.PayOrderResponse:
         asked, payment_id = as_struct(fields(request), PaymentAsked), ids.new("pay")
 
-        async def body(unit: Unit) -> orders_pb2.PayOrderResponse:
-            order = await self.store.own.decide(
-                unit, asked.order_id, rules.approve, payment_id=payment_id, asked=asked, at=unit.at, real_at=clock.real()
+        async def body(uow: UnitOfWork) -> orders_pb2.PayOrderResponse:
+            order = await self.store.own.apply_rule(
+                uow, asked.order_id, rules.approve, payment_id=payment_id, asked=asked, at=uow.at, real_at=clock.real()
             )
             return orders_pb2.PayOrderResponse(order=order)
 
-        approved = await self.units.run(request, orders_pb2.PayOrderResponse, body)
+        approved = await self.transactions.run(request, orders_pb2.PayOrderResponse, body)
         order = await self.checkout.finish(approved.order.id)
         if order.state is OrderState.CANCELLED:
             raise rules.cancelled(order)
@@ -171,10 +171,10 @@ class Orders(orders_pb2_grpc.OrderServiceServicer):
 
     def _destination(self, kept: bytes) -> Any:
         """A destination shaped like its message."""
-        return msgspec.json.decode(self.secrets.decrypt(kept))
+        return msgspec.json.decode(self.encryption.decrypt(kept))
 
-    @write
-    async def ImportOrders(self, request: orders_pb2.ImportOrdersRequest, unit: Unit) -> orders_pb2.ImportOrdersResponse:
+    @transactional
+    async def ImportOrders(self, request: orders_pb2.ImportOrdersRequest, uow: UnitOfWork) -> orders_pb2.ImportOrdersResponse:
         if not 0 < len(request.orders) <= import_rules.IMPORT_MAX:
             raise Invalid(Reason.INVALID_FIELD, f"1 to {import_rules.IMPORT_MAX} orders", field="orders")
         stores = await self.stocks.known_stores(order.store_id for order in request.orders)
@@ -187,12 +187,12 @@ class Orders(orders_pb2_grpc.OrderServiceServicer):
                     raise Invalid(Reason.ORDER_REPEATED, "this import names the order twice")
                 store = stores.get(given.store_id)
                 order = import_rules.order_of(
-                    _row(given), batch_id=request.request_id, now=unit.at, seller_id=store.brand_id if store else None, brands=brands
+                    _row(given), batch_id=request.request_id, now=uow.at, seller_id=store.brand_id if store else None, brands=brands
                 )
                 orders[order.id] = order
             except Refusal as refusal:
                 refused[index] = refusal
-        imported = await self.store.bring(unit, request.request_id, orders)
+        imported = await self.store.bring(uow, request.request_id, orders)
         rejects = rejects_of(refused, [order.order_id for order in request.orders])
         return orders_pb2.ImportOrdersResponse(imported=imported, known=len(orders) - imported, rejects=rejects)
 

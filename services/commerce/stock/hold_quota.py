@@ -1,7 +1,7 @@
 """How many holds stand for one holder at a time: exact, though nothing counts them up or down.
 
 A holder is a person, or a brand whose staff hold for a person. Whatever holds goods raises the row of its holder in
-its own transaction. Whoever holds reads that row and then the holds that stand; the lane decides only on the same row, else one more was
+its own transaction. Whoever holds reads that row and then the holds that stand; the group_commit decides only on the same row, else one more was
 held there meanwhile and it is looked at again. What ends a hold need not know.
 Ids that are linked are one person from the moment that is heard: what stands under each of them counts on, though together it be more
 than may stand; so does what is being held at that very moment.
@@ -22,10 +22,10 @@ from services.commerce.stock.rules import HOLDS_MAX, LIVE, Hold, Store
 from services.kit.enums import ScopeKind
 from services.kit.errors import NotFound, Unavailable
 from services.kit.mongo.client import Database, Document
-from services.kit.mongo.scoped_collection import Table
-from services.kit.projections.persons import Person, Persons
+from services.kit.mongo.scoped_collection import ScopedCollection
+from services.kit.projections.persons import Person, PersonProjection
 from services.kit.security.authorization import caller
-from services.kit.transactions.group_commit import Lane, Outcome, Ref, State
+from services.kit.transactions.group_commit import ChangeSet, DocumentRef, GroupCommit, Snapshot
 from services.kit.transactions.idempotency import IdempotencyKey
 
 HOLDERS = "holders"
@@ -34,7 +34,7 @@ ATTEMPTS_MAX = 2 * HOLDS_MAX
 HELD_MEANWHILE = "HELD_MEANWHILE"
 BY_HOLDER = [(field, ASCENDING) for field in ("consumer_id", "state", "expires_at", "staff_brand_id")]
 Answer = TypeVar("Answer", bound=Message)
-Decide = Callable[[State], Outcome]
+Decide = Callable[[Snapshot], ChangeSet]
 
 
 class Holder(Struct, frozen=True):
@@ -53,7 +53,7 @@ class Holder(Struct, frozen=True):
 class Standing(Struct, frozen=True):
     """What stands for a holder: the version of their row, how many live holds, and when the first ends, if the caller reaches that one."""
 
-    ref: Ref
+    ref: DocumentRef
     version: int
     holds: int
     free_at: datetime | None
@@ -61,7 +61,7 @@ class Standing(Struct, frozen=True):
     def deciding(self, decide: Decide) -> Decide:
         """`decide` on no other row than this; `Exhausted` TOO_MANY_HOLDS when there are as many as may be."""
 
-        def one_more(state: State) -> Outcome:
+        def one_more(state: Snapshot) -> ChangeSet:
             row = state[self.ref]
             if row is None or row["version"] != self.version:
                 raise Unavailable(HELD_MEANWHILE)
@@ -75,8 +75,15 @@ class Standing(Struct, frozen=True):
 class Holders:
     """The holders' rows."""
 
-    def __init__(self, database: Database, lane: Lane, persons: Persons, stores: Table[Store], holds: Table[Hold]) -> None:
-        self.lane, self.rows, self.persons, self.stores, self.holds = lane, database[HOLDERS], persons, stores, holds
+    def __init__(
+        self,
+        database: Database,
+        group_commit: GroupCommit,
+        persons: PersonProjection,
+        stores: ScopedCollection[Store],
+        holds: ScopedCollection[Hold],
+    ) -> None:
+        self.group_commit, self.rows, self.persons, self.stores, self.holds = group_commit, database[HOLDERS], persons, stores, holds
 
     async def who(self, consumer_id: str, store_id: str) -> Holder:
         """The holder of what the caller takes from a store: the person behind that id, if it is the caller's, else for
@@ -91,13 +98,13 @@ class Holders:
         return Holder(person, store["brand_id"])
 
     async def hold(
-        self, key: IdempotencyKey, holder: Holder, at: datetime, counters: Sequence[Ref], decide: Decide, answer_type: type[Answer]
+        self, key: IdempotencyKey, holder: Holder, at: datetime, counters: Sequence[DocumentRef], decide: Decide, answer_type: type[Answer]
     ) -> Answer:
-        """What the lane answers to a decision that holds goods for this holder, one call of HOLDS_MAX that stand as of `at`."""
+        """What the group_commit answers to a decision that holds goods for this holder, one call of HOLDS_MAX that stand as of `at`."""
         for _ in range(ATTEMPTS_MAX):
             standing = await self.standing(holder, at)
             try:
-                return await self.lane.run(key, [*counters, standing.ref], standing.deciding(decide), answer_type)
+                return await self.group_commit.run(key, [*counters, standing.ref], standing.deciding(decide), answer_type)
             except Unavailable as refused:
                 if refused.reason != HELD_MEANWHILE:
                     raise
@@ -115,7 +122,7 @@ class Holders:
         found = self.holds.collection.find(live_of(holder, at)).sort("expires_at", 1).hint(BY_HOLDER)
         live = await found.limit(HOLDS_MAX).to_list(HOLDS_MAX)
         free_at = live[0]["expires_at"] if live and self.holds.owns(live[0]) else None
-        return Standing(Ref(HOLDERS, holder.id), row["version"], len(live), free_at)
+        return Standing(DocumentRef(HOLDERS, holder.id), row["version"], len(live), free_at)
 
 
 def live_of(holder: Holder, at: datetime) -> Document:

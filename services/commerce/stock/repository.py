@@ -1,4 +1,4 @@
-"""The collections of stores, stock and holds. Stock moves in the lane only: many want the same row at once."""
+"""The collections of stores, stock and holds. Stock moves in the group_commit only: many want the same row at once."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
@@ -20,11 +20,11 @@ from services.kit.enums import ScopeKind
 from services.kit.errors import Conflict, NotFound, Refusal
 from services.kit.mongo.client import Database, Document, Session, Shaped
 from services.kit.mongo.codec import as_document, as_struct
-from services.kit.mongo.scoped_collection import Page, Table
-from services.kit.projections.persons import Persons
-from services.kit.transactions.group_commit import Lane, Outcome, Ref, State
+from services.kit.mongo.scoped_collection import Page, ScopedCollection
+from services.kit.projections.persons import PersonProjection
+from services.kit.transactions.group_commit import ChangeSet, DocumentRef, GroupCommit, Snapshot
 from services.kit.transactions.idempotency import IdempotencyKey
-from services.kit.transactions.unit_of_work import Unit
+from services.kit.transactions.unit_of_work import UnitOfWork
 
 STORES = "store_view"
 STOCK = "stock"
@@ -45,14 +45,14 @@ class Move(NamedTuple):
 class StockStore:
     """What every store has, and what is kept back of it."""
 
-    def __init__(self, database: Database, lane: Lane, persons: Persons) -> None:
-        self.database, self.lane, self.persons = database, lane, persons
+    def __init__(self, database: Database, group_commit: GroupCommit, persons: PersonProjection) -> None:
+        self.database, self.group_commit, self.persons = database, group_commit, persons
         # Fed by StoreChanged; who may write a store's stock is who reaches its row here.
-        self.stores = Table(
+        self.stores = ScopedCollection(
             database, STORES, noun="STORE", struct=Store, scopes={ScopeKind.STORE: "_id", ScopeKind.BRAND: "brand_id"},
             indexes=[IndexModel([("active", ASCENDING), ("position", GEOSPHERE)])],
         )  # fmt: skip
-        self.stocks = Table(
+        self.stocks = ScopedCollection(
             database, STOCK, noun="STOCK", struct=Stock, message=stock_pb2.Stock,
             scopes={ScopeKind.STORE: "store_id", ScopeKind.BRAND: "seller_id"},
             indexes=[
@@ -62,7 +62,7 @@ class StockStore:
             ],
             shard_key="variant_id",
         )  # fmt: skip
-        self.holds = Table(
+        self.holds = ScopedCollection(
             database, HOLDS, noun="HOLD", struct=Hold, message=stock_pb2.Hold,
             scopes={ScopeKind.CONSUMER: "consumer_id", ScopeKind.STORE: "store_id", ScopeKind.BRAND: "seller_id"},
             indexes=[
@@ -73,10 +73,10 @@ class StockStore:
                 IndexModel(BY_HOLDER),
             ],
         )  # fmt: skip
-        self.holders = Holders(database, lane, persons, self.stores, self.holds)
+        self.holders = Holders(database, group_commit, persons, self.stores, self.holds)
 
     @property
-    def tables(self) -> tuple[Table[Any], ...]:
+    def tables(self) -> tuple[ScopedCollection[Any], ...]:
         """What is prepared before the start."""
         return self.stores, self.stocks, self.holds
 
@@ -84,35 +84,35 @@ class StockStore:
 
     async def set_level(self, key: IdempotencyKey, store: Store, variant: Variant, on_hand: int, safety: int) -> stock_pb2.SetStockResponse:
         """The row at a counted level, made if it is missing."""
-        ref = Ref(STOCK, stock_id(store.id, variant.id))
+        ref = DocumentRef(STOCK, stock_id(store.id, variant.id))
         fresh = as_document(row_of(store, variant, on_hand, safety))
 
-        def decide(state: State) -> Outcome:
+        def decide(state: Snapshot) -> ChangeSet:
             if state[ref] is None:
-                return Outcome(increments={}, inserts=[(STOCK, fresh)], answer=stock_pb2.SetStockResponse(stock=self.shown(fresh)))
+                return ChangeSet(increments={}, inserts=[(STOCK, fresh)], answer=stock_pb2.SetStockResponse(stock=self.shown(fresh)))
             row = row_in(state, ref)
             rules.check_level(on_hand, row.reserved)
             change = {"on_hand": on_hand - row.on_hand, "safety": safety - row.safety}
             after = fresh | {"reserved": row.reserved}
-            return Outcome(increments={ref: change}, answer=stock_pb2.SetStockResponse(stock=self.shown(after)))
+            return ChangeSet(increments={ref: change}, answer=stock_pb2.SetStockResponse(stock=self.shown(after)))
 
-        return await self.lane.run(key, [ref], decide, stock_pb2.SetStockResponse)
+        return await self.group_commit.run(key, [ref], decide, stock_pb2.SetStockResponse)
 
     async def adjust(self, key: IdempotencyKey, store_id: str, variant_id: str, change: int) -> stock_pb2.AdjustStockResponse:
         """The row with `change` more on hand."""
-        ref = Ref(STOCK, stock_id(store_id, variant_id))
+        ref = DocumentRef(STOCK, stock_id(store_id, variant_id))
 
-        def decide(state: State) -> Outcome:
+        def decide(state: Snapshot) -> ChangeSet:
             row = row_in(state, ref)
             rules.check_level(row.on_hand + change, row.reserved)
             after = (state[ref] or {}) | {"on_hand": row.on_hand + change}
-            return Outcome(increments={ref: {"on_hand": change}}, answer=stock_pb2.AdjustStockResponse(stock=self.shown(after)))
+            return ChangeSet(increments={ref: {"on_hand": change}}, answer=stock_pb2.AdjustStockResponse(stock=self.shown(after)))
 
-        return await self.lane.run(key, [ref], decide, stock_pb2.AdjustStockResponse)
+        return await self.group_commit.run(key, [ref], decide, stock_pb2.AdjustStockResponse)
 
-    async def bring(self, unit: Unit, rows: Mapping[int, Stock]) -> dict[int, Refusal]:
+    async def bring(self, uow: UnitOfWork, rows: Mapping[int, Stock]) -> dict[int, Refusal]:
         """Sets the levels of many rows; those left out, with why. Holds on them stay."""
-        found = self.stocks.collection.find({"_id": {"$in": [row.id for row in rows.values()]}}, {"reserved": 1}, session=unit.session)
+        found = self.stocks.collection.find({"_id": {"$in": [row.id for row in rows.values()]}}, {"reserved": 1}, session=uow.session)
         reserved = {row["_id"]: row["reserved"] for row in await found.to_list(None)}
         refused: dict[int, Refusal] = {}
         writes = []
@@ -128,7 +128,7 @@ class StockStore:
                 UpdateOne({"_id": row.id}, {"$set": document, "$setOnInsert": {"reserved": 0}, "$inc": {"version": 1}}, upsert=True)
             )
         if writes:
-            await self.stocks.collection.bulk_write(writes, ordered=False, session=unit.session)
+            await self.stocks.collection.bulk_write(writes, ordered=False, session=uow.session)
         return refused
 
     # holds -----------------------------------------------------------------------------------------------------------
@@ -148,11 +148,11 @@ class StockStore:
         promise: Callable[[Stock], Promise] | None = None,
     ) -> Answer:
         """A hold on a row, with what `promise` says of that row as it stands, or `Exhausted`; exact however many come at once."""
-        ref = Ref(STOCK, stock_id(store_id, variant_id))
+        ref = DocumentRef(STOCK, stock_id(store_id, variant_id))
         id, until = ids.new("hld"), (await self.held_until([ref.id])).get(ref.id)
         holder = await self.holders.who(consumer_id, store_id)
 
-        def decide(state: State) -> Outcome:
+        def decide(state: Snapshot) -> ChangeSet:
             row = row_in(state, ref)
             held = rules.hold(
                 row, id=id, consumer_id=consumer_id, staff_brand_id=holder.brand_id, quantity=quantity, at=at, real_at=clock.real(),
@@ -160,7 +160,7 @@ class StockStore:
             )  # fmt: skip
             document = as_document(held)
             increments = {ref: {"reserved": quantity}}
-            return Outcome(increments=increments, inserts=[(HOLDS, document)], answer=answer(self.holds.answer(document)))
+            return ChangeSet(increments=increments, inserts=[(HOLDS, document)], answer=answer(self.holds.answer(document)))
 
         return await self.holders.hold(key, holder, at, [ref], decide, answer_type)
 
@@ -200,14 +200,14 @@ class StockStore:
         facts: Sequence[Any] = (),
     ) -> Answer:
         """Changes holds together with their stock rows (and `updates` and `facts`), if all are still as they were read."""
-        sums: dict[Ref, dict[str, int]] = {}
+        sums: dict[DocumentRef, dict[str, int]] = {}
         for item in moves:
-            row = sums.setdefault(Ref(STOCK, item.hold.stock_id), {"reserved": 0, "on_hand": 0})
+            row = sums.setdefault(DocumentRef(STOCK, item.hold.stock_id), {"reserved": 0, "on_hand": 0})
             row["reserved"] += item.reserved
             row["on_hand"] += item.on_hand
         changes = [*((HOLDS, *self.holds.change(item.hold)) for item in moves), *updates]
-        outcome = Outcome(increments=sums, updates=changes, facts=facts, answer=answer)
-        return await self.lane.run(key, list(sums), lambda _: outcome, type(answer))
+        outcome = ChangeSet(increments=sums, updates=changes, facts=facts, answer=answer)
+        return await self.group_commit.run(key, list(sums), lambda _: outcome, type(answer))
 
     async def sweep(self) -> int:
         """Gives back the holds whose time is over by the machine's clock, each once however many sweep; how many it was."""
@@ -281,8 +281,8 @@ def missing(store_id: str, variant_id: str) -> NotFound:
     return NotFound(Reason.STOCK_NOT_FOUND, "this store does not keep it", store_id=store_id, variant_id=variant_id)
 
 
-def row_in(state: State, ref: Ref) -> Stock:
-    """The row as the lane shows it; `NotFound` when there is none."""
+def row_in(state: Snapshot, ref: DocumentRef) -> Stock:
+    """The row as the group_commit shows it; `NotFound` when there is none."""
     document = state[ref]
     if document is None:
         store_id, _, variant_id = ref.id.partition(":")

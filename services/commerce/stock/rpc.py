@@ -13,17 +13,17 @@ from services.commerce.stock.rules import Stock, Store, stock_id
 from services.kit.errors import Conflict, Invalid, NotFound, Refusal
 from services.kit.mongo.codec import as_struct, fields
 from services.kit.rpc import batch_lists
-from services.kit.runtime.runtime import House
+from services.kit.runtime.runtime import Runtime
 from services.kit.transactions.idempotency import IdempotencyKey
-from services.kit.transactions.unit_of_work import Unit, write
+from services.kit.transactions.unit_of_work import UnitOfWork, transactional
 
 ATTEMPTS_MAX = 5
 """Looks at a hold that others keep changing."""
 
 
 class Stocks(stock_pb2_grpc.StockServiceServicer):
-    def __init__(self, house: House, catalog: CatalogStore, stocks: StockStore) -> None:
-        self.units, self.clock, self.catalog, self.stocks = house.units, house.clock, catalog, stocks
+    def __init__(self, runtime: Runtime, catalog: CatalogStore, stocks: StockStore) -> None:
+        self.transactions, self.clock, self.catalog, self.stocks = runtime.transactions, runtime.clock, catalog, stocks
 
     async def BatchGetStocks(self, request: stock_pb2.BatchGetStocksRequest, context: Any) -> stock_pb2.BatchGetStocksResponse:
         rows = await self.stocks.stocks.batch(request.ids)
@@ -51,8 +51,8 @@ class Stocks(stock_pb2_grpc.StockServiceServicer):
         await self.stocks.stocks.load(stock_id(request.store_id, request.variant_id), writing=True)
         return await self.stocks.adjust(IdempotencyKey.of(request), request.store_id, request.variant_id, request.change)
 
-    @write
-    async def ImportStock(self, request: stock_pb2.ImportStockRequest, unit: Unit) -> stock_pb2.ImportStockResponse:
+    @transactional
+    async def ImportStock(self, request: stock_pb2.ImportStockRequest, uow: UnitOfWork) -> stock_pb2.ImportStockResponse:
         if not 0 < len(request.rows) <= rules.IMPORT_MAX:
             raise Invalid(Reason.INVALID_FIELD, f"1 to {rules.IMPORT_MAX} rows", field="rows")
         stores = await self.stocks.known_stores((row.store_id for row in request.rows), scoped=True)
@@ -69,7 +69,7 @@ class Stocks(stock_pb2_grpc.StockServiceServicer):
                 rows[index] = row
             except Refusal as refusal:
                 refused[index] = refusal
-        refused |= await self.stocks.bring(unit, rows)
+        refused |= await self.stocks.bring(uow, rows)
         rejects = rejects_of(refused, [stock_id(row.store_id, row.variant_id) for row in request.rows])
         return stock_pb2.ImportStockResponse(imported=len(request.rows) - len(rejects), rejects=rejects)
 

@@ -13,23 +13,23 @@ from services.kit.enums import ScopeKind
 from services.kit.errors import Conflict
 from services.kit.mongo.client import Database, Document, Shaped
 from services.kit.mongo.codec import as_struct
-from services.kit.mongo.scoped_collection import Table
-from services.kit.transactions.unit_of_work import Unit
+from services.kit.mongo.scoped_collection import ScopedCollection
+from services.kit.transactions.unit_of_work import UnitOfWork
 
 BUDGETS = "budgets"
 
 
-def campaigns(database: Database) -> Table[Campaign]:
+def campaigns(database: Database) -> ScopedCollection[Campaign]:
     """Campaigns, written by their district's operator and, through `Budgets.join`, by brands."""
-    return Table(
+    return ScopedCollection(
         database, "campaigns", noun="CAMPAIGN", struct=Campaign, message=campaigns_pb2.Campaign,
         scopes={ScopeKind.DISTRICT: "district_id"}, public=True,
         indexes=[IndexModel([("district_id", ASCENDING), ("starts_at", DESCENDING), ("_id", ASCENDING)])],
     )  # fmt: skip
 
 
-class Budgets(Table[Budget]):
-    """Budgets, each seen by its brand. `issued` is moved by the lane alone."""
+class Budgets(ScopedCollection[Budget]):
+    """Budgets, each seen by its brand. `issued` is moved by the group_commit alone."""
 
     def __init__(self, database: Database) -> None:
         super().__init__(
@@ -40,7 +40,7 @@ class Budgets(Table[Budget]):
                 IndexModel([("district_id", ASCENDING), ("ends_at", ASCENDING), ("starts_at", ASCENDING)]),
             ],
         )  # fmt: skip
-        self.participants: Table[Budget] = Table(
+        self.participants: ScopedCollection[Budget] = ScopedCollection(
             database,
             BUDGETS,
             noun="BUDGET",
@@ -56,21 +56,23 @@ class Budgets(Table[Budget]):
         rows = await self.collection.find(query).to_list(rules.RUNNING_MAX)
         return [as_struct(row, Budget) for row in rows]
 
-    async def join(self, unit: Unit, districts: Table[District], campaigns: Table[Campaign], asked: Joining) -> Shaped:
+    async def join(
+        self, uow: UnitOfWork, districts: ScopedCollection[District], campaigns: ScopedCollection[Campaign], asked: Joining
+    ) -> Shaped:
         """The brand's fresh budget. `Conflict` JOINED_ALREADY when there is one."""
         id = rules.budget_id(asked.campaign_id, asked.brand_id)
-        if await self.participants.find({"_id": id}, limit=1, session=unit.session):
+        if await self.participants.find({"_id": id}, limit=1, session=uow.session):
             raise Conflict(Reason.JOINED_ALREADY, "this brand takes part already", budget_id=id)
-        before = await campaigns.load(asked.campaign_id, session=unit.session)
+        before = await campaigns.load(asked.campaign_id, session=uow.session)
         # Brands that join campaigns of one district meet in its row, so that nobody counts what another one changes.
-        await districts.collection.update_one({"_id": before.district_id}, {"$inc": {"version": 1}}, session=unit.session)
-        campaign, budget = rules.join(before, asked, unit.at, await _overlapping(campaigns, before, unit))
+        await districts.collection.update_one({"_id": before.district_id}, {"$inc": {"version": 1}}, session=uow.session)
+        campaign, budget = rules.join(before, asked, uow.at, await _overlapping(campaigns, before, uow))
         # The campaign is the district's; that a brand joins is what changes it here.
-        await campaigns.unscoped.replace(unit, campaign, before=before)
-        return await self.insert(unit, budget)
+        await campaigns.unscoped.replace(uow, campaign, before=before)
+        return await self.insert(uow, budget)
 
 
-async def _overlapping(campaigns: Table[Campaign], campaign: Campaign, unit: Unit) -> list[Campaign]:
+async def _overlapping(campaigns: ScopedCollection[Campaign], campaign: Campaign, uow: UnitOfWork) -> list[Campaign]:
     """The campaigns with brands that run in a campaign's district while it does, itself included."""
     query = {
         "district_id": campaign.district_id,
@@ -78,7 +80,7 @@ async def _overlapping(campaigns: Table[Campaign], campaign: Campaign, unit: Uni
         "ends_at": {"$gt": campaign.starts_at},
         "brand_count": {"$gt": 0},
     }
-    rows = await campaigns.collection.find(query, session=unit.session).to_list(rules.OVERLAPPING_MAX)
+    rows = await campaigns.collection.find(query, session=uow.session).to_list(rules.OVERLAPPING_MAX)
     return [as_struct(row, Campaign) for row in rows]
 
 

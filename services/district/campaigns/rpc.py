@@ -10,27 +10,27 @@ from services.kit import ids
 from services.kit.mongo.client import Document
 from services.kit.mongo.codec import as_struct, fields
 from services.kit.rpc import batch_lists
-from services.kit.runtime.runtime import House
-from services.kit.transactions.unit_of_work import Unit, write
+from services.kit.runtime.runtime import Runtime
+from services.kit.transactions.unit_of_work import UnitOfWork, transactional
 
 LATEST_FIRST = [("starts_at", -1)]
 
 
 class Campaigns(campaigns_pb2_grpc.CampaignServiceServicer):
-    def __init__(self, house: House, budgets: Budgets) -> None:
-        self.units, self.clock, self.budgets = house.units, house.clock, budgets
-        self.campaigns, self.districts = repository.campaigns(house.database), places.districts(house.database)
+    def __init__(self, runtime: Runtime, budgets: Budgets) -> None:
+        self.transactions, self.clock, self.budgets = runtime.transactions, runtime.clock, budgets
+        self.campaigns, self.districts = repository.campaigns(runtime.database), places.districts(runtime.database)
 
-    @write
-    async def CreateCampaign(self, request: campaigns_pb2.CreateCampaignRequest, unit: Unit) -> campaigns_pb2.CreateCampaignResponse:
-        await self.districts.load(request.district_id, session=unit.session)
+    @transactional
+    async def CreateCampaign(self, request: campaigns_pb2.CreateCampaignRequest, uow: UnitOfWork) -> campaigns_pb2.CreateCampaignResponse:
+        await self.districts.load(request.district_id, session=uow.session)
         campaign = rules.stage(as_struct(fields(request) | {"id": request.id or ids.new("cmp")}, rules.Campaign))
-        return campaigns_pb2.CreateCampaignResponse(campaign=await self.campaigns.insert(unit, campaign))
+        return campaigns_pb2.CreateCampaignResponse(campaign=await self.campaigns.insert(uow, campaign))
 
-    @write
-    async def JoinCampaign(self, request: campaigns_pb2.JoinCampaignRequest, unit: Unit) -> campaigns_pb2.JoinCampaignResponse:
+    @transactional
+    async def JoinCampaign(self, request: campaigns_pb2.JoinCampaignRequest, uow: UnitOfWork) -> campaigns_pb2.JoinCampaignResponse:
         asked = as_struct(fields(request), rules.Joining)
-        return campaigns_pb2.JoinCampaignResponse(budget=await self.budgets.join(unit, self.districts, self.campaigns, asked))
+        return campaigns_pb2.JoinCampaignResponse(budget=await self.budgets.join(uow, self.districts, self.campaigns, asked))
 
     async def GetCampaign(self, request: campaigns_pb2.GetCampaignRequest, context: Any) -> campaigns_pb2.GetCampaignResponse:
         return campaigns_pb2.GetCampaignResponse(campaign=await self.campaigns.get(request.id))

@@ -59,7 +59,7 @@ class Campaign(Struct, frozen=True):
 
 
 class Budget(Struct, frozen=True):
-    """How many coupons a brand gives in a campaign; `issued` is moved by the lane alone and never goes down or past `total`."""
+    """How many coupons a brand gives in a campaign; `issued` is moved by the group_commit alone and never goes down or past `total`."""
 
     id: str
     campaign_id: str

@@ -15,7 +15,7 @@ from services.district.matching.rules import Interest, Purchase
 from services.kit.errors import Invalid
 from services.kit.mongo.client import Database, Document, Session
 from services.kit.mongo.codec import as_struct
-from services.kit.transactions.unit_of_work import Unit
+from services.kit.transactions.unit_of_work import UnitOfWork
 
 COLLECTION = "affinity_view"
 
@@ -32,13 +32,13 @@ class Affinity:
         rows = await self.collection.find({"_id": {"$in": sorted(consumer_ids)}}, wanted or {"_id": 1}).to_list(None)
         return rules.combine({brand: as_struct(found, Interest) for brand, found in row.get("brands", {}).items()} for row in rows)
 
-    async def order_paid(self, unit: Unit, fact: facts_pb2.Fact) -> None:
+    async def order_paid(self, uow: UnitOfWork, fact: facts_pb2.Fact) -> None:
         """The handler of OrderPaid."""
-        await self.add([_purchase(fact.order_paid.order)], unit.session)
+        await self.add([_purchase(fact.order_paid.order)], uow.session)
 
-    async def orders_imported(self, unit: Unit, fact: facts_pb2.Fact) -> None:
+    async def orders_imported(self, uow: UnitOfWork, fact: facts_pb2.Fact) -> None:
         """The handler of OrdersImported."""
-        await self.add(map(_purchase, fact.orders_imported.orders), unit.session)
+        await self.add(map(_purchase, fact.orders_imported.orders), uow.session)
 
     async def add(self, purchases: Iterable[Purchase], session: Session) -> None:
         """Counts purchases in, all consumers in one write."""

@@ -1,4 +1,4 @@
-"""The collection of packs, the order of brands for a person, and the one command of the lane that issues a pack: budgets, pack and
+"""The collection of packs, the order of brands for a person, and the one command of the group_commit that issues a pack: budgets, pack and
 coupons together or not at all."""
 
 from collections.abc import Mapping
@@ -22,9 +22,9 @@ from services.district.wallet.rules import packed, state_at
 from services.kit.enums import ScopeKind
 from services.kit.mongo.client import Database, Document, Session, Shaped
 from services.kit.mongo.codec import as_document, as_struct, shaped
-from services.kit.mongo.scoped_collection import Table
+from services.kit.mongo.scoped_collection import ScopedCollection
 from services.kit.projections.persons import Person
-from services.kit.transactions.group_commit import Lane, Outcome, Ref, State
+from services.kit.transactions.group_commit import ChangeSet, DocumentRef, GroupCommit, Snapshot
 from services.kit.transactions.idempotency import IdempotencyKey
 
 PACKS, VISITS = "packs", "visits"
@@ -71,7 +71,7 @@ class Ranking:
         )
 
 
-class Packs(Table[Pack]):
+class Packs(ScopedCollection[Pack]):
     """Packs: each the consumer's alone."""
 
     def __init__(self, database: Database) -> None:
@@ -94,22 +94,22 @@ class Packs(Table[Pack]):
         free = [standing[id] for id in given if id in standing and state_at(standing[id], at) is CouponState.ISSUED]
         return tuple(map(packed, free))
 
-    async def issue(self, lane: Lane, key: IdempotencyKey, claim: Claim) -> packs_pb2.ClaimPackResponse:
+    async def issue(self, group_commit: GroupCommit, key: IdempotencyKey, claim: Claim) -> packs_pb2.ClaimPackResponse:
         """The day's pack: the one that stands, or a fresh one."""
-        packs = [Ref(PACKS, id) for id in claim.pack_ids.values()]
-        visit = Ref(VISITS, claim.visit.id)
-        budgets = [Ref(BUDGETS, id) for id in rules.shortlist(claim.ranked)]
+        packs = [DocumentRef(PACKS, id) for id in claim.pack_ids.values()]
+        visit = DocumentRef(VISITS, claim.visit.id)
+        budgets = [DocumentRef(BUDGETS, id) for id in rules.shortlist(claim.ranked)]
 
-        def decide(state: State) -> Outcome:
+        def decide(state: Snapshot) -> ChangeSet:
             for ref in packs:
                 if (standing := state[ref]) is not None:
-                    return Outcome(increments={}, answer=_answer(standing))
+                    return ChangeSet(increments={}, answer=_answer(standing))
             return issue(claim, {ref.id: state[ref] for ref in budgets}, visit, state)
 
-        return await lane.run(key, [*packs, visit, *budgets], decide, packs_pb2.ClaimPackResponse)
+        return await group_commit.run(key, [*packs, visit, *budgets], decide, packs_pb2.ClaimPackResponse)
 
 
-def issue(claim: Claim, standing: Mapping[str, Document | None], visit: Ref, state: State) -> Outcome:
+def issue(claim: Claim, standing: Mapping[str, Document | None], visit: DocumentRef, state: Snapshot) -> ChangeSet:
     """What issuing changes: a coupon off each budget, pack, coupons and fact. The visit is held to as it was read: who leaves at the
     same moment leaves with the pack or without it."""
     rules.check_visit(as_struct(state[visit] or {}, Visit), claim.today)
@@ -118,8 +118,8 @@ def issue(claim: Claim, standing: Mapping[str, Document | None], visit: Ref, sta
         claim.ranked, budgets, id=claim.pack_ids[claim.consumer_id], visit=claim.visit, consumer_id=claim.consumer_id, at=claim.at
     )
     pack = as_document(issued.pack)
-    return Outcome(
-        increments={visit: {}} | {Ref(BUDGETS, id): {"issued": 1} for id in issued.taken},
+    return ChangeSet(
+        increments={visit: {}} | {DocumentRef(BUDGETS, id): {"issued": 1} for id in issued.taken},
         inserts=[(PACKS, pack), *((COUPONS, as_document(coupon)) for coupon in issued.coupons)],
         facts=[issued.fact],
         answer=_answer(pack),

@@ -10,17 +10,17 @@ from services.district.packs.repository import Claim, Packs, Ranking
 from services.district.places import repository as places
 from services.district.wallet.repository import NEWEST_FIRST, given_to
 from services.kit.enums import ScopeKind
-from services.kit.projections.persons import Persons
+from services.kit.projections.persons import PersonProjection
 from services.kit.rpc import batch_lists
-from services.kit.runtime.runtime import House
+from services.kit.runtime.runtime import Runtime
 from services.kit.security.authorization import caller
 from services.kit.transactions.idempotency import IdempotencyKey
 from services.kit.values.opening_hours import day_of
 
 
 class PackService(packs_pb2_grpc.PackServiceServicer):
-    def __init__(self, house: House, persons: Persons, visits: places.Visits, ranking: Ranking, packs: Packs) -> None:
-        self.lane, self.clock, self.districts = house.lane, house.clock, places.districts(house.database)
+    def __init__(self, runtime: Runtime, persons: PersonProjection, visits: places.Visits, ranking: Ranking, packs: Packs) -> None:
+        self.group_commit, self.clock, self.districts = runtime.group_commit, runtime.clock, places.districts(runtime.database)
         self.persons, self.visits, self.ranking, self.packs = persons, visits, ranking, packs
 
     async def ClaimPack(self, request: packs_pb2.ClaimPackRequest, context: Any) -> packs_pb2.ClaimPackResponse:
@@ -33,7 +33,7 @@ class PackService(packs_pb2_grpc.PackServiceServicer):
         claim = Claim(consumer_id=request.consumer_id, person=person, visit=visit, today=day_of(at, district.zone), at=at)
         if not await self.packs.stands(claim):
             claim = msgspec.structs.replace(claim, ranked=await self.ranking.ranked(claim))
-        return await self.packs.issue(self.lane, key, claim)
+        return await self.packs.issue(self.group_commit, key, claim)
 
     async def GetPack(self, request: packs_pb2.GetPackRequest, context: Any) -> packs_pb2.GetPackResponse:
         return packs_pb2.GetPackResponse(pack=await self.packs.get(request.id))

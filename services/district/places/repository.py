@@ -15,9 +15,9 @@ from services.kit.enums import ScopeKind, Touchpoint
 from services.kit.errors import Conflict
 from services.kit.mongo.client import Database, Document, Session, Shaped
 from services.kit.mongo.codec import as_document
-from services.kit.mongo.scoped_collection import Table
+from services.kit.mongo.scoped_collection import ScopedCollection
 from services.kit.projections.persons import Person
-from services.kit.transactions.unit_of_work import Unit
+from services.kit.transactions.unit_of_work import UnitOfWork
 from services.kit.values.opening_hours import day_of
 
 BY_NAME = [("name", ASCENDING)]
@@ -27,15 +27,15 @@ IN_CHINESE = Collation(locale="zh")
 Each character has one place, whatever its reading in a name: MongoDB has 拾, which is shí or shè, at the end of shì, after 示."""
 
 
-def districts(database: Database) -> Table[District]:
+def districts(database: Database) -> ScopedCollection[District]:
     """All districts; there are few."""
-    return Table(
+    return ScopedCollection(
         database, "districts", noun="DISTRICT", struct=District, message=places_pb2.District, scopes={}, public=True,
         indexes=[IndexModel([*BY_NAME, ("_id", ASCENDING)], name="by_name", collation=IN_CHINESE)],
     )  # fmt: skip
 
 
-class Venues(Table[Venue]):
+class Venues(ScopedCollection[Venue]):
     """Venues, written by their district's operator."""
 
     def __init__(self, database: Database) -> None:
@@ -53,10 +53,10 @@ class Venues(Table[Venue]):
         """The districts of which a store is a venue."""
         return frozenset(await self.collection.distinct("district_id", {"store_id": store_id}, session=session))
 
-    async def bring(self, unit: Unit, district_id: str, venues: Sequence[Venue]) -> tuple[int, int]:
+    async def bring(self, uow: UnitOfWork, district_id: str, venues: Sequence[Venue]) -> tuple[int, int]:
         """Adds or replaces venues of one district; how many are new, how many stood. `Conflict` VENUE_EXISTS for another district's id."""
         query = {"_id": {"$in": [venue.id for venue in venues]}}
-        standing = await self.find(query, limit=len(venues), session=unit.session, projection={"district_id": 1})
+        standing = await self.find(query, limit=len(venues), session=uow.session, projection={"district_id": 1})
         for row in standing:
             if row["district_id"] != district_id:
                 raise Conflict(Reason.VENUE_EXISTS, "a venue of this id stands in another district", venue_id=row["_id"])
@@ -66,11 +66,11 @@ class Venues(Table[Venue]):
             key = {"_id": document.pop("_id"), "district_id": document.pop("district_id")}
             del document["version"]
             writes.append(UpdateOne(key, {"$set": document, "$inc": {"version": 1}}, upsert=True))
-        await self.collection.bulk_write(writes, ordered=False, session=unit.session)
+        await self.collection.bulk_write(writes, ordered=False, session=uow.session)
         return len(venues) - len(standing), len(standing)
 
 
-class Visits(Table[Visit]):
+class Visits(ScopedCollection[Visit]):
     """Visits: the consumer's and the district's."""
 
     def __init__(self, database: Database) -> None:
@@ -80,15 +80,17 @@ class Visits(Table[Visit]):
             indexes=[IndexModel("open_key", unique=True, partialFilterExpression={"open_key": {"$exists": True}})],
         )  # fmt: skip
 
-    async def enter(self, unit: Unit, district: District, person: Person, consumer_id: str, touchpoint: Touchpoint, at: datetime) -> Shaped:
+    async def enter(
+        self, uow: UnitOfWork, district: District, person: Person, consumer_id: str, touchpoint: Touchpoint, at: datetime
+    ) -> Shaped:
         """The person's open visit of the day, or a fresh one whose start is told."""
         day = day_of(at, district.zone)
         # The person may have entered under another of their ids, which this caller need not reach.
         standing: Document | None = await self.collection.find_one(
-            {"open_key": rules.open_key(person.id, district.id, day)}, session=unit.session
+            {"open_key": rules.open_key(person.id, district.id, day)}, session=uow.session
         )
         if standing is not None:
             return self.answer(standing)
         visit = rules.enter(ids.new("vis"), consumer_id, person.id, district, day, touchpoint, at)
-        unit.tell(rules.started(visit))
-        return await self.insert(unit, visit)
+        uow.publish(rules.started(visit))
+        return await self.insert(uow, visit)

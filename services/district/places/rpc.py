@@ -10,24 +10,24 @@ from services.kit import ids
 from services.kit.errors import Invalid, under
 from services.kit.mongo.client import Document, Session
 from services.kit.mongo.codec import as_struct, fields
-from services.kit.projections.persons import Person, Persons
+from services.kit.projections.persons import Person, PersonProjection
 from services.kit.rpc import batch_lists
-from services.kit.runtime.runtime import House
-from services.kit.transactions.unit_of_work import Unit, write
+from services.kit.runtime.runtime import Runtime
+from services.kit.transactions.unit_of_work import UnitOfWork, transactional
 
 Unspent = Callable[[Visit, Person, Session], Awaitable[tuple[PackedCoupon, ...]]]
 """What is unspent of the pack of a visit's day: told by the use cases above, which this one does not know."""
 
 
 class Places(places_pb2_grpc.PlaceServiceServicer):
-    def __init__(self, house: House, persons: Persons, visits: repository.Visits, unspent: Unspent) -> None:
-        self.units, self.persons, self.visits, self.unspent = house.units, persons, visits, unspent
-        self.districts, self.venues = repository.districts(house.database), repository.Venues(house.database)
+    def __init__(self, runtime: Runtime, persons: PersonProjection, visits: repository.Visits, unspent: Unspent) -> None:
+        self.transactions, self.persons, self.visits, self.unspent = runtime.transactions, persons, visits, unspent
+        self.districts, self.venues = repository.districts(runtime.database), repository.Venues(runtime.database)
 
-    @write
-    async def CreateDistrict(self, request: places_pb2.CreateDistrictRequest, unit: Unit) -> places_pb2.CreateDistrictResponse:
+    @transactional
+    async def CreateDistrict(self, request: places_pb2.CreateDistrictRequest, uow: UnitOfWork) -> places_pb2.CreateDistrictResponse:
         district = rules.found(as_struct(fields(request) | {"id": request.id or ids.new("dst")}, rules.District))
-        return places_pb2.CreateDistrictResponse(district=await self.districts.insert(unit, district))
+        return places_pb2.CreateDistrictResponse(district=await self.districts.insert(uow, district))
 
     async def GetDistrict(self, request: places_pb2.GetDistrictRequest, context: Any) -> places_pb2.GetDistrictResponse:
         return places_pb2.GetDistrictResponse(district=await self.districts.get(request.id))
@@ -39,23 +39,23 @@ class Places(places_pb2_grpc.PlaceServiceServicer):
         rows, page = await self.districts.page({}, request.page, order=repository.BY_NAME, collation=repository.IN_CHINESE)
         return places_pb2.ListDistrictsResponse(districts=rows, page=page)
 
-    @write
-    async def CreateVenue(self, request: places_pb2.CreateVenueRequest, unit: Unit) -> places_pb2.CreateVenueResponse:
-        district = await self.districts.load(request.district_id, session=unit.session)
+    @transactional
+    async def CreateVenue(self, request: places_pb2.CreateVenueRequest, uow: UnitOfWork) -> places_pb2.CreateVenueResponse:
+        district = await self.districts.load(request.district_id, session=uow.session)
         with under("venue"):
             venue = _venue(request.venue, district, request.venue.id or ids.new("ven"))
-        return places_pb2.CreateVenueResponse(venue=await self.venues.insert(unit, venue))
+        return places_pb2.CreateVenueResponse(venue=await self.venues.insert(uow, venue))
 
-    @write
-    async def ImportVenues(self, request: places_pb2.ImportVenuesRequest, unit: Unit) -> places_pb2.ImportVenuesResponse:
+    @transactional
+    async def ImportVenues(self, request: places_pb2.ImportVenuesRequest, uow: UnitOfWork) -> places_pb2.ImportVenuesResponse:
         if not 0 < len(request.venues) <= rules.IMPORT_MAX or len({venue.id for venue in request.venues}) < len(request.venues):
             raise Invalid("INVALID_FIELD", f"give 1 to {rules.IMPORT_MAX} venues, each once", field="venues")
-        district = await self.districts.load(request.district_id, session=unit.session)
+        district = await self.districts.load(request.district_id, session=uow.session)
         venues = []
         for place, venue in enumerate(request.venues):
             with under(f"venues[{place}]"):
                 venues.append(_venue(venue, district, venue.id))
-        created, replaced = await self.venues.bring(unit, district.id, venues)
+        created, replaced = await self.venues.bring(uow, district.id, venues)
         return places_pb2.ImportVenuesResponse(created=created, replaced=replaced)
 
     async def BatchGetVenues(self, request: places_pb2.BatchGetVenuesRequest, context: Any) -> places_pb2.BatchGetVenuesResponse:
@@ -73,21 +73,21 @@ class Places(places_pb2_grpc.PlaceServiceServicer):
         found = await self.venues.first_pages(queries, request.first, order=repository.BY_NAME, collation=repository.IN_CHINESE)
         return places_pb2.BatchListVenuesResponse(districts=batch_lists.answered(name, "venues", found))
 
-    @write
-    async def EnterDistrict(self, request: places_pb2.EnterDistrictRequest, unit: Unit) -> places_pb2.EnterDistrictResponse:
+    @transactional
+    async def EnterDistrict(self, request: places_pb2.EnterDistrictRequest, uow: UnitOfWork) -> places_pb2.EnterDistrictResponse:
         asked = as_struct(fields(request), rules.Entering)
-        district = await self.districts.load(asked.district_id, session=unit.session)
+        district = await self.districts.load(asked.district_id, session=uow.session)
         rules.check_position(district, asked.position)
-        person = await self.persons.of(asked.consumer_id, unit.session)
-        visit = await self.visits.enter(unit, district, person, asked.consumer_id, asked.touchpoint, unit.at)
+        person = await self.persons.of(asked.consumer_id, uow.session)
+        visit = await self.visits.enter(uow, district, person, asked.consumer_id, asked.touchpoint, uow.at)
         return places_pb2.EnterDistrictResponse(visit=visit)
 
-    @write
-    async def LeaveDistrict(self, request: places_pb2.LeaveDistrictRequest, unit: Unit) -> places_pb2.LeaveDistrictResponse:
-        visit = await self.visits.load(request.visit_id, session=unit.session, writing=True)
-        person = await self.persons.of(visit.consumer_id, unit.session)
-        unspent = await self.unspent(visit, person, unit.session)
-        left = await self.visits.decide(unit, visit.id, rules.leave, at=unit.at, unspent=unspent)
+    @transactional
+    async def LeaveDistrict(self, request: places_pb2.LeaveDistrictRequest, uow: UnitOfWork) -> places_pb2.LeaveDistrictResponse:
+        visit = await self.visits.load(request.visit_id, session=uow.session, writing=True)
+        person = await self.persons.of(visit.consumer_id, uow.session)
+        unspent = await self.unspent(visit, person, uow.session)
+        left = await self.visits.apply_rule(uow, visit.id, rules.leave, at=uow.at, unspent=unspent)
         return places_pb2.LeaveDistrictResponse(visit=left)
 
     async def GetVisit(self, request: places_pb2.GetVisitRequest, context: Any) -> places_pb2.GetVisitResponse:

@@ -14,15 +14,15 @@ from services.kit.enums import ScopeKind
 from services.kit.errors import NotFound
 from services.kit.mongo.client import Database, Document, Session, Shaped
 from services.kit.mongo.codec import as_struct
-from services.kit.mongo.scoped_collection import Page, Table
+from services.kit.mongo.scoped_collection import Page, ScopedCollection
 from services.kit.projections.persons import Person
-from services.kit.transactions.unit_of_work import Unit
+from services.kit.transactions.unit_of_work import UnitOfWork
 
 COUPONS = "coupons"
 NEWEST_FIRST = [("issued_at", DESCENDING)]
 
 
-class Coupons(Table[Coupon]):
+class Coupons(ScopedCollection[Coupon]):
     """Coupons: the consumer's who holds them and the brand's that gives them."""
 
     def __init__(self, database: Database) -> None:
@@ -85,7 +85,7 @@ def as_of(row: Shaped, at: datetime) -> Shaped:
     return row
 
 
-class Locks(Table[Lock]):
+class Locks(ScopedCollection[Lock]):
     """Orders' locks. No grant reaches them: they are between the order's service and the wallet."""
 
     def __init__(self, database: Database, coupons: Coupons) -> None:
@@ -99,46 +99,48 @@ class Locks(Table[Lock]):
         except NotFound:
             return None
 
-    async def lock(self, unit: Unit, order_id: str, asked: Asked, person: Person, district_ids: Collection[str]) -> tuple[Discount, ...]:
+    async def lock(
+        self, uow: UnitOfWork, order_id: str, asked: Asked, person: Person, district_ids: Collection[str]
+    ) -> tuple[Discount, ...]:
         """Locks the coupons for the order of a person at a store in these districts, or answers what it holds already."""
-        held = await self.standing(order_id, unit.session)
+        held = await self.standing(order_id, uow.session)
         if held is not None and rules.same(held, asked):
             return held.discounts
-        before = await self.coupons.standing(asked.coupon_ids, unit.session)
+        before = await self.coupons.standing(asked.coupon_ids, uow.session)
         lock, locked = rules.lock(
-            order_id, asked, before, owners=person.ids, district_ids=district_ids, at=unit.at, version=held.version if held else 1
+            order_id, asked, before, owners=person.ids, district_ids=district_ids, at=uow.at, version=held.version if held else 1
         )
         for other in {coupon.order_id for coupon in before.values()} - {"", order_id}:
-            await self._take_over(unit, other, but=asked.coupon_ids)
-        await self._write(unit, locked)
-        await (self.replace(unit, lock) if held else self.insert(unit, lock))
+            await self._take_over(uow, other, but=asked.coupon_ids)
+        await self._write(uow, locked)
+        await (self.replace(uow, lock) if held else self.insert(uow, lock))
         return lock.discounts
 
-    async def confirm(self, unit: Unit, order_id: str) -> Lock:
+    async def confirm(self, uow: UnitOfWork, order_id: str) -> Lock:
         """The order's coupons, spent."""
-        held = await self.load(order_id, session=unit.session, writing=True)
-        coupons = await self.coupons.standing(held.asked.coupon_ids, unit.session)
-        lock, spent = rules.confirm(held, list(coupons.values()), unit.at)
-        await self._write(unit, spent)
-        await self.replace(unit, lock, before=held)
+        held = await self.load(order_id, session=uow.session, writing=True)
+        coupons = await self.coupons.standing(held.asked.coupon_ids, uow.session)
+        lock, spent = rules.confirm(held, list(coupons.values()), uow.at)
+        await self._write(uow, spent)
+        await self.replace(uow, lock, before=held)
         return lock
 
-    async def roll_back(self, unit: Unit, order_id: str) -> Lock | None:
+    async def roll_back(self, uow: UnitOfWork, order_id: str) -> Lock | None:
         """The order's coupons, given back; None when it never locked any."""
-        held = await self.standing(order_id, unit.session)
-        return held and await self._give_back(unit, held, but=())
+        held = await self.standing(order_id, uow.session)
+        return held and await self._give_back(uow, held, but=())
 
-    async def _take_over(self, unit: Unit, order_id: str, but: Sequence[str]) -> None:
+    async def _take_over(self, uow: UnitOfWork, order_id: str, but: Sequence[str]) -> None:
         """Ends a lock whose time is over: all its coupons are free, those `but` that are locked anew."""
-        await self._give_back(unit, await self.load(order_id, session=unit.session, writing=True), but)
+        await self._give_back(uow, await self.load(order_id, session=uow.session, writing=True), but)
 
-    async def _give_back(self, unit: Unit, held: Lock, but: Sequence[str]) -> Lock:
-        coupons = await self.coupons.standing([id for id in held.asked.coupon_ids if id not in but], unit.session)
+    async def _give_back(self, uow: UnitOfWork, held: Lock, but: Sequence[str]) -> Lock:
+        coupons = await self.coupons.standing([id for id in held.asked.coupon_ids if id not in but], uow.session)
         lock, back = rules.roll_back(held, list(coupons.values()))
-        await self._write(unit, back)
-        await self.replace(unit, lock, before=held)
+        await self._write(uow, back)
+        await self.replace(uow, lock, before=held)
         return lock
 
-    async def _write(self, unit: Unit, coupons: Iterable[Coupon]) -> None:
+    async def _write(self, uow: UnitOfWork, coupons: Iterable[Coupon]) -> None:
         for coupon in coupons:
-            await self.coupons.replace(unit, coupon)
+            await self.coupons.replace(uow, coupon)

@@ -11,16 +11,16 @@ from services.district.wallet.repository import Coupons, Locks, as_of, given_to
 from services.kit.errors import Invalid
 from services.kit.mongo.client import Document
 from services.kit.mongo.codec import as_struct, builtins, fields
-from services.kit.projections.persons import Persons
+from services.kit.projections.persons import PersonProjection
 from services.kit.rpc import batch_lists
-from services.kit.runtime.runtime import House
+from services.kit.runtime.runtime import Runtime
 from services.kit.security.authorization import FIELD_KINDS, caller
-from services.kit.transactions.unit_of_work import Unit, write
+from services.kit.transactions.unit_of_work import UnitOfWork, transactional
 
 
 class Wallet(wallet_pb2_grpc.WalletServiceServicer):
-    def __init__(self, house: House, persons: Persons, venues: Venues, coupons: Coupons, locks: Locks) -> None:
-        self.units, self.clock = house.units, house.clock
+    def __init__(self, runtime: Runtime, persons: PersonProjection, venues: Venues, coupons: Coupons, locks: Locks) -> None:
+        self.transactions, self.clock = runtime.transactions, runtime.clock
         self.persons, self.venues, self.coupons, self.locks = persons, venues, coupons, locks
 
     async def ListCoupons(self, request: wallet_pb2.ListCouponsRequest, context: Any) -> wallet_pb2.ListCouponsResponse:
@@ -47,20 +47,20 @@ class Wallet(wallet_pb2_grpc.WalletServiceServicer):
         at = self.clock()
         return wallet_pb2.BatchGetCouponsResponse(coupons=[as_of(row, at) for row in await self.coupons.batch(request.ids)])
 
-    @write
-    async def LockCoupons(self, request: wallet_pb2.LockCouponsRequest, unit: Unit) -> wallet_pb2.LockCouponsResponse:
+    @transactional
+    async def LockCoupons(self, request: wallet_pb2.LockCouponsRequest, uow: UnitOfWork) -> wallet_pb2.LockCouponsResponse:
         spending = as_struct(fields(request), rules.Spending)
-        person = await self.persons.of(request.consumer_id, unit.session)
-        districts = await self.venues.districts_of(spending.store_id, unit.session)
-        discounts = await self.locks.lock(unit, request.order_id, rules.ask(spending), person, districts)
+        person = await self.persons.of(request.consumer_id, uow.session)
+        districts = await self.venues.districts_of(spending.store_id, uow.session)
+        discounts = await self.locks.lock(uow, request.order_id, rules.ask(spending), person, districts)
         return wallet_pb2.LockCouponsResponse(discounts=builtins(discounts))
 
-    @write
-    async def ConfirmCoupons(self, request: wallet_pb2.ConfirmCouponsRequest, unit: Unit) -> wallet_pb2.ConfirmCouponsResponse:
-        lock = await self.locks.confirm(unit, request.order_id)
+    @transactional
+    async def ConfirmCoupons(self, request: wallet_pb2.ConfirmCouponsRequest, uow: UnitOfWork) -> wallet_pb2.ConfirmCouponsResponse:
+        lock = await self.locks.confirm(uow, request.order_id)
         return wallet_pb2.ConfirmCouponsResponse(coupon_ids=lock.asked.coupon_ids)
 
-    @write
-    async def RollbackCoupons(self, request: wallet_pb2.RollbackCouponsRequest, unit: Unit) -> wallet_pb2.RollbackCouponsResponse:
-        lock = await self.locks.roll_back(unit, request.order_id)
+    @transactional
+    async def RollbackCoupons(self, request: wallet_pb2.RollbackCouponsRequest, uow: UnitOfWork) -> wallet_pb2.RollbackCouponsResponse:
+        lock = await self.locks.roll_back(uow, request.order_id)
         return wallet_pb2.RollbackCouponsResponse(coupon_ids=lock.asked.coupon_ids if lock else [])

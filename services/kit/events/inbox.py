@@ -23,7 +23,7 @@ from services.kit.mongo.client import Database, Session, ensure
 from services.kit.observability.logs import logger
 from services.kit.security import authorization
 from services.kit.transactions.outbox import Outbox, route
-from services.kit.transactions.unit_of_work import Unit
+from services.kit.transactions.unit_of_work import UnitOfWork
 
 COLLECTION = "inbox"
 """The last sequence applied per source and key: {_id: "source:key", sequence}."""
@@ -31,13 +31,13 @@ BATCH_MAX = 200
 GROUP_ATTEMPTS_MAX = 4
 """Tries of a whole batch that meets write conflicts, before its facts are applied one by one."""
 
-Handler = Callable[[Unit, facts_pb2.Fact], Awaitable[None]]
-"""The effect of one kind of fact; it writes through `unit.session` only. `unit.at` is when the fact happened."""
+Handler = Callable[[UnitOfWork, facts_pb2.Fact], Awaitable[None]]
+"""The effect of one kind of fact; it writes through `uow.session` only. `uow.at` is when the fact happened."""
 
-Happened = tuple[Unit, facts_pb2.Fact]
+Happened = tuple[UnitOfWork, facts_pb2.Fact]
 
 
-class Together:
+class BatchHandler:
     """An effect that takes neighbours of one kind in one call, in their order: what every fact would read and write alone is done once.
 
     All share the transaction; each comes with its own unit. When it raises, the facts of the batch are applied one by one.
@@ -48,8 +48,8 @@ class Together:
     def __init__(self, effect: Callable[[Sequence[Happened]], Awaitable[None]]) -> None:
         self.effect = effect
 
-    async def __call__(self, unit: Unit, fact: facts_pb2.Fact) -> None:
-        await self.effect([(unit, fact)])
+    async def __call__(self, uow: UnitOfWork, fact: facts_pb2.Fact) -> None:
+        await self.effect([(uow, fact)])
 
 
 APPLIED, FAILED, WAITING = facts_pb2.DELIVERY_STATE_APPLIED, facts_pb2.DELIVERY_STATE_FAILED, facts_pb2.DELIVERY_STATE_WAITING
@@ -94,7 +94,7 @@ class FactSink(facts_pb2_grpc.FactSinkServiceServicer):
             raise Invalid("INVALID_BATCH", f"give a source and at most {BATCH_MAX} facts, all of that source", field="facts")
         _check_source(request.source, facts)
         authorization.current.set(authorization.SYSTEM)
-        shares = any(isinstance(self.handlers.get(fact.WhichOneof("body") or ""), Together) for fact in facts)
+        shares = any(isinstance(self.handlers.get(fact.WhichOneof("body") or ""), BatchHandler) for fact in facts)
         async with self.turn if shares else nullcontext():
             deliveries = await self._together(request.source, facts) or await self._singly(request.source, facts)
         return facts_pb2.DeliverResponse(deliveries=deliveries)
@@ -161,11 +161,11 @@ class FactSink(facts_pb2_grpc.FactSinkServiceServicer):
         if handler is None:
             # A newer version tells it; the sender keeps it until this one is replaced, too.
             raise Invalid("UNKNOWN_KIND", f"nobody here hears {kind}")
-        happened = [(Unit(session, self._at(fact), self.outbox), fact) for fact in facts]
-        if isinstance(handler, Together):
+        happened = [(UnitOfWork(session, self._at(fact), self.outbox), fact) for fact in facts]
+        if isinstance(handler, BatchHandler):
             await handler.effect(happened)
         for unit, fact in happened:
-            if not isinstance(handler, Together):
+            if not isinstance(handler, BatchHandler):
                 await handler(unit, fact)
             await unit.flush()
 

@@ -18,13 +18,13 @@ from services.kit.backoff import Backoff
 from services.kit.clock import Clock, now
 from services.kit.errors import Refusal
 from services.kit.events.deliveries import ATTEMPTS_MAX, RETRY, Deliveries, Row
-from services.kit.mongo.change_streams import Watch, Watched
+from services.kit.mongo.change_streams import ChangeStreamHub, WatchedCollection
 from services.kit.mongo.client import Database
 from services.kit.mongo.lease import TTL_SECONDS, Lease
 from services.kit.observability.logs import logger
 from services.kit.transactions.outbox import DELIVERIES, SHARDS, Outbox
 
-WATCHED = Watched(DELIVERIES, kinds=("insert", "update"), where={"fullDocument.wakes": {"$ne": False}})
+WATCHED = WatchedCollection(DELIVERIES, kinds=("insert", "update"), where={"fullDocument.wakes": {"$ne": False}})
 """The first rows of each transaction and replayed ones; which pump they belong to stands in their ids."""
 BATCH_MAX = 200
 RETRIES_MAX = 50
@@ -53,7 +53,7 @@ class Relay:
         channels: Mapping[str, grpc.aio.Channel],
         *,
         source: str,
-        watch: Watch,
+        watch: ChangeStreamHub,
         clock: Clock = now,
         lease_seconds: float = TTL_SECONDS,
         attempts_max: int = ATTEMPTS_MAX,
@@ -61,7 +61,7 @@ class Relay:
     ) -> None:
         self.database, self.source, self.watch, self.lease_seconds = database, source, watch, lease_seconds
         self.pumps = {
-            (listener, shard): Pump(
+            (listener, shard): ShardRelay(
                 Deliveries(database, listener, shard, attempts_max=attempts_max, retry=retry), _sink(channel), source=source, clock=clock
             )
             for listener, channel in channels.items()
@@ -99,7 +99,7 @@ class Relay:
             pump.wake.set()
 
 
-class Pump:
+class ShardRelay:
     """Relays one shard of one listener's facts while its lease is held, one call at a time."""
 
     def __init__(self, deliveries: Deliveries, deliver: Deliver, *, source: str, clock: Clock) -> None:

@@ -32,7 +32,7 @@ ALL = object()
 """What those subscribe to who name no key."""
 
 
-class Watched(Struct, frozen=True):
+class WatchedCollection(Struct, frozen=True):
     """A collection to watch: which kinds of changes, which events of these (`where`), and which fields of the document come with them.
 
     `keys` are the fields (or `_id`) by whose values one may subscribe. Fields of updated documents are looked up by the server, at
@@ -110,22 +110,22 @@ class Subscription:
         self._waiting.put_nowait(None)
 
 
-class Watch:
+class ChangeStreamHub:
     """The change stream of one database. `run` reads it; nothing arrives while that does not run.
 
     A change costs as much as it has subscribers, not as many as there are: they are kept by collection and key.
     """
 
-    def __init__(self, database: Database, watched: Sequence[Watched] = ()) -> None:
+    def __init__(self, database: Database, watched: Sequence[WatchedCollection] = ()) -> None:
         self.database = database
-        self.watched: dict[str, Watched] = {}
+        self.watched: dict[str, WatchedCollection] = {}
         self.add(*watched)
         self._subscribers: dict[Hashable, set[Subscription]] = defaultdict(set)
         self._open = asyncio.Event()
         self._token: Any = None
         self._at: Timestamp | None = None
 
-    def add(self, *watched: Watched) -> None:
+    def add(self, *watched: WatchedCollection) -> None:
         """Watches these too; before `run`."""
         for each in watched:
             if each.collection in self.watched:

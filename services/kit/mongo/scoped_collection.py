@@ -34,10 +34,10 @@ class Transaction(Protocol):
     @property
     def session(self) -> Session: ...
 
-    def tell(self, *events: Fact) -> None: ...
+    def publish(self, *events: Fact) -> None: ...
 
 
-class Table(Generic[S]):
+class ScopedCollection(Generic[S]):
     """Rows of one noun: `struct` is what rules know of it, `message` what reads answer with.
 
     `noun` names a row in reasons and messages: ORDER gives ORDER_NOT_FOUND and ORDER_EXISTS. `scopes` names, per kind of scope, the field
@@ -72,9 +72,9 @@ class Table(Generic[S]):
         return self.database[self.name]
 
     @property
-    def unscoped(self) -> "Table[S]":
+    def unscoped(self) -> "ScopedCollection[S]":
         """The same table without the caller's scope: for effects of facts and for rows that a rule has justified already."""
-        return Table(
+        return ScopedCollection(
             self.database, self.name, noun=self.noun, struct=self.struct, message=self.message, scopes=self.scopes, public=self.public,
             indexes=self.indexes, shard_key=self.shard_key, stamped=self.stamped, scoped=False,
         )  # fmt: skip
@@ -202,25 +202,25 @@ class Table(Generic[S]):
 
     # writing ---------------------------------------------------------------------------------------------------------
 
-    async def insert(self, unit: Transaction, value: S) -> Shaped:
+    async def insert(self, uow: Transaction, value: S) -> Shaped:
         """A new row, answered like the message; `Denied` when it would lie outside the caller's scope."""
         document = codec.as_document(value)
         if not self.owns(document):
             raise errors.Denied("OUT_OF_SCOPE", "this would lie outside your scope; choose an owner within it")
         try:
-            await self.collection.insert_one(document | self.stamp(), session=unit.session)
+            await self.collection.insert_one(document | self.stamp(), session=uow.session)
         except DuplicateKeyError:
             raise errors.Conflict(f"{self.noun}_EXISTS", f"this {self._shown} exists already; take another id") from None
         return self.answer(document)
 
-    async def decide(self, unit: Transaction, id: str, rule: Callable[..., tuple[S, Sequence[Fact]]], **arguments: Any) -> Shaped:
+    async def apply_rule(self, uow: Transaction, id: str, rule: Callable[..., tuple[S, Sequence[Fact]]], **arguments: Any) -> Shaped:
         """Loads a row, lets `rule(row, **arguments)` decide, writes what changed and tells the facts; answers like the message."""
-        before = await self.load(id, session=unit.session, writing=True)
+        before = await self.load(id, session=uow.session, writing=True)
         after, facts = rule(before, **arguments)
-        unit.tell(*facts)
-        return await self.replace(unit, after, before=before)
+        uow.publish(*facts)
+        return await self.replace(uow, after, before=before)
 
-    async def replace(self, unit: Transaction, value: S, *, before: S | None = None) -> Shaped:
+    async def replace(self, uow: Transaction, value: S, *, before: S | None = None) -> Shaped:
         """Writes `value` over the row of its id and version; `Conflict` when that row changed meanwhile."""
         document = codec.as_document(value)
         if before is not None and (old := codec.as_document(before)) == document:
@@ -228,13 +228,13 @@ class Table(Generic[S]):
         if not self.owns(document):
             raise errors.Denied("OUT_OF_SCOPE", "this would lie outside your scope; choose an owner within it")
         where, update = self.change(value)
-        written = await self.collection.update_one(self.within(where, writing=True), update, session=unit.session)
+        written = await self.collection.update_one(self.within(where, writing=True), update, session=uow.session)
         if not written.matched_count:
             raise errors.Conflict("VERSION_CHANGED", "this has changed since you read it; read it again", id=where["_id"])
         return self.answer(document | {"version": where["version"] + 1})
 
     def change(self, value: S) -> tuple[Document, Document]:
-        """The filter and the update that write `value` over the row of its id and version: what the lane takes as an update."""
+        """The filter and the update that write `value` over the row of its id and version: what the group_commit takes as an update."""
         document = codec.as_document(value)
         where = {name: document.pop(name) for name in ("_id", "version")}
         names = {field.encode_name for field in msgspec.structs.fields(self.struct)} - {"id", "version"}

@@ -16,10 +16,10 @@ from pymongo import ASCENDING, IndexModel, UpdateOne
 
 from quanyu.facts.v1 import facts_pb2
 from services.kit.mongo.client import Database, Document, Session
-from services.kit.mongo.scoped_collection import Table
+from services.kit.mongo.scoped_collection import ScopedCollection
 from services.kit.projections import links
 from services.kit.projections.links import Link
-from services.kit.transactions.unit_of_work import Unit
+from services.kit.transactions.unit_of_work import UnitOfWork
 
 IDS_MAX = 1_000
 """Rows of one person; member lets a person be 50 consumers, and facts that are under way may join two such for a moment."""
@@ -42,11 +42,11 @@ class Person(Struct, frozen=True):
     ids: frozenset[str]
 
 
-class Persons:
+class PersonProjection:
     """Looks persons up, and keeps what facts say of them."""
 
     def __init__(self, database: Database) -> None:
-        self.table: Table[LinkView] = Table(
+        self.table: ScopedCollection[LinkView] = ScopedCollection(
             database, "link_view", noun="LINK", struct=LinkView, scopes={}, indexes=[IndexModel([("person_id", ASCENDING)])], scoped=False
         )
 
@@ -75,21 +75,21 @@ class Persons:
             for named in asked
         ]
 
-    async def linked(self, unit: Unit, fact: facts_pb2.Fact) -> None:
+    async def linked(self, uow: UnitOfWork, fact: facts_pb2.Fact) -> None:
         """The handler of ConsumerLinked."""
         told = fact.consumer_linked
-        await self._keep(unit, told.linked_consumer_id, told.consumer_id, linking=True)
+        await self._keep(uow, told.linked_consumer_id, told.consumer_id, linking=True)
 
-    async def unlinked(self, unit: Unit, fact: facts_pb2.Fact) -> None:
+    async def unlinked(self, uow: UnitOfWork, fact: facts_pb2.Fact) -> None:
         """The handler of ConsumerUnlinked."""
         told = fact.consumer_unlinked
-        await self._keep(unit, told.linked_consumer_id, told.consumer_id, linking=False)
+        await self._keep(uow, told.linked_consumer_id, told.consumer_id, linking=False)
 
-    async def _keep(self, unit: Unit, id: str, parent_id: str, *, linking: bool) -> None:
-        rows = await self._around(id, parent_id, unit.session)
+    async def _keep(self, uow: UnitOfWork, id: str, parent_id: str, *, linking: bool) -> None:
+        rows = await self._around(id, parent_id, uow.session)
         parents = {row["_id"]: row["parent_id"] for row in rows.values() if row.get("parent_id")}
         before = Link(id, rows[id].get("parent_id"), rows[id]["at"]) if id in rows and "at" in rows[id] else None
-        after = links.relink(before, Link(id, parent_id, unit.at)) if linking else links.unlink(before, parent_id, Link(id, None, unit.at))
+        after = links.relink(before, Link(id, parent_id, uow.at)) if linking else links.unlink(before, parent_id, Link(id, None, uow.at))
         touched = {links.person_of(id, parents), links.person_of(parent_id, parents), id}
         if after.parent_id:
             parents[id] = after.parent_id
@@ -103,7 +103,7 @@ class Persons:
                 values |= {"parent_id": after.parent_id, "at": after.at}
             if each in touched or rows[each]["person_id"] != values["person_id"]:
                 writes.append(UpdateOne({"_id": each}, {"$set": values, "$inc": {"version": 1}}, upsert=True))
-        await self.table.collection.bulk_write(writes, ordered=False, session=unit.session)
+        await self.table.collection.bulk_write(writes, ordered=False, session=uow.session)
 
     async def _around(self, id: str, parent_id: str, session: Session) -> dict[str, Document]:
         """All rows of the one or two persons that these ids belong to."""

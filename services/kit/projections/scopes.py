@@ -32,7 +32,7 @@ class Reached(Struct, frozen=True):
     units: frozenset[str]
 
 
-class Scopes:
+class ScopeProjection:
     """Finds the stores and units below a brand or unit; results are at most CACHE_SECONDS old."""
 
     def __init__(self, database: Database) -> None:
@@ -75,7 +75,7 @@ class Scopes:
         for key in list(ids) or list(self.cache):
             self.cache.pop(key, None)
 
-    async def store_changed(self, unit: InTransaction, fact: facts_pb2.Fact) -> None:
+    async def store_changed(self, uow: InTransaction, fact: facts_pb2.Fact) -> None:
         """Handles StoreChanged: each service puts this into its table of event handlers (and may wrap it)."""
-        await self.keep(unit.session, fact.store_changed)
+        await self.keep(uow.session, fact.store_changed)
         self.forget()

@@ -20,9 +20,9 @@ from pymongo import ASCENDING, IndexModel
 from services.kit import clock, ids
 from services.kit.errors import Invalid
 from services.kit.mongo import pagination
-from services.kit.mongo.change_streams import Subscription, Watch, Watched
+from services.kit.mongo.change_streams import ChangeStreamHub, Subscription, WatchedCollection
 from services.kit.mongo.client import Document, Shaped
-from services.kit.mongo.scoped_collection import CHANGED_AT, Table
+from services.kit.mongo.scoped_collection import CHANGED_AT, ScopedCollection
 from services.kit.rpc.channel import CURSOR_KEY
 
 S = TypeVar("S", bound=Struct)
@@ -53,14 +53,14 @@ class Cursor(Struct, frozen=True, array_like=True):
     known: dict[int, int] = {}
 
 
-class Told(NamedTuple):
+class FeedItem(NamedTuple):
     """A row as it is now, and the cursor to go on from."""
 
     row: Shaped
     cursor: str
 
 
-class Place:
+class ResumePoint:
     """Where one stream stands: its cursor, as it moves on."""
 
     def __init__(self, cursor: Cursor) -> None:
@@ -92,7 +92,7 @@ class Place:
             self._known = {digest: (version, at) for digest, (version, at) in self._known.items() if at >= floor}
 
 
-class Feed(Generic[S]):
+class ChangeFeed(Generic[S]):
     """The feed of a table over the process's watch; `keys` are the fields that may name a subject.
 
     Rows are told when they are born and when they change; their table is stamped. With `born_as`, the prefix of their ids, they are told
@@ -104,16 +104,16 @@ class Feed(Generic[S]):
 
     def __init__(
         self,
-        watch: Watch,
-        table: Table[S],
+        watch: ChangeStreamHub,
+        table: ScopedCollection[S],
         *,
         keys: tuple[str, ...],
         born_as: str = "",
         ids_of: IdsOf | None = None,
-        until: Watched | None = None,
+        until: WatchedCollection | None = None,
     ) -> None:
         self.watch, self.table, self.born_as, self.ids_of = watch, table, born_as, ids_of
-        watch.add(Watched(table.name, keys=keys, kinds=("insert",) if born_as else ("insert", "update", "replace")))
+        watch.add(WatchedCollection(table.name, keys=keys, kinds=("insert",) if born_as else ("insert", "update", "replace")))
         if until is not None:
             watch.add(until)
         self.collections = (table.name,) if until is None else (table.name, until.collection)
@@ -121,7 +121,7 @@ class Feed(Generic[S]):
         shown = {"_version": "$version", "_order": [f"${name}" for name, _ in self.order]}
         self.projection: Document = (table.projection or {}) | shown
 
-    async def follow(self, context: Any, after: str, field: str, subject: str) -> AsyncGenerator[Sequence[Told], None]:
+    async def follow(self, context: Any, after: str, field: str, subject: str) -> AsyncGenerator[Sequence[FeedItem], None]:
         """The rows in the caller's scope whose `field` names the subject, a few at a time; it ends only by `until` or a refusal.
 
         The cursor to go on from before the first of them goes ahead, as the stream's initial metadata.
@@ -146,17 +146,17 @@ class Feed(Generic[S]):
     async def _ids(self, subject: str) -> list[str]:
         return sorted(await self.ids_of(subject)) if self.ids_of else [subject]
 
-    def _begin(self, after: str, subject: str, field: str) -> Place:
+    def _begin(self, after: str, subject: str, field: str) -> ResumePoint:
         """The place a cursor denotes, or now; `Invalid` for a cursor that is not of this feed and subject."""
         feed = f"{self.table.name}:{field}"
         if not after:
-            return Place(Cursor(feed, subject, clock.real() - REWIND))
+            return ResumePoint(Cursor(feed, subject, clock.real() - REWIND))
         cursor = pagination.opened(after, Cursor)
         if cursor is None or (cursor.feed, cursor.subject) != (feed, subject) or cursor.floor > clock.real():
             raise Invalid("INVALID_CURSOR", "this cursor is not one of this stream; begin without one", field="after")
-        return Place(cursor)
+        return ResumePoint(cursor)
 
-    async def _earlier(self, place: Place, where: Document, changes: Subscription) -> AsyncGenerator[Sequence[Told], None]:
+    async def _earlier(self, place: ResumePoint, where: Document, changes: Subscription) -> AsyncGenerator[Sequence[FeedItem], None]:
         """What changed since the place's floor and is not known, in that order; what is seen later than now is still to come."""
         now = clock.real()
         since: Document = {self.order[0][0]: {"$gte": ids.least(self.born_as, place.floor) if self.born_as else place.floor}}
@@ -178,7 +178,7 @@ class Feed(Generic[S]):
                 return
             since = more
 
-    async def _live(self, place: Place, where: Document, changes: Subscription) -> AsyncGenerator[Sequence[Told], None]:
+    async def _live(self, place: ResumePoint, where: Document, changes: Subscription) -> AsyncGenerator[Sequence[FeedItem], None]:
         """What changes from the subscription on, each batch of it read anew as the caller may see it."""
         while True:
             batch = await changes.some(BATCH_MAX)
@@ -194,7 +194,7 @@ class Feed(Generic[S]):
             if told := self._told(place, rows, batch[-1].at.as_datetime()):
                 yield told
 
-    def _told(self, place: Place, rows: Sequence[Document], at: datetime, *, floor_max: datetime | None = None) -> list[Told]:
+    def _told(self, place: ResumePoint, rows: Sequence[Document], at: datetime, *, floor_max: datetime | None = None) -> list[FeedItem]:
         """Those of the rows that are news to the client, each with its cursor. `floor_max`: they come in order, and the floor with them."""
         told = []
         for row in rows:
@@ -202,5 +202,5 @@ class Feed(Generic[S]):
             if floor_max is not None:
                 place.rise(min(floor_max, ids.made_at(key) if self.born_as else key))
             if place.note(row["id"], 0 if self.born_as else version, at):
-                told.append(Told(row, place.token))
+                told.append(FeedItem(row, place.token))
         return told

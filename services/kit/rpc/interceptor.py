@@ -17,19 +17,19 @@ from services.kit.errors import Refusal
 from services.kit.observability import telemetry
 from services.kit.observability.logs import logger
 from services.kit.rpc import channel, status
-from services.kit.rpc.streams import Places, Streams
+from services.kit.rpc.streams import ConcurrencyLimit, Streams
 from services.kit.security import authorization
 
 CALLS_MAX = 512
 """Unary calls in progress at once."""
 
 
-class Calls(grpc.aio.ServerInterceptor):
+class ServerInterceptor(grpc.aio.ServerInterceptor):
     """What happens around each call of our own services; health and reflection pass untouched."""
 
-    def __init__(self, gate: authorization.Gate, services: Iterable[ServiceDescriptor], streams: Streams) -> None:
+    def __init__(self, gate: authorization.Authorizer, services: Iterable[ServiceDescriptor], streams: Streams) -> None:
         self.gate, self.streams = gate, streams
-        self.places = Places(CALLS_MAX, "TOO_MANY_CALLS", "this service has as much to do as it can carry; try again")
+        self.places = ConcurrencyLimit(CALLS_MAX, "TOO_MANY_CALLS", "this service has as much to do as it can carry; try again")
         self.methods = {f"/{service.full_name}/{method.name}": method for service in services for method in service.methods}
         self.wrapped: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
 
@@ -49,7 +49,7 @@ class Calls(grpc.aio.ServerInterceptor):
             self.wrapped[details.method] = grpc.unary_unary_rpc_method_handler(behaviour, **codecs)
         return self.wrapped[details.method]
 
-    def _around(self, method: MethodDescriptor, behaviour: Callable[[Any, Any], Awaitable[Any]], places: Places) -> Any:
+    def _around(self, method: MethodDescriptor, behaviour: Callable[[Any, Any], Awaitable[Any]], places: ConcurrencyLimit) -> Any:
         async def call(request: Message, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
             started, code, reason = time.perf_counter(), "OK", ""
             metadata = context.invocation_metadata() or ()

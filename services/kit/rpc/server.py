@@ -10,7 +10,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from services.kit.rpc import channel
-from services.kit.rpc.interceptor import CALLS_MAX, Calls
+from services.kit.rpc.interceptor import CALLS_MAX, ServerInterceptor
 from services.kit.rpc.streams import StreamBounds, Streams
 from services.kit.security import authorization
 
@@ -39,7 +39,9 @@ def descriptor_of(servicer: object) -> ServiceDescriptor:
 class Server:
     """The server of one process; `await start()` answers the port it listens at."""
 
-    def __init__(self, servicers: Iterable[Register], gate: authorization.Gate, *, drain_seconds: float, bounds: StreamBounds) -> None:
+    def __init__(
+        self, servicers: Iterable[Register], gate: authorization.Authorizer, *, drain_seconds: float, bounds: StreamBounds
+    ) -> None:
         servicers = list(servicers)
         services = [descriptor_of(servicer) for _, servicer in servicers]
         authorization.check_rules(services)
@@ -49,7 +51,9 @@ class Server:
         most = CALLS_MAX + self.streams.bounds.streams_max + OTHERS_MAX
         pending = [(f"grpc.server.max_pending_requests{kind}", most) for kind in ("", "_hard_limit")]
         options = [*channel.LIMITS, *KEEPALIVE, *pending, ("grpc.so_reuseport", 0)]
-        self.server = grpc.aio.server(interceptors=[Calls(gate, services, self.streams)], options=options, maximum_concurrent_rpcs=most)
+        self.server = grpc.aio.server(
+            interceptors=[ServerInterceptor(gate, services, self.streams)], options=options, maximum_concurrent_rpcs=most
+        )
         for add, servicer in servicers:
             add(servicer, self.server)
         self.health = health.aio.HealthServicer()

@@ -22,7 +22,7 @@ EARLIER_MAX = 0.2
 """By which part of its time a stream may end earlier, so that those that began together do not come again together."""
 
 
-class Places:
+class ConcurrencyLimit:
     """At most `most` of something at once; `Overloaded` with the reason for any more."""
 
     def __init__(self, most: int, reason: str, message: str) -> None:
@@ -50,7 +50,9 @@ class Streams:
 
     def __init__(self, bounds: StreamBounds) -> None:
         self.bounds = bounds
-        self.places = Places(bounds.streams_max, "TOO_MANY_STREAMS", "this service has as many streams as it can carry; try again later")
+        self.places = ConcurrencyLimit(
+            bounds.streams_max, "TOO_MANY_STREAMS", "this service has as many streams as it can carry; try again later"
+        )
         self.of_each: Counter[tuple[str, str]] = Counter()
         self.stopping = False
         self._open: set[asyncio.Timeout] = set()

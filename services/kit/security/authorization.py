@@ -55,9 +55,9 @@ class Caller(Struct, frozen=True):
 
 SYSTEM = Caller(id="system", everywhere=True)
 """The service itself: effects of facts and background work."""
-NOBODY = Caller(id="")
+ANONYMOUS = Caller(id="")
 
-current: ContextVar[Caller] = ContextVar("caller", default=NOBODY)
+current: ContextVar[Caller] = ContextVar("caller", default=ANONYMOUS)
 
 
 def caller() -> Caller:
@@ -145,7 +145,7 @@ class ScopeLookup(Protocol):
     async def below(self, field: str, id: str) -> Below: ...
 
 
-class Gate:
+class Authorizer:
     """Checks the access rules of one service."""
 
     def __init__(self, verifier: Verifier, scopes: ScopeLookup) -> None:
@@ -163,7 +163,7 @@ class Gate:
         rule = rule_of(method)
         if principal is None:
             if rule.public:
-                return NOBODY
+                return ANONYMOUS
             raise Denied("UNAUTHENTICATED", "sign in first")
         if rule.public:
             return await self._caller(principal, principal.grants)

@@ -15,7 +15,7 @@ from services.kit.settings import Settings, SettingsError
 HASH_KEY_BYTES = 32
 
 
-class Secrets:
+class FieldEncryption:
     """Hashes for look-up (HMAC-SHA256, hex) and encryption (Fernet: AES-128-CBC with HMAC)."""
 
     def __init__(self, secret_keys: list[str], hash_keys: list[bytes]) -> None:
@@ -23,7 +23,7 @@ class Secrets:
         self.hash_keys = hash_keys
 
     @classmethod
-    def of(cls, settings: Settings) -> "Secrets":
+    def of(cls, settings: Settings) -> "FieldEncryption":
         """The keys of the settings; SettingsError when there are none or they are malformed."""
         try:
             hash_keys = [b64decode(key, validate=True) for key in settings.hash_keys.split(",") if key]

@@ -14,14 +14,14 @@ from services.kit.errors import Denied
 from services.kit.settings import Settings, SettingsError
 
 
-class Senders:
+class WebhookVerifier:
     """Who may send notices: the secrets of each, all of which are believed while one replaces another."""
 
     def __init__(self, secrets: Mapping[str, Sequence[str]]) -> None:
         self.secrets = {sender: [Webhook(secret) for secret in each] for sender, each in secrets.items()}
 
     @classmethod
-    def of(cls, settings: Settings) -> "Senders":
+    def of(cls, settings: Settings) -> "WebhookVerifier":
         """Those of the settings; SettingsError when they are malformed."""
         try:
             return cls(msgspec.json.decode(settings.webhook_secrets, type=dict[str, list[str]]))

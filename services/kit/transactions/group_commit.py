@@ -1,7 +1,7 @@
-"""The lane (group commit): commands on documents that many requests touch share transactions instead of fighting for them.
+"""The group_commit (group commit): commands on documents that many requests touch share transactions instead of fighting for them.
 
 Whole commands wait in one queue. Those that arrive while a transaction on their counters is in flight form the next one, so that
-nothing waits when the lane is idle and a hundred takers of one stock cost one commit. Commands on other counters fly beside it.
+nothing waits when the group_commit is idle and a hundred takers of one stock cost one commit. Commands on other counters fly beside it.
 Exact with any number of replicas: a batch that meets another process's is decided anew on what that one left.
 """
 
@@ -17,11 +17,11 @@ from google.protobuf.message import Message
 from services.kit.clock import Clock
 from services.kit.errors import Overloaded, Refusal, Unavailable
 from services.kit.mongo.client import Database, Session
-from services.kit.transactions.group_commit_batch import Batch, Command, Outcome, Ref, State
+from services.kit.transactions.group_commit_batch import Batch, ChangeSet, Command, DocumentRef, Snapshot
 from services.kit.transactions.idempotency import IdempotencyKey
 from services.kit.transactions.outbox import Outbox
 
-__all__ = ["Lane", "Outcome", "Ref", "State"]
+__all__ = ["ChangeSet", "DocumentRef", "GroupCommit", "Snapshot"]
 
 QUEUE_MAX = 10_000
 """Commands waiting: about half a second's work on one counter."""
@@ -36,8 +36,8 @@ RETRY_AFTER = timedelta(milliseconds=500)
 Answer = TypeVar("Answer", bound=Message)
 
 
-class Lane:
-    """One per process and database: `answer = await lane.run(key, counters, decide, Answer)`."""
+class GroupCommit:
+    """One per process and database: `answer = await group_commit.run(key, counters, decide, Answer)`."""
 
     def __init__(
         self,
@@ -52,25 +52,29 @@ class Lane:
         self.database, self.outbox, self.clock = database, outbox, clock
         self.queue_max, self.batch_max, self.flights_max = queue_max, batch_max, flights_max
         self._waiting: deque[Command] = deque()
-        self._held: set[Ref] = set()
+        self._held: set[DocumentRef] = set()
         self._flights: set[asyncio.Task[None]] = set()
         self._launching = False
         self._closed = False
 
     async def run(
-        self, key: IdempotencyKey | None, counters: Sequence[Ref], decide: Callable[[State], Outcome], answer_type: type[Answer]
+        self,
+        key: IdempotencyKey | None,
+        counters: Sequence[DocumentRef],
+        decide: Callable[[Snapshot], ChangeSet],
+        answer_type: type[Answer],
     ) -> Answer:
         """The answer of `decide`, once its outcome is committed; the first answer again when `key` has a record.
 
         `decide` is pure and synchronous, may run several times, and refuses by raising a Refusal, which changes nothing. It runs in the
-        caller's context. Raises also Conflict REQUEST_ID_REUSED, ALREADY_EXISTS and STATE_CHANGED (see `Outcome`), Overloaded when the
-        queue is full, Unavailable when the database does not answer or the lane is closed. A caller cancelled before its transaction
+        caller's context. Raises also Conflict REQUEST_ID_REUSED, ALREADY_EXISTS and STATE_CHANGED (see `ChangeSet`), Overloaded when the
+        queue is full, Unavailable when the database does not answer or the group_commit is closed. A caller cancelled before its transaction
         has begun leaves no trace; later, the effect stands and a repeat with `key` gets its answer.
         """
         if self._closed:
             raise Unavailable("CLOSING", "this process is ending; make the same call again")
         if len(self._waiting) >= self.queue_max:
-            raise Overloaded("LANE_FULL", "too many wait for the same thing; make the same call again shortly", retry_after=RETRY_AFTER)
+            raise Overloaded("QUEUE_FULL", "too many wait for the same thing; make the same call again shortly", retry_after=RETRY_AFTER)
         loop = asyncio.get_running_loop()
         command = Command(key, counters, decide, answer_type, self.clock(), copy_context(), loop.create_future())
         self._waiting.append(command)
@@ -121,7 +125,7 @@ class Lane:
         self._waiting.extendleft(reversed(passed))
         return [batch for batch in batches if batch]
 
-    async def _fly(self, batch: list[Command], held: set[Ref]) -> None:
+    async def _fly(self, batch: list[Command], held: set[DocumentRef]) -> None:
         try:
             await self._settle(batch)
         finally:
@@ -158,7 +162,7 @@ class Lane:
     async def _refuse(self, command: Command, refusal: Refusal) -> None:
         """A refusal that only the write brought up: decided anew as this refusal, so that it is kept like any other."""
 
-        def refuse(_: State) -> Outcome:
+        def refuse(_: Snapshot) -> ChangeSet:
             raise refusal
 
         command.decide = refuse

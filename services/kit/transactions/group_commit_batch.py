@@ -26,18 +26,18 @@ DUPLICATE_KEY = 11000
 Item = TypeVar("Item")
 
 
-class Ref(NamedTuple):
-    """One counter document: `Ref("stock", "var_1:str_1")`."""
+class DocumentRef(NamedTuple):
+    """One counter document: `DocumentRef("stock", "var_1:str_1")`."""
 
     collection: str
     id: str
 
 
-State = Mapping[Ref, Document | None]
+Snapshot = Mapping[DocumentRef, Document | None]
 """The counters a decision sees; None where there is no such document. Not to be changed by the decision."""
 
 
-class Outcome(Struct, frozen=True, kw_only=True):
+class ChangeSet(Struct, frozen=True, kw_only=True):
     """What a decision asks for. All of it happens, or none.
 
     `increments`: `$inc` paths ("reserved", "days.2026-11-23") of the command's own counters. Each also raises the counter's `version`
@@ -48,7 +48,7 @@ class Outcome(Struct, frozen=True, kw_only=True):
     `facts`: facts for the outbox, in this order.
     """
 
-    increments: Mapping[Ref, Mapping[str, int]]
+    increments: Mapping[DocumentRef, Mapping[str, int]]
     inserts: Sequence[tuple[str, Document]] = ()
     updates: Sequence[tuple[str, Document, Document]] = ()
     facts: Sequence[Fact] = ()
@@ -56,11 +56,11 @@ class Outcome(Struct, frozen=True, kw_only=True):
 
 
 class Command(Struct, eq=False):
-    """One caller's request in the lane; `context` and `at` are those of its submission."""
+    """One caller's request in the group_commit; `context` and `at` are those of its submission."""
 
     key: IdempotencyKey | None
-    counters: Sequence[Ref]
-    decide: Callable[[State], Outcome]
+    counters: Sequence[DocumentRef]
+    decide: Callable[[Snapshot], ChangeSet]
     answer_type: type[Message]
     at: datetime
     context: Context
@@ -76,11 +76,11 @@ class Batch:
 
     def __init__(self, database: Database, outbox: Outbox, commands: Sequence[Command]) -> None:
         self.database, self.outbox, self.commands = database, outbox, commands
-        self.state: dict[Ref, Document | None] = {ref: None for command in commands for ref in command.counters}
+        self.state: dict[DocumentRef, Document | None] = {ref: None for command in commands for ref in command.counters}
         self.guard = IdempotencyGuard(database)
-        self.versions: dict[Ref, Any] = {}
-        self.sums: dict[Ref, dict[str, int]] = {}
-        self.inserts: dict[Ref, Document] = {}
+        self.versions: dict[DocumentRef, Any] = {}
+        self.sums: dict[DocumentRef, dict[str, int]] = {}
+        self.inserts: dict[DocumentRef, Document] = {}
         self.updates: list[tuple[str, UpdateOne]] = []
         self.facts: list[facts_pb2.Fact] = []
 
@@ -95,7 +95,7 @@ class Batch:
         self.guard = await IdempotencyGuard.read(self.database, [command.key for command in self.commands if command.key], session)
         for collection, refs in _by_collection((ref.collection, ref.id) for ref in self.state):
             found = self.database[collection].find({"_id": {"$in": refs}}, session=session, batch_size=len(refs) + 1)
-            self.state.update({Ref(collection, document["_id"]): document for document in await found.to_list(None)})
+            self.state.update({DocumentRef(collection, document["_id"]): document for document in await found.to_list(None)})
 
     def _judge(self, command: Command) -> Message | Exception:
         key = command.key
@@ -119,16 +119,16 @@ class Batch:
             self.guard.record(key, command.at, outcome.answer)
         return outcome.answer
 
-    def _accept(self, command: Command, outcome: Outcome) -> None:
+    def _accept(self, command: Command, outcome: ChangeSet) -> None:
         """Takes the outcome over as a whole; raises before anything is changed."""
-        fresh: dict[Ref, Document] = {}
+        fresh: dict[DocumentRef, Document] = {}
         for collection, document in outcome.inserts:
-            ref = Ref(collection, document["_id"])
+            ref = DocumentRef(collection, document["_id"])
             if ref in fresh or ref in self.inserts or self.state.get(ref) is not None:
                 raise _already_exists()
             fresh[ref] = document
         updates = [self._update(command, *update) for update in outcome.updates]
-        changed: dict[Ref, Document] = {}
+        changed: dict[DocumentRef, Document] = {}
         for ref, increments in outcome.increments.items():
             document_now = fresh.get(ref) or self.state.get(ref)
             if ref not in command.counters or document_now is None:
@@ -143,19 +143,19 @@ class Batch:
             self._change(ref, document, outcome.increments[ref])
 
     def _update(self, command: Command, collection: str, where: Document, update: Document) -> tuple[str, UpdateOne]:
-        ref = Ref(collection, where["_id"])
+        ref = DocumentRef(collection, where["_id"])
         if ref in command.counters:
             raise ValueError(f"{ref} is a counter of the command: say increments")
         if ref in self.state:
             raise Entangled
         return collection, UpdateOne(where, update)
 
-    def _insert(self, ref: Ref, document: Document) -> None:
+    def _insert(self, ref: DocumentRef, document: Document) -> None:
         self.inserts[ref] = document
         if ref in self.state:
             self.state[ref] = document
 
-    def _change(self, ref: Ref, document: Document, increments: Mapping[str, int]) -> None:
+    def _change(self, ref: DocumentRef, document: Document, increments: Mapping[str, int]) -> None:
         if ref in self.inserts:
             self._insert(ref, document)
             return

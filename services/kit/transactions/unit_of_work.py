@@ -2,7 +2,7 @@
 
 class Tasks(tasks_pb2_grpc.TaskServiceServicer):
     @write
-    async def AcknowledgeTask(self, request: AcknowledgeTaskRequest, unit: Unit) -> AcknowledgeTaskResponse: ...
+    async def AcknowledgeTask(self, request: AcknowledgeTaskRequest, uow: UnitOfWork) -> AcknowledgeTaskResponse: ...
 """
 
 from collections.abc import Awaitable, Callable
@@ -28,7 +28,7 @@ Response = TypeVar("Response", bound=Message)
 Servicer = TypeVar("Servicer")
 
 
-class Unit:
+class UnitOfWork:
     """What belongs to one transaction: its session, its time, and the facts told so far."""
 
     def __init__(self, session: Session, at: datetime, outbox: Outbox) -> None:
@@ -40,7 +40,7 @@ class Unit:
         """The principal on whose behalf the unit of work runs."""
         return caller()
 
-    def tell(self, *facts: Fact) -> None:
+    def publish(self, *facts: Fact) -> None:
         """Adds facts, which `flush` writes."""
         self.told += facts
 
@@ -51,14 +51,14 @@ class Unit:
             await self.outbox.write(self.session, [self.outbox.fact(fact, self.at) for fact in told])
 
 
-class Units:
+class TransactionRunner:
     """Runs units of work, each once by its idempotency key."""
 
     def __init__(self, database: Database, outbox: Outbox, clock: Clock) -> None:
         self.database, self.outbox, self.clock = database, outbox, clock
 
     async def run(
-        self, request: Message, answer_type: type[Response], body: Callable[[Unit], Awaitable[Response]], *, step: str = ""
+        self, request: Message, answer_type: type[Response], body: Callable[[UnitOfWork], Awaitable[Response]], *, step: str = ""
     ) -> Response:
         """Runs `body` in a transaction, again after a write conflict. A repeat of the request gets the first answer or refusal.
 
@@ -70,9 +70,9 @@ class Units:
             guard = await IdempotencyGuard.read(self.database, [key], session)
             if (first := guard.replay(key, answer_type)) is not None:
                 return first
-            unit = Unit(session, at, self.outbox)
-            answer = await body(unit)
-            await unit.flush()
+            uow = UnitOfWork(session, at, self.outbox)
+            answer = await body(uow)
+            await uow.flush()
             guard.record(key, at, answer)
             await guard.write(session)
             return answer
@@ -100,8 +100,8 @@ class Units:
             return first
 
 
-def write(
-    method: Callable[[Servicer, Request, Unit], Awaitable[Response]],
+def transactional(
+    method: Callable[[Servicer, Request, UnitOfWork], Awaitable[Response]],
 ) -> Callable[[Servicer, Request, Any], Awaitable[Response]]:
     """Makes a servicer's method an ordinary write. The servicer has `units`; the request has `request_id`.
 
@@ -111,16 +111,16 @@ def write(
     rpc = method_of(hints["request"].DESCRIPTOR)
     answer_type: type[Response] = hints["return"]
     if (rpc.name, rpc.output_type) != (method.__name__, answer_type.DESCRIPTOR) or len(signature(method).parameters) != 3:
-        raise TypeError(f"{method.__qualname__} must take (self, request, unit) and have the name and the response of {full_name(rpc)}")
+        raise TypeError(f"{method.__qualname__} must take (self, request, uow) and have the name and the response of {full_name(rpc)}")
 
     @wraps(method)
     async def call(self: Servicer, request: Request, context: Any) -> Response:
-        units: Units = self.units  # type: ignore[attr-defined]
+        transactions: TransactionRunner = self.transactions  # type: ignore[attr-defined]
 
-        async def body(unit: Unit) -> Response:
-            return await method(self, request, unit)
+        async def body(uow: UnitOfWork) -> Response:
+            return await method(self, request, uow)
 
-        return await units.run(request, answer_type, body)
+        return await transactions.run(request, answer_type, body)
 
     del call.__wrapped__
     return call

@@ -17,9 +17,9 @@ from services.kit.errors import Refusal
 from services.kit.mongo import pagination
 from services.kit.mongo.client import Document, Session
 from services.kit.mongo.codec import as_documents, as_struct
-from services.kit.mongo.scoped_collection import Table
-from services.kit.runtime.runtime import House
-from services.kit.transactions.unit_of_work import Unit
+from services.kit.mongo.scoped_collection import ScopedCollection
+from services.kit.runtime.runtime import Runtime
+from services.kit.transactions.unit_of_work import UnitOfWork
 from services.member.consent import rules
 from services.member.consent.enums import Purpose
 from services.member.consent.rules import Addressed, Consent
@@ -30,17 +30,17 @@ STANDING_ORDER = [("brand_id", 1), ("purpose", 1)]
 class Consents:
     """What consumers allow brands."""
 
-    def __init__(self, house: House) -> None:
-        self.standing = self._table(house, "consents", [("consumer_id", ASCENDING), ("brand_id", ASCENDING), ("purpose", ASCENDING)])
-        self.changes = self._table(house, "consent_changes", [("consumer_id", ASCENDING), ("at", DESCENDING), ("_id", ASCENDING)])
-        self.addressed = Table(
-            house.database, "consented_brands", noun="CONSENTED_BRANDS", struct=Addressed, scopes={ScopeKind.CONSUMER: "_id"}
+    def __init__(self, runtime: Runtime) -> None:
+        self.standing = self._table(runtime, "consents", [("consumer_id", ASCENDING), ("brand_id", ASCENDING), ("purpose", ASCENDING)])
+        self.changes = self._table(runtime, "consent_changes", [("consumer_id", ASCENDING), ("at", DESCENDING), ("_id", ASCENDING)])
+        self.addressed = ScopedCollection(
+            runtime.database, "consented_brands", noun="CONSENTED_BRANDS", struct=Addressed, scopes={ScopeKind.CONSUMER: "_id"}
         )
 
     @staticmethod
-    def _table(house: House, name: str, index: Sequence[tuple[str, int]]) -> Table[Consent]:
-        return Table(
-            house.database,
+    def _table(runtime: Runtime, name: str, index: Sequence[tuple[str, int]]) -> ScopedCollection[Consent]:
+        return ScopedCollection(
+            runtime.database,
             name,
             noun="CONSENT",
             struct=Consent,
@@ -50,31 +50,31 @@ class Consents:
             shard_key="consumer_id",
         )
 
-    async def say(self, unit: Unit, words: Sequence[Consent]) -> dict[str, Refusal]:
+    async def say(self, uow: UnitOfWork, words: Sequence[Consent]) -> dict[str, Refusal]:
         """Keeps words and lets the newest ones stand whatever their order. The refusals of consumers of whom nothing was kept, by id."""
-        refused = await self._address(unit, words)
+        refused = await self._address(uow, words)
         words = [word for word in words if word.consumer_id not in refused]
         if not words:
             return refused
         places = {rules.standing_id(word) for word in words}
-        rows = self.standing.collection.find({"_id": {"$in": sorted(places)}}, session=unit.session)
+        rows = self.standing.collection.find({"_id": {"$in": sorted(places)}}, session=uow.session)
         earlier = {row["_id"]: as_struct(row, Consent) async for row in rows}
         stand = {place: replace(word, id=place) for place, word in rules.by_place([*earlier.values(), *words]).items()}
         changed = [word for word in stand.values() if word != earlier.get(word.id)]
         if new := as_documents([word for word in changed if word.id not in earlier]):
-            await self.standing.collection.insert_many(new, ordered=False, session=unit.session)
+            await self.standing.collection.insert_many(new, ordered=False, session=uow.session)
         again = as_documents([word for word in changed if word.id in earlier])
         if replaced := [ReplaceOne({"_id": document["_id"]}, document) for document in again]:
-            await self.standing.collection.bulk_write(replaced, ordered=False, session=unit.session)
-        await self.changes.collection.insert_many(as_documents(words), ordered=False, session=unit.session)
+            await self.standing.collection.bulk_write(replaced, ordered=False, session=uow.session)
+        await self.changes.collection.insert_many(as_documents(words), ordered=False, session=uow.session)
         return refused
 
-    async def _address(self, unit: Unit, words: Sequence[Consent]) -> dict[str, Refusal]:
+    async def _address(self, uow: UnitOfWork, words: Sequence[Consent]) -> dict[str, Refusal]:
         """Notes for which brands these words are; the refusals of consumers for whom those would be too many."""
         asked: dict[str, set[str]] = defaultdict(set)
         for word in words:
             asked[word.consumer_id].add(word.brand_id)
-        rows = self.addressed.collection.find({"_id": {"$in": sorted(asked)}}, session=unit.session)
+        rows = self.addressed.collection.find({"_id": {"$in": sorted(asked)}}, session=uow.session)
         earlier = {row["_id"]: as_struct(row, Addressed) async for row in rows}
         refused: dict[str, Refusal] = {}
         writes = []
@@ -88,7 +88,7 @@ class Consents:
             if after != before:
                 writes.append(UpdateOne({"_id": consumer_id}, {"$set": {"brand_ids": sorted(after.brand_ids)}}, upsert=True))
         if writes:
-            await self.addressed.collection.bulk_write(writes, ordered=False, session=unit.session)
+            await self.addressed.collection.bulk_write(writes, ordered=False, session=uow.session)
         return refused
 
     async def granted(self, consumer_ids: Iterable[str], brand_ids: Sequence[str], purpose: Purpose, session: Session = None) -> list[str]:

@@ -14,10 +14,10 @@ from services.kit.errors import Invalid, Refusal
 from services.kit.mongo import pagination
 from services.kit.mongo.client import Document, Shaped
 from services.kit.mongo.codec import as_document, as_struct, fields, shaped
-from services.kit.mongo.scoped_collection import BATCH_MAX, Table
+from services.kit.mongo.scoped_collection import BATCH_MAX, ScopedCollection
 from services.kit.rpc import batch_lists
-from services.kit.runtime.runtime import House
-from services.kit.transactions.unit_of_work import Unit, write
+from services.kit.runtime.runtime import Runtime
+from services.kit.transactions.unit_of_work import UnitOfWork, transactional
 from services.member.consent.enums import Purpose
 from services.member.consent.repository import STANDING_ORDER, Consents
 from services.member.consent.rules import Consent
@@ -32,26 +32,26 @@ class Check(Struct, frozen=True):
 
 
 class ConsentService(consent_pb2_grpc.ConsentServiceServicer):
-    def __init__(self, house: House, consents: Consents, consumers: Consumers, stores: Stores) -> None:
-        self.units, self.consents, self.consumers, self.stores = house.units, consents, consumers, stores
+    def __init__(self, runtime: Runtime, consents: Consents, consumers: Consumers, stores: Stores) -> None:
+        self.transactions, self.consents, self.consumers, self.stores = runtime.transactions, consents, consumers, stores
 
-    @write
-    async def SetConsent(self, request: consent_pb2.SetConsentRequest, unit: Unit) -> consent_pb2.SetConsentResponse:
-        if not unit.caller.reaches(ScopeKind.CONSUMER, request.consumer_id):
-            await self.stores.require_brand(request.brand_id, request.store_id, unit.session)
-        await self.consumers.known(request.consumer_id, request.brand_id, unit.session)
-        word = _word(request, request.consumer_id, unit)
-        for refusal in (await self.consents.say(unit, [word])).values():
+    @transactional
+    async def SetConsent(self, request: consent_pb2.SetConsentRequest, uow: UnitOfWork) -> consent_pb2.SetConsentResponse:
+        if not uow.caller.reaches(ScopeKind.CONSUMER, request.consumer_id):
+            await self.stores.require_brand(request.brand_id, request.store_id, uow.session)
+        await self.consumers.known(request.consumer_id, request.brand_id, uow.session)
+        word = _word(request, request.consumer_id, uow)
+        for refusal in (await self.consents.say(uow, [word])).values():
             raise refusal
         return consent_pb2.SetConsentResponse(consent=_shaped(word))
 
-    async def imported(self, unit: Unit, rows: Sequence[tuple[str, identity_pb2.ImportedConsumer]]) -> Mapping[str, Refusal]:
+    async def imported(self, uow: UnitOfWork, rows: Sequence[tuple[str, identity_pb2.ImportedConsumer]]) -> Mapping[str, Refusal]:
         """Keeps the consents of imported consumers, dated like these; what was said since stays newer. Refusals by consumer id."""
         words = []
         for consumer_id, row in rows:
-            dated = fields(row).get("created_at", unit.at)
-            words += [replace(_word(consent, consumer_id, unit), at=dated) for consent in row.consents]
-        return await self.consents.say(unit, words)
+            dated = fields(row).get("created_at", uow.at)
+            words += [replace(_word(consent, consumer_id, uow), at=dated) for consent in row.consents]
+        return await self.consents.say(uow, words)
 
     async def CheckConsents(self, request: consent_pb2.CheckConsentsRequest, context: Any) -> consent_pb2.CheckConsentsResponse:
         if len(request.brand_ids) > BATCH_MAX:
@@ -92,17 +92,17 @@ class ConsentService(consent_pb2_grpc.ConsentServiceServicer):
         people = await self.consumers.people(consumer_ids)
         return {id: people.ids_of(id) for id in consumer_ids}
 
-    async def _words(self, table: Table[Consent], members: Mapping[str, Sequence[str]], brand_id: str) -> dict[str, Document]:
+    async def _words(self, table: ScopedCollection[Consent], members: Mapping[str, Sequence[str]], brand_id: str) -> dict[str, Document]:
         """How to read each person's words, said under any of the ids: see `Consumers.readable`."""
         with_brand = {"brand_id": brand_id} if brand_id else {}
         queries: dict[str, Document] = {id: {"consumer_id": {"$in": list(ids)}} | with_brand for id, ids in members.items()}
         return await self.consumers.readable(table, queries, members)
 
 
-def _word(said: consent_pb2.SetConsentRequest | identity_pb2.ImportedConsent, consumer_id: str, unit: Unit) -> Consent:
+def _word(said: consent_pb2.SetConsentRequest | identity_pb2.ImportedConsent, consumer_id: str, uow: UnitOfWork) -> Consent:
     """What was said, as a word recorded now."""
     id = ids.new("cns")
-    recorded = {"id": id, "word_id": id, "at": unit.at, "recorded_by": unit.caller.id, "consumer_id": consumer_id}
+    recorded = {"id": id, "word_id": id, "at": uow.at, "recorded_by": uow.caller.id, "consumer_id": consumer_id}
     return as_struct({"granted": False, **fields(said), **recorded}, Consent)
 
 

@@ -11,14 +11,14 @@ from quanyu.member.v1 import identity_pb2
 from services.kit import ids
 from services.kit.enums import ScopeKind
 from services.kit.errors import Refusal, under
-from services.kit.mongo.change_streams import Watched
+from services.kit.mongo.change_streams import WatchedCollection
 from services.kit.mongo.client import Document, Session
 from services.kit.mongo.codec import as_document, as_struct
-from services.kit.mongo.scoped_collection import Table
-from services.kit.runtime.runtime import House
+from services.kit.mongo.scoped_collection import ScopedCollection
+from services.kit.runtime.runtime import Runtime
 from services.kit.security.authorization import caller
-from services.kit.security.encryption import Secrets
-from services.kit.transactions.unit_of_work import Unit
+from services.kit.security.encryption import FieldEncryption
+from services.kit.transactions.unit_of_work import UnitOfWork
 from services.member.identity import rules
 from services.member.identity.enums import IdentityKind
 from services.member.identity.registration import Book, Entered, Entry, Given
@@ -44,10 +44,10 @@ class People(Struct, frozen=True):
 class Consumers:
     """The people of this installation."""
 
-    def __init__(self, house: House) -> None:
-        self.secrets: Secrets = house.secrets
-        self.table = Table(
-            house.database,
+    def __init__(self, runtime: Runtime) -> None:
+        self.encryption: FieldEncryption = runtime.encryption
+        self.table = ScopedCollection(
+            runtime.database,
             "consumers",
             noun="CONSUMER",
             struct=Consumer,
@@ -59,8 +59,8 @@ class Consumers:
             },
             indexes=[IndexModel([("person_id", ASCENDING)])],
         )
-        self.identities = Table(
-            house.database,
+        self.identities = ScopedCollection(
+            runtime.database,
             "identities",
             noun="IDENTITY",
             struct=Identity,
@@ -72,9 +72,9 @@ class Consumers:
             ],
         )
         # Who is one person changes with a link that is made or undone, and with nothing else.
-        self.relinked = Watched("links", keys=("consumer_id", "linked_consumer_id"), kinds=("insert", "update"))
-        self.links = Table(
-            house.database,
+        self.relinked = WatchedCollection("links", keys=("consumer_id", "linked_consumer_id"), kinds=("insert", "update"))
+        self.links = ScopedCollection(
+            runtime.database,
             "links",
             noun="LINK",
             struct=Link,
@@ -148,7 +148,7 @@ class Consumers:
         return brands
 
     async def readable(
-        self, table: Table[Any], queries: Mapping[str, Document], members: Mapping[str, Sequence[str]]
+        self, table: ScopedCollection[Any], queries: Mapping[str, Document], members: Mapping[str, Sequence[str]]
     ) -> dict[str, Document]:
         """Queries for rows of one person each (by the same key all ids of that person) in a table that is scoped by brand and consumer,
         narrowed to what the caller may read: they are put to the table `unscoped`.
@@ -173,7 +173,7 @@ class Consumers:
 
     def entry(self, registration: Registration, brand_id: str) -> Entry:
         """A registration with its personal values hashed and encrypted; `Invalid` when one cannot be."""
-        name = self.secrets.encrypt(registration.display_name) if registration.display_name else None
+        name = self.encryption.encrypt(registration.display_name) if registration.display_name else None
         given: list[Given] = []
         for place, identity in enumerate(registration.identities):
             with under(f"identities[{place}]"):
@@ -184,71 +184,71 @@ class Consumers:
         """An identity with its look-up hashes and its ciphertext; a refusal when it cannot be, or not by this caller."""
         rules.may_give(identity.kind, everywhere=caller().everywhere)
         claim = rules.claim(identity, brand_id)
-        return Given(claim, self.secrets.hashes(claim.kind, claim.hashed), self.secrets.encrypt(claim.value))
+        return Given(claim, self.encryption.hashes(claim.kind, claim.hashed), self.encryption.encrypt(claim.value))
 
-    async def register(self, unit: Unit, entries: Sequence[Entry], brand_id: str, *, linking: bool = False) -> list[Entered | Refusal]:
+    async def register(self, uow: UnitOfWork, entries: Sequence[Entry], brand_id: str, *, linking: bool = False) -> list[Entered | Refusal]:
         """Enters registrations one after the other: each sees the ones before it. What cannot be is answered, not raised.
 
         `linking`: see `Book.enter`.
         """
         named = [entry.registration.consumer_id for entry in entries if entry.registration.consumer_id]
-        book = await self._book(unit, [given for entry in entries for given in entry.given], named)
+        book = await self._book(uow, [given for entry in entries for given in entry.given], named)
         answers: list[Entered | Refusal] = []
         for entry in entries:
             try:
-                everywhere = unit.caller.everywhere
-                answers.append(book.enter(entry, brand_id, unit.at, everywhere=everywhere, new_id=ids.new, linking=linking))
+                everywhere = uow.caller.everywhere
+                answers.append(book.enter(entry, brand_id, uow.at, everywhere=everywhere, new_id=ids.new, linking=linking))
             except Refusal as refusal:
                 answers.append(refusal)
-        await self._save(unit, book)
+        await self._save(uow, book)
         return answers
 
-    async def sign_up(self, unit: Unit, entry: Entry, brand_id: str) -> Entered:
+    async def sign_up(self, uow: UnitOfWork, entry: Entry, brand_id: str) -> Entered:
         """Enters what staff of a store give: somebody their brand knows, who stays as they are, or else somebody new.
 
         Whether others know them shows in nothing: not in the answer, nor in what is kept.
         """
         sought = [replace(given, claim=replace(given.claim, stands=True)) for given in entry.given]
-        book = await self._book(unit, sought, [])
+        book = await self._book(uow, sought, [])
         if found := book.known(sought, brand_id):
             return Entered(found.person_id, found.id, False, [])
         given = [replace(given, claim=rules.unproved(given.claim)) for given in entry.given]
-        entered = book.enter(replace(entry, given=given), brand_id, unit.at, everywhere=False, new_id=ids.new)
-        await self._save(unit, book)
+        entered = book.enter(replace(entry, given=given), brand_id, uow.at, everywhere=False, new_id=ids.new)
+        await self._save(uow, book)
         return entered
 
-    async def add(self, unit: Unit, consumer_id: str, given: Given, brand_id: str) -> tuple[str, bool]:
+    async def add(self, uow: UnitOfWork, consumer_id: str, given: Given, brand_id: str) -> tuple[str, bool]:
         """Adds an identity to a consumer; its id and whether it is new."""
-        book = await self._book(unit, [given], [consumer_id])
-        answer = book.add(consumer_id, given, brand_id, unit.at, ids.new)
-        await self._save(unit, book)
+        book = await self._book(uow, [given], [consumer_id])
+        answer = book.add(consumer_id, given, brand_id, uow.at, ids.new)
+        await self._save(uow, book)
         return answer
 
-    async def _book(self, unit: Unit, all_given: Sequence[Given], named: Sequence[str]) -> Book:
+    async def _book(self, uow: UnitOfWork, all_given: Sequence[Given], named: Sequence[str]) -> Book:
         """Everybody these identities and ids may mean, whole."""
         hashes = sorted({hash for given in all_given if given.claim.stands for hash in given.hashes})
-        standing = self.identities.collection.find({"hash": {"$in": hashes}, "stands": True}, {"consumer_id": 1}, session=unit.session)
+        standing = self.identities.collection.find({"hash": {"$in": hashes}, "stands": True}, {"consumer_id": 1}, session=uow.session)
         touched = {row["consumer_id"] async for row in standing} | set(named)
-        persons = self.table.collection.find({"_id": {"$in": sorted(touched)}}, {"person_id": 1}, session=unit.session)
-        rows = await self.rows([row["person_id"] async for row in persons], unit.session)
-        held = self.identities.collection.find({"consumer_id": {"$in": sorted(row.id for row in rows)}}, session=unit.session)
+        persons = self.table.collection.find({"_id": {"$in": sorted(touched)}}, {"person_id": 1}, session=uow.session)
+        rows = await self.rows([row["person_id"] async for row in persons], uow.session)
+        held = self.identities.collection.find({"consumer_id": {"$in": sorted(row.id for row in rows)}}, session=uow.session)
         return Book(rows, [as_struct(row, Identity) async for row in held])
 
-    async def _save(self, unit: Unit, book: Book) -> None:
+    async def _save(self, uow: UnitOfWork, book: Book) -> None:
         consumers, identities = book.changed()
         for table, rows in ((self.table, consumers), (self.identities, identities)):
             if rows:
-                await table.collection.bulk_write([_written(as_document(row)) for row in rows], ordered=False, session=unit.session)
+                await table.collection.bulk_write([_written(as_document(row)) for row in rows], ordered=False, session=uow.session)
 
     # people change ---------------------------------------------------------------------------------------------------
 
-    async def rearrange(self, unit: Unit, rows: Sequence[Consumer], parents: rules.Parents | None = None) -> list[Consumer]:
+    async def rearrange(self, uow: UnitOfWork, rows: Sequence[Consumer], parents: rules.Parents | None = None) -> list[Consumer]:
         """Writes the rows of whole people as they follow from `parents` and from what each owns; every row, so that writers meet."""
         after = rules.arranged(rows, parents)
-        await self.table.collection.bulk_write([_written(as_document(row)) for row in after], ordered=False, session=unit.session)
+        await self.table.collection.bulk_write([_written(as_document(row)) for row in after], ordered=False, session=uow.session)
         return after
 
-    async def meet(self, unit: Unit, met: Mapping[str, set[str]], people: People) -> None:
+    async def meet(self, uow: UnitOfWork, met: Mapping[str, set[str]], people: People) -> None:
         """Notes that consumers had their first interaction with brands, which know them from now on."""
         operations: list[UpdateOne | UpdateMany] = []
         for id, brands in met.items():
@@ -257,21 +257,21 @@ class Consumers:
             if len(people.ids_of(id)) > 1:
                 operations.append(UpdateMany({"person_id": people.person_of(id)}, {"$addToSet": {"known_to": each}}))
         if operations:
-            await self.table.collection.bulk_write(operations, session=unit.session)
+            await self.table.collection.bulk_write(operations, session=uow.session)
 
-    async def serve(self, unit: Unit, bound: Mapping[str, Sequence[Served]], brand_id: str) -> None:
+    async def serve(self, uow: UnitOfWork, bound: Mapping[str, Sequence[Served]], brand_id: str) -> None:
         """Notes who looks after consumers for a brand from now on (nobody: an empty sequence)."""
-        people = await self.people(bound, unit.session)
-        rows = await self.rows({people.person_of(id) for id in bound}, unit.session)
+        people = await self.people(bound, uow.session)
+        rows = await self.rows({people.person_of(id) for id in bound}, uow.session)
         if rows:
-            await self.rearrange(unit, [rules.served_by(row, brand_id, bound[row.id]) if row.id in bound else row for row in rows])
+            await self.rearrange(uow, [rules.served_by(row, brand_id, bound[row.id]) if row.id in bound else row for row in rows])
 
     # looking up ------------------------------------------------------------------------------------------------------
 
     async def by_identity(self, identity: NewIdentity) -> str | None:
         """The consumer an identity that joins people stands for."""
         claim = rules.claim(identity, "")
-        query = {"hash": {"$in": self.secrets.hashes(claim.kind, claim.hashed)}, "stands": True}
+        query = {"hash": {"$in": self.encryption.hashes(claim.kind, claim.hashed)}, "stands": True}
         row: Document | None = await self.identities.collection.find_one(query, {"consumer_id": 1})
         return row["consumer_id"] if row else None
 

@@ -13,9 +13,9 @@ from services.kit.mongo.client import Document
 from services.kit.mongo.codec import as_document, as_struct, fields, shaped
 from services.kit.mongo.scoped_collection import BATCH_MAX
 from services.kit.rpc import batch_lists
-from services.kit.runtime.runtime import House
+from services.kit.runtime.runtime import Runtime
 from services.kit.security.authorization import caller
-from services.kit.transactions.unit_of_work import Unit, write
+from services.kit.transactions.unit_of_work import UnitOfWork, transactional
 from services.member.identity import rules
 from services.member.identity.enums import IdentityKind, Reason
 from services.member.identity.registration import Entered, Entry
@@ -28,48 +28,48 @@ READS_MAX = 3
 ROWS_MAX = 500
 REMARKS = ("note", "linked_by", "undone_by")
 
-Import = Callable[[Unit, Sequence[tuple[str, identity_pb2.ImportedConsumer]]], Awaitable[Mapping[str, Refusal]]]
+Import = Callable[[UnitOfWork, Sequence[tuple[str, identity_pb2.ImportedConsumer]]], Awaitable[Mapping[str, Refusal]]]
 """What another use case takes from imported rows: (consumer id, row). It answers why it took nothing of some consumers, by id."""
-Move = Callable[[Unit, Mapping[str, list[str]]], Awaitable[None]]
+Move = Callable[[UnitOfWork, Mapping[str, list[str]]], Awaitable[None]]
 """What another use case does when people change: person -> all its consumer ids."""
 
 
 class IdentityService(identity_pb2_grpc.IdentityServiceServicer):
     """`imported` and `moved` are the use cases uphill that follow in the same write; the wiring hands them in."""
 
-    def __init__(self, house: House, consumers: Consumers, stores: Stores, *, imported: Import, moved: Move) -> None:
-        self.units, self.consumers, self.stores, self.imported, self.moved = house.units, consumers, stores, imported, moved
+    def __init__(self, runtime: Runtime, consumers: Consumers, stores: Stores, *, imported: Import, moved: Move) -> None:
+        self.transactions, self.consumers, self.stores, self.imported, self.moved = runtime.transactions, consumers, stores, imported, moved
 
-    @write
+    @transactional
     async def RegisterConsumer(
-        self, request: identity_pb2.RegisterConsumerRequest, unit: Unit
+        self, request: identity_pb2.RegisterConsumerRequest, uow: UnitOfWork
     ) -> identity_pb2.RegisterConsumerResponse:  # fmt: skip
         registration = as_struct(fields(request), Registration)
         if not registration.identities:
             raise Invalid(Reason.INVALID_FIELD, "give at least one identity", field="identities")
         entry = self.consumers.entry(registration, request.brand_id)
-        if unit.caller.reaches(ScopeKind.BRAND, request.brand_id):
-            (entered,) = await self.consumers.register(unit, [entry], request.brand_id)
+        if uow.caller.reaches(ScopeKind.BRAND, request.brand_id):
+            (entered,) = await self.consumers.register(uow, [entry], request.brand_id)
         else:
-            await self.stores.require_brand(request.brand_id, request.store_id, unit.session)
+            await self.stores.require_brand(request.brand_id, request.store_id, uow.session)
             if registration.consumer_id:
                 raise Invalid(Reason.INVALID_FIELD, "leave it out: whom a store signs up gets a fresh id", field="consumer_id")
-            entered = await self.consumers.sign_up(unit, entry, request.brand_id)
+            entered = await self.consumers.sign_up(uow, entry, request.brand_id)
         if isinstance(entered, Refusal):
             raise entered
         return identity_pb2.RegisterConsumerResponse(consumer_id=entered.person_id, created=entered.created)
 
-    @write
-    async def AddIdentity(self, request: identity_pb2.AddIdentityRequest, unit: Unit) -> identity_pb2.AddIdentityResponse:
-        consumer = await self.consumers.known(request.consumer_id, request.brand_id, unit.session)
+    @transactional
+    async def AddIdentity(self, request: identity_pb2.AddIdentityRequest, uow: UnitOfWork) -> identity_pb2.AddIdentityResponse:
+        consumer = await self.consumers.known(request.consumer_id, request.brand_id, uow.session)
         with under("identity"):
             given = self.consumers.given(as_struct(fields(request.identity), NewIdentity), request.brand_id)
-        id, created = await self.consumers.add(unit, consumer.id, given, request.brand_id)
+        id, created = await self.consumers.add(uow, consumer.id, given, request.brand_id)
         return identity_pb2.AddIdentityResponse(identity_id=id, created=created)
 
-    @write
+    @transactional
     async def ImportConsumers(
-        self, request: identity_pb2.ImportConsumersRequest, unit: Unit
+        self, request: identity_pb2.ImportConsumersRequest, uow: UnitOfWork
     ) -> identity_pb2.ImportConsumersResponse:  # fmt: skip
         if not 1 <= len(request.consumers) <= ROWS_MAX:
             raise Invalid(Reason.INVALID_FIELD, f"give 1 to {ROWS_MAX} rows", field="consumers")
@@ -80,11 +80,11 @@ class IdentityService(identity_pb2_grpc.IdentityServiceServicer):
                 entries[index] = self._entry(row, request.brand_id)
             except Refusal as refusal:
                 answers[index] = refusal
-        registered = await self.consumers.register(unit, list(entries.values()), request.brand_id, linking=True)
+        registered = await self.consumers.register(uow, list(entries.values()), request.brand_id, linking=True)
         answers |= zip(entries, registered, strict=True)
         stand = {index: entered for index, entered in answers.items() if isinstance(entered, Entered)}
-        await self._linked([entered for entered in stand.values() if entered.linked_to_id], unit)
-        left_out = await self.imported(unit, [(entered.consumer_id, request.consumers[index]) for index, entered in stand.items()])
+        await self._linked([entered for entered in stand.values() if entered.linked_to_id], uow)
+        left_out = await self.imported(uow, [(entered.consumer_id, request.consumers[index]) for index, entered in stand.items()])
         answers |= {index: left_out[entered.consumer_id] for index, entered in stand.items() if entered.consumer_id in left_out}
         return identity_pb2.ImportConsumersResponse(
             created=sum(entered.created for entered in stand.values()),
@@ -97,17 +97,17 @@ class IdentityService(identity_pb2_grpc.IdentityServiceServicer):
             ],
         )
 
-    async def _linked(self, entries: Sequence[Entered], unit: Unit) -> None:
+    async def _linked(self, entries: Sequence[Entered], uow: UnitOfWork) -> None:
         """Keeps and tells the links of imported rows to who was there before."""
         if not entries:
             return
         for entry in entries:
             id, linked_id = entry.linked_to_id, entry.consumer_id
-            link = Link(ids.new("lnk"), id, linked_id, entry.evidence, unit.at, unit.caller.id, "imported with the same identity")
-            await self.consumers.links.unscoped.insert(unit, link)
-            unit.tell(ConsumerLinked(id, linked_id))
-        people = await self.consumers.people([entry.person_id for entry in entries], unit.session)
-        await self.moved(unit, {person: people.ids_of(person) for person in {entry.person_id for entry in entries}})
+            link = Link(ids.new("lnk"), id, linked_id, entry.evidence, uow.at, uow.caller.id, "imported with the same identity")
+            await self.consumers.links.unscoped.insert(uow, link)
+            uow.publish(ConsumerLinked(id, linked_id))
+        people = await self.consumers.people([entry.person_id for entry in entries], uow.session)
+        await self.moved(uow, {person: people.ids_of(person) for person in {entry.person_id for entry in entries}})
 
     def _entry(self, row: identity_pb2.ImportedConsumer, brand_id: str) -> Entry:
         registration = as_struct(fields(row), Registration)
@@ -117,45 +117,45 @@ class IdentityService(identity_pb2_grpc.IdentityServiceServicer):
             raise Invalid(Reason.BRAND_NOT_YOURS, "a consent belongs to another brand", field="consents")
         return self.consumers.entry(registration, brand_id)
 
-    @write
-    async def LinkConsumers(self, request: identity_pb2.LinkConsumersRequest, unit: Unit) -> identity_pb2.LinkConsumersResponse:
-        rows = await self._both(request.consumer_id, request.linked_consumer_id, unit)
+    @transactional
+    async def LinkConsumers(self, request: identity_pb2.LinkConsumersRequest, uow: UnitOfWork) -> identity_pb2.LinkConsumersResponse:
+        rows = await self._both(request.consumer_id, request.linked_consumer_id, uow)
         parents = rules.link({row.id: row.linked_to_id for row in rows}, request.consumer_id, request.linked_consumer_id)
-        link = as_struct(fields(request) | {"id": ids.new("lnk"), "linked_at": unit.at, "linked_by": unit.caller.id}, Link)
-        await self.consumers.links.unscoped.insert(unit, link)
-        after = await self._rearranged(unit, rows, parents)
-        unit.tell(ConsumerLinked(link.consumer_id, link.linked_consumer_id))
+        link = as_struct(fields(request) | {"id": ids.new("lnk"), "linked_at": uow.at, "linked_by": uow.caller.id}, Link)
+        await self.consumers.links.unscoped.insert(uow, link)
+        after = await self._rearranged(uow, rows, parents)
+        uow.publish(ConsumerLinked(link.consumer_id, link.linked_consumer_id))
         return identity_pb2.LinkConsumersResponse(consumer_id=after[link.linked_consumer_id], link_id=link.id)
 
-    @write
+    @transactional
     async def UnlinkConsumers(
-        self, request: identity_pb2.UnlinkConsumersRequest, unit: Unit
+        self, request: identity_pb2.UnlinkConsumersRequest, uow: UnitOfWork
     ) -> identity_pb2.UnlinkConsumersResponse:  # fmt: skip
         id, linked_id = request.consumer_id, request.linked_consumer_id
-        rows = await self._both(id, linked_id, unit)
+        rows = await self._both(id, linked_id, uow)
         parents = rules.unlink({row.id: row.linked_to_id for row in rows}, id, linked_id)
         links = self.consumers.links.unscoped
         standing = {"consumer_id": id, "linked_consumer_id": linked_id, "undone_at": None}
-        document = await links.collection.find_one(standing, session=unit.session)
+        document = await links.collection.find_one(standing, session=uow.session)
         link = as_struct(document, Link)
         note = "; ".join(part for part in (link.note, request.note) if part)
-        await links.replace(unit, replace(link, undone_at=unit.at, undone_by=unit.caller.id, note=note))
-        after = await self._rearranged(unit, rows, parents)
-        unit.tell(ConsumerUnlinked(id, linked_id))
+        await links.replace(uow, replace(link, undone_at=uow.at, undone_by=uow.caller.id, note=note))
+        after = await self._rearranged(uow, rows, parents)
+        uow.publish(ConsumerUnlinked(id, linked_id))
         return identity_pb2.UnlinkConsumersResponse(consumer_id=after[id], linked_consumer_id=linked_id)
 
-    async def _both(self, id: str, linked_id: str, unit: Unit) -> list[Consumer]:
+    async def _both(self, id: str, linked_id: str, uow: UnitOfWork) -> list[Consumer]:
         """All rows of both people, if the caller may decide on them."""
-        persons = {(await self.consumers.reached(one, unit.session)).person_id for one in (id, linked_id)}
-        rows = await self.consumers.rows(persons, unit.session)
+        persons = {(await self.consumers.reached(one, uow.session)).person_id for one in (id, linked_id)}
+        rows = await self.consumers.rows(persons, uow.session)
         rules.may_link(rows, _reaches_brand)
         return rows
 
-    async def _rearranged(self, unit: Unit, rows: Sequence[Consumer], parents: rules.Parents) -> dict[str, str]:
+    async def _rearranged(self, uow: UnitOfWork, rows: Sequence[Consumer], parents: rules.Parents) -> dict[str, str]:
         """Writes people anew, has the use cases uphill follow, and answers consumer -> person."""
-        after = await self.consumers.rearrange(unit, rows, parents)
+        after = await self.consumers.rearrange(uow, rows, parents)
         persons = {row.id: row.person_id for row in after}
-        await self.moved(unit, {person: rules.ids_of(person, after) for person in set(persons.values())})
+        await self.moved(uow, {person: rules.ids_of(person, after) for person in set(persons.values())})
         return persons
 
     async def ResolveConsumer(
@@ -210,7 +210,7 @@ class IdentityService(identity_pb2_grpc.IdentityServiceServicer):
         seen: dict[str, Any] = {
             "id": id,
             "person_id": person,
-            "display_name": self.consumers.secrets.decrypt(profile.display_name) if profile.display_name else "",
+            "display_name": self.consumers.encryption.decrypt(profile.display_name) if profile.display_name else "",
             "phone": people.phones.get(person, ""),
             "sizes": profile.sizes,
             "preferences": profile.preferences,
@@ -221,7 +221,7 @@ class IdentityService(identity_pb2_grpc.IdentityServiceServicer):
 
     def _shown(self, identity: Identity, viewer: rules.Viewer) -> str:
         """An identity's value: whole for its person, masked for everybody else."""
-        value = self.consumers.secrets.decrypt(identity.value)
+        value = self.consumers.encryption.decrypt(identity.value)
         return (rules.whole if viewer.self_ else rules.masked)(identity.kind, value)
 
     async def ListIdentities(

@@ -11,10 +11,10 @@ from quanyu.member.v1 import outreach_pb2
 from services.kit.enums import ScopeKind
 from services.kit.mongo.client import Document, Session
 from services.kit.mongo.codec import as_document, as_struct
-from services.kit.mongo.scoped_collection import Table
-from services.kit.rpc.change_feed import Feed, feed_index
-from services.kit.runtime.runtime import House
-from services.kit.transactions.unit_of_work import Unit
+from services.kit.mongo.scoped_collection import ScopedCollection
+from services.kit.rpc.change_feed import ChangeFeed, feed_index
+from services.kit.runtime.runtime import Runtime
+from services.kit.transactions.unit_of_work import UnitOfWork
 from services.member.full_documents import whole
 from services.member.identity.repository import Consumers, People
 from services.member.identity.rules import Served
@@ -34,13 +34,13 @@ FOLLOWED_MAX = 1_000
 class Bindings:
     """Who looks after whom."""
 
-    def __init__(self, house: House, consumers: Consumers) -> None:
+    def __init__(self, runtime: Runtime, consumers: Consumers) -> None:
         self.consumers = consumers
-        self.staff = Table(
-            house.database, "staff_view", noun="STAFF", struct=Staff, scopes={ScopeKind.STAFF: "_id", ScopeKind.BRAND: "brand_id"}
+        self.staff = ScopedCollection(
+            runtime.database, "staff_view", noun="STAFF", struct=Staff, scopes={ScopeKind.STAFF: "_id", ScopeKind.BRAND: "brand_id"}
         )
-        self.table = Table(
-            house.database,
+        self.table = ScopedCollection(
+            runtime.database,
             "bindings",
             noun="BINDING",
             struct=Binding,
@@ -53,11 +53,11 @@ class Bindings:
             shard_key="consumer_id",
         )
 
-    async def staff_changed(self, unit: Unit, fact: facts_pb2.Fact) -> None:
+    async def staff_changed(self, uow: UnitOfWork, fact: facts_pb2.Fact) -> None:
         """Keeps what a StaffChanged says. Bindings stay with whom they were made until somebody hands them over."""
         told = fact.staff_changed
         row = as_document(Staff(told.staff_id, told.brand_id, told.store_id, told.active))
-        await self.staff.collection.replace_one({"_id": told.staff_id}, row, upsert=True, session=unit.session)
+        await self.staff.collection.replace_one({"_id": told.staff_id}, row, upsert=True, session=uow.session)
 
     async def staff_of(self, ids: Iterable[str], session: Session = None) -> dict[str, Staff]:
         """These members of staff, as far as they are known."""
@@ -76,25 +76,25 @@ class Bindings:
             query["brand_id"] = brand_id
         return [as_struct(row, Binding) async for row in self.table.collection.find(self.table.within(query))]
 
-    async def write(self, unit: Unit, brand_id: str, new: Sequence[Binding], ended: Sequence[Binding]) -> None:
+    async def write(self, uow: UnitOfWork, brand_id: str, new: Sequence[Binding], ended: Sequence[Binding]) -> None:
         """Ends and makes bindings, and shows the consumers to whoever looks after them now."""
         rows = [ReplaceOne({"_id": row.id}, as_document(row), upsert=True) for row in (*ended, *new)]
         if not rows:
             return
         # In order: the earlier binding of a consumer ends before the next one begins.
-        await self.table.collection.bulk_write(rows, session=unit.session)
+        await self.table.collection.bulk_write(rows, session=uow.session)
         served: dict[str, Sequence[Served]] = {row.consumer_id: [] for row in ended}
         served |= {row.consumer_id: [Served(brand_id, row.staff_id, row.store_id)] for row in new}
-        await self.consumers.serve(unit, served, brand_id)
+        await self.consumers.serve(uow, served, brand_id)
 
 
 class Outreaches:
     """What guides wrote, and what came of it."""
 
-    def __init__(self, house: House, consumers: Consumers) -> None:
+    def __init__(self, runtime: Runtime, consumers: Consumers) -> None:
         self.consumers = consumers
-        self.table = Table(
-            house.database,
+        self.table = ScopedCollection(
+            runtime.database,
             "outreaches",
             noun="OUTREACH",
             struct=Outreach,
@@ -108,10 +108,10 @@ class Outreaches:
             shard_key="consumer_id",
         )
         # Whoever may read somebody's inbox reads all of it; who that is changes with a link.
-        self.inbox = Feed(
-            house.watch, self.table.unscoped, keys=("consumer_id",), born_as="out", ids_of=consumers.ids_of, until=consumers.relinked
+        self.inbox = ChangeFeed(
+            runtime.change_streams, self.table.unscoped, keys=("consumer_id",), born_as="out", ids_of=consumers.ids_of, until=consumers.relinked
         )  # fmt: skip
-        self.sent = Table(house.database, "outreach_caps", noun="OUTREACH_CAP", struct=Sent, scopes={})
+        self.sent = ScopedCollection(runtime.database, "outreach_caps", noun="OUTREACH_CAP", struct=Sent, scopes={})
 
     async def sent_to(self, people: People, consumer_id: str, brand_id: str, session: Session) -> list[Sent]:
         """When the brand wrote to the person lately, under each of the ids."""
@@ -119,36 +119,36 @@ class Outreaches:
         rows = self.sent.collection.find({"_id": {"$in": ids}}, session=session)
         return [as_struct(row, Sent) async for row in rows]
 
-    async def send(self, unit: Unit, people: People, outreach: Outreach, earlier: Sequence[Sent]) -> None:
+    async def send(self, uow: UnitOfWork, people: People, outreach: Outreach, earlier: Sequence[Sent]) -> None:
         """Puts a message into the inbox and counts it: senders to one person meet in one row, so that the cap is exact."""
         id = _cap_id(people.person_of(outreach.consumer_id), outreach.brand_id)
         own = next((row for row in earlier if row.id == id), Sent(id))
-        row = as_document(Sent(id, [*rules.within_cap(own.times, unit.at), outreach.sent_at], own.version + 1))
-        await self.sent.collection.replace_one({"_id": id}, row, upsert=True, session=unit.session)
-        await self.table.unscoped.insert(unit, outreach)
+        row = as_document(Sent(id, [*rules.within_cap(own.times, uow.at), outreach.sent_at], own.version + 1))
+        await self.sent.collection.replace_one({"_id": id}, row, upsert=True, session=uow.session)
+        await self.table.unscoped.insert(uow, outreach)
 
-    async def ordered(self, unit: Unit, order: Mapping[str, object], consumer_ids: Sequence[str]) -> None:
+    async def ordered(self, uow: UnitOfWork, order: Mapping[str, object], consumer_ids: Sequence[str]) -> None:
         """Notes a paid order (an OrderSummary's fields) as the outcome of the messages it followed."""
         told = as_struct(dict(order), rules.Ordered)
         query: Document = {
             "consumer_id": {"$in": sorted(consumer_ids)},
             "sent_at": {"$gte": told.paid_at - rules.ORDERED_WITHIN, "$lte": told.paid_at},
         }
-        rows = self.table.collection.find(query, session=unit.session).limit(FOLLOWED_MAX)
+        rows = self.table.collection.find(query, session=uow.session).limit(FOLLOWED_MAX)
         found = [as_struct(row, Outreach) async for row in rows]
         brands = {line.brand_id for line in told.lines} | {told.seller_id}
-        await self.replace(unit, rules.followed(found, brands, told.order_id, told.paid_at))
+        await self.replace(uow, rules.followed(found, brands, told.order_id, told.paid_at))
 
-    async def sent_to_one(self, unit: Unit, ids: Sequence[str], consumer_ids: Sequence[str]) -> list[Outreach]:
+    async def sent_to_one(self, uow: UnitOfWork, ids: Sequence[str], consumer_ids: Sequence[str]) -> list[Outreach]:
         """Those of these messages that went to one person."""
         query = {"_id": {"$in": list(ids)}, "consumer_id": {"$in": list(consumer_ids)}}
-        return [as_struct(row, Outreach) async for row in self.table.collection.find(query, session=unit.session)]
+        return [as_struct(row, Outreach) async for row in self.table.collection.find(query, session=uow.session)]
 
-    async def replace(self, unit: Unit, changed: Sequence[Outreach]) -> None:
+    async def replace(self, uow: UnitOfWork, changed: Sequence[Outreach]) -> None:
         """Writes messages whose outcome moved on."""
         rows = [ReplaceOne({"_id": row.id}, as_document(row)) for row in changed]
         if rows:
-            await self.table.collection.bulk_write(rows, ordered=False, session=unit.session)
+            await self.table.collection.bulk_write(rows, ordered=False, session=uow.session)
 
     async def follow(self, context: Any, after: str, consumer_id: str) -> AsyncGenerator[tuple[Outreach, str, int], None]:
         """Each message the person behind a consumer gets, with the cursor to go on from and how many are unread then."""

@@ -11,11 +11,11 @@ from services.kit.enums import ScopeKind
 from services.kit.errors import Invalid, NotFound, Refusal
 from services.kit.mongo.client import Document, Shaped
 from services.kit.mongo.codec import as_document, as_struct, fields, shaped
-from services.kit.mongo.scoped_collection import BATCH_MAX, Page, Table
+from services.kit.mongo.scoped_collection import BATCH_MAX, Page, ScopedCollection
 from services.kit.rpc import batch_lists
-from services.kit.runtime.runtime import House
+from services.kit.runtime.runtime import Runtime
 from services.kit.security.authorization import caller
-from services.kit.transactions.unit_of_work import Unit, write
+from services.kit.transactions.unit_of_work import UnitOfWork, transactional
 from services.member.consent.enums import Purpose
 from services.member.consent.repository import Consents
 from services.member.full_documents import whole, whole_pages
@@ -38,7 +38,7 @@ LATEST_BOUND_FIRST = [("bound_at", -1)]
 class OutreachService(outreach_pb2_grpc.OutreachServiceServicer):
     def __init__(
         self,
-        house: House,
+        runtime: Runtime,
         bindings: Bindings,
         outreaches: Outreaches,
         relations: Relations,
@@ -46,33 +46,33 @@ class OutreachService(outreach_pb2_grpc.OutreachServiceServicer):
         consumers: Consumers,
         stores: Stores,
     ) -> None:
-        self.units, self.secrets = house.units, house.secrets
+        self.transactions, self.encryption = runtime.transactions, runtime.encryption
         self.bindings, self.outreaches = bindings, outreaches
         self.relations, self.consents, self.consumers, self.stores = relations, consents, consumers, stores
 
     # bindings --------------------------------------------------------------------------------------------------------
 
-    @write
-    async def BindConsumer(self, request: outreach_pb2.BindConsumerRequest, unit: Unit) -> outreach_pb2.BindConsumerResponse:
-        (bound,) = await self._bind(unit, [as_struct(fields(request), ImportedBinding)], request.brand_id)
+    @transactional
+    async def BindConsumer(self, request: outreach_pb2.BindConsumerRequest, uow: UnitOfWork) -> outreach_pb2.BindConsumerResponse:
+        (bound,) = await self._bind(uow, [as_struct(fields(request), ImportedBinding)], request.brand_id)
         if isinstance(bound, Refusal):
             raise bound
         return outreach_pb2.BindConsumerResponse(binding=_shaped(bound))
 
-    @write
-    async def ImportBindings(self, request: outreach_pb2.ImportBindingsRequest, unit: Unit) -> outreach_pb2.ImportBindingsResponse:
+    @transactional
+    async def ImportBindings(self, request: outreach_pb2.ImportBindingsRequest, uow: UnitOfWork) -> outreach_pb2.ImportBindingsResponse:
         if not 1 <= len(request.bindings) <= ROWS_MAX:
             raise Invalid(Reason.INVALID_FIELD, f"give 1 to {ROWS_MAX} rows", field="bindings")
-        answers = await self._bind(unit, [ImportedBinding(**fields(row)) for row in request.bindings], request.brand_id)
+        answers = await self._bind(uow, [ImportedBinding(**fields(row)) for row in request.bindings], request.brand_id)
         refused = {index: answer for index, answer in enumerate(answers) if isinstance(answer, Refusal)}
         rejects = [
             identity_pb2.ImportReject(index=index, reason=refusal.reason, message=refusal.message) for index, refusal in refused.items()
         ]
         return outreach_pb2.ImportBindingsResponse(bound=len(answers) - len(rejects), rejects=rejects)
 
-    async def _bind(self, unit: Unit, rows: Sequence[ImportedBinding], brand_id: str) -> list[Binding | Refusal]:
+    async def _bind(self, uow: UnitOfWork, rows: Sequence[ImportedBinding], brand_id: str) -> list[Binding | Refusal]:
         """Makes bindings one after the other, each seeing the ones before it; what cannot be is answered, not raised."""
-        asked, session = [row.consumer_id for row in rows], unit.session
+        asked, session = [row.consumer_id for row in rows], uow.session
         people, known = await self.consumers.people(asked, session), await self.consumers.all_known(asked, brand_id, session)
         staff = await self.bindings.staff_of([row.staff_id for row in rows], session)
         active: dict[str, list[Binding]] = {}
@@ -90,25 +90,25 @@ class OutreachService(outreach_pb2_grpc.OutreachServiceServicer):
                     raise rules.unknown(row.consumer_id)
                 current = active.get(person, [])
                 binding, gone, facts = rules.bind(
-                    ids.new("bnd"), row, brand_id, staff.get(row.staff_id), current, _binder(unit, brand_id), unit.at
+                    ids.new("bnd"), row, brand_id, staff.get(row.staff_id), current, _binder(uow, brand_id), uow.at
                 )  # fmt: skip
             except Refusal as refusal:
                 answers.append(refusal)
                 continue
             new[person] = binding
             ended |= {one.id: one for one in gone}
-            unit.tell(*facts)
+            uow.publish(*facts)
             answers.append(binding)
-        await self.bindings.write(unit, brand_id, list(new.values()), list(ended.values()))
+        await self.bindings.write(uow, brand_id, list(new.values()), list(ended.values()))
         return answers
 
-    @write
-    async def UnbindConsumer(self, request: outreach_pb2.UnbindConsumerRequest, unit: Unit) -> outreach_pb2.UnbindConsumerResponse:
-        people = await self.consumers.people([request.consumer_id], unit.session)
-        current = await self.bindings.active(people.ids_of(request.consumer_id), request.brand_id, unit.session)
-        ended, facts = rules.unbind(request.consumer_id, request.brand_id, current, _binder(unit, request.brand_id), unit.at)
-        await self.bindings.write(unit, request.brand_id, [], ended)
-        unit.tell(*facts)
+    @transactional
+    async def UnbindConsumer(self, request: outreach_pb2.UnbindConsumerRequest, uow: UnitOfWork) -> outreach_pb2.UnbindConsumerResponse:
+        people = await self.consumers.people([request.consumer_id], uow.session)
+        current = await self.bindings.active(people.ids_of(request.consumer_id), request.brand_id, uow.session)
+        ended, facts = rules.unbind(request.consumer_id, request.brand_id, current, _binder(uow, request.brand_id), uow.at)
+        await self.bindings.write(uow, request.brand_id, [], ended)
+        uow.publish(*facts)
         return outreach_pb2.UnbindConsumerResponse(binding=_shaped(max(ended, key=lambda one: one.bound_at)))
 
     async def GetBinding(self, request: outreach_pb2.GetBindingRequest, context: Any) -> outreach_pb2.GetBindingResponse:
@@ -152,21 +152,21 @@ class OutreachService(outreach_pb2_grpc.OutreachServiceServicer):
 
     # messages --------------------------------------------------------------------------------------------------------
 
-    @write
-    async def SendOutreach(self, request: outreach_pb2.SendOutreachRequest, unit: Unit) -> outreach_pb2.SendOutreachResponse:
+    @transactional
+    async def SendOutreach(self, request: outreach_pb2.SendOutreachRequest, uow: UnitOfWork) -> outreach_pb2.SendOutreachResponse:
         draft = rules.legible(as_struct(fields(request), Draft))
-        people = await self.consumers.people([draft.consumer_id], unit.session)
+        people = await self.consumers.people([draft.consumer_id], uow.session)
         members = people.ids_of(draft.consumer_id)
-        staff = (await self.bindings.staff_of([draft.staff_id], unit.session)).get(draft.staff_id)
-        store = await self.stores.find(staff.store_id, unit.session) if staff else None
-        earlier = await self.outreaches.sent_to(people, draft.consumer_id, draft.brand_id, unit.session)
+        staff = (await self.bindings.staff_of([draft.staff_id], uow.session)).get(draft.staff_id)
+        store = await self.stores.find(staff.store_id, uow.session) if staff else None
+        earlier = await self.outreaches.sent_to(people, draft.consumer_id, draft.brand_id, uow.session)
         binding, remaining = rules.may_send(
             staff,
             draft.staff_id,
-            await self.bindings.active(members, draft.brand_id, unit.session),
-            bool(await self.consents.granted(members, [draft.brand_id], Purpose.OUTREACH, unit.session)),
+            await self.bindings.active(members, draft.brand_id, uow.session),
+            bool(await self.consents.granted(members, [draft.brand_id], Purpose.OUTREACH, uow.session)),
             [time for sent in earlier for time in sent.times],
-            unit.at,
+            uow.at,
             (store.zone if store else "") or rules.DEFAULT_ZONE,
         )
         outreach = Outreach(
@@ -175,14 +175,14 @@ class OutreachService(outreach_pb2_grpc.OutreachServiceServicer):
             brand_id=draft.brand_id,
             staff_id=draft.staff_id,
             store_id=binding.store_id,
-            ciphertext=self.secrets.encrypt(draft.text),
-            sent_at=unit.at,
+            ciphertext=self.encryption.encrypt(draft.text),
+            sent_at=uow.at,
             channel=draft.channel,
             task_id=draft.task_id,
         )
-        await self.outreaches.send(unit, people, outreach, earlier)
-        await self.relations.record(unit, [_interaction(outreach)])
-        unit.tell(
+        await self.outreaches.send(uow, people, outreach, earlier)
+        await self.relations.record(uow, [_interaction(outreach)])
+        uow.publish(
             OutreachSent(outreach.id, outreach.consumer_id, outreach.brand_id, outreach.staff_id, outreach.store_id, outreach.task_id)
         )
         return outreach_pb2.SendOutreachResponse(outreach_id=outreach.id, remaining=remaining)
@@ -230,38 +230,38 @@ class OutreachService(outreach_pb2_grpc.OutreachServiceServicer):
             async for message, cursor, unread in messages:
                 yield outreach_pb2.WatchInboxResponse(message=self._opened(message), cursor=cursor, unread=unread)
 
-    async def _page(self, table: Table[Outreach], query: Document, page: PageRequest) -> Page:
+    async def _page(self, table: ScopedCollection[Outreach], query: Document, page: PageRequest) -> Page:
         rows, info = await table.page(query, page, order=LATEST_FIRST)
         return [self._opened(one) for one in await whole(table, rows)], info
 
-    async def _first_pages(self, table: Table[Outreach], queries: Mapping[str, Document], first: int) -> dict[str, Page]:
+    async def _first_pages(self, table: ScopedCollection[Outreach], queries: Mapping[str, Document], first: int) -> dict[str, Page]:
         found = await whole_pages(table, await table.first_pages(queries, first, order=LATEST_FIRST))
         return {key: ([self._opened(one) for one in rows], info) for key, (rows, info) in found.items()}
 
-    @write
-    async def MarkRead(self, request: outreach_pb2.MarkReadRequest, unit: Unit) -> outreach_pb2.MarkReadResponse:
+    @transactional
+    async def MarkRead(self, request: outreach_pb2.MarkReadRequest, uow: UnitOfWork) -> outreach_pb2.MarkReadResponse:
         asked = sorted(set(request.outreach_ids))
         if not 1 <= len(asked) <= READ_MAX:
             raise Invalid(Reason.INVALID_FIELD, f"give 1 to {READ_MAX} messages", field="outreach_ids")
-        members = (await self.consumers.people([request.consumer_id], unit.session)).ids_of(request.consumer_id)
-        found = await self.outreaches.sent_to_one(unit, asked, members)
+        members = (await self.consumers.people([request.consumer_id], uow.session)).ids_of(request.consumer_id)
+        found = await self.outreaches.sent_to_one(uow, asked, members)
         if missing := set(asked) - {one.id for one in found}:
             raise NotFound(Reason.OUTREACH_NOT_FOUND, "there is no such message for you", outreach_ids=sorted(missing))
         unread = [one for one in found if one.unread]
-        await self.outreaches.replace(unit, [rules.read(one, unit.at) for one in unread])
+        await self.outreaches.replace(uow, [rules.read(one, uow.at) for one in unread])
         return outreach_pb2.MarkReadResponse(marked=len(unread))
 
     def _opened(self, outreach: Outreach) -> Shaped:
         """A message with its text, for somebody who has it in scope."""
-        row = as_document(outreach) | {"text": self.secrets.decrypt(outreach.ciphertext)}
+        row = as_document(outreach) | {"text": self.encryption.decrypt(outreach.ciphertext)}
         return shaped(row, outreach_pb2.Outreach.DESCRIPTOR)
 
 
-def _binder(unit: Unit, brand_id: str) -> Binder:
+def _binder(uow: UnitOfWork, brand_id: str) -> Binder:
     """As what the caller binds: for the brand, for stores, or for themself."""
-    reach = unit.caller.reach
+    reach = uow.caller.reach
     return Binder(
-        unit.caller.reaches(ScopeKind.BRAND, brand_id), reach.get(ScopeKind.STORE, frozenset()), reach.get(ScopeKind.STAFF, frozenset())
+        uow.caller.reaches(ScopeKind.BRAND, brand_id), reach.get(ScopeKind.STORE, frozenset()), reach.get(ScopeKind.STAFF, frozenset())
     )
 
 

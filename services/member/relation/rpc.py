@@ -12,8 +12,8 @@ from services.kit.mongo.client import Document, Shaped
 from services.kit.mongo.codec import as_document, as_struct, fields, shaped
 from services.kit.mongo.scoped_collection import BATCH_MAX, Page
 from services.kit.rpc import batch_lists
-from services.kit.runtime.runtime import House
-from services.kit.transactions.unit_of_work import Unit, write
+from services.kit.runtime.runtime import Runtime
+from services.kit.transactions.unit_of_work import UnitOfWork, transactional
 from services.member.full_documents import whole, whole_pages
 from services.member.identity.repository import Consumers, is_self
 from services.member.relation import rules
@@ -28,25 +28,25 @@ TIMELINE_ORDER = [("at", -1)]
 
 
 class RelationService(relation_pb2_grpc.RelationServiceServicer):
-    def __init__(self, house: House, relations: Relations, consumers: Consumers, stores: Stores) -> None:
-        self.units, self.clock = house.units, house.clock
+    def __init__(self, runtime: Runtime, relations: Relations, consumers: Consumers, stores: Stores) -> None:
+        self.transactions, self.clock = runtime.transactions, runtime.clock
         self.relations, self.consumers, self.stores = relations, consumers, stores
 
-    @write
+    @transactional
     async def RecordInteraction(
-        self, request: relation_pb2.RecordInteractionRequest, unit: Unit
+        self, request: relation_pb2.RecordInteractionRequest, uow: UnitOfWork
     ) -> relation_pb2.RecordInteractionResponse:  # fmt: skip
-        await self.stores.require_brand(request.brand_id, request.store_id, unit.session)
-        consumer = await self.consumers.known(request.consumer_id, request.brand_id, unit.session)
-        interaction = as_struct({"at": unit.at, **fields(request), "id": ids.new("int")}, Interaction)
+        await self.stores.require_brand(request.brand_id, request.store_id, uow.session)
+        consumer = await self.consumers.known(request.consumer_id, request.brand_id, uow.session)
+        interaction = as_struct({"at": uow.at, **fields(request), "id": ids.new("int")}, Interaction)
         if interaction.kind in rules.FROM_FACTS:
             raise Invalid(Reason.KIND_NOT_RECORDED, "orders, packs and outreach are recorded from facts only", field="kind")
-        if interaction.at > unit.at + rules.AHEAD_MAX:
+        if interaction.at > uow.at + rules.AHEAD_MAX:
             raise Invalid(Reason.IN_THE_FUTURE, "this is dated ahead of now", field="at")
         if interaction.at < rules.EARLIEST:
             raise Invalid(Reason.INVALID_FIELD, f"not before {rules.EARLIEST:%Y}", field="at")
-        touched = await self.relations.record(unit, [interaction])
-        relation, _ = rules.as_of(touched[consumer.person_id, interaction.brand_id], unit.at)
+        touched = await self.relations.record(uow, [interaction])
+        relation, _ = rules.as_of(touched[consumer.person_id, interaction.brand_id], uow.at)
         stage = relation_pb2.Stage.Value(relation.stage)
         return relation_pb2.RecordInteractionResponse(interaction_id=interaction.id, stage=stage)
 

@@ -12,8 +12,7 @@ from services.kit import ids
 from services.kit.enums import Role, ScopeKind
 from services.kit.errors import Conflict, Invalid, NotFound, Refusal
 from services.kit.mongo.codec import as_struct, fields
-from services.kit.transactions.unit_of_work import Unit as Work
-from services.kit.transactions.unit_of_work import write
+from services.kit.transactions.unit_of_work import UnitOfWork, transactional
 from services.organization.chart import people, rules
 from services.organization.chart.enums import Reason
 from services.organization.chart.people import SCOPE_OF, Grant, Hiring, Place, Scope, Staff
@@ -93,10 +92,10 @@ class Known(Struct, frozen=True):
 class Imports(People):
     """Mixed into ChartServicer."""
 
-    @write
-    async def ImportBrands(self, request: chart_pb2.ImportBrandsRequest, unit: Work) -> chart_pb2.ImportBrandsResponse:
-        standing = await self.chart.those(self.chart.brands, [row.brand_id for row in request.rows], unit.session)
-        roots = await self.chart.those(self.chart.units, [one.headquarters_unit_id for one in standing.values()], unit.session)
+    @transactional
+    async def ImportBrands(self, request: chart_pb2.ImportBrandsRequest, uow: UnitOfWork) -> chart_pb2.ImportBrandsResponse:
+        standing = await self.chart.those(self.chart.brands, [row.brand_id for row in request.rows], uow.session)
+        roots = await self.chart.those(self.chart.units, [one.headquarters_unit_id for one in standing.values()], uow.session)
 
         def take(row: chart_pb2.BrandRow) -> tuple[Brand, Unit]:
             brand, root = rules.found_brand(row.brand_id, as_struct(fields(row) | {"brand_id": row.brand_id}, BrandDraft))
@@ -106,14 +105,14 @@ class Imports(People):
             return brand, root
 
         taken, rejects = sift(request.rows, lambda row: row.brand_id, take)
-        await self.chart.save(self.chart.brands, [(standing.get(brand.id), brand) for brand, _ in taken], unit.session)
-        await self.chart.save(self.chart.units, [(roots.get(root.id), root) for _, root in taken], unit.session)
+        await self.chart.save(self.chart.brands, [(standing.get(brand.id), brand) for brand, _ in taken], uow.session)
+        await self.chart.save(self.chart.units, [(roots.get(root.id), root) for _, root in taken], uow.session)
         return chart_pb2.ImportBrandsResponse(accepted=len(taken), rejects=rejects)
 
     @seen_at_once
-    @write
-    async def ImportStores(self, request: chart_pb2.ImportStoresRequest, unit: Work) -> chart_pb2.ImportStoresResponse:
-        session = unit.session
+    @transactional
+    async def ImportStores(self, request: chart_pb2.ImportStoresRequest, uow: UnitOfWork) -> chart_pb2.ImportStoresResponse:
+        session = uow.session
         parents = await self.chart.those(self.chart.units, [row.parent_id for row in request.rows], session, scoped=True)
         await self.chart.hold_trees((parent.brand_id for parent in parents.values()), session)
         brands = await self.chart.those(self.chart.brands, {parent.brand_id for parent in parents.values()}, session)
@@ -134,24 +133,24 @@ class Imports(People):
         taken, rejects = sift(request.rows, lambda row: row.store_id, take)
         await self.chart.save(self.chart.stores, [(row.before and row.before[0], row.after[0]) for row in taken], session)
         await self.chart.save(self.chart.units, [(row.before and row.before[1], row.after[1]) for row in taken], session)
-        await self.chart.tell_stores(unit, [fact for row in taken if (fact := row.fact())])
+        await self.chart.tell_stores(uow, [fact for row in taken if (fact := row.fact())])
         return chart_pb2.ImportStoresResponse(accepted=len(taken), rejects=rejects)
 
-    @write
-    async def ImportStaff(self, request: chart_pb2.ImportStaffRequest, unit: Work) -> chart_pb2.ImportStaffResponse:
-        known = await self._known(request, unit)
-        taken, rejects = sift(request.rows, lambda row: row.staff_id, lambda row: self._staff(row, known, unit))
-        await self.chart.save(self.chart.staff, [(row.before, row.after) for row in taken], unit.session)
+    @transactional
+    async def ImportStaff(self, request: chart_pb2.ImportStaffRequest, uow: UnitOfWork) -> chart_pb2.ImportStaffResponse:
+        known = await self._known(request, uow)
+        taken, rejects = sift(request.rows, lambda row: row.staff_id, lambda row: self._staff(row, known, uow))
+        await self.chart.save(self.chart.staff, [(row.before, row.after) for row in taken], uow.session)
         grants: list[tuple[Grant | None, Grant]] = [change for row in taken for change in row.ended]
         grants += [(None, row.begun) for row in taken if row.begun]
-        await self.chart.save(self.chart.grants, grants, unit.session)
-        unit.tell(
+        await self.chart.save(self.chart.grants, grants, uow.session)
+        uow.publish(
             *(people.changed(row.after) for row in taken if not row.before or people.changed(row.before) != people.changed(row.after))
         )
         return chart_pb2.ImportStaffResponse(accepted=len(taken), rejects=rejects)
 
-    async def _known(self, request: chart_pb2.ImportStaffRequest, unit: Work) -> Known:
-        chart, session, rows = self.chart, unit.session, request.rows
+    async def _known(self, request: chart_pb2.ImportStaffRequest, uow: UnitOfWork) -> Known:
+        chart, session, rows = self.chart, uow.session, request.rows
         stores = await chart.those(chart.stores, [row.store_id for row in rows], session, scoped=True)
         units = await chart.those(chart.units, [row.unit_id for row in rows], session, scoped=True)
         of_stores = await chart.those(chart.units, [store.unit_id for store in stores.values()], session)
@@ -159,12 +158,12 @@ class Imports(People):
         grants: dict[str, list[Grant]] = {}
         for grant in await chart.grants_of(staff, session):
             grants.setdefault(grant.staff_id, []).append(grant)
-        hashes = {hash: row.subject for row in rows if row.subject for hash in self.secrets.hashes("subject", row.subject)}
+        hashes = {hash: row.subject for row in rows if row.subject for hash in self.encryption.hashes("subject", row.subject)}
         holders = {hashes[one.subject_hash or ""]: one.id for one in await chart.by_subject(hashes, session)}
         paths = {one.id: one.unit_ids for one in of_stores.values()}
         return Known(stores=stores, units=units, paths=paths, staff=staff, subjects=holders, grants=grants)
 
-    def _staff(self, row: chart_pb2.StaffRow, known: Known, unit: Work) -> StaffRow:
+    def _staff(self, row: chart_pb2.StaffRow, known: Known, uow: UnitOfWork) -> StaffRow:
         place, path = _where(row, known)
         before = known.staff.get(row.staff_id)
         if row.subject and known.subjects.get(row.subject, row.staff_id) != row.staff_id:
@@ -175,8 +174,8 @@ class Imports(People):
             after = people.settle(fresh, place)
         else:
             moved, facts = people.move(before, place)
-            same_name = self.secrets.decrypt(before.name) == row.name
-            same_subject = bool(row.subject) and before.subject_hash in self.secrets.hashes("subject", row.subject)
+            same_name = self.encryption.decrypt(before.name) == row.name
+            same_subject = bool(row.subject) and before.subject_hash in self.encryption.hashes("subject", row.subject)
             after = replace(
                 moved,
                 title=fresh.title,
@@ -184,10 +183,10 @@ class Imports(People):
                 subject_hash=before.subject_hash if same_subject else fresh.subject_hash,
             )
             former = people.bound_to(grants, Place(before.brand_id, before.unit_id, before.store_id)) if facts else []
-            ends = {grant.id: grant for grant in people.end(former, unit.at)}
+            ends = {grant.id: grant for grant in people.end(former, uow.at)}
             ended = [(grant, ends[grant.id]) for grant in former if grant.id in ends]
             grants = [ends.get(grant.id, grant) for grant in grants]
-        begun = _role(row, after, path, grants, unit)
+        begun = _role(row, after, path, grants, uow)
         if row.subject:
             known.subjects[row.subject] = row.staff_id
         return StaffRow(before=before, after=after, ended=ended, begun=begun)
@@ -207,7 +206,7 @@ def _where(row: chart_pb2.StaffRow, known: Known) -> tuple[Place, tuple[str, ...
     raise people.no_place()
 
 
-def _role(row: chart_pb2.StaffRow, staff: Staff, path: tuple[str, ...], standing: Sequence[Grant], unit: Work) -> Grant | None:
+def _role(row: chart_pb2.StaffRow, staff: Staff, path: tuple[str, ...], standing: Sequence[Grant], uow: UnitOfWork) -> Grant | None:
     """The grant a row asks for at its place; None when it asks for none or it stands already."""
     if not row.role:
         return None
@@ -218,7 +217,7 @@ def _role(row: chart_pb2.StaffRow, staff: Staff, path: tuple[str, ...], standing
         raise Invalid(Reason.ROLE_NOT_GRANTABLE, "this role is not granted at such a place", field="role")
     scope = Scope(kind, scope_id, () if kind is ScopeKind.BRAND else path, staff.brand_id)
     try:
-        return people.grant_role(ids.new("grt"), staff, role, scope, held(), standing, unit.at)
+        return people.grant_role(ids.new("grt"), staff, role, scope, held(), standing, uow.at)
     except Conflict as refusal:
         if refusal.reason == Reason.GRANT_EXISTS:
             return None

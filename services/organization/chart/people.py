@@ -127,9 +127,9 @@ def at_store(store: Store) -> Place:
     return Place(store.brand_id, store.unit_id, store.id)
 
 
-def at_unit(unit: Unit) -> Place:
+def at_unit(uow: Unit) -> Place:
     """The place of who works in a unit; a store's own unit is the store."""
-    return Place(unit.brand_id, unit.id, unit.store_id)
+    return Place(uow.brand_id, uow.id, uow.store_id)
 
 
 def changed(staff: Staff) -> StaffChanged:

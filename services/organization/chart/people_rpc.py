@@ -13,9 +13,8 @@ from services.kit.mongo.client import Session, Shaped
 from services.kit.mongo.codec import as_struct, fields
 from services.kit.rpc import batch_lists
 from services.kit.security.authorization import caller
-from services.kit.security.encryption import Secrets
-from services.kit.transactions.unit_of_work import Unit as Work
-from services.kit.transactions.unit_of_work import Units, write
+from services.kit.security.encryption import FieldEncryption
+from services.kit.transactions.unit_of_work import TransactionRunner, UnitOfWork, transactional
 from services.organization.chart import people
 from services.organization.chart.enums import Reason
 from services.organization.chart.people import GRANTS_MAX, SUBJECT_LENGTH_MAX, Grant, Held, Hiring, Place, Staff
@@ -43,8 +42,8 @@ class People:
     """Mixed into ChartServicer."""
 
     chart: Chart
-    units: Units
-    secrets: Secrets
+    units: TransactionRunner
+    encryption: FieldEncryption
     clock: Clock
     development: bool
     acquainted: Acquainted
@@ -60,46 +59,46 @@ class People:
 
     def _hired(self, id: str, hiring: Hiring) -> Staff:
         """Somebody taken on who has no place yet: the name as ciphertext, the sign-in as a look-up hash."""
-        subject_hash = self.secrets.hash("subject", hiring.subject) if hiring.subject else None
-        return Staff(id=id, name=self.secrets.encrypt(hiring.name), title=hiring.title, subject_hash=subject_hash)
+        subject_hash = self.encryption.hash("subject", hiring.subject) if hiring.subject else None
+        return Staff(id=id, name=self.encryption.encrypt(hiring.name), title=hiring.title, subject_hash=subject_hash)
 
     def _shown(self, row: Shaped) -> Shaped:
-        return row | {"name": self.secrets.decrypt(row["name"])}
+        return row | {"name": self.encryption.decrypt(row["name"])}
 
-    @write
-    async def HireStaff(self, request: chart_pb2.HireStaffRequest, unit: Work) -> chart_pb2.HireStaffResponse:
+    @transactional
+    async def HireStaff(self, request: chart_pb2.HireStaffRequest, uow: UnitOfWork) -> chart_pb2.HireStaffResponse:
         # Who reaches everything may leave the place out: district operators belong to the installation.
         nowhere = request.WhichOneof("place") is None and caller().everywhere
-        place = Place() if nowhere else await self._place(request, unit.session)
+        place = Place() if nowhere else await self._place(request, uow.session)
         hired = self._hired(request.staff_id or ids.new("stf"), as_struct(fields(request), Hiring))
         staff = people.settle(hired, place)
-        await self.chart.vacant(self.chart.staff, staff.id, Reason.STAFF_EXISTS, unit.session)
-        if staff.subject_hash and await self.chart.by_subject(self.secrets.hashes("subject", request.subject), unit.session):
+        await self.chart.vacant(self.chart.staff, staff.id, Reason.STAFF_EXISTS, uow.session)
+        if staff.subject_hash and await self.chart.by_subject(self.encryption.hashes("subject", request.subject), uow.session):
             raise Conflict(Reason.SUBJECT_IN_USE, "somebody else signs in as this subject")
-        await self.chart.staff.unscoped.insert(unit, staff)
-        unit.tell(people.changed(staff))
+        await self.chart.staff.unscoped.insert(uow, staff)
+        uow.publish(people.changed(staff))
         return chart_pb2.HireStaffResponse(staff_id=staff.id)
 
-    @write
-    async def MoveStaff(self, request: chart_pb2.MoveStaffRequest, unit: Work) -> chart_pb2.MoveStaffResponse:
-        staff = await self.chart.staff.load(request.staff_id, session=unit.session, writing=True)
-        place = await self._place(request, unit.session)
+    @transactional
+    async def MoveStaff(self, request: chart_pb2.MoveStaffRequest, uow: UnitOfWork) -> chart_pb2.MoveStaffResponse:
+        staff = await self.chart.staff.load(request.staff_id, session=uow.session, writing=True)
+        place = await self._place(request, uow.session)
         moved, facts = people.move(staff, place)
-        unit.tell(*facts)
-        await self.chart.staff.unscoped.replace(unit, moved, before=staff)
-        former = people.bound_to(await self.chart.grants_of([staff.id], unit.session), Place(staff.brand_id, staff.unit_id, staff.store_id))
-        ended = await self._end(former if facts else [], unit)
+        uow.publish(*facts)
+        await self.chart.staff.unscoped.replace(uow, moved, before=staff)
+        former = people.bound_to(await self.chart.grants_of([staff.id], uow.session), Place(staff.brand_id, staff.unit_id, staff.store_id))
+        ended = await self._end(former if facts else [], uow)
         return chart_pb2.MoveStaffResponse(staff_id=staff.id, ended_grant_ids=ended)
 
-    @write
-    async def DismissStaff(self, request: chart_pb2.DismissStaffRequest, unit: Work) -> chart_pb2.DismissStaffResponse:
-        await self.chart.staff.decide(unit, request.staff_id, people.dismiss)
-        ended = await self._end(await self.chart.grants_of([request.staff_id], unit.session), unit)
+    @transactional
+    async def DismissStaff(self, request: chart_pb2.DismissStaffRequest, uow: UnitOfWork) -> chart_pb2.DismissStaffResponse:
+        await self.chart.staff.apply_rule(uow, request.staff_id, people.dismiss)
+        ended = await self._end(await self.chart.grants_of([request.staff_id], uow.session), uow)
         return chart_pb2.DismissStaffResponse(staff_id=request.staff_id, ended_grant_ids=ended)
 
-    async def _end(self, grants: list[Grant], unit: Work) -> list[str]:
-        ended = {grant.id: grant for grant in people.end(grants, unit.at)}
-        await self.chart.save(self.chart.grants, [(grant, ended[grant.id]) for grant in grants if grant.id in ended], unit.session)
+    async def _end(self, grants: list[Grant], uow: UnitOfWork) -> list[str]:
+        ended = {grant.id: grant for grant in people.end(grants, uow.at)}
+        await self.chart.save(self.chart.grants, [(grant, ended[grant.id]) for grant in grants if grant.id in ended], uow.session)
         return sorted(ended)
 
     async def BatchGetStaff(self, request: chart_pb2.BatchGetStaffRequest, context: Any) -> chart_pb2.BatchGetStaffResponse:
@@ -128,27 +127,27 @@ class People:
 
     # Roles -----------------------------------------------------------------------------------------------------------
 
-    @write
-    async def GrantRole(self, request: chart_pb2.GrantRoleRequest, unit: Work) -> chart_pb2.GrantRoleResponse:
+    @transactional
+    async def GrantRole(self, request: chart_pb2.GrantRoleRequest, uow: UnitOfWork) -> chart_pb2.GrantRoleResponse:
         asked = as_struct(fields(request), people.Asked)
-        staff = await self.chart.staff.load(request.staff_id, session=unit.session, writing=True)
-        scope = await self.chart.scope(asked.kind, asked.scope_id, unit.session)
-        standing = await self.chart.grants_of([staff.id], unit.session)
+        staff = await self.chart.staff.load(request.staff_id, session=uow.session, writing=True)
+        scope = await self.chart.scope(asked.kind, asked.scope_id, uow.session)
+        standing = await self.chart.grants_of([staff.id], uow.session)
         grant = people.grant_role(
-            ids.new("grt"), staff, asked.role, scope, held(), standing, unit.at, asked.valid_from, asked.valid_until
+            ids.new("grt"), staff, asked.role, scope, held(), standing, uow.at, asked.valid_from, asked.valid_until
         )  # fmt: skip
         # Written even where nothing of the person changes, so that two grants of the same at once meet.
-        await self.chart.staff.unscoped.replace(unit, staff)
-        return chart_pb2.GrantRoleResponse(grant=await self.chart.grants.unscoped.insert(unit, grant))
+        await self.chart.staff.unscoped.replace(uow, staff)
+        return chart_pb2.GrantRoleResponse(grant=await self.chart.grants.unscoped.insert(uow, grant))
 
-    @write
-    async def RevokeGrant(self, request: chart_pb2.RevokeGrantRequest, unit: Work) -> chart_pb2.RevokeGrantResponse:
-        grant = await self.chart.grants.load(request.grant_id, session=unit.session, writing=True)
-        scope = await self.chart.scope(grant.kind, grant.scope_id, unit.session)
+    @transactional
+    async def RevokeGrant(self, request: chart_pb2.RevokeGrantRequest, uow: UnitOfWork) -> chart_pb2.RevokeGrantResponse:
+        grant = await self.chart.grants.load(request.grant_id, session=uow.session, writing=True)
+        scope = await self.chart.scope(grant.kind, grant.scope_id, uow.session)
         if not people.may_grant(held(), grant.role, scope):
             raise Denied(Reason.BEYOND_OWN_REACH, "you could not have given this role", grant_id=grant.id)
-        after = (people.end([grant], unit.at) or [grant])[0]
-        return chart_pb2.RevokeGrantResponse(grant=await self.chart.grants.unscoped.replace(unit, after, before=grant))
+        after = (people.end([grant], uow.at) or [grant])[0]
+        return chart_pb2.RevokeGrantResponse(grant=await self.chart.grants.unscoped.replace(uow, after, before=grant))
 
     async def ResolveGrants(self, request: chart_pb2.ResolveGrantsRequest, context: Any) -> chart_pb2.ResolveGrantsResponse:
         if request.subject == OPERATOR and self.development:
@@ -164,7 +163,7 @@ class People:
         """The person of a subject that an identity provider vouched for, or of a staff id."""
         if not subject or len(subject) > SUBJECT_LENGTH_MAX:
             return None
-        if found := await self.chart.by_subject(self.secrets.hashes("subject", subject)):
+        if found := await self.chart.by_subject(self.encryption.hashes("subject", subject)):
             return found[0]
         row = await self.chart.staff.collection.find_one({"_id": subject})
         return as_struct(row, Staff) if row else None

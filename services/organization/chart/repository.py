@@ -12,10 +12,10 @@ from services.kit.enums import Role, ScopeKind
 from services.kit.errors import Conflict
 from services.kit.mongo import codec
 from services.kit.mongo.client import Document, Session
-from services.kit.mongo.scoped_collection import Table
-from services.kit.runtime.runtime import House
+from services.kit.mongo.scoped_collection import ScopedCollection
+from services.kit.runtime.runtime import Runtime
 from services.kit.security.authorization import Reach, caller
-from services.kit.transactions.unit_of_work import Unit as Work
+from services.kit.transactions.unit_of_work import UnitOfWork
 from services.organization.chart.enums import Reason
 from services.organization.chart.people import Grant, Scope, Staff
 from services.organization.chart.rules import ROWS_MAX, SUBTREE_MAX, Brand, Store, StoreChanged, Unit
@@ -25,7 +25,7 @@ Row = TypeVar("Row", Brand, Unit, Store, Staff, Grant)
 GRANTS_OF_ONE_MAX = 1_000
 
 
-class Overseen(Table[S]):
+class Overseen(ScopedCollection[S]):
     """Rows of one member of staff in one store: she sees her own, whoever runs the store or stands above it sees them all.
 
     A guide's grant for the store does not reach what others of it do; it is left out unless she runs that store as well.
@@ -41,22 +41,22 @@ class Overseen(Table[S]):
 class Chart:
     """The tables of the chart and what others in this service ask of them."""
 
-    def __init__(self, house: House) -> None:
-        database, self.scopes = house.database, house.scopes
+    def __init__(self, runtime: Runtime) -> None:
+        database, self.scopes = runtime.database, runtime.scopes
         self.database = database
-        self.brands = Table(
+        self.brands = ScopedCollection(
             database, "brands", noun="BRAND", struct=Brand, message=chart_pb2.Brand, scopes={ScopeKind.BRAND: "_id"}, public=True,
         )  # fmt: skip
-        self.units = Table(
+        self.units = ScopedCollection(
             database, "units", noun="UNIT", struct=Unit, message=chart_pb2.Unit,
             scopes={ScopeKind.BRAND: "brand_id", ScopeKind.UNIT: "unit_ids", ScopeKind.STORE: "store_id"},
             indexes=[IndexModel([("unit_ids", ASCENDING), ("level", ASCENDING), ("_id", ASCENDING)])],
         )  # fmt: skip
-        self.stores = Table(
+        self.stores = ScopedCollection(
             database, "stores", noun="STORE", struct=Store, message=chart_pb2.Store,
             scopes={ScopeKind.BRAND: "brand_id", ScopeKind.UNIT: "unit_id", ScopeKind.STORE: "_id"}, public=True,
         )  # fmt: skip
-        self.staff = Table(
+        self.staff = ScopedCollection(
             database, "staff", noun="STAFF", struct=Staff, message=chart_pb2.Staff,
             scopes={ScopeKind.BRAND: "brand_id", ScopeKind.UNIT: "unit_id", ScopeKind.STORE: "store_id", ScopeKind.STAFF: "_id"},
             indexes=[
@@ -64,7 +64,7 @@ class Chart:
                 IndexModel([("subject_hash", ASCENDING)], unique=True, partialFilterExpression={"subject_hash": {"$exists": True}}),
             ],
         )  # fmt: skip
-        self.grants = Table(
+        self.grants = ScopedCollection(
             database, "grants", noun="GRANT", struct=Grant, message=chart_pb2.Grant,
             scopes={
                 ScopeKind.BRAND: "brand_id", ScopeKind.STAFF: "staff_id",
@@ -72,16 +72,16 @@ class Chart:
             },
             indexes=[IndexModel([("staff_id", ASCENDING)])],
         )  # fmt: skip
-        self.tables: Sequence[Table[Any]] = (self.brands, self.units, self.stores, self.staff, self.grants)
+        self.tables: Sequence[ScopedCollection[Any]] = (self.brands, self.units, self.stores, self.staff, self.grants)
 
     # reading ---------------------------------------------------------------------------------------------------------
 
-    async def vacant(self, table: Table[Row], id: str, reason: Reason, session: Session) -> None:
+    async def vacant(self, table: ScopedCollection[Row], id: str, reason: Reason, session: Session) -> None:
         """Refuses an id that is in use, whoever uses it."""
         if await table.collection.find_one({"_id": id}, {"_id": 1}, session=session):
             raise Conflict(reason, "this id is in use", id=id)
 
-    async def those(self, table: Table[Row], ids: Iterable[str], session: Session, *, scoped: bool = False) -> dict[str, Row]:
+    async def those(self, table: ScopedCollection[Row], ids: Iterable[str], session: Session, *, scoped: bool = False) -> dict[str, Row]:
         """The rows of at most a page of an import's ids, as structs; `scoped`: those the caller may write."""
         query: Document = {"_id": {"$in": sorted(set(ids))}}
         found = table.collection.find(table.within(query, writing=True) if scoped else query, session=session)
@@ -112,7 +112,7 @@ class Chart:
         """Of two changes of one tree at once the second conflicts and is decided anew: paths are read here and written there."""
         await self.brands.collection.update_many({"_id": {"$in": sorted(set(brand_ids))}}, {"$inc": {"tree_changes": 1}}, session=session)
 
-    async def save(self, table: Table[Row], changes: Sequence[tuple[Row | None, Row]], session: Session) -> None:
+    async def save(self, table: ScopedCollection[Row], changes: Sequence[tuple[Row | None, Row]], session: Session) -> None:
         """Writes rows over the ones before them, or anew where there was none. They were justified already."""
         operations: list[InsertOne[Document] | UpdateOne] = []
         for before, after in changes:
@@ -129,12 +129,12 @@ class Chart:
         if operations:
             await table.collection.bulk_write(operations, ordered=False, session=session)
 
-    async def tell_stores(self, work: Work, changes: Iterable[StoreChanged]) -> None:
+    async def tell_stores(self, uow: UnitOfWork, changes: Iterable[StoreChanged]) -> None:
         """Tells others, and this service's own scopes, where stores stand."""
         for change in changes:
-            work.tell(change)
+            uow.publish(change)
             fact = facts_pb2.StoreChanged(store_id=change.store_id, brand_id=change.brand_id, unit_ids=change.unit_ids)
-            await self.scopes.keep(work.session, fact)
+            await self.scopes.keep(uow.session, fact)
 
     async def scope(self, kind: ScopeKind, id: str, session: Session) -> Scope:
         """What a grant's scope lies in; `NotFound` when the caller does not reach it."""

@@ -8,9 +8,8 @@ from quanyu.organization.v1 import chart_pb2, chart_pb2_grpc
 from services.kit import ids
 from services.kit.mongo.codec import as_struct, fields
 from services.kit.rpc import batch_lists
-from services.kit.runtime.runtime import House
-from services.kit.transactions.unit_of_work import Unit as Work
-from services.kit.transactions.unit_of_work import write
+from services.kit.runtime.runtime import Runtime
+from services.kit.transactions.unit_of_work import UnitOfWork, transactional
 from services.organization.chart import rules
 from services.organization.chart.enums import Reason
 from services.organization.chart.imports import Imports, seen_at_once
@@ -24,20 +23,25 @@ UPPER_FIRST = [("level", 1)]
 class ChartServicer(Imports, chart_pb2_grpc.ChartServiceServicer):
     """Who belongs where."""
 
-    def __init__(self, house: House, chart: Chart, acquainted: Acquainted) -> None:
-        self.units, self.scopes, self.secrets, self.clock = house.units, house.scopes, house.secrets, house.clock
-        self.development = house.settings.env == "development"
+    def __init__(self, runtime: Runtime, chart: Chart, acquainted: Acquainted) -> None:
+        self.transactions, self.scopes, self.encryption, self.clock = (
+            runtime.transactions,
+            runtime.scopes,
+            runtime.encryption,
+            runtime.clock,
+        )
+        self.development = runtime.settings.env == "development"
         self.chart, self.acquainted = chart, acquainted
 
     # Tenants ---------------------------------------------------------------------------------------------------------
 
-    @write
-    async def CreateBrand(self, request: chart_pb2.CreateBrandRequest, unit: Work) -> chart_pb2.CreateBrandResponse:
+    @transactional
+    async def CreateBrand(self, request: chart_pb2.CreateBrandRequest, uow: UnitOfWork) -> chart_pb2.CreateBrandResponse:
         prefix = "rtl" if request.kind == chart_pb2.BRAND_KIND_RETAILER else "brd"
         brand, root = rules.found_brand(request.brand_id or ids.new(prefix), as_struct(fields(request), BrandDraft))
-        await self.chart.vacant(self.chart.brands, brand.id, Reason.BRAND_EXISTS, unit.session)
-        await self.chart.units.unscoped.insert(unit, root)
-        return chart_pb2.CreateBrandResponse(brand=await self.chart.brands.unscoped.insert(unit, brand))
+        await self.chart.vacant(self.chart.brands, brand.id, Reason.BRAND_EXISTS, uow.session)
+        await self.chart.units.unscoped.insert(uow, root)
+        return chart_pb2.CreateBrandResponse(brand=await self.chart.brands.unscoped.insert(uow, brand))
 
     async def GetBrand(self, request: chart_pb2.GetBrandRequest, context: Any) -> chart_pb2.GetBrandResponse:
         return chart_pb2.GetBrandResponse(brand=await self.chart.brands.get(request.id))
@@ -47,27 +51,27 @@ class ChartServicer(Imports, chart_pb2_grpc.ChartServiceServicer):
 
     # Units -----------------------------------------------------------------------------------------------------------
 
-    @write
-    async def CreateUnit(self, request: chart_pb2.CreateUnitRequest, unit: Work) -> chart_pb2.CreateUnitResponse:
-        parent = await self.chart.units.load(request.parent_id, session=unit.session, writing=True)
-        await self.chart.hold_trees([parent.brand_id], unit.session)
+    @transactional
+    async def CreateUnit(self, request: chart_pb2.CreateUnitRequest, uow: UnitOfWork) -> chart_pb2.CreateUnitResponse:
+        parent = await self.chart.units.load(request.parent_id, session=uow.session, writing=True)
+        await self.chart.hold_trees([parent.brand_id], uow.session)
         born = rules.found_unit(request.unit_id or ids.new("unt"), as_struct(fields(request), UnitDraft), parent)
-        await self.chart.vacant(self.chart.units, born.id, Reason.UNIT_EXISTS, unit.session)
-        return chart_pb2.CreateUnitResponse(unit=await self.chart.units.unscoped.insert(unit, born))
+        await self.chart.vacant(self.chart.units, born.id, Reason.UNIT_EXISTS, uow.session)
+        return chart_pb2.CreateUnitResponse(unit=await self.chart.units.unscoped.insert(uow, born))
 
     @seen_at_once
-    @write
-    async def MoveUnit(self, request: chart_pb2.MoveUnitRequest, unit: Work) -> chart_pb2.MoveUnitResponse:
-        moving = await self.chart.units.load(request.unit_id, session=unit.session, writing=True)
-        parent = await self.chart.units.load(request.parent_id, session=unit.session, writing=True)
-        await self.chart.hold_trees([moving.brand_id], unit.session)
-        before = await self.chart.subtree(moving.id, unit.session)
+    @transactional
+    async def MoveUnit(self, request: chart_pb2.MoveUnitRequest, uow: UnitOfWork) -> chart_pb2.MoveUnitResponse:
+        moving = await self.chart.units.load(request.unit_id, session=uow.session, writing=True)
+        parent = await self.chart.units.load(request.parent_id, session=uow.session, writing=True)
+        await self.chart.hold_trees([moving.brand_id], uow.session)
+        before = await self.chart.subtree(moving.id, uow.session)
         after = rules.move(before, moving.id, parent)
-        await self.chart.save(self.chart.units, list(zip(before, after, strict=True)), unit.session)
+        await self.chart.save(self.chart.units, list(zip(before, after, strict=True)), uow.session)
         paths = {one.store_id: one.unit_ids for one, was in zip(after, before, strict=True) if one.store_id and one != was}
-        stores = await self.chart.those(self.chart.stores, paths, unit.session)
-        await self.chart.tell_stores(unit, [rules.told(store, paths[store.id]) for store in stores.values()])
-        return chart_pb2.MoveUnitResponse(unit=await self.chart.units.unscoped.get(moving.id, session=unit.session))
+        stores = await self.chart.those(self.chart.stores, paths, uow.session)
+        await self.chart.tell_stores(uow, [rules.told(store, paths[store.id]) for store in stores.values()])
+        return chart_pb2.MoveUnitResponse(unit=await self.chart.units.unscoped.get(moving.id, session=uow.session))
 
     async def GetUnit(self, request: chart_pb2.GetUnitRequest, context: Any) -> chart_pb2.GetUnitResponse:
         return chart_pb2.GetUnitResponse(unit=await self.chart.units.get(request.id))
@@ -87,28 +91,28 @@ class ChartServicer(Imports, chart_pb2_grpc.ChartServiceServicer):
     # Stores ----------------------------------------------------------------------------------------------------------
 
     @seen_at_once
-    @write
-    async def CreateStore(self, request: chart_pb2.CreateStoreRequest, unit: Work) -> chart_pb2.CreateStoreResponse:
-        parent = await self.chart.units.load(request.parent_id, session=unit.session, writing=True)
-        await self.chart.hold_trees([parent.brand_id], unit.session)
-        brand = await self.chart.brands.load(parent.brand_id, session=unit.session)
+    @transactional
+    async def CreateStore(self, request: chart_pb2.CreateStoreRequest, uow: UnitOfWork) -> chart_pb2.CreateStoreResponse:
+        parent = await self.chart.units.load(request.parent_id, session=uow.session, writing=True)
+        await self.chart.hold_trees([parent.brand_id], uow.session)
+        brand = await self.chart.brands.load(parent.brand_id, session=uow.session)
         draft = as_struct(fields(request), StoreDraft)
         store, own = rules.open_store(request.store_id or ids.new("str"), draft, parent, brand.zone)
-        await self.chart.vacant(self.chart.stores, store.id, Reason.STORE_EXISTS, unit.session)
-        await self.chart.vacant(self.chart.units, own.id, Reason.UNIT_EXISTS, unit.session)
-        await self.chart.units.unscoped.insert(unit, own)
-        opened = await self.chart.stores.unscoped.insert(unit, store)
-        await self.chart.tell_stores(unit, [rules.told(store, own.unit_ids)])
+        await self.chart.vacant(self.chart.stores, store.id, Reason.STORE_EXISTS, uow.session)
+        await self.chart.vacant(self.chart.units, own.id, Reason.UNIT_EXISTS, uow.session)
+        await self.chart.units.unscoped.insert(uow, own)
+        opened = await self.chart.stores.unscoped.insert(uow, store)
+        await self.chart.tell_stores(uow, [rules.told(store, own.unit_ids)])
         return chart_pb2.CreateStoreResponse(store=opened)
 
-    @write
-    async def UpdateStore(self, request: chart_pb2.UpdateStoreRequest, unit: Work) -> chart_pb2.UpdateStoreResponse:
-        store = await self.chart.stores.load(request.store_id, session=unit.session, writing=True)
-        own = await self.chart.units.unscoped.load(store.unit_id, session=unit.session)
+    @transactional
+    async def UpdateStore(self, request: chart_pb2.UpdateStoreRequest, uow: UnitOfWork) -> chart_pb2.UpdateStoreResponse:
+        store = await self.chart.stores.load(request.store_id, session=uow.session, writing=True)
+        own = await self.chart.units.unscoped.load(store.unit_id, session=uow.session)
         changes = as_struct(fields(request), StoreChanges)
         if changes.name:
-            await self.chart.units.unscoped.replace(unit, replace(own, name=changes.name), before=own)
-        after = await self.chart.stores.decide(unit, store.id, rules.update_store, changes=changes, unit_ids=own.unit_ids)
+            await self.chart.units.unscoped.replace(uow, replace(own, name=changes.name), before=own)
+        after = await self.chart.stores.apply_rule(uow, store.id, rules.update_store, changes=changes, unit_ids=own.unit_ids)
         return chart_pb2.UpdateStoreResponse(store=after)
 
     async def GetStore(self, request: chart_pb2.GetStoreRequest, context: Any) -> chart_pb2.GetStoreResponse:

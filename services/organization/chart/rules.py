@@ -271,12 +271,12 @@ def open_store(id: str, draft: StoreDraft, parent: Unit, zone: str) -> tuple[Sto
     return check_store(store), unit
 
 
-def overwrite_store(store: Store, unit: Unit, draft: StoreDraft, parent: Unit, zone: str) -> tuple[Store, Unit]:
+def overwrite_store(store: Store, uow: Unit, draft: StoreDraft, parent: Unit, zone: str) -> tuple[Store, Unit]:
     """A store that stands already as an import describes it, in the same tree, wherever in it."""
     if store.brand_id != parent.brand_id:
         raise Conflict(Reason.UNIT_OF_ANOTHER_BRAND, "the store stands in another tree", store_id=store.id)
     fresh, placed = open_store(store.id, draft, parent, zone)
-    return replace(fresh, active=store.active, version=store.version), replace(placed, version=unit.version)
+    return replace(fresh, active=store.active, version=store.version), replace(placed, version=uow.version)
 
 
 def update_store(store: Store, changes: StoreChanges, unit_ids: tuple[str, ...]) -> tuple[Store, list[Fact]]:

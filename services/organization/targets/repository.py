@@ -22,11 +22,11 @@ from services.kit.errors import NotFound
 from services.kit.events.inbox import Happened
 from services.kit.mongo import codec
 from services.kit.mongo.client import Document, Session, Shaped
-from services.kit.mongo.scoped_collection import Table
-from services.kit.projections.persons import Person, Persons
-from services.kit.runtime.runtime import House
+from services.kit.mongo.scoped_collection import ScopedCollection
+from services.kit.projections.persons import Person, PersonProjection
+from services.kit.runtime.runtime import Runtime
 from services.kit.security.authorization import caller
-from services.kit.transactions.unit_of_work import Unit
+from services.kit.transactions.unit_of_work import UnitOfWork
 from services.organization.chart.enums import Reason
 from services.organization.chart.repository import Chart, Overseen
 from services.organization.chart.rules import unit_of_store
@@ -41,8 +41,8 @@ TARGETS_MAX = 13 * 8
 class Targets:
     """What units are meant to sell and what they sold."""
 
-    def __init__(self, house: House, chart: Chart, persons: Persons) -> None:
-        database, self.chart, self.persons = house.database, chart, persons
+    def __init__(self, runtime: Runtime, chart: Chart, persons: PersonProjection) -> None:
+        database, self.chart, self.persons = runtime.database, chart, persons
         self.database = database
         latest = [("paid_at", DESCENDING), ("_id", ASCENDING)]
         self.credits = Overseen(
@@ -53,15 +53,15 @@ class Targets:
                 IndexModel([("staff_id", ASCENDING), *latest], partialFilterExpression={"staff_id": {"$exists": True}}),
             ],
         )  # fmt: skip
-        self.targets = Table(
+        self.targets = ScopedCollection(
             database, "targets", noun="TARGET", struct=Target, message=targets_pb2.Target,
             scopes={ScopeKind.BRAND: "brand_id", ScopeKind.UNIT: "unit_id"},
             indexes=[IndexModel([("unit_id", ASCENDING), ("month", ASCENDING)])],
         )  # fmt: skip
-        self.scorecards = Table(database, "scorecards", noun="SCORECARD", struct=scorecards.Counter, scopes={})
-        self.bindings = Table(database, "binding_view", noun="BINDING", struct=Binding, scopes={})
-        self.outreach = Table(database, "outreach_view", noun="OUTREACH", struct=Reached, scopes={})
-        self.tables: Sequence[Table[Any]] = (self.credits, self.targets, self.scorecards, self.bindings, self.outreach)
+        self.scorecards = ScopedCollection(database, "scorecards", noun="SCORECARD", struct=scorecards.Counter, scopes={})
+        self.bindings = ScopedCollection(database, "binding_view", noun="BINDING", struct=Binding, scopes={})
+        self.outreach = ScopedCollection(database, "outreach_view", noun="OUTREACH", struct=Reached, scopes={})
+        self.tables: Sequence[ScopedCollection[Any]] = (self.credits, self.targets, self.scorecards, self.bindings, self.outreach)
 
     # Counting --------------------------------------------------------------------------------------------------------
 
@@ -148,32 +148,32 @@ class Targets:
 
     # Bindings and messages -------------------------------------------------------------------------------------------
 
-    async def bind(self, unit: Unit, bound: facts_pb2.ConsumerBound) -> None:
+    async def bind(self, uow: UnitOfWork, bound: facts_pb2.ConsumerBound) -> None:
         """Keeps whom a consumer is bound to for a brand (an empty guide: nobody any more), and that bindings of other ids ended with it.
 
         Facts come in order for one consumer id only; what another id's fact says of a binding gives way to a later word.
         """
-        since = bound.bound_at.ToDatetime(tzinfo=UTC) if bound.HasField("bound_at") else unit.at
+        since = bound.bound_at.ToDatetime(tzinfo=UTC) if bound.HasField("bound_at") else uow.at
         writes = []
         for consumer_id in (bound.consumer_id, *bound.ended_consumer_ids):
-            row = {"_id": f"{consumer_id}:{bound.brand_id}", "consumer_id": consumer_id, "brand_id": bound.brand_id, "told_at": unit.at}
+            row = {"_id": f"{consumer_id}:{bound.brand_id}", "consumer_id": consumer_id, "brand_id": bound.brand_id, "told_at": uow.at}
             if consumer_id == bound.consumer_id and bound.staff_id:
                 row |= {"staff_id": bound.staff_id, "store_id": bound.store_id, "bound_at": since}
-            newest = {"$cond": [{"$gt": ["$told_at", unit.at]}, "$$ROOT", {"$literal": row}]}
+            newest = {"$cond": [{"$gt": ["$told_at", uow.at]}, "$$ROOT", {"$literal": row}]}
             writes.append(UpdateOne({"_id": row["_id"]}, [{"$replaceWith": newest}], upsert=True))
-        await self.bindings.collection.bulk_write(writes, session=unit.session)
+        await self.bindings.collection.bulk_write(writes, session=uow.session)
 
-    async def wrote(self, unit: Unit, sent: facts_pb2.OutreachSent) -> None:
+    async def wrote(self, uow: UnitOfWork, sent: facts_pb2.OutreachSent) -> None:
         """Keeps the last message of a guide to a consumer for a brand."""
         row = {
             "consumer_id": sent.consumer_id,
             "brand_id": sent.brand_id,
             "staff_id": sent.staff_id,
             "outreach_id": sent.outreach_id,
-            "at": unit.at,
+            "at": uow.at,
         }
         id = f"{sent.consumer_id}:{sent.brand_id}:{sent.staff_id}"
-        await self.outreach.collection.replace_one({"_id": id}, row, upsert=True, session=unit.session)
+        await self.outreach.collection.replace_one({"_id": id}, row, upsert=True, session=uow.session)
 
     async def bound(self, brands: Mapping[Person, Collection[str]], session: Session) -> dict[Person, list[Binding]]:
         """The bindings of persons for brands, under all of their ids."""
@@ -195,7 +195,9 @@ class Targets:
         return await self._viewed(self.outreach, owners, bound, session)
 
     @staticmethod
-    async def _viewed(view: Table[S], owners: Mapping[str, Person], persons: Iterable[Person], session: Session) -> dict[Person, list[S]]:
+    async def _viewed(
+        view: ScopedCollection[S], owners: Mapping[str, Person], persons: Iterable[Person], session: Session
+    ) -> dict[Person, list[S]]:
         """The rows of a view by whose they are; those of consumers who are bound to nobody any more, without a guide, left out."""
         found: dict[Person, list[S]] = {person: [] for person in persons}
         if owners:
@@ -224,13 +226,13 @@ class Targets:
             found.setdefault(row["unit_id"], []).append(codec.as_struct(row, Target))
         return found
 
-    async def set_target(self, unit: Unit, target: Target) -> Shaped:
+    async def set_target(self, uow: UnitOfWork, target: Target) -> Shaped:
         """Writes a target anew or over the one before."""
         table = self.targets.unscoped
-        row = await table.collection.find_one({"_id": target.id}, {"version": 1}, session=unit.session)
+        row = await table.collection.find_one({"_id": target.id}, {"version": 1}, session=uow.session)
         if row is None:
-            return await table.insert(unit, target)
-        return await table.replace(unit, replace(target, version=row["version"]))
+            return await table.insert(uow, target)
+        return await table.replace(uow, replace(target, version=row["version"]))
 
     async def recounted(self) -> dict[tuple[str, str], scorecards.Cells]:
         """The counter documents as the kept credits imply them, for a proof or a repair; reads every credit."""

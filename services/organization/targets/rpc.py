@@ -9,10 +9,10 @@ from quanyu.organization.v1 import targets_pb2, targets_pb2_grpc
 from services.kit.errors import Invalid
 from services.kit.mongo.client import Document, Shaped
 from services.kit.mongo.codec import builtins, fields
-from services.kit.mongo.scoped_collection import Table
+from services.kit.mongo.scoped_collection import ScopedCollection
 from services.kit.rpc import batch_lists
-from services.kit.runtime.runtime import House
-from services.kit.transactions.unit_of_work import Unit, write
+from services.kit.runtime.runtime import Runtime
+from services.kit.transactions.unit_of_work import UnitOfWork, transactional
 from services.organization.chart.rules import unit_of_store
 from services.organization.targets import rules, scorecards
 from services.organization.targets.enums import Reason
@@ -44,19 +44,19 @@ SUBJECTS: Mapping[str, Callable[[Any], Subject]] = {
 class TargetServicer(targets_pb2_grpc.TargetServiceServicer):
     """What units are meant to sell, what they sold, and to whom an order is credited."""
 
-    def __init__(self, house: House, targets: Targets) -> None:
-        self.units, self.targets, self.chart = house.units, targets, targets.chart
-        self.charted: Mapping[str, Table[Any]] = {
+    def __init__(self, runtime: Runtime, targets: Targets) -> None:
+        self.transactions, self.targets, self.chart = runtime.transactions, targets, targets.chart
+        self.charted: Mapping[str, ScopedCollection[Any]] = {
             "unit_id": self.chart.units, "store_id": self.chart.stores, "brand_id": self.chart.brands,
         }  # fmt: skip
 
-    @write
-    async def SetTarget(self, request: targets_pb2.SetTargetRequest, unit: Unit) -> targets_pb2.SetTargetResponse:
-        owner = await self.chart.units.load(request.unit_id, session=unit.session, writing=True)
-        brand = await self.chart.brands.load(owner.brand_id, session=unit.session)
+    @transactional
+    async def SetTarget(self, request: targets_pb2.SetTargetRequest, uow: UnitOfWork) -> targets_pb2.SetTargetResponse:
+        owner = await self.chart.units.load(request.unit_id, session=uow.session, writing=True)
+        brand = await self.chart.brands.load(owner.brand_id, session=uow.session)
         scenario = fields(request).get("scenario")
         target = rules.set_target(owner.id, brand.id, request.month, scenario, brand.currency, request.online_minor, request.offline_minor)
-        return targets_pb2.SetTargetResponse(target=await self.targets.set_target(unit, target))
+        return targets_pb2.SetTargetResponse(target=await self.targets.set_target(uow, target))
 
     async def GetScorecard(self, request: targets_pb2.GetScorecardRequest, context: Any) -> targets_pb2.GetScorecardResponse:
         named = request.WhichOneof("subject")

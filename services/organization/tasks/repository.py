@@ -10,11 +10,11 @@ from quanyu.organization.v1 import tasks_pb2
 from services.kit.enums import ScopeKind
 from services.kit.mongo import codec
 from services.kit.mongo.client import Document
-from services.kit.mongo.scoped_collection import Table
-from services.kit.projections.persons import Persons
-from services.kit.rpc.change_feed import Feed, feed_index
-from services.kit.runtime.runtime import House
-from services.kit.transactions.unit_of_work import Unit
+from services.kit.mongo.scoped_collection import ScopedCollection
+from services.kit.projections.persons import PersonProjection
+from services.kit.rpc.change_feed import ChangeFeed, feed_index
+from services.kit.runtime.runtime import Runtime
+from services.kit.transactions.unit_of_work import UnitOfWork
 from services.organization.chart.repository import Overseen
 from services.organization.targets.repository import Targets
 from services.organization.targets.rules import guides
@@ -32,11 +32,11 @@ UNCLOSED = sorted(set(TaskState) - CLOSED)
 class Tasks:
     """Tasks, seen by their assignee and by whoever runs the store or stands above it."""
 
-    def __init__(self, house: House, targets: Targets, persons: Persons) -> None:
+    def __init__(self, runtime: Runtime, targets: Targets, persons: PersonProjection) -> None:
         self.targets, self.persons = targets, persons
         due = [("state", ASCENDING), ("due_at", ASCENDING), ("_id", ASCENDING)]
         self.tasks = Overseen(
-            house.database, "tasks", noun="TASK", struct=Task, message=tasks_pb2.Task,
+            runtime.database, "tasks", noun="TASK", struct=Task, message=tasks_pb2.Task,
             scopes={ScopeKind.BRAND: "brand_id", ScopeKind.STORE: "store_id", ScopeKind.STAFF: "staff_id"},
             indexes=[
                 IndexModel([("staff_id", ASCENDING), *due]),
@@ -46,45 +46,45 @@ class Tasks:
             ],
             stamped=True,
         )  # fmt: skip
-        self.feed = Feed(house.watch, self.tasks, keys=SUBJECTS)
-        self.tables: Sequence[Table[Any]] = (self.tasks,)
+        self.feed = ChangeFeed(runtime.change_streams, self.tasks, keys=SUBJECTS)
+        self.tables: Sequence[ScopedCollection[Any]] = (self.tasks,)
 
-    async def visit_left(self, unit: Unit, fact: facts_pb2.Fact) -> None:
+    async def visit_left(self, uow: UnitOfWork, fact: facts_pb2.Fact) -> None:
         """She left with coupons unspent: the guide of each of those brands follows up, once for the day's pack."""
         left = fact.visit_left
         unspent = rules.by_brand((coupon.brand_id, codec.as_struct(codec.fields(coupon), Coupon)) for coupon in left.unspent)
-        person = await self.persons.of(left.consumer_id, unit.session)
-        bound = await self.targets.bound({person: unspent}, unit.session)
-        visit = Visit(left.visit_id, left.consumer_id, left.district_id, left.day, unspent, unit.at)
+        person = await self.persons.of(left.consumer_id, uow.session)
+        bound = await self.targets.bound({person: unspent}, uow.session)
+        visit = Visit(left.visit_id, left.consumer_id, left.district_id, left.day, unspent, uow.at)
         of_day = {"visitor_id": {"$in": sorted(person.ids)}, "district_id": left.district_id, "day": left.day}
-        standing = await self._found(of_day, unit)
+        standing = await self._found(of_day, uow)
         again, fresh = rules.follow_up(visit, guides(bound[person]), standing)
         for before, task in zip(standing, again, strict=True):
-            await self.tasks.unscoped.replace(unit, task, before=before)
+            await self.tasks.unscoped.replace(uow, task, before=before)
         for task in fresh:
-            await self.tasks.unscoped.insert(unit, task)
+            await self.tasks.unscoped.insert(uow, task)
 
-    async def follow(self, unit: Unit, consumer_ids: Iterable[str]) -> None:
+    async def follow(self, uow: UnitOfWork, consumer_ids: Iterable[str]) -> None:
         """The open tasks about what these persons did go to whoever looks after them now, or are withdrawn."""
-        for person in set((await self.persons.behind(consumer_ids, unit.session)).values()):
+        for person in set((await self.persons.behind(consumer_ids, uow.session)).values()):
             query = {"visitor_id": {"$in": sorted(person.ids)}, "state": {"$in": UNCLOSED}}
-            tasks = await self._found(query, unit)
-            bound = await self.targets.bound({person: {task.brand_id for task in tasks}}, unit.session)
+            tasks = await self._found(query, uow)
+            bound = await self.targets.bound({person: {task.brand_id for task in tasks}}, uow.session)
             current = guides(bound[person])
             for task in tasks:
-                after = rules.rebind(task, current.get(task.brand_id), unit.at)
-                await self.tasks.unscoped.replace(unit, after, before=task)
+                after = rules.rebind(task, current.get(task.brand_id), uow.at)
+                await self.tasks.unscoped.replace(uow, after, before=task)
 
-    async def _found(self, query: Document, unit: Unit) -> list[Task]:
-        rows = await self.tasks.collection.find(query, session=unit.session).to_list(OF_ONE_MAX)
+    async def _found(self, query: Document, uow: UnitOfWork) -> list[Task]:
+        rows = await self.tasks.collection.find(query, session=uow.session).to_list(OF_ONE_MAX)
         return [codec.as_struct(row, Task) for row in rows]
 
-    async def answered(self, unit: Unit, sent: facts_pb2.OutreachSent) -> None:
+    async def answered(self, uow: UnitOfWork, sent: facts_pb2.OutreachSent) -> None:
         """A message that names a task closes it."""
-        row: Document | None = await self.tasks.collection.find_one({"_id": sent.task_id}, session=unit.session)
+        row: Document | None = await self.tasks.collection.find_one({"_id": sent.task_id}, session=uow.session)
         if row is None:
             return
         task = codec.as_struct(row, Task)
-        person = await self.persons.of(sent.consumer_id, unit.session)
-        answered = rules.reached(task, person.ids, sent.brand_id, sent.outreach_id, unit.at)
-        await self.tasks.unscoped.replace(unit, answered, before=task)
+        person = await self.persons.of(sent.consumer_id, uow.session)
+        answered = rules.reached(task, person.ids, sent.brand_id, sent.outreach_id, uow.at)
+        await self.tasks.unscoped.replace(uow, answered, before=task)

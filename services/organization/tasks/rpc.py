@@ -9,8 +9,8 @@ from services.kit.errors import Invalid
 from services.kit.mongo.client import Document
 from services.kit.mongo.codec import fields
 from services.kit.rpc import batch_lists
-from services.kit.runtime.runtime import House
-from services.kit.transactions.unit_of_work import Unit, write
+from services.kit.runtime.runtime import Runtime
+from services.kit.transactions.unit_of_work import UnitOfWork, transactional
 from services.organization.tasks import rules
 from services.organization.tasks.enums import Reason, TaskOutcome, TaskState
 from services.organization.tasks.repository import Tasks
@@ -21,17 +21,17 @@ DUE_FIRST = [("due_at", 1)]
 class TaskServicer(tasks_pb2_grpc.TaskServiceServicer):
     """What a fact asks of a member of staff, from birth to outcome."""
 
-    def __init__(self, house: House, tasks: Tasks) -> None:
-        self.units, self.tasks, self.feed = house.units, tasks.tasks, tasks.feed
+    def __init__(self, runtime: Runtime, tasks: Tasks) -> None:
+        self.transactions, self.tasks, self.feed = runtime.transactions, tasks.tasks, tasks.feed
 
-    @write
-    async def AcknowledgeTask(self, request: tasks_pb2.AcknowledgeTaskRequest, unit: Unit) -> tasks_pb2.AcknowledgeTaskResponse:
-        return tasks_pb2.AcknowledgeTaskResponse(task=await self.tasks.decide(unit, request.task_id, rules.acknowledge, at=unit.at))
+    @transactional
+    async def AcknowledgeTask(self, request: tasks_pb2.AcknowledgeTaskRequest, uow: UnitOfWork) -> tasks_pb2.AcknowledgeTaskResponse:
+        return tasks_pb2.AcknowledgeTaskResponse(task=await self.tasks.apply_rule(uow, request.task_id, rules.acknowledge, at=uow.at))
 
-    @write
-    async def CompleteTask(self, request: tasks_pb2.CompleteTaskRequest, unit: Unit) -> tasks_pb2.CompleteTaskResponse:
+    @transactional
+    async def CompleteTask(self, request: tasks_pb2.CompleteTaskRequest, uow: UnitOfWork) -> tasks_pb2.CompleteTaskResponse:
         outcome = TaskOutcome(fields(request)["outcome"]) if request.outcome else None
-        task = await self.tasks.decide(unit, request.task_id, rules.complete, outcome=outcome, at=unit.at)
+        task = await self.tasks.apply_rule(uow, request.task_id, rules.complete, outcome=outcome, at=uow.at)
         return tasks_pb2.CompleteTaskResponse(task=task)
 
     async def GetTask(self, request: tasks_pb2.GetTaskRequest, context: Any) -> tasks_pb2.GetTaskResponse:

@@ -26,7 +26,7 @@ PLACED = "id total { amount currency }"
 
 @pytest.fixture
 def settings(settings: Settings) -> Settings:
-    """The sandbox shares a secret with the house."""
+    """The sandbox shares a secret with the runtime."""
     return msgspec.structs.replace(settings, webhook_secrets=json.dumps({"sandbox": [SECRET]}))
 
 

@@ -77,7 +77,7 @@ class Shop:
         fact = facts_pb2.Fact(id=f"fct_{fresh()}", key=id, at=clock.now(), source="organization", store_changed=body)
         delivered = await self.commerce.deliver(fact, source="organization")
         assert [item.state for item in delivered] == [facts_pb2.DELIVERY_STATE_APPLIED], delivered
-        self.commerce.house.scopes.forget()
+        self.commerce.runtime.scopes.forget()
 
     async def visit(self, kind: str, at: datetime, **body: Any) -> None:
         """Tells `visit_started`, `visit_left` or `outreach_sent` as of `at`."""

@@ -13,7 +13,7 @@ from services.commerce.stock.hold_quota import Holder
 from services.commerce.stock.repository import StockStore
 from services.kit import clock
 from services.kit.errors import Exhausted, NotFound
-from services.kit.projections.persons import Person, Persons
+from services.kit.projections.persons import Person, PersonProjection
 from services.kit.security.principals import Grant
 from tests.services.commerce.conftest import HERE, Shop, consumer, fresh, of_store
 from tests.services.conftest import OPERATOR
@@ -209,7 +209,7 @@ async def test_what_stands_for_a_person_is_found_by_index(shop: Shop) -> None:
     for id in ("con_a", "con_b", "con_z"):
         await taken(shop, OPERATOR, "str_near", 6, id)
         await taken(shop, consumer(id), "str_near", 6, id)
-    holders = StockStore(shop.database, shop.commerce.house.lane, Persons(shop.database)).holders
+    holders = StockStore(shop.database, shop.commerce.runtime.group_commit, PersonProjection(shop.database)).holders
     alone, linked = (Person("con_a", frozenset(ids)) for ids in ({"con_a"}, {"con_a", "con_b", "con_c"}))
     for person, stand in ((alone, 6), (linked, rules.HOLDS_MAX)):
         for holder in (Holder(person), Holder(person, "brd_a")):

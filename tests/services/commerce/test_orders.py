@@ -18,8 +18,8 @@ from services.commerce.stock import rules as stock_rules
 from services.commerce.stock.repository import StockStore
 from services.kit import clock
 from services.kit.errors import Conflict, Denied, Exhausted, Invalid, NotFound
-from services.kit.mongo.change_streams import Watch
-from services.kit.projections.persons import Persons
+from services.kit.mongo.change_streams import ChangeStreamHub
+from services.kit.projections.persons import PersonProjection
 from services.kit.security.principals import Grant
 from services.kit.transactions.outbox import route
 from tests.services.commerce.conftest import HERE, Shop, consumer, explained, fresh, of_brand, of_store
@@ -28,11 +28,14 @@ from tests.services.lists import first_pages, rows_read, says_the_same_of_each
 
 
 async def test_commerce_hears_exactly_what_the_routes_say(commerce: Running) -> None:
-    house, persons = commerce.house, Persons(commerce.database)
-    stocks, orders = StockStore(house.database, house.lane, persons), OrderStore(house.database, Watch(house.database), persons)
+    runtime, persons = commerce.runtime, PersonProjection(commerce.database)
+    stocks, orders = (
+        StockStore(runtime.database, runtime.group_commit, persons),
+        OrderStore(runtime.database, ChangeStreamHub(runtime.database), persons),
+    )
     kinds = facts_pb2.Fact.DESCRIPTOR.oneofs_by_name["body"].fields
     heard = {field.name for field in kinds if "commerce" in route(field.name).heard_by}
-    assert set(handlers(house, stocks, orders, persons)) == heard
+    assert set(handlers(runtime, stocks, orders, persons)) == heard
 
 
 def paying(order_id: str, token: str = "approve") -> orders_pb2.PayOrderRequest:

@@ -17,10 +17,10 @@ from services.commerce.stock.repository import StockStore
 from services.district.wallet.rules import Coupon
 from services.kit import clock
 from services.kit.errors import Conflict, NotFound, Unavailable
-from services.kit.mongo.change_streams import Watch
+from services.kit.mongo.change_streams import ChangeStreamHub
 from services.kit.mongo.codec import as_document
-from services.kit.projections.persons import Persons
-from services.kit.runtime.runtime import House
+from services.kit.projections.persons import PersonProjection
+from services.kit.runtime.runtime import Runtime
 from services.kit.security import authorization
 from services.kit.values.money import Money
 from tests.services.commerce.conftest import Shop, consumer, fresh
@@ -143,13 +143,13 @@ class Replica:
 
     STEPS = ("begun", "locked", "approved", "confirmed", "settled")
 
-    def __init__(self, house: House, dies_at: str = "") -> None:
-        persons, catalog = Persons(house.database), CatalogStore(house.database)
-        stocks = StockStore(house.database, house.lane, persons)
-        store = OrderStore(house.database, Watch(house.database), persons)
-        self.wallet = Wallet(lambda: house.channels.district)
+    def __init__(self, runtime: Runtime, dies_at: str = "") -> None:
+        persons, catalog = PersonProjection(runtime.database), CatalogStore(runtime.database)
+        stocks = StockStore(runtime.database, runtime.group_commit, persons)
+        store = OrderStore(runtime.database, ChangeStreamHub(runtime.database), persons)
+        self.wallet = Wallet(lambda: runtime.channels.district)
         self.checkout = Checkout(catalog, stocks, store, self.wallet)
-        self.orders = Orders(house, catalog, stocks, store, self.checkout)
+        self.orders = Orders(runtime, catalog, stocks, store, self.checkout)
         if dies_at == "begun":
             self.wallet.lock = self._before(self.wallet.lock)  # type: ignore[method-assign]
         elif dies_at == "locked":
@@ -188,10 +188,10 @@ async def _walk(replica: Replica, place: orders_pb2.PlaceOrderRequest, pay: orde
 @pytest.mark.parametrize("dies_at", Replica.STEPS)
 async def test_a_client_that_repeats_its_calls_gets_its_order_whenever_the_process_was_killed(mall: Mall, dies_at: str) -> None:
     authorization.current.set(authorization.SYSTEM)
-    house, place, pay = mall.commerce.house, mall.place("cpn_a"), mall.pay("")
+    runtime, place, pay = mall.commerce.runtime, mall.place("cpn_a"), mall.pay("")
     with pytest.raises(Killed):
-        await _walk(Replica(house, dies_at), place, pay)
-    order_id = await _walk(Replica(house), place, pay)
+        await _walk(Replica(runtime, dies_at), place, pay)
+    order_id = await _walk(Replica(runtime), place, pay)
     order = await mall.order()
     assert (order["_id"], order["state"], order["total"]["minor"]) == (order_id, PAID, 29_900)
     assert (await mall.coupon_state(), await mall.row()) == ("REDEEMED", {"on_hand": 0, "reserved": 0})
@@ -201,12 +201,12 @@ async def test_a_client_that_repeats_its_calls_gets_its_order_whenever_the_proce
 @pytest.mark.parametrize("dies_at", Replica.STEPS)
 async def test_the_sweeper_brings_to_an_end_what_nobody_repeats(mall: Mall, dies_at: str) -> None:
     authorization.current.set(authorization.SYSTEM)
-    house = mall.commerce.house
+    runtime = mall.commerce.runtime
     with pytest.raises(Killed):
-        await _walk(Replica(house, dies_at), mall.place("cpn_a"), mall.pay(""))
+        await _walk(Replica(runtime, dies_at), mall.place("cpn_a"), mall.pay(""))
     # Its time is over on the machine's clock; several sweep, beside the service itself.
     await mall.database["orders"].update_many({"sweep_at": {"$exists": True}}, {"$set": {"sweep_at": clock.real()}})
-    await asyncio.gather(*(Replica(house).checkout.sweep() for _ in range(3)))
+    await asyncio.gather(*(Replica(runtime).checkout.sweep() for _ in range(3)))
     order, coupon, row = await mall.order(), await mall.coupon_state(), await mall.row()
     if dies_at in ("begun", "locked"):
         assert (order["state"], coupon, row) == (CANCELLED, "ISSUED", {"on_hand": 1, "reserved": 0})
@@ -220,7 +220,7 @@ async def test_the_sweeper_brings_to_an_end_what_nobody_repeats(mall: Mall, dies
 async def test_an_unpaid_order_is_cancelled_and_everything_is_free_again(mall: Mall) -> None:
     authorization.current.set(authorization.SYSTEM)
     order = (await mall.orders(consumer()).PlaceOrder(mall.place("cpn_a"))).order
-    checkout = Replica(mall.commerce.house).checkout
+    checkout = Replica(mall.commerce.runtime).checkout
     assert await checkout.sweep() == 0
     await mall.database["orders"].update_one({"_id": order.id}, {"$set": {"sweep_at": clock.real() - timedelta(seconds=1)}})
     await asyncio.gather(*(checkout.sweep() for _ in range(3)))
@@ -236,7 +236,7 @@ async def test_paying_and_sweeping_at_once_never_do_both(mall: Mall) -> None:
     await mall.stocked(on_hand=8)
     orders = [(await mall.orders(consumer()).PlaceOrder(mall.place())).order for _ in range(8)]
     await mall.database["orders"].update_many({}, {"$set": {"sweep_at": clock.real()}})
-    checkout = Replica(mall.commerce.house).checkout
+    checkout = Replica(mall.commerce.runtime).checkout
     paying = [mall.orders(consumer()).PayOrder(mall.pay(order.id)) for order in orders]
     answers = await asyncio.gather(checkout.sweep(), *paying, return_exceptions=True)
     rows = await mall.database["orders"].find().to_list(None)
@@ -249,7 +249,7 @@ async def test_paying_and_sweeping_at_once_never_do_both(mall: Mall) -> None:
 async def test_coupons_that_are_lost_cancel_the_order_and_charge_nothing(mall: Mall) -> None:
     order = (await mall.orders(consumer()).PlaceOrder(mall.place("cpn_a"))).order
     authorization.current.set(authorization.SYSTEM)
-    await Replica(mall.commerce.house).wallet.roll_back(order.id)
+    await Replica(mall.commerce.runtime).wallet.roll_back(order.id)
     with pytest.raises(Conflict, match="COUPONS_LOST"):
         await mall.orders(consumer()).PayOrder(mall.pay(order.id))
     row = await mall.order()

@@ -42,7 +42,7 @@ def changed() -> dict[str, str]:
 
 @pytest.fixture
 def settings(settings: Settings, changed: dict[str, str]) -> Settings:
-    """The sandbox and a provider share a secret with the house."""
+    """The sandbox and a provider share a secret with the runtime."""
     return msgspec.structs.replace(settings, webhook_secrets=json.dumps({"sandbox": [SECRET], "acme": [SECRET]}), **changed)
 
 

@@ -14,7 +14,7 @@ from services.commerce.stock.repository import StockStore
 from services.kit import clock
 from services.kit.errors import Conflict, Denied, Exhausted, Invalid, NotFound, Refusal
 from services.kit.mongo.codec import checked
-from services.kit.projections.persons import Persons
+from services.kit.projections.persons import PersonProjection
 from services.kit.security import authorization
 from tests.services.commerce.conftest import Shop, consumer, explained, fresh, of_brand, of_store
 from tests.services.conftest import OPERATOR
@@ -22,7 +22,7 @@ from tests.services.lists import first_pages, rows_read, says_the_same_of_each
 
 
 def store_of(shop: Shop) -> StockStore:
-    return StockStore(shop.database, shop.commerce.house.lane, Persons(shop.database))
+    return StockStore(shop.database, shop.commerce.runtime.group_commit, PersonProjection(shop.database))
 
 
 def set_stock(on_hand: int, safety: int = 0, store_id: str = "str_near", variant_id: str = "var_shirt_40") -> stock_pb2.SetStockRequest:
@@ -144,7 +144,7 @@ async def test_reserved_is_the_sum_of_live_holds_whatever_happens_at_once_and_wh
     for task in killed:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
-    # What a killed caller had on its way has landed or not once the lane is empty; a call behind it tells.
+    # What a killed caller had on its way has landed or not once the group_commit is empty; a call behind it tells.
     await stub.AdjustStock(adjust(5))
     await shop.check()
     assert await store_of(shop).uncounted() == []

@@ -12,7 +12,7 @@ from services.district import events
 from services.district.matching import rules
 from services.district.matching.repository import Affinity
 from services.kit import clock
-from services.kit.projections.persons import Persons
+from services.kit.projections.persons import PersonProjection
 from services.kit.transactions.outbox import route
 from tests.services.conftest import Running
 from tests.services.district.world import fresh
@@ -54,10 +54,10 @@ async def unlink(district: Running, consumer_id: str, linked: str) -> None:
 
 def test_the_table_of_facts_covers_what_the_routes_say(district: Running) -> None:
     kinds = facts_pb2.Fact.DESCRIPTOR.oneofs_by_name["body"].fields
-    assert set(district.wiring.facts) == {kind.name for kind in kinds if "district" in route(kind.name).heard_by}
+    assert set(district.definition.facts) == {kind.name for kind in kinds if "district" in route(kind.name).heard_by}
     assert (
-        district.wiring.facts.keys()
-        == events.handlers(district.house.scopes, Persons(district.database), Affinity(district.database)).keys()
+        district.definition.facts.keys()
+        == events.handlers(district.runtime.scopes, PersonProjection(district.database), Affinity(district.database)).keys()
     )
 
 
@@ -81,7 +81,7 @@ async def test_a_brand_id_that_would_be_read_as_a_path_is_not_swallowed(district
 
 
 async def test_linking_gathers_a_person_and_unlinking_lets_go(district: Running) -> None:
-    persons, affinity = Persons(district.database), Affinity(district.database)
+    persons, affinity = PersonProjection(district.database), Affinity(district.database)
     await district.deliver(*(paid(order(id, "brd_a")) for id in ("con_a", "con_b", "con_c")), source="commerce")
 
     async def bought(id: str) -> int:

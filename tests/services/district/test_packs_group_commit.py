@@ -18,7 +18,7 @@ from services.kit.errors import Conflict, Exhausted, Refusal
 from services.kit.projections.persons import Person
 from services.kit.security import authorization
 from services.kit.security.authorization import Caller
-from services.kit.transactions.group_commit import Lane
+from services.kit.transactions.group_commit import GroupCommit
 from services.kit.transactions.idempotency import IdempotencyKey
 from tests.services.conftest import Running
 from tests.services.district.world import World, being, fresh
@@ -31,10 +31,10 @@ class Issuing:
     """Claims with the consents given, through one of two lanes in turn."""
 
     def __init__(self, district: Running) -> None:
-        house = district.house
-        self.database, self.packs = house.database, Packs(house.database)
-        self.lanes = [house.lane, Lane(house.database, house.outbox, house.clock)]
-        self.budgets, self.visits = Budgets(house.database), Visits(house.database)
+        runtime = district.runtime
+        self.database, self.packs = runtime.database, Packs(runtime.database)
+        self.lanes = [runtime.group_commit, GroupCommit(runtime.database, runtime.outbox, runtime.clock)]
+        self.budgets, self.visits = Budgets(runtime.database), Visits(runtime.database)
 
     async def claim(self, visit: places_pb2.Visit, number: int, *ids: str, first: int = 0) -> packs_pb2.Pack:
         """Asks for the pack; the brands in the order of their ids, starting with the one at `first`."""

@@ -10,14 +10,14 @@ from msgspec import Struct
 from quanyu.organization.v1 import tasks_pb2
 from services.kit import clock, ids
 from services.kit.enums import ScopeKind
-from services.kit.mongo.change_streams import Watch, Watched
+from services.kit.mongo.change_streams import ChangeStreamHub, WatchedCollection
 from services.kit.mongo.client import Database
-from services.kit.mongo.scoped_collection import Table
-from services.kit.rpc.change_feed import Feed, feed_index
+from services.kit.mongo.scoped_collection import ScopedCollection
+from services.kit.rpc.change_feed import ChangeFeed, feed_index
 from services.kit.rpc.channel import CURSOR_KEY
 from services.kit.security import authorization
 from services.kit.transactions.outbox import Outbox
-from services.kit.transactions.unit_of_work import Unit
+from services.kit.transactions.unit_of_work import UnitOfWork
 
 ANNA = "stf_anna"
 
@@ -90,19 +90,19 @@ class Replica:
 
     def __init__(self, database: Database) -> None:
         self.database = database
-        self.watch = Watch(database)
+        self.watch = ChangeStreamHub(database)
         scopes = {ScopeKind.STAFF: "staff_id", ScopeKind.STORE: "store_id"}
         keys = ("staff_id", "store_id")
-        self.tasks = Table(
+        self.tasks = ScopedCollection(
             database, "tasks", noun="TASK", struct=Task, message=tasks_pb2.Task, scopes=scopes, stamped=True,
             indexes=list(map(feed_index, keys)),
         )  # fmt: skip
-        self.changes = Feed(self.watch, self.tasks, keys=keys)
-        self.mail = Table(
+        self.changes = ChangeFeed(self.watch, self.tasks, keys=keys)
+        self.mail = ScopedCollection(
             database, "mail", noun="TASK", struct=Task, message=tasks_pb2.Task, scopes=scopes, indexes=[feed_index("staff_id", births=True)]
         )
-        self.births = Feed(
-            self.watch, self.mail, keys=("staff_id",), born_as="tsk", ids_of=self.ids_of, until=Watched("links", keys=("staff_id",))
+        self.births = ChangeFeed(
+            self.watch, self.mail, keys=("staff_id",), born_as="tsk", ids_of=self.ids_of, until=WatchedCollection("links", keys=("staff_id",))
         )  # fmt: skip
         self.same: dict[str, list[str]] = {}
 
@@ -119,13 +119,13 @@ class Replica:
         finally:
             await stream.close()
 
-    async def write(self, table: Table[Task], session: Any, *tasks: Task) -> None:
+    async def write(self, table: ScopedCollection[Task], session: Any, *tasks: Task) -> None:
         """Inserts tasks whose state is empty, and replaces the others."""
-        unit = Unit(session, clock.now(), Outbox(self.database, "organization"))
+        unit = UnitOfWork(session, clock.now(), Outbox(self.database, "organization"))
         for task in tasks:
             await (table.replace(unit, task) if task.visit_id else table.insert(unit, task))
 
-    async def commit(self, *tasks: Task, table: Table[Task] | None = None) -> None:
+    async def commit(self, *tasks: Task, table: ScopedCollection[Task] | None = None) -> None:
         await self.database.transact(lambda session: self.write(table or self.tasks, session, *tasks))
 
 

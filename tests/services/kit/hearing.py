@@ -16,11 +16,11 @@ from services.kit.backoff import Backoff
 from services.kit.events.inbox import FactSink, Handler
 from services.kit.events.parked import Parked
 from services.kit.events.relay import WATCHED, Relay
-from services.kit.mongo.change_streams import Watch
+from services.kit.mongo.change_streams import ChangeStreamHub
 from services.kit.mongo.client import Database
 from services.kit.security import authorization
 from services.kit.transactions.outbox import DELIVERIES, Outbox
-from services.kit.transactions.unit_of_work import Unit
+from services.kit.transactions.unit_of_work import UnitOfWork
 
 SOURCE = "district"
 AT = datetime(2026, 3, 1, 13, 40, tzinfo=UTC)
@@ -70,9 +70,9 @@ class Listener:
     handlers: dict[str, Handler] = field(default_factory=dict)
     server: grpc.aio.Server | None = None
 
-    async def effect(self, unit: Unit, fact: facts_pb2.Fact) -> None:
+    async def effect(self, uow: UnitOfWork, fact: facts_pb2.Fact) -> None:
         number = fact.visit_started.visit_id
-        await self.database["effects"].insert_one({"key": fact.key, "number": int(number)}, session=unit.session)
+        await self.database["effects"].insert_one({"key": fact.key, "number": int(number)}, session=uow.session)
         if (fact.key, number) in self.refused:
             raise ValueError("this text must not cross")
 
@@ -128,7 +128,7 @@ class Sender:
         """Relays for the time of the block."""
         await self.outbox.prepare()
         channels = {name: grpc.aio.insecure_channel(address) for name, address in addresses.items()}
-        watch = Watch(self.database, [WATCHED])
+        watch = ChangeStreamHub(self.database, [WATCHED])
         relay = Relay(self.database, channels, source=SOURCE, watch=watch, retry=QUICK, **({"lease_seconds": 2.0} | options))
         tasks = [asyncio.create_task(watch.run()), asyncio.create_task(relay.run())]
         try:

@@ -10,11 +10,11 @@ import pytest
 from quanyu.facts.v1 import facts_pb2, facts_pb2_grpc
 from services.kit import errors
 from services.kit.mongo.client import Database
-from services.kit.projections.scopes import Scopes
+from services.kit.projections.scopes import ScopeProjection
 from services.kit.rpc.channel import open_channel
 from services.kit.rpc.server import Server
 from services.kit.rpc.streams import StreamBounds
-from services.kit.security.authorization import Gate
+from services.kit.security.authorization import Authorizer
 from services.kit.security.principals import INSTALLATION, SERVICE, Grant, Principal, Signer, Verifier
 from services.local.keys import Keys, new_keys
 
@@ -34,7 +34,7 @@ class Raises(facts_pb2_grpc.FactSinkServiceServicer):
 @asynccontextmanager
 async def stub_of(exception: Exception, database: Database, keys: Keys) -> AsyncIterator["facts_pb2_grpc.FactSinkServiceAsyncStub"]:
     """A client of a real server whose only rpc raises `exception`."""
-    gate = Gate(Verifier("here", keys.issuers_setting(), development=True), Scopes(database))
+    gate = Authorizer(Verifier("here", keys.issuers_setting(), development=True), ScopeProjection(database))
     server = Server(
         [(facts_pb2_grpc.add_FactSinkServiceServicer_to_server, Raises(exception))], gate, drain_seconds=1, bounds=StreamBounds(1, 1, 1.0)
     )

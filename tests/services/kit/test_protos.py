@@ -18,7 +18,7 @@ import quanyu
 import services
 from quanyu.access.v1 import access_pb2
 from quanyu.facts.v1 import facts_pb2
-from services.kit.runtime.runtime import SERVICES, House
+from services.kit.runtime.runtime import SERVICES, Runtime
 from services.kit.security.authorization import check_rules, reasons_of
 from services.kit.settings import Settings
 from services.kit.transactions.outbox import route
@@ -165,11 +165,11 @@ def test_a_fact_carries_no_personal_data_and_travels_by_a_route_that_exists(kind
 async def test_a_service_hears_exactly_what_the_routes_say(name: str, settings: Settings) -> None:
     keys = new_keys()
     own = {"signing_key": keys.signing_setting(name), "secret_keys": keys.secret_key, "hash_keys": keys.hash_key}
-    house = House.build(name, msgspec.structs.replace(settings, **own))
+    runtime = Runtime.build(name, msgspec.structs.replace(settings, **own))
     try:
-        heard = set(import_module(f"services.{name}.__main__").wire(house).facts)
+        heard = set(import_module(f"services.{name}.__main__").wire(runtime).facts)
     finally:
-        await house.close()
+        await runtime.close()
     assert heard == {kind for kind in KINDS if name in route(kind).heard_by}
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from services.kit.security.encryption import Secrets
+from services.kit.security.encryption import FieldEncryption
 from services.kit.security.principals import Grant, Principal, Signer, Verifier
 from services.kit.settings import Settings
 from services.local.errors import LocalError
@@ -33,7 +33,7 @@ def test_token_of_gateway_is_verified_by_service(tmp_path: Path) -> None:
     token = Signer("gateway", keys.signing_setting("gateway")).token("member", principal)
     assert Verifier("member", keys.issuers_setting(), development=True).verify(token) == replace(principal, issuer="gateway")
     assert '"d"' not in keys.issuers_setting() + keys.tokens_setting()
-    secrets = Secrets.of(Settings(secret_keys=keys.secret_key, hash_keys=keys.hash_key))
+    secrets = FieldEncryption.of(Settings(secret_keys=keys.secret_key, hash_keys=keys.hash_key))
     assert secrets.decrypt(secrets.encrypt("138 0013 8000")) == "138 0013 8000"
 
 

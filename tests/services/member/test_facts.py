@@ -43,7 +43,7 @@ def test_every_fact_that_names_member_has_its_effect_here(member_facts):
 
 @pytest.fixture
 async def member_facts(member):
-    return member.wiring.facts
+    return member.definition.facts
 
 
 async def test_a_service_delivers_no_facts_but_its_own(member):

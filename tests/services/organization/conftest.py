@@ -73,21 +73,21 @@ Grow = Callable[[], Awaitable[House]]
 
 
 @pytest.fixture
-async def house(organization: Running) -> House:
+async def runtime(organization: Running) -> House:
     """The service without any data."""
     return House(organization)
 
 
 @pytest.fixture
-async def shop(house: House) -> House:
+async def shop(runtime: House) -> House:
     """The service with the small tenant and a retailer."""
-    chart = house.chart()
+    chart = runtime.chart()
     for id, kind, zone, currency in [
         ("brd_a", chart_pb2.BRAND_KIND_BRAND, "Asia/Shanghai", "CNY"),
         ("rtl_r", chart_pb2.BRAND_KIND_RETAILER, "America/New_York", "USD"),
     ]:
         await chart.CreateBrand(
-            chart_pb2.CreateBrandRequest(request_id=house.once(), brand_id=id, kind=kind, name=NAME, zone=zone, currency=currency)
+            chart_pb2.CreateBrandRequest(request_id=runtime.once(), brand_id=id, kind=kind, name=NAME, zone=zone, currency=currency)
         )
     for id, kind, parent in [
         ("unt_north", chart_pb2.UNIT_KIND_REGION, "unt_brd_a"),
@@ -95,7 +95,7 @@ async def shop(house: House) -> House:
         ("unt_area1", chart_pb2.UNIT_KIND_SUPERVISOR_AREA, "unt_north"),
         ("unt_area2", chart_pb2.UNIT_KIND_SUPERVISOR_AREA, "unt_north"),
     ]:
-        await chart.CreateUnit(chart_pb2.CreateUnitRequest(request_id=house.once(), unit_id=id, kind=kind, parent_id=parent, name=NAME))
+        await chart.CreateUnit(chart_pb2.CreateUnitRequest(request_id=runtime.once(), unit_id=id, kind=kind, parent_id=parent, name=NAME))
     rows = [
         chart_pb2.StoreRow(
             store_id=id,
@@ -108,12 +108,12 @@ async def shop(house: House) -> House:
         )
         for id, parent in [("str_1", "unt_area1"), ("str_2", "unt_area2"), ("str_r", "unt_rtl_r")]
     ]
-    stores = await chart.ImportStores(chart_pb2.ImportStoresRequest(request_id=house.once(), rows=rows))
+    stores = await chart.ImportStores(chart_pb2.ImportStoresRequest(request_id=runtime.once(), rows=rows))
     people = [
         chart_pb2.StaffRow(staff_id=id, store_id=store, name="王芳", title="导购", role=role, subject=f"oidc|{id}")
         for id, store, role in STAFF
     ]
     people.append(chart_pb2.StaffRow(staff_id="stf_super", unit_id="unt_north", name="李雷", role=access_pb2.ROLE_SUPERVISOR))
-    staff = await chart.ImportStaff(chart_pb2.ImportStaffRequest(request_id=house.once(), rows=people))
+    staff = await chart.ImportStaff(chart_pb2.ImportStaffRequest(request_id=runtime.once(), rows=people))
     assert (stores.accepted, staff.accepted, list(stores.rejects), list(staff.rejects)) == (3, 5, [], [])
-    return house
+    return runtime

@@ -19,8 +19,8 @@ from tests.services.organization.conftest import BRAND, GUIDE_1, MANAGER_1, MANA
 SERVICE_CALLER = Grant(SERVICE, "SCOPE_KIND_INSTALLATION")
 
 
-async def paths_hold(house: House) -> None:
-    rows = await house.database["units"].find().to_list(None)
+async def paths_hold(runtime: House) -> None:
+    rows = await runtime.database["units"].find().to_list(None)
     parents = {row["_id"]: row.get("parent_id", "") for row in rows}
     assert {row["_id"]: tuple(row["unit_ids"]) for row in rows} == rules.recount(parents)
 
@@ -212,7 +212,7 @@ async def test_an_import_of_stores_takes_good_rows_and_may_start_again(shop: Hou
     assert refused.value.reason == "TOO_MANY_ROWS"
 
 
-async def test_an_import_of_brands_may_start_again(house: House) -> None:
+async def test_an_import_of_brands_may_start_again(runtime: House) -> None:
     def rows(zh: str) -> list[chart_pb2.BrandRow]:
         return [
             chart_pb2.BrandRow(
@@ -222,11 +222,11 @@ async def test_an_import_of_brands_may_start_again(house: House) -> None:
         ]
 
     for zh in ("一", "一", "二"):
-        answer = await house.chart(SERVICE_CALLER).ImportBrands(chart_pb2.ImportBrandsRequest(request_id=house.once(), rows=rows(zh)))
+        answer = await runtime.chart(SERVICE_CALLER).ImportBrands(chart_pb2.ImportBrandsRequest(request_id=runtime.once(), rows=rows(zh)))
         assert answer.accepted == 500
-    brands = (await house.chart().BatchGetBrands(chart_pb2.BatchGetBrandsRequest(ids=["brd_7", "brd_none"]))).brands
+    brands = (await runtime.chart().BatchGetBrands(chart_pb2.BatchGetBrandsRequest(ids=["brd_7", "brd_none"]))).brands
     assert [(brand.name.zh, brand.headquarters_unit_id) for brand in brands] == [("二", "unt_brd_7")]
-    assert await house.database["units"].count_documents({}) == 500
+    assert await runtime.database["units"].count_documents({}) == 500
 
 
 # People --------------------------------------------------------------------------------------------------------------
@@ -280,8 +280,8 @@ async def test_hiring_moving_and_leaving_are_told(shop: House) -> None:
     )
 
 
-async def grants_of(house: House, subject: str) -> tuple[str, set[tuple[str, str]]]:
-    answer = await house.chart(SERVICE_CALLER).ResolveGrants(chart_pb2.ResolveGrantsRequest(subject=subject))
+async def grants_of(runtime: House, subject: str) -> tuple[str, set[tuple[str, str]]]:
+    answer = await runtime.chart(SERVICE_CALLER).ResolveGrants(chart_pb2.ResolveGrantsRequest(subject=subject))
     return answer.staff_id, {(access_pb2.Role.Name(grant.role), grant.id) for grant in answer.grants}
 
 
@@ -293,8 +293,8 @@ async def test_who_signs_in_is_what_they_hold(shop: House) -> None:
     assert await grants_of(shop, "") == ("", set())
 
 
-HIRE: Callable[..., chart_pb2.HireStaffRequest] = lambda house, **fields: chart_pb2.HireStaffRequest(  # noqa: E731
-    request_id=house.once(), **({"name": "小林"} | fields)
+HIRE: Callable[..., chart_pb2.HireStaffRequest] = lambda runtime, **fields: chart_pb2.HireStaffRequest(  # noqa: E731
+    request_id=runtime.once(), **({"name": "小林"} | fields)
 )
 
 

@@ -42,19 +42,19 @@ def paid(summary: facts_pb2.OrderSummary) -> facts_pb2.Fact:
     return fact(facts_pb2.OrderPaid(order_id=summary.order_id, order=summary), summary.order_id)
 
 
-async def applied(house: House, *facts: facts_pb2.Fact, source: str = "commerce") -> None:
+async def applied(runtime: House, *facts: facts_pb2.Fact, source: str = "commerce") -> None:
     for one in facts:
         one.source = source
-    states = {one.state for one in await house.running.deliver(*facts, source=source)}
+    states = {one.state for one in await runtime.running.deliver(*facts, source=source)}
     assert states == {facts_pb2.DELIVERY_STATE_APPLIED}
 
 
-async def card(house: House, *who: Grant, **subject: str) -> targets_pb2.Scorecard:
-    return (await house.targets(*who).GetScorecard(targets_pb2.GetScorecardRequest(**(MAY | subject)))).scorecard
+async def card(runtime: House, *who: Grant, **subject: str) -> targets_pb2.Scorecard:
+    return (await runtime.targets(*who).GetScorecard(targets_pb2.GetScorecardRequest(**(MAY | subject)))).scorecard
 
 
-def targets_of(house: House) -> Targets:
-    return next(servicer.targets for _, servicer in house.running.wiring.servicers if type(servicer).__name__ == "TargetServicer")
+def targets_of(runtime: House) -> Targets:
+    return next(servicer.targets for _, servicer in runtime.running.definition.servicers if type(servicer).__name__ == "TargetServicer")
 
 
 async def test_an_order_stands_once_on_the_card_of_its_store_its_region_and_its_brand(shop: House) -> None:
@@ -163,9 +163,9 @@ async def test_one_that_cannot_count_holds_back_nobody_else(shop: House) -> None
 # Targets -------------------------------------------------------------------------------------------------------------
 
 
-async def set_target(house: House, *who: Grant, **fields: object) -> targets_pb2.Target:
+async def set_target(runtime: House, *who: Grant, **fields: object) -> targets_pb2.Target:
     request = {"unit_id": "unt_north", "month": "2026-05", "online_minor": 1000, "offline_minor": 500} | fields
-    return (await house.targets(*who).SetTarget(targets_pb2.SetTargetRequest(request_id=house.once(), **request))).target
+    return (await runtime.targets(*who).SetTarget(targets_pb2.SetTargetRequest(request_id=runtime.once(), **request))).target
 
 
 async def test_a_target_is_met_by_online_and_offline_without_counting_twice(shop: House) -> None:
@@ -240,9 +240,9 @@ async def test_a_scorecard_stays_within_the_callers_scope(shop: House) -> None:
         await card(shop)
 
 
-async def cards(house: House, *who: Grant, **asked: Any) -> dict[str, targets_pb2.Scorecard]:
+async def cards(runtime: House, *who: Grant, **asked: Any) -> dict[str, targets_pb2.Scorecard]:
     """The scorecards of several, by whose they are."""
-    found = (await house.targets(*who).BatchGetScorecards(targets_pb2.BatchGetScorecardsRequest(**(MAY | asked)))).scorecards
+    found = (await runtime.targets(*who).BatchGetScorecards(targets_pb2.BatchGetScorecardsRequest(**(MAY | asked)))).scorecards
     return {one.unit_id or one.store_id or one.brand_id: one for one in found}
 
 
@@ -297,8 +297,8 @@ def unlinked(days: float, consumer_id: str = "con_1", linked_consumer_id: str = 
     return fact(body, linked_consumer_id, AT - timedelta(days=days))
 
 
-async def credit(house: House, id: str, *who: Grant) -> targets_pb2.Credit | None:
-    answer = await house.targets(*who).BatchGetCredits(targets_pb2.BatchGetCreditsRequest(order_ids=[id, "ord_none"]))
+async def credit(runtime: House, id: str, *who: Grant) -> targets_pb2.Credit | None:
+    answer = await runtime.targets(*who).BatchGetCredits(targets_pb2.BatchGetCreditsRequest(order_ids=[id, "ord_none"]))
     return answer.credits[0] if answer.credits else None
 
 

@@ -58,14 +58,14 @@ def answered(task_id: str, consumer_id: str = "con_1") -> facts_pb2.Fact:
     return fact(body, consumer_id, AT + timedelta(hours=1))
 
 
-async def born(house: House) -> str:
-    await applied(house, bound("stf_guide1"), source="member")
-    await applied(house, left(), source="district")
+async def born(runtime: House) -> str:
+    await applied(runtime, bound("stf_guide1"), source="member")
+    await applied(runtime, left(), source="district")
     return task_of("vis_1")
 
 
-async def get(house: House, id: str, *who: Grant) -> tasks_pb2.Task:
-    return (await house.tasks(*who).GetTask(tasks_pb2.GetTaskRequest(id=id))).task
+async def get(runtime: House, id: str, *who: Grant) -> tasks_pb2.Task:
+    return (await runtime.tasks(*who).GetTask(tasks_pb2.GetTaskRequest(id=id))).task
 
 
 async def test_leaving_with_coupons_unspent_asks_the_bound_guide_once(shop: House) -> None:
@@ -177,9 +177,9 @@ async def test_a_task_follows_the_binding_or_is_withdrawn(shop: House) -> None:
     assert (await get(shop, id, *MANAGER_1)).state == tasks_pb2.TASK_STATE_WITHDRAWN
 
 
-async def of_guide(house: House, staff_id: str = "stf_guide1") -> list[tuple[str, str, int]]:
+async def of_guide(runtime: House, staff_id: str = "stf_guide1") -> list[tuple[str, str, int]]:
     """Visit, consumer and state of her tasks."""
-    answer = await house.tasks().ListTasks(tasks_pb2.ListTasksRequest(staff_id=staff_id))
+    answer = await runtime.tasks().ListTasks(tasks_pb2.ListTasksRequest(staff_id=staff_id))
     return sorted((task.visit_id, task.consumer_id, task.state) for task in answer.tasks)
 
 

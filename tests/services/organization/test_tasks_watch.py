@@ -20,8 +20,8 @@ def heard(stream: Stream) -> list[tuple[str, int]]:
     return [(response.task.visit_id, response.task.state) for response in stream.responses]
 
 
-async def acknowledge(house: House, id: str) -> None:
-    await house.tasks(*GUIDE_1).AcknowledgeTask(pb.AcknowledgeTaskRequest(request_id=house.once(), task_id=id))
+async def acknowledge(runtime: House, id: str) -> None:
+    await runtime.tasks(*GUIDE_1).AcknowledgeTask(pb.AcknowledgeTaskRequest(request_id=runtime.once(), task_id=id))
 
 
 async def test_guide_and_manager_hear_of_a_task_from_birth_to_outcome(shop: House) -> None:

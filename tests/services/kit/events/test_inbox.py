@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 
 from quanyu.facts.v1 import facts_pb2, facts_pb2_grpc
 from services.kit.errors import Conflict, Unavailable
-from services.kit.events.inbox import APPLIED, BATCH_MAX, FAILED, WAITING, Happened, Together, plan
+from services.kit.events.inbox import APPLIED, BATCH_MAX, FAILED, WAITING, BatchHandler, Happened, plan
 from services.kit.mongo.client import Database
 from services.kit.security import authorization
 from services.kit.transactions.outbox import DELIVERIES
-from services.kit.transactions.unit_of_work import Unit
+from services.kit.transactions.unit_of_work import UnitOfWork
 from tests.services.kit.hearing import AT, SOURCE, Listener, sequenced, visit
 
 
@@ -65,7 +65,7 @@ async def test_a_fact_behind_a_gap_waits_for_the_missing_one(listener: Listener)
 async def test_sources_do_not_share_sequences(listener: Listener) -> None:
     heard = []
 
-    async def bought(unit: Unit, fact: facts_pb2.Fact) -> None:
+    async def bought(uow: UnitOfWork, fact: facts_pb2.Fact) -> None:
         heard.append((fact.source, fact.sequence))
 
     listener.handlers["order_paid"] = bought
@@ -97,7 +97,7 @@ async def test_no_text_of_an_unknown_exception_crosses(listener: Listener) -> No
 
 
 async def test_a_refusal_is_answered_by_its_reason_and_a_passing_one_does_not_count(listener: Listener) -> None:
-    async def refuse(unit: Unit, fact: facts_pb2.Fact) -> None:
+    async def refuse(uow: UnitOfWork, fact: facts_pb2.Fact) -> None:
         if fact.key == "never":
             raise Conflict("VISIT_OVER", "the text stays here")
         raise Unavailable("ANOTHER_SERVICE", "the text stays here")
@@ -150,7 +150,7 @@ async def test_batches_that_take_neighbours_together_take_turns_and_do_nothing_t
         session = happened[0][0].session
         await listener.database["counted"].update_one({"_id": "all"}, {"$inc": {"facts": len(happened)}}, upsert=True, session=session)
 
-    listener.handlers["visit_started"] = Together(count)
+    listener.handlers["visit_started"] = BatchHandler(count)
     await listener.stop()
     await listener.start()
     batches = [sequenced([visit(f"{key}{number}", 1) for number in range(3)]) for key in "abcdef"]
@@ -162,9 +162,9 @@ async def test_batches_that_take_neighbours_together_take_turns_and_do_nothing_t
 async def test_effects_run_as_the_service_at_the_time_of_the_fact_and_may_tell_facts(listener: Listener) -> None:
     seen = []
 
-    async def answer(unit: Unit, fact: facts_pb2.Fact) -> None:
-        seen.append((authorization.caller(), unit.at))
-        await unit.outbox.write(unit.session, [visit("answer", 1, "listener")])
+    async def answer(uow: UnitOfWork, fact: facts_pb2.Fact) -> None:
+        seen.append((authorization.caller(), uow.at))
+        await uow.outbox.write(uow.session, [visit("answer", 1, "listener")])
 
     listener.handlers["visit_started"] = answer
     await listener.stop()

@@ -8,16 +8,16 @@ from typing import Any
 import pytest
 
 from services.kit.errors import Overloaded, Unavailable
-from services.kit.mongo.change_streams import Subscription, Watch, Watched
+from services.kit.mongo.change_streams import ChangeStreamHub, Subscription, WatchedCollection
 from services.kit.mongo.client import Database
 from tests.services.kit.hearing import until
 
-ORDERS = Watched("orders", fields=("state",))
-HOLDS = Watched("holds", kinds=("insert",), keys=("_id", "place"))
+ORDERS = WatchedCollection("orders", fields=("state",))
+HOLDS = WatchedCollection("holds", kinds=("insert",), keys=("_id", "place"))
 
 
 @asynccontextmanager
-async def running(watch: Watch) -> AsyncIterator[Watch]:
+async def running(watch: ChangeStreamHub) -> AsyncIterator[ChangeStreamHub]:
     """The watch reads for the time of the block."""
     reading = asyncio.create_task(watch.run())
     try:
@@ -28,8 +28,8 @@ async def running(watch: Watch) -> AsyncIterator[Watch]:
 
 
 @pytest.fixture
-async def watch(database: Database) -> AsyncIterator[Watch]:
-    async with running(Watch(database, [ORDERS, HOLDS])) as watch:
+async def watch(database: Database) -> AsyncIterator[ChangeStreamHub]:
+    async with running(ChangeStreamHub(database, [ORDERS, HOLDS])) as watch:
         yield watch
 
 
@@ -39,7 +39,7 @@ async def take(subscription: Subscription, number: int) -> list[tuple[str, Any, 
     return [(change.kind, change.id, change.document) for change in changes]
 
 
-async def test_changes_arrive_in_order_with_the_fields_that_are_watched(database: Database, watch: Watch) -> None:
+async def test_changes_arrive_in_order_with_the_fields_that_are_watched(database: Database, watch: ChangeStreamHub) -> None:
     async with watch.subscribe("orders") as changes:
         orders = database["orders"]
         await orders.insert_one({"_id": 1, "state": "OPEN", "secret": "x"})
@@ -52,7 +52,7 @@ async def test_changes_arrive_in_order_with_the_fields_that_are_watched(database
     assert third == ("delete", 1, {})
 
 
-async def test_subscribers_get_their_collections_the_kinds_and_their_keys(database: Database, watch: Watch) -> None:
+async def test_subscribers_get_their_collections_the_kinds_and_their_keys(database: Database, watch: ChangeStreamHub) -> None:
     holds, orders = database["holds"], database["orders"]
     async with (
         watch.subscribe("holds", keys=["even", 3]) as some,
@@ -69,7 +69,7 @@ async def test_subscribers_get_their_collections_the_kinds_and_their_keys(databa
 
 
 async def test_an_update_comes_by_the_keys_the_document_has_now(database: Database) -> None:
-    watch = Watch(database, [Watched("tasks", keys=("guide",))])
+    watch = ChangeStreamHub(database, [WatchedCollection("tasks", keys=("guide",))])
     async with running(watch), watch.subscribe("tasks", keys=["anna"]) as hers, watch.subscribe("tasks", keys=["bert"]) as his:
         await database["tasks"].insert_one({"_id": 1, "guide": "anna"})
         await take(hers, 1)
@@ -79,7 +79,7 @@ async def test_an_update_comes_by_the_keys_the_document_has_now(database: Databa
         assert await take(hers, 1) == [("insert", 2, {"guide": "anna"})]
 
 
-async def test_what_waits_is_taken_together_and_time_never_goes_back(database: Database, watch: Watch) -> None:
+async def test_what_waits_is_taken_together_and_time_never_goes_back(database: Database, watch: ChangeStreamHub) -> None:
     async with watch.subscribe("holds") as changes, watch.subscribe("holds") as other:
         assert changes.after is None
         await database["holds"].insert_many([{"_id": number} for number in range(5)])
@@ -93,13 +93,13 @@ async def test_what_waits_is_taken_together_and_time_never_goes_back(database: D
         assert later.after == times[-1]
 
 
-async def test_nothing_is_left_of_who_went(watch: Watch) -> None:
+async def test_nothing_is_left_of_who_went(watch: ChangeStreamHub) -> None:
     async with watch.subscribe("holds", keys=range(50)), watch.subscribe("orders"):
         assert len(watch._subscribers) == 51
     assert not watch._subscribers
 
 
-async def test_a_change_of_a_transaction_arrives_once_it_is_committed(database: Database, watch: Watch) -> None:
+async def test_a_change_of_a_transaction_arrives_once_it_is_committed(database: Database, watch: ChangeStreamHub) -> None:
     await database.raw.create_collection("holds")
     async with watch.subscribe("holds") as changes:
 
@@ -111,7 +111,7 @@ async def test_a_change_of_a_transaction_arrives_once_it_is_committed(database: 
         assert [each[1] for each in await take(changes, 2)] == [2, 1]
 
 
-async def test_a_slow_subscriber_is_dropped_with_the_reason_and_the_others_go_on(database: Database, watch: Watch) -> None:
+async def test_a_slow_subscriber_is_dropped_with_the_reason_and_the_others_go_on(database: Database, watch: ChangeStreamHub) -> None:
     async with watch.subscribe("holds", waiting_max=2) as slow, watch.subscribe("holds") as quick:
         await database["holds"].insert_many([{"_id": number} for number in range(5)])
         assert len(await take(quick, 5)) == 5
@@ -122,7 +122,7 @@ async def test_a_slow_subscriber_is_dropped_with_the_reason_and_the_others_go_on
             await take(slow, 1)
 
 
-async def test_after_an_error_it_goes_on_where_it_was(database: Database, watch: Watch) -> None:
+async def test_after_an_error_it_goes_on_where_it_was(database: Database, watch: ChangeStreamHub) -> None:
     async def cut() -> int:
         """Ends the stream's cursor on the server; how many there were."""
         stream = {"appName": database.name, "cursor.originatingCommand.pipeline.0.$changeStream": {"$exists": True}}
@@ -140,7 +140,7 @@ async def test_after_an_error_it_goes_on_where_it_was(database: Database, watch:
         assert [each[1] for each in await take(changes, 5)] == list(range(5))
 
 
-async def test_a_subscriber_hears_that_changes_were_lost(database: Database, watch: Watch) -> None:
+async def test_a_subscriber_hears_that_changes_were_lost(database: Database, watch: ChangeStreamHub) -> None:
     await database.raw.create_collection("holds")
     async with watch.subscribe("holds") as changes:
         await database.client.drop_database(database.name)
@@ -152,7 +152,7 @@ async def test_a_subscriber_hears_that_changes_were_lost(database: Database, wat
         assert [each[1] for each in await take(changes, 1)] == [1]
 
 
-async def test_only_what_is_watched_can_be_subscribed(watch: Watch) -> None:
+async def test_only_what_is_watched_can_be_subscribed(watch: ChangeStreamHub) -> None:
     with pytest.raises(ValueError, match="stock is not watched"):
         async with watch.subscribe("holds", "stock"):
             pass
@@ -166,6 +166,6 @@ async def test_only_what_is_watched_can_be_subscribed(watch: Watch) -> None:
 async def test_a_stream_that_does_not_open_refuses(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("services.kit.mongo.change_streams.OPEN_SECONDS_MAX", 0.05)
     with pytest.raises(Unavailable) as refused:
-        async with Watch(database, [HOLDS]).subscribe("holds"):
+        async with ChangeStreamHub(database, [HOLDS]).subscribe("holds"):
             pass
     assert refused.value.reason == "WATCH_UNAVAILABLE"

@@ -17,11 +17,11 @@ from services.kit import clock
 from services.kit.enums import ScopeKind
 from services.kit.errors import Conflict, Denied, Invalid, NotFound
 from services.kit.mongo.client import Database, Document
-from services.kit.mongo.scoped_collection import Table
+from services.kit.mongo.scoped_collection import ScopedCollection
 from services.kit.security import authorization
 from services.kit.security.authorization import Caller
 from services.kit.transactions.outbox import Outbox
-from services.kit.transactions.unit_of_work import Unit
+from services.kit.transactions.unit_of_work import UnitOfWork
 
 AT = datetime(2026, 11, 22, 13, 40, tzinfo=UTC)
 
@@ -50,8 +50,8 @@ def being(caller: Caller) -> Iterator[None]:
 
 
 @pytest.fixture
-async def coupons(database: Database) -> Table[Coupon]:
-    table = Table(
+async def coupons(database: Database) -> ScopedCollection[Coupon]:
+    table = ScopedCollection(
         database, "coupons", noun="COUPON", struct=Coupon, message=facts_pb2.PackedCoupon,
         scopes={ScopeKind.BRAND: "brand_id", ScopeKind.CONSUMER: "consumer_id"},
     )  # fmt: skip
@@ -62,23 +62,23 @@ async def coupons(database: Database) -> Table[Coupon]:
     return table
 
 
-async def insert(table: Table[Coupon], coupon: Coupon) -> object:
+async def insert(table: ScopedCollection[Coupon], coupon: Coupon) -> object:
     return await table.database.transact(lambda session: table.insert(unit_of(table, session), coupon))
 
 
-def unit_of(table: Table[Coupon], session: object) -> Unit:
-    return Unit(session, AT, Outbox(table.database, "district"))
+def unit_of(table: ScopedCollection[Coupon], session: object) -> UnitOfWork:
+    return UnitOfWork(session, AT, Outbox(table.database, "district"))
 
 
 def use(coupon: Coupon, times: int = 1) -> tuple[Coupon, list[Struct]]:
     return msgspec.structs.replace(coupon, uses=coupon.uses + times), []
 
 
-async def decide(table: Table[Coupon], id: str, **arguments: int) -> object:
-    return await table.database.transact(lambda session: table.decide(unit_of(table, session), id, use, **arguments))
+async def decide(table: ScopedCollection[Coupon], id: str, **arguments: int) -> object:
+    return await table.database.transact(lambda session: table.apply_rule(unit_of(table, session), id, use, **arguments))
 
 
-async def test_a_row_is_answered_shaped_like_the_message(coupons: Table[Coupon]) -> None:
+async def test_a_row_is_answered_shaped_like_the_message(coupons: ScopedCollection[Coupon]) -> None:
     with being(BRAND_A):
         row = await coupons.get("c0")
     message = facts_pb2.PackedCoupon(**row)
@@ -94,12 +94,12 @@ async def test_a_row_is_answered_shaped_like_the_message(coupons: Table[Coupon])
         (BRAND_B, {"c2"}),
         (ANNA, {"c0"}),
         (STORE, set()),
-        (authorization.NOBODY, set()),
+        (authorization.ANONYMOUS, set()),
         (authorization.SYSTEM, {"c0", "c1", "c2"}),
     ],
     ids=["brand a", "brand b", "consumer", "kind without a field", "nobody", "system"],
 )
-async def test_everybody_sees_only_what_they_reach(coupons: Table[Coupon], caller: Caller, ids: set[str]) -> None:
+async def test_everybody_sees_only_what_they_reach(coupons: ScopedCollection[Coupon], caller: Caller, ids: set[str]) -> None:
     with being(caller):
         assert {row["coupon_id"] for row in await coupons.batch(["c0", "c1", "c2", "c9"])} == ids
         assert {row["coupon_id"] for row in await coupons.find({}, limit=10)} == ids
@@ -112,13 +112,13 @@ async def test_everybody_sees_only_what_they_reach(coupons: Table[Coupon], calle
                 await decide(coupons, id)
 
 
-async def test_a_query_cannot_widen_the_scope(coupons: Table[Coupon]) -> None:
+async def test_a_query_cannot_widen_the_scope(coupons: ScopedCollection[Coupon]) -> None:
     with being(BRAND_B):
         assert await coupons.find({"brand_id": "brd_a"}, limit=10) == []
         assert await coupons.find({"$or": [{"brand_id": "brd_a"}, {"consumer_id": "con_a"}]}, limit=10) == []
 
 
-async def test_the_first_pages_of_several_queries_are_those_of_each(coupons: Table[Coupon]) -> None:
+async def test_the_first_pages_of_several_queries_are_those_of_each(coupons: ScopedCollection[Coupon]) -> None:
     queries: dict[str, Document] = {brand: {"brand_id": brand} for brand in ("brd_a", "brd_b", "brd_none", "$_id")}
     for caller in (BRAND_A, BRAND_B, ANNA, STORE, authorization.SYSTEM):
         with being(caller):
@@ -133,7 +133,7 @@ async def test_the_first_pages_of_several_queries_are_those_of_each(coupons: Tab
     assert await coupons.first_pages({}, 1, order=[]) == {}
 
 
-async def test_what_is_asked_of_ones_own_needs_no_filter(coupons: Table[Coupon]) -> None:
+async def test_what_is_asked_of_ones_own_needs_no_filter(coupons: ScopedCollection[Coupon]) -> None:
     with being(BRAND_A):
         assert coupons.within({"brand_id": "brd_a", "uses": 0}) == {"brand_id": "brd_a", "uses": 0}
         for other in ({"brand_id": "brd_b"}, {"brand_id": {"$in": ["brd_a"]}}, {"consumer_id": "brd_a"}, {"$or": [{"brand_id": "brd_a"}]}):
@@ -143,7 +143,7 @@ async def test_what_is_asked_of_ones_own_needs_no_filter(coupons: Table[Coupon])
 async def test_first_pages_walk_the_index_of_each_query(database: Database) -> None:
     """What they cost is what they show, however many rows their keys have."""
     by_brand = IndexModel([("brand_id", 1), ("expires_at", -1), ("_id", 1)])
-    table = Table(
+    table = ScopedCollection(
         database,
         "many",
         noun="COUPON",
@@ -164,7 +164,7 @@ async def test_first_pages_walk_the_index_of_each_query(database: Database) -> N
     assert profile["docsExamined"] == profile["keysExamined"] == 5 * 4
 
 
-async def test_nobody_writes_into_anothers_scope(coupons: Table[Coupon]) -> None:
+async def test_nobody_writes_into_anothers_scope(coupons: ScopedCollection[Coupon]) -> None:
     with being(BRAND_B):
         with pytest.raises(Denied):
             await insert(coupons, Coupon(id="c8", coupon_id="c8", brand_id="brd_a"))
@@ -174,13 +174,13 @@ async def test_nobody_writes_into_anothers_scope(coupons: Table[Coupon]) -> None
         await coupons.get("c8")
 
 
-async def test_an_id_is_taken_once(coupons: Table[Coupon]) -> None:
+async def test_an_id_is_taken_once(coupons: ScopedCollection[Coupon]) -> None:
     with being(BRAND_A), pytest.raises(Conflict) as caught:
         await insert(coupons, Coupon(id="c0", coupon_id="c0", brand_id="brd_a"))
     assert caught.value.reason == "COUPON_EXISTS"
 
 
-async def test_a_decision_checks_bounds_and_counts_versions(coupons: Table[Coupon]) -> None:
+async def test_a_decision_checks_bounds_and_counts_versions(coupons: ScopedCollection[Coupon]) -> None:
     with being(BRAND_A):
         await decide(coupons, "c0", times=3)
         with pytest.raises(Invalid) as caught:
@@ -190,13 +190,13 @@ async def test_a_decision_checks_bounds_and_counts_versions(coupons: Table[Coupo
         assert (loaded.uses, loaded.version) == (3, 2)
 
 
-async def test_a_decision_that_changes_nothing_writes_nothing(coupons: Table[Coupon]) -> None:
+async def test_a_decision_that_changes_nothing_writes_nothing(coupons: ScopedCollection[Coupon]) -> None:
     with being(BRAND_A):
         await decide(coupons, "c0", times=0)
         assert (await coupons.load("c0")).version == 1
 
 
-async def test_an_old_version_is_not_written(coupons: Table[Coupon]) -> None:
+async def test_an_old_version_is_not_written(coupons: ScopedCollection[Coupon]) -> None:
     with being(BRAND_A):
         old = await coupons.load("c0")
         await decide(coupons, "c0")
@@ -204,7 +204,7 @@ async def test_an_old_version_is_not_written(coupons: Table[Coupon]) -> None:
             await coupons.database.transact(lambda session: coupons.replace(unit_of(coupons, session), old))
 
 
-async def test_pages_follow_each_other(coupons: Table[Coupon]) -> None:
+async def test_pages_follow_each_other(coupons: ScopedCollection[Coupon]) -> None:
     with being(authorization.SYSTEM):
         first, info = await coupons.page({}, PageRequest(first=2), order=[("brand_id", -1)])
         assert [row["coupon_id"] for row in first] == ["c2", "c0"]
@@ -214,15 +214,17 @@ async def test_pages_follow_each_other(coupons: Table[Coupon]) -> None:
         assert not info.has_next_page
 
 
-async def test_public_rows_are_read_by_anybody_and_written_within_scope(database: Database, coupons: Table[Coupon]) -> None:
-    public = Table(database, "coupons", noun="COUPON", struct=Coupon, message=facts_pb2.PackedCoupon, scopes=coupons.scopes, public=True)
-    with being(authorization.NOBODY):
+async def test_public_rows_are_read_by_anybody_and_written_within_scope(database: Database, coupons: ScopedCollection[Coupon]) -> None:
+    public = ScopedCollection(
+        database, "coupons", noun="COUPON", struct=Coupon, message=facts_pb2.PackedCoupon, scopes=coupons.scopes, public=True
+    )
+    with being(authorization.ANONYMOUS):
         assert len(await public.find({}, limit=10)) == 3
         with pytest.raises(NotFound):
             await decide(public, "c0")
 
 
-async def test_a_batch_is_bounded(coupons: Table[Coupon]) -> None:
+async def test_a_batch_is_bounded(coupons: ScopedCollection[Coupon]) -> None:
     with being(authorization.SYSTEM), pytest.raises(Invalid):
         await coupons.batch([str(number) for number in range(501)])
 
@@ -231,7 +233,7 @@ def test_the_system_clock_gives_milliseconds() -> None:
     assert clock.now().microsecond % 1000 == 0
 
 
-async def test_pages_go_on_where_their_collation_says(coupons: Table[Coupon]) -> None:
+async def test_pages_go_on_where_their_collation_says(coupons: ScopedCollection[Coupon]) -> None:
     given = ["北京", "安徽", "上海", "朝阳", "安徽"]
     with being(authorization.SYSTEM):
         for number, name in enumerate(given):
@@ -247,7 +249,7 @@ async def test_pages_go_on_where_their_collation_says(coupons: Table[Coupon]) ->
     assert seen == ["安徽", "安徽", "北京", "朝阳", "上海"]
 
 
-async def test_nobody_gives_a_row_away_to_others(coupons: Table[Coupon]) -> None:
+async def test_nobody_gives_a_row_away_to_others(coupons: ScopedCollection[Coupon]) -> None:
     """Neither by writing it anew nor by a decision: it would be theirs who cannot have asked for it."""
     with being(BRAND_A):
         mine = await coupons.load("c1")

@@ -8,30 +8,30 @@ import pytest
 
 from quanyu.facts.v1 import facts_pb2
 from services.kit.mongo.client import Database, Session
-from services.kit.projections.persons import Person, Persons
+from services.kit.projections.persons import Person, PersonProjection
 from services.kit.transactions.outbox import Outbox
-from services.kit.transactions.unit_of_work import Unit
+from services.kit.transactions.unit_of_work import UnitOfWork
 
 NOW = datetime(2026, 11, 22, 13, 40, tzinfo=UTC)
 minutes = count()
 
 
 @pytest.fixture
-async def persons(database: Database) -> Persons:
-    persons = Persons(database)
+async def persons(database: Database) -> PersonProjection:
+    persons = PersonProjection(database)
     await persons.table.prepare()
     return persons
 
 
-async def tell(persons: Persons, *words: str) -> None:
+async def tell(persons: PersonProjection, *words: str) -> None:
     """`a+b`: b was linked to a; `a-b`: that was undone. A minute lies between two words."""
     for word in words:
         at = NOW + timedelta(minutes=next(minutes))
         await persons.table.database.transact(partial(_tell, persons, word, at))
 
 
-async def _tell(persons: Persons, word: str, at: datetime, session: Session) -> None:
-    unit = Unit(session, at, Outbox(persons.table.database, "member"))
+async def _tell(persons: PersonProjection, word: str, at: datetime, session: Session) -> None:
+    unit = UnitOfWork(session, at, Outbox(persons.table.database, "member"))
     id, linked_id = word.split("+" if "+" in word else "-")
     if "+" in word:
         await persons.linked(unit, facts_pb2.Fact(consumer_linked={"consumer_id": id, "linked_consumer_id": linked_id}))
@@ -43,7 +43,7 @@ def person(id: str, *others: str) -> Person:
     return Person(id, frozenset({id, *others}))
 
 
-async def test_a_person_is_found_under_each_id_and_let_go_by_an_undoing(persons: Persons) -> None:
+async def test_a_person_is_found_under_each_id_and_let_go_by_an_undoing(persons: PersonProjection) -> None:
     await tell(persons, "a+b", "c+a", "d+e")
     both, other = person("c", "a", "b"), person("d", "e")
     found = await persons.behind(["a", "b", "c", "e", "stranger", "a"])
@@ -53,7 +53,7 @@ async def test_a_person_is_found_under_each_id_and_let_go_by_an_undoing(persons:
     assert await persons.behind([]) == {}
 
 
-async def test_links_may_come_in_the_order_of_their_keys(persons: Persons) -> None:
+async def test_links_may_come_in_the_order_of_their_keys(persons: PersonProjection) -> None:
     """C takes A before A is told to have taken B: keys are ordered each for itself only."""
     await tell(persons, "c+a", "a+b")
     assert (await persons.of("b")).id == "c"

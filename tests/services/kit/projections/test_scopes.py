@@ -6,12 +6,12 @@ from quanyu.facts.v1 import facts_pb2
 from services.kit.errors import Exhausted
 from services.kit.mongo.client import Database
 from services.kit.projections import scopes as scoping
-from services.kit.projections.scopes import Scopes
+from services.kit.projections.scopes import ScopeProjection
 
 
 @pytest.fixture
-async def scopes(database: Database) -> Scopes:
-    scopes = Scopes(database)
+async def scopes(database: Database) -> ScopeProjection:
+    scopes = ScopeProjection(database)
     await scopes.prepare()
     await told(scopes, "str_1", "brd_a", "unt_a", "unt_north", "unt_area", "unt_str_1")
     await told(scopes, "str_2", "brd_a", "unt_a", "unt_north", "unt_str_2")
@@ -20,7 +20,7 @@ async def scopes(database: Database) -> Scopes:
     return scopes
 
 
-async def told(scopes: Scopes, store_id: str, brand_id: str, *unit_ids: str) -> None:
+async def told(scopes: ScopeProjection, store_id: str, brand_id: str, *unit_ids: str) -> None:
     await scopes.keep(None, facts_pb2.StoreChanged(store_id=store_id, brand_id=brand_id, unit_ids=unit_ids))
 
 
@@ -36,13 +36,13 @@ BELOW = [
 ]
 
 
-async def test_what_lies_below(scopes: Scopes) -> None:
+async def test_what_lies_below(scopes: ScopeProjection) -> None:
     for field, id, stores, units in BELOW:
         below = await scopes.below(field, id)
         assert (below.stores, below.units) == (stores, units), id
 
 
-async def test_a_store_that_moved_is_reached_where_it_stands_now(scopes: Scopes) -> None:
+async def test_a_store_that_moved_is_reached_where_it_stands_now(scopes: ScopeProjection) -> None:
     assert (await scopes.below("unit_ids", "unt_south")).stores == {"str_3"}
     await told(scopes, "str_2", "brd_a", "unt_a", "unt_south", "unt_str_2")
     scopes.forget()
@@ -50,10 +50,10 @@ async def test_a_store_that_moved_is_reached_where_it_stands_now(scopes: Scopes)
     assert (await scopes.below("unit_ids", "unt_north")).stores == {"str_1"}
 
 
-async def test_another_replicas_change_is_seen_when_the_cache_ends(scopes: Scopes, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_another_replicas_change_is_seen_when_the_cache_ends(scopes: ScopeProjection, monkeypatch: pytest.MonkeyPatch) -> None:
     moment = 1_000.0
     monkeypatch.setattr(scoping.time, "monotonic", lambda: moment)
-    scopes, other = Scopes(scopes.database), Scopes(scopes.database)
+    scopes, other = ScopeProjection(scopes.database), ScopeProjection(scopes.database)
     assert (await scopes.below("brand_id", "brd_b")).stores == {"str_9"}
     await told(other, "str_8", "brd_b", "unt_b", "unt_str_8")
     moment += scoping.CACHE_SECONDS - 1
@@ -62,15 +62,15 @@ async def test_another_replicas_change_is_seen_when_the_cache_ends(scopes: Scope
     assert (await scopes.below("brand_id", "brd_b")).stores == {"str_8", "str_9"}
 
 
-async def test_what_is_remembered_is_bounded(scopes: Scopes, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_what_is_remembered_is_bounded(scopes: ScopeProjection, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scoping, "CACHE_MAX", 2)
-    scopes = Scopes(scopes.database)
+    scopes = ScopeProjection(scopes.database)
     for id in ("unt_a", "unt_north", "unt_south"):
         await scopes.below("unit_ids", id)
     assert [id for _, id in scopes.cache] == ["unt_north", "unt_south"]
 
 
-async def test_a_scope_has_a_bound(scopes: Scopes, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_scope_has_a_bound(scopes: ScopeProjection, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scoping, "STORES_MAX", 2)
     with pytest.raises(Exhausted) as refused:
         await scopes.below("brand_id", "brd_a")

@@ -12,8 +12,8 @@ from services.kit import clock, ids
 from services.kit.errors import Invalid
 from services.kit.mongo import pagination
 from services.kit.mongo.client import Database
-from services.kit.mongo.scoped_collection import Table
-from services.kit.rpc.change_feed import KNOWN_MAX, REWIND, Cursor, Place
+from services.kit.mongo.scoped_collection import ScopedCollection
+from services.kit.rpc.change_feed import KNOWN_MAX, REWIND, Cursor, ResumePoint
 from tests.services.kit.following import ANNA, Replica, Task, serving
 
 
@@ -52,7 +52,7 @@ versions = st.tuples(st.integers(0, 300).map("tsk_{}".format), st.integers(1, 10
 @given(st.lists(versions, max_size=300))
 def test_a_cursor_stays_within_what_is_taken_and_knows_the_last_versions(told: list[tuple[str, int]]) -> None:
     at = datetime(2026, 5, 20, tzinfo=UTC)
-    place = Place(Cursor("tasks:staff_id", "stf_" + 32 * "0", at))
+    place = ResumePoint(Cursor("tasks:staff_id", "stf_" + 32 * "0", at))
     highest: dict[str, int] = {}
     recent: list[str] = []
     for id, version in told:
@@ -61,8 +61,8 @@ def test_a_cursor_stays_within_what_is_taken_and_knows_the_last_versions(told: l
             recent = [*(one for one in recent if one != id), id][-KNOWN_MAX:]
     again = pagination.opened(place.token, Cursor)
     assert again is not None and len(place.token) <= pagination.CURSOR_LENGTH_MAX
-    assert not any(Place(again).note(id, highest[id], at) for id in recent)
-    assert all(Place(again).note(id, highest[id] + 1, at) for id in recent)
+    assert not any(ResumePoint(again).note(id, highest[id], at) for id in recent)
+    assert all(ResumePoint(again).note(id, highest[id] + 1, at) for id in recent)
 
 
 async def test_a_feed_reads_by_its_index_and_lists_do_not(replicas: list[Replica]) -> None:
@@ -77,6 +77,6 @@ async def test_a_feed_reads_by_its_index_and_lists_do_not(replicas: list[Replica
     assert "COLLSCAN" in await _plan(here.tasks, {"staff_id": ANNA}, {"visit_id": 1})
 
 
-async def _plan(table: Table[Task], query: dict[str, Any], sort: dict[str, int], **more: Any) -> str:
+async def _plan(table: ScopedCollection[Task], query: dict[str, Any], sort: dict[str, int], **more: Any) -> str:
     explained = await table.database.raw.command({"explain": {"find": table.name, "filter": query, "sort": sort, **more}})
     return str(explained["queryPlanner"]["winningPlan"])

@@ -12,12 +12,12 @@ import pytest
 from quanyu.access.v1 import access_pb2
 from services.kit.errors import Conflict, Denied, Overloaded, Unavailable
 from services.kit.mongo.client import Database
-from services.kit.projections.scopes import Scopes
+from services.kit.projections.scopes import ScopeProjection
 from services.kit.rpc.channel import heard_each, open_channel
 from services.kit.rpc.server import Server
 from services.kit.rpc.streams import StreamBounds
 from services.kit.security import authorization
-from services.kit.security.authorization import Gate
+from services.kit.security.authorization import Authorizer
 from services.kit.security.principals import Grant, Principal, Signer, Verifier
 from services.local.keys import new_keys
 from tests.services.kit.hearing import until
@@ -66,7 +66,7 @@ def serve(database: Database) -> Serve:
     async def serving(watch: Callable[..., Any], bounds: StreamBounds = ROOMY, ask: Callable[..., Awaitable[Any]] | None = None) -> Any:
         service = probe({"Watch": RULE, "Ask": RULE}, streaming=["Watch"])
         built = servicer(service, "Ask", Watch=watch, **({"Ask": ask} if ask else {}))
-        gate = Gate(Verifier("here", KEYS.issuers_setting(), development=True), Scopes(database))
+        gate = Authorizer(Verifier("here", KEYS.issuers_setting(), development=True), ScopeProjection(database))
         server = Server([(add, built)], gate, drain_seconds=DRAIN_SECONDS, bounds=bounds)
         running = Running(server, await server.start("127.0.0.1:0"), service)
         try:

@@ -11,12 +11,12 @@ from quanyu.facts.v1 import facts_pb2
 from services.kit.enums import ScopeKind
 from services.kit.errors import Denied
 from services.kit.mongo.client import Database
-from services.kit.projections.scopes import Scopes
+from services.kit.projections.scopes import ScopeProjection
 from services.kit.rpc.server import descriptor_of
 from services.kit.runtime.process import running
-from services.kit.runtime.runtime import House, Wiring
+from services.kit.runtime.runtime import Runtime, ServiceDefinition
 from services.kit.security import authorization
-from services.kit.security.authorization import Caller, Gate, check_rules
+from services.kit.security.authorization import Authorizer, Caller, check_rules
 from services.kit.security.principals import INSTALLATION, SERVICE, Grant, Principal, Verifier
 from services.kit.settings import Settings
 from services.local.keys import new_keys
@@ -38,14 +38,14 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module", params=DRIVERS)
-async def gate(mongo_uri: str, request: pytest.FixtureRequest) -> AsyncIterator[Gate]:
+async def gate(mongo_uri: str, request: pytest.FixtureRequest) -> AsyncIterator[Authorizer]:
     """A gate over those stores; nothing here writes, so that all tests share it."""
     database = Database(Settings(mongo_uri=mongo_uri, mongo_driver=request.param), f"test{secrets.token_hex(4)}_gate")
-    scopes = Scopes(database)
+    scopes = ScopeProjection(database)
     await scopes.prepare()
     for store_id, (brand_id, unit_ids) in STORES.items():
         await scopes.keep(None, facts_pb2.StoreChanged(store_id=store_id, brand_id=brand_id, unit_ids=unit_ids))
-    yield Gate(Verifier("probe", "{}", development=False), scopes)
+    yield Authorizer(Verifier("probe", "{}", development=False), scopes)
     await database.client.drop_database(database.name)
     await database.close()
 
@@ -117,8 +117,8 @@ async def test_every_rpc_without_a_usable_rule_is_named() -> None:
 async def test_a_service_with_such_an_rpc_does_not_start(
     settings: Settings, rules: Mapping[str, access_pb2.Rule | None], built: list[str], fault: str
 ) -> None:
-    def wire(house: House) -> Wiring:
-        return Wiring(servicers=[(lambda servicer, server: None, servicer(probe(rules), *built))], tables=[], facts={})
+    def wire(runtime: Runtime) -> ServiceDefinition:
+        return ServiceDefinition(servicers=[(lambda servicer, server: None, servicer(probe(rules), *built))], tables=[], facts={})
 
     keys = new_keys()
     own = {"signing_key": keys.signing_setting("member"), "secret_keys": keys.secret_key, "hash_keys": keys.hash_key}
@@ -156,7 +156,7 @@ async def test_reason_is_declared_by_the_rpc_or_common() -> None:
 # Who is let through ---------------------------------------------------------------------------------------------------
 
 
-async def test_anybody_is_let_into_what_is_public(gate: Gate) -> None:
+async def test_anybody_is_let_into_what_is_public(gate: Authorizer) -> None:
     method = rpc(public=True)
     nobody = await gate.admit(method, None, request(method))
     assert (nobody.id, nobody.everywhere, nobody.reach) == ("", False, {})
@@ -164,7 +164,7 @@ async def test_anybody_is_let_into_what_is_public(gate: Gate) -> None:
     assert (guide.id, guide.on_behalf_of, ids(guide)) == ("stf_1", "con_1", {ScopeKind.STORE: {"str_1"}})
 
 
-async def test_the_anonymous_are_asked_to_sign_in(gate: Gate) -> None:
+async def test_the_anonymous_are_asked_to_sign_in(gate: Authorizer) -> None:
     method = rpc(CONSUMER)
     with pytest.raises(Denied) as refused:
         await gate.admit(method, None, request(method))
@@ -191,7 +191,7 @@ WITHIN = {"store_id": "str_1"}
     ids=["no grant", "wrong role", "another store", "right role elsewhere, wrong role here", "another unit", "another brand",
          "an id of another kind", "a grant without an id", "a kind nobody knows", "a role that is not named, everywhere"],
 )  # fmt: skip
-async def test_who_is_not_within_is_not_let_through(gate: Gate, grants: list[Grant]) -> None:
+async def test_who_is_not_within_is_not_let_through(gate: Authorizer, grants: list[Grant]) -> None:
     method = rpc(MANAGER, within=["store_id"])
     with pytest.raises(Denied) as refused:
         await gate.admit(method, somebody(*grants), request(method, **WITHIN))
@@ -209,12 +209,12 @@ async def test_who_is_not_within_is_not_let_through(gate: Gate, grants: list[Gra
     ],
     ids=["the store", "a unit above", "its own unit", "its brand", "everywhere"],
 )
-async def test_whoever_reaches_the_store_is_let_through(gate: Gate, grant: Grant) -> None:
+async def test_whoever_reaches_the_store_is_let_through(gate: Authorizer, grant: Grant) -> None:
     method = rpc(MANAGER, within=["store_id"])
     assert (await gate.admit(method, somebody(grant), request(method, **WITHIN))).grants == (grant,)
 
 
-async def test_role_of_a_set_is_let_through(gate: Gate) -> None:
+async def test_role_of_a_set_is_let_through(gate: Authorizer) -> None:
     method = rpc(role_sets=[BRAND_MANAGERS], within=["store_id"])
     manager, guide = (somebody(of_kind(role, "STORE", "str_1")) for role in (MANAGER, GUIDE))
     await gate.admit(method, manager, request(method, **WITHIN))
@@ -222,7 +222,7 @@ async def test_role_of_a_set_is_let_through(gate: Gate) -> None:
         await gate.admit(method, guide, request(method, **WITHIN))
 
 
-async def test_one_field_within_suffices_and_an_empty_one_never_does(gate: Gate) -> None:
+async def test_one_field_within_suffices_and_an_empty_one_never_does(gate: Authorizer) -> None:
     method, guide = rpc(GUIDE, within=["consumer_id", "store_id"]), somebody(of_kind(GUIDE, "STORE", "str_1"))
     await gate.admit(method, guide, request(method, consumer_id="con_9", store_id="str_1"))
     for fields in ({}, {"consumer_id": "con_9"}, {"consumer_id": "str_1"}):
@@ -230,7 +230,7 @@ async def test_one_field_within_suffices_and_an_empty_one_never_does(gate: Gate)
             await gate.admit(method, guide, request(method, **fields))
 
 
-async def test_a_list_is_within_only_as_a_whole(gate: Gate) -> None:
+async def test_a_list_is_within_only_as_a_whole(gate: Authorizer) -> None:
     method, guide = rpc(GUIDE, within=["store_ids"]), somebody(of_kind(GUIDE, "UNIT", "unt_north"))
     await gate.admit(method, guide, request(method, store_ids=["str_1", "str_2"]))
     for store_ids in (["str_1", "str_9"], ["str_9"], []):
@@ -238,7 +238,7 @@ async def test_a_list_is_within_only_as_a_whole(gate: Gate) -> None:
             await gate.admit(method, guide, request(method, store_ids=store_ids))
 
 
-async def test_what_is_no_tenants_needs_a_grant_for_the_whole_installation(gate: Gate) -> None:
+async def test_what_is_no_tenants_needs_a_grant_for_the_whole_installation(gate: Authorizer) -> None:
     method = rpc(SERVICE, OPERATOR, installation=True)
     for grants in ([of_kind(SERVICE, "BRAND", "brd_a")], [of_kind(SERVICE, "BRAND", "brd_a"), Grant(GUIDE, INSTALLATION)]):
         with pytest.raises(Denied):
@@ -268,7 +268,7 @@ async def test_what_is_no_tenants_needs_a_grant_for_the_whole_installation(gate:
     ],
     ids=["store", "staff", "district", "consumer", "unit", "unit without stores", "brand"],
 )
-async def test_what_a_grant_reaches(gate: Gate, grant: Grant, reach: Mapping[ScopeKind, set[str]]) -> None:
+async def test_what_a_grant_reaches(gate: Authorizer, grant: Grant, reach: Mapping[ScopeKind, set[str]]) -> None:
     method = rpc(GUIDE)
     caller = await gate.admit(method, somebody(grant), request(method))
     assert ids(caller) == reach
@@ -276,7 +276,7 @@ async def test_what_a_grant_reaches(gate: Gate, grant: Grant, reach: Mapping[Sco
     assert not caller.reaches(ScopeKind.STORE, "str_3") and not caller.reaches(ScopeKind.BRAND, "brd_a") and not caller.everywhere
 
 
-async def test_several_grants_reach_together_what_each_reaches(gate: Gate) -> None:
+async def test_several_grants_reach_together_what_each_reaches(gate: Authorizer) -> None:
     method = rpc(GUIDE, CONSUMER)
     grants = [of_kind(GUIDE, "STORE", "str_1"), of_kind(GUIDE, "UNIT", "unt_south"), of_kind(CONSUMER, "CONSUMER", "con_1")]
     caller = await gate.admit(method, somebody(*grants), request(method))
@@ -284,7 +284,7 @@ async def test_several_grants_reach_together_what_each_reaches(gate: Gate) -> No
     assert caller.roles == {GUIDE, CONSUMER}
 
 
-async def test_only_the_grants_that_let_the_request_through_count(gate: Gate) -> None:
+async def test_only_the_grants_that_let_the_request_through_count(gate: Authorizer) -> None:
     """Who runs one store and shops in another asks as whoever the rule let through, not as both."""
     manager, person = of_kind(MANAGER, "STORE", "str_1"), of_kind(CONSUMER, "CONSUMER", "con_1")
     by_role = rpc(CONSUMER)
@@ -295,7 +295,7 @@ async def test_only_the_grants_that_let_the_request_through_count(gate: Gate) ->
     assert (caller.grants, ids(caller)) == ((person,), {ScopeKind.CONSUMER: {"con_1"}})
 
 
-async def test_an_installation_grant_that_was_not_let_through_lends_nothing(gate: Gate) -> None:
+async def test_an_installation_grant_that_was_not_let_through_lends_nothing(gate: Authorizer) -> None:
     method = rpc(GUIDE)
     caller = await gate.admit(method, somebody(Grant(OPERATOR, INSTALLATION), of_kind(GUIDE, "STORE", "str_1")), request(method))
     assert not caller.everywhere
@@ -303,6 +303,6 @@ async def test_an_installation_grant_that_was_not_let_through_lends_nothing(gate
 
 
 async def test_outside_of_a_call_nobody_reaches_anything() -> None:
-    assert authorization.caller() is authorization.NOBODY
+    assert authorization.caller() is authorization.ANONYMOUS
     assert not authorization.caller().reaches(ScopeKind.BRAND, "brd_a")
     assert authorization.SYSTEM.reaches(ScopeKind.BRAND, "brd_a")

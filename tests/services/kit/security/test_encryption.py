@@ -7,12 +7,12 @@ from cryptography.fernet import Fernet
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.kit.security.encryption import Secrets
+from services.kit.security.encryption import FieldEncryption
 from services.kit.settings import Settings, SettingsError
 
 OLD, NEW = Fernet.generate_key().decode(), Fernet.generate_key().decode()
 OLD_HASH, NEW_HASH = b"o" * 32, b"n" * 32
-BEFORE, AFTER = Secrets([OLD], [OLD_HASH]), Secrets([NEW, OLD], [NEW_HASH, OLD_HASH])
+BEFORE, AFTER = FieldEncryption([OLD], [OLD_HASH]), FieldEncryption([NEW, OLD], [NEW_HASH, OLD_HASH])
 
 
 @given(st.text())
@@ -35,7 +35,7 @@ def test_kinds_do_not_collide() -> None:
 
 def test_a_lost_key_is_told() -> None:
     with pytest.raises(ValueError, match="QUANYU_SECRET_KEYS"):
-        Secrets([NEW], [NEW_HASH]).decrypt(BEFORE.encrypt("x"))
+        FieldEncryption([NEW], [NEW_HASH]).decrypt(BEFORE.encrypt("x"))
 
 
 @pytest.mark.parametrize(
@@ -45,4 +45,4 @@ def test_a_lost_key_is_told() -> None:
 )
 def test_malformed_keys_stop_the_start(secret_keys: str, hash_keys: str) -> None:
     with pytest.raises(SettingsError):
-        Secrets.of(Settings(secret_keys=secret_keys, hash_keys=hash_keys))
+        FieldEncryption.of(Settings(secret_keys=secret_keys, hash_keys=hash_keys))

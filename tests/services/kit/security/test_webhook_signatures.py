@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from standardwebhooks import Webhook
 
 from services.kit.errors import Denied
-from services.kit.security.webhook_signatures import Senders
+from services.kit.security.webhook_signatures import WebhookVerifier
 from services.kit.settings import Settings, SettingsError
 
 SECRET, NEXT = (f"whsec_{base64.b64encode(secrets.token_bytes(24)).decode()}" for _ in range(2))
-SENDERS = Senders({"sandbox": [NEXT, SECRET]})
+SENDERS = WebhookVerifier({"sandbox": [NEXT, SECRET]})
 BODY = '{"type": "payment.approved", "data": {"名": "值"}}'
 
 
@@ -60,4 +60,4 @@ def test_noise_is_refused_in_the_same_way(body: bytes, id: str, timestamp: str, 
 @pytest.mark.parametrize("setting", ["", "[]", '{"sandbox": "whsec_x"}', '{"sandbox": [""]}', '{"sandbox": ["whsec_!"]}'])
 def test_malformed_secrets_stop_the_start(setting: str) -> None:
     with pytest.raises(SettingsError, match="QUANYU_WEBHOOK_SECRETS"):
-        Senders.of(Settings(webhook_secrets=setting))
+        WebhookVerifier.of(Settings(webhook_secrets=setting))

@@ -10,7 +10,7 @@ from services.kit.errors import Conflict, Invalid, Unavailable
 from services.kit.mongo.client import Database
 from services.kit.transactions import idempotency
 from services.kit.transactions.outbox import DELIVERIES, Outbox
-from services.kit.transactions.unit_of_work import Unit, Units
+from services.kit.transactions.unit_of_work import TransactionRunner, UnitOfWork
 from services.kit.values.event import Fact
 
 TWINS = 50
@@ -30,22 +30,22 @@ class Writes:
     def __init__(self, database: Database) -> None:
         self.database = database
         outbox = Outbox(database, "member")
-        self.units = Units(database, outbox, clock.now)
+        self.transactions = TransactionRunner(database, outbox, clock.now)
 
     async def prepare(self) -> None:
         await idempotency.prepare(self.database)
-        await self.units.outbox.prepare()
+        await self.transactions.outbox.prepare()
         await self.database["effects"].insert_one({"_id": "count", "n": 0})
 
     async def run(self, request: SetConsentRequest, refusal: Exception | None = None) -> SetConsentResponse:
-        async def body(unit: Unit) -> SetConsentResponse:
-            await self.database["effects"].update_one({"_id": "count"}, {"$inc": {"n": 1}}, session=unit.session)
-            unit.tell(ConsumerBound(request.consumer_id))
+        async def body(uow: UnitOfWork) -> SetConsentResponse:
+            await self.database["effects"].update_one({"_id": "count"}, {"$inc": {"n": 1}}, session=uow.session)
+            uow.publish(ConsumerBound(request.consumer_id))
             if refusal:
                 raise refusal
             return SetConsentResponse()
 
-        return await self.units.run(request, SetConsentResponse, body)
+        return await self.transactions.run(request, SetConsentResponse, body)
 
     async def count(self) -> int:
         row = await self.database["effects"].find_one({"_id": "count"})
@@ -120,8 +120,8 @@ async def test_a_write_needs_a_request_id(writes: Writes, request_id: str) -> No
 async def test_a_cancelled_write_leaves_nothing_locked(writes: Writes) -> None:
     entered = asyncio.Event()
 
-    async def body(unit: Unit) -> SetConsentResponse:
-        await writes.database["effects"].update_one({"_id": "count"}, {"$inc": {"n": 1}}, session=unit.session)
+    async def body(uow: UnitOfWork) -> SetConsentResponse:
+        await writes.database["effects"].update_one({"_id": "count"}, {"$inc": {"n": 1}}, session=uow.session)
         entered.set()
         await asyncio.Event().wait()
         raise AssertionError

@@ -185,7 +185,7 @@ class _CommonReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_CommonRe
     """Writes: another caller created the document meanwhile."""
     COMMON_REASON_CONTENDED: _CommonReason.ValueType  # 15
     """Writes: too many callers change the same document at once. Retry."""
-    COMMON_REASON_LANE_FULL: _CommonReason.ValueType  # 16
+    COMMON_REASON_QUEUE_FULL: _CommonReason.ValueType  # 16
     """Writes: too many commands wait for the same document. Retry."""
     COMMON_REASON_CLOSING: _CommonReason.ValueType  # 17
     """Writes: the process shuts down. Retry."""
@@ -249,7 +249,7 @@ COMMON_REASON_ALREADY_EXISTS: CommonReason.ValueType  # 14
 """Writes: another caller created the document meanwhile."""
 COMMON_REASON_CONTENDED: CommonReason.ValueType  # 15
 """Writes: too many callers change the same document at once. Retry."""
-COMMON_REASON_LANE_FULL: CommonReason.ValueType  # 16
+COMMON_REASON_QUEUE_FULL: CommonReason.ValueType  # 16
 """Writes: too many commands wait for the same document. Retry."""
 COMMON_REASON_CLOSING: CommonReason.ValueType  # 17
 """Writes: the process shuts down. Retry."""
