@@ -5,17 +5,17 @@ from collections.abc import Awaitable, Callable
 from pymongo.errors import PyMongoError
 
 from quanyu.commerce.v1 import catalog_pb2_grpc, discovery_pb2_grpc, orders_pb2_grpc, stock_pb2_grpc
-from services.commerce.catalog.repository import CatalogStore
-from services.commerce.catalog.rpc import Catalog
-from services.commerce.discovery.repository import Shelves
-from services.commerce.discovery.rpc import Discovery
+from services.commerce.catalog.repository import CatalogRepository
+from services.commerce.catalog.rpc import CatalogServicer
+from services.commerce.discovery.repository import ShelfRepository
+from services.commerce.discovery.rpc import DiscoveryServicer
 from services.commerce.events import handlers
 from services.commerce.orders.checkout import Checkout
-from services.commerce.orders.coupons import Wallet
-from services.commerce.orders.repository import OrderStore
-from services.commerce.orders.rpc import Orders
-from services.commerce.stock.repository import StockStore
-from services.commerce.stock.rpc import Stocks
+from services.commerce.orders.coupons import CouponClient
+from services.commerce.orders.repository import OrderRepository
+from services.commerce.orders.rpc import OrderServicer
+from services.commerce.stock.repository import StockRepository
+from services.commerce.stock.rpc import StockServicer
 from services.kit.errors import Refusal
 from services.kit.mongo.lease import Lease
 from services.kit.observability.logs import logger
@@ -26,18 +26,21 @@ from services.kit.runtime.runtime import Runtime, ServiceDefinition
 
 def define(runtime: Runtime) -> ServiceDefinition:
     """Catalog, stock, discovery and orders in one runtime."""
-    persons, catalog = PersonProjection(runtime.database), CatalogStore(runtime.database)
+    persons, catalog = PersonProjection(runtime.database), CatalogRepository(runtime.database)
     stocks, orders = (
-        StockStore(runtime.database, runtime.group_commit, persons),
-        OrderStore(runtime.database, runtime.change_streams, persons),
+        StockRepository(runtime.database, runtime.group_commit, persons),
+        OrderRepository(runtime.database, runtime.change_streams, persons),
     )
-    checkout = Checkout(catalog, stocks, orders, Wallet(lambda: runtime.channels.district))
+    checkout = Checkout(catalog, stocks, orders, CouponClient(lambda: runtime.channels.district))
     return ServiceDefinition(
         servicers=[
-            (catalog_pb2_grpc.add_CatalogServiceServicer_to_server, Catalog(runtime, catalog)),
-            (stock_pb2_grpc.add_StockServiceServicer_to_server, Stocks(runtime, catalog, stocks)),
-            (discovery_pb2_grpc.add_DiscoveryServiceServicer_to_server, Discovery(runtime, stocks, Shelves(catalog, stocks))),
-            (orders_pb2_grpc.add_OrderServiceServicer_to_server, Orders(runtime, catalog, stocks, orders, checkout)),
+            (catalog_pb2_grpc.add_CatalogServiceServicer_to_server, CatalogServicer(runtime, catalog)),
+            (stock_pb2_grpc.add_StockServiceServicer_to_server, StockServicer(runtime, catalog, stocks)),
+            (
+                discovery_pb2_grpc.add_DiscoveryServiceServicer_to_server,
+                DiscoveryServicer(runtime, stocks, ShelfRepository(catalog, stocks)),
+            ),
+            (orders_pb2_grpc.add_OrderServiceServicer_to_server, OrderServicer(runtime, catalog, stocks, orders, checkout)),
         ],
         tables=[*catalog.tables, *stocks.tables, *orders.tables, persons.table],
         facts=handlers(runtime, stocks, orders, persons),

@@ -5,8 +5,8 @@ from datetime import UTC
 
 from quanyu.facts.v1 import facts_pb2
 from services.commerce.orders import scenario
-from services.commerce.orders.repository import OrderStore
-from services.commerce.stock.repository import StockStore
+from services.commerce.orders.repository import OrderRepository
+from services.commerce.stock.repository import StockRepository
 from services.commerce.stock.rules import Store
 from services.kit.mongo.codec import as_struct, fields
 from services.kit.projections.persons import PersonProjection
@@ -14,7 +14,7 @@ from services.kit.runtime.runtime import Handler, Runtime
 from services.kit.transactions.unit_of_work import UnitOfWork
 
 
-def handlers(runtime: Runtime, stocks: StockStore, orders: OrderStore, persons: PersonProjection) -> Mapping[str, Handler]:
+def handlers(runtime: Runtime, stocks: StockRepository, orders: OrderRepository, persons: PersonProjection) -> Mapping[str, Handler]:
     """The table: kind of fact -> its effect here."""
 
     async def store_changed(uow: UnitOfWork, fact: facts_pb2.Fact) -> None:

@@ -2,13 +2,13 @@
 
 from collections.abc import Mapping
 
-from services.district.matching.repository import Affinity
+from services.district.matching.repository import AffinityRepository
 from services.kit.projections.persons import PersonProjection
 from services.kit.projections.scopes import ScopeProjection
 from services.kit.runtime.runtime import Handler
 
 
-def handlers(scopes: ScopeProjection, persons: PersonProjection, affinity: Affinity) -> Mapping[str, Handler]:
+def handlers(scopes: ScopeProjection, persons: PersonProjection, affinity: AffinityRepository) -> Mapping[str, Handler]:
     """Fact -> effect. A test holds the kinds against the routes in facts.proto."""
     return {
         "store_changed": scopes.store_changed,

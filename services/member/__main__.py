@@ -4,34 +4,34 @@ from quanyu.member.v1 import consent_pb2_grpc, identity_pb2_grpc, outreach_pb2_g
 from services.kit.runtime.process import main
 from services.kit.runtime.runtime import Runtime, ServiceDefinition
 from services.member import events
-from services.member.consent.repository import Consents
-from services.member.consent.rpc import ConsentService
-from services.member.identity.repository import Consumers
-from services.member.identity.rpc import IdentityService
-from services.member.outreach.repository import Bindings, Outreaches
-from services.member.outreach.rpc import OutreachService
-from services.member.relation.repository import Relations
-from services.member.relation.rpc import RelationService
-from services.member.store_projection import Stores
+from services.member.consent.repository import ConsentRepository
+from services.member.consent.rpc import ConsentServicer
+from services.member.identity.repository import ConsumerRepository
+from services.member.identity.rpc import IdentityServicer
+from services.member.outreach.repository import BindingRepository, OutreachRepository
+from services.member.outreach.rpc import OutreachServicer
+from services.member.relation.repository import RelationRepository
+from services.member.relation.rpc import RelationServicer
+from services.member.store_projection import StoreProjection
 
 
 def define(runtime: Runtime) -> ServiceDefinition:
     """Stores first, then the servicers over them; identity hears from the use cases uphill what follows in its writes."""
-    stores, consumers, consents = Stores(runtime), Consumers(runtime), Consents(runtime)
-    relations = Relations(runtime, consumers)
-    bindings, outreaches = Bindings(runtime, consumers), Outreaches(runtime, consumers)
-    consent = ConsentService(runtime, consents, consumers, stores)
+    stores, consumers, consents = StoreProjection(runtime), ConsumerRepository(runtime), ConsentRepository(runtime)
+    relations = RelationRepository(runtime, consumers)
+    bindings, outreaches = BindingRepository(runtime, consumers), OutreachRepository(runtime, consumers)
+    consent = ConsentServicer(runtime, consents, consumers, stores)
     return ServiceDefinition(
         servicers=[
             (
                 identity_pb2_grpc.add_IdentityServiceServicer_to_server,
-                IdentityService(runtime, consumers, stores, imported=consent.imported, moved=relations.moved),
+                IdentityServicer(runtime, consumers, stores, imported=consent.imported, moved=relations.moved),
             ),
             (consent_pb2_grpc.add_ConsentServiceServicer_to_server, consent),
-            (relation_pb2_grpc.add_RelationServiceServicer_to_server, RelationService(runtime, relations, consumers, stores)),
+            (relation_pb2_grpc.add_RelationServiceServicer_to_server, RelationServicer(runtime, relations, consumers, stores)),
             (
                 outreach_pb2_grpc.add_OutreachServiceServicer_to_server,
-                OutreachService(runtime, bindings, outreaches, relations, consents, consumers, stores),
+                OutreachServicer(runtime, bindings, outreaches, relations, consents, consumers, stores),
             ),
         ],
         tables=[
@@ -40,7 +40,7 @@ def define(runtime: Runtime) -> ServiceDefinition:
             relations.interactions, relations.relations, relations.transitions,
             bindings.staff, bindings.table, outreaches.table, outreaches.sent,
         ],
-        facts=events.table(stores, consumers, relations, bindings, outreaches),
+        facts=events.handlers(stores, consumers, relations, bindings, outreaches),
     )  # fmt: skip
 
 

@@ -8,14 +8,20 @@ from services.kit.events.inbox import BatchHandler, Happened
 from services.kit.mongo.codec import fields
 from services.kit.runtime.runtime import Handler
 from services.kit.transactions.unit_of_work import UnitOfWork
-from services.member.identity.repository import Consumers
-from services.member.outreach.repository import Bindings, Outreaches
+from services.member.identity.repository import ConsumerRepository
+from services.member.outreach.repository import BindingRepository, OutreachRepository
 from services.member.relation import interactions
-from services.member.relation.repository import Relations
-from services.member.store_projection import Stores
+from services.member.relation.repository import RelationRepository
+from services.member.store_projection import StoreProjection
 
 
-def table(stores: Stores, consumers: Consumers, relations: Relations, bindings: Bindings, outreaches: Outreaches) -> Mapping[str, Handler]:
+def handlers(
+    stores: StoreProjection,
+    consumers: ConsumerRepository,
+    relations: RelationRepository,
+    bindings: BindingRepository,
+    outreaches: OutreachRepository,
+) -> Mapping[str, Handler]:
     """Fact -> effect."""
 
     async def pack_issued(uow: UnitOfWork, fact: facts_pb2.Fact) -> None:

@@ -21,7 +21,7 @@ class Store(Struct, frozen=True):
     version: int = 1
 
 
-class Stores:
+class StoreProjection:
     """What member knows of stores."""
 
     def __init__(self, runtime: Runtime) -> None:

@@ -5,19 +5,19 @@ from services.kit.projections.persons import PersonProjection
 from services.kit.runtime.process import main
 from services.kit.runtime.runtime import Runtime, ServiceDefinition
 from services.organization import events
-from services.organization.chart.repository import Chart
+from services.organization.chart.repository import ChartRepository
 from services.organization.chart.rpc import ChartServicer
-from services.organization.targets.repository import Targets
+from services.organization.targets.repository import TargetRepository
 from services.organization.targets.rpc import TargetServicer
-from services.organization.tasks.repository import Tasks
+from services.organization.tasks.repository import TaskRepository
 from services.organization.tasks.rpc import TaskServicer
 
 
 def define(runtime: Runtime) -> ServiceDefinition:
     """Everything this service consists of."""
-    chart, persons = Chart(runtime), PersonProjection(runtime.database)
-    targets = Targets(runtime, chart, persons)
-    tasks = Tasks(runtime, targets, persons)
+    chart, persons = ChartRepository(runtime), PersonProjection(runtime.database)
+    targets = TargetRepository(runtime, chart, persons)
+    tasks = TaskRepository(runtime, targets, persons)
     return ServiceDefinition(
         servicers=[
             (chart_pb2_grpc.add_ChartServiceServicer_to_server, ChartServicer(runtime, chart, targets.acquainted)),
@@ -25,7 +25,7 @@ def define(runtime: Runtime) -> ServiceDefinition:
             (tasks_pb2_grpc.add_TaskServiceServicer_to_server, TaskServicer(runtime, tasks)),
         ],
         tables=[*chart.tables, *targets.tables, *tasks.tables, persons.table],
-        facts=events.table(targets, tasks, persons),
+        facts=events.handlers(targets, tasks, persons),
     )
 
 

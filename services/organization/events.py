@@ -7,11 +7,11 @@ from services.kit.events.inbox import BatchHandler
 from services.kit.projections.persons import PersonProjection
 from services.kit.runtime.runtime import Handler
 from services.kit.transactions.unit_of_work import UnitOfWork
-from services.organization.targets.repository import Targets
-from services.organization.tasks.repository import Tasks
+from services.organization.targets.repository import TargetRepository
+from services.organization.tasks.repository import TaskRepository
 
 
-def table(targets: Targets, tasks: Tasks, persons: PersonProjection) -> Mapping[str, Handler]:
+def handlers(targets: TargetRepository, tasks: TaskRepository, persons: PersonProjection) -> Mapping[str, Handler]:
     """Fact -> effect."""
 
     async def consumer_linked(uow: UnitOfWork, fact: facts_pb2.Fact) -> None:

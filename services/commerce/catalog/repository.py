@@ -26,7 +26,7 @@ BRANDS_CACHED_MAX = 500_000
 """The cache of the brand of each variant, which never changes. A full one takes some 150 MB."""
 
 
-class CatalogStore:
+class CatalogRepository:
     """Products, variants and offers."""
 
     def __init__(self, database: Database) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 from quanyu.commerce.v1 import catalog_pb2, catalog_pb2_grpc
 from services.commerce.catalog import rules
 from services.commerce.catalog.enums import Reason
-from services.commerce.catalog.repository import LISTED_MAX, CatalogStore
+from services.commerce.catalog.repository import LISTED_MAX, CatalogRepository
 from services.commerce.catalog.rules import NewProduct
 from services.commerce.rejects import rejects_of
 from services.kit import ids
@@ -20,8 +20,8 @@ ATTRIBUTES_MAX = 16
 PRODUCTS_LISTED_MAX = 100
 
 
-class Catalog(catalog_pb2_grpc.CatalogServiceServicer):
-    def __init__(self, runtime: Runtime, catalog: CatalogStore) -> None:
+class CatalogServicer(catalog_pb2_grpc.CatalogServiceServicer):
+    def __init__(self, runtime: Runtime, catalog: CatalogRepository) -> None:
         self.transactions, self.catalog = runtime.transactions, catalog
 
     async def GetProduct(self, request: catalog_pb2.GetProductRequest, context: Any) -> catalog_pb2.GetProductResponse:

@@ -2,10 +2,10 @@
 
 from collections.abc import Iterable, Sequence
 
-from services.commerce.catalog.repository import CatalogStore
+from services.commerce.catalog.repository import CatalogRepository
 from services.commerce.discovery import geo_queries, rules
 from services.commerce.discovery.rules import UNAVAILABLE_MAX, Search, Shelf, distance_metres
-from services.commerce.stock.repository import STORES, StockStore, missing
+from services.commerce.stock.repository import STORES, StockRepository, missing
 from services.commerce.stock.rules import Point, Stock, Store, stock_id
 from services.kit.mongo.codec import as_struct
 
@@ -13,10 +13,10 @@ STORES_MAX = 1_000
 ROWS_MAX = 50
 
 
-class Shelves:
+class ShelfRepository:
     """Looks at the shelves of every store, whoever asks: promises are for everybody."""
 
-    def __init__(self, catalog: CatalogStore, stocks: StockStore) -> None:
+    def __init__(self, catalog: CatalogRepository, stocks: StockRepository) -> None:
         self.catalog, self.stocks = catalog, stocks
 
     async def near(self, question: Search) -> list[Shelf]:

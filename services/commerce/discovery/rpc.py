@@ -6,16 +6,16 @@ from msgspec.structs import asdict, replace
 
 from quanyu.commerce.v1 import discovery_pb2, discovery_pb2_grpc
 from services.commerce.discovery import rules
-from services.commerce.discovery.repository import Shelves
+from services.commerce.discovery.repository import ShelfRepository
 from services.commerce.discovery.rules import Asked, HoldAsked
-from services.commerce.stock.repository import StockStore
+from services.commerce.stock.repository import StockRepository
 from services.kit.mongo.codec import as_struct, builtins, fields
 from services.kit.runtime.runtime import Runtime
 from services.kit.transactions.idempotency import IdempotencyKey
 
 
-class Discovery(discovery_pb2_grpc.DiscoveryServiceServicer):
-    def __init__(self, runtime: Runtime, stocks: StockStore, shelves: Shelves) -> None:
+class DiscoveryServicer(discovery_pb2_grpc.DiscoveryServiceServicer):
+    def __init__(self, runtime: Runtime, stocks: StockRepository, shelves: ShelfRepository) -> None:
         self.clock, self.stocks, self.shelves = runtime.clock, stocks, shelves
 
     async def SearchPromises(self, request: discovery_pb2.SearchPromisesRequest, context: Any) -> discovery_pb2.SearchPromisesResponse:

@@ -12,14 +12,14 @@ from google.protobuf.empty_pb2 import Empty
 from msgspec.structs import replace
 
 from quanyu.commerce.v1 import orders_pb2
-from services.commerce.catalog.repository import CatalogStore
+from services.commerce.catalog.repository import CatalogRepository
 from services.commerce.orders import rules, scenario
-from services.commerce.orders.coupons import Wallet
+from services.commerce.orders.coupons import CouponClient
 from services.commerce.orders.enums import CancelReason, OrderState
 from services.commerce.orders.model import NewOrder, Order, Refused
-from services.commerce.orders.repository import ORDERS, OrderStore
+from services.commerce.orders.repository import ORDERS, OrderRepository
 from services.commerce.stock import rules as stock_rules
-from services.commerce.stock.repository import HOLDS, STOCK, Move, StockStore, row_in
+from services.commerce.stock.repository import HOLDS, STOCK, Move, StockRepository, row_in
 from services.commerce.stock.rules import Hold, stock_id
 from services.kit import clock, errors, ids
 from services.kit.errors import Conflict, NotFound, Refusal
@@ -41,7 +41,7 @@ Place = Callable[[Sequence[Hold]], Order]
 class Checkout:
     """The steps of placing, paying and cancelling."""
 
-    def __init__(self, catalog: CatalogStore, stocks: StockStore, store: OrderStore, wallet: Wallet) -> None:
+    def __init__(self, catalog: CatalogRepository, stocks: StockRepository, store: OrderRepository, wallet: CouponClient) -> None:
         self.catalog, self.stocks, self.store, self.wallet = catalog, stocks, store, wallet
         self.orders = store.orders
 

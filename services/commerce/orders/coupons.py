@@ -10,7 +10,7 @@ from services.commerce.orders.model import AppliedCoupon, Order
 from services.kit.mongo.codec import as_struct, builtins, fields
 
 
-class Wallet:
+class CouponClient:
     """The district's wallet as orders use it. Raises its refusals, and `Unavailable` when it does not answer."""
 
     def __init__(self, channel: Callable[[], grpc.aio.Channel]) -> None:

@@ -32,7 +32,7 @@ COALESCED_MAX = 100
 FOLLOWED = "orders:followed"
 
 
-class OrderStore:
+class OrderRepository:
     """Orders, and the visits their scenario is derived from."""
 
     def __init__(self, database: Database, watch: ChangeStreamHub, persons: PersonProjection) -> None:

@@ -11,16 +11,16 @@ import msgspec
 
 from quanyu.commerce.v1 import orders_pb2, orders_pb2_grpc
 from quanyu.common.v1 import touch_pb2
-from services.commerce.catalog.repository import CatalogStore
+from services.commerce.catalog.repository import CatalogRepository
 from services.commerce.catalog.rules import Price
 from services.commerce.orders import import_rules, payment_notices, rules
 from services.commerce.orders.checkout import Checkout
 from services.commerce.orders.enums import CancelReason, OrderState, PaymentMethod, Reason
 from services.commerce.orders.import_rules import ImportedLine, ImportedOrder
 from services.commerce.orders.model import NewOrder, Order, PaymentAsked
-from services.commerce.orders.repository import OrderStore
+from services.commerce.orders.repository import OrderRepository
 from services.commerce.rejects import rejects_of
-from services.commerce.stock.repository import StockStore
+from services.commerce.stock.repository import StockRepository
 from services.kit import clock, errors, ids
 from services.kit.enums import Scenario, Touchpoint
 from services.kit.errors import Invalid, NotFound, Refusal
@@ -36,8 +36,10 @@ from services.kit.transactions.unit_of_work import UnitOfWork, transactional
 W = TypeVar("W", bound=StrEnum)
 
 
-class Orders(orders_pb2_grpc.OrderServiceServicer):
-    def __init__(self, runtime: Runtime, catalog: CatalogStore, stocks: StockStore, store: OrderStore, checkout: Checkout) -> None:
+class OrderServicer(orders_pb2_grpc.OrderServiceServicer):
+    def __init__(
+        self, runtime: Runtime, catalog: CatalogRepository, stocks: StockRepository, store: OrderRepository, checkout: Checkout
+    ) -> None:
         self.transactions, self.clock, self.encryption = runtime.transactions, runtime.clock, runtime.encryption
         self.catalog, self.stocks, self.store, self.checkout = catalog, stocks, store, checkout
         self.senders = WebhookVerifier.of(runtime.settings)

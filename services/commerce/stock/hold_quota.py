@@ -72,7 +72,7 @@ class Standing(Struct, frozen=True):
         return one_more
 
 
-class Holders:
+class HoldQuota:
     """The holders' rows."""
 
     def __init__(

@@ -13,7 +13,7 @@ from quanyu.common.v1.page_pb2 import PageRequest
 from services.commerce.catalog.rules import Variant
 from services.commerce.stock import rules
 from services.commerce.stock.enums import HoldState, Reason
-from services.commerce.stock.hold_quota import BY_HOLDER, Holders
+from services.commerce.stock.hold_quota import BY_HOLDER, HoldQuota
 from services.commerce.stock.rules import LIVE, Hold, Promise, Stock, Store, stock_id
 from services.kit import clock, ids
 from services.kit.enums import ScopeKind
@@ -42,7 +42,7 @@ class Move(NamedTuple):
     on_hand: int = 0
 
 
-class StockStore:
+class StockRepository:
     """What every store has, and what is kept back of it."""
 
     def __init__(self, database: Database, group_commit: GroupCommit, persons: PersonProjection) -> None:
@@ -73,7 +73,7 @@ class StockStore:
                 IndexModel(BY_HOLDER),
             ],
         )  # fmt: skip
-        self.holders = Holders(database, group_commit, persons, self.stores, self.holds)
+        self.holders = HoldQuota(database, group_commit, persons, self.stores, self.holds)
 
     @property
     def tables(self) -> tuple[ScopedCollection[Any], ...]:

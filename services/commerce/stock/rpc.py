@@ -3,12 +3,12 @@
 from typing import Any
 
 from quanyu.commerce.v1 import stock_pb2, stock_pb2_grpc
-from services.commerce.catalog.repository import CatalogStore
+from services.commerce.catalog.repository import CatalogRepository
 from services.commerce.catalog.rules import Variant
 from services.commerce.rejects import rejects_of
 from services.commerce.stock import rules
 from services.commerce.stock.enums import Reason
-from services.commerce.stock.repository import StockStore, row_of, with_available
+from services.commerce.stock.repository import StockRepository, row_of, with_available
 from services.commerce.stock.rules import Stock, Store, stock_id
 from services.kit.errors import Conflict, Invalid, NotFound, Refusal
 from services.kit.mongo.codec import as_struct, fields
@@ -21,8 +21,8 @@ ATTEMPTS_MAX = 5
 """Looks at a hold that others keep changing."""
 
 
-class Stocks(stock_pb2_grpc.StockServiceServicer):
-    def __init__(self, runtime: Runtime, catalog: CatalogStore, stocks: StockStore) -> None:
+class StockServicer(stock_pb2_grpc.StockServiceServicer):
+    def __init__(self, runtime: Runtime, catalog: CatalogRepository, stocks: StockRepository) -> None:
         self.transactions, self.clock, self.catalog, self.stocks = runtime.transactions, runtime.clock, catalog, stocks
 
     async def BatchGetStocks(self, request: stock_pb2.BatchGetStocksRequest, context: Any) -> stock_pb2.BatchGetStocksResponse:

@@ -19,16 +19,16 @@ from services.kit.transactions.unit_of_work import UnitOfWork
 BUDGETS = "budgets"
 
 
-def campaigns(database: Database) -> ScopedCollection[Campaign]:
-    """Campaigns, written by their district's operator and, through `Budgets.join`, by brands."""
+def campaign_collection(database: Database) -> ScopedCollection[Campaign]:
+    """Campaigns, written by their district's operator and, through `BudgetRepository.join`, by brands."""
     return ScopedCollection(
-        database, "campaigns", noun="CAMPAIGN", struct=Campaign, message=campaigns_pb2.Campaign,
+        database, "campaign_collection", noun="CAMPAIGN", struct=Campaign, message=campaigns_pb2.Campaign,
         scopes={ScopeKind.DISTRICT: "district_id"}, public=True,
         indexes=[IndexModel([("district_id", ASCENDING), ("starts_at", DESCENDING), ("_id", ASCENDING)])],
     )  # fmt: skip
 
 
-class Budgets(ScopedCollection[Budget]):
+class BudgetRepository(ScopedCollection[Budget]):
     """Budgets, each seen by its brand. `issued` is moved by the group_commit alone."""
 
     def __init__(self, database: Database) -> None:
@@ -57,22 +57,22 @@ class Budgets(ScopedCollection[Budget]):
         return [as_struct(row, Budget) for row in rows]
 
     async def join(
-        self, uow: UnitOfWork, districts: ScopedCollection[District], campaigns: ScopedCollection[Campaign], asked: Joining
+        self, uow: UnitOfWork, districts: ScopedCollection[District], campaign_collection: ScopedCollection[Campaign], asked: Joining
     ) -> Shaped:
         """The brand's fresh budget. `Conflict` JOINED_ALREADY when there is one."""
         id = rules.budget_id(asked.campaign_id, asked.brand_id)
         if await self.participants.find({"_id": id}, limit=1, session=uow.session):
             raise Conflict(Reason.JOINED_ALREADY, "this brand takes part already", budget_id=id)
-        before = await campaigns.load(asked.campaign_id, session=uow.session)
+        before = await campaign_collection.load(asked.campaign_id, session=uow.session)
         # Brands that join campaigns of one district meet in its row, so that nobody counts what another one changes.
         await districts.collection.update_one({"_id": before.district_id}, {"$inc": {"version": 1}}, session=uow.session)
-        campaign, budget = rules.join(before, asked, uow.at, await _overlapping(campaigns, before, uow))
+        campaign, budget = rules.join(before, asked, uow.at, await _overlapping(campaign_collection, before, uow))
         # The campaign is the district's; that a brand joins is what changes it here.
-        await campaigns.unscoped.replace(uow, campaign, before=before)
+        await campaign_collection.unscoped.replace(uow, campaign, before=before)
         return await self.insert(uow, budget)
 
 
-async def _overlapping(campaigns: ScopedCollection[Campaign], campaign: Campaign, uow: UnitOfWork) -> list[Campaign]:
+async def _overlapping(campaign_collection: ScopedCollection[Campaign], campaign: Campaign, uow: UnitOfWork) -> list[Campaign]:
     """The campaigns with brands that run in a campaign's district while it does, itself included."""
     query = {
         "district_id": campaign.district_id,
@@ -80,7 +80,7 @@ async def _overlapping(campaigns: ScopedCollection[Campaign], campaign: Campaign
         "ends_at": {"$gt": campaign.starts_at},
         "brand_count": {"$gt": 0},
     }
-    rows = await campaigns.collection.find(query, session=uow.session).to_list(rules.OVERLAPPING_MAX)
+    rows = await campaign_collection.collection.find(query, session=uow.session).to_list(rules.OVERLAPPING_MAX)
     return [as_struct(row, Campaign) for row in rows]
 
 

@@ -4,7 +4,7 @@ from typing import Any
 
 from quanyu.district.v1 import campaigns_pb2, campaigns_pb2_grpc
 from services.district.campaigns import repository, rules
-from services.district.campaigns.repository import Budgets, within_dates
+from services.district.campaigns.repository import BudgetRepository, within_dates
 from services.district.places import repository as places
 from services.kit import ids
 from services.kit.mongo.client import Document
@@ -16,10 +16,10 @@ from services.kit.transactions.unit_of_work import UnitOfWork, transactional
 LATEST_FIRST = [("starts_at", -1)]
 
 
-class Campaigns(campaigns_pb2_grpc.CampaignServiceServicer):
-    def __init__(self, runtime: Runtime, budgets: Budgets) -> None:
+class CampaignServicer(campaigns_pb2_grpc.CampaignServiceServicer):
+    def __init__(self, runtime: Runtime, budgets: BudgetRepository) -> None:
         self.transactions, self.clock, self.budgets = runtime.transactions, runtime.clock, budgets
-        self.campaigns, self.districts = repository.campaigns(runtime.database), places.districts(runtime.database)
+        self.campaigns, self.districts = repository.campaign_collection(runtime.database), places.district_collection(runtime.database)
 
     @transactional
     async def CreateCampaign(self, request: campaigns_pb2.CreateCampaignRequest, uow: UnitOfWork) -> campaigns_pb2.CreateCampaignResponse:

@@ -20,7 +20,7 @@ from services.kit.transactions.unit_of_work import UnitOfWork
 COLLECTION = "affinity_view"
 
 
-class Affinity:
+class AffinityRepository:
     """What persons bought, for scoring; kept by the facts OrderPaid and OrdersImported."""
 
     def __init__(self, database: Database) -> None:

@@ -9,7 +9,7 @@ BRANDS_MAX = 500
 """Brands of one call."""
 
 
-class Consents:
+class ConsentClient:
     """Asks member; raises `Unavailable` when it does not answer."""
 
     def __init__(self, channels: Channels) -> None:

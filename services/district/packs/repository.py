@@ -8,16 +8,16 @@ from msgspec import Struct
 from pymongo import ASCENDING, DESCENDING, IndexModel
 
 from quanyu.district.v1 import packs_pb2
-from services.district.campaigns.repository import BUDGETS, Budgets
+from services.district.campaigns.repository import BUDGETS, BudgetRepository
 from services.district.campaigns.rules import Budget
 from services.district.matching import rules as matching
-from services.district.matching.repository import Affinity
+from services.district.matching.repository import AffinityRepository
 from services.district.packs import rules
-from services.district.packs.consents import Consents
+from services.district.packs.consents import ConsentClient
 from services.district.packs.rules import Candidate, Pack
 from services.district.places.rules import PackedCoupon, Visit
 from services.district.wallet.enums import CouponState
-from services.district.wallet.repository import COUPONS, Coupons
+from services.district.wallet.repository import COUPONS, CouponRepository
 from services.district.wallet.rules import packed, state_at
 from services.kit.enums import ScopeKind
 from services.kit.mongo.client import Database, Document, Session, Shaped
@@ -50,7 +50,7 @@ class Claim(Struct, frozen=True):
 class Ranking:
     """Puts the brands whose campaigns run in a district into the order of one person's preference."""
 
-    def __init__(self, budgets: Budgets, affinity: Affinity, consents: Consents) -> None:
+    def __init__(self, budgets: BudgetRepository, affinity: AffinityRepository, consents: ConsentClient) -> None:
         self.budgets, self.affinity, self.consents = budgets, affinity, consents
 
     async def ranked(self, claim: Claim) -> tuple[Candidate, ...]:
@@ -71,7 +71,7 @@ class Ranking:
         )
 
 
-class Packs(ScopedCollection[Pack]):
+class PackRepository(ScopedCollection[Pack]):
     """Packs: each the consumer's alone."""
 
     def __init__(self, database: Database) -> None:
@@ -84,7 +84,9 @@ class Packs(ScopedCollection[Pack]):
         """Whether the person has the day's pack already; once they have, they always will."""
         return await self.collection.find_one({"_id": {"$in": list(claim.pack_ids.values())}}, {"_id": 1}) is not None
 
-    async def unspent(self, coupons: Coupons, visit: Visit, person: Person, at: datetime, session: Session) -> tuple[PackedCoupon, ...]:
+    async def unspent(
+        self, coupons: CouponRepository, visit: Visit, person: Person, at: datetime, session: Session
+    ) -> tuple[PackedCoupon, ...]:
         """The coupons of the pack of a visit's day that can be spent still, in the pack's order."""
         day = date.fromisoformat(visit.day)
         ids = [rules.pack_id(id, visit.district_id, day) for id in sorted(person.ids)]

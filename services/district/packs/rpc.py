@@ -6,7 +6,7 @@ import msgspec
 
 from quanyu.district.v1 import packs_pb2, packs_pb2_grpc
 from services.district.packs import rules
-from services.district.packs.repository import Claim, Packs, Ranking
+from services.district.packs.repository import Claim, PackRepository, Ranking
 from services.district.places import repository as places
 from services.district.wallet.repository import NEWEST_FIRST, given_to
 from services.kit.enums import ScopeKind
@@ -18,9 +18,11 @@ from services.kit.transactions.idempotency import IdempotencyKey
 from services.kit.values.opening_hours import day_of
 
 
-class PackService(packs_pb2_grpc.PackServiceServicer):
-    def __init__(self, runtime: Runtime, persons: PersonProjection, visits: places.Visits, ranking: Ranking, packs: Packs) -> None:
-        self.group_commit, self.clock, self.districts = runtime.group_commit, runtime.clock, places.districts(runtime.database)
+class PackServicer(packs_pb2_grpc.PackServiceServicer):
+    def __init__(
+        self, runtime: Runtime, persons: PersonProjection, visits: places.VisitRepository, ranking: Ranking, packs: PackRepository
+    ) -> None:
+        self.group_commit, self.clock, self.districts = runtime.group_commit, runtime.clock, places.district_collection(runtime.database)
         self.persons, self.visits, self.ranking, self.packs = persons, visits, ranking, packs
 
     async def ClaimPack(self, request: packs_pb2.ClaimPackRequest, context: Any) -> packs_pb2.ClaimPackResponse:

@@ -27,15 +27,15 @@ IN_CHINESE = Collation(locale="zh")
 Each character has one place, whatever its reading in a name: MongoDB has 拾, which is shí or shè, at the end of shì, after 示."""
 
 
-def districts(database: Database) -> ScopedCollection[District]:
+def district_collection(database: Database) -> ScopedCollection[District]:
     """All districts; there are few."""
     return ScopedCollection(
-        database, "districts", noun="DISTRICT", struct=District, message=places_pb2.District, scopes={}, public=True,
+        database, "district_collection", noun="DISTRICT", struct=District, message=places_pb2.District, scopes={}, public=True,
         indexes=[IndexModel([*BY_NAME, ("_id", ASCENDING)], name="by_name", collation=IN_CHINESE)],
     )  # fmt: skip
 
 
-class Venues(ScopedCollection[Venue]):
+class VenueRepository(ScopedCollection[Venue]):
     """Venues, written by their district's operator."""
 
     def __init__(self, database: Database) -> None:
@@ -70,7 +70,7 @@ class Venues(ScopedCollection[Venue]):
         return len(venues) - len(standing), len(standing)
 
 
-class Visits(ScopedCollection[Visit]):
+class VisitRepository(ScopedCollection[Visit]):
     """Visits: the consumer's and the district's."""
 
     def __init__(self, database: Database) -> None:

@@ -19,10 +19,10 @@ Unspent = Callable[[Visit, Person, Session], Awaitable[tuple[PackedCoupon, ...]]
 """What is unspent of the pack of a visit's day: told by the use cases above, which this one does not know."""
 
 
-class Places(places_pb2_grpc.PlaceServiceServicer):
-    def __init__(self, runtime: Runtime, persons: PersonProjection, visits: repository.Visits, unspent: Unspent) -> None:
+class PlaceServicer(places_pb2_grpc.PlaceServiceServicer):
+    def __init__(self, runtime: Runtime, persons: PersonProjection, visits: repository.VisitRepository, unspent: Unspent) -> None:
         self.transactions, self.persons, self.visits, self.unspent = runtime.transactions, persons, visits, unspent
-        self.districts, self.venues = repository.districts(runtime.database), repository.Venues(runtime.database)
+        self.districts, self.venues = repository.district_collection(runtime.database), repository.VenueRepository(runtime.database)
 
     @transactional
     async def CreateDistrict(self, request: places_pb2.CreateDistrictRequest, uow: UnitOfWork) -> places_pb2.CreateDistrictResponse:

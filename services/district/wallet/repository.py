@@ -22,7 +22,7 @@ COUPONS = "coupons"
 NEWEST_FIRST = [("issued_at", DESCENDING)]
 
 
-class Coupons(ScopedCollection[Coupon]):
+class CouponRepository(ScopedCollection[Coupon]):
     """Coupons: the consumer's who holds them and the brand's that gives them."""
 
     def __init__(self, database: Database) -> None:
@@ -85,10 +85,10 @@ def as_of(row: Shaped, at: datetime) -> Shaped:
     return row
 
 
-class Locks(ScopedCollection[Lock]):
+class CouponLockRepository(ScopedCollection[Lock]):
     """Orders' locks. No grant reaches them: they are between the order's service and the wallet."""
 
-    def __init__(self, database: Database, coupons: Coupons) -> None:
+    def __init__(self, database: Database, coupons: CouponRepository) -> None:
         super().__init__(database, "coupon_locks", noun="LOCK", struct=Lock, scopes={})
         self.coupons = coupons
 

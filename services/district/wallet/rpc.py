@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from quanyu.district.v1 import wallet_pb2, wallet_pb2_grpc
-from services.district.places.repository import Venues
+from services.district.places.repository import VenueRepository
 from services.district.wallet import rules
 from services.district.wallet.enums import Reason
-from services.district.wallet.repository import Coupons, Locks, as_of, given_to
+from services.district.wallet.repository import CouponLockRepository, CouponRepository, as_of, given_to
 from services.kit.errors import Invalid
 from services.kit.mongo.client import Document
 from services.kit.mongo.codec import as_struct, builtins, fields
@@ -18,8 +18,10 @@ from services.kit.security.authorization import FIELD_KINDS, caller
 from services.kit.transactions.unit_of_work import UnitOfWork, transactional
 
 
-class Wallet(wallet_pb2_grpc.WalletServiceServicer):
-    def __init__(self, runtime: Runtime, persons: PersonProjection, venues: Venues, coupons: Coupons, locks: Locks) -> None:
+class WalletServicer(wallet_pb2_grpc.WalletServiceServicer):
+    def __init__(
+        self, runtime: Runtime, persons: PersonProjection, venues: VenueRepository, coupons: CouponRepository, locks: CouponLockRepository
+    ) -> None:
         self.transactions, self.clock = runtime.transactions, runtime.clock
         self.persons, self.venues, self.coupons, self.locks = persons, venues, coupons, locks
 

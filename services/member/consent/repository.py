@@ -27,7 +27,7 @@ from services.member.consent.rules import Addressed, Consent
 STANDING_ORDER = [("brand_id", 1), ("purpose", 1)]
 
 
-class Consents:
+class ConsentRepository:
     """What consumers allow brands."""
 
     def __init__(self, runtime: Runtime) -> None:

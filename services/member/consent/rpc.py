@@ -19,10 +19,10 @@ from services.kit.rpc import batch_lists
 from services.kit.runtime.runtime import Runtime
 from services.kit.transactions.unit_of_work import UnitOfWork, transactional
 from services.member.consent.enums import Purpose
-from services.member.consent.repository import STANDING_ORDER, Consents
+from services.member.consent.repository import STANDING_ORDER, ConsentRepository
 from services.member.consent.rules import Consent
-from services.member.identity.repository import Consumers
-from services.member.store_projection import Stores
+from services.member.identity.repository import ConsumerRepository
+from services.member.store_projection import StoreProjection
 
 
 class Check(Struct, frozen=True):
@@ -31,8 +31,8 @@ class Check(Struct, frozen=True):
     purpose: Purpose
 
 
-class ConsentService(consent_pb2_grpc.ConsentServiceServicer):
-    def __init__(self, runtime: Runtime, consents: Consents, consumers: Consumers, stores: Stores) -> None:
+class ConsentServicer(consent_pb2_grpc.ConsentServiceServicer):
+    def __init__(self, runtime: Runtime, consents: ConsentRepository, consumers: ConsumerRepository, stores: StoreProjection) -> None:
         self.transactions, self.consents, self.consumers, self.stores = runtime.transactions, consents, consumers, stores
 
     @transactional
@@ -93,7 +93,7 @@ class ConsentService(consent_pb2_grpc.ConsentServiceServicer):
         return {id: people.ids_of(id) for id in consumer_ids}
 
     async def _words(self, table: ScopedCollection[Consent], members: Mapping[str, Sequence[str]], brand_id: str) -> dict[str, Document]:
-        """How to read each person's words, said under any of the ids: see `Consumers.readable`."""
+        """How to read each person's words, said under any of the ids: see `ConsumerRepository.readable`."""
         with_brand = {"brand_id": brand_id} if brand_id else {}
         queries: dict[str, Document] = {id: {"consumer_id": {"$in": list(ids)}} | with_brand for id, ids in members.items()}
         return await self.consumers.readable(table, queries, members)

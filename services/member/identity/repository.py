@@ -41,7 +41,7 @@ class People(Struct, frozen=True):
         return self.members.get(self.person_of(id), [id])
 
 
-class Consumers:
+class ConsumerRepository:
     """The people of this installation."""
 
     def __init__(self, runtime: Runtime) -> None:

@@ -19,9 +19,9 @@ from services.kit.transactions.unit_of_work import UnitOfWork, transactional
 from services.member.identity import rules
 from services.member.identity.enums import IdentityKind, Reason
 from services.member.identity.registration import Entered, Entry
-from services.member.identity.repository import Consumers
+from services.member.identity.repository import ConsumerRepository
 from services.member.identity.rules import Consumer, ConsumerLinked, ConsumerUnlinked, Identity, Link, NewIdentity, Registration
-from services.member.store_projection import Stores
+from services.member.store_projection import StoreProjection
 
 READS_MAX = 3
 """Of people who are being linked meanwhile; who is not found whole then is left out."""
@@ -34,10 +34,10 @@ Move = Callable[[UnitOfWork, Mapping[str, list[str]]], Awaitable[None]]
 """What another use case does when people change: person -> all its consumer ids."""
 
 
-class IdentityService(identity_pb2_grpc.IdentityServiceServicer):
+class IdentityServicer(identity_pb2_grpc.IdentityServiceServicer):
     """`imported` and `moved` are the use cases uphill that follow in the same write; the wiring hands them in."""
 
-    def __init__(self, runtime: Runtime, consumers: Consumers, stores: Stores, *, imported: Import, moved: Move) -> None:
+    def __init__(self, runtime: Runtime, consumers: ConsumerRepository, stores: StoreProjection, *, imported: Import, moved: Move) -> None:
         self.transactions, self.consumers, self.stores, self.imported, self.moved = runtime.transactions, consumers, stores, imported, moved
 
     @transactional

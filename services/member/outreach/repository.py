@@ -16,7 +16,7 @@ from services.kit.rpc.change_feed import ChangeFeed, feed_index
 from services.kit.runtime.runtime import Runtime
 from services.kit.transactions.unit_of_work import UnitOfWork
 from services.member.full_documents import whole
-from services.member.identity.repository import Consumers, People
+from services.member.identity.repository import ConsumerRepository, People
 from services.member.identity.rules import Served
 from services.member.outreach import rules
 from services.member.outreach.rules import Binding, Outreach, Sent, Staff
@@ -31,10 +31,10 @@ UNREAD_COUNTED_MAX = 1_000
 FOLLOWED_MAX = 1_000
 
 
-class Bindings:
+class BindingRepository:
     """Who looks after whom."""
 
-    def __init__(self, runtime: Runtime, consumers: Consumers) -> None:
+    def __init__(self, runtime: Runtime, consumers: ConsumerRepository) -> None:
         self.consumers = consumers
         self.staff = ScopedCollection(
             runtime.database, "staff_view", noun="STAFF", struct=Staff, scopes={ScopeKind.STAFF: "_id", ScopeKind.BRAND: "brand_id"}
@@ -88,10 +88,10 @@ class Bindings:
         await self.consumers.serve(uow, served, brand_id)
 
 
-class Outreaches:
+class OutreachRepository:
     """What guides wrote, and what came of it."""
 
-    def __init__(self, runtime: Runtime, consumers: Consumers) -> None:
+    def __init__(self, runtime: Runtime, consumers: ConsumerRepository) -> None:
         self.consumers = consumers
         self.table = ScopedCollection(
             runtime.database,

@@ -17,17 +17,17 @@ from services.kit.runtime.runtime import Runtime
 from services.kit.security.authorization import caller
 from services.kit.transactions.unit_of_work import UnitOfWork, transactional
 from services.member.consent.enums import Purpose
-from services.member.consent.repository import Consents
+from services.member.consent.repository import ConsentRepository
 from services.member.full_documents import whole, whole_pages
-from services.member.identity.repository import Consumers
+from services.member.identity.repository import ConsumerRepository
 from services.member.outreach import rules
 from services.member.outreach.enums import Reason
-from services.member.outreach.repository import Bindings, Outreaches
+from services.member.outreach.repository import BindingRepository, OutreachRepository
 from services.member.outreach.rules import Binder, Binding, Draft, ImportedBinding, Outreach, OutreachSent
 from services.member.relation.enums import InteractionKind
-from services.member.relation.repository import Relations
+from services.member.relation.repository import RelationRepository
 from services.member.relation.rules import Interaction, interaction_id
-from services.member.store_projection import Stores
+from services.member.store_projection import StoreProjection
 
 ROWS_MAX = 500
 READ_MAX = 100
@@ -35,16 +35,16 @@ LATEST_FIRST = [("sent_at", -1)]
 LATEST_BOUND_FIRST = [("bound_at", -1)]
 
 
-class OutreachService(outreach_pb2_grpc.OutreachServiceServicer):
+class OutreachServicer(outreach_pb2_grpc.OutreachServiceServicer):
     def __init__(
         self,
         runtime: Runtime,
-        bindings: Bindings,
-        outreaches: Outreaches,
-        relations: Relations,
-        consents: Consents,
-        consumers: Consumers,
-        stores: Stores,
+        bindings: BindingRepository,
+        outreaches: OutreachRepository,
+        relations: RelationRepository,
+        consents: ConsentRepository,
+        consumers: ConsumerRepository,
+        stores: StoreProjection,
     ) -> None:
         self.transactions, self.encryption = runtime.transactions, runtime.encryption
         self.bindings, self.outreaches = bindings, outreaches

@@ -11,7 +11,7 @@ from services.kit.mongo.codec import as_documents, as_struct
 from services.kit.mongo.scoped_collection import ScopedCollection
 from services.kit.runtime.runtime import Runtime
 from services.kit.transactions.unit_of_work import UnitOfWork
-from services.member.identity.repository import Consumers, People
+from services.member.identity.repository import ConsumerRepository, People
 from services.member.relation import rules
 from services.member.relation.rules import Interaction, Relation, Transition
 
@@ -20,10 +20,10 @@ Place = tuple[str, str]
 SCOPES: dict[ScopeKind, str | tuple[str, ...]] = {ScopeKind.CONSUMER: "consumer_id", ScopeKind.BRAND: "brand_id"}
 
 
-class Relations:
+class RelationRepository:
     """What happened between people and brands, and what follows."""
 
-    def __init__(self, runtime: Runtime, consumers: Consumers) -> None:
+    def __init__(self, runtime: Runtime, consumers: ConsumerRepository) -> None:
         self.consumers = consumers
         self.interactions = ScopedCollection(
             runtime.database,

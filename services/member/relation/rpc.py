@@ -15,20 +15,20 @@ from services.kit.rpc import batch_lists
 from services.kit.runtime.runtime import Runtime
 from services.kit.transactions.unit_of_work import UnitOfWork, transactional
 from services.member.full_documents import whole, whole_pages
-from services.member.identity.repository import Consumers, is_self
+from services.member.identity.repository import ConsumerRepository, is_self
 from services.member.relation import rules
 from services.member.relation.enums import Reason
-from services.member.relation.repository import Place, Relations
+from services.member.relation.repository import Place, RelationRepository
 from services.member.relation.rules import Interaction, Relation, Transition
-from services.member.store_projection import Stores
+from services.member.store_projection import StoreProjection
 
 LATEST_FIRST = [("last_at", -1)]
 MOVES_ORDER = [("number", -1)]
 TIMELINE_ORDER = [("at", -1)]
 
 
-class RelationService(relation_pb2_grpc.RelationServiceServicer):
-    def __init__(self, runtime: Runtime, relations: Relations, consumers: Consumers, stores: Stores) -> None:
+class RelationServicer(relation_pb2_grpc.RelationServiceServicer):
+    def __init__(self, runtime: Runtime, relations: RelationRepository, consumers: ConsumerRepository, stores: StoreProjection) -> None:
         self.transactions, self.clock = runtime.transactions, runtime.clock
         self.relations, self.consumers, self.stores = relations, consumers, stores
 

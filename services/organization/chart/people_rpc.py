@@ -18,7 +18,7 @@ from services.kit.transactions.unit_of_work import TransactionRunner, UnitOfWork
 from services.organization.chart import people
 from services.organization.chart.enums import Reason
 from services.organization.chart.people import GRANTS_MAX, SUBJECT_LENGTH_MAX, Grant, Held, Hiring, Place, Staff
-from services.organization.chart.repository import Chart
+from services.organization.chart.repository import ChartRepository
 
 OPERATOR = "operator"
 """Who runs a development installation; no such subject exists elsewhere."""
@@ -41,7 +41,7 @@ def held() -> list[Held]:
 class People:
     """Mixed into ChartServicer."""
 
-    chart: Chart
+    chart: ChartRepository
     units: TransactionRunner
     encryption: FieldEncryption
     clock: Clock

@@ -38,7 +38,7 @@ class Overseen(ScopedCollection[S]):
         return {**who.reach, ScopeKind.STORE: who.reach.get(ScopeKind.STORE, frozenset()) - guided}
 
 
-class Chart:
+class ChartRepository:
     """The tables of the chart and what others in this service ask of them."""
 
     def __init__(self, runtime: Runtime) -> None:

@@ -14,7 +14,7 @@ from services.organization.chart import rules
 from services.organization.chart.enums import Reason
 from services.organization.chart.imports import Imports, seen_at_once
 from services.organization.chart.people_rpc import Acquainted
-from services.organization.chart.repository import Chart
+from services.organization.chart.repository import ChartRepository
 from services.organization.chart.rules import BrandDraft, StoreChanges, StoreDraft, UnitDraft
 
 UPPER_FIRST = [("level", 1)]
@@ -23,7 +23,7 @@ UPPER_FIRST = [("level", 1)]
 class ChartServicer(Imports, chart_pb2_grpc.ChartServiceServicer):
     """Who belongs where."""
 
-    def __init__(self, runtime: Runtime, chart: Chart, acquainted: Acquainted) -> None:
+    def __init__(self, runtime: Runtime, chart: ChartRepository, acquainted: Acquainted) -> None:
         self.transactions, self.scopes, self.encryption, self.clock = (
             runtime.transactions,
             runtime.scopes,

@@ -28,7 +28,7 @@ from services.kit.runtime.runtime import Runtime
 from services.kit.security.authorization import caller
 from services.kit.transactions.unit_of_work import UnitOfWork
 from services.organization.chart.enums import Reason
-from services.organization.chart.repository import Chart, Overseen
+from services.organization.chart.repository import ChartRepository, Overseen
 from services.organization.chart.rules import unit_of_store
 from services.organization.targets import rules, scorecards
 from services.organization.targets.rules import Binding, Credit, Line, Order, Reached, Seller, Target
@@ -38,10 +38,10 @@ ORDERS_MAX = 500
 TARGETS_MAX = 13 * 8
 
 
-class Targets:
+class TargetRepository:
     """What units are meant to sell and what they sold."""
 
-    def __init__(self, runtime: Runtime, chart: Chart, persons: PersonProjection) -> None:
+    def __init__(self, runtime: Runtime, chart: ChartRepository, persons: PersonProjection) -> None:
         database, self.chart, self.persons = runtime.database, chart, persons
         self.database = database
         latest = [("paid_at", DESCENDING), ("_id", ASCENDING)]

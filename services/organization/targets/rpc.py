@@ -16,7 +16,7 @@ from services.kit.transactions.unit_of_work import UnitOfWork, transactional
 from services.organization.chart.rules import unit_of_store
 from services.organization.targets import rules, scorecards
 from services.organization.targets.enums import Reason
-from services.organization.targets.repository import Targets
+from services.organization.targets.repository import TargetRepository
 from services.organization.targets.rules import Target
 from services.organization.targets.scorecards import STORES_MAX, Cell, Split, Sum, Tally
 
@@ -44,7 +44,7 @@ SUBJECTS: Mapping[str, Callable[[Any], Subject]] = {
 class TargetServicer(targets_pb2_grpc.TargetServiceServicer):
     """What units are meant to sell, what they sold, and to whom an order is credited."""
 
-    def __init__(self, runtime: Runtime, targets: Targets) -> None:
+    def __init__(self, runtime: Runtime, targets: TargetRepository) -> None:
         self.transactions, self.targets, self.chart = runtime.transactions, targets, targets.chart
         self.charted: Mapping[str, ScopedCollection[Any]] = {
             "unit_id": self.chart.units, "store_id": self.chart.stores, "brand_id": self.chart.brands,

@@ -16,7 +16,7 @@ from services.kit.rpc.change_feed import ChangeFeed, feed_index
 from services.kit.runtime.runtime import Runtime
 from services.kit.transactions.unit_of_work import UnitOfWork
 from services.organization.chart.repository import Overseen
-from services.organization.targets.repository import Targets
+from services.organization.targets.repository import TargetRepository
 from services.organization.targets.rules import guides
 from services.organization.tasks import rules
 from services.organization.tasks.enums import TaskState
@@ -29,10 +29,10 @@ SUBJECTS = ("staff_id", "store_id")
 UNCLOSED = sorted(set(TaskState) - CLOSED)
 
 
-class Tasks:
+class TaskRepository:
     """Tasks, seen by their assignee and by whoever runs the store or stands above it."""
 
-    def __init__(self, runtime: Runtime, targets: Targets, persons: PersonProjection) -> None:
+    def __init__(self, runtime: Runtime, targets: TargetRepository, persons: PersonProjection) -> None:
         self.targets, self.persons = targets, persons
         due = [("state", ASCENDING), ("due_at", ASCENDING), ("_id", ASCENDING)]
         self.tasks = Overseen(

@@ -13,7 +13,7 @@ from services.kit.runtime.runtime import Runtime
 from services.kit.transactions.unit_of_work import UnitOfWork, transactional
 from services.organization.tasks import rules
 from services.organization.tasks.enums import Reason, TaskOutcome, TaskState
-from services.organization.tasks.repository import Tasks
+from services.organization.tasks.repository import TaskRepository
 
 DUE_FIRST = [("due_at", 1)]
 
@@ -21,7 +21,7 @@ DUE_FIRST = [("due_at", 1)]
 class TaskServicer(tasks_pb2_grpc.TaskServiceServicer):
     """What a fact asks of a member of staff, from birth to outcome."""
 
-    def __init__(self, runtime: Runtime, tasks: Tasks) -> None:
+    def __init__(self, runtime: Runtime, tasks: TaskRepository) -> None:
         self.transactions, self.tasks, self.feed = runtime.transactions, tasks.tasks, tasks.feed
 
     @transactional

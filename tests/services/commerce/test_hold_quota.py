@@ -10,7 +10,7 @@ import pytest
 from quanyu.commerce.v1 import discovery_pb2, orders_pb2, stock_pb2
 from services.commerce.stock import rules
 from services.commerce.stock.hold_quota import Holder
-from services.commerce.stock.repository import StockStore
+from services.commerce.stock.repository import StockRepository
 from services.kit import clock
 from services.kit.errors import Exhausted, NotFound
 from services.kit.projections.persons import Person, PersonProjection
@@ -209,7 +209,7 @@ async def test_what_stands_for_a_person_is_found_by_index(shop: Shop) -> None:
     for id in ("con_a", "con_b", "con_z"):
         await taken(shop, OPERATOR, "str_near", 6, id)
         await taken(shop, consumer(id), "str_near", 6, id)
-    holders = StockStore(shop.database, shop.commerce.runtime.group_commit, PersonProjection(shop.database)).holders
+    holders = StockRepository(shop.database, shop.commerce.runtime.group_commit, PersonProjection(shop.database)).holders
     alone, linked = (Person("con_a", frozenset(ids)) for ids in ({"con_a"}, {"con_a", "con_b", "con_c"}))
     for person, stand in ((alone, 6), (linked, rules.HOLDS_MAX)):
         for holder in (Holder(person), Holder(person, "brd_a")):

@@ -13,9 +13,9 @@ from quanyu.common.v1.point_pb2 import Point
 from quanyu.facts.v1 import facts_pb2
 from services.commerce.events import handlers
 from services.commerce.orders import model, rules
-from services.commerce.orders.repository import OrderStore
+from services.commerce.orders.repository import OrderRepository
 from services.commerce.stock import rules as stock_rules
-from services.commerce.stock.repository import StockStore
+from services.commerce.stock.repository import StockRepository
 from services.kit import clock
 from services.kit.errors import Conflict, Denied, Exhausted, Invalid, NotFound
 from services.kit.mongo.change_streams import ChangeStreamHub
@@ -30,8 +30,8 @@ from tests.services.lists import first_pages, rows_read, says_the_same_of_each
 async def test_commerce_hears_exactly_what_the_routes_say(commerce: Running) -> None:
     runtime, persons = commerce.runtime, PersonProjection(commerce.database)
     stocks, orders = (
-        StockStore(runtime.database, runtime.group_commit, persons),
-        OrderStore(runtime.database, ChangeStreamHub(runtime.database), persons),
+        StockRepository(runtime.database, runtime.group_commit, persons),
+        OrderRepository(runtime.database, ChangeStreamHub(runtime.database), persons),
     )
     kinds = facts_pb2.Fact.DESCRIPTOR.oneofs_by_name["body"].fields
     heard = {field.name for field in kinds if "commerce" in route(field.name).heard_by}

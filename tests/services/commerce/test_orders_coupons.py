@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 
 from quanyu.commerce.v1 import orders_pb2
-from services.commerce.catalog.repository import CatalogStore
+from services.commerce.catalog.repository import CatalogRepository
 from services.commerce.orders.checkout import Checkout
-from services.commerce.orders.coupons import Wallet
-from services.commerce.orders.repository import OrderStore
-from services.commerce.orders.rpc import Orders
-from services.commerce.stock.repository import StockStore
+from services.commerce.orders.coupons import CouponClient
+from services.commerce.orders.repository import OrderRepository
+from services.commerce.orders.rpc import OrderServicer
+from services.commerce.stock.repository import StockRepository
 from services.district.wallet.rules import Coupon
 from services.kit import clock
 from services.kit.errors import Conflict, NotFound, Unavailable
@@ -144,12 +144,12 @@ class Replica:
     STEPS = ("begun", "locked", "approved", "confirmed", "settled")
 
     def __init__(self, runtime: Runtime, dies_at: str = "") -> None:
-        persons, catalog = PersonProjection(runtime.database), CatalogStore(runtime.database)
-        stocks = StockStore(runtime.database, runtime.group_commit, persons)
-        store = OrderStore(runtime.database, ChangeStreamHub(runtime.database), persons)
-        self.wallet = Wallet(lambda: runtime.channels.district)
+        persons, catalog = PersonProjection(runtime.database), CatalogRepository(runtime.database)
+        stocks = StockRepository(runtime.database, runtime.group_commit, persons)
+        store = OrderRepository(runtime.database, ChangeStreamHub(runtime.database), persons)
+        self.wallet = CouponClient(lambda: runtime.channels.district)
         self.checkout = Checkout(catalog, stocks, store, self.wallet)
-        self.orders = Orders(runtime, catalog, stocks, store, self.checkout)
+        self.orders = OrderServicer(runtime, catalog, stocks, store, self.checkout)
         if dies_at == "begun":
             self.wallet.lock = self._before(self.wallet.lock)  # type: ignore[method-assign]
         elif dies_at == "locked":

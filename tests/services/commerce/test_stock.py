@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from quanyu.commerce.v1 import stock_pb2
 from services.commerce.stock import rules
-from services.commerce.stock.repository import StockStore
+from services.commerce.stock.repository import StockRepository
 from services.kit import clock
 from services.kit.errors import Conflict, Denied, Exhausted, Invalid, NotFound, Refusal
 from services.kit.mongo.codec import checked
@@ -21,8 +21,8 @@ from tests.services.conftest import OPERATOR
 from tests.services.lists import first_pages, rows_read, says_the_same_of_each
 
 
-def store_of(shop: Shop) -> StockStore:
-    return StockStore(shop.database, shop.commerce.runtime.group_commit, PersonProjection(shop.database))
+def store_of(shop: Shop) -> StockRepository:
+    return StockRepository(shop.database, shop.commerce.runtime.group_commit, PersonProjection(shop.database))
 
 
 def set_stock(on_hand: int, safety: int = 0, store_id: str = "str_near", variant_id: str = "var_shirt_40") -> stock_pb2.SetStockRequest:

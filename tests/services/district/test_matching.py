@@ -10,7 +10,7 @@ from quanyu.common.v1.money_pb2 import Money
 from quanyu.facts.v1 import facts_pb2
 from services.district import events
 from services.district.matching import rules
-from services.district.matching.repository import Affinity
+from services.district.matching.repository import AffinityRepository
 from services.kit import clock
 from services.kit.projections.persons import PersonProjection
 from services.kit.transactions.outbox import route
@@ -57,7 +57,7 @@ def test_the_table_of_facts_covers_what_the_routes_say(district: Running) -> Non
     assert set(district.definition.facts) == {kind.name for kind in kinds if "district" in route(kind.name).heard_by}
     assert (
         district.definition.facts.keys()
-        == events.handlers(district.runtime.scopes, PersonProjection(district.database), Affinity(district.database)).keys()
+        == events.handlers(district.runtime.scopes, PersonProjection(district.database), AffinityRepository(district.database)).keys()
     )
 
 
@@ -68,7 +68,7 @@ async def test_orders_paid_and_imported_count_once_each(district: Running) -> No
     )
     assert {delivery.state for delivery in await district.deliver(first, history, source="commerce")} == {APPLIED}
     assert {delivery.state for delivery in await district.deliver(first, history, source="commerce")} == {APPLIED}
-    interests = await Affinity(district.database).interests({"con_anna"}, {"brd_a", "brd_b", "brd_x"})
+    interests = await AffinityRepository(district.database).interests({"con_anna"}, {"brd_a", "brd_b", "brd_x"})
     assert interests.keys() == {"brd_a", "brd_b"}
     assert (interests["brd_a"].orders, interests["brd_a"].last_at) == (2, PAID)
     assert rules.frequency(interests["brd_a"], PAID) == pytest.approx(1.5)
@@ -81,7 +81,7 @@ async def test_a_brand_id_that_would_be_read_as_a_path_is_not_swallowed(district
 
 
 async def test_linking_gathers_a_person_and_unlinking_lets_go(district: Running) -> None:
-    persons, affinity = PersonProjection(district.database), Affinity(district.database)
+    persons, affinity = PersonProjection(district.database), AffinityRepository(district.database)
     await district.deliver(*(paid(order(id, "brd_a")) for id in ("con_a", "con_b", "con_c")), source="commerce")
 
     async def bought(id: str) -> int:

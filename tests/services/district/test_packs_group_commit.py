@@ -8,11 +8,11 @@ import pytest
 
 from quanyu.common.v1 import touch_pb2
 from quanyu.district.v1 import packs_pb2, places_pb2
-from services.district.campaigns.repository import Budgets
+from services.district.campaigns.repository import BudgetRepository
 from services.district.packs.enums import PickKind
-from services.district.packs.repository import Claim, Packs
+from services.district.packs.repository import Claim, PackRepository
 from services.district.packs.rules import Candidate, PickReason
-from services.district.places.repository import Visits
+from services.district.places.repository import VisitRepository
 from services.kit import clock
 from services.kit.errors import Conflict, Exhausted, Refusal
 from services.kit.projections.persons import Person
@@ -32,9 +32,9 @@ class Issuing:
 
     def __init__(self, district: Running) -> None:
         runtime = district.runtime
-        self.database, self.packs = runtime.database, Packs(runtime.database)
+        self.database, self.packs = runtime.database, PackRepository(runtime.database)
         self.lanes = [runtime.group_commit, GroupCommit(runtime.database, runtime.outbox, runtime.clock)]
-        self.budgets, self.visits = Budgets(runtime.database), Visits(runtime.database)
+        self.budgets, self.visits = BudgetRepository(runtime.database), VisitRepository(runtime.database)
 
     async def claim(self, visit: places_pb2.Visit, number: int, *ids: str, first: int = 0) -> packs_pb2.Pack:
         """Asks for the pack; the brands in the order of their ids, starting with the one at `first`."""

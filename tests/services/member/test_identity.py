@@ -9,7 +9,7 @@ from quanyu.member.v1 import identity_pb2 as pb
 from quanyu.member.v1 import outreach_pb2
 from services.kit import clock
 from services.kit.errors import Conflict, Denied, Invalid, NotFound
-from services.member.identity.repository import Consumers
+from services.member.identity.repository import ConsumerRepository
 from tests.services.lists import queries_made
 from tests.services.member.conftest import OPERATOR, SERVICE, brand, guide, manager, new_request, shopper
 
@@ -227,7 +227,7 @@ async def test_many_are_told_of_at_once_as_each_is(town):
 
 async def test_who_is_linked_while_many_are_read_is_found_all_the_same(town, monkeypatch):
     first, second = await town.registered("13900000001"), await town.registered("13900000002")
-    reach, links = Consumers.persons_within_reach, [link(first, second)]
+    reach, links = ConsumerRepository.persons_within_reach, [link(first, second)]
 
     async def linked_then(self, ids):
         found = await reach(self, ids)
@@ -235,7 +235,7 @@ async def test_who_is_linked_while_many_are_read_is_found_all_the_same(town, mon
             await town.operator.identity.LinkConsumers(links.pop())
         return found
 
-    monkeypatch.setattr(Consumers, "persons_within_reach", linked_then)
+    monkeypatch.setattr(ConsumerRepository, "persons_within_reach", linked_then)
     several = await town.operator.identity.BatchListIdentities(pb.BatchListIdentitiesRequest(consumer_ids=[first, second]))
     assert not links
     assert [len(one.identities) for one in several.consumers] == [2, 2], "of one person by now"

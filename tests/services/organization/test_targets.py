@@ -13,7 +13,7 @@ from quanyu.facts.v1 import facts_pb2
 from quanyu.organization.v1 import chart_pb2, targets_pb2
 from services.kit.errors import Denied, Invalid, NotFound, Refusal
 from services.kit.security.principals import Grant
-from services.organization.targets.repository import Targets
+from services.organization.targets.repository import TargetRepository
 from tests.services.lists import first_pages, queries_made, rows_read, says_the_same_of_each
 from tests.services.organization.conftest import BRAND, GUIDE_1, GUIDE_1B, MANAGER_1, MANAGER_2, OTHER_BRAND, SUPERVISOR, House
 
@@ -53,7 +53,7 @@ async def card(runtime: House, *who: Grant, **subject: str) -> targets_pb2.Score
     return (await runtime.targets(*who).GetScorecard(targets_pb2.GetScorecardRequest(**(MAY | subject)))).scorecard
 
 
-def targets_of(runtime: House) -> Targets:
+def targets_of(runtime: House) -> TargetRepository:
     return next(servicer.targets for _, servicer in runtime.running.definition.servicers if type(servicer).__name__ == "TargetServicer")
 
 

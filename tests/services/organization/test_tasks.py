@@ -10,7 +10,7 @@ from quanyu.facts.v1 import facts_pb2
 from quanyu.organization.v1 import tasks_pb2
 from services.kit.errors import Conflict, Invalid, NotFound
 from services.kit.security.principals import Grant
-from services.organization.events import table
+from services.organization.events import handlers
 from services.organization.tasks import rules
 from services.organization.tasks.enums import Reason
 from tests.services.lists import first_pages, rows_read, says_the_same_of_each
@@ -28,7 +28,7 @@ def test_exactly_the_facts_that_are_routed_here_are_heard() -> None:
         def __getattr__(self, name: str) -> object:
             return name
 
-    assert set(table(Nothing(), Nothing(), Nothing())) == routed  # type: ignore[arg-type]
+    assert set(handlers(Nothing(), Nothing(), Nothing())) == routed  # type: ignore[arg-type]
 
 
 def day_of(visit_id: str) -> str:
