@@ -1,4 +1,4 @@
-"""The refusals of the graph: a general one for each family of the kit, and those on whose facts a front end acts.
+"""The refusals of the graph: a general one for each family of the kit, and those on whose events a front end acts.
 
 This is the one table of reason -> type; reasons it does not name are told by their family's type.
 """

@@ -82,10 +82,10 @@ def as_refusal_type(refused: errors.Refusal, members: tuple[type[Any], ...], wri
     chosen = type_of(refused)
     if chosen not in members:
         chosen = BY_FAMILY[type(refused)]
-    facts = {name: read(refused.metadata[name]) for name, read in chosen.__metadata_fields__.items() if refused.metadata.get(name)}
-    if "field" in facts:
-        facts["field"] = written(facts["field"])
-    return chosen(message=refused.message, code=refused.reason, retryable=refused.retryable, **facts)
+    events = {name: read(refused.metadata[name]) for name, read in chosen.__metadata_fields__.items() if refused.metadata.get(name)}
+    if "field" in events:
+        events["field"] = written(events["field"])
+    return chosen(message=refused.message, code=refused.reason, retryable=refused.retryable, **events)
 
 
 def family_types() -> tuple[type[Any], ...]:

@@ -6,6 +6,6 @@
     websocket   one connection and its operations
     sse         one operation a request, as `text/event-stream`
 
-A fact reaches a client over: change stream of the service -> its rpc -> `Feed` -> buffer -> executor -> socket. Each of these is
+An event reaches a client over: change stream of the service -> its rpc -> `Feed` -> buffer -> executor -> socket. Each of these is
 bounded, and whoever is slow is told so and dropped; with the last `cursor` as `after` nothing is missed.
 """

@@ -43,7 +43,7 @@ def define(runtime: Runtime) -> ServiceDefinition:
             (orders_pb2_grpc.add_OrderServiceServicer_to_server, OrderServicer(runtime, catalog, stocks, orders, checkout)),
         ],
         tables=[*catalog.tables, *stocks.tables, *orders.tables, persons.table],
-        facts=handlers(runtime, stocks, orders, persons),
+        events=handlers(runtime, stocks, orders, persons),
         background=[_sweeping(runtime, "holds", stocks.sweep), _sweeping(runtime, "orders", checkout.sweep)],
     )
 

@@ -1,9 +1,9 @@
-"""What commerce does about the facts it hears."""
+"""What commerce does about the events it hears."""
 
 from collections.abc import Mapping
 from datetime import UTC
 
-from quanyu.facts.v1 import facts_pb2
+from quanyu.events.v1 import events_pb2
 from services.commerce.orders import scenario
 from services.commerce.orders.repository import OrderRepository
 from services.commerce.stock.repository import StockRepository
@@ -15,28 +15,28 @@ from services.kit.transactions.unit_of_work import UnitOfWork
 
 
 def handlers(runtime: Runtime, stocks: StockRepository, orders: OrderRepository, persons: PersonProjection) -> Mapping[str, Handler]:
-    """The table: kind of fact -> its effect here."""
+    """The table: kind of event -> its effect here."""
 
-    async def store_changed(uow: UnitOfWork, fact: facts_pb2.Fact) -> None:
+    async def store_changed(uow: UnitOfWork, event: events_pb2.Event) -> None:
         """Scopes, and what promises need to know of the store."""
-        await runtime.scopes.store_changed(uow, fact)
-        told = fields(fact.store_changed)
+        await runtime.scopes.store_changed(uow, event)
+        told = fields(event.store_changed)
         await stocks.keep_store(uow.session, as_struct({"active": False} | told | {"id": told["store_id"]}, Store))
 
-    async def visit_started(uow: UnitOfWork, fact: facts_pb2.Fact) -> None:
-        told = fact.visit_started
+    async def visit_started(uow: UnitOfWork, event: events_pb2.Event) -> None:
+        told = event.visit_started
         visit = await orders.visit_under(told.consumer_id, uow.session)
-        await orders.keep_visit(uow.session, scenario.entered(visit, told.visit_id, fact.at.ToDatetime(UTC)))
+        await orders.keep_visit(uow.session, scenario.entered(visit, told.visit_id, event.at.ToDatetime(UTC)))
 
-    async def visit_left(uow: UnitOfWork, fact: facts_pb2.Fact) -> None:
-        told = fact.visit_left
+    async def visit_left(uow: UnitOfWork, event: events_pb2.Event) -> None:
+        told = event.visit_left
         visit = await orders.visit_under(told.consumer_id, uow.session)
-        await orders.keep_visit(uow.session, scenario.left(visit, told.visit_id, fact.at.ToDatetime(UTC)))
+        await orders.keep_visit(uow.session, scenario.left(visit, told.visit_id, event.at.ToDatetime(UTC)))
 
-    async def outreach_sent(uow: UnitOfWork, fact: facts_pb2.Fact) -> None:
-        told = fact.outreach_sent
+    async def outreach_sent(uow: UnitOfWork, event: events_pb2.Event) -> None:
+        told = event.outreach_sent
         visit = await orders.visit_under(told.consumer_id, uow.session)
-        await orders.keep_visit(uow.session, scenario.reached(visit, told.brand_id, told.outreach_id, fact.at.ToDatetime(UTC)))
+        await orders.keep_visit(uow.session, scenario.reached(visit, told.brand_id, told.outreach_id, event.at.ToDatetime(UTC)))
 
     return {
         "store_changed": store_changed,

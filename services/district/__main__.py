@@ -38,7 +38,7 @@ def define(runtime: Runtime) -> ServiceDefinition:
             (packs_pb2_grpc.add_PackServiceServicer_to_server, PackServicer(runtime, persons, visits, ranking, packs)),
         ],
         tables=[districts, venues, visits, campaigns.campaign_collection(database), budgets, coupons, locks, packs, persons.table],
-        facts=events.handlers(runtime.scopes, persons, affinity),
+        events=events.handlers(runtime.scopes, persons, affinity),
     )
 
 

@@ -1,4 +1,4 @@
-"""What the district does about the facts it hears."""
+"""What the district does about the events it hears."""
 
 from collections.abc import Mapping
 
@@ -9,7 +9,7 @@ from services.kit.runtime.runtime import Handler
 
 
 def handlers(scopes: ScopeProjection, persons: PersonProjection, affinity: AffinityRepository) -> Mapping[str, Handler]:
-    """Fact -> effect. A test holds the kinds against the routes in facts.proto."""
+    """Event -> effect. A test holds the kinds against the routes in events.proto."""
     return {
         "store_changed": scopes.store_changed,
         "consumer_linked": persons.linked,

@@ -1,6 +1,6 @@
 """Refusals: the errors that a caller can act on. Rules raise them, `kit.status` maps them to gRPC, the gateway to GraphQL types.
 
-Nothing here knows gRPC. A reason is a member of the use case's own `Reason(StrEnum)`; metadata are the facts a caller needs
+Nothing here knows gRPC. A reason is a member of the use case's own `Reason(StrEnum)`; metadata are the events a caller needs
 to act on (ids, limits, times), never personal data.
 """
 
@@ -15,7 +15,7 @@ class Refusal(Exception):
     """Base of the family.
 
     `code` names the class wherever a refusal is stored or sent; it stays when the class is renamed.
-    `reason` names the rule that refused, `message` tells a person what to do next, `metadata` carries the facts.
+    `reason` names the rule that refused, `message` tells a person what to do next, `metadata` carries the events.
     `retryable` is true if the same call may succeed later without any other change by the caller.
     """
 

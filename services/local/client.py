@@ -7,7 +7,7 @@ from typing import Any
 
 import grpc
 
-from quanyu.facts.v1 import facts_pb2, facts_pb2_grpc
+from quanyu.events.v1 import events_pb2, events_pb2_grpc
 from services.kit.errors import Conflict
 from services.kit.rpc.channel import open_channel
 from services.kit.security.principals import INSTALLATION, SERVICE, Grant, Principal, Signer
@@ -48,8 +48,8 @@ async def count_backlog(opened: Mapping[str, grpc.aio.Channel]) -> tuple[int, in
     """Returns the number of events that wait for delivery, and of those that are parked."""
     waiting = parked = 0
     for channel in opened.values():
-        stub = facts_pb2_grpc.FactOutboxServiceStub(channel)
-        for each in (await stub.GetBacklog(facts_pb2.GetBacklogRequest())).backlogs:
+        stub = events_pb2_grpc.EventOutboxServiceStub(channel)
+        for each in (await stub.GetBacklog(events_pb2.GetBacklogRequest())).backlogs:
             waiting, parked = waiting + each.waiting, parked + each.parked
     return waiting, parked
 

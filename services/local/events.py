@@ -7,7 +7,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from quanyu.facts.v1 import facts_pb2, facts_pb2_grpc
+from quanyu.events.v1 import events_pb2, events_pb2_grpc
 from services.local import client
 from services.local.folder import Folder
 from services.local.keys import SERVICES
@@ -28,14 +28,14 @@ async def _show(folder: Folder, replay: bool, console: Console) -> int:
     reasons = Table("id", "kind", "key", "attempts", "reason", title="parked")
     async with client.open_channels(folder) as channels:
         for name in SERVICES:
-            stub: Any = facts_pb2_grpc.FactOutboxServiceStub(channels[name])
+            stub: Any = events_pb2_grpc.EventOutboxServiceStub(channels[name])
             if replay:
-                replayed = (await stub.ReplayParkedFacts(facts_pb2.ReplayParkedFactsRequest())).replayed
+                replayed = (await stub.ReplayParkedEvents(events_pb2.ReplayParkedEventsRequest())).replayed
                 if replayed:
                     console.print(f"{name}: {replayed} delivered again")
-            for each in (await stub.GetBacklog(facts_pb2.GetBacklogRequest())).backlogs:
-                waiting.add_row(name, each.listener, f"{each.waiting:,}", f"[red]{each.parked:,}[/]" if each.parked else "0")
-            for event in (await stub.ListParkedFacts(facts_pb2.ListParkedFactsRequest())).facts:
+            for each in (await stub.GetBacklog(events_pb2.GetBacklogRequest())).backlogs:
+                waiting.add_row(name, each.subscriber, f"{each.waiting:,}", f"[red]{each.parked:,}[/]" if each.parked else "0")
+            for event in (await stub.ListParkedEvents(events_pb2.ListParkedEventsRequest())).events:
                 reasons.add_row(event.id, event.kind, event.key, str(event.attempts), event.reason)
     console.print(waiting if waiting.row_count else "No event waits.")
     if reasons.row_count:

@@ -40,7 +40,7 @@ def define(runtime: Runtime) -> ServiceDefinition:
             relations.interactions, relations.relations, relations.transitions,
             bindings.staff, bindings.table, outreaches.table, outreaches.sent,
         ],
-        facts=events.handlers(stores, consumers, relations, bindings, outreaches),
+        events=events.handlers(stores, consumers, relations, bindings, outreaches),
     )  # fmt: skip
 
 

@@ -1,9 +1,9 @@
-"""What member does about each fact it hears. A test holds this table against the routes in facts.proto."""
+"""What member does about each event it hears. A test holds this table against the routes in events.proto."""
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC
 
-from quanyu.facts.v1 import facts_pb2
+from quanyu.events.v1 import events_pb2
 from services.kit.events.inbox import BatchHandler, Happened
 from services.kit.mongo.codec import fields
 from services.kit.runtime.runtime import Handler
@@ -22,15 +22,15 @@ def handlers(
     bindings: BindingRepository,
     outreaches: OutreachRepository,
 ) -> Mapping[str, Handler]:
-    """Fact -> effect."""
+    """Event -> effect."""
 
-    async def pack_issued(uow: UnitOfWork, fact: facts_pb2.Fact) -> None:
+    async def pack_issued(uow: UnitOfWork, event: events_pb2.Event) -> None:
         """Each brand with a coupon in the pack reached the consumer."""
-        await relations.record(uow, interactions.of_pack(fields(fact.pack_issued), fact.at.ToDatetime(tzinfo=UTC)))
+        await relations.record(uow, interactions.of_pack(fields(event.pack_issued), event.at.ToDatetime(tzinfo=UTC)))
 
-    async def order_paid(uow: UnitOfWork, fact: facts_pb2.Fact) -> None:
+    async def order_paid(uow: UnitOfWork, event: events_pb2.Event) -> None:
         """A purchase with each brand in the order; the outcome of what a guide wrote before."""
-        order = fact.order_paid.order
+        order = event.order_paid.order
         await relations.record(uow, interactions.of_order(order))
         if order.consumer_id:
             people = await consumers.people([order.consumer_id], uow.session)
@@ -38,7 +38,7 @@ def handlers(
 
     async def orders_imported(happened: Sequence[Happened]) -> None:
         """Purchases of the past; nobody wrote to anybody then."""
-        orders = (order for _, fact in happened for order in fact.orders_imported.orders)
+        orders = (order for _, event in happened for order in event.orders_imported.orders)
         await relations.record(happened[0][0], [one for order in orders for one in interactions.of_order(order)])
 
     return {

@@ -2,7 +2,7 @@
 
 from msgspec import Struct
 
-from quanyu.facts.v1 import facts_pb2
+from quanyu.events.v1 import events_pb2
 from services.kit.enums import ScopeKind
 from services.kit.errors import Denied
 from services.kit.mongo.client import Session
@@ -30,10 +30,10 @@ class StoreProjection:
             runtime.database, "store_view", noun="STORE", struct=Store, scopes={ScopeKind.STORE: "_id", ScopeKind.BRAND: "brand_id"}
         )
 
-    async def changed(self, uow: UnitOfWork, fact: facts_pb2.Fact) -> None:
+    async def changed(self, uow: UnitOfWork, event: events_pb2.Event) -> None:
         """Keeps what a StoreChanged says, here and in the scopes."""
-        await self.scopes.store_changed(uow, fact)
-        told = fact.store_changed
+        await self.scopes.store_changed(uow, event)
+        told = event.store_changed
         row = {"brand_id": told.brand_id, "zone": told.zone}
         await self.table.collection.update_one({"_id": told.store_id}, {"$set": row}, upsert=True, session=uow.session)
 

@@ -25,7 +25,7 @@ def define(runtime: Runtime) -> ServiceDefinition:
             (tasks_pb2_grpc.add_TaskServiceServicer_to_server, TaskServicer(runtime, tasks)),
         ],
         tables=[*chart.tables, *targets.tables, *tasks.tables, persons.table],
-        facts=events.handlers(targets, tasks, persons),
+        events=events.handlers(targets, tasks, persons),
     )
 
 

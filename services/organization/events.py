@@ -1,8 +1,8 @@
-"""What the organization does about the facts of other services."""
+"""What the organization does about the events of other services."""
 
 from collections.abc import Mapping
 
-from quanyu.facts.v1 import facts_pb2
+from quanyu.events.v1 import events_pb2
 from services.kit.events.inbox import BatchHandler
 from services.kit.projections.persons import PersonProjection
 from services.kit.runtime.runtime import Handler
@@ -12,24 +12,24 @@ from services.organization.tasks.repository import TaskRepository
 
 
 def handlers(targets: TargetRepository, tasks: TaskRepository, persons: PersonProjection) -> Mapping[str, Handler]:
-    """Fact -> effect."""
+    """Event -> effect."""
 
-    async def consumer_linked(uow: UnitOfWork, fact: facts_pb2.Fact) -> None:
-        await persons.linked(uow, fact)
-        await tasks.follow(uow, [fact.consumer_linked.consumer_id])
+    async def consumer_linked(uow: UnitOfWork, event: events_pb2.Event) -> None:
+        await persons.linked(uow, event)
+        await tasks.follow(uow, [event.consumer_linked.consumer_id])
 
-    async def consumer_unlinked(uow: UnitOfWork, fact: facts_pb2.Fact) -> None:
-        await persons.unlinked(uow, fact)
-        await tasks.follow(uow, [fact.consumer_unlinked.consumer_id, fact.consumer_unlinked.linked_consumer_id])
+    async def consumer_unlinked(uow: UnitOfWork, event: events_pb2.Event) -> None:
+        await persons.unlinked(uow, event)
+        await tasks.follow(uow, [event.consumer_unlinked.consumer_id, event.consumer_unlinked.linked_consumer_id])
 
-    async def consumer_bound(uow: UnitOfWork, fact: facts_pb2.Fact) -> None:
-        await targets.bind(uow, fact.consumer_bound)
-        await tasks.follow(uow, [fact.consumer_bound.consumer_id, *fact.consumer_bound.ended_consumer_ids])
+    async def consumer_bound(uow: UnitOfWork, event: events_pb2.Event) -> None:
+        await targets.bind(uow, event.consumer_bound)
+        await tasks.follow(uow, [event.consumer_bound.consumer_id, *event.consumer_bound.ended_consumer_ids])
 
-    async def outreach_sent(uow: UnitOfWork, fact: facts_pb2.Fact) -> None:
-        await targets.wrote(uow, fact.outreach_sent)
-        if fact.outreach_sent.task_id:
-            await tasks.answered(uow, fact.outreach_sent)
+    async def outreach_sent(uow: UnitOfWork, event: events_pb2.Event) -> None:
+        await targets.wrote(uow, event.outreach_sent)
+        if event.outreach_sent.task_id:
+            await tasks.answered(uow, event.outreach_sent)
 
     return {
         "consumer_linked": consumer_linked,

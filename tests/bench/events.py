@@ -1,4 +1,4 @@
-"""Facts per second from the transaction that tells them to the effect at the listener, against bare inserts of the same rows."""
+"""Events per second from the transaction that tells them to the effect at the subscriber, against bare inserts of the same rows."""
 
 import asyncio
 import itertools
@@ -19,9 +19,9 @@ from services.kit.settings import Settings
 from services.local.mongod import free_port
 from tests.services.kit.hearing import Sender, until, visit
 
-FACTS = 3200
+EVENTS = 3200
 KEYS = 800
-FACTS_A_TRANSACTION = 20
+EVENTS_A_TRANSACTION = 20
 WRITERS = 16
 ROUNDS = 5
 ALONE = 30
@@ -32,7 +32,7 @@ EFFECTS = ("bare", "together")
 
 
 class Bench:
-    """A sender in this process, and two listeners in others, one of which hears at a time: their effects are written differently."""
+    """A sender in this process, and two subscribers in others, one of which hears at a time: their effects are written differently."""
 
     def __init__(self, sending: Database, hearing: Database, addresses: Mapping[str, str]) -> None:
         self.senders = {effect: Sender(sending, [effect]) for effect in addresses}
@@ -40,24 +40,24 @@ class Bench:
         self.numbers = itertools.count()
 
     async def tell(self, effect: str = EFFECTS[0]) -> None:
-        """FACTS facts by WRITERS writers, several in each transaction and each of a key of its own."""
+        """EVENTS events by WRITERS writers, several in each transaction and each of a key of its own."""
 
-        async def teller(facts: int) -> None:
-            for _ in range(facts // FACTS_A_TRANSACTION):
-                numbers = [next(self.numbers) for _ in range(FACTS_A_TRANSACTION)]
+        async def teller(events: int) -> None:
+            for _ in range(events // EVENTS_A_TRANSACTION):
+                numbers = [next(self.numbers) for _ in range(EVENTS_A_TRANSACTION)]
                 await self.senders[effect].tell(*(visit(f"key-{number % KEYS}", number) for number in numbers))
 
-        await asyncio.gather(*(teller(FACTS // WRITERS) for _ in range(WRITERS)))
+        await asyncio.gather(*(teller(EVENTS // WRITERS) for _ in range(WRITERS)))
 
     async def bare_inserts(self) -> None:
-        """The rows of FACTS effects, each inserted by itself."""
+        """The rows of EVENTS effects, each inserted by itself."""
 
         async def writer(rows: int) -> None:
             for _ in range(rows):
                 number = next(self.numbers)
                 await self.hearing["bare"].insert_one({"key": f"key-{number % KEYS}", "number": number})
 
-        await asyncio.gather(*(writer(FACTS // WRITERS) for _ in range(WRITERS)))
+        await asyncio.gather(*(writer(EVENTS // WRITERS) for _ in range(WRITERS)))
 
     async def from_end_to_end(self, effect: str) -> None:
         """Told while they are relayed, until all stand."""
@@ -71,7 +71,7 @@ class Bench:
             await until(self.senders[EFFECTS[0]].nothing_left)
 
     async def alone(self) -> float:
-        """Milliseconds from the end of the transaction that tells one fact to its row's being gone; median."""
+        """Milliseconds from the end of the transaction that tells one event to its row's being gone; median."""
         measured = []
         sender = self.senders[EFFECTS[0]]
         async with sender.relaying(self.addresses, lease_seconds=LEASE_SECONDS):
@@ -85,7 +85,7 @@ class Bench:
 
 async def run(uri: str) -> Table:
     prefix = f"bench_{secrets.token_hex(4)}"
-    sending, hearing = (Database(Settings(mongo_uri=uri), f"{prefix}_{name}") for name in ("sender", "listener"))
+    sending, hearing = (Database(Settings(mongo_uri=uri), f"{prefix}_{name}") for name in ("sender", "subscriber"))
     try:
         async with _listener(uri, hearing.name, EFFECTS[0]) as first, _listener(uri, hearing.name, EFFECTS[1]) as second:
             return await _measure(Bench(sending, hearing, dict(zip(EFFECTS, (first, second), strict=True))))
@@ -108,10 +108,10 @@ async def _measure(bench: Bench) -> Table:
     medians = {name: median(measured[name] for measured in rounds) for name in ways}
     floor = next(iter(medians.values()))
     table = Table(
-        title=f"facts: {FACTS:,} of {KEYS} keys, medians of {ROUNDS} rounds (goal: {GOAL:,}/s from end to end)",
-        caption=f"{FACTS_A_TRANSACTION} facts a transaction, {WRITERS} writers; a fact alone is applied after {await bench.alone():.0f} ms",
+        title=f"events: {EVENTS:,} of {KEYS} keys, medians of {ROUNDS} rounds (goal: {GOAL:,}/s from end to end)",
+        caption=f"{EVENTS_A_TRANSACTION} events a transaction, {WRITERS} writers; an event alone is applied after {await bench.alone():.0f} ms",
     )
-    for column in ("way", "facts/s", "x floor"):
+    for column in ("way", "events/s", "x floor"):
         table.add_column(column, justify="left" if column == "way" else "right")
     for name, value in medians.items():
         table.add_row(name, f"{value:,.0f}", f"{value / floor:.2f}")
@@ -121,12 +121,12 @@ async def _measure(bench: Bench) -> Table:
 async def _per_second(way: Callable[[], Awaitable[None]]) -> float:
     start = time.perf_counter()
     await way()
-    return FACTS / (time.perf_counter() - start)
+    return EVENTS / (time.perf_counter() - start)
 
 
 @asynccontextmanager
 async def _listener(uri: str, database: str, effect: str) -> AsyncIterator[str]:
-    """The address of a listener in a process of its own."""
+    """The address of a subscriber in a process of its own."""
     address = f"127.0.0.1:{free_port()}"
     arguments = ("-m", "tests.faults.event_subscriber", uri, "motor", database, address, effect)
     process = await asyncio.create_subprocess_exec(sys.executable, *arguments, cwd=ROOT, stdin=PIPE, stdout=PIPE)

@@ -1,6 +1,6 @@
 """A process that tells visits and relays them, and may be killed while it does.
 
-`python -m tests.faults.event_publisher URI DRIVER DATABASE KEYS NAME=ADDRESS …` says "ready". Each line of its input is a number: the facts
+`python -m tests.faults.event_publisher URI DRIVER DATABASE KEYS NAME=ADDRESS …` says "ready". Each line of its input is a number: the events
 below it are told, each in one transaction with its cause, those of one key in order; what was told before a kill is not told again.
 """
 
@@ -23,12 +23,12 @@ ATTEMPTS_MAX = 4
 
 
 def key_of(number: int, keys: int) -> str:
-    """The key of a fact, in turn."""
+    """The key of an event, in turn."""
     return f"key-{number % keys}"
 
 
 async def tell(database: Database, outbox: Outbox, number: int, key: str) -> None:
-    """Cause and fact in one transaction, once."""
+    """Cause and event in one transaction, once."""
 
     async def body(session: Any) -> None:
         await database["causes"].insert_one({"_id": number}, session=session)
@@ -40,7 +40,7 @@ async def tell(database: Database, outbox: Outbox, number: int, key: str) -> Non
 async def tell_up_to(limit: int, database: Database, outbox: Outbox, keys: int) -> None:
     told = {cause["_id"] async for cause in database["causes"].find({"_id": {"$lt": limit}})}
     missing = [number for number in range(limit) if number not in told]
-    # A wave holds each key once at most, so that the facts of a key happen one after the other.
+    # A wave holds each key once at most, so that the events of a key happen one after the other.
     for wave in range(limit // keys + 1):
         numbers = [number for number in missing if number // keys == wave]
         await asyncio.gather(*(tell(database, outbox, number, key_of(number, keys)) for number in numbers))
@@ -48,10 +48,10 @@ async def tell_up_to(limit: int, database: Database, outbox: Outbox, keys: int) 
 
 async def main(uri: str, driver: Any, name: str, keys: int, addresses: dict[str, str]) -> None:
     database = Database(Settings(mongo_uri=uri, mongo_driver=driver), name)
-    outbox = Outbox(database, SOURCE, heard_by={"visit_started": list(addresses)})
+    outbox = Outbox(database, SOURCE, subscribers={"visit_started": list(addresses)})
     await outbox.prepare()
     watch = ChangeStreamHub(database, [WATCHED])
-    channels = {listener: grpc.aio.insecure_channel(address) for listener, address in addresses.items()}
+    channels = {subscriber: grpc.aio.insecure_channel(address) for subscriber, address in addresses.items()}
     relay = Relay(database, channels, source=SOURCE, watch=watch, lease_seconds=LEASE_SECONDS, attempts_max=ATTEMPTS_MAX, retry=QUICK)
     background = [asyncio.create_task(loop()) for loop in (watch.run, relay.run)]
     print("ready", flush=True)  # noqa: T201 - the parent waits for it

@@ -17,14 +17,14 @@ from services.kit.settings import Settings
 from services.kit.transactions.group_commit import ChangeSet, DocumentRef, GroupCommit, Snapshot
 from services.kit.transactions.idempotency import IdempotencyKey
 from services.kit.transactions.outbox import Outbox
-from services.kit.values.event import Fact
+from services.kit.values.event import Event
 
 STOCK = DocumentRef("stock", "var_1:str_1")
 SOLD_OUT = "SOLD_OUT"
 
 
-class StoreChanged(Fact, frozen=True):
-    """The fact each take tells."""
+class StoreChanged(Event, frozen=True):
+    """The event each take tells."""
 
     kind = "store_changed"
     store_id: str
@@ -46,7 +46,7 @@ async def take(group_commit: GroupCommit, name: str) -> str:
         return ChangeSet(
             increments={STOCK: {"reserved": 1}},
             inserts=[("holds", {"_id": name, "piece": stock["reserved"] + 1})],
-            facts=[StoreChanged("str_1")],
+            events=[StoreChanged("str_1")],
             answer=Int64Value(value=stock["reserved"] + 1),
         )
 

@@ -204,7 +204,7 @@ async def test_nobody_changes_what_is_anothers(street: Street, attacker: str) ->
             problems += [line async for line in _changed(street, watches, own, name, who)]
     await world.settled()
     for watch in watches:
-        problems += [f"a fact changed {change}" for change in await watch.look() if own.touched(watch.scopes, change)]
+        problems += [f"an event changed {change}" for change in await watch.look() if own.touched(watch.scopes, change)]
     assert not problems, "\n".join([f"{len(problems)}", *problems[:30]])
 
 

@@ -71,7 +71,7 @@ class Play:
         return answer
 
     async def until(self, found: Callable[[Any], bool], name: str, variables: dict[str, Any] | None = None, *, who: str = "") -> Any:
-        """The same, asked until facts under way have arrived."""
+        """The same, asked until events under way have arrived."""
         async with asyncio.timeout(world.SECONDS_MAX):
             while True:
                 answer = await self.play(name, variables, who=who)

@@ -338,11 +338,11 @@ class Started(Server):
 @asynccontextmanager
 async def listening(gateway: Gateway) -> AsyncIterator[int]:
     """The gateway behind its own real server; the port."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
+    with socket.create_server(("127.0.0.1", 0)) as subscriber:
+        port: int = subscriber.getsockname()[1]
         gateway.app.state.address = f"127.0.0.1:{port}"
         server = Started(gateway)
-        serving = asyncio.create_task(server.serve([listener]))
+        serving = asyncio.create_task(server.serve([subscriber]))
         try:
             await asyncio.wait_for(server.ready.wait(), SECONDS_MAX)
             yield port

@@ -31,7 +31,7 @@ async def do(
 
 
 async def eventually(gateway: Gateway, mutation: str, given: dict[str, Any], *, keyed: bool = False, **options: Any) -> Any:
-    """The same for what needs facts of another service, which are under way; with a fresh key each time where one is required."""
+    """The same for what needs events of another service, which are under way; with a fresh key each time where one is required."""
     async with asyncio.timeout(SECONDS_MAX):
         while True:
             try:

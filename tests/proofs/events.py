@@ -1,17 +1,17 @@
-"""Facts between three processes that are all killed at random: every effect exactly once, order kept, a parked one blocks only its key."""
+"""Events between three processes that are all killed at random: every effect exactly once, order kept, a parked one blocks only its key."""
 
 from rich.table import Table
 
 from services.kit.settings import Settings
-from tests.faults.events import facts_survive_kills
+from tests.faults.events import events_survive_kills
 
-FACTS, KEYS, KILLS = 1000, 40, 20
+EVENTS, KEYS, KILLS = 1000, 40, 20
 
 
 async def run(uri: str) -> Table:
-    """Full size: 1,000 facts to two listeners, 20 kills."""
-    table = Table(title=f"facts: {FACTS:,} facts to two listeners while sender and listeners are killed {KILLS} times")
-    figures = await facts_survive_kills(Settings(mongo_uri=uri), facts=FACTS, keys=KEYS, kills=KILLS)
+    """Full size: 1,000 events to two subscribers, 20 kills."""
+    table = Table(title=f"events: {EVENTS:,} events to two subscribers while sender and subscribers are killed {KILLS} times")
+    figures = await events_survive_kills(Settings(mongo_uri=uri), events=EVENTS, keys=KEYS, kills=KILLS)
     for name in figures:
         table.add_column(name, justify="right")
     table.add_row(*figures.values())

@@ -67,7 +67,7 @@ async def takes_survive_a_kill(settings: Settings, takes: int, pieces: int) -> d
 
 
 async def _recount(database: Database, takes: int, pieces: int) -> None:
-    """The counter, the idempotency records, the rows inserted and the facts told all say the same."""
+    """The counter, the idempotency records, the rows inserted and the events told all say the same."""
     stock = await database[STOCK.collection].find_one({"_id": STOCK.id})
     assert stock == {"_id": STOCK.id, "on_hand": pieces, "reserved": pieces, "version": pieces + 1}
     assert await database[idempotency.COLLECTION].count_documents({"answer": {"$exists": True}}) == pieces

@@ -8,7 +8,7 @@ import grpc
 import msgspec
 import pytest
 
-from quanyu.facts.v1 import facts_pb2, facts_pb2_grpc
+from quanyu.events.v1 import events_pb2, events_pb2_grpc
 from services.kit import clock
 from services.kit.mongo.client import Database
 from services.kit.rpc.channel import open_channel
@@ -18,7 +18,7 @@ from services.kit.runtime.runtime import SERVICES
 from services.kit.security.principals import INSTALLATION, SERVICE, Grant, Principal, Signer
 from services.kit.settings import Settings
 from services.kit.transactions.outbox import DELIVERIES, Outbox
-from services.kit.values.event import Fact
+from services.kit.values.event import Event
 from services.local.keys import Keys, new_keys
 from services.local.mongod import free_port
 
@@ -49,32 +49,32 @@ class Running:
         self.channels.append(channel)
         return channel
 
-    async def deliver(self, *told: Fact | facts_pb2.Fact, source: str, signed_by: str = "") -> list[facts_pb2.Delivery]:
-        """Delivers facts of `source`, which signs the call unless told otherwise, through the real rpc, numbered on from the last ones per
+    async def deliver(self, *told: Event | events_pb2.Event, source: str, signed_by: str = "") -> list[events_pb2.Delivery]:
+        """Delivers events of `source`, which signs the call unless told otherwise, through the real rpc, numbered on from the last ones per
         key."""
         outbox = Outbox(self.database, source)
-        facts = [item if isinstance(item, facts_pb2.Fact) else outbox.fact(item, clock.now()) for item in told]
+        events = [item if isinstance(item, events_pb2.Event) else outbox.event(item, clock.now()) for item in told]
         sequences: dict[str, int] = {}
-        for fact in facts:
-            if not fact.sequence:
-                if fact.key not in sequences:
-                    row = await self.database["inbox"].find_one({"_id": f"{source}:{fact.key}"})
-                    sequences[fact.key] = row["sequence"] if row else 0
-                sequences[fact.key] += 1
-                fact.sequence = sequences[fact.key]
+        for event in events:
+            if not event.sequence:
+                if event.key not in sequences:
+                    row = await self.database["inbox"].find_one({"_id": f"{source}:{event.key}"})
+                    sequences[event.key] = row["sequence"] if row else 0
+                sequences[event.key] += 1
+                event.sequence = sequences[event.key]
         issuer = signed_by or source
         signer = Signer(issuer, self.keys.signing_setting(issuer))
         principal = Principal(id=f"service:{source}", grants=(Grant(SERVICE, INSTALLATION),))
         channel = open_channel(self.address, lambda: signer.token(self.runtime.name, principal), DEADLINE_SECONDS)
         async with channel:
-            answer = await facts_pb2_grpc.FactSinkServiceStub(channel).Deliver(facts_pb2.DeliverRequest(source=source, facts=facts))
+            answer = await events_pb2_grpc.EventInboxServiceStub(channel).Deliver(events_pb2.DeliverRequest(source=source, events=events))
         return list(answer.deliveries)
 
-    async def facts_told(self) -> list[facts_pb2.Fact]:
-        """The facts that wait in the outbox, each once, in order for each key."""
+    async def events_told(self) -> list[events_pb2.Event]:
+        """The events that wait in the outbox, each once, in order for each key."""
         rows = await self.database[DELIVERIES].find().to_list(None)
-        facts = [facts_pb2.Fact.FromString(row["fact"]) for row in rows]
-        return sorted({fact.id: fact for fact in facts}.values(), key=lambda fact: (fact.key, fact.sequence))
+        events = [events_pb2.Event.FromString(row["event"]) for row in rows]
+        return sorted({event.id: event for event in events}.values(), key=lambda event: (event.key, event.sequence))
 
     async def close(self) -> None:
         for channel in self.channels:

@@ -107,14 +107,14 @@ ALLOWED = {
 """What others' calls may do to ash's rows. Everything else that changes one is a hole."""
 
 WITHOUT_CONTROL = {
-    "FactSinkService.Deliver": "facts are made by services only",
+    "EventInboxService.Deliver": "events are made by services only",
     "OrderService.TakePaymentNotice": "only whoever takes the payments signs a notice",
 }
 """Rpcs that the generated request does not reach for those who may call them, and why."""
 SILENT = {
     "ConsentService.CheckConsents": "answers the brand ids it was asked about",
-    "FactOutboxService.GetBacklog": "counts",
-    "FactOutboxService.ListParkedFacts": "nothing is parked in this world",
+    "EventOutboxService.GetBacklog": "counts",
+    "EventOutboxService.ListParkedEvents": "nothing is parked in this world",
 }
 """Reads that are not public and yet tell nothing of one's own in this world."""
 STREAM_SECONDS = 1.0

@@ -30,7 +30,7 @@ from services.kit.settings import Settings
 from services.kit.transactions import idempotency
 from services.kit.transactions.idempotency import IdempotencyKey
 from services.kit.transactions.outbox import BODIES, DELIVERIES, KEYS, route
-from services.kit.values.event import Fact
+from services.kit.values.event import Event
 from services.local.keys import new_keys
 from tests.services.kit.test_protos import RPCS
 
@@ -63,7 +63,7 @@ async def names() -> dict[str, Section]:
         "refusals": {code: status.CODES[kind].name for code, kind in errors.BY_CODE.items()},
         "collections": {"without_struct": sorted(kit)},
         **collections,
-        **{f"facts.{kind}": _fact(kind) for kind in BODIES},
+        **{f"events.{kind}": _event(kind) for kind in BODIES},
     }
 
 
@@ -85,12 +85,12 @@ def _idempotency() -> Section:
     }
 
 
-def _fact(kind: str) -> Section:
+def _event(kind: str) -> Section:
     way = route(kind)
     return {
         "key": way.key,
-        "told_by": way.told_by,
-        "heard_by": sorted(way.heard_by),
+        "publisher": way.publisher,
+        "subscribers": sorted(way.subscribers),
         "fields": sorted(field.name for field in BODIES[kind].fields),
     }
 
@@ -151,11 +151,11 @@ def test_refusal_codes_are_unique() -> None:
 
 
 @pytest.mark.parametrize("kind", BODIES)
-def test_fact_kind_has_exactly_one_struct(kind: str) -> None:
-    told_by = route(kind).told_by
-    import_module(f"services.{told_by}.__main__")
-    structs = [each for each in Fact.__subclasses__() if each.kind == kind and each.__module__.startswith("services.")]
-    assert [each.__module__.split(".")[1] for each in structs] == [told_by]
+def test_event_kind_has_exactly_one_struct(kind: str) -> None:
+    publisher = route(kind).publisher
+    import_module(f"services.{publisher}.__main__")
+    structs = [each for each in Event.__subclasses__() if each.kind == kind and each.__module__.startswith("services.")]
+    assert [each.__module__.split(".")[1] for each in structs] == [publisher]
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Tasks: what a fact asks of a member of staff, from birth to outcome."""
+"""Tasks: what an event asks of a member of staff, from birth to outcome."""
 
 from __future__ import annotations
 

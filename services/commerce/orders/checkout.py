@@ -1,7 +1,7 @@
 """An order's steps from goods to paid. Each is one transaction or one repeatable call; whatever stops in between is taken up again.
 
 place: order and holds in one transaction (PLACING) -> the wallet locks -> discounts on the order (PLACED)
-pay:   payment on the order (PAYING) -> the wallet confirms -> order PAID, holds sold, stock less, fact told, in one transaction
+pay:   payment on the order (PAYING) -> the wallet confirms -> order PAID, holds sold, stock less, event told, in one transaction
 From PAYING on an order only goes forward, unless the wallet has lost its coupons; before that it is cancelled when its time is over.
 """
 
@@ -150,10 +150,10 @@ class Checkout:
             except (Conflict, NotFound):
                 await self.cancel(order, CancelReason.COUPONS_LOST)
                 continue
-            paid, facts = rules.settle(order)
+            paid, events = rules.settle(order)
             moves = [Move(after, reserved=-gone, on_hand=-gone) for after, gone in map(stock_rules.sell, await self._holds(order))]
             try:
-                await self.stocks.move(None, moves, Empty(), updates=[(ORDERS, *self.orders.change(paid))], facts=facts)
+                await self.stocks.move(None, moves, Empty(), updates=[(ORDERS, *self.orders.change(paid))], events=events)
             except Conflict:
                 continue  # another call or the sweeper was faster; look again
             return paid

@@ -13,7 +13,7 @@ from services.commerce.stock.rules import ConsumerId, StoreId
 from services.kit.enums import Scenario, Touchpoint
 from services.kit.errors import Invalid, NotFound
 from services.kit.mongo.codec import as_struct
-from services.kit.values.event import Fact
+from services.kit.values.event import Event
 from services.kit.values.money import MINOR_MAX, Currency
 
 IMPORT_MAX = 500
@@ -52,7 +52,7 @@ class Bounds(Struct, frozen=True):
     total: Annotated[int, Meta(le=MINOR_MAX)]
 
 
-class OrdersImported(Fact, frozen=True):
+class OrdersImported(Event, frozen=True):
     """A batch of orders from before this installation was imported."""
 
     kind = "orders_imported"

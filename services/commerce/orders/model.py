@@ -1,4 +1,4 @@
-"""The nouns of orders: lines, coupons, payments, the order itself and what facts carry of it."""
+"""The nouns of orders: lines, coupons, payments, the order itself and what events carry of it."""
 
 from datetime import datetime
 from typing import Annotated
@@ -12,7 +12,7 @@ from services.commerce.stock.enums import Method
 from services.commerce.stock.rules import ConsumerId, Point, Quantity, StoreId
 from services.kit import ids
 from services.kit.enums import Scenario, Touchpoint
-from services.kit.values.event import Fact
+from services.kit.values.event import Event
 
 LINES_MAX = 50
 COUPONS_MAX = 10
@@ -141,7 +141,7 @@ class Order(Struct, frozen=True):
 
 
 class SummaryLine(Struct, frozen=True):
-    """A line as the facts carry it."""
+    """A line as the events carry it."""
 
     brand_id: str
     variant_id: str
@@ -150,7 +150,7 @@ class SummaryLine(Struct, frozen=True):
 
 
 class OrderSummary(Struct, frozen=True):
-    """An order as the facts carry it."""
+    """An order as the events carry it."""
 
     order_id: str
     consumer_id: str
@@ -163,7 +163,7 @@ class OrderSummary(Struct, frozen=True):
     coupon_ids: tuple[str, ...] = ()
 
 
-class OrderPaid(Fact, frozen=True):
+class OrderPaid(Event, frozen=True):
     """An order was paid."""
 
     kind = "order_paid"

@@ -223,7 +223,7 @@ def overdue(order: Order, real_at: datetime) -> bool:
 
 
 def summary(order: Order) -> OrderSummary:
-    """The order as the facts carry it."""
+    """The order as the events carry it."""
     assert order.paid_at is not None
     return OrderSummary(
         order_id=order.id,

@@ -104,7 +104,7 @@ RULES = Rules(
 
 
 def derive(situation: Situation, rules: Rules = RULES) -> tuple[Scenario, Basis]:
-    """The scenario and the fact that decided. The last rule always holds."""
+    """The scenario and the event that decided. The last rule always holds."""
     for rule in rules.rules:
         evidence = CONDITIONS[rule.condition](rule, situation)
         if evidence is not None:

@@ -197,16 +197,16 @@ class StockRepository:
         answer: Answer,
         *,
         updates: Sequence[tuple[str, Document, Document]] = (),
-        facts: Sequence[Any] = (),
+        events: Sequence[Any] = (),
     ) -> Answer:
-        """Changes holds together with their stock rows (and `updates` and `facts`), if all are still as they were read."""
+        """Changes holds together with their stock rows (and `updates` and `events`), if all are still as they were read."""
         sums: dict[DocumentRef, dict[str, int]] = {}
         for item in moves:
             row = sums.setdefault(DocumentRef(STOCK, item.hold.stock_id), {"reserved": 0, "on_hand": 0})
             row["reserved"] += item.reserved
             row["on_hand"] += item.on_hand
         changes = [*((HOLDS, *self.holds.change(item.hold)) for item in moves), *updates]
-        outcome = ChangeSet(increments=sums, updates=changes, facts=facts, answer=answer)
+        outcome = ChangeSet(increments=sums, updates=changes, events=events, answer=answer)
         return await self.group_commit.run(key, list(sums), lambda _: outcome, type(answer))
 
     async def sweep(self) -> int:

@@ -1,4 +1,4 @@
-"""`affinity_view`: what each consumer id bought of each brand, grown by facts without reading.
+"""`affinity_view`: what each consumer id bought of each brand, grown by events without reading.
 
 A document per consumer id: {_id, brands: {brand_id: {weight, orders, last_at}}}. Whoever asks sums over a person's ids, so that
 linking and unlinking move nothing here.
@@ -9,7 +9,7 @@ from datetime import UTC
 
 from pymongo import UpdateOne
 
-from quanyu.facts.v1 import facts_pb2
+from quanyu.events.v1 import events_pb2
 from services.district.matching import rules
 from services.district.matching.rules import Interest, Purchase
 from services.kit.errors import Invalid
@@ -21,7 +21,7 @@ COLLECTION = "affinity_view"
 
 
 class AffinityRepository:
-    """What persons bought, for scoring; kept by the facts OrderPaid and OrdersImported."""
+    """What persons bought, for scoring; kept by the events OrderPaid and OrdersImported."""
 
     def __init__(self, database: Database) -> None:
         self.collection = database[COLLECTION]
@@ -32,13 +32,13 @@ class AffinityRepository:
         rows = await self.collection.find({"_id": {"$in": sorted(consumer_ids)}}, wanted or {"_id": 1}).to_list(None)
         return rules.combine({brand: as_struct(found, Interest) for brand, found in row.get("brands", {}).items()} for row in rows)
 
-    async def order_paid(self, uow: UnitOfWork, fact: facts_pb2.Fact) -> None:
+    async def order_paid(self, uow: UnitOfWork, event: events_pb2.Event) -> None:
         """The handler of OrderPaid."""
-        await self.add([_purchase(fact.order_paid.order)], uow.session)
+        await self.add([_purchase(event.order_paid.order)], uow.session)
 
-    async def orders_imported(self, uow: UnitOfWork, fact: facts_pb2.Fact) -> None:
+    async def orders_imported(self, uow: UnitOfWork, event: events_pb2.Event) -> None:
         """The handler of OrdersImported."""
-        await self.add(map(_purchase, fact.orders_imported.orders), uow.session)
+        await self.add(map(_purchase, event.orders_imported.orders), uow.session)
 
     async def add(self, purchases: Iterable[Purchase], session: Session) -> None:
         """Counts purchases in, all consumers in one write."""
@@ -66,5 +66,5 @@ def _path(brand_id: str) -> str:
     return brand_id
 
 
-def _purchase(order: facts_pb2.OrderSummary) -> Purchase:
+def _purchase(order: events_pb2.OrderSummary) -> Purchase:
     return Purchase(order.consumer_id, order.paid_at.ToDatetime(tzinfo=UTC), frozenset(line.brand_id for line in order.lines))

@@ -2,7 +2,7 @@
 
 D_ui = sum over the consumer's orders with the brand of 0.5^(age / 13 weeks). It is kept as one sum that needs no reading to grow
 (forward decay: Cormode, Shkapenyuk, Srivastava, Xu, "Forward decay", ICDE 2009): an order adds 2^((paid - LANDMARK) / 13 weeks), and
-the frequency at any moment is that sum times 2^-((moment - LANDMARK) / 13 weeks). Sums commute, so that facts may come in any order.
+the frequency at any moment is that sum times 2^-((moment - LANDMARK) / 13 weeks). Sums commute, so that events may come in any order.
 """
 
 from collections.abc import Iterable, Mapping

@@ -112,7 +112,7 @@ class PackRepository(ScopedCollection[Pack]):
 
 
 def issue(claim: Claim, standing: Mapping[str, Document | None], visit: DocumentRef, state: Snapshot) -> ChangeSet:
-    """What issuing changes: a coupon off each budget, pack, coupons and fact. The visit is held to as it was read: who leaves at the
+    """What issuing changes: a coupon off each budget, pack, coupons and event. The visit is held to as it was read: who leaves at the
     same moment leaves with the pack or without it."""
     rules.check_visit(as_struct(state[visit] or {}, Visit), claim.today)
     budgets = {id: as_struct(document, Budget) for id, document in standing.items() if document is not None}
@@ -123,7 +123,7 @@ def issue(claim: Claim, standing: Mapping[str, Document | None], visit: Document
     return ChangeSet(
         increments={visit: {}} | {DocumentRef(BUDGETS, id): {"issued": 1} for id in issued.taken},
         inserts=[(PACKS, pack), *((COUPONS, as_document(coupon)) for coupon in issued.coupons)],
-        facts=[issued.fact],
+        events=[issued.event],
         answer=_answer(pack),
     )
 

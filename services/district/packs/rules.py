@@ -15,7 +15,7 @@ from services.district.places.rules import PackedCoupon, Visit
 from services.district.wallet.rules import Coupon, packed
 from services.kit.enums import Touchpoint
 from services.kit.errors import Conflict, Exhausted, NotFound
-from services.kit.values.event import Fact
+from services.kit.values.event import Event
 from services.kit.values.money import Money
 
 COUPONS_MAX = 6
@@ -59,7 +59,7 @@ class Pack(Struct, frozen=True):
     version: int = 1
 
 
-class PackIssued(Fact, frozen=True):
+class PackIssued(Event, frozen=True):
     kind = "pack_issued"
     pack_id: str
     consumer_id: str
@@ -83,7 +83,7 @@ class Issue(Struct, frozen=True):
     pack: Pack
     coupons: tuple[Coupon, ...]
     taken: tuple[str, ...]
-    fact: PackIssued
+    event: PackIssued
 
 
 def pack_id(consumer_id: str, district_id: str, day: date) -> str:
@@ -162,10 +162,10 @@ def _issue(
         id=id, consumer_id=consumer_id, district_id=visit.district_id, visit_id=visit.id, day=visit.day, issued_at=at,
         entries=entries, declined=tuple(declined[:DECLINED_MAX]),
     )  # fmt: skip
-    fact = PackIssued(
+    event = PackIssued(
         pack_id=id, consumer_id=consumer_id, district_id=visit.district_id, coupons=tuple(map(packed, coupons)), touchpoint=visit.touchpoint
     )
-    return Issue(pack=pack, coupons=coupons, taken=tuple(budget.id for _, budget in picked), fact=fact)
+    return Issue(pack=pack, coupons=coupons, taken=tuple(budget.id for _, budget in picked), event=event)
 
 
 def _coupon(pack: str, budget: Budget, consumer_id: str, at: datetime) -> Coupon:

@@ -11,7 +11,7 @@ from services.district.places.geofence import Geofence, Point, fault, holds
 from services.kit import ids
 from services.kit.enums import Touchpoint
 from services.kit.errors import Conflict, Invalid
-from services.kit.values.event import Fact
+from services.kit.values.event import Event
 from services.kit.values.money import Money
 from services.kit.values.opening_hours import zone_of
 from services.kit.values.validation import WRITTEN
@@ -73,7 +73,7 @@ class Visit(Struct, frozen=True):
 
 
 class PackedCoupon(Struct, frozen=True):
-    """A coupon as facts carry it."""
+    """A coupon as events carry it."""
 
     coupon_id: str
     brand_id: str
@@ -84,14 +84,14 @@ class PackedCoupon(Struct, frozen=True):
     minimum_spend: Money
 
 
-class VisitStarted(Fact, frozen=True):
+class VisitStarted(Event, frozen=True):
     kind = "visit_started"
     visit_id: str
     consumer_id: str
     district_id: str
 
 
-class VisitLeft(Fact, frozen=True):
+class VisitLeft(Event, frozen=True):
     kind = "visit_left"
     visit_id: str
     consumer_id: str
@@ -135,12 +135,12 @@ def enter(visit_id: str, consumer_id: str, person_id: str, district: District, d
 
 
 def started(visit: Visit) -> VisitStarted:
-    """The fact of a fresh visit."""
+    """The event of a fresh visit."""
     return VisitStarted(visit_id=visit.id, consumer_id=visit.consumer_id, district_id=visit.district_id)
 
 
 def leave(visit: Visit, *, at: datetime, unspent: tuple[PackedCoupon, ...]) -> tuple[Visit, list[VisitLeft]]:
-    """The visit after leaving, and the fact; leaving again changes and tells nothing. Never ends before it began."""
+    """The visit after leaving, and the event; leaving again changes and tells nothing. Never ends before it began."""
     if visit.state is VisitState.LEFT:
         return visit, []
     left = msgspec.structs.replace(visit, state=VisitState.LEFT, left_at=max(at, visit.entered_at), open_key=None)

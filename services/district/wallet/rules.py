@@ -214,7 +214,7 @@ def roll_back(held: Lock, coupons: Sequence[Coupon]) -> tuple[Lock, list[Coupon]
 
 
 def packed(coupon: Coupon) -> PackedCoupon:
-    """The coupon as facts carry it."""
+    """The coupon as events carry it."""
     return PackedCoupon(
         coupon_id=coupon.id, brand_id=coupon.brand_id, value=coupon.value, expires_at=coupon.expires_at,
         name=coupon.name, name_en=coupon.name_en, minimum_spend=coupon.minimum_spend,

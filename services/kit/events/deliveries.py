@@ -1,4 +1,4 @@
-"""The rows that wait for one listener (one shard of them), and how they change.
+"""The rows that wait for one subscriber (one shard of them), and how they change.
 
 | state    | meaning                                             | becomes                                                        |
 |----------|-----------------------------------------------------|----------------------------------------------------------------|
@@ -17,7 +17,7 @@ from typing import Any
 from msgspec import Struct
 from pymongo import UpdateOne
 
-from quanyu.facts.v1 import facts_pb2
+from quanyu.events.v1 import events_pb2
 from services.kit.backoff import Backoff
 from services.kit.mongo.client import Database, Document, Session
 from services.kit.transactions.outbox import DELIVERIES, PARKED, PENDING, RETRYING, WAITING
@@ -28,12 +28,12 @@ ATTEMPTS_MAX = 10
 RETRY = Backoff(first_seconds=0.5, cap_seconds=60.0)
 REASON_LENGTH_MAX = 200
 BATCH_BYTES_MAX = 1024 * 1024
-"""The receiver applies a batch in one transaction, within the seconds of one call: large facts go few at a time."""
-FIELDS = {"key": 1, "sequence": 1, "state": 1, "attempts": 1, "delays": 1, "fact": 1}
+"""The receiver applies a batch in one transaction, within the seconds of one call: large events go few at a time."""
+FIELDS = {"key": 1, "sequence": 1, "state": 1, "attempts": 1, "delays": 1, "event": 1}
 
 
 class Row(Struct, frozen=True):
-    """One fact on its way to one listener. `attempts` counts its failures, `delays` how often it was put off for whatever reason."""
+    """One event on its way to one subscriber. `attempts` counts its failures, `delays` how often it was put off for whatever reason."""
 
     id: str
     key: str
@@ -41,21 +41,23 @@ class Row(Struct, frozen=True):
     state: str
     attempts: int
     delays: int
-    fact: bytes
+    event: bytes
 
-    def message(self) -> facts_pb2.Fact:
-        """The fact as it is sent."""
-        return facts_pb2.Fact.FromString(self.fact)
+    def message(self) -> events_pb2.Event:
+        """The event as it is sent."""
+        return events_pb2.Event.FromString(self.event)
 
 
 class Deliveries:
-    """One shard of what waits for one listener."""
+    """One shard of what waits for one subscriber."""
 
-    def __init__(self, database: Database, listener: str, shard: int, *, attempts_max: int = ATTEMPTS_MAX, retry: Backoff = RETRY) -> None:
-        self.database, self.listener, self.shard = database, listener, shard
+    def __init__(
+        self, database: Database, subscriber: str, shard: int, *, attempts_max: int = ATTEMPTS_MAX, retry: Backoff = RETRY
+    ) -> None:
+        self.database, self.subscriber, self.shard = database, subscriber, shard
         self.attempts_max, self.retry = attempts_max, retry
         self.rows: Any = database[DELIVERIES]
-        self.part: Document = {"listener": listener, "shard": shard}
+        self.part: Document = {"subscriber": subscriber, "shard": shard}
 
     async def due(self, at: datetime, limit: int) -> list[Row]:
         """Held rows that are to be tried again by now, at most `limit`, the longest due first."""
@@ -85,7 +87,7 @@ class Deliveries:
         room = BATCH_BYTES_MAX
         async for document in cursor:
             rows.append(Row(id=document.pop("_id"), delays=document.pop("delays", 0), **document))
-            room -= len(rows[-1].fact)
+            room -= len(rows[-1].event)
             if room <= 0:
                 break
         await cursor.close()
@@ -149,11 +151,11 @@ class Deliveries:
         """How many rows wait, how many are parked, and when the oldest of them all was told."""
         parked = await self.rows.count_documents({**self.part, "state": PARKED})
         waiting = await self.rows.count_documents({**self.part, "state": {"$in": [PENDING, RETRYING, WAITING]}})
-        prefix = f"{self.listener}:{self.shard}:"
+        prefix = f"{self.subscriber}:{self.shard}:"
         oldest = await self.rows.find_one({"_id": {"$gte": prefix, "$lt": prefix + "~"}}, {"_id": 1}, sort=[("_id", 1)])
         return waiting, parked, told_at(oldest["_id"]) if oldest else None
 
 
 def told_at(row_id: str) -> datetime:
-    """When the fact of a row was told: the time its UUIDv7 begins with."""
+    """When the event of a row was told: the time its UUIDv7 begins with."""
     return datetime.fromtimestamp(int(row_id.rpartition("_")[2][:12], 16) / 1000, UTC)

@@ -1,4 +1,4 @@
-"""The relay: pushes what waits in the outbox to its listeners, one lease holder per listener and shard.
+"""The relay: pushes what waits in the outbox to its subscribers, one lease holder per subscriber and shard.
 
 It is woken by the change stream and looks by itself now and then. It keeps no cursor over what was delivered, only where its round
 over the keys stands: rows are deleted once applied, so whatever is there is still to be done.
@@ -13,7 +13,7 @@ from typing import Any
 import grpc
 from prometheus_client import Gauge
 
-from quanyu.facts.v1 import facts_pb2, facts_pb2_grpc
+from quanyu.events.v1 import events_pb2, events_pb2_grpc
 from services.kit.backoff import Backoff
 from services.kit.clock import Clock, now
 from services.kit.errors import Refusal
@@ -35,17 +35,17 @@ DELIVER_SECONDS_MAX = 30.0
 UNREACHED = Backoff(first_seconds=0.1, cap_seconds=10.0)
 METER_SECONDS = 10.0
 
-LABELS = ["source", "listener", "shard"]
-PENDING_FACTS = Gauge("quanyu_facts_pending", "Facts told and not yet applied, parked ones left out.", LABELS)
-PARKED_FACTS = Gauge("quanyu_facts_parked", "Facts that failed too often and wait for a person.", LABELS)
-OLDEST_SECONDS = Gauge("quanyu_facts_oldest_age_seconds", "Age of the oldest fact not yet applied, parked ones included.", LABELS)
+LABELS = ["source", "subscriber", "shard"]
+PENDING_EVENTS = Gauge("quanyu_events_pending", "Events told and not yet applied, parked ones left out.", LABELS)
+PARKED_EVENTS = Gauge("quanyu_events_parked", "Events that failed too often and wait for a person.", LABELS)
+OLDEST_SECONDS = Gauge("quanyu_events_oldest_age_seconds", "Age of the oldest event not yet applied, parked ones included.", LABELS)
 
-Deliver = Callable[[facts_pb2.DeliverRequest], Awaitable[facts_pb2.DeliverResponse]]
-APPLIED, FAILED = facts_pb2.DELIVERY_STATE_APPLIED, facts_pb2.DELIVERY_STATE_FAILED
+Deliver = Callable[[events_pb2.DeliverRequest], Awaitable[events_pb2.DeliverResponse]]
+APPLIED, FAILED = events_pb2.DELIVERY_STATE_APPLIED, events_pb2.DELIVERY_STATE_FAILED
 
 
 class Relay:
-    """Relays one service's facts to the listeners it has channels to. Any number of replicas may run it."""
+    """Relays one service's events to the subscribers it has channels to. Any number of replicas may run it."""
 
     def __init__(
         self,
@@ -61,10 +61,10 @@ class Relay:
     ) -> None:
         self.database, self.source, self.watch, self.lease_seconds = database, source, watch, lease_seconds
         self.pumps = {
-            (listener, shard): ShardRelay(
-                Deliveries(database, listener, shard, attempts_max=attempts_max, retry=retry), _sink(channel), source=source, clock=clock
+            (subscriber, shard): ShardRelay(
+                Deliveries(database, subscriber, shard, attempts_max=attempts_max, retry=retry), _sink(channel), source=source, clock=clock
             )
-            for listener, channel in channels.items()
+            for subscriber, channel in channels.items()
             for shard in range(SHARDS)
         }
 
@@ -76,9 +76,9 @@ class Relay:
         """Relays until cancelled."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._listen(), name="relay-watch")
-            for (listener, shard), pump in self.pumps.items():
-                lease = Lease(self.database, f"relay:{listener}:{shard}", ttl_seconds=self.lease_seconds)
-                tasks.create_task(lease.keep(partial(pump.run, lease)), name=f"relay-{listener}-{shard}")
+            for (subscriber, shard), pump in self.pumps.items():
+                lease = Lease(self.database, f"relay:{subscriber}:{shard}", ttl_seconds=self.lease_seconds)
+                tasks.create_task(lease.keep(partial(pump.run, lease)), name=f"relay-{subscriber}-{shard}")
 
     async def _listen(self) -> None:
         """Wakes the pump whose row was written. Whatever happens to the watch, the pumps look by themselves."""
@@ -87,8 +87,8 @@ class Relay:
                 async with self.watch.subscribe(DELIVERIES) as changes:
                     self._wake_all()
                     async for change in changes:
-                        listener, shard, _ = change.id.split(":")
-                        if pump := self.pumps.get((listener, int(shard))):
+                        subscriber, shard, _ = change.id.split(":")
+                        if pump := self.pumps.get((subscriber, int(shard))):
                             pump.wake.set()
             except Refusal as refusal:
                 logger().warning("relay not woken", reason=refusal.reason)
@@ -100,7 +100,7 @@ class Relay:
 
 
 class ShardRelay:
-    """Relays one shard of one listener's facts while its lease is held, one call at a time."""
+    """Relays one shard of one subscriber's events while its lease is held, one call at a time."""
 
     def __init__(self, deliveries: Deliveries, deliver: Deliver, *, source: str, clock: Clock) -> None:
         self.deliveries, self.deliver, self.source, self.clock = deliveries, deliver, source, clock
@@ -108,7 +108,7 @@ class ShardRelay:
         self.size = BATCH_MAX
         self._after = ""
         self._failures = 0
-        self._labels = (source, deliveries.listener, str(deliveries.shard))
+        self._labels = (source, deliveries.subscriber, str(deliveries.shard))
 
     async def run(self, lease: Lease) -> None:
         """Relays until the lease is lost. Nothing that goes wrong ends it; it waits longer each time instead."""
@@ -123,7 +123,7 @@ class ShardRelay:
                     await self._safely(self._rest())
         finally:
             metering.cancel()
-            for gauge in (PENDING_FACTS, PARKED_FACTS, OLDEST_SECONDS):
+            for gauge in (PENDING_EVENTS, PARKED_EVENTS, OLDEST_SECONDS):
                 gauge.remove(*self._labels)
 
     async def _safely(self, step: Awaitable[bool]) -> bool:
@@ -134,7 +134,7 @@ class ShardRelay:
             self._failures += 1
             # The call may have failed for its size: half of it goes next, and the round has moved on to other keys.
             self.size = max(1, self.size // 2)
-            logger().warning("facts not delivered", listener=self.deliveries.listener, failures=self._failures, error=_name(error))
+            logger().warning("events not delivered", subscriber=self.deliveries.subscriber, failures=self._failures, error=_name(error))
             await asyncio.sleep(UNREACHED.seconds(self._failures))
             return True
 
@@ -163,14 +163,14 @@ class ShardRelay:
     async def _send(self, rows: Sequence[Row], lease: Lease) -> None:
         if not rows or not lease.held:
             return
-        request = facts_pb2.DeliverRequest(source=self.source, facts=[row.message() for row in rows])
+        request = events_pb2.DeliverRequest(source=self.source, events=[row.message() for row in rows])
         response = await self.deliver(request)
-        if [each.fact_id for each in response.deliveries] != [fact.id for fact in request.facts]:
-            raise ValueError(f"{self.deliveries.listener} answered other facts than it was sent")
+        if [each.event_id for each in response.deliveries] != [event.id for event in request.events]:
+            raise ValueError(f"{self.deliveries.subscriber} answered other events than it was sent")
         self._failures, self.size = 0, min(BATCH_MAX, self.size * 2)
         await self._settle(rows, response.deliveries)
 
-    async def _settle(self, rows: Sequence[Row], answers: Sequence[facts_pb2.Delivery]) -> None:
+    async def _settle(self, rows: Sequence[Row], answers: Sequence[events_pb2.Delivery]) -> None:
         """Writes down what became of each row. Only the first of a key that was not applied is held back; that holds the others."""
         applied, put_off, seen = [], [], set[str]()
         for row, answer in zip(rows, answers, strict=True):
@@ -181,7 +181,7 @@ class ShardRelay:
                 seen.add(row.key)
         await self.deliveries.applied(applied)
         for row in await self.deliveries.put_off(put_off, self.clock()):
-            logger().error("fact parked", listener=self.deliveries.listener, row=row.id)
+            logger().error("event parked", subscriber=self.deliveries.subscriber, row=row.id)
 
     async def _rest(self) -> bool:
         """Waits for a wake, the next row that is due, or LOOK_SECONDS."""
@@ -199,18 +199,18 @@ class ShardRelay:
             try:
                 waiting, parked, oldest = await self.deliveries.counts()
             except Exception as error:
-                logger().warning("facts not counted", error=_name(error))
+                logger().warning("events not counted", error=_name(error))
             else:
-                PENDING_FACTS.labels(*self._labels).set(waiting)
-                PARKED_FACTS.labels(*self._labels).set(parked)
+                PENDING_EVENTS.labels(*self._labels).set(waiting)
+                PARKED_EVENTS.labels(*self._labels).set(parked)
                 OLDEST_SECONDS.labels(*self._labels).set((self.clock() - oldest).total_seconds() if oldest else 0)
             await asyncio.sleep(METER_SECONDS)
 
 
 def _sink(channel: grpc.aio.Channel) -> Deliver:
-    stub = facts_pb2_grpc.FactSinkServiceStub(channel)
+    stub = events_pb2_grpc.EventInboxServiceStub(channel)
 
-    async def deliver(request: facts_pb2.DeliverRequest) -> Any:
+    async def deliver(request: events_pb2.DeliverRequest) -> Any:
         return await stub.Deliver(request, timeout=DELIVER_SECONDS_MAX)
 
     return deliver

@@ -16,7 +16,7 @@ from services.kit.enums import ScopeKind
 from services.kit.mongo import codec, pagination
 from services.kit.mongo.client import Database, Document, Session, Shaped, ensure
 from services.kit.security.authorization import Reach, caller
-from services.kit.values.event import Fact
+from services.kit.values.event import Event
 
 S = TypeVar("S", bound=Struct)
 Page = tuple[list[Shaped], PageInfo]
@@ -34,7 +34,7 @@ class Transaction(Protocol):
     @property
     def session(self) -> Session: ...
 
-    def publish(self, *events: Fact) -> None: ...
+    def publish(self, *events: Event) -> None: ...
 
 
 class ScopedCollection(Generic[S]):
@@ -73,7 +73,7 @@ class ScopedCollection(Generic[S]):
 
     @property
     def unscoped(self) -> "ScopedCollection[S]":
-        """The same table without the caller's scope: for effects of facts and for rows that a rule has justified already."""
+        """The same table without the caller's scope: for effects of events and for rows that a rule has justified already."""
         return ScopedCollection(
             self.database, self.name, noun=self.noun, struct=self.struct, message=self.message, scopes=self.scopes, public=self.public,
             indexes=self.indexes, shard_key=self.shard_key, stamped=self.stamped, scoped=False,
@@ -213,11 +213,11 @@ class ScopedCollection(Generic[S]):
             raise errors.Conflict(f"{self.noun}_EXISTS", f"this {self._shown} exists already; take another id") from None
         return self.answer(document)
 
-    async def apply_rule(self, uow: Transaction, id: str, rule: Callable[..., tuple[S, Sequence[Fact]]], **arguments: Any) -> Shaped:
-        """Loads a row, lets `rule(row, **arguments)` decide, writes what changed and tells the facts; answers like the message."""
+    async def apply_rule(self, uow: Transaction, id: str, rule: Callable[..., tuple[S, Sequence[Event]]], **arguments: Any) -> Shaped:
+        """Loads a row, lets `rule(row, **arguments)` decide, writes what changed and tells the events; answers like the message."""
         before = await self.load(id, session=uow.session, writing=True)
-        after, facts = rule(before, **arguments)
-        uow.publish(*facts)
+        after, events = rule(before, **arguments)
+        uow.publish(*events)
         return await self.replace(uow, after, before=before)
 
     async def replace(self, uow: Transaction, value: S, *, before: S | None = None) -> Shaped:

@@ -1,4 +1,4 @@
-"""Which consumer ids are one person: links as facts tell them, in whatever order those of different persons come."""
+"""Which consumer ids are one person: links as events tell them, in whatever order those of different persons come."""
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -16,16 +16,16 @@ class Link(Struct, frozen=True):
     at: datetime
 
 
-def relink(before: Link | None, fact: Link) -> Link:
-    """What stands after a fact about a link: the newest word. An undoing only undoes the link it names, see `unlink`."""
-    return fact if before is None or fact.at >= before.at else before
+def relink(before: Link | None, event: Link) -> Link:
+    """What stands after an event about a link: the newest word. An undoing only undoes the link it names, see `unlink`."""
+    return event if before is None or event.at >= before.at else before
 
 
-def unlink(before: Link | None, parent_id: str, fact: Link) -> Link:
+def unlink(before: Link | None, parent_id: str, event: Link) -> Link:
     """What stands after a link to `parent_id` was undone: the id itself, unless it was linked elsewhere meanwhile."""
     if before is not None and before.parent_id not in (None, parent_id):
         return before
-    return relink(before, fact)
+    return relink(before, event)
 
 
 def person_of(consumer_id: str, parents: Mapping[str, str]) -> str:

@@ -1,10 +1,10 @@
-"""`link_view`: which consumer ids are one person, kept by the facts ConsumerLinked and ConsumerUnlinked.
+"""`link_view`: which consumer ids are one person, kept by the events ConsumerLinked and ConsumerUnlinked.
 
 Whatever a service keeps stands under the id it was told with and is gathered over a person's ids when it is asked for: linking and
 unlinking move nothing else, and an undone link leaves each id what it had.
 
 A row per id that was ever linked or linked to: {_id, parent_id, at, person_id, version}. `person_id` is what following the parents
-comes to, so that a person is found by index. Each fact also raises the version of the persons' own rows it reasons about: of two facts
+comes to, so that a person is found by index. Each event also raises the version of the persons' own rows it reasons about: of two events
 about one person applied at once, one meets a write conflict and is applied anew on what the other left.
 """
 
@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from msgspec import Struct
 from pymongo import ASCENDING, IndexModel, UpdateOne
 
-from quanyu.facts.v1 import facts_pb2
+from quanyu.events.v1 import events_pb2
 from services.kit.mongo.client import Database, Document, Session
 from services.kit.mongo.scoped_collection import ScopedCollection
 from services.kit.projections import links
@@ -22,7 +22,7 @@ from services.kit.projections.links import Link
 from services.kit.transactions.unit_of_work import UnitOfWork
 
 IDS_MAX = 1_000
-"""Rows of one person; member lets a person be 50 consumers, and facts that are under way may join two such for a moment."""
+"""Rows of one person; member lets a person be 50 consumers, and events that are under way may join two such for a moment."""
 
 
 class LinkView(Struct, frozen=True):
@@ -43,7 +43,7 @@ class Person(Struct, frozen=True):
 
 
 class PersonProjection:
-    """Looks persons up, and keeps what facts say of them."""
+    """Looks persons up, and keeps what events say of them."""
 
     def __init__(self, database: Database) -> None:
         self.table: ScopedCollection[LinkView] = ScopedCollection(
@@ -75,14 +75,14 @@ class PersonProjection:
             for named in asked
         ]
 
-    async def linked(self, uow: UnitOfWork, fact: facts_pb2.Fact) -> None:
+    async def linked(self, uow: UnitOfWork, event: events_pb2.Event) -> None:
         """The handler of ConsumerLinked."""
-        told = fact.consumer_linked
+        told = event.consumer_linked
         await self._keep(uow, told.linked_consumer_id, told.consumer_id, linking=True)
 
-    async def unlinked(self, uow: UnitOfWork, fact: facts_pb2.Fact) -> None:
+    async def unlinked(self, uow: UnitOfWork, event: events_pb2.Event) -> None:
         """The handler of ConsumerUnlinked."""
-        told = fact.consumer_unlinked
+        told = event.consumer_unlinked
         await self._keep(uow, told.linked_consumer_id, told.consumer_id, linking=False)
 
     async def _keep(self, uow: UnitOfWork, id: str, parent_id: str, *, linking: bool) -> None:

@@ -8,7 +8,7 @@ from cachetools import TTLCache
 from msgspec import Struct
 from pymongo import ASCENDING, IndexModel
 
-from quanyu.facts.v1 import facts_pb2
+from quanyu.events.v1 import events_pb2
 from services.kit.errors import Exhausted
 from services.kit.mongo.client import Database, Session, ensure
 
@@ -61,7 +61,7 @@ class ScopeProjection:
             units.update(path[path.index(id) :] if field == "unit_ids" else path)
         return Reached(frozenset(row["_id"] for row in rows), frozenset(units))
 
-    async def keep(self, session: Session, changed: facts_pb2.StoreChanged) -> None:
+    async def keep(self, session: Session, changed: events_pb2.StoreChanged) -> None:
         """Writes a StoreChanged; a store that is closed for good stays in its owner's scope, as its history does."""
         await self.database[COLLECTION].update_one(
             {"_id": changed.store_id},
@@ -75,7 +75,7 @@ class ScopeProjection:
         for key in list(ids) or list(self.cache):
             self.cache.pop(key, None)
 
-    async def store_changed(self, uow: InTransaction, fact: facts_pb2.Fact) -> None:
+    async def store_changed(self, uow: InTransaction, event: events_pb2.Event) -> None:
         """Handles StoreChanged: each service puts this into its table of event handlers (and may wrap it)."""
-        await self.keep(uow.session, fact.store_changed)
+        await self.keep(uow.session, event.store_changed)
         self.forget()

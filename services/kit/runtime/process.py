@@ -10,11 +10,11 @@ from contextlib import asynccontextmanager
 import uvloop
 from msgspec import Struct
 
-from quanyu.facts.v1 import facts_pb2_grpc
+from quanyu.events.v1 import events_pb2_grpc
 from services.kit.errors import Unavailable
 from services.kit.events import relay as relaying
-from services.kit.events.backlog import FactOutbox
-from services.kit.events.inbox import FactSink
+from services.kit.events.backlog import EventOutbox
+from services.kit.events.inbox import EventInbox
 from services.kit.events.relay import Relay
 from services.kit.observability import logs, telemetry
 from services.kit.rpc.server import Register, Server
@@ -55,12 +55,12 @@ async def running(name: str, settings: Settings, define: Define, *, listen: str)
     runtime = Runtime.build(name, settings)
     try:
         definition = define(runtime)
-        sink = FactSink(runtime.database, definition.facts, runtime.outbox, runtime.clock)
+        sink = EventInbox(runtime.database, definition.events, runtime.outbox, runtime.clock)
         verifier = Verifier(name, settings.issuers, development=settings.env == "development")
         servicers: list[Register] = [
             *definition.servicers,
-            (facts_pb2_grpc.add_FactSinkServiceServicer_to_server, sink),
-            (facts_pb2_grpc.add_FactOutboxServiceServicer_to_server, FactOutbox(runtime.database)),
+            (events_pb2_grpc.add_EventInboxServiceServicer_to_server, sink),
+            (events_pb2_grpc.add_EventOutboxServiceServicer_to_server, EventOutbox(runtime.database)),
         ]
         bounds = StreamBounds(settings.streams_max, settings.streams_principal, settings.stream_seconds_max)
         server = Server(servicers, Authorizer(verifier, runtime.scopes), drain_seconds=settings.drain_seconds, bounds=bounds)

@@ -5,7 +5,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from quanyu.facts.v1 import facts_pb2
+from quanyu.events.v1 import events_pb2
 from services.kit.clock import Clock, now
 from services.kit.mongo.change_streams import ChangeStreamHub
 from services.kit.mongo.client import Database
@@ -21,16 +21,16 @@ from services.kit.transactions.outbox import Outbox
 from services.kit.transactions.unit_of_work import TransactionRunner, UnitOfWork
 
 SERVICES = ("member", "commerce", "district", "organization")
-Handler = Callable[[UnitOfWork, facts_pb2.Fact], Awaitable[None]]
-"""The effect of one kind of fact; it writes through `uow.session` only."""
+Handler = Callable[[UnitOfWork, events_pb2.Event], Awaitable[None]]
+"""The effect of one kind of event; it writes through `uow.session` only."""
 
 
 class ServiceDefinition(Struct, frozen=True):
-    """What a scenario puts into the runtime: servicers, tables, its table of facts, and loops that run while the process does."""
+    """What a scenario puts into the runtime: servicers, tables, its table of events, and loops that run while the process does."""
 
     servicers: Sequence[Register]
     tables: Sequence[ScopedCollection[Any]]
-    facts: Mapping[str, Handler]
+    events: Mapping[str, Handler]
     background: Sequence[Callable[[], Awaitable[None]]] = ()
 
 

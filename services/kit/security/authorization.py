@@ -54,7 +54,7 @@ class Caller(Struct, frozen=True):
 
 
 SYSTEM = Caller(id="system", everywhere=True)
-"""The service itself: effects of facts and background work."""
+"""The service itself: effects of events and background work."""
 ANONYMOUS = Caller(id="")
 
 current: ContextVar[Caller] = ContextVar("caller", default=ANONYMOUS)

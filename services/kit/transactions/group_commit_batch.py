@@ -15,12 +15,12 @@ from msgspec import Struct
 from pymongo import UpdateOne
 from pymongo.errors import BulkWriteError
 
-from quanyu.facts.v1 import facts_pb2
+from quanyu.events.v1 import events_pb2
 from services.kit.errors import Conflict, Refusal
 from services.kit.mongo.client import Database, Document, Session
 from services.kit.transactions.idempotency import IdempotencyGuard, IdempotencyKey
 from services.kit.transactions.outbox import Outbox
-from services.kit.values.event import Fact
+from services.kit.values.event import Event
 
 DUPLICATE_KEY = 11000
 Item = TypeVar("Item")
@@ -45,13 +45,13 @@ class ChangeSet(Struct, frozen=True, kw_only=True):
     `inserts`: documents of any collection, with their `_id`; one that exists refuses the command with Conflict ALREADY_EXISTS.
     `updates`: (collection, filter with an `_id`, update) of documents that are not counters; each must match its document, else the
     command is decided again alone and then refused with Conflict STATE_CHANGED.
-    `facts`: facts for the outbox, in this order.
+    `events`: events for the outbox, in this order.
     """
 
     increments: Mapping[DocumentRef, Mapping[str, int]]
     inserts: Sequence[tuple[str, Document]] = ()
     updates: Sequence[tuple[str, Document, Document]] = ()
-    facts: Sequence[Fact] = ()
+    events: Sequence[Event] = ()
     answer: Message
 
 
@@ -82,7 +82,7 @@ class Batch:
         self.sums: dict[DocumentRef, dict[str, int]] = {}
         self.inserts: dict[DocumentRef, Document] = {}
         self.updates: list[tuple[str, UpdateOne]] = []
-        self.facts: list[facts_pb2.Fact] = []
+        self.events: list[events_pb2.Event] = []
 
     async def run(self, session: Session) -> list[Message | Exception]:
         """Whatever it raises aborts the transaction; none of the commands has happened then."""
@@ -104,7 +104,7 @@ class Batch:
                 return first
             try:
                 outcome = command.context.run(command.decide, {ref: self.state[ref] for ref in command.counters})
-                facts = [self.outbox.fact(told, command.at) for told in outcome.facts]
+                events = [self.outbox.event(told, command.at) for told in outcome.events]
                 self._accept(command, outcome)
             except Refusal as refusal:
                 if key:
@@ -114,7 +114,7 @@ class Batch:
             raise
         except Exception as error:  # a decision with a bug: nothing of it was taken over, its caller alone hears it
             return error
-        self.facts += facts
+        self.events += events
         if key:
             self.guard.record(key, command.at, outcome.answer)
         return outcome.answer
@@ -181,8 +181,8 @@ class Batch:
                     raise
                 raise _already_exists() from error
         await self._each_matches(self.updates, session)
-        if self.facts:
-            await self.outbox.write(session, self.facts)
+        if self.events:
+            await self.outbox.write(session, self.events)
         await self.guard.write(session)
 
     async def _each_matches(self, updates: Iterable[tuple[str, UpdateOne]], session: Session) -> None:

@@ -1,4 +1,4 @@
-"""Unit of work: an ordinary write is one transaction of the changed documents, their facts and its idempotency record.
+"""Unit of work: an ordinary write is one transaction of the changed documents, their events and its idempotency record.
 
 class Tasks(tasks_pb2_grpc.TaskServiceServicer):
     @write
@@ -21,7 +21,7 @@ from services.kit.mongo.client import Database, Session
 from services.kit.security.authorization import Caller, caller
 from services.kit.transactions.idempotency import IdempotencyGuard, IdempotencyKey, is_decision
 from services.kit.transactions.outbox import Outbox
-from services.kit.values.event import Fact
+from services.kit.values.event import Event
 
 Request = TypeVar("Request", bound=Message)
 Response = TypeVar("Response", bound=Message)
@@ -29,26 +29,26 @@ Servicer = TypeVar("Servicer")
 
 
 class UnitOfWork:
-    """What belongs to one transaction: its session, its time, and the facts told so far."""
+    """What belongs to one transaction: its session, its time, and the events told so far."""
 
     def __init__(self, session: Session, at: datetime, outbox: Outbox) -> None:
         self.session, self.at, self.outbox = session, at, outbox
-        self.told: list[Fact] = []
+        self.told: list[Event] = []
 
     @property
     def caller(self) -> Caller:
         """The principal on whose behalf the unit of work runs."""
         return caller()
 
-    def publish(self, *facts: Fact) -> None:
-        """Adds facts, which `flush` writes."""
-        self.told += facts
+    def publish(self, *events: Event) -> None:
+        """Adds events, which `flush` writes."""
+        self.told += events
 
     async def flush(self) -> None:
-        """Writes the facts told so far into the transaction."""
+        """Writes the events told so far into the transaction."""
         if self.told:
             told, self.told = self.told, []
-            await self.outbox.write(self.session, [self.outbox.fact(fact, self.at) for fact in told])
+            await self.outbox.write(self.session, [self.outbox.event(event, self.at) for event in told])
 
 
 class TransactionRunner:

@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 from services.kit import ids
 from services.kit.errors import Conflict, Denied, Invalid, NotFound, under
-from services.kit.values.event import Fact
+from services.kit.values.event import Event
 from services.kit.values.phones import e164
 from services.kit.values.validation import WRITTEN
 from services.member.identity.enums import IdentityKind, Reason
@@ -142,13 +142,13 @@ class Link(Struct, frozen=True):
     version: int = 1
 
 
-class ConsumerLinked(Fact, frozen=True):
+class ConsumerLinked(Event, frozen=True):
     kind = "consumer_linked"
     consumer_id: str
     linked_consumer_id: str
 
 
-class ConsumerUnlinked(Fact, frozen=True):
+class ConsumerUnlinked(Event, frozen=True):
     kind = "consumer_unlinked"
     consumer_id: str
     linked_consumer_id: str

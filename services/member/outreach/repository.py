@@ -6,7 +6,7 @@ from typing import Any
 
 from pymongo import ASCENDING, DESCENDING, IndexModel, ReplaceOne
 
-from quanyu.facts.v1 import facts_pb2
+from quanyu.events.v1 import events_pb2
 from quanyu.member.v1 import outreach_pb2
 from services.kit.enums import ScopeKind
 from services.kit.mongo.client import Document, Session
@@ -53,9 +53,9 @@ class BindingRepository:
             shard_key="consumer_id",
         )
 
-    async def staff_changed(self, uow: UnitOfWork, fact: facts_pb2.Fact) -> None:
+    async def staff_changed(self, uow: UnitOfWork, event: events_pb2.Event) -> None:
         """Keeps what a StaffChanged says. Bindings stay with whom they were made until somebody hands them over."""
-        told = fact.staff_changed
+        told = event.staff_changed
         row = as_document(Staff(told.staff_id, told.brand_id, told.store_id, told.active))
         await self.staff.collection.replace_one({"_id": told.staff_id}, row, upsert=True, session=uow.session)
 

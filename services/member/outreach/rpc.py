@@ -89,7 +89,7 @@ class OutreachServicer(outreach_pb2_grpc.OutreachServiceServicer):
                 if row.consumer_id not in known:
                     raise rules.unknown(row.consumer_id)
                 current = active.get(person, [])
-                binding, gone, facts = rules.bind(
+                binding, gone, events = rules.bind(
                     ids.new("bnd"), row, brand_id, staff.get(row.staff_id), current, _binder(uow, brand_id), uow.at
                 )  # fmt: skip
             except Refusal as refusal:
@@ -97,7 +97,7 @@ class OutreachServicer(outreach_pb2_grpc.OutreachServiceServicer):
                 continue
             new[person] = binding
             ended |= {one.id: one for one in gone}
-            uow.publish(*facts)
+            uow.publish(*events)
             answers.append(binding)
         await self.bindings.write(uow, brand_id, list(new.values()), list(ended.values()))
         return answers
@@ -106,9 +106,9 @@ class OutreachServicer(outreach_pb2_grpc.OutreachServiceServicer):
     async def UnbindConsumer(self, request: outreach_pb2.UnbindConsumerRequest, uow: UnitOfWork) -> outreach_pb2.UnbindConsumerResponse:
         people = await self.consumers.people([request.consumer_id], uow.session)
         current = await self.bindings.active(people.ids_of(request.consumer_id), request.brand_id, uow.session)
-        ended, facts = rules.unbind(request.consumer_id, request.brand_id, current, _binder(uow, request.brand_id), uow.at)
+        ended, events = rules.unbind(request.consumer_id, request.brand_id, current, _binder(uow, request.brand_id), uow.at)
         await self.bindings.write(uow, request.brand_id, [], ended)
-        uow.publish(*facts)
+        uow.publish(*events)
         return outreach_pb2.UnbindConsumerResponse(binding=_shaped(max(ended, key=lambda one: one.bound_at)))
 
     async def GetBinding(self, request: outreach_pb2.GetBindingRequest, context: Any) -> outreach_pb2.GetBindingResponse:

@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from services.kit.errors import Conflict, Denied, Exhausted, Invalid, NotFound
 from services.kit.values import opening_hours
-from services.kit.values.event import Fact
+from services.kit.values.event import Event
 from services.member.outreach.enums import Channel, Outcome, Reason
 
 CAP = 3
@@ -104,7 +104,7 @@ class ImportedBinding(Struct, frozen=True):
     bound_at: datetime | None = None
 
 
-class ConsumerBound(Fact, frozen=True):
+class ConsumerBound(Event, frozen=True):
     kind = "consumer_bound"
     consumer_id: str
     brand_id: str
@@ -115,7 +115,7 @@ class ConsumerBound(Fact, frozen=True):
     """The person's other ids that were bound until now."""
 
 
-class OutreachSent(Fact, frozen=True):
+class OutreachSent(Event, frozen=True):
     kind = "outreach_sent"
     outreach_id: str
     consumer_id: str
@@ -144,7 +144,7 @@ class Binder(Struct, frozen=True):
 def bind(
     id: str, asked: ImportedBinding, brand_id: str, staff: Staff | None, current: Sequence[Binding], binder: Binder, at: datetime
 ) -> tuple[Binding, list[Binding], list[ConsumerBound]]:
-    """The binding that stands, the earlier ones that end, and the facts. `current`: the person's active ones for this brand."""
+    """The binding that stands, the earlier ones that end, and the events. `current`: the person's active ones for this brand."""
     if staff is None or not staff.active or staff.brand_id != brand_id or not binder.may_bind_to(staff):
         raise NotFound(Reason.STAFF_UNKNOWN, "there is no such active member of staff of this brand for you")
     if not all(binder.may_take_from(binding) for binding in current):
@@ -169,7 +169,7 @@ def bound_twice() -> Invalid:
 def unbind(
     consumer_id: str, brand_id: str, current: Sequence[Binding], binder: Binder, at: datetime
 ) -> tuple[list[Binding], list[ConsumerBound]]:
-    """The bindings that end and the fact; NOT_BOUND when there is none that the caller may end."""
+    """The bindings that end and the event; NOT_BOUND when there is none that the caller may end."""
     if not current or not all(binder.may_take_from(binding) for binding in current):
         raise NotFound(Reason.NOT_BOUND, "this consumer is bound to nobody of yours")
     told = ConsumerBound(consumer_id, brand_id, ended_consumer_ids=_others(consumer_id, current))

@@ -1,15 +1,15 @@
-"""What facts mean for relations: the interactions they stand for. The same fact means the same interactions."""
+"""What events mean for relations: the interactions they stand for. The same event means the same interactions."""
 
 from datetime import UTC, datetime
 from typing import Any
 
 from quanyu.common.v1.touch_pb2 import Scenario, Touchpoint
-from quanyu.facts.v1 import facts_pb2
+from quanyu.events.v1 import events_pb2
 from services.member.relation.enums import InteractionKind
 from services.member.relation.rules import Interaction, Money, interaction_id
 
 
-def of_order(order: facts_pb2.OrderSummary) -> list[Interaction]:
+def of_order(order: events_pb2.OrderSummary) -> list[Interaction]:
     """What a paid order means: a purchase with each brand in it, and with the seller if that is none of them."""
     if not order.consumer_id:
         return []

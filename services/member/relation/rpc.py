@@ -39,8 +39,8 @@ class RelationServicer(relation_pb2_grpc.RelationServiceServicer):
         await self.stores.require_brand(request.brand_id, request.store_id, uow.session)
         consumer = await self.consumers.known(request.consumer_id, request.brand_id, uow.session)
         interaction = as_struct({"at": uow.at, **fields(request), "id": ids.new("int")}, Interaction)
-        if interaction.kind in rules.FROM_FACTS:
-            raise Invalid(Reason.KIND_NOT_RECORDED, "orders, packs and outreach are recorded from facts only", field="kind")
+        if interaction.kind in rules.FROM_EVENTS:
+            raise Invalid(Reason.KIND_NOT_RECORDED, "orders, packs and outreach are recorded from events only", field="kind")
         if interaction.at > uow.at + rules.AHEAD_MAX:
             raise Invalid(Reason.IN_THE_FUTURE, "this is dated ahead of now", field="at")
         if interaction.at < rules.EARLIEST:

@@ -49,7 +49,7 @@ WEIGHT = {
 }
 TURNS_TO = frozenset(InteractionKind) - {InteractionKind.CONTENT_VIEWED, InteractionKind.PACK_RECEIVED, InteractionKind.OUTREACH_RECEIVED}
 """What a person does towards a brand, rather than the brand towards the person."""
-FROM_FACTS = frozenset({InteractionKind.PACK_RECEIVED, InteractionKind.OUTREACH_RECEIVED, InteractionKind.ORDER_PAID})
+FROM_EVENTS = frozenset({InteractionKind.PACK_RECEIVED, InteractionKind.OUTREACH_RECEIVED, InteractionKind.ORDER_PAID})
 
 
 class Money(Struct, frozen=True):
@@ -135,7 +135,7 @@ def relation_id(person_id: str, brand_id: str) -> str:
 
 
 def interaction_id(ref: str, brand_id: str) -> str:
-    """The interaction that a fact about `ref` means for a brand: the same fact means the same interaction."""
+    """The interaction that an event about `ref` means for a brand: the same event means the same interaction."""
     return f"int_{ref}_{brand_id}"
 
 

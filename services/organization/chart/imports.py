@@ -61,12 +61,12 @@ class StoreRow(Struct, frozen=True):
     before: tuple[Store, Unit] | None
     after: tuple[Store, Unit]
 
-    def fact(self) -> StoreChanged | None:
+    def event(self) -> StoreChanged | None:
         """What others hear of it, if anything changed for them."""
-        fact = rules.told(self.after[0], self.after[1].unit_ids)
-        if self.before and rules.told(self.before[0], self.before[1].unit_ids) == fact:
+        event = rules.told(self.after[0], self.after[1].unit_ids)
+        if self.before and rules.told(self.before[0], self.before[1].unit_ids) == event:
             return None
-        return fact
+        return event
 
 
 class StaffRow(Struct, frozen=True):
@@ -133,7 +133,7 @@ class Imports(People):
         taken, rejects = sift(request.rows, lambda row: row.store_id, take)
         await self.chart.save(self.chart.stores, [(row.before and row.before[0], row.after[0]) for row in taken], session)
         await self.chart.save(self.chart.units, [(row.before and row.before[1], row.after[1]) for row in taken], session)
-        await self.chart.tell_stores(uow, [fact for row in taken if (fact := row.fact())])
+        await self.chart.tell_stores(uow, [event for row in taken if (event := row.event())])
         return chart_pb2.ImportStoresResponse(accepted=len(taken), rejects=rejects)
 
     @transactional
@@ -173,7 +173,7 @@ class Imports(People):
         if before is None:
             after = people.settle(fresh, place)
         else:
-            moved, facts = people.move(before, place)
+            moved, events = people.move(before, place)
             same_name = self.encryption.decrypt(before.name) == row.name
             same_subject = bool(row.subject) and before.subject_hash in self.encryption.hashes("subject", row.subject)
             after = replace(
@@ -182,7 +182,7 @@ class Imports(People):
                 name=before.name if same_name else fresh.name,
                 subject_hash=before.subject_hash if same_subject else fresh.subject_hash,
             )
-            former = people.bound_to(grants, Place(before.brand_id, before.unit_id, before.store_id)) if facts else []
+            former = people.bound_to(grants, Place(before.brand_id, before.unit_id, before.store_id)) if events else []
             ends = {grant.id: grant for grant in people.end(former, uow.at)}
             ended = [(grant, ends[grant.id]) for grant in former if grant.id in ends]
             grants = [ends.get(grant.id, grant) for grant in grants]

@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from services.kit import ids
 from services.kit.enums import Role, ScopeKind
 from services.kit.errors import Conflict, Denied, Invalid
-from services.kit.values.event import Fact
+from services.kit.values.event import Event
 from services.kit.values.validation import WRITTEN
 from services.organization.chart.enums import Reason
 from services.organization.chart.rules import Store, Unit
@@ -72,8 +72,8 @@ class Hiring(Struct, frozen=True, kw_only=True):
     subject: Annotated[str, Meta(max_length=SUBJECT_LENGTH_MAX)] = ""
 
 
-class StaffChanged(Fact, frozen=True, kw_only=True):
-    """The fact of that name."""
+class StaffChanged(Event, frozen=True, kw_only=True):
+    """The event of that name."""
 
     kind = "staff_changed"
     staff_id: str

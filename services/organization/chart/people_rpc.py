@@ -83,11 +83,11 @@ class People:
     async def MoveStaff(self, request: chart_pb2.MoveStaffRequest, uow: UnitOfWork) -> chart_pb2.MoveStaffResponse:
         staff = await self.chart.staff.load(request.staff_id, session=uow.session, writing=True)
         place = await self._place(request, uow.session)
-        moved, facts = people.move(staff, place)
-        uow.publish(*facts)
+        moved, events = people.move(staff, place)
+        uow.publish(*events)
         await self.chart.staff.unscoped.replace(uow, moved, before=staff)
         former = people.bound_to(await self.chart.grants_of([staff.id], uow.session), Place(staff.brand_id, staff.unit_id, staff.store_id))
-        ended = await self._end(former if facts else [], uow)
+        ended = await self._end(former if events else [], uow)
         return chart_pb2.MoveStaffResponse(staff_id=staff.id, ended_grant_ids=ended)
 
     @transactional

@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 from msgspec import Struct
 from pymongo import ASCENDING, IndexModel, InsertOne, UpdateOne
 
-from quanyu.facts.v1 import facts_pb2
+from quanyu.events.v1 import events_pb2
 from quanyu.organization.v1 import chart_pb2
 from services.kit.enums import Role, ScopeKind
 from services.kit.errors import Conflict
@@ -133,8 +133,8 @@ class ChartRepository:
         """Tells others, and this service's own scopes, where stores stand."""
         for change in changes:
             uow.publish(change)
-            fact = facts_pb2.StoreChanged(store_id=change.store_id, brand_id=change.brand_id, unit_ids=change.unit_ids)
-            await self.scopes.keep(uow.session, fact)
+            event = events_pb2.StoreChanged(store_id=change.store_id, brand_id=change.brand_id, unit_ids=change.unit_ids)
+            await self.scopes.keep(uow.session, event)
 
     async def scope(self, kind: ScopeKind, id: str, session: Session) -> Scope:
         """What a grant's scope lies in; `NotFound` when the caller does not reach it."""

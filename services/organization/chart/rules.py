@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from services.kit import ids
 from services.kit.errors import Conflict, Invalid, NotFound
 from services.kit.values import opening_hours
-from services.kit.values.event import Fact
+from services.kit.values.event import Event
 from services.kit.values.money import Currency
 from services.kit.values.validation import WRITTEN
 from services.organization.chart.enums import BrandKind, Reason, StoreKind, UnitKind
@@ -142,8 +142,8 @@ class StoreChanges(Struct, frozen=True, kw_only=True):
     active: bool | None = None
 
 
-class StoreChanged(Fact, frozen=True, kw_only=True):
-    """The fact of that name."""
+class StoreChanged(Event, frozen=True, kw_only=True):
+    """The event of that name."""
 
     kind = "store_changed"
     store_id: str
@@ -279,7 +279,7 @@ def overwrite_store(store: Store, uow: Unit, draft: StoreDraft, parent: Unit, zo
     return replace(fresh, active=store.active, version=store.version), replace(placed, version=uow.version)
 
 
-def update_store(store: Store, changes: StoreChanges, unit_ids: tuple[str, ...]) -> tuple[Store, list[Fact]]:
+def update_store(store: Store, changes: StoreChanges, unit_ids: tuple[str, ...]) -> tuple[Store, list[Event]]:
     """The store with what is set in `changes`; `unit_ids` is its path, for whoever hears of it."""
     given = {name: value for name in changes.__struct_fields__ if (value := getattr(changes, name)) is not None}
     after = check_store(replace(store, **given))

@@ -21,7 +21,7 @@ class Taken(StrEnum):
 
 
 class CreditBasis(StrEnum):
-    """The fact that decides which guide an order is credited to."""
+    """The event that decides which guide an order is credited to."""
 
     OUTREACH = "CREDIT_BASIS_OUTREACH"
     BINDING = "CREDIT_BASIS_BINDING"

@@ -15,7 +15,7 @@ from msgspec.structs import replace
 from pymongo import ASCENDING, DESCENDING, IndexModel, UpdateOne
 
 from quanyu.common.v1.touch_pb2 import Scenario, Touchpoint
-from quanyu.facts.v1 import facts_pb2
+from quanyu.events.v1 import events_pb2
 from quanyu.organization.v1 import targets_pb2
 from services.kit.enums import ScopeKind
 from services.kit.errors import NotFound
@@ -68,7 +68,7 @@ class TargetRepository:
     async def orders_paid(self, happened: Sequence[Happened]) -> None:
         """Counts orders and credits each to its store and, where she is bound to one, to a guide."""
         session = happened[0][0].session
-        summaries = [fact.order_paid.order for _, fact in happened]
+        summaries = [event.order_paid.order for _, event in happened]
         credits = await self._fresh(summaries, session)
         persons = await self.persons.behind((summary.consumer_id for summary in summaries), session)
         buyers = {summary.order_id: persons[summary.consumer_id] for summary in summaries}
@@ -86,10 +86,10 @@ class TargetRepository:
     async def orders_imported(self, happened: Sequence[Happened]) -> None:
         """Counts orders from before this installation: credited to their stores, to no guide."""
         session = happened[0][0].session
-        orders = [order for _, fact in happened for order in fact.orders_imported.orders]
+        orders = [order for _, event in happened for order in event.orders_imported.orders]
         await self._count(await self._fresh(orders, session), session)
 
-    async def _fresh(self, summaries: Sequence[facts_pb2.OrderSummary], session: Session) -> list[Credit]:
+    async def _fresh(self, summaries: Sequence[events_pb2.OrderSummary], session: Session) -> list[Credit]:
         """Orders as they count; those that are counted already are left out. `NotFound` for a store the chart does not know."""
         collection = self.credits.collection
         known = collection.find({"_id": {"$in": [one.order_id for one in summaries]}}, {"_id": 1}, session=session)
@@ -148,10 +148,10 @@ class TargetRepository:
 
     # Bindings and messages -------------------------------------------------------------------------------------------
 
-    async def bind(self, uow: UnitOfWork, bound: facts_pb2.ConsumerBound) -> None:
+    async def bind(self, uow: UnitOfWork, bound: events_pb2.ConsumerBound) -> None:
         """Keeps whom a consumer is bound to for a brand (an empty guide: nobody any more), and that bindings of other ids ended with it.
 
-        Facts come in order for one consumer id only; what another id's fact says of a binding gives way to a later word.
+        Events come in order for one consumer id only; what another id's event says of a binding gives way to a later word.
         """
         since = bound.bound_at.ToDatetime(tzinfo=UTC) if bound.HasField("bound_at") else uow.at
         writes = []
@@ -163,7 +163,7 @@ class TargetRepository:
             writes.append(UpdateOne({"_id": row["_id"]}, [{"$replaceWith": newest}], upsert=True))
         await self.bindings.collection.bulk_write(writes, session=uow.session)
 
-    async def wrote(self, uow: UnitOfWork, sent: facts_pb2.OutreachSent) -> None:
+    async def wrote(self, uow: UnitOfWork, sent: events_pb2.OutreachSent) -> None:
         """Keeps the last message of a guide to a consumer for a brand."""
         row = {
             "consumer_id": sent.consumer_id,
@@ -248,7 +248,7 @@ class TargetRepository:
         return found
 
 
-def _order(summary: facts_pb2.OrderSummary) -> Order:
+def _order(summary: events_pb2.OrderSummary) -> Order:
     lines = [Line(line.brand_id, line.quantity, line.paid.minor) for line in summary.lines]
     paid_at: datetime = summary.paid_at.ToDatetime(tzinfo=UTC)
     return Order(

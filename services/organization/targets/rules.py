@@ -151,7 +151,7 @@ def count(order: Order, seller: Seller, zones: Mapping[str, str]) -> Credit:
 
 
 class Decision(NamedTuple):
-    """Whom an order is credited to and the fact that decided."""
+    """Whom an order is credited to and the event that decided."""
 
     staff_id: str
     basis: CreditBasis

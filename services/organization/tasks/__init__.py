@@ -1,1 +1,1 @@
-"""Tasks: what a fact asks of a member of staff, from birth to outcome."""
+"""Tasks: what an event asks of a member of staff, from birth to outcome."""

@@ -1,11 +1,11 @@
-"""The tasks' collection, and what facts of other services do to it."""
+"""The tasks' collection, and what events of other services do to it."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 from pymongo import ASCENDING, IndexModel
 
-from quanyu.facts.v1 import facts_pb2
+from quanyu.events.v1 import events_pb2
 from quanyu.organization.v1 import tasks_pb2
 from services.kit.enums import ScopeKind
 from services.kit.mongo import codec
@@ -49,9 +49,9 @@ class TaskRepository:
         self.feed = ChangeFeed(runtime.change_streams, self.tasks, keys=SUBJECTS)
         self.tables: Sequence[ScopedCollection[Any]] = (self.tasks,)
 
-    async def visit_left(self, uow: UnitOfWork, fact: facts_pb2.Fact) -> None:
+    async def visit_left(self, uow: UnitOfWork, event: events_pb2.Event) -> None:
         """She left with coupons unspent: the guide of each of those brands follows up, once for the day's pack."""
-        left = fact.visit_left
+        left = event.visit_left
         unspent = rules.by_brand((coupon.brand_id, codec.as_struct(codec.fields(coupon), Coupon)) for coupon in left.unspent)
         person = await self.persons.of(left.consumer_id, uow.session)
         bound = await self.targets.bound({person: unspent}, uow.session)
@@ -79,7 +79,7 @@ class TaskRepository:
         rows = await self.tasks.collection.find(query, session=uow.session).to_list(OF_ONE_MAX)
         return [codec.as_struct(row, Task) for row in rows]
 
-    async def answered(self, uow: UnitOfWork, sent: facts_pb2.OutreachSent) -> None:
+    async def answered(self, uow: UnitOfWork, sent: events_pb2.OutreachSent) -> None:
         """A message that names a task closes it."""
         row: Document | None = await self.tasks.collection.find_one({"_id": sent.task_id}, session=uow.session)
         if row is None:

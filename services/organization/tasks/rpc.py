@@ -19,7 +19,7 @@ DUE_FIRST = [("due_at", 1)]
 
 
 class TaskServicer(tasks_pb2_grpc.TaskServiceServicer):
-    """What a fact asks of a member of staff, from birth to outcome."""
+    """What an event asks of a member of staff, from birth to outcome."""
 
     def __init__(self, runtime: Runtime, tasks: TaskRepository) -> None:
         self.transactions, self.tasks, self.feed = runtime.transactions, tasks.tasks, tasks.feed

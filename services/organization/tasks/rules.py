@@ -1,4 +1,4 @@
-"""What a fact asks of a guide, and what may happen to it until it is closed."""
+"""What an event asks of a guide, and what may happen to it until it is closed."""
 
 import hashlib
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -9,7 +9,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from services.kit.errors import Conflict, Invalid
-from services.kit.values.event import Fact
+from services.kit.values.event import Event
 from services.kit.values.money import Money
 from services.organization.targets.rules import Binding
 from services.organization.tasks.enums import Reason, TaskKind, TaskOutcome, TaskState
@@ -19,7 +19,7 @@ CLOSED = frozenset({TaskState.DONE, TaskState.WITHDRAWN})
 
 
 class Coupon(Struct, frozen=True, kw_only=True):
-    """A coupon as the fact told it: what a guide needs to write about it."""
+    """A coupon as the event told it: what a guide needs to write about it."""
 
     coupon_id: str
     name: str = ""
@@ -67,8 +67,8 @@ class Visit(NamedTuple):
     left_at: datetime
 
 
-Decided = tuple[Task, list[Fact]]
-"""What a task becomes and the facts that tell it; tasks tell none yet."""
+Decided = tuple[Task, list[Event]]
+"""What a task becomes and the events that tell it; tasks tell none yet."""
 
 
 def task_id(consumer_id: str, brand_id: str, district_id: str, day: str) -> str:

@@ -121,14 +121,14 @@ def test_amounts_counts_and_versions_are_never_of_32_bits() -> None:
 
 
 def test_every_rpc_of_the_walk_for_people_is_in_the_graph() -> None:
-    """All but bulk imports, what only services may call, and facts. A `Get…` or `List…` beside its batch is reached by the latter."""
+    """All but bulk imports, what only services may call, and events. A `Get…` or `List…` beside its batch is reached by the latter."""
     fields = [field for kind in (CallField, MutationField, FollowField) for _, field in declared(kind)]
     batches = [field.through for kind in (EdgeField, NodeField) for _, field in declared(kind) if field.through is not None]
     batches += [field.first for field in fields if getattr(field, "first", None) is not None]
     used = {each.rpc.method.full_name for each in (*fields, *batches)}
     used |= {re.sub(r"BatchGet(\w+?)s?$", r"Get\1", name).replace(".BatchList", ".List") for name in used}
     missing = set()
-    for service in (service for file in files() for service in file.services_by_name.values() if file.package != "quanyu.facts.v1"):
+    for service in (service for file in files() for service in file.services_by_name.values() if file.package != "quanyu.events.v1"):
         for method in service.methods:
             internal = authorization.roles_of(method) == {"ROLE_SERVICE"}
             if not internal and not method.name.startswith("Import") and method.full_name not in used:

@@ -17,7 +17,7 @@ from quanyu.commerce.v1 import (
 )  # fmt: skip
 from quanyu.common.v1.money_pb2 import Money
 from quanyu.common.v1.point_pb2 import Point
-from quanyu.facts.v1 import facts_pb2
+from quanyu.events.v1 import events_pb2
 from services.kit import clock
 from services.kit.security.principals import Grant
 from tests.services.conftest import OPERATOR, Running
@@ -73,19 +73,19 @@ class Shop:
             "position": Point(longitude=116.4560, latitude=39.9380), "opens_minute": 0, "closes_minute": 1440, "delivers": True,
             "active": True,
         } | changed  # fmt: skip
-        body = facts_pb2.StoreChanged(**told)
-        fact = facts_pb2.Fact(id=f"fct_{fresh()}", key=id, at=clock.now(), source="organization", store_changed=body)
-        delivered = await self.commerce.deliver(fact, source="organization")
-        assert [item.state for item in delivered] == [facts_pb2.DELIVERY_STATE_APPLIED], delivered
+        body = events_pb2.StoreChanged(**told)
+        event = events_pb2.Event(id=f"evt_{fresh()}", key=id, at=clock.now(), source="organization", store_changed=body)
+        delivered = await self.commerce.deliver(event, source="organization")
+        assert [item.state for item in delivered] == [events_pb2.DELIVERY_STATE_APPLIED], delivered
         self.commerce.runtime.scopes.forget()
 
     async def visit(self, kind: str, at: datetime, **body: Any) -> None:
         """Tells `visit_started`, `visit_left` or `outreach_sent` as of `at`."""
         source = "member" if kind == "outreach_sent" else "district"
-        fact: Any = facts_pb2.Fact(id=f"fct_{fresh()}", key=body["consumer_id"], at=at, source=source)
-        getattr(fact, kind).MergeFrom(type(getattr(fact, kind))(**body))
-        delivered = await self.commerce.deliver(fact, source=source)
-        assert [item.state for item in delivered] == [facts_pb2.DELIVERY_STATE_APPLIED], delivered
+        event: Any = events_pb2.Event(id=f"evt_{fresh()}", key=body["consumer_id"], at=at, source=source)
+        getattr(event, kind).MergeFrom(type(getattr(event, kind))(**body))
+        delivered = await self.commerce.deliver(event, source=source)
+        assert [item.state for item in delivered] == [events_pb2.DELIVERY_STATE_APPLIED], delivered
 
     async def product(self, id: str = "shirt", brand_id: str = "brd_a", sizes: tuple[int, ...] = (40,), minor: int = 39_900) -> None:
         """A white shirt: `prd_<id>` with `var_<id>_<size>`."""

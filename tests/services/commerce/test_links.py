@@ -8,7 +8,7 @@ import pytest
 
 from quanyu.commerce.v1.orders_pb2 import BatchListOrdersRequest, ListOrdersRequest
 from quanyu.commerce.v1.stock_pb2 import BatchListHoldsRequest, Hold, HoldStockRequest, ListHoldsRequest
-from quanyu.facts.v1 import facts_pb2
+from quanyu.events.v1 import events_pb2
 from services.commerce.orders.scenario import Reached, Visit, together
 from services.commerce.stock.rules import HOLDS_MAX
 from services.kit import clock
@@ -24,12 +24,12 @@ LINK = {"consumer_id": "con_a", "linked_consumer_id": "con_twin"}
 
 
 async def tell(shop: Shop, at: datetime, **body: dict[str, str]) -> None:
-    """A fact with such a body, as of `at`."""
+    """An event with such a body, as of `at`."""
     ((kind, told),) = body.items()
     way = route(kind)
-    fact = facts_pb2.Fact(id=f"fct_{fresh()}", key=told[way.key], at=at, source=way.told_by, **{kind: told})  # type: ignore[arg-type]
-    delivered = await shop.commerce.deliver(fact, source=way.told_by)
-    assert [item.state for item in delivered] == [facts_pb2.DELIVERY_STATE_APPLIED], delivered
+    event = events_pb2.Event(id=f"evt_{fresh()}", key=told[way.key], at=at, source=way.publisher, **{kind: told})  # type: ignore[arg-type]
+    delivered = await shop.commerce.deliver(event, source=way.publisher)
+    assert [item.state for item in delivered] == [events_pb2.DELIVERY_STATE_APPLIED], delivered
 
 
 async def derived(shop: Shop, consumer_id: str) -> tuple[str, str, str]:

@@ -10,7 +10,7 @@ from quanyu.commerce.v1 import discovery_pb2, orders_pb2, stock_pb2
 from quanyu.common.v1 import touch_pb2
 from quanyu.common.v1.page_pb2 import PageRequest
 from quanyu.common.v1.point_pb2 import Point
-from quanyu.facts.v1 import facts_pb2
+from quanyu.events.v1 import events_pb2
 from services.commerce.events import handlers
 from services.commerce.orders import model, rules
 from services.commerce.orders.repository import OrderRepository
@@ -33,8 +33,8 @@ async def test_commerce_hears_exactly_what_the_routes_say(commerce: Running) -> 
         StockRepository(runtime.database, runtime.group_commit, persons),
         OrderRepository(runtime.database, ChangeStreamHub(runtime.database), persons),
     )
-    kinds = facts_pb2.Fact.DESCRIPTOR.oneofs_by_name["body"].fields
-    heard = {field.name for field in kinds if "commerce" in route(field.name).heard_by}
+    kinds = events_pb2.Event.DESCRIPTOR.oneofs_by_name["body"].fields
+    heard = {field.name for field in kinds if "commerce" in route(field.name).subscribers}
     assert set(handlers(runtime, stocks, orders, persons)) == heard
 
 
@@ -69,8 +69,8 @@ async def test_paying_is_done_once_however_often_and_by_how_many(shop: Shop) -> 
     assert len({answer.order.payment.id for answer in answers}) == 1
     assert {answer.order.state for answer in answers} == {orders_pb2.ORDER_STATE_PAID}
     assert await shop.row() == {"on_hand": 0, "reserved": 0}
-    told = [fact for fact in await shop.commerce.facts_told() if fact.WhichOneof("body") == "order_paid"]
-    assert [fact.order_paid.order_id for fact in told] == [order.id]
+    told = [event for event in await shop.commerce.events_told() if event.WhichOneof("body") == "order_paid"]
+    assert [event.order_paid.order_id for event in told] == [order.id]
     summary = told[0].order_paid.order
     assert (summary.store_id, summary.seller_id, summary.lines[0].paid.minor) == ("str_near", "brd_a", 39_900)
     assert summary.paid_at == answers[0].order.paid_at

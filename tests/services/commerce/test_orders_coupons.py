@@ -96,7 +96,7 @@ async def test_a_coupon_makes_its_brands_lines_cheaper_and_is_spent_when_paid(ma
     assert {answer.order.payment.amount.minor for answer in paid} == {39_900}
     assert await mall.coupon_state() == "REDEEMED"
     assert (await stub.PlaceOrder(request)).order.state == orders_pb2.ORDER_STATE_PLACED
-    told = [fact.order_paid.order for fact in await mall.commerce.facts_told() if fact.WhichOneof("body") == "order_paid"]
+    told = [event.order_paid.order for event in await mall.commerce.events_told() if event.WhichOneof("body") == "order_paid"]
     assert [list(summary.coupon_ids) for summary in told] == [["cpn_a"]]
     assert [line.paid.minor for line in told[0].lines] == [29_900, 10_000]
 
@@ -195,7 +195,7 @@ async def test_a_client_that_repeats_its_calls_gets_its_order_whenever_the_proce
     order = await mall.order()
     assert (order["_id"], order["state"], order["total"]["minor"]) == (order_id, PAID, 29_900)
     assert (await mall.coupon_state(), await mall.row()) == ("REDEEMED", {"on_hand": 0, "reserved": 0})
-    assert sum(fact.WhichOneof("body") == "order_paid" for fact in await mall.commerce.facts_told()) == 1
+    assert sum(event.WhichOneof("body") == "order_paid" for event in await mall.commerce.events_told()) == 1
 
 
 @pytest.mark.parametrize("dies_at", Replica.STEPS)
@@ -212,7 +212,7 @@ async def test_the_sweeper_brings_to_an_end_what_nobody_repeats(mall: Mall, dies
         assert (order["state"], coupon, row) == (CANCELLED, "ISSUED", {"on_hand": 1, "reserved": 0})
     else:
         assert (order["state"], coupon, row) == (PAID, "REDEEMED", {"on_hand": 0, "reserved": 0})
-    told = sum(fact.WhichOneof("body") == "order_paid" for fact in await mall.commerce.facts_told())
+    told = sum(event.WhichOneof("body") == "order_paid" for event in await mall.commerce.events_told())
     assert told == (order["state"] == PAID)
     await mall.check()
 

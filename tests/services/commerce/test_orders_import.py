@@ -33,7 +33,7 @@ def batch(orders: Sequence[orders_pb2.ImportedOrder], id: str = "") -> orders_pb
 
 
 async def told(shop: Shop) -> list[Any]:
-    return [fact.orders_imported for fact in await shop.commerce.facts_told() if fact.WhichOneof("body") == "orders_imported"]
+    return [event.orders_imported for event in await shop.commerce.events_told() if event.WhichOneof("body") == "orders_imported"]
 
 
 async def test_rows_are_taken_whole_or_left_out_with_their_reason(shop: Shop) -> None:
@@ -68,10 +68,10 @@ async def test_rows_are_taken_whole_or_left_out_with_their_reason(shop: Shop) ->
     stored = await shop.database["orders"].find().to_list(None)
     assert [(row["_id"], len(row["lines"]), row["total"]["minor"]) for row in stored] == [("ord_0", 2, 399)]
     assert await shop.row() == {"on_hand": 1, "reserved": 0}
-    (fact,) = await told(shop)
-    assert (fact.batch_id, [order.order_id for order in fact.orders]) == ("batch-1", ["ord_0"])
-    assert [(item.brand_id, item.paid.minor) for item in fact.orders[0].lines] == [("brd_a", 300), ("brd_b", 99)]
-    assert (fact.orders[0].scenario, fact.orders[0].seller_id) == (touch_pb2.SCENARIO_IN_STORE, "brd_a")
+    (event,) = await told(shop)
+    assert (event.batch_id, [order.order_id for order in event.orders]) == ("batch-1", ["ord_0"])
+    assert [(item.brand_id, item.paid.minor) for item in event.orders[0].lines] == [("brd_a", 300), ("brd_b", 99)]
+    assert (event.orders[0].scenario, event.orders[0].seller_id) == (touch_pb2.SCENARIO_IN_STORE, "brd_a")
 
 
 async def test_an_import_may_be_repeated_or_taken_up_again(shop: Shop) -> None:
@@ -81,7 +81,7 @@ async def test_an_import_may_be_repeated_or_taken_up_again(shop: Shop) -> None:
     assert (await shop.orders().ImportOrders(first)).imported == 4
     again = await shop.orders().ImportOrders(batch(orders))
     assert (again.imported, again.known) == (2, 4)
-    assert [len(fact.orders) for fact in await told(shop)] == [4, 2] or [len(fact.orders) for fact in await told(shop)] == [2, 4]
+    assert [len(event.orders) for event in await told(shop)] == [4, 2] or [len(event.orders) for event in await told(shop)] == [2, 4]
     first.orders[0].store_id = "str_far"
     with pytest.raises(Conflict, match="REQUEST_ID_REUSED"):
         await shop.orders().ImportOrders(first)

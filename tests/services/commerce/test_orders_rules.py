@@ -173,8 +173,8 @@ class Shop(RuleBasedStateMachine):
         if order.coupons and order.state is OrderState.PAYING:
             assert self.locked_by == order.id
             self.locked_by, self.spent_by = "", order.id
-        after, facts = rules.settle(order)
-        self.told += [fact.order_id for fact in facts]
+        after, events = rules.settle(order)
+        self.told += [event.order_id for event in events]
         self.orders[order.id] = after
         for hold in self.held_by(order):
             sold, gone = stock_rules.sell(hold)
@@ -253,8 +253,8 @@ def test_paying_what_is_paid_changes_nothing_and_declining_leaves_it_open() -> N
     with pytest.raises(Conflict, match="PAYMENT_DECLINED"):
         pay(order, "decline")
     paying = pay(order, "approve")
-    paid, facts = rules.settle(paying)
-    assert [fact.order.paid_at for fact in facts] == [NOW]
+    paid, events = rules.settle(paying)
+    assert [event.order.paid_at for event in events] == [NOW]
     assert pay(paid, "decline") == paid
     assert rules.settle(paid) == (paid, [])
     with pytest.raises(Conflict, match="ORDER_PAID"):

@@ -61,7 +61,7 @@ async def test_an_order_is_paid_once_however_often_the_notice_comes(shop: Shop, 
     now = (await shop.orders(consumer()).GetOrder(orders_pb2.GetOrderRequest(id=order.id))).order
     assert (now.state, now.payment.amount.minor) == (orders_pb2.ORDER_STATE_PAID, order.total.minor)
     assert await shop.row() == {"on_hand": 0, "reserved": 0}
-    assert [fact.WhichOneof("body") for fact in await shop.commerce.facts_told()].count("order_paid") == 1
+    assert [event.WhichOneof("body") for event in await shop.commerce.events_told()].count("order_paid") == 1
 
 
 async def test_what_is_not_a_payment_of_this_order_changes_nothing(shop: Shop, take: Any) -> None:

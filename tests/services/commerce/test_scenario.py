@@ -1,4 +1,4 @@
-"""Scenario is derived, not declared: the strongest rule that holds decides, and says by which fact."""
+"""Scenario is derived, not declared: the strongest rule that holds decides, and says by which event."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -80,7 +80,7 @@ def wrote_after(hours: float, left: float = 2, brand_ids: frozenset[str] = froze
         (Situation(NOW, Touchpoint.APP, hint=Scenario.IN_STORE), Scenario.AT_HOME, "otherwise", ""),
     ],
 )
-def test_which_fact_decides(situation: Situation, derived: Scenario, rule: str, evidence: str) -> None:
+def test_which_event_decides(situation: Situation, derived: Scenario, rule: str, evidence: str) -> None:
     found, basis = derive(situation)
     assert (found, basis.rule, basis.evidence_id) == (derived, rule, evidence)
 

@@ -1,4 +1,4 @@
-"""What was bought, kept by facts: exactly once, over all ids of a person, and fast enough for imports."""
+"""What was bought, kept by events: exactly once, over all ids of a person, and fast enough for imports."""
 
 import time
 from collections.abc import Sequence
@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from quanyu.common.v1.money_pb2 import Money
-from quanyu.facts.v1 import facts_pb2
+from quanyu.events.v1 import events_pb2
 from services.district import events
 from services.district.matching import rules
 from services.district.matching.repository import AffinityRepository
@@ -18,45 +18,45 @@ from tests.services.conftest import Running
 from tests.services.district.world import fresh
 
 PAID = datetime(2026, 8, 22, 13, 40, tzinfo=UTC)
-APPLIED = facts_pb2.DELIVERY_STATE_APPLIED
+APPLIED = events_pb2.DELIVERY_STATE_APPLIED
 
 
-def order(consumer_id: str, *brand_ids: str, paid_at: datetime = PAID) -> facts_pb2.OrderSummary:
-    lines = [facts_pb2.OrderLine(brand_id=brand_id, quantity=1, paid=Money(minor=100, currency="CNY")) for brand_id in brand_ids]
-    return facts_pb2.OrderSummary(order_id=fresh("ord"), consumer_id=consumer_id, paid_at=paid_at, lines=lines)
+def order(consumer_id: str, *brand_ids: str, paid_at: datetime = PAID) -> events_pb2.OrderSummary:
+    lines = [events_pb2.OrderLine(brand_id=brand_id, quantity=1, paid=Money(minor=100, currency="CNY")) for brand_id in brand_ids]
+    return events_pb2.OrderSummary(order_id=fresh("ord"), consumer_id=consumer_id, paid_at=paid_at, lines=lines)
 
 
-def fact(**body: object) -> facts_pb2.Fact:
+def event(**body: object) -> events_pb2.Event:
     ((kind, told),) = body.items()
     key = getattr(told, route(kind).key)
-    return facts_pb2.Fact(id=fresh("fct"), key=key, at=clock.now(), source=route(kind).told_by, **{kind: told})  # type: ignore[arg-type]
+    return events_pb2.Event(id=fresh("evt"), key=key, at=clock.now(), source=route(kind).publisher, **{kind: told})  # type: ignore[arg-type]
 
 
-def paid(summary: facts_pb2.OrderSummary) -> facts_pb2.Fact:
-    return fact(order_paid=facts_pb2.OrderPaid(order_id=summary.order_id, order=summary))
+def paid(summary: events_pb2.OrderSummary) -> events_pb2.Event:
+    return event(order_paid=events_pb2.OrderPaid(order_id=summary.order_id, order=summary))
 
 
-def imported(*orders: facts_pb2.OrderSummary) -> facts_pb2.Fact:
-    return fact(orders_imported=facts_pb2.OrdersImported(batch_id=fresh("bat"), orders=orders))
+def imported(*orders: events_pb2.OrderSummary) -> events_pb2.Event:
+    return event(orders_imported=events_pb2.OrdersImported(batch_id=fresh("bat"), orders=orders))
 
 
 async def link(district: Running, consumer_id: str, linked: str) -> None:
-    told = facts_pb2.ConsumerLinked(consumer_id=consumer_id, linked_consumer_id=linked)
-    (delivery,) = await district.deliver(fact(consumer_linked=told), source="member")
+    told = events_pb2.ConsumerLinked(consumer_id=consumer_id, linked_consumer_id=linked)
+    (delivery,) = await district.deliver(event(consumer_linked=told), source="member")
     assert delivery.state == APPLIED
 
 
 async def unlink(district: Running, consumer_id: str, linked: str) -> None:
-    told = facts_pb2.ConsumerUnlinked(consumer_id=consumer_id, linked_consumer_id=linked)
-    (delivery,) = await district.deliver(fact(consumer_unlinked=told), source="member")
+    told = events_pb2.ConsumerUnlinked(consumer_id=consumer_id, linked_consumer_id=linked)
+    (delivery,) = await district.deliver(event(consumer_unlinked=told), source="member")
     assert delivery.state == APPLIED
 
 
-def test_the_table_of_facts_covers_what_the_routes_say(district: Running) -> None:
-    kinds = facts_pb2.Fact.DESCRIPTOR.oneofs_by_name["body"].fields
-    assert set(district.definition.facts) == {kind.name for kind in kinds if "district" in route(kind.name).heard_by}
+def test_the_table_of_events_covers_what_the_routes_say(district: Running) -> None:
+    kinds = events_pb2.Event.DESCRIPTOR.oneofs_by_name["body"].fields
+    assert set(district.definition.events) == {kind.name for kind in kinds if "district" in route(kind.name).subscribers}
     assert (
-        district.definition.facts.keys()
+        district.definition.events.keys()
         == events.handlers(district.runtime.scopes, PersonProjection(district.database), AffinityRepository(district.database)).keys()
     )
 
@@ -77,7 +77,7 @@ async def test_orders_paid_and_imported_count_once_each(district: Running) -> No
 
 async def test_a_brand_id_that_would_be_read_as_a_path_is_not_swallowed(district: Running) -> None:
     (delivery,) = await district.deliver(paid(order("con_anna", "brd.a")), source="commerce")
-    assert (delivery.state, delivery.reason) == (facts_pb2.DELIVERY_STATE_FAILED, "INVALID_FIELD")
+    assert (delivery.state, delivery.reason) == (events_pb2.DELIVERY_STATE_FAILED, "INVALID_FIELD")
 
 
 async def test_linking_gathers_a_person_and_unlinking_lets_go(district: Running) -> None:
@@ -109,7 +109,7 @@ async def test_an_import_of_thousands_of_orders_is_taken_in_bulk(district: Runni
         order(f"con_{n % 700}", *(brands[(n * 7 + k * 13) % 400] for k in range(6)), paid_at=PAID - timedelta(hours=n))
         for n in range(count)
     ]
-    batches: Sequence[facts_pb2.Fact] = [imported(*orders[start : start + 500]) for start in range(0, count, 500)]
+    batches: Sequence[events_pb2.Event] = [imported(*orders[start : start + 500]) for start in range(0, count, 500)]
     started = time.perf_counter()
     for batch in batches:
         assert [delivery.state for delivery in await district.deliver(batch, source="commerce")] == [APPLIED]

@@ -8,7 +8,7 @@ import pytest
 from quanyu.common.v1 import touch_pb2
 from quanyu.common.v1.page_pb2 import PageRequest
 from quanyu.district.v1 import campaigns_pb2, packs_pb2, wallet_pb2
-from quanyu.facts.v1 import facts_pb2
+from quanyu.events.v1 import events_pb2
 from quanyu.member.v1 import consent_pb2, consent_pb2_grpc, identity_pb2, identity_pb2_grpc
 from services.district.packs.rules import Pack
 from services.kit.errors import Conflict, Denied, Exhausted, NotFound, Unavailable
@@ -53,7 +53,7 @@ class District(World):
         """Orders of a brand, so many weeks ago."""
         told = [order(consumer_id, brand_id, paid_at=NOW - timedelta(weeks=weeks)) for brand_id, weeks in orders]
         (delivery,) = await self.running.deliver(imported(*told), source="commerce")
-        assert delivery.state == facts_pb2.DELIVERY_STATE_APPLIED
+        assert delivery.state == events_pb2.DELIVERY_STATE_APPLIED
 
     async def budget(self, brand_id: str) -> campaigns_pb2.Budget:
         answer = await self.campaigns().ListBudgets(campaigns_pb2.ListBudgetsRequest(brand_id=brand_id))
@@ -196,7 +196,7 @@ async def test_who_leaves_takes_the_unspent_coupons_along(here: District) -> Non
     await here.lock("ord_1", "con_anna", [spent.coupon_id], **{spent.brand_id: 50_000})
     await here.confirm("ord_1")
     await here.leave(visit)
-    (left,) = [fact.visit_left for fact in await here.running.facts_told() if fact.WhichOneof("body") == "visit_left"]
+    (left,) = [event.visit_left for event in await here.running.events_told() if event.WhichOneof("body") == "visit_left"]
     assert [coupon.coupon_id for coupon in left.unspent] == [entry.coupon_id for entry in pack.entries[1:]]
     assert left.unspent[0].value == pack.entries[1].value
     assert left.unspent[0].expires_at == pack.entries[1].expires_at

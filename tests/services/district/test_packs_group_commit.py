@@ -100,9 +100,9 @@ async def test_who_leaves_at_that_moment_leaves_with_the_pack_or_without_it(worl
     both = [call for n, visit in enumerate(visits) for call in (issuing.claim(visit, n), world.leave(visit))]
     answers = await asyncio.gather(*both, return_exceptions=True)
     unspent = {
-        fact.visit_left.visit_id: len(fact.visit_left.unspent)
-        for fact in await district.facts_told()
-        if fact.WhichOneof("body") == "visit_left"
+        event.visit_left.visit_id: len(event.visit_left.unspent)
+        for event in await district.events_told()
+        if event.WhichOneof("body") == "visit_left"
     }
     for visit, answer in zip(visits, answers[::2], strict=True):
         if isinstance(answer, packs_pb2.Pack):
@@ -120,12 +120,12 @@ async def test_the_pack_is_told_once_with_its_coupons(world: World, issuing: Iss
     visit = await world.enter("con_anna")
     pack = await issuing.claim(visit, 0)
     assert await issuing.claim(visit, 1) == pack
-    (fact,) = [fact.pack_issued for fact in await district.facts_told() if fact.WhichOneof("body") == "pack_issued"]
-    assert (fact.pack_id, fact.consumer_id, fact.district_id) == (pack.id, "con_anna", HERE)
-    assert fact.touchpoint == touch_pb2.TOUCHPOINT_MINI_PROGRAM
-    assert [coupon.coupon_id for coupon in fact.coupons] == [entry.coupon_id for entry in pack.entries]
-    assert [coupon.value for coupon in fact.coupons] == [entry.value for entry in pack.entries]
-    assert [coupon.expires_at for coupon in fact.coupons] == [entry.expires_at for entry in pack.entries]
+    (event,) = [event.pack_issued for event in await district.events_told() if event.WhichOneof("body") == "pack_issued"]
+    assert (event.pack_id, event.consumer_id, event.district_id) == (pack.id, "con_anna", HERE)
+    assert event.touchpoint == touch_pb2.TOUCHPOINT_MINI_PROGRAM
+    assert [coupon.coupon_id for coupon in event.coupons] == [entry.coupon_id for entry in pack.entries]
+    assert [coupon.value for coupon in event.coupons] == [entry.value for entry in pack.entries]
+    assert [coupon.expires_at for coupon in event.coupons] == [entry.expires_at for entry in pack.entries]
 
 
 async def test_a_refused_claim_leaves_nothing(world: World, issuing: Issuing) -> None:

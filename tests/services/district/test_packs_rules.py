@@ -65,7 +65,7 @@ def test_the_best_that_can_go_in_and_those_passed_over_are_named(brands: list[tu
     ]
     assert [item.id for item in issue.coupons] == [entry.coupon_id for entry in issue.pack.entries]
     assert {item.pack_id for item in issue.coupons} == {issue.pack.id}
-    assert [item.coupon_id for item in issue.fact.coupons] == [item.id for item in issue.coupons]
+    assert [item.coupon_id for item in issue.event.coupons] == [item.id for item in issue.coupons]
 
 
 def test_a_brand_with_two_campaigns_gives_one_coupon_from_the_one_that_has_some_left() -> None:

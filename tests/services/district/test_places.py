@@ -215,8 +215,8 @@ async def test_entering_again_answers_the_open_visit_and_tells_once(world: World
     first, *again = await asyncio.gather(*(world.enter("con_anna", request_id=f"r{n % 8}") for n in range(16)))
     assert all(visit == first for visit in again)
     assert first.state == places_pb2.VISIT_STATE_OPEN
-    (fact,) = await district.facts_told()
-    assert (fact.visit_started.visit_id, fact.visit_started.consumer_id) == (first.id, "con_anna")
+    (event,) = await district.events_told()
+    assert (event.visit_started.visit_id, event.visit_started.consumer_id) == (first.id, "con_anna")
     other = await world.enter("con_ben")
     assert other.id != first.id
 
@@ -229,8 +229,8 @@ async def test_leaving_ends_the_visit_once_and_a_new_one_may_begin(world: World,
     assert await world.leave(visit) == left
     second = await world.enter("con_anna")
     assert second.id != visit.id
-    told = sorted(await district.facts_told(), key=lambda fact: fact.at.ToDatetime())
-    assert [fact.WhichOneof("body") for fact in told] == ["visit_started", "visit_left", "visit_started"]
+    told = sorted(await district.events_told(), key=lambda event: event.at.ToDatetime())
+    assert [event.WhichOneof("body") for event in told] == ["visit_started", "visit_left", "visit_started"]
     assert (told[1].visit_left.visit_id, told[1].visit_left.district_id) == (visit.id, visit.district_id)
 
 
@@ -240,7 +240,7 @@ async def test_a_visit_is_told_under_the_id_it_was_made_under_whoever_that_is(wo
     visit = await world.enter("con_card")
     assert await world.enter("con_anna") == visit
     await world.leave(visit)
-    started, left = sorted(await district.facts_told(), key=lambda fact: fact.at.ToDatetime())
+    started, left = sorted(await district.events_told(), key=lambda event: event.at.ToDatetime())
     assert (started.key, started.visit_started.consumer_id) == ("con_card", "con_card")
     assert (left.key, left.visit_left.consumer_id, left.visit_left.day) == ("con_card", "con_card", visit.day)
 

@@ -112,8 +112,8 @@ def test_leaving_again_changes_and_tells_nothing(seconds: list[int]) -> None:
     told: list[rules.VisitLeft] = []
     states = []
     for moved in seconds:
-        visit, facts = rules.leave(visit, at=AT + timedelta(seconds=moved), unspent=())
-        told += facts
+        visit, events = rules.leave(visit, at=AT + timedelta(seconds=moved), unspent=())
+        told += events
         states.append(visit)
     assert told == [rules.VisitLeft(visit_id="vis_1", consumer_id="con_a", district_id="dst_a", day="2026-11-22")]
     assert len(set(states)) == 1

@@ -18,7 +18,7 @@ from services.kit import clock
 from services.kit.errors import Conflict, Denied, Invalid, NotFound
 from services.kit.mongo.codec import as_document
 from services.kit.security.principals import Grant
-from services.kit.values.event import Fact
+from services.kit.values.event import Event
 from services.kit.values.money import Money
 from tests.services.conftest import Running
 from tests.services.district.world import BRAND, COMMERCE, World, brand_operator, consumer, fresh, plan_of
@@ -250,13 +250,13 @@ async def test_a_linked_person_spends_what_either_id_was_given(world: World, dis
     assert await world.lock("ord_1", "con_card", [two], brd_1=50_000)
 
 
-class ConsumerLinked(Fact, frozen=True):
+class ConsumerLinked(Event, frozen=True):
     kind = "consumer_linked"
     consumer_id: str
     linked_consumer_id: str
 
 
-class ConsumerUnlinked(Fact, frozen=True):
+class ConsumerUnlinked(Event, frozen=True):
     kind = "consumer_unlinked"
     consumer_id: str
     linked_consumer_id: str

@@ -1,4 +1,4 @@
-"""A service that tells facts and services that hear them, whole and in this process: real servers, real collections, real relay."""
+"""A service that tells events and services that hear them, whole and in this process: real servers, real collections, real relay."""
 
 import asyncio
 import itertools
@@ -10,10 +10,10 @@ from typing import Any
 
 import grpc
 
-from quanyu.facts.v1 import facts_pb2, facts_pb2_grpc
+from quanyu.events.v1 import events_pb2, events_pb2_grpc
 from services.kit import ids
 from services.kit.backoff import Backoff
-from services.kit.events.inbox import FactSink, Handler
+from services.kit.events.inbox import EventInbox, Handler
 from services.kit.events.parked import Parked
 from services.kit.events.relay import WATCHED, Relay
 from services.kit.mongo.change_streams import ChangeStreamHub
@@ -29,19 +29,19 @@ WAIT_SECONDS_MAX = 30.0
 POLL_SECONDS = 0.01
 
 
-def visit(key: str, number: int, source: str = SOURCE) -> facts_pb2.Fact:
-    """The fact `number` of a key, not yet in sequence."""
-    started = facts_pb2.VisitStarted(visit_id=str(number), consumer_id=key)
-    envelope: dict[str, Any] = {"id": ids.new("fct"), "key": key, "at": AT, "source": source, "visit_started": started}
-    return facts_pb2.Fact(**envelope)
+def visit(key: str, number: int, source: str = SOURCE) -> events_pb2.Event:
+    """The event `number` of a key, not yet in sequence."""
+    started = events_pb2.VisitStarted(visit_id=str(number), consumer_id=key)
+    envelope: dict[str, Any] = {"id": ids.new("evt"), "key": key, "at": AT, "source": source, "visit_started": started}
+    return events_pb2.Event(**envelope)
 
 
-def sequenced(facts: Sequence[facts_pb2.Fact]) -> list[facts_pb2.Fact]:
-    """The facts numbered 1, 2, 3 … in each key."""
+def sequenced(events: Sequence[events_pb2.Event]) -> list[events_pb2.Event]:
+    """The events numbered 1, 2, 3 … in each key."""
     counters: dict[str, Any] = {}
-    for fact in facts:
-        fact.sequence = next(counters.setdefault(fact.key, itertools.count(1)))
-    return list(facts)
+    for event in events:
+        event.sequence = next(counters.setdefault(event.key, itertools.count(1)))
+    return list(events)
 
 
 async def until(condition: Callable[[], Awaitable[Any]]) -> Any:
@@ -52,10 +52,10 @@ async def until(condition: Callable[[], Awaitable[Any]]) -> Any:
         return answer
 
 
-class Trusting(FactSink):
+class Trusting(EventInbox):
     """Takes a batch as signed by whom it names: there is no gate before it that knows who signed."""
 
-    async def Deliver(self, request: facts_pb2.DeliverRequest, context: Any) -> facts_pb2.DeliverResponse:
+    async def Deliver(self, request: events_pb2.DeliverRequest, context: Any) -> events_pb2.DeliverResponse:
         authorization.current.set(authorization.Caller(f"service:{request.source}", issuer=request.source))
         return await super().Deliver(request, context)
 
@@ -70,10 +70,10 @@ class Listener:
     handlers: dict[str, Handler] = field(default_factory=dict)
     server: grpc.aio.Server | None = None
 
-    async def effect(self, uow: UnitOfWork, fact: facts_pb2.Fact) -> None:
-        number = fact.visit_started.visit_id
-        await self.database["effects"].insert_one({"key": fact.key, "number": int(number)}, session=uow.session)
-        if (fact.key, number) in self.refused:
+    async def effect(self, uow: UnitOfWork, event: events_pb2.Event) -> None:
+        number = event.visit_started.visit_id
+        await self.database["effects"].insert_one({"key": event.key, "number": int(number)}, session=uow.session)
+        if (event.key, number) in self.refused:
             raise ValueError("this text must not cross")
 
     async def applied(self) -> dict[str, list[int]]:
@@ -87,9 +87,9 @@ class Listener:
         """Listens, at the same address as before."""
         self.server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
         handlers = {"visit_started": self.effect, **self.handlers}
-        sink = Trusting(self.database, handlers, Outbox(self.database, "listener"))
+        sink = Trusting(self.database, handlers, Outbox(self.database, "subscriber"))
         await sink.prepare()
-        facts_pb2_grpc.add_FactSinkServiceServicer_to_server(sink, self.server)
+        events_pb2_grpc.add_EventInboxServiceServicer_to_server(sink, self.server)
         port = self.server.add_insecure_port(self.address or "127.0.0.1:0")
         self.address = f"127.0.0.1:{port}"
         await self.server.start()
@@ -102,18 +102,18 @@ class Listener:
 
 @dataclass
 class Sender:
-    """Tells visits to the listeners and relays them."""
+    """Tells visits to the subscribers and relays them."""
 
     database: Database
-    listeners: Sequence[str]
+    subscribers: Sequence[str]
 
     def __post_init__(self) -> None:
-        self.outbox = Outbox(self.database, SOURCE, heard_by={"visit_started": self.listeners})
+        self.outbox = Outbox(self.database, SOURCE, subscribers={"visit_started": self.subscribers})
         self.parked = Parked(self.database)
 
-    async def tell(self, *facts: facts_pb2.Fact) -> None:
-        """Tells facts in one transaction."""
-        await self.database.transact(lambda session: self.outbox.write(session, facts))
+    async def tell(self, *events: events_pb2.Event) -> None:
+        """Tells events in one transaction."""
+        await self.database.transact(lambda session: self.outbox.write(session, events))
 
     async def rows(self, **query: object) -> list[dict[str, Any]]:
         """The rows that wait."""

@@ -7,7 +7,7 @@ from datetime import timedelta
 import grpc
 import pytest
 
-from quanyu.facts.v1 import facts_pb2, facts_pb2_grpc
+from quanyu.events.v1 import events_pb2, events_pb2_grpc
 from services.kit import errors
 from services.kit.mongo.client import Database
 from services.kit.projections.scopes import ScopeProjection
@@ -21,28 +21,31 @@ from services.local.keys import Keys, new_keys
 LEAK = "the password is 123456"
 
 
-class Raises(facts_pb2_grpc.FactSinkServiceServicer):
+class Raises(events_pb2_grpc.EventInboxServiceServicer):
     """Answers every delivery with one exception."""
 
     def __init__(self, exception: Exception) -> None:
         self.exception = exception
 
-    async def Deliver(self, request: facts_pb2.DeliverRequest, context: object) -> facts_pb2.DeliverResponse:
+    async def Deliver(self, request: events_pb2.DeliverRequest, context: object) -> events_pb2.DeliverResponse:
         raise self.exception
 
 
 @asynccontextmanager
-async def stub_of(exception: Exception, database: Database, keys: Keys) -> AsyncIterator["facts_pb2_grpc.FactSinkServiceAsyncStub"]:
+async def stub_of(exception: Exception, database: Database, keys: Keys) -> AsyncIterator["events_pb2_grpc.EventInboxServiceAsyncStub"]:
     """A client of a real server whose only rpc raises `exception`."""
     gate = Authorizer(Verifier("here", keys.issuers_setting(), development=True), ScopeProjection(database))
     server = Server(
-        [(facts_pb2_grpc.add_FactSinkServiceServicer_to_server, Raises(exception))], gate, drain_seconds=1, bounds=StreamBounds(1, 1, 1.0)
+        [(events_pb2_grpc.add_EventInboxServiceServicer_to_server, Raises(exception))],
+        gate,
+        drain_seconds=1,
+        bounds=StreamBounds(1, 1, 1.0),
     )
     port = await server.start("127.0.0.1:0")
     signer = Signer("member", keys.signing_setting("member"))
     principal = Principal("service:member", (Grant(SERVICE, INSTALLATION),))
     async with open_channel(f"127.0.0.1:{port}", lambda: signer.token("here", principal), 5.0) as channel:
-        yield facts_pb2_grpc.FactSinkServiceStub(channel)
+        yield events_pb2_grpc.EventInboxServiceStub(channel)
     await server.stop()
 
 
@@ -51,7 +54,7 @@ async def test_every_refusal_comes_back_as_itself(kind: type[errors.Refusal], da
     refusal = kind("INVALID_BATCH", "预算用完了", retry_after=timedelta(seconds=1.5), budget_id="bdg_1", left=0)
     async with stub_of(refusal, database, new_keys()) as stub:
         with pytest.raises(errors.Refusal) as caught:
-            await stub.Deliver(facts_pb2.DeliverRequest(source="member"))
+            await stub.Deliver(events_pb2.DeliverRequest(source="member"))
     assert type(caught.value) is kind
     assert caught.value.reason == "INVALID_BATCH"
     assert caught.value.message == "预算用完了"
@@ -62,7 +65,7 @@ async def test_every_refusal_comes_back_as_itself(kind: type[errors.Refusal], da
 async def test_an_unknown_exception_leaks_no_text(database: Database, capsys: pytest.CaptureFixture[str]) -> None:
     async with stub_of(RuntimeError(LEAK), database, new_keys()) as stub:
         with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await stub.Deliver(facts_pb2.DeliverRequest(source="member"))
+            await stub.Deliver(events_pb2.DeliverRequest(source="member"))
     assert caught.value.code() is grpc.StatusCode.INTERNAL
     assert LEAK not in str(caught.value)
     bug = (caught.value.details() or "").removeprefix("internal error ")
@@ -74,4 +77,4 @@ async def test_nobody_listening_is_unavailable() -> None:
     signer = Signer("member", keys.signing_setting("member"))
     async with open_channel("127.0.0.1:1", lambda: signer.token("here", Principal("x")), 2.0) as channel:
         with pytest.raises(errors.Unavailable):
-            await facts_pb2_grpc.FactSinkServiceStub(channel).Deliver(facts_pb2.DeliverRequest())
+            await events_pb2_grpc.EventInboxServiceStub(channel).Deliver(events_pb2.DeliverRequest())

@@ -17,7 +17,7 @@ from google.protobuf.descriptor_pool import Default as default_pool
 import quanyu
 import services
 from quanyu.access.v1 import access_pb2
-from quanyu.facts.v1 import facts_pb2
+from quanyu.events.v1 import events_pb2
 from services.kit.runtime.runtime import SERVICES, Runtime
 from services.kit.security.authorization import check_rules, reasons_of
 from services.kit.settings import Settings
@@ -27,8 +27,8 @@ from services.local.keys import new_keys
 READS = re.compile(r"(Get|BatchGet|List|BatchList|Search|Check|Resolve|Watch)(?=[A-Z])")
 """The verbs of rpcs that change nothing; every other rpc is a write."""
 REPEATABLE = {
-    "quanyu.facts.v1.FactSinkService.Deliver",  # once by the sequence of each fact
-    "quanyu.facts.v1.FactOutboxService.ReplayParkedFacts",  # says of itself that repeating is harmless
+    "quanyu.events.v1.EventInboxService.Deliver",  # once by the sequence of each event
+    "quanyu.events.v1.EventOutboxService.ReplayParkedEvents",  # says of itself that repeating is harmless
 }
 """Writes that need no request_id."""
 
@@ -45,7 +45,7 @@ FILES = _files()
 ALL_SERVICES: list[ServiceDescriptor] = [service for file in FILES for service in file.services_by_name.values()]
 RPCS: list[MethodDescriptor] = [method for service in ALL_SERVICES for method in service.methods]
 WRITES = [method for method in RPCS if not READS.match(method.name)]
-KINDS = [field.name for field in facts_pb2.Fact.DESCRIPTOR.oneofs_by_name["body"].fields]
+KINDS = [field.name for field in events_pb2.Event.DESCRIPTOR.oneofs_by_name["body"].fields]
 
 
 def enums(message: Descriptor) -> Iterator[EnumDescriptor]:
@@ -148,16 +148,16 @@ def test_what_watches_streams_and_goes_on_by_cursors() -> None:
         assert after.type == cursor.type == after.TYPE_STRING, method.full_name
 
 
-# Facts ----------------------------------------------------------------------------------------------------------------
+# Events ----------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_fact_carries_no_personal_data_and_travels_by_a_route_that_exists(kind: str) -> None:
-    body = facts_pb2.Fact.DESCRIPTOR.fields_by_name[kind].message_type
+def test_a_event_carries_no_personal_data_and_travels_by_a_route_that_exists(kind: str) -> None:
+    body = events_pb2.Event.DESCRIPTOR.fields_by_name[kind].message_type
     assert personal(body) == []
     way = route(kind)
-    assert way.told_by in SERVICES
-    assert set(way.heard_by) <= set(SERVICES) - {way.told_by} and way.heard_by
+    assert way.publisher in SERVICES
+    assert set(way.subscribers) <= set(SERVICES) - {way.publisher} and way.subscribers
     assert body.fields_by_name[way.key].type == body.fields_by_name[way.key].TYPE_STRING
 
 
@@ -167,10 +167,10 @@ async def test_a_service_hears_exactly_what_the_routes_say(name: str, settings: 
     own = {"signing_key": keys.signing_setting(name), "secret_keys": keys.secret_key, "hash_keys": keys.hash_key}
     runtime = Runtime.build(name, msgspec.structs.replace(settings, **own))
     try:
-        heard = set(import_module(f"services.{name}.__main__").wire(runtime).facts)
+        heard = set(import_module(f"services.{name}.__main__").wire(runtime).events)
     finally:
         await runtime.close()
-    assert heard == {kind for kind in KINDS if name in route(kind).heard_by}
+    assert heard == {kind for kind in KINDS if name in route(kind).subscribers}
 
 
 # Rules and protos speak the same words --------------------------------------------------------------------------------

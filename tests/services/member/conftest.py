@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from quanyu.facts.v1 import facts_pb2
+from quanyu.events.v1 import events_pb2
 from quanyu.member.v1 import (
     consent_pb2,
     consent_pb2_grpc,
@@ -63,20 +63,20 @@ class Town:
     def operator(self) -> Speaker:
         return self.speaker(OPERATOR, subject="operator")
 
-    async def tell(self, *facts: Any, source: str) -> None:
-        """Delivers facts and expects that each is applied."""
-        deliveries = await self.member.deliver(*facts, source=source)
-        assert [one.reason for one in deliveries if one.state != facts_pb2.DELIVERY_STATE_APPLIED] == []
+    async def tell(self, *events: Any, source: str) -> None:
+        """Delivers events and expects that each is applied."""
+        deliveries = await self.member.deliver(*events, source=source)
+        assert [one.reason for one in deliveries if one.state != events_pb2.DELIVERY_STATE_APPLIED] == []
 
     async def open(self) -> None:
         for number in (1, 2):
-            store = facts_pb2.StoreChanged(
+            store = events_pb2.StoreChanged(
                 store_id=f"str_{number}", brand_id=f"brd_{number}", unit_ids=[f"unt_{number}"], zone="Asia/Shanghai", active=True
             )
-            staff = facts_pb2.StaffChanged(staff_id=f"stf_{number}", brand_id=f"brd_{number}", store_id=f"str_{number}", active=True)
+            staff = events_pb2.StaffChanged(staff_id=f"stf_{number}", brand_id=f"brd_{number}", store_id=f"str_{number}", active=True)
             await self.tell(
-                facts_pb2.Fact(key=store.store_id, source="organization", store_changed=store),
-                facts_pb2.Fact(key=staff.staff_id, source="organization", staff_changed=staff),
+                events_pb2.Event(key=store.store_id, source="organization", store_changed=store),
+                events_pb2.Event(key=staff.staff_id, source="organization", staff_changed=staff),
                 source="organization",
             )
 

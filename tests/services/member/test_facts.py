@@ -1,8 +1,8 @@
-"""Which facts member hears, and that its hot queries follow an index."""
+"""Which events member hears, and that its hot queries follow an index."""
 
 import pytest
 
-from quanyu.facts.v1 import facts_pb2
+from quanyu.events.v1 import events_pb2
 from services.kit.errors import Denied
 from services.kit.transactions.outbox import route
 from services.member.relation.rules import relation_id
@@ -36,19 +36,19 @@ PAGES = {
 }
 
 
-def test_every_fact_that_names_member_has_its_effect_here(member_facts):
-    body = facts_pb2.Fact.DESCRIPTOR.oneofs_by_name["body"]
-    assert set(member_facts) == {field.name for field in body.fields if "member" in route(field.name).heard_by}
+def test_every_event_that_names_member_has_its_effect_here(member_events):
+    body = events_pb2.Event.DESCRIPTOR.oneofs_by_name["body"]
+    assert set(member_events) == {field.name for field in body.fields if "member" in route(field.name).subscribers}
 
 
 @pytest.fixture
-async def member_facts(member):
-    return member.definition.facts
+async def member_events(member):
+    return member.definition.events
 
 
-async def test_a_service_delivers_no_facts_but_its_own(member):
+async def test_a_service_delivers_no_events_but_its_own(member):
     def changed(source):
-        return facts_pb2.Fact(key="str_1", source=source, store_changed=facts_pb2.StoreChanged(store_id="str_1", brand_id="brd_1"))
+        return events_pb2.Event(key="str_1", source=source, store_changed=events_pb2.StoreChanged(store_id="str_1", brand_id="brd_1"))
 
     for signer in ("commerce", "gateway", "local"):
         with pytest.raises(Denied, match="SOURCE_NOT_YOURS"):
@@ -57,7 +57,7 @@ async def test_a_service_delivers_no_facts_but_its_own(member):
         await member.deliver(changed("commerce"), source="commerce")
     assert await member.database["store_view"].count_documents({}) == 0
     (delivery,) = await member.deliver(changed("organization"), source="organization")
-    assert delivery.state == facts_pb2.DELIVERY_STATE_APPLIED
+    assert delivery.state == events_pb2.DELIVERY_STATE_APPLIED
     assert await member.database["store_view"].count_documents({}) == 1
 
 

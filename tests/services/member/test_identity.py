@@ -188,7 +188,7 @@ async def test_a_link_makes_one_person_and_undoing_it_restores_both(town):
         await town.speaker(brand("brd_2")).identity.GetConsumer(pb.GetConsumerRequest(id=first))
     links = await identity.ListLinks(pb.ListLinksRequest(consumer_id=second))
     assert links.links[0].undone_by == "operator"
-    told = [fact.WhichOneof("body") for fact in await town.member.facts_told()]
+    told = [event.WhichOneof("body") for event in await town.member.events_told()]
     assert told == ["consumer_linked", "consumer_unlinked"]
 
 
@@ -352,7 +352,7 @@ async def test_an_import_keeps_its_own_ids_and_links_them_to_who_is_there(town):
         (there, "con_mine", (PHONE,)),
         ("con_mine", "con_second", (CARD,)),
     }
-    told = [fact.consumer_linked for fact in await town.member.facts_told() if fact.WhichOneof("body") == "consumer_linked"]
+    told = [event.consumer_linked for event in await town.member.events_told() if event.WhichOneof("body") == "consumer_linked"]
     assert {(one.consumer_id, one.linked_consumer_id) for one in told} == {(there, "con_mine"), ("con_mine", "con_second")}
     await town.operator.identity.UnlinkConsumers(
         pb.UnlinkConsumersRequest(request_id=new_request(), consumer_id=there, linked_consumer_id="con_mine")

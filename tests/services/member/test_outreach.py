@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from quanyu.facts.v1 import facts_pb2
+from quanyu.events.v1 import events_pb2
 from quanyu.member.v1 import identity_pb2, relation_pb2
 from quanyu.member.v1 import outreach_pb2 as pb
 from services.kit import clock
@@ -43,8 +43,8 @@ async def client(town, **more):
 
 
 async def staff(town, staff_id, store_id, brand_id="brd_1", active=True):
-    changed = facts_pb2.StaffChanged(staff_id=staff_id, brand_id=brand_id, store_id=store_id, active=active)
-    await town.tell(facts_pb2.Fact(key=staff_id, source="organization", staff_changed=changed), source="organization")
+    changed = events_pb2.StaffChanged(staff_id=staff_id, brand_id=brand_id, store_id=store_id, active=active)
+    await town.tell(events_pb2.Event(key=staff_id, source="organization", staff_changed=changed), source="organization")
 
 
 async def test_a_guide_binds_finds_and_gives_up_clients(town):
@@ -70,7 +70,7 @@ async def test_a_guide_binds_finds_and_gives_up_clients(town):
     assert ended.binding.HasField("ended_at")
     with pytest.raises(NotFound):
         await colleague.identity.GetConsumer(identity_pb2.GetConsumerRequest(id=id))
-    told = [fact.consumer_bound for fact in await town.member.facts_told()]
+    told = [event.consumer_bound for event in await town.member.events_told()]
     assert [one.staff_id for one in told] == ["stf_1", "stf_3", ""]
     assert [one.HasField("bound_at") for one in told] == [True, True, False]
 
@@ -133,8 +133,8 @@ async def test_a_message_reaches_the_inbox_the_timeline_and_the_guides_list(town
     assert [(one.outcome, one.task_id) for one in listed] == [(pb.OUTCOME_READ, "tsk_1")]
     told = await town.operator.relation.ListInteractions(relation_pb2.ListInteractionsRequest(consumer_id=id))
     assert [(one.kind, one.ref) for one in told.interactions] == [(relation_pb2.INTERACTION_KIND_OUTREACH_RECEIVED, sent.outreach_id)]
-    fact = [one.outreach_sent for one in await town.member.facts_told() if one.WhichOneof("body") == "outreach_sent"]
-    assert [(one.outreach_id, one.staff_id, one.store_id, one.task_id) for one in fact] == [(sent.outreach_id, "stf_1", "str_1", "tsk_1")]
+    event = [one.outreach_sent for one in await town.member.events_told() if one.WhichOneof("body") == "outreach_sent"]
+    assert [(one.outreach_id, one.staff_id, one.store_id, one.task_id) for one in event] == [(sent.outreach_id, "stf_1", "str_1", "tsk_1")]
     async for row in town.database["outreaches"].find():
         assert "white shirt" not in str(row)
     await town.tell(paid("ord_1", id, clock.now() + timedelta(seconds=evening() + 60)), source="commerce")

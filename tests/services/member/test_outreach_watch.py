@@ -8,7 +8,7 @@ from services.kit import clock, ids
 from services.kit.errors import Denied, Invalid
 from services.kit.rpc.change_feed import REWIND
 from tests.services.member.conftest import brand, guide, new_request, shopper
-from tests.services.member.test_facts import stages
+from tests.services.member.test_events import stages
 from tests.services.member.test_identity import link
 from tests.services.member.test_outreach import client, evening, message
 from tests.services.streams import listening

@@ -1,4 +1,4 @@
-"""The consumer asset through the running service: facts in, relations right after, causes named, nothing lost."""
+"""The consumer asset through the running service: events in, relations right after, causes named, nothing lost."""
 
 import asyncio
 import random
@@ -8,7 +8,7 @@ import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from quanyu.common.v1.page_pb2 import PageInfo, PageRequest
-from quanyu.facts.v1 import facts_pb2
+from quanyu.events.v1 import events_pb2
 from quanyu.member.v1 import identity_pb2, outreach_pb2
 from quanyu.member.v1 import relation_pb2 as pb
 from services.kit import clock
@@ -29,8 +29,8 @@ def stamp(at: datetime) -> Timestamp:
 
 
 def summary(order_id, consumer_id, at, brands=("brd_1",), seller_id="brd_1"):
-    lines = [facts_pb2.OrderLine(brand_id=id, variant_id="var_1", quantity=1, paid={"minor": 100, "currency": "CNY"}) for id in brands]
-    return facts_pb2.OrderSummary(
+    lines = [events_pb2.OrderLine(brand_id=id, variant_id="var_1", quantity=1, paid={"minor": 100, "currency": "CNY"}) for id in brands]
+    return events_pb2.OrderSummary(
         order_id=order_id, consumer_id=consumer_id, store_id="str_1", seller_id=seller_id, touchpoint="TOUCHPOINT_APP",
         scenario="SCENARIO_URGENT_NEED", paid_at=stamp(at), lines=lines,
     )  # fmt: skip
@@ -38,19 +38,19 @@ def summary(order_id, consumer_id, at, brands=("brd_1",), seller_id="brd_1"):
 
 def paid(order_id, consumer_id, at, **more):
     order = summary(order_id, consumer_id, at, **more)
-    return facts_pb2.Fact(key=order_id, source="commerce", order_paid=facts_pb2.OrderPaid(order_id=order_id, order=order))
+    return events_pb2.Event(key=order_id, source="commerce", order_paid=events_pb2.OrderPaid(order_id=order_id, order=order))
 
 
 def imported(batch_id, orders):
-    return facts_pb2.Fact(
-        id=f"fct_{batch_id}", key=batch_id, source="commerce", orders_imported=facts_pb2.OrdersImported(batch_id=batch_id, orders=orders)
+    return events_pb2.Event(
+        id=f"evt_{batch_id}", key=batch_id, source="commerce", orders_imported=events_pb2.OrdersImported(batch_id=batch_id, orders=orders)
     )  # fmt: skip
 
 
 def pack(pack_id, consumer_id, *brands):
-    coupons = [facts_pb2.PackedCoupon(coupon_id=f"cpn_{id}", brand_id=id) for id in brands]
-    issued = facts_pb2.PackIssued(pack_id=pack_id, consumer_id=consumer_id, coupons=coupons, touchpoint="TOUCHPOINT_DISTRICT_SCREEN")
-    return facts_pb2.Fact(key=consumer_id, source="district", at=stamp(clock.now()), pack_issued=issued)
+    coupons = [events_pb2.PackedCoupon(coupon_id=f"cpn_{id}", brand_id=id) for id in brands]
+    issued = events_pb2.PackIssued(pack_id=pack_id, consumer_id=consumer_id, coupons=coupons, touchpoint="TOUCHPOINT_DISTRICT_SCREEN")
+    return events_pb2.Event(key=consumer_id, source="district", at=stamp(clock.now()), pack_issued=issued)
 
 
 async def relation(speaker, consumer_id, brand_id="brd_1"):
@@ -99,7 +99,7 @@ async def assert_exact(town):
     assert [row["_id"] for row in moves] == sorted(move.id for _, moved in expected.values() for move in moved)
 
 
-async def test_facts_move_the_stage_and_every_move_names_its_cause(town):
+async def test_events_move_the_stage_and_every_move_names_its_cause(town):
     id = await town.registered()
     at = clock.now()
     await town.tell(pack("pck_1", id, "brd_1", "brd_2"), source="district")
@@ -120,7 +120,7 @@ async def test_facts_move_the_stage_and_every_move_names_its_cause(town):
     assert (seen.consumer.display_name, seen.consumer.phone) == ("", "")
 
 
-async def test_late_and_shuffled_facts_give_what_a_count_from_scratch_gives(town):
+async def test_late_and_shuffled_events_give_what_a_count_from_scratch_gives(town):
     chance = random.Random(7)
     consumers = [await town.registered() for _ in range(4)]
     start = clock.now() - 600 * DAY
@@ -133,7 +133,7 @@ async def test_late_and_shuffled_facts_give_what_a_count_from_scratch_gives(town
         await town.tell(imported(f"bat_{number}", orders[number : number + 30]), source="commerce")
         await assert_exact(town)
     for order in (orders[3], orders[50]):
-        again = facts_pb2.Fact(key=f"again_{order.order_id}", source="commerce")
+        again = events_pb2.Event(key=f"again_{order.order_id}", source="commerce")
         again.order_paid.order_id, _ = order.order_id, again.order_paid.order.CopyFrom(order)
         await town.tell(again, source="commerce")
     assert await town.database["interactions"].count_documents({}) == 240
@@ -170,8 +170,8 @@ async def test_links_undone_and_made_while_things_happen_lose_nothing(town):
     async def happen(id, source):
         for number in range(12):
             brands = [f"brd_{number % 4}"]
-            fact = imported(f"bat_{id}_{number}", [summary(f"ord_{id}_{number}", id, start + number * DAY, brands=brands)])
-            await town.tell(fact, source=source)
+            event = imported(f"bat_{id}_{number}", [summary(f"ord_{id}_{number}", id, start + number * DAY, brands=brands)])
+            await town.tell(event, source=source)
 
     async def link_and_unlink():
         for _ in range(4):
@@ -298,7 +298,7 @@ async def test_lists_of_a_brand_of_a_person_and_of_many_people(town):
         await town.operator.relation.ListRelations(pb.ListRelationsRequest())
 
 
-async def test_five_hundred_orders_a_fact_are_counted_exactly(town):
+async def test_five_hundred_orders_a_event_are_counted_exactly(town):
     """The import's shape: many people, several brands an order, in order of time."""
     chance = random.Random(3)
     start = clock.now() - 400 * DAY

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quanyu.facts.v1 import facts_pb2
+from quanyu.events.v1 import events_pb2
 from services.member.relation import interactions, rules
 from services.member.relation.enums import Direction, InteractionKind, Stage
 from services.member.relation.rules import Cause, Interaction, Money
@@ -143,7 +143,7 @@ def test_an_order_is_a_purchase_for_each_brand_in_it_and_for_the_seller():
         {"brand_id": "brd_2", "paid": {"minor": 30, "currency": "CNY"}},
         {"brand_id": "brd_1", "paid": {"minor": 5, "currency": "CNY"}},
     ]
-    order = facts_pb2.OrderSummary(
+    order = events_pb2.OrderSummary(
         order_id="ord_1", consumer_id="con_a", seller_id="rtl_1", paid_at=START, touchpoint="TOUCHPOINT_APP",
         scenario="SCENARIO_URGENT_NEED", lines=lines,
     )  # fmt: skip

@@ -58,7 +58,7 @@ class House:
         return f"req_{self.requests}"
 
     async def told(self, kind: str) -> list[Any]:
-        return [getattr(fact, kind) for fact in await self.running.facts_told() if fact.WhichOneof("body") == kind]
+        return [getattr(event, kind) for event in await self.running.events_told() if event.WhichOneof("body") == kind]
 
     async def plan(self, collection: str, query: dict, sort: list[tuple[str, int]] | None = None) -> str:
         """The stages of a query's winning plan, as text."""

@@ -63,8 +63,8 @@ async def test_moving_a_region_tells_every_store_below_anew(shop: House) -> None
     moved = (await shop.chart(*BRAND).MoveUnit(request)).unit
     assert list(moved.unit_ids) == ["unt_brd_a", "unt_south", "unt_area1"]
     assert (await shop.chart(*BRAND).MoveUnit(request)).unit == moved
-    facts = [fact for fact in await shop.told("store_changed") if fact.store_id == "str_1"]
-    assert [list(fact.unit_ids) for fact in facts] == [
+    events = [event for event in await shop.told("store_changed") if event.store_id == "str_1"]
+    assert [list(event.unit_ids) for event in events] == [
         ["unt_brd_a", "unt_north", "unt_area1", "unt_str_1"],
         ["unt_brd_a", "unt_south", "unt_area1", "unt_str_1"],
     ]
@@ -143,17 +143,17 @@ async def test_opening_a_store_is_told_with_its_path_and_reaches_its_supervisor_
     )  # fmt: skip
     store = (await shop.chart(*SUPERVISOR).CreateStore(request)).store
     assert (store.brand_id, store.unit_id, store.zone, store.active) == ("brd_a", "unt_str_new", "Asia/Shanghai", True)
-    (fact,) = [fact for fact in await shop.told("store_changed") if fact.store_id == "str_new"]
-    assert list(fact.unit_ids) == ["unt_brd_a", "unt_north", "unt_area1", "unt_str_new"]
-    assert (fact.name, fact.delivers, fact.closes_minute, fact.position.longitude) == ("三里屯", True, 1320, SANLITUN.longitude)
+    (event,) = [event for event in await shop.told("store_changed") if event.store_id == "str_new"]
+    assert list(event.unit_ids) == ["unt_brd_a", "unt_north", "unt_area1", "unt_str_new"]
+    assert (event.name, event.delivers, event.closes_minute, event.position.longitude) == ("三里屯", True, 1320, SANLITUN.longitude)
     update = chart_pb2.UpdateStoreRequest(request_id=shop.once(), store_id="str_new", closes_minute=1200, active=False, delivers=False)
     changed = (await shop.chart(*SUPERVISOR).UpdateStore(update)).store
     assert (changed.closes_minute, changed.active, changed.delivers, changed.opens_minute) == (1200, False, False, 600)
-    facts = [fact for fact in await shop.told("store_changed") if fact.store_id == "str_new"]
-    assert [fact.active for fact in facts] == [True, False]
+    events = [event for event in await shop.told("store_changed") if event.store_id == "str_new"]
+    assert [event.active for event in events] == [True, False]
     same = chart_pb2.UpdateStoreRequest(request_id=shop.once(), store_id="str_new", closes_minute=1200)
     await shop.chart(*SUPERVISOR).UpdateStore(same)
-    assert len([fact for fact in await shop.told("store_changed") if fact.store_id == "str_new"]) == 2
+    assert len([event for event in await shop.told("store_changed") if event.store_id == "str_new"]) == 2
 
 
 async def test_a_new_name_of_a_store_is_its_units_too(shop: House) -> None:
@@ -271,8 +271,8 @@ async def test_hiring_moving_and_leaving_are_told(shop: House) -> None:
     assert list(moved.ended_grant_ids) == [grant.id]
     assert await grants_of(shop, "oidc|x") == ("stf_x", set())
     await chart.DismissStaff(chart_pb2.DismissStaffRequest(request_id=shop.once(), staff_id="stf_x"))
-    facts = [fact for fact in await shop.told("staff_changed") if fact.staff_id == "stf_x"]
-    assert [(fact.store_id, fact.active) for fact in facts] == [("str_1", True), ("str_2", True), ("str_2", False)]
+    events = [event for event in await shop.told("staff_changed") if event.staff_id == "stf_x"]
+    assert [(event.store_id, event.active) for event in events] == [("str_1", True), ("str_2", True), ("str_2", False)]
     assert await grants_of(shop, "oidc|x") == ("", set())
     # The sign-in is free again.
     await chart.HireStaff(

@@ -247,16 +247,16 @@ def test_a_person_is_what_they_hold_now_and_themselves() -> None:
         Held("ROLE_GUIDE", "SCOPE_KIND_STAFF", "stf_1"),
     ]
     assert people.resolve(GUIDE, [grant], AT - timedelta(seconds=1)) == []
-    left, facts = people.dismiss(GUIDE)
+    left, events = people.dismiss(GUIDE)
     assert people.resolve(left, [grant], AT) == []
-    assert [fact.active for fact in facts] == [False]
+    assert [event.active for event in events] == [False]
     assert people.dismiss(left) == (left, [])
 
 
 def test_moving_to_the_same_place_tells_nobody() -> None:
     assert people.move(GUIDE, people.Place("brd_a", "unt_str_1", "str_1")) == (GUIDE, [])
-    moved, facts = people.move(GUIDE, people.Place("brd_a", "unt_str_2", "str_2"))
-    assert (moved.store_id, facts[0].store_id) == ("str_2", "str_2")
+    moved, events = people.move(GUIDE, people.Place("brd_a", "unt_str_2", "str_2"))
+    assert (moved.store_id, events[0].store_id) == ("str_2", "str_2")
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Scorecards, targets and credits through the facts that feed them and the rpcs that show them."""
+"""Scorecards, targets and credits through the events that feed them and the rpcs that show them."""
 
 import time
 from datetime import UTC, datetime, timedelta
@@ -9,7 +9,7 @@ import pytest
 from quanyu.common.v1 import touch_pb2
 from quanyu.common.v1.money_pb2 import Money
 from quanyu.common.v1.page_pb2 import PageRequest
-from quanyu.facts.v1 import facts_pb2
+from quanyu.events.v1 import events_pb2
 from quanyu.organization.v1 import chart_pb2, targets_pb2
 from services.kit.errors import Denied, Invalid, NotFound, Refusal
 from services.kit.security.principals import Grant
@@ -23,30 +23,30 @@ URGENT, IN_STORE = touch_pb2.SCENARIO_URGENT_NEED, touch_pb2.SCENARIO_IN_STORE
 MAY = {"from_day": "2026-05-01", "until_day": "2026-05-31"}
 
 
-def order(id: str, store_id: str = "str_1", minor: int = 100, **changes: object) -> facts_pb2.OrderSummary:
-    line = facts_pb2.OrderLine(brand_id="brd_a", variant_id="var_1", quantity=2, paid=Money(minor=minor, currency="CNY"))
+def order(id: str, store_id: str = "str_1", minor: int = 100, **changes: object) -> events_pb2.OrderSummary:
+    line = events_pb2.OrderLine(brand_id="brd_a", variant_id="var_1", quantity=2, paid=Money(minor=minor, currency="CNY"))
     summary = {
         "consumer_id": "con_1", "store_id": store_id, "seller_id": "brd_a", "touchpoint": APP, "scenario": URGENT, "paid_at": AT,
         "lines": [line],
     }  # fmt: skip
-    return facts_pb2.OrderSummary(order_id=id, **(summary | changes))
+    return events_pb2.OrderSummary(order_id=id, **(summary | changes))
 
 
-def fact(body: object, key: str, at: datetime = AT) -> facts_pb2.Fact:
-    kinds = facts_pb2.Fact.DESCRIPTOR.oneofs_by_name["body"].fields
+def event(body: object, key: str, at: datetime = AT) -> events_pb2.Event:
+    kinds = events_pb2.Event.DESCRIPTOR.oneofs_by_name["body"].fields
     kind = next(field.name for field in kinds if field.message_type is type(body).DESCRIPTOR)
-    return facts_pb2.Fact(id=f"fct_{key}_{time.monotonic_ns()}", key=key, at=at, source="commerce", **{kind: body})
+    return events_pb2.Event(id=f"evt_{key}_{time.monotonic_ns()}", key=key, at=at, source="commerce", **{kind: body})
 
 
-def paid(summary: facts_pb2.OrderSummary) -> facts_pb2.Fact:
-    return fact(facts_pb2.OrderPaid(order_id=summary.order_id, order=summary), summary.order_id)
+def paid(summary: events_pb2.OrderSummary) -> events_pb2.Event:
+    return event(events_pb2.OrderPaid(order_id=summary.order_id, order=summary), summary.order_id)
 
 
-async def applied(runtime: House, *facts: facts_pb2.Fact, source: str = "commerce") -> None:
-    for one in facts:
+async def applied(runtime: House, *events: events_pb2.Event, source: str = "commerce") -> None:
+    for one in events:
         one.source = source
-    states = {one.state for one in await runtime.running.deliver(*facts, source=source)}
-    assert states == {facts_pb2.DELIVERY_STATE_APPLIED}
+    states = {one.state for one in await runtime.running.deliver(*events, source=source)}
+    assert states == {events_pb2.DELIVERY_STATE_APPLIED}
 
 
 async def card(runtime: House, *who: Grant, **subject: str) -> targets_pb2.Scorecard:
@@ -78,9 +78,9 @@ async def test_an_order_stands_once_on_the_card_of_its_store_its_region_and_its_
 
 async def test_a_product_brand_sees_its_lines_in_a_retailers_store(shop: House) -> None:
     lines = [
-        facts_pb2.OrderLine(brand_id="brd_a", quantity=1, paid=Money(minor=30, currency="USD")),
-        facts_pb2.OrderLine(brand_id="brd_a", quantity=1, paid=Money(minor=20, currency="USD")),
-        facts_pb2.OrderLine(brand_id="brd_other", quantity=3, paid=Money(minor=50, currency="USD")),
+        events_pb2.OrderLine(brand_id="brd_a", quantity=1, paid=Money(minor=30, currency="USD")),
+        events_pb2.OrderLine(brand_id="brd_a", quantity=1, paid=Money(minor=20, currency="USD")),
+        events_pb2.OrderLine(brand_id="brd_other", quantity=3, paid=Money(minor=50, currency="USD")),
     ]
     # 21:40 in Shanghai is the 20th there and in New York; at 18:00 UTC it is the 21st in Shanghai.
     await applied(shop, paid(order("ord_1", "str_r", lines=lines, seller_id="rtl_r", paid_at=AT.replace(hour=18))))
@@ -103,29 +103,29 @@ async def test_orders_stay_with_the_units_that_stood_above_them_when_they_were_p
         assert (seen.total.orders, [one.total.orders for one in seen.by_store]) == (orders, [orders])
 
 
-async def test_a_fact_told_twice_and_an_order_imported_twice_count_once(shop: House) -> None:
+async def test_a_event_told_twice_and_an_order_imported_twice_count_once(shop: House) -> None:
     first = paid(order("ord_1"))
     await applied(shop, first)
     await applied(shop, first)
-    batch = facts_pb2.OrdersImported(batch_id="bat_1", orders=[order("ord_1"), order("ord_2"), order("ord_2")])
-    await applied(shop, fact(batch, "bat_1"))
+    batch = events_pb2.OrdersImported(batch_id="bat_1", orders=[order("ord_1"), order("ord_2"), order("ord_2")])
+    await applied(shop, event(batch, "bat_1"))
     assert (await card(shop, unit_id="unt_brd_a")).total.orders == 2
     targets = targets_of(shop)
     assert await targets.stored() == await targets.recounted()
 
 
-async def test_a_store_the_chart_does_not_know_holds_the_fact_back(shop: House) -> None:
+async def test_a_store_the_chart_does_not_know_holds_the_event_back(shop: House) -> None:
     (delivery,) = await shop.running.deliver(paid(order("ord_1", "str_none")), source="commerce")
-    assert (delivery.state, delivery.reason) == (facts_pb2.DELIVERY_STATE_FAILED, "STORE_NOT_FOUND")
+    assert (delivery.state, delivery.reason) == (events_pb2.DELIVERY_STATE_FAILED, "STORE_NOT_FOUND")
     assert await shop.database["credits"].count_documents({}) == 0
 
 
 async def test_imported_orders_are_counted_fast_and_recount_to_the_same(shop: House) -> None:
     brands = [f"brd_p{n}" for n in range(400)]
 
-    def imported(n: int) -> facts_pb2.OrderSummary:
+    def imported(n: int) -> events_pb2.OrderSummary:
         lines = [
-            facts_pb2.OrderLine(brand_id=brands[(n * 7 + k * 31) % 400], quantity=1 + k, paid=Money(minor=199 + n, currency="USD"))
+            events_pb2.OrderLine(brand_id=brands[(n * 7 + k * 31) % 400], quantity=1 + k, paid=Money(minor=199 + n, currency="USD"))
             for k in range(8)
         ]
         touchpoint = COUNTER if n % 3 else APP
@@ -133,10 +133,10 @@ async def test_imported_orders_are_counted_fast_and_recount_to_the_same(shop: Ho
             f"ord_{n}", ("str_1", "str_2", "str_r")[n % 3], lines=lines, paid_at=AT + timedelta(minutes=3 * n), touchpoint=touchpoint
         )
 
-    batches = [facts_pb2.OrdersImported(batch_id=f"bat_{b}", orders=[imported(500 * b + n) for n in range(500)]) for b in range(4)]
+    batches = [events_pb2.OrdersImported(batch_id=f"bat_{b}", orders=[imported(500 * b + n) for n in range(500)]) for b in range(4)]
     started = time.perf_counter()
     for batch in batches:
-        await applied(shop, fact(batch, batch.batch_id))
+        await applied(shop, event(batch, batch.batch_id))
     seconds = time.perf_counter() - started
     targets = targets_of(shop)
     assert await targets.stored() == await targets.recounted()
@@ -146,7 +146,7 @@ async def test_imported_orders_are_counted_fast_and_recount_to_the_same(shop: Ho
     assert seconds < 10, f"{2000 / seconds:.0f} orders/s"
 
 
-async def test_facts_of_one_delivery_count_together(shop: House) -> None:
+async def test_events_of_one_delivery_count_together(shop: House) -> None:
     await applied(shop, *(paid(order(f"ord_{n}", ("str_1", "str_2")[n % 2])) for n in range(200)))
     assert (await card(shop, unit_id="unt_north")).total.orders == 200
     targets = targets_of(shop)
@@ -154,9 +154,9 @@ async def test_facts_of_one_delivery_count_together(shop: House) -> None:
 
 
 async def test_one_that_cannot_count_holds_back_nobody_else(shop: House) -> None:
-    facts = [paid(order(f"ord_{n}", "str_none" if n == 3 else "str_1")) for n in range(6)]
-    deliveries = await shop.running.deliver(*facts, source="commerce")
-    assert [one.state == facts_pb2.DELIVERY_STATE_APPLIED for one in deliveries] == [n != 3 for n in range(6)]
+    events = [paid(order(f"ord_{n}", "str_none" if n == 3 else "str_1")) for n in range(6)]
+    deliveries = await shop.running.deliver(*events, source="commerce")
+    assert [one.state == events_pb2.DELIVERY_STATE_APPLIED for one in deliveries] == [n != 3 for n in range(6)]
     assert (await card(shop, store_id="str_1")).total.orders == 5
 
 
@@ -276,25 +276,27 @@ async def test_many_scorecards_stay_within_the_callers_scope(shop: House) -> Non
 # Credits -------------------------------------------------------------------------------------------------------------
 
 
-def bound(staff_id: str, consumer_id: str = "con_1", days: float = 30, **more: object) -> facts_pb2.Fact:
+def bound(staff_id: str, consumer_id: str = "con_1", days: float = 30, **more: object) -> events_pb2.Event:
     store_id = "str_1" if staff_id else ""
-    body = facts_pb2.ConsumerBound(consumer_id=consumer_id, brand_id="brd_a", staff_id=staff_id, store_id=store_id, **more)  # type: ignore[arg-type]
-    return fact(body, consumer_id, AT - timedelta(days=days))
+    body = events_pb2.ConsumerBound(consumer_id=consumer_id, brand_id="brd_a", staff_id=staff_id, store_id=store_id, **more)  # type: ignore[arg-type]
+    return event(body, consumer_id, AT - timedelta(days=days))
 
 
-def wrote(staff_id: str, days: float, consumer_id: str = "con_1") -> facts_pb2.Fact:
-    body = facts_pb2.OutreachSent(outreach_id=f"out_{days}", consumer_id=consumer_id, brand_id="brd_a", staff_id=staff_id, store_id="str_1")
-    return fact(body, consumer_id, AT - timedelta(days=days))
+def wrote(staff_id: str, days: float, consumer_id: str = "con_1") -> events_pb2.Event:
+    body = events_pb2.OutreachSent(
+        outreach_id=f"out_{days}", consumer_id=consumer_id, brand_id="brd_a", staff_id=staff_id, store_id="str_1"
+    )
+    return event(body, consumer_id, AT - timedelta(days=days))
 
 
-def linked(days: float, consumer_id: str = "con_1", linked_consumer_id: str = "con_twin") -> facts_pb2.Fact:
-    body = facts_pb2.ConsumerLinked(consumer_id=consumer_id, linked_consumer_id=linked_consumer_id)
-    return fact(body, linked_consumer_id, AT - timedelta(days=days))
+def linked(days: float, consumer_id: str = "con_1", linked_consumer_id: str = "con_twin") -> events_pb2.Event:
+    body = events_pb2.ConsumerLinked(consumer_id=consumer_id, linked_consumer_id=linked_consumer_id)
+    return event(body, linked_consumer_id, AT - timedelta(days=days))
 
 
-def unlinked(days: float, consumer_id: str = "con_1", linked_consumer_id: str = "con_twin") -> facts_pb2.Fact:
-    body = facts_pb2.ConsumerUnlinked(consumer_id=consumer_id, linked_consumer_id=linked_consumer_id)
-    return fact(body, linked_consumer_id, AT - timedelta(days=days))
+def unlinked(days: float, consumer_id: str = "con_1", linked_consumer_id: str = "con_twin") -> events_pb2.Event:
+    body = events_pb2.ConsumerUnlinked(consumer_id=consumer_id, linked_consumer_id=linked_consumer_id)
+    return event(body, linked_consumer_id, AT - timedelta(days=days))
 
 
 async def credit(runtime: House, id: str, *who: Grant) -> targets_pb2.Credit | None:
@@ -302,21 +304,21 @@ async def credit(runtime: House, id: str, *who: Grant) -> targets_pb2.Credit | N
     return answer.credits[0] if answer.credits else None
 
 
-async def test_the_guide_who_reached_her_is_credited_with_the_fact_that_decided(shop: House) -> None:
+async def test_the_guide_who_reached_her_is_credited_with_the_event_that_decided(shop: House) -> None:
     await applied(shop, paid(order("ord_0")))
     await applied(shop, bound("stf_guide1"), source="member")
     await applied(shop, paid(order("ord_1", "str_2")))
     await applied(shop, wrote("stf_guide1", 2), wrote("stf_guide1b", 1), source="member")
     await applied(shop, paid(order("ord_2", "str_2")))
-    await applied(shop, fact(facts_pb2.OrdersImported(batch_id="bat_1", orders=[order("ord_3")]), "bat_1"))
+    await applied(shop, event(events_pb2.OrdersImported(batch_id="bat_1", orders=[order("ord_3")]), "bat_1"))
     await applied(shop, bound(""), source="member")
     await applied(shop, paid(order("ord_4")))
     seen = {n: await credit(shop, f"ord_{n}", *BRAND) for n in range(5)}
-    facts = {
+    events = {
         n: (one.staff_id, targets_pb2.CreditBasis.Name(one.basis).removeprefix("CREDIT_BASIS_"), one.outreach_id) for n, one in seen.items()
     }
     nobody = ("", "UNSPECIFIED", "")
-    assert facts == {0: nobody, 1: ("stf_guide1", "BINDING", ""), 2: ("stf_guide1", "OUTREACH", "out_2"), 3: nobody, 4: nobody}
+    assert events == {0: nobody, 1: ("stf_guide1", "BINDING", ""), 2: ("stf_guide1", "OUTREACH", "out_2"), 3: nobody, 4: nobody}
     assert (seen[2].store_id, seen[2].brand_id, seen[2].bound_brand_id) == ("str_2", "brd_a", "brd_a")
     assert seen[2].decided_at.ToDatetime(tzinfo=UTC) == AT - timedelta(days=2)
     assert (seen[2].amount.minor, seen[2].items, seen[2].taken, seen[2].scenario) == (100, 2, targets_pb2.TAKEN_ONLINE, URGENT)
@@ -403,8 +405,8 @@ async def test_credits_are_seen_by_the_guide_the_store_and_who_stands_above(shop
 async def test_the_first_credits_of_several_are_those_of_each_within_scope(shop: House) -> None:
     await applied(shop, bound("stf_guide1"), source="member")
     await applied(shop, *(paid(order(f"ord_{n}", paid_at=AT + timedelta(hours=n))) for n in range(4)))
-    line = facts_pb2.OrderLine(brand_id="brd_a", quantity=1, paid=Money(minor=30, currency="USD"))
-    other = facts_pb2.OrderLine(brand_id="brd_other", quantity=3, paid=Money(minor=50, currency="USD"))
+    line = events_pb2.OrderLine(brand_id="brd_a", quantity=1, paid=Money(minor=30, currency="USD"))
+    other = events_pb2.OrderLine(brand_id="brd_other", quantity=3, paid=Money(minor=50, currency="USD"))
     await applied(shop, paid(order("ord_r", "str_r", lines=[line, other], seller_id="rtl_r")))
     rpc, staff, stores = "TargetService.BatchListCredits", ["stf_guide1", "stf_guide1b"], ["str_1", "str_r", "str_2"]
     for who, by_staff, by_store in (

@@ -1,4 +1,4 @@
-"""Every order counts once, whoever looks; and one guide at most is credited, by a fact that is named."""
+"""Every order counts once, whoever looks; and one guide at most is credited, by an event that is named."""
 
 from datetime import UTC, date, datetime, timedelta
 from itertools import pairwise
@@ -169,7 +169,7 @@ orders = st.lists(lines, min_size=1, max_size=4).map(
 
 
 @given(orders, bindings, messages)
-def test_only_a_bound_guide_is_credited_and_the_deciding_fact_is_one_of_those_given(
+def test_only_a_bound_guide_is_credited_and_the_deciding_event_is_one_of_those_given(
     order: Credit, bound: list[Binding], wrote: list[Reached]
 ) -> None:
     decision = rules.attribute(order, bound, wrote)

@@ -6,7 +6,7 @@ import pytest
 
 from quanyu.common.v1.money_pb2 import Money
 from quanyu.common.v1.page_pb2 import PageRequest
-from quanyu.facts.v1 import facts_pb2
+from quanyu.events.v1 import events_pb2
 from quanyu.organization.v1 import tasks_pb2
 from services.kit.errors import Conflict, Invalid, NotFound
 from services.kit.security.principals import Grant
@@ -15,14 +15,14 @@ from services.organization.tasks import rules
 from services.organization.tasks.enums import Reason
 from tests.services.lists import first_pages, rows_read, says_the_same_of_each
 from tests.services.organization.conftest import BRAND, GUIDE_1, GUIDE_1B, MANAGER_1, MANAGER_2, OTHER_BRAND, SUPERVISOR, House
-from tests.services.organization.test_targets import applied, bound, fact, linked, unlinked
+from tests.services.organization.test_targets import applied, bound, event, linked, unlinked
 
 AT = datetime(2026, 5, 20, 13, 40, tzinfo=UTC)
 
 
-def test_exactly_the_facts_that_are_routed_here_are_heard() -> None:
-    bodies = facts_pb2.Fact.DESCRIPTOR.oneofs_by_name["body"].fields
-    routed = {field.name for field in bodies if "organization" in field.message_type.GetOptions().Extensions[facts_pb2.route].heard_by}
+def test_exactly_the_events_that_are_routed_here_are_heard() -> None:
+    bodies = events_pb2.Event.DESCRIPTOR.oneofs_by_name["body"].fields
+    routed = {field.name for field in bodies if "organization" in field.message_type.GetOptions().Extensions[events_pb2.route].subscribers}
 
     class Nothing:
         def __getattr__(self, name: str) -> object:
@@ -41,21 +41,21 @@ def task_of(visit_id: str, consumer_id: str = "con_1") -> str:
     return rules.task_id(consumer_id, "brd_a", "dst_1", day_of(visit_id))
 
 
-def left(visit_id: str = "vis_1", *brands: str, at: datetime = AT, consumer_id: str = "con_1", day: str = "") -> facts_pb2.Fact:
+def left(visit_id: str = "vis_1", *brands: str, at: datetime = AT, consumer_id: str = "con_1", day: str = "") -> events_pb2.Event:
     unspent = [
-        facts_pb2.PackedCoupon(coupon_id=f"cpn_{n}", brand_id=brand) for n, brand in enumerate(brands or ("brd_a", "brd_none", "brd_a"))
+        events_pb2.PackedCoupon(coupon_id=f"cpn_{n}", brand_id=brand) for n, brand in enumerate(brands or ("brd_a", "brd_none", "brd_a"))
     ]
-    body = facts_pb2.VisitLeft(
+    body = events_pb2.VisitLeft(
         visit_id=visit_id, consumer_id=consumer_id, district_id="dst_1", unspent=unspent, day=day or day_of(visit_id)
     )
-    return fact(body, consumer_id, at)
+    return event(body, consumer_id, at)
 
 
-def answered(task_id: str, consumer_id: str = "con_1") -> facts_pb2.Fact:
-    body = facts_pb2.OutreachSent(
+def answered(task_id: str, consumer_id: str = "con_1") -> events_pb2.Event:
+    body = events_pb2.OutreachSent(
         outreach_id="out_1", consumer_id=consumer_id, brand_id="brd_a", staff_id="stf_guide1", store_id="str_1", task_id=task_id
     )
-    return fact(body, consumer_id, AT + timedelta(hours=1))
+    return event(body, consumer_id, AT + timedelta(hours=1))
 
 
 async def born(runtime: House) -> str:
@@ -82,7 +82,7 @@ async def test_a_task_tells_of_its_brands_coupons_what_a_guide_writes(shop: Hous
     await applied(shop, bound("stf_guide1"), source="member")
     leaving = left()
     given = leaving.visit_left.unspent[0]
-    given.MergeFrom(facts_pb2.PackedCoupon(name="满300减60", name_en="60 off 300"))
+    given.MergeFrom(events_pb2.PackedCoupon(name="满300减60", name_en="60 off 300"))
     given.expires_at.FromDatetime(AT + timedelta(days=14))
     given.value.MergeFrom(Money(currency="CNY", minor=6_000))
     given.minimum_spend.MergeFrom(Money(currency="CNY", minor=30_000))
@@ -98,7 +98,7 @@ async def test_a_task_tells_of_its_brands_coupons_what_a_guide_writes(shop: Hous
 async def test_nothing_unspent_or_nobody_bound_asks_nothing(shop: House) -> None:
     await applied(shop, left("vis_0"), source="district")
     await applied(shop, bound("stf_guide1"), source="member")
-    await applied(shop, fact(facts_pb2.VisitLeft(visit_id="vis_2", consumer_id="con_1", district_id="dst_1"), "con_1"), source="district")
+    await applied(shop, event(events_pb2.VisitLeft(visit_id="vis_2", consumer_id="con_1", district_id="dst_1"), "con_1"), source="district")
     assert await shop.database["tasks"].count_documents({}) == 0
 
 

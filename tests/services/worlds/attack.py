@@ -114,12 +114,12 @@ class Trial:
             for request, outcome in zip(asked, outcomes, strict=True):
                 if outcome.broken:
                     self.problems.append(f"{name} breaks for {person.label}: {outcome.broken} on {_short(request)}")
-                if told := attacker.own.told_by(outcome, request):
+                if told := attacker.own.publisher(outcome, request):
                     self.problems.append(f"{name} tells {person.label} {told[:3]} ({outcome.told}) on {_short(request)}")
             await self._unchanged(name, person, attacker)
 
     async def others_heard_nothing(self, attacker: Attacker) -> None:
-        """The facts that came of the attack change nothing of the target in any other service."""
+        """The events that came of the attack change nothing of the target in any other service."""
         await self.world.settled()
         for name, watch in self.elsewhere.items():
             touched = [change for change in await watch.look() if attacker.own.touched(watch.scopes, change)]
@@ -195,7 +195,7 @@ class Trial:
 
 def _right(outcome: Outcome, request: Message, own: Own) -> Right:
     if outcome.done:
-        return Right.TOLD if own.told_by(outcome, type(request)()) else Right.DONE
+        return Right.TOLD if own.publisher(outcome, type(request)()) else Right.DONE
     return Right.BY_A_RULE if isinstance(outcome.refusal, Conflict | Exhausted) else Right.REFUSED
 
 

@@ -24,8 +24,8 @@ SAME_AS = {"parent": "unit", "scope": "store"}
 """Nouns of fields that are named after what the thing is to the request."""
 SUBJECTS = {"ResolveConsumerRequest": "consumer", "ResolveGrantsRequest": "staff"}
 """Requests whose `subject` is an id."""
-WITHOUT = {"PageRequest", "Timestamp", "Duration", "Fact"}
-"""Messages without ids to fill. Facts are for the installation's own services; the gate refuses everybody else whatever is in them."""
+WITHOUT = {"PageRequest", "Timestamp", "Duration", "Event"}
+"""Messages without ids to fill. Events are for the installation's own services; the gate refuses everybody else whatever is in them."""
 PRODUCT_MAX = 3
 """Requests with more id fields than this are not tried in every combination, but with each field apart."""
 
@@ -161,8 +161,8 @@ def _ids(noun: str, side: str, target: Ids, own: Ids, common: Ids) -> list[str]:
 
 # The rest of a request ------------------------------------------------------------------------------------------------
 
-SKIPPED = {"page", "after", "state", "kinds", "methods", "listener", "issuer", "first", "valid_from", "valid_until",
-           "franchised", "corners", "attributes", "sizes", "preferences", "facts", "source", "bound_at", "created_at",
+SKIPPED = {"page", "after", "state", "kinds", "methods", "subscriber", "issuer", "first", "valid_from", "valid_until",
+           "franchised", "corners", "attributes", "sizes", "preferences", "events", "source", "bound_at", "created_at",
            "scenario", "scenario_hint"}  # fmt: skip
 """Fields that may stay empty and would only narrow what is asked, or make it fail."""
 TEXTS = {

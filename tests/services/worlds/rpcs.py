@@ -25,7 +25,7 @@ from services.kit.security.principals import Grant
 from tests.services.conftest import Running
 
 READS = re.compile(r"(Get|BatchGet|List|BatchList|Search|Check|Resolve|Watch)(?=[A-Z])")
-FACTS = "quanyu.facts.v1"
+EVENTS = "quanyu.events.v1"
 ANSWER_SECONDS_MAX = 20.0
 
 
@@ -43,8 +43,8 @@ def rpcs() -> Mapping[str, MethodDescriptor]:
 
 
 def served_by(process: str) -> list[str]:
-    """The names of the rpcs of one process, reads before writes. Those about facts are in every process."""
-    packages = {f"quanyu.{process}.v1", FACTS}
+    """The names of the rpcs of one process, reads before writes. Those about events are in every process."""
+    packages = {f"quanyu.{process}.v1", EVENTS}
     names = [name for name, method in rpcs().items() if method.containing_service.file.package in packages]
     return sorted(names, key=lambda name: not is_read(name))
 

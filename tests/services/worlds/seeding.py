@@ -1,4 +1,4 @@
-"""Fills four running services with the world of two tenants, through their rpcs and as the people concerned; facts do the rest.
+"""Fills four running services with the world of two tenants, through their rpcs and as the people concerned; events do the rest.
 
 Beside ash and birch there is what both have a part in: the retailer elm, which sells both brands' goods in one order, a person
 whom both brands know (`con_common`), and a district in which both give coupons.
@@ -68,7 +68,7 @@ class World:
         return await self.suite.do(name, person, request_id=once(), **fields)
 
     async def settled(self) -> None:
-        """Returns when no service has a fact left to tell."""
+        """Returns when no service has an event left to tell."""
         async with asyncio.timeout(SETTLED_SECONDS_MAX):
             for running in self.suite.running.values():
                 while await running.database[DELIVERIES].find_one({}, {"_id": 1}):  # noqa: ASYNC110 - the relay tells nobody
@@ -92,7 +92,7 @@ class World:
             await self._life(side)
         await self._life_of_both()
         await self.settled()
-        await self._born_of_facts()
+        await self._born_of_events()
 
     # organization ----------------------------------------------------------------------------------------------------
 
@@ -288,7 +288,7 @@ class World:
             side.number(sum(paid.values()))
         return str(order.id)
 
-    async def _born_of_facts(self) -> None:
+    async def _born_of_events(self) -> None:
         """Tasks, which nobody makes by an rpc, and what is left on the shelves."""
         sides = (self.ash, self.birch, self.oak)
         async for row in self.suite.running["organization"].database["tasks"].find({}).sort("created_at", 1):

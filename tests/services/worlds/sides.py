@@ -50,7 +50,7 @@ class Side:
             "district": [f"dst_{self.brand}"],
             "venue": [f"ven_{self.brand}"],
             "campaign": [f"cmp_{self.brand}"],
-            "parked_fact": ["member:0:fct_none"],
+            "parked_event": ["member:0:evt_none"],
         }
 
     def __getattr__(self, noun: str) -> str:

@@ -15,7 +15,7 @@ from tests.services.worlds.seeding import World
 from tests.services.worlds.sides import Side
 
 KIT = frozenset({"idempotency_records", "inbox", "deliveries", "leases"})
-"""Collections that hold no rows of anybody: what they do is seen in those that do. `fact_keys` is looked at: a fact told about somebody
+"""Collections that hold no rows of anybody: what they do is seen in those that do. `event_keys` is looked at: an event told about somebody
 is counted there under their key."""
 MADE = re.compile(r"\b[a-z]{3}_[0-9a-f]{32}\b")
 """Ids that the services made."""
@@ -110,7 +110,7 @@ class Own(Struct, frozen=True):
             return True
         return bool(self.part_of(change.before) != self.part_of(change.after))
 
-    def told_by(self, outcome: Outcome, request: Message) -> list[str]:
+    def publisher(self, outcome: Outcome, request: Message) -> list[str]:
         """What of the target's own an outcome tells, beyond the ids the request brought along."""
         echoed = sorted({value for value in said(request) if isinstance(value, str) and len(value) > 3}, key=len, reverse=True)
         values: list[Any] = [value for answer in outcome.answers for value in said(answer)]

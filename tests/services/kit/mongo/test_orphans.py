@@ -61,11 +61,11 @@ class SlowToSend(CommandListener):
 async def test_a_cancelled_caller_leaves_nothing_open(settings: Settings, database: Database) -> None:
     """Even when the abort would overtake the operation that begins the transaction."""
     await database["stock"].insert_one({"_id": "s", "reserved": 0})
-    listener = SlowToSend()
+    subscriber = SlowToSend()
     driver: Any = AsyncIOMotorClient if settings.mongo_driver == "motor" else AsyncMongoClient
     slow = Database(settings, database.name)
     await slow.close()
-    slow.client = driver(settings.mongo_uri, event_listeners=[listener], appname=database.name, retryWrites=True)
+    slow.client = driver(settings.mongo_uri, event_listeners=[subscriber], appname=database.name, retryWrites=True)
     slow.raw = slow.client[database.name]
 
     async def take(session: client.Session) -> None:
@@ -73,11 +73,11 @@ async def test_a_cancelled_caller_leaves_nothing_open(settings: Settings, databa
         await asyncio.Event().wait()
 
     taking = asyncio.create_task(slow.transact(take))
-    await listener.held.wait()
+    await subscriber.held.wait()
     taking.cancel()
     await asyncio.gather(taking, return_exceptions=True)
     async with asyncio.timeout(10):
-        await listener.done.wait()
+        await subscriber.done.wait()
     await slow.close()
     ours = {"appName": database.name, "transaction": {"$exists": True}}
     pipeline = [{"$currentOp": {"allUsers": False, "idleSessions": True}}, {"$match": ours}]

@@ -12,7 +12,7 @@ from pymongo import IndexModel
 from pymongo.collation import Collation
 
 from quanyu.common.v1.page_pb2 import PageInfo, PageRequest
-from quanyu.facts.v1 import facts_pb2
+from quanyu.events.v1 import events_pb2
 from services.kit import clock
 from services.kit.enums import ScopeKind
 from services.kit.errors import Conflict, Denied, Invalid, NotFound
@@ -52,7 +52,7 @@ def being(caller: Caller) -> Iterator[None]:
 @pytest.fixture
 async def coupons(database: Database) -> ScopedCollection[Coupon]:
     table = ScopedCollection(
-        database, "coupons", noun="COUPON", struct=Coupon, message=facts_pb2.PackedCoupon,
+        database, "coupons", noun="COUPON", struct=Coupon, message=events_pb2.PackedCoupon,
         scopes={ScopeKind.BRAND: "brand_id", ScopeKind.CONSUMER: "consumer_id"},
     )  # fmt: skip
     with being(authorization.SYSTEM):
@@ -81,7 +81,7 @@ async def decide(table: ScopedCollection[Coupon], id: str, **arguments: int) -> 
 async def test_a_row_is_answered_shaped_like_the_message(coupons: ScopedCollection[Coupon]) -> None:
     with being(BRAND_A):
         row = await coupons.get("c0")
-    message = facts_pb2.PackedCoupon(**row)
+    message = events_pb2.PackedCoupon(**row)
     assert (message.coupon_id, message.brand_id) == ("c0", "brd_a")
     assert message.expires_at.ToDatetime(UTC) == AT
     assert set(row) == {"coupon_id", "brand_id", "expires_at"}
@@ -149,7 +149,7 @@ async def test_first_pages_walk_the_index_of_each_query(database: Database) -> N
         noun="COUPON",
         struct=Coupon,
         scopes={ScopeKind.BRAND: "brand_id"},
-        message=facts_pb2.PackedCoupon,
+        message=events_pb2.PackedCoupon,
         indexes=[by_brand],
     )
     await table.prepare()
@@ -216,7 +216,7 @@ async def test_pages_follow_each_other(coupons: ScopedCollection[Coupon]) -> Non
 
 async def test_public_rows_are_read_by_anybody_and_written_within_scope(database: Database, coupons: ScopedCollection[Coupon]) -> None:
     public = ScopedCollection(
-        database, "coupons", noun="COUPON", struct=Coupon, message=facts_pb2.PackedCoupon, scopes=coupons.scopes, public=True
+        database, "coupons", noun="COUPON", struct=Coupon, message=events_pb2.PackedCoupon, scopes=coupons.scopes, public=True
     )
     with being(authorization.ANONYMOUS):
         assert len(await public.find({}, limit=10)) == 3

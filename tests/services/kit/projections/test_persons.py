@@ -1,4 +1,4 @@
-"""Persons are kept by facts alone, and looked up many at once."""
+"""Persons are kept by events alone, and looked up many at once."""
 
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -6,7 +6,7 @@ from itertools import count
 
 import pytest
 
-from quanyu.facts.v1 import facts_pb2
+from quanyu.events.v1 import events_pb2
 from services.kit.mongo.client import Database, Session
 from services.kit.projections.persons import Person, PersonProjection
 from services.kit.transactions.outbox import Outbox
@@ -34,9 +34,9 @@ async def _tell(persons: PersonProjection, word: str, at: datetime, session: Ses
     unit = UnitOfWork(session, at, Outbox(persons.table.database, "member"))
     id, linked_id = word.split("+" if "+" in word else "-")
     if "+" in word:
-        await persons.linked(unit, facts_pb2.Fact(consumer_linked={"consumer_id": id, "linked_consumer_id": linked_id}))
+        await persons.linked(unit, events_pb2.Event(consumer_linked={"consumer_id": id, "linked_consumer_id": linked_id}))
     else:
-        await persons.unlinked(unit, facts_pb2.Fact(consumer_unlinked={"consumer_id": id, "linked_consumer_id": linked_id}))
+        await persons.unlinked(unit, events_pb2.Event(consumer_unlinked={"consumer_id": id, "linked_consumer_id": linked_id}))
 
 
 def person(id: str, *others: str) -> Person:

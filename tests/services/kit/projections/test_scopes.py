@@ -2,7 +2,7 @@
 
 import pytest
 
-from quanyu.facts.v1 import facts_pb2
+from quanyu.events.v1 import events_pb2
 from services.kit.errors import Exhausted
 from services.kit.mongo.client import Database
 from services.kit.projections import scopes as scoping
@@ -21,7 +21,7 @@ async def scopes(database: Database) -> ScopeProjection:
 
 
 async def told(scopes: ScopeProjection, store_id: str, brand_id: str, *unit_ids: str) -> None:
-    await scopes.keep(None, facts_pb2.StoreChanged(store_id=store_id, brand_id=brand_id, unit_ids=unit_ids))
+    await scopes.keep(None, events_pb2.StoreChanged(store_id=store_id, brand_id=brand_id, unit_ids=unit_ids))
 
 
 BELOW = [

@@ -7,7 +7,7 @@ import pytest
 import pytest_asyncio
 
 from quanyu.access.v1 import access_pb2
-from quanyu.facts.v1 import facts_pb2
+from quanyu.events.v1 import events_pb2
 from services.kit.enums import ScopeKind
 from services.kit.errors import Denied
 from services.kit.mongo.client import Database
@@ -44,7 +44,7 @@ async def gate(mongo_uri: str, request: pytest.FixtureRequest) -> AsyncIterator[
     scopes = ScopeProjection(database)
     await scopes.prepare()
     for store_id, (brand_id, unit_ids) in STORES.items():
-        await scopes.keep(None, facts_pb2.StoreChanged(store_id=store_id, brand_id=brand_id, unit_ids=unit_ids))
+        await scopes.keep(None, events_pb2.StoreChanged(store_id=store_id, brand_id=brand_id, unit_ids=unit_ids))
     yield Authorizer(Verifier("probe", "{}", development=False), scopes)
     await database.client.drop_database(database.name)
     await database.close()
@@ -118,7 +118,7 @@ async def test_a_service_with_such_an_rpc_does_not_start(
     settings: Settings, rules: Mapping[str, access_pb2.Rule | None], built: list[str], fault: str
 ) -> None:
     def wire(runtime: Runtime) -> ServiceDefinition:
-        return ServiceDefinition(servicers=[(lambda servicer, server: None, servicer(probe(rules), *built))], tables=[], facts={})
+        return ServiceDefinition(servicers=[(lambda servicer, server: None, servicer(probe(rules), *built))], tables=[], events={})
 
     keys = new_keys()
     own = {"signing_key": keys.signing_setting("member"), "secret_keys": keys.secret_key, "hash_keys": keys.hash_key}

@@ -23,7 +23,7 @@ from services.kit.transactions import idempotency
 from services.kit.transactions.group_commit import ChangeSet, DocumentRef, GroupCommit, Snapshot
 from services.kit.transactions.idempotency import IdempotencyKey
 from services.kit.transactions.outbox import DELIVERIES, Outbox
-from services.kit.values.event import Fact
+from services.kit.values.event import Event
 from tests.proofs.group_commit import takes_survive_a_kill
 
 STOCK = DocumentRef("stock", "a")
@@ -240,19 +240,19 @@ async def test_an_empty_increment_holds_the_decision_to_what_it_read(database: D
     assert await database["stock"].find_one({"_id": "a"}) == {"_id": "a", "on_hand": 100, "reserved": 0, "version": 2}
 
 
-class StoreChanged(Fact, frozen=True):
+class StoreChanged(Event, frozen=True):
     kind = "store_changed"
     store_id: str
     name: str
 
 
-async def test_facts_are_told_in_order_and_only_by_what_happened(database: Database, group_commit: GroupCommit) -> None:
+async def test_events_are_told_in_order_and_only_by_what_happened(database: Database, group_commit: GroupCommit) -> None:
     await stock(database, "a", on_hand=6)
-    told = [take(group_commit, amount=amount, facts=[StoreChanged("str_1", f"takes {amount}")]) for amount in (1, 2, 9, 3)]
+    told = [take(group_commit, amount=amount, events=[StoreChanged("str_1", f"takes {amount}")]) for amount in (1, 2, 9, 3)]
     await asyncio.gather(*told, return_exceptions=True)
     rows = [row async for row in database[DELIVERIES].find().sort("sequence")]
     assert [row["sequence"] for row in rows] == [1, 2, 3]
-    assert [f"takes {amount}".encode() in row["fact"] for amount, row in zip((1, 2, 3), rows, strict=True)] == [True] * 3
+    assert [f"takes {amount}".encode() in row["event"] for amount, row in zip((1, 2, 3), rows, strict=True)] == [True] * 3
 
 
 async def test_time_and_context_are_those_of_the_caller(database: Database, group_commit: GroupCommit) -> None:
@@ -290,7 +290,7 @@ def poisons() -> Iterator[Any]:
     yield pytest.param(taking({STOCK: 1}, updates=[("holds", {"_id": "x"}, {"$odd": 1})]), id="an update that the database rejects")
     yield pytest.param(taking({STOCK: 1}, updates=[("stock", {"_id": "a"}, {"$inc": {"reserved": 1}})]), id="an update of its own counter")
     yield pytest.param(lambda _: ChangeSet(increments={DocumentRef("stock", "b"): {}}, answer=Int64Value()), id="a counter it did not name")
-    yield pytest.param(taking({STOCK: 1}, facts=[Struct()]), id="a fact nobody knows")
+    yield pytest.param(taking({STOCK: 1}, events=[Struct()]), id="an event nobody knows")
 
 
 @pytest.mark.parametrize("poison", list(poisons()))

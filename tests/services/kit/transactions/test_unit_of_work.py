@@ -1,4 +1,4 @@
-"""One ordinary write: atomic with its facts and its idempotency record, once by its request id."""
+"""One ordinary write: atomic with its events and its idempotency record, once by its request id."""
 
 import asyncio
 
@@ -11,13 +11,13 @@ from services.kit.mongo.client import Database
 from services.kit.transactions import idempotency
 from services.kit.transactions.outbox import DELIVERIES, Outbox
 from services.kit.transactions.unit_of_work import TransactionRunner, UnitOfWork
-from services.kit.values.event import Fact
+from services.kit.values.event import Event
 
 TWINS = 50
 
 
-class ConsumerBound(Fact, frozen=True):
-    """A fact that is heard by one service."""
+class ConsumerBound(Event, frozen=True):
+    """An event that is heard by one service."""
 
     kind = "consumer_bound"
     consumer_id: str
@@ -25,7 +25,7 @@ class ConsumerBound(Fact, frozen=True):
 
 
 class Writes:
-    """A write that counts how often it took effect and tells one fact each time."""
+    """A write that counts how often it took effect and tells one event each time."""
 
     def __init__(self, database: Database) -> None:
         self.database = database
@@ -51,7 +51,7 @@ class Writes:
         row = await self.database["effects"].find_one({"_id": "count"})
         return int(row["n"])
 
-    async def facts(self) -> int:
+    async def events(self) -> int:
         return int(await self.database[DELIVERIES].count_documents({}))
 
 
@@ -70,7 +70,7 @@ async def test_twins_of_one_request_have_one_effect_and_equal_answers(writes: Wr
     answers = await asyncio.gather(*(writes.run(request()) for _ in range(TWINS)))
     assert len({answer.SerializeToString() for answer in answers}) == 1
     assert await writes.count() == 1
-    assert await writes.facts() == 1
+    assert await writes.events() == 1
 
 
 async def test_the_same_id_with_another_body_is_refused(writes: Writes) -> None:
@@ -87,7 +87,7 @@ async def test_a_refusal_changes_nothing_and_is_heard_again(writes: Writes) -> N
         with pytest.raises(Conflict) as caught:
             await writes.run(request(), attempt)
         assert (caught.value.reason, caught.value.metadata) == ("TASK_CLOSED", {"task_id": "tsk_1"})
-    assert (await writes.count(), await writes.facts()) == (0, 0)
+    assert (await writes.count(), await writes.events()) == (0, 0)
 
 
 async def test_a_passing_failure_is_tried_again(writes: Writes) -> None:
@@ -100,15 +100,15 @@ async def test_a_passing_failure_is_tried_again(writes: Writes) -> None:
 async def test_a_bug_changes_nothing(writes: Writes) -> None:
     with pytest.raises(ZeroDivisionError):
         await writes.run(request(), ZeroDivisionError())
-    assert (await writes.count(), await writes.facts()) == (0, 0)
+    assert (await writes.count(), await writes.events()) == (0, 0)
     await writes.run(request())
-    assert (await writes.count(), await writes.facts()) == (1, 1)
+    assert (await writes.count(), await writes.events()) == (1, 1)
 
 
 async def test_concurrent_different_requests_all_take_effect(writes: Writes) -> None:
     await asyncio.gather(*(writes.run(request(f"r{number}")) for number in range(20)))
     assert await writes.count() == 20
-    assert await writes.facts() == 20
+    assert await writes.events() == 20
 
 
 @pytest.mark.parametrize("request_id", ["", "x" * 129])

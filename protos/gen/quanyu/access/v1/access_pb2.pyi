@@ -397,7 +397,7 @@ refuses: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.MethodOptions
 roles: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.EnumValueOptions, _containers.RepeatedScalarFieldContainer[Global___Role.ValueType]]
 """The roles of a RoleSet."""
 personal: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.FieldOptions, _builtins.bool]
-"""The field carries personal data: it never reaches a log, a fact, a metric or a once-record."""
+"""The field carries personal data: it never reaches a log, an event, a metric or a once-record."""
 list_size: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.FieldOptions, _builtins.int]
 """How many items the gateway prices this list as: the usual upper number, which may be lower than the most there can be.
 Every repeated field that the graph shows has one, except the items of a page: these cost what the page is asked for.

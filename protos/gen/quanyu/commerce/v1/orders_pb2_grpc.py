@@ -103,7 +103,7 @@ class OrderServiceServicer:
         """Makes an order of held goods, or of goods that are held by this call. Coupons are locked for it, their discounts shared out to the
         lines of their brand to the minor unit. The order must be paid within 30 minutes; then it is cancelled, its goods and coupons are free
         again.
-        The scenario is derived from what is known of the consumer; the order keeps it with the fact that decided.
+        The scenario is derived from what is known of the consumer; the order keeps it with the event that decided.
         Refuses with HOLD_NOT_FOUND, HOLD_ENDED, HOLD_ORDERED, LINES_MISSING, STORES_MIXED, CURRENCY_MIXED, DESTINATION_MISSING (a delivery
         without one, or one without an address), NOT_DELIVERED_HERE (a delivery by a store that does not deliver, unless it was promised with
         all of the holds, or not as far as the destination's position), INVALID_PHONE, STOCK_NOT_FOUND, OUT_OF_STOCK and TOO_MANY_HOLDS (as
@@ -207,7 +207,7 @@ class OrderServiceServicer:
 
     def ImportOrders(self, request, context):
         """Takes up to 500 paid orders of the time before this installation; stock does not move. The idempotency key is the batch's id, which
-        the fact OrdersImported carries. An order is taken whole or left out whole with its reason: ORDER_REPEATED, LINES_MISSING, STORE_NOT_FOUND,
+        the event OrdersImported carries. An order is taken whole or left out whole with its reason: ORDER_REPEATED, LINES_MISSING, STORE_NOT_FOUND,
         VARIANT_NOT_FOUND, CURRENCY_MIXED, NOT_PAST, INVALID_FIELD (also when its lines come to more than 10^15 minor units). Orders whose id
         stands already are left as they are and counted as known.
         """

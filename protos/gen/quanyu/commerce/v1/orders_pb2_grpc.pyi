@@ -35,7 +35,7 @@ class OrderServiceStub:
     """Makes an order of held goods, or of goods that are held by this call. Coupons are locked for it, their discounts shared out to the
     lines of their brand to the minor unit. The order must be paid within 30 minutes; then it is cancelled, its goods and coupons are free
     again.
-    The scenario is derived from what is known of the consumer; the order keeps it with the fact that decided.
+    The scenario is derived from what is known of the consumer; the order keeps it with the event that decided.
     Refuses with HOLD_NOT_FOUND, HOLD_ENDED, HOLD_ORDERED, LINES_MISSING, STORES_MIXED, CURRENCY_MIXED, DESTINATION_MISSING (a delivery
     without one, or one without an address), NOT_DELIVERED_HERE (a delivery by a store that does not deliver, unless it was promised with
     all of the holds, or not as far as the destination's position), INVALID_PHONE, STOCK_NOT_FOUND, OUT_OF_STOCK and TOO_MANY_HOLDS (as
@@ -93,7 +93,7 @@ class OrderServiceStub:
     """
     ImportOrders: _grpc.UnaryUnaryMultiCallable[_orders_pb2.ImportOrdersRequest, _orders_pb2.ImportOrdersResponse]
     """Takes up to 500 paid orders of the time before this installation; stock does not move. The idempotency key is the batch's id, which
-    the fact OrdersImported carries. An order is taken whole or left out whole with its reason: ORDER_REPEATED, LINES_MISSING, STORE_NOT_FOUND,
+    the event OrdersImported carries. An order is taken whole or left out whole with its reason: ORDER_REPEATED, LINES_MISSING, STORE_NOT_FOUND,
     VARIANT_NOT_FOUND, CURRENCY_MIXED, NOT_PAST, INVALID_FIELD (also when its lines come to more than 10^15 minor units). Orders whose id
     stands already are left as they are and counted as known.
     """
@@ -105,7 +105,7 @@ class OrderServiceAsyncStub(OrderServiceStub):
     """Makes an order of held goods, or of goods that are held by this call. Coupons are locked for it, their discounts shared out to the
     lines of their brand to the minor unit. The order must be paid within 30 minutes; then it is cancelled, its goods and coupons are free
     again.
-    The scenario is derived from what is known of the consumer; the order keeps it with the fact that decided.
+    The scenario is derived from what is known of the consumer; the order keeps it with the event that decided.
     Refuses with HOLD_NOT_FOUND, HOLD_ENDED, HOLD_ORDERED, LINES_MISSING, STORES_MIXED, CURRENCY_MIXED, DESTINATION_MISSING (a delivery
     without one, or one without an address), NOT_DELIVERED_HERE (a delivery by a store that does not deliver, unless it was promised with
     all of the holds, or not as far as the destination's position), INVALID_PHONE, STOCK_NOT_FOUND, OUT_OF_STOCK and TOO_MANY_HOLDS (as
@@ -163,7 +163,7 @@ class OrderServiceAsyncStub(OrderServiceStub):
     """
     ImportOrders: _aio.UnaryUnaryMultiCallable[_orders_pb2.ImportOrdersRequest, _orders_pb2.ImportOrdersResponse]  # type: ignore[assignment]
     """Takes up to 500 paid orders of the time before this installation; stock does not move. The idempotency key is the batch's id, which
-    the fact OrdersImported carries. An order is taken whole or left out whole with its reason: ORDER_REPEATED, LINES_MISSING, STORE_NOT_FOUND,
+    the event OrdersImported carries. An order is taken whole or left out whole with its reason: ORDER_REPEATED, LINES_MISSING, STORE_NOT_FOUND,
     VARIANT_NOT_FOUND, CURRENCY_MIXED, NOT_PAST, INVALID_FIELD (also when its lines come to more than 10^15 minor units). Orders whose id
     stands already are left as they are and counted as known.
     """
@@ -178,7 +178,7 @@ class OrderServiceServicer(metaclass=_abc_1.ABCMeta):
         """Makes an order of held goods, or of goods that are held by this call. Coupons are locked for it, their discounts shared out to the
         lines of their brand to the minor unit. The order must be paid within 30 minutes; then it is cancelled, its goods and coupons are free
         again.
-        The scenario is derived from what is known of the consumer; the order keeps it with the fact that decided.
+        The scenario is derived from what is known of the consumer; the order keeps it with the event that decided.
         Refuses with HOLD_NOT_FOUND, HOLD_ENDED, HOLD_ORDERED, LINES_MISSING, STORES_MIXED, CURRENCY_MIXED, DESTINATION_MISSING (a delivery
         without one, or one without an address), NOT_DELIVERED_HERE (a delivery by a store that does not deliver, unless it was promised with
         all of the holds, or not as far as the destination's position), INVALID_PHONE, STOCK_NOT_FOUND, OUT_OF_STOCK and TOO_MANY_HOLDS (as
@@ -302,7 +302,7 @@ class OrderServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_orders_pb2.ImportOrdersResponse, _abc.Awaitable[_orders_pb2.ImportOrdersResponse]]:
         """Takes up to 500 paid orders of the time before this installation; stock does not move. The idempotency key is the batch's id, which
-        the fact OrdersImported carries. An order is taken whole or left out whole with its reason: ORDER_REPEATED, LINES_MISSING, STORE_NOT_FOUND,
+        the event OrdersImported carries. An order is taken whole or left out whole with its reason: ORDER_REPEATED, LINES_MISSING, STORE_NOT_FOUND,
         VARIANT_NOT_FOUND, CURRENCY_MIXED, NOT_PAST, INVALID_FIELD (also when its lines come to more than 10^15 minor units). Orders whose id
         stands already are left as they are and counted as known.
         """

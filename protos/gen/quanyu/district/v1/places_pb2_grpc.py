@@ -179,7 +179,7 @@ class PlaceServiceServicer:
 
     def EnterDistrict(self, request, context):
         """The consumer enters a district. There is one open visit for each consumer, district and day (in the district's zone): entering again
-        answers the open one and tells no new fact. A position outside the geofence is refused with OUTSIDE_DISTRICT; without a position the
+        answers the open one and tells no new event. A position outside the geofence is refused with OUTSIDE_DISTRICT; without a position the
         caller's word is taken. Refuses with DISTRICT_NOT_FOUND. Tells VisitStarted.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

@@ -66,7 +66,7 @@ class PlaceServiceStub:
     """The first venues of each of up to 100 districts, as `venues` shows them. More districts at once are an invalid request."""
     EnterDistrict: _grpc.UnaryUnaryMultiCallable[_places_pb2.EnterDistrictRequest, _places_pb2.EnterDistrictResponse]
     """The consumer enters a district. There is one open visit for each consumer, district and day (in the district's zone): entering again
-    answers the open one and tells no new fact. A position outside the geofence is refused with OUTSIDE_DISTRICT; without a position the
+    answers the open one and tells no new event. A position outside the geofence is refused with OUTSIDE_DISTRICT; without a position the
     caller's word is taken. Refuses with DISTRICT_NOT_FOUND. Tells VisitStarted.
     """
     LeaveDistrict: _grpc.UnaryUnaryMultiCallable[_places_pb2.LeaveDistrictRequest, _places_pb2.LeaveDistrictResponse]
@@ -116,7 +116,7 @@ class PlaceServiceAsyncStub(PlaceServiceStub):
     """The first venues of each of up to 100 districts, as `venues` shows them. More districts at once are an invalid request."""
     EnterDistrict: _aio.UnaryUnaryMultiCallable[_places_pb2.EnterDistrictRequest, _places_pb2.EnterDistrictResponse]  # type: ignore[assignment]
     """The consumer enters a district. There is one open visit for each consumer, district and day (in the district's zone): entering again
-    answers the open one and tells no new fact. A position outside the geofence is refused with OUTSIDE_DISTRICT; without a position the
+    answers the open one and tells no new event. A position outside the geofence is refused with OUTSIDE_DISTRICT; without a position the
     caller's word is taken. Refuses with DISTRICT_NOT_FOUND. Tells VisitStarted.
     """
     LeaveDistrict: _aio.UnaryUnaryMultiCallable[_places_pb2.LeaveDistrictRequest, _places_pb2.LeaveDistrictResponse]  # type: ignore[assignment]
@@ -223,7 +223,7 @@ class PlaceServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_places_pb2.EnterDistrictResponse, _abc.Awaitable[_places_pb2.EnterDistrictResponse]]:
         """The consumer enters a district. There is one open visit for each consumer, district and day (in the district's zone): entering again
-        answers the open one and tells no new fact. A position outside the geofence is refused with OUTSIDE_DISTRICT; without a position the
+        answers the open one and tells no new event. A position outside the geofence is refused with OUTSIDE_DISTRICT; without a position the
         caller's word is taken. Refuses with DISTRICT_NOT_FOUND. Tells VisitStarted.
         """
 

@@ -40,7 +40,7 @@ class _RelationReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Relati
     RELATION_REASON_BRAND_NOT_YOURS: _RelationReason.ValueType  # 3
     """The store in whose name this is asked belongs to another brand."""
     RELATION_REASON_KIND_NOT_RECORDED: _RelationReason.ValueType  # 4
-    """Orders, packs and outreach are recorded from facts only."""
+    """Orders, packs and outreach are recorded from events only."""
     RELATION_REASON_IN_THE_FUTURE: _RelationReason.ValueType  # 5
     """The interaction is dated ahead of now."""
     RELATION_REASON_CONSUMER_OR_BRAND: _RelationReason.ValueType  # 6
@@ -60,7 +60,7 @@ RELATION_REASON_RELATION_NOT_FOUND: RelationReason.ValueType  # 2
 RELATION_REASON_BRAND_NOT_YOURS: RelationReason.ValueType  # 3
 """The store in whose name this is asked belongs to another brand."""
 RELATION_REASON_KIND_NOT_RECORDED: RelationReason.ValueType  # 4
-"""Orders, packs and outreach are recorded from facts only."""
+"""Orders, packs and outreach are recorded from events only."""
 RELATION_REASON_IN_THE_FUTURE: RelationReason.ValueType  # 5
 """The interaction is dated ahead of now."""
 RELATION_REASON_CONSUMER_OR_BRAND: RelationReason.ValueType  # 6
@@ -134,11 +134,11 @@ class _InteractionKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Inter
     INTERACTION_KIND_UNSPECIFIED: _InteractionKind.ValueType  # 0
     """Not set; refused."""
     INTERACTION_KIND_PACK_RECEIVED: _InteractionKind.ValueType  # 1
-    """The person got a coupon of the brand in a district's pack. From facts only."""
+    """The person got a coupon of the brand in a district's pack. From events only."""
     INTERACTION_KIND_OUTREACH_RECEIVED: _InteractionKind.ValueType  # 2
-    """A guide wrote to the person. From facts only."""
+    """A guide wrote to the person. From events only."""
     INTERACTION_KIND_ORDER_PAID: _InteractionKind.ValueType  # 3
-    """The person paid an order with goods of the brand. From facts only."""
+    """The person paid an order with goods of the brand. From events only."""
     INTERACTION_KIND_CONTENT_VIEWED: _InteractionKind.ValueType  # 4
     """The person saw content of the brand."""
     INTERACTION_KIND_OFFER_VIEWED: _InteractionKind.ValueType  # 5
@@ -158,11 +158,11 @@ class InteractionKind(_InteractionKind, metaclass=_InteractionKindEnumTypeWrappe
 INTERACTION_KIND_UNSPECIFIED: InteractionKind.ValueType  # 0
 """Not set; refused."""
 INTERACTION_KIND_PACK_RECEIVED: InteractionKind.ValueType  # 1
-"""The person got a coupon of the brand in a district's pack. From facts only."""
+"""The person got a coupon of the brand in a district's pack. From events only."""
 INTERACTION_KIND_OUTREACH_RECEIVED: InteractionKind.ValueType  # 2
-"""A guide wrote to the person. From facts only."""
+"""A guide wrote to the person. From events only."""
 INTERACTION_KIND_ORDER_PAID: InteractionKind.ValueType  # 3
-"""The person paid an order with goods of the brand. From facts only."""
+"""The person paid an order with goods of the brand. From events only."""
 INTERACTION_KIND_CONTENT_VIEWED: InteractionKind.ValueType  # 4
 """The person saw content of the brand."""
 INTERACTION_KIND_OFFER_VIEWED: InteractionKind.ValueType  # 5

@@ -151,7 +151,7 @@ class RelationServiceServicer:
         """Records something a consumer did with a brand; the relation follows in the same write. Events may arrive late: the relation becomes
         what it would be had they come in time.
         Refuses with CONSUMER_NOT_FOUND when the brand does not know the consumer, BRAND_NOT_YOURS when the store given belongs to another
-        brand, KIND_NOT_RECORDED for kinds that only facts of the suite create, and IN_THE_FUTURE when it is dated more than 5 minutes ahead.
+        brand, KIND_NOT_RECORDED for kinds that only events of the suite create, and IN_THE_FUTURE when it is dated more than 5 minutes ahead.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -65,7 +65,7 @@ class RelationServiceStub:
     """Records something a consumer did with a brand; the relation follows in the same write. Events may arrive late: the relation becomes
     what it would be had they come in time.
     Refuses with CONSUMER_NOT_FOUND when the brand does not know the consumer, BRAND_NOT_YOURS when the store given belongs to another
-    brand, KIND_NOT_RECORDED for kinds that only facts of the suite create, and IN_THE_FUTURE when it is dated more than 5 minutes ahead.
+    brand, KIND_NOT_RECORDED for kinds that only events of the suite create, and IN_THE_FUTURE when it is dated more than 5 minutes ahead.
     """
 
 @_typing.type_check_only
@@ -103,7 +103,7 @@ class RelationServiceAsyncStub(RelationServiceStub):
     """Records something a consumer did with a brand; the relation follows in the same write. Events may arrive late: the relation becomes
     what it would be had they come in time.
     Refuses with CONSUMER_NOT_FOUND when the brand does not know the consumer, BRAND_NOT_YOURS when the store given belongs to another
-    brand, KIND_NOT_RECORDED for kinds that only facts of the suite create, and IN_THE_FUTURE when it is dated more than 5 minutes ahead.
+    brand, KIND_NOT_RECORDED for kinds that only events of the suite create, and IN_THE_FUTURE when it is dated more than 5 minutes ahead.
     """
 
 class RelationServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -192,7 +192,7 @@ class RelationServiceServicer(metaclass=_abc_1.ABCMeta):
         """Records something a consumer did with a brand; the relation follows in the same write. Events may arrive late: the relation becomes
         what it would be had they come in time.
         Refuses with CONSUMER_NOT_FOUND when the brand does not know the consumer, BRAND_NOT_YOURS when the store given belongs to another
-        brand, KIND_NOT_RECORDED for kinds that only facts of the suite create, and IN_THE_FUTURE when it is dated more than 5 minutes ahead.
+        brand, KIND_NOT_RECORDED for kinds that only events of the suite create, and IN_THE_FUTURE when it is dated more than 5 minutes ahead.
         """
 
 def add_RelationServiceServicer_to_server(servicer: RelationServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -98,7 +98,7 @@ class _CreditBasisEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_CreditBas
     """She is bound to the guide for the brand it names."""
 
 class CreditBasis(_CreditBasis, metaclass=_CreditBasisEnumTypeWrapper):
-    """The fact that decides which guide an order is credited to."""
+    """The event that decides which guide an order is credited to."""
 
 CREDIT_BASIS_UNSPECIFIED: CreditBasis.ValueType  # 0
 """No guide: only the store is credited."""
@@ -420,7 +420,7 @@ class Credit(_message.Message):
     items: _builtins.int
     @_builtins.property
     def decided_at(self) -> _timestamp_pb2.Timestamp:
-        """When the deciding fact happened."""
+        """When the deciding event happened."""
 
     @_builtins.property
     def paid_at(self) -> _timestamp_pb2.Timestamp: ...
