@@ -7,16 +7,16 @@ from quanyu.member.v1 import consent_pb2, identity_pb2, outreach_pb2, relation_p
 from quanyu.organization.v1 import chart_pb2, targets_pb2, tasks_pb2
 
 brand_by_id = Batch(chart_pb2.BatchGetBrandsRequest)
-unit_by_id = Batch(chart_pb2.BatchGetUnitsRequest)
+org_unit_by_id = Batch(chart_pb2.BatchGetOrgUnitsRequest)
 store_by_id = Batch(chart_pb2.BatchGetStoresRequest)
 staff_by_id = Batch(chart_pb2.BatchGetStaffRequest)
-units_below = Batch(chart_pb2.BatchListUnitsRequest, key="unit_id", keys_max=100)
+org_units_below = Batch(chart_pb2.BatchListOrgUnitsRequest, key="org_unit_id", keys_max=100)
 staff_of_store = Batch(chart_pb2.BatchListStaffRequest, key="store_id", keys_max=100)
 task_by_id = Batch(tasks_pb2.BatchGetTasksRequest)
 tasks_of_staff = Batch(tasks_pb2.BatchListTasksRequest, keys="staff_ids", key="key", keys_max=100)
 tasks_of_store = Batch(tasks_pb2.BatchListTasksRequest, keys="store_ids", key="key", keys_max=100)
 credit_by_order = Batch(targets_pb2.BatchGetCreditsRequest)
-scorecard_of_unit = Batch(targets_pb2.BatchGetScorecardsRequest, keys="unit_ids", key="unit_id", keys_max=100)
+scorecard_of_org_unit = Batch(targets_pb2.BatchGetScorecardsRequest, keys="org_unit_ids", key="org_unit_id", keys_max=100)
 scorecard_of_store = Batch(targets_pb2.BatchGetScorecardsRequest, keys="store_ids", key="store_id", keys_max=100)
 scorecard_of_brand = Batch(targets_pb2.BatchGetScorecardsRequest, keys="brand_ids", key="brand_id", keys_max=100)
 """With the days and the currency they are asked for."""

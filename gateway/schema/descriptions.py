@@ -116,7 +116,7 @@ PLAIN: Mapping[str, str] = {
     "total_ratio": "Sold by target, of both together; 1.0 is met.",
     "touchpoint": "Where it happened.",
     "unit": "The unit of the organisation.",
-    "unit_id": "Which unit of the organisation.",
+    "org_unit_id": "Which unit of the organisation.",
     "until_day": "The last day, included.",
     "valid_from": "The first day on which it stands.",
     "valid_until": "The first day on which it stands no more.",

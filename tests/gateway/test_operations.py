@@ -35,7 +35,7 @@ TAKES = {
     "offers": "BatchGetBrands SearchOffers",
     "order": "BatchGetBrands BatchGetCampaigns BatchGetCoupons BatchGetOrders BatchGetStores BatchGetVariants",
     "order_credit": "BatchGetCredits BatchGetOrders BatchGetOutreaches BatchGetStaff BatchGetStores",
-    "organisation": "BatchGetBrands BatchGetStores BatchGetUnits BatchGetUnits BatchListUnits",
+    "organisation": "BatchGetBrands BatchGetStores BatchGetOrgUnits BatchGetOrgUnits BatchListOrgUnits",
     "pay_order": "PayOrder",
     "place_order": "BatchGetBrands BatchGetCoupons BatchGetVariants PlaceOrder",
     "promises": "BatchGetBrands SearchPromises",
@@ -150,7 +150,7 @@ async def walked(gateway: Gateway) -> Play:
     relation = await play.until(lambda answer: bool(answer) and answer["stage"] == "PURCHASE", "consumer_asset", asset, who=operator)
     assert relation["transitions"]["nodes"][0]["cause"]["ref"] == order["id"]
     day = datetime.fromtimestamp(datetime.now(UTC).timestamp() + play.offset, ZoneInfo("Asia/Shanghai")).date().isoformat()
-    for subject in ({"storeId": "str_a1"}, {"unitId": "unt_a"}, {"brandId": "brd_a"}):
+    for subject in ({"storeId": "str_a1"}, {"orgUnitId": "unt_a"}, {"brandId": "brd_a"}):
         card = await play.play("scorecard", subject | {"fromDay": day, "untilDay": day}, who=operator)
         assert (card["total"]["orders"], card["online"]["orders"]) == (1, 1)
         assert [each["scenario"] for each in card["byScenario"]] == [whole["scenario"]]
@@ -175,7 +175,7 @@ async def walked(gateway: Gateway) -> Play:
     assert (await play.play("store_counter", {"id": "str_a1", "first": 5}, who=operator))["stocks"]["nodes"][0]["available"] == 0
     counted = {"idempotencyKey": key(), "storeId": "str_a2", "variantId": "var_40", "onHand": 7, "safety": 1}
     assert (await play.play("set_stock", {"input": counted}, who=operator))["stock"]["available"] == 6
-    assert len((await play.play("organisation", {"brandId": "brd_a"}, who=operator))["headquarters"]["units"]["nodes"]) == 4
+    assert len((await play.play("organisation", {"brandId": "brd_a"}, who=operator))["headquarters"]["orgUnits"]["nodes"]) == 4
     assert (await play.play("brand_budgets", {"brandId": "brd_a"}, who=operator))["budgets"]["nodes"][0]["issued"] == 1
 
     new = {"brandId": "brd_a", "identities": [{"kind": "CARD", "namespace": "brd_a", "value": "C-1", "verified": True}]}

@@ -10,7 +10,7 @@ import grpc
 import pytest
 
 from gateway.rpc.clients import rpc_of
-from quanyu.organization.v1.chart_pb2 import BatchGetBrandsRequest, BatchGetBrandsResponse, BatchGetUnitsRequest
+from quanyu.organization.v1.chart_pb2 import BatchGetBrandsRequest, BatchGetBrandsResponse, BatchGetOrgUnitsRequest
 from services.kit.errors import Unavailable
 from services.kit.observability import telemetry
 from services.kit.rpc import channel
@@ -50,7 +50,7 @@ class Hearing(grpc.GenericRpcHandler):
             if path != rpc_of(BatchGetBrandsRequest).path:
                 return b""
             await asyncio.sleep(TOOK_SECONDS)
-            brand = {"id": "brd_a", "headquarters_unit_id": "unt_brd_a"}
+            brand = {"id": "brd_a", "headquarters_org_unit_id": "unt_brd_a"}
             return BatchGetBrandsResponse(brands=[brand]).SerializeToString()
 
         return grpc.unary_unary_rpc_method_handler(answer)
@@ -68,7 +68,7 @@ async def heard(open_gateway: Open, **changes: Any) -> AsyncIterator[tuple[Gatew
         await server.stop(None)
 
 
-BRANDS, UNITS = (rpc_of(request).method.name for request in (BatchGetBrandsRequest, BatchGetUnitsRequest))
+BRANDS, UNITS = (rpc_of(request).method.name for request in (BatchGetBrandsRequest, BatchGetOrgUnitsRequest))
 
 
 @pytest.mark.parametrize("way", WAYS)

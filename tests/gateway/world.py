@@ -50,7 +50,7 @@ async def build(gateway: Gateway) -> None:
         "createBrand",
         {"brandId": "brd_a", "kind": "BRAND", "name": name, "zone": "Asia/Shanghai", "currency": "CNY"},
     )
-    await do(gateway, "createUnit", {"unitId": "unt_a", "kind": "REGION", "parentId": "unt_brd_a", "name": name})
+    await do(gateway, "createOrgUnit", {"orgUnitId": "unt_a", "kind": "REGION", "parentId": "unt_brd_a", "name": name})
     for store in ("str_a1", "str_a2"):
         given: dict[str, Any] = {"storeId": store, "kind": "STORE", "parentId": "unt_a", "name": name, "position": NEAR}
         await do(gateway, "createStore", given | {"opensMinute": 0, "closesMinute": 1440, "delivers": True})

@@ -17,21 +17,21 @@ from gateway.graph.batches import (
     offers_of_brand,
     orders_of_brand,
     orders_of_store,
+    org_unit_by_id,
+    org_units_below,
     outreaches_of_brand,
     outreaches_of_staff,
     outreaches_of_store,
     relations_of_brand,
     scorecard_of_brand,
+    scorecard_of_org_unit,
     scorecard_of_store,
-    scorecard_of_unit,
     staff_by_id,
     staff_of_store,
     stocks_of_store,
     store_by_id,
     tasks_of_staff,
     tasks_of_store,
-    unit_by_id,
-    units_below,
 )
 from gateway.graph.commerce.catalog import BrandOffers
 from gateway.graph.district.wallet import CouponFilter
@@ -67,8 +67,8 @@ if TYPE_CHECKING:
 class BrandKind: ...
 
 
-@enumeration(chart_pb2.UnitKind)
-class UnitKind: ...
+@enumeration(chart_pb2.OrgUnitKind)
+class OrgUnitKind: ...
 
 
 @enumeration(chart_pb2.StoreKind)
@@ -91,7 +91,7 @@ class Brand(Node):
     zone: str
     currency: str
     franchised: bool
-    headquarters: Unit | None = edge(by="headquarters_unit_id", through=unit_by_id)
+    headquarters: OrgUnit | None = edge(by="headquarters_org_unit_id", through=org_unit_by_id)
     offers: OfferConnection | None = page(
         catalog_pb2.SearchOffersRequest, by={"brand_id": "id"}, arguments=BrandOffers, first=offers_of_brand
     )
@@ -110,19 +110,19 @@ class Brand(Node):
     )
 
 
-@view(chart_pb2.Unit, node="unt_", through=unit_by_id)
-class Unit(Node):
+@view(chart_pb2.OrgUnit, node="unt_", through=org_unit_by_id)
+class OrgUnit(Node):
     id: ID
-    kind: UnitKind
+    kind: OrgUnitKind
     name: Text | None
     valid_from: str | None
     valid_until: str | None
     brand: Brand | None = edge(by="brand_id", through=brand_by_id)
-    parent: Unit | None = edge(by="parent_id", through=unit_by_id)
-    path: list[Unit | None] | None = edge(by="unit_ids", through=unit_by_id)
+    parent: OrgUnit | None = edge(by="parent_id", through=org_unit_by_id)
+    path: list[OrgUnit | None] | None = edge(by="org_unit_ids", through=org_unit_by_id)
     store: Store | None = edge(by="store_id", through=store_by_id)
-    units: UnitConnection | None = page(chart_pb2.ListUnitsRequest, by={"unit_id": "id"}, first=units_below)
-    scorecard: Scorecard | None = edge(by="id", through=scorecard_of_unit, arguments=Period, description=SOLD)
+    org_units: OrgUnitConnection | None = page(chart_pb2.ListOrgUnitsRequest, by={"org_unit_id": "id"}, first=org_units_below)
+    scorecard: Scorecard | None = edge(by="id", through=scorecard_of_org_unit, arguments=Period, description=SOLD)
 
 
 @view(chart_pb2.Store, node="str_", through=store_by_id)
@@ -137,7 +137,7 @@ class Store(Node):
     delivers: bool
     active: bool
     brand: Brand | None = edge(by="brand_id", through=brand_by_id)
-    unit: Unit | None = edge(by="unit_id", through=unit_by_id)
+    org_unit: OrgUnit | None = edge(by="org_unit_id", through=org_unit_by_id)
     staff: StaffConnection | None = page(chart_pb2.ListStaffRequest, by={"store_id": "id"}, first=staff_of_store)
     tasks: TaskConnection | None = page(tasks_pb2.ListTasksRequest, by={"store_id": "id"}, arguments=TaskFilter, first=tasks_of_store)
     stocks: StockConnection | None = page(stock_pb2.ListStocksRequest, by={"store_id": "id"}, first=stocks_of_store)
@@ -155,7 +155,7 @@ class Staff(Node):
     title: str | None
     active: bool
     brand: Brand | None = edge(by="brand_id", through=brand_by_id)
-    unit: Unit | None = edge(by="unit_id", through=unit_by_id)
+    org_unit: OrgUnit | None = edge(by="org_unit_id", through=org_unit_by_id)
     store: Store | None = edge(by="store_id", through=store_by_id)
     tasks: TaskConnection | None = page(tasks_pb2.ListTasksRequest, by={"staff_id": "id"}, arguments=TaskFilter, first=tasks_of_staff)
     clients: ClientConnection | None = page(outreach_pb2.ListClientsRequest, by={"staff_id": "id"}, first=clients_of_staff)
@@ -174,9 +174,9 @@ class Grant:
     staff: Staff | None = edge(by="staff_id", through=staff_by_id)
 
 
-@connection(chart_pb2.ListUnitsResponse, items="units")
-class UnitConnection:
-    nodes: list[Unit]
+@connection(chart_pb2.ListOrgUnitsResponse, items="org_units")
+class OrgUnitConnection:
+    nodes: list[OrgUnit]
 
 
 @connection(chart_pb2.ListStaffResponse, items="staff")
@@ -186,7 +186,7 @@ class StaffConnection:
 
 class Queries:
     brand: Brand | None = by_id(brand_by_id)
-    unit: Unit | None = by_id(unit_by_id)
+    org_unit: OrgUnit | None = by_id(org_unit_by_id)
     store: Store | None = by_id(store_by_id)
     staff: Staff | None = by_id(staff_by_id)
 
@@ -207,32 +207,32 @@ class CreateBrandPayload:
     brand: Brand
 
 
-@form(chart_pb2.CreateUnitRequest)
-class CreateUnitInput:
+@form(chart_pb2.CreateOrgUnitRequest)
+class CreateOrgUnitInput:
     idempotency_key: str | None
-    unit_id: ID | None
-    kind: UnitKind
+    org_unit_id: ID | None
+    kind: OrgUnitKind
     parent_id: ID
     name: TextInput
     valid_from: str | None
     valid_until: str | None
 
 
-@view(chart_pb2.CreateUnitResponse)
-class CreateUnitPayload:
-    unit: Unit
+@view(chart_pb2.CreateOrgUnitResponse)
+class CreateOrgUnitPayload:
+    org_unit: OrgUnit
 
 
-@form(chart_pb2.MoveUnitRequest)
-class MoveUnitInput:
+@form(chart_pb2.MoveOrgUnitRequest)
+class MoveOrgUnitInput:
     idempotency_key: str | None
-    unit_id: ID
+    org_unit_id: ID
     parent_id: ID
 
 
-@view(chart_pb2.MoveUnitResponse)
-class MoveUnitPayload:
-    unit: Unit
+@view(chart_pb2.MoveOrgUnitResponse)
+class MoveOrgUnitPayload:
+    org_unit: OrgUnit
 
 
 @form(chart_pb2.CreateStoreRequest)
@@ -277,7 +277,7 @@ class HireStaffInput:
     idempotency_key: str | None
     staff_id: ID | None
     store_id: ID | None
-    unit_id: ID | None
+    org_unit_id: ID | None
     name: str
     title: str | None
     subject: str | None
@@ -293,7 +293,7 @@ class MoveStaffInput:
     idempotency_key: str | None
     staff_id: ID
     store_id: ID | None
-    unit_id: ID | None
+    org_unit_id: ID | None
 
 
 @view(chart_pb2.MoveStaffResponse)
@@ -343,8 +343,8 @@ class RevokeGrantPayload:
 
 class Mutations:
     create_brand: CreateBrandPayload | None = mutation(CreateBrandInput)
-    create_unit: CreateUnitPayload | None = mutation(CreateUnitInput)
-    move_unit: MoveUnitPayload | None = mutation(MoveUnitInput)
+    create_org_unit: CreateOrgUnitPayload | None = mutation(CreateOrgUnitInput)
+    move_org_unit: MoveOrgUnitPayload | None = mutation(MoveOrgUnitInput)
     create_store: CreateStorePayload | None = mutation(CreateStoreInput)
     update_store: UpdateStorePayload | None = mutation(UpdateStoreInput)
     hire_staff: HireStaffPayload | None = mutation(HireStaffInput)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from strawberry import ID
 
-from gateway.graph.batches import brand_by_id, order_by_id, outreach_by_id, staff_by_id, store_by_id, unit_by_id
+from gateway.graph.batches import brand_by_id, order_by_id, org_unit_by_id, outreach_by_id, staff_by_id, store_by_id
 from gateway.schema.connections import connection
 from gateway.schema.inputs import form, part
 from gateway.schema.references import edge
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from gateway.graph.commerce.orders import Order
     from gateway.graph.common import Money, Scenario
     from gateway.graph.member.outreach import Outreach
-    from gateway.graph.organization.chart import Brand, Staff, Store, Unit
+    from gateway.graph.organization.chart import Brand, OrgUnit, Staff, Store
     from gateway.schema.scalars import DateTime, Long
 
 
@@ -38,7 +38,7 @@ class Target:
     online: Money | None
     offline: Money | None
     total: Money | None
-    unit: Unit | None = edge(by="unit_id", through=unit_by_id)
+    org_unit: OrgUnit | None = edge(by="org_unit_id", through=org_unit_by_id)
     brand: Brand | None = edge(by="brand_id", through=brand_by_id)
 
 
@@ -87,7 +87,7 @@ class Scorecard:
     by_store: list[StoreFigures]
     attainments: list[Attainment]
     other_currencies: list[str]
-    unit: Unit | None = edge(by="unit_id", through=unit_by_id)
+    org_unit: OrgUnit | None = edge(by="org_unit_id", through=org_unit_by_id)
     store: Store | None = edge(by="store_id", through=store_by_id)
     brand: Brand | None = edge(by="brand_id", through=brand_by_id)
 
@@ -129,7 +129,7 @@ class Period:
 
 @form(targets_pb2.GetScorecardRequest)
 class ScorecardOf:
-    unit_id: ID | None
+    org_unit_id: ID | None
     store_id: ID | None
     brand_id: ID | None
     from_day: str = part(description=FIRST_DAY)
@@ -144,7 +144,7 @@ class Queries:
 @form(targets_pb2.SetTargetRequest)
 class SetTargetInput:
     idempotency_key: str | None
-    unit_id: ID
+    org_unit_id: ID
     month: str
     scenario: Scenario | None
     online_minor: Long

@@ -41,10 +41,10 @@ class ScopeProjection:
 
     async def prepare(self) -> None:
         """Creates the indexes for both directions."""
-        await ensure(self.database[COLLECTION], IndexModel([("brand_id", ASCENDING)]), IndexModel([("unit_ids", ASCENDING)]))
+        await ensure(self.database[COLLECTION], IndexModel([("brand_id", ASCENDING)]), IndexModel([("org_unit_ids", ASCENDING)]))
 
     async def below(self, field: str, id: str) -> Reached:
-        """Returns the stores and units below one brand (`brand_id`) or unit (`unit_ids`); raises `Exhausted` for too many stores."""
+        """Returns the stores and units below one brand (`brand_id`) or unit (`org_unit_ids`); raises `Exhausted` for too many stores."""
         try:
             return self.cache[field, id]
         except KeyError:
@@ -57,15 +57,15 @@ class ScopeProjection:
             raise Exhausted("SCOPE_TOO_WIDE", f"A scope covers at most {STORES_MAX} stores. Select a part of it.")
         units: set[str] = set()
         for row in rows:
-            path: list[str] = row["unit_ids"]
-            units.update(path[path.index(id) :] if field == "unit_ids" else path)
+            path: list[str] = row["org_unit_ids"]
+            units.update(path[path.index(id) :] if field == "org_unit_ids" else path)
         return Reached(frozenset(row["_id"] for row in rows), frozenset(units))
 
     async def keep(self, session: Session, changed: events_pb2.StoreChanged) -> None:
         """Writes a StoreChanged; a store that is closed for good stays in its owner's scope, as its history does."""
         await self.database[COLLECTION].update_one(
             {"_id": changed.store_id},
-            {"$set": {"brand_id": changed.brand_id, "unit_ids": list(changed.unit_ids)}},
+            {"$set": {"brand_id": changed.brand_id, "org_unit_ids": list(changed.org_unit_ids)}},
             upsert=True,
             session=session,
         )

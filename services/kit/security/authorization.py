@@ -23,7 +23,7 @@ Reach = Mapping[ScopeKind, frozenset[str]]
 
 FIELD_KINDS = {
     "brand_id": ScopeKind.BRAND, "brand_ids": ScopeKind.BRAND, "seller_id": ScopeKind.BRAND,
-    "unit_id": ScopeKind.UNIT, "unit_ids": ScopeKind.UNIT, "parent_id": ScopeKind.UNIT,
+    "org_unit_id": ScopeKind.ORG_UNIT, "org_unit_ids": ScopeKind.ORG_UNIT, "parent_id": ScopeKind.ORG_UNIT,
     "store_id": ScopeKind.STORE, "store_ids": ScopeKind.STORE,
     "district_id": ScopeKind.DISTRICT, "district_ids": ScopeKind.DISTRICT,
     "consumer_id": ScopeKind.CONSUMER, "consumer_ids": ScopeKind.CONSUMER,
@@ -194,10 +194,10 @@ class Authorizer:
         own = frozenset({grant.id})
         if kind is ScopeKind.BRAND:
             below = await self.scopes.below("brand_id", grant.id)
-            return {ScopeKind.BRAND: own, ScopeKind.STORE: below.stores, ScopeKind.UNIT: below.units}
-        if kind is ScopeKind.UNIT:
-            below = await self.scopes.below("unit_ids", grant.id)
-            return {ScopeKind.STORE: below.stores, ScopeKind.UNIT: below.units | own}
+            return {ScopeKind.BRAND: own, ScopeKind.STORE: below.stores, ScopeKind.ORG_UNIT: below.units}
+        if kind is ScopeKind.ORG_UNIT:
+            below = await self.scopes.below("org_unit_ids", grant.id)
+            return {ScopeKind.STORE: below.stores, ScopeKind.ORG_UNIT: below.units | own}
         return {kind: own}
 
     async def _within(self, grant: Grant, names: Iterable[str], request: Message) -> bool:

@@ -100,17 +100,17 @@ async def _set_targets(channels: Channels, today: date) -> bool:
     chart: Any = chart_pb2_grpc.ChartServiceStub(channels["organization"])
     key, headquarters = SHIRT_BRAND.removeprefix("brd_"), f"unt_{SHIRT_BRAND}"
     following = (today.replace(day=28) + timedelta(days=4)).replace(day=1)
-    request = targets_pb2.GetScorecardRequest(unit_id=headquarters, from_day=str(today), until_day=str(following))
+    request = targets_pb2.GetScorecardRequest(org_unit_id=headquarters, from_day=str(today), until_day=str(following))
     months = {each.target.month for each in (await stub.GetScorecard(request)).scorecard.attainments}
     stores = await chart.BatchGetStores(chart_pb2.BatchGetStoresRequest(ids=[f"str_{key}_taikoo"]))
     # The headquarters' target is set last, so it proves that the others of the month exist.
-    amounts = {store.unit_id: 300_000 for store in stores.stores} | {f"unt_{key}_north": 2_000_000, headquarters: 3_000_000}
+    amounts = {store.org_unit_id: 300_000 for store in stores.stores} | {f"unt_{key}_north": 2_000_000, headquarters: 3_000_000}
     missing = [month for month in (f"{today:%Y-%m}", f"{following:%Y-%m}") if month not in months]
     for month in missing:
-        for unit_id, yuan in amounts.items():
+        for org_unit_id, yuan in amounts.items():
             await stub.SetTarget(
                 targets_pb2.SetTargetRequest(
-                    request_id=f"demo:target:{unit_id}:{month}", unit_id=unit_id, month=month, scenario=Scenario.SCENARIO_UNSPECIFIED,
+                    request_id=f"demo:target:{org_unit_id}:{month}", org_unit_id=org_unit_id, month=month, scenario=Scenario.SCENARIO_UNSPECIFIED,
                     online_minor=yuan * FEN * 2 // 5, offline_minor=yuan * FEN * 3 // 5,
                 )
             )  # fmt: skip

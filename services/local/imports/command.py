@@ -33,7 +33,7 @@ SETTLE_SECONDS_MAX = 1800.0
 )
 @data_option
 def import_(source: Path | None, complete_journey: bool, households: int | None, again: bool, folder: Folder) -> None:
-    """Loads a FOLDER of CSV or Parquet files: brands, units, stores, staff, products, stock, consumers, bindings, orders, order_lines.
+    """Loads a FOLDER of CSV or Parquet files: brands, org_units, stores, staff, products, stock, consumers, bindings, orders, order_lines.
 
     An interrupted import resumes with the same command. A repeated import loads the files that changed, and retries refused rows.
     Rejected rows are listed in FOLDER/rejects.csv with the reason. An order with a bad line is rejected as a whole.

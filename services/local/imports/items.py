@@ -188,13 +188,13 @@ def _brand(row: Values) -> tuple[str, Message, str]:
 
 
 def _unit(row: Values) -> tuple[str, Message, str]:
-    message = chart_pb2.CreateUnitRequest(
-        unit_id=row["unit_id"],
-        kind=chart_pb2.UnitKind.Value(f"UNIT_KIND_{row['kind'].upper()}"),
+    message = chart_pb2.CreateOrgUnitRequest(
+        org_unit_id=row["org_unit_id"],
+        kind=chart_pb2.OrgUnitKind.Value(f"ORG_UNIT_KIND_{row['kind'].upper()}"),
         parent_id=headquarters(row["parent_id"]),
         name=_name(row),
     )
-    return row["unit_id"], message, ""
+    return row["org_unit_id"], message, ""
 
 
 def _store(row: Values) -> tuple[str, Message, str]:
@@ -217,7 +217,7 @@ def _staff(row: Values) -> tuple[str, Message, str]:
     if row["place_id"].startswith("str_"):
         message.store_id = row["place_id"]
     else:
-        message.unit_id = headquarters(row["place_id"])
+        message.org_unit_id = headquarters(row["place_id"])
     if row["role"]:
         message.role = access_pb2.Role.Value(f"ROLE_{row['role'].upper()}")
     return row["staff_id"], message, ""
@@ -268,5 +268,5 @@ def _binding(row: Values) -> tuple[str, Message, str]:
 
 
 BUILD: Mapping[str, Callable[[Values], tuple[str, Message, str]]] = {
-    "brands": _brand, "units": _unit, "stores": _store, "staff": _staff, "stock": _stock, "consumers": _consumer, "bindings": _binding,
+    "brands": _brand, "org_units": _unit, "stores": _store, "staff": _staff, "stock": _stock, "consumers": _consumer, "bindings": _binding,
 }  # fmt: skip

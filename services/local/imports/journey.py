@@ -75,7 +75,7 @@ class _Tables:
     def write(self) -> None:
         """Writes all files."""
         for name, columns in (
-            ("brands", self._brands()), ("units", self._units()), ("stores", self._stores()), ("staff", self._staff()),
+            ("brands", self._brands()), ("org_units", self._units()), ("stores", self._stores()), ("staff", self._staff()),
             ("products", self._products()), ("stock", self._stock()), ("consumers", self._consumers()), ("bindings", self._bindings()),
             ("orders", self._orders()), ("order_lines", self._order_lines()),
         ):  # fmt: skip
@@ -91,7 +91,7 @@ class _Tables:
 
     def _units(self) -> dict[str, Any]:
         names, names_en = ["市中心区", "周边区"], ["Centre", "Around"]
-        return {"unit_id": [CENTRE, AROUND], "parent_id": RETAILER, "kind": "region", "name": names, "name_en": names_en}
+        return {"org_unit_id": [CENTRE, AROUND], "parent_id": RETAILER, "kind": "region", "name": names, "name_en": names_en}
 
     def _stores(self) -> dict[str, Any]:
         ids = [f"str_cj_{store}" for store in self.stores]

@@ -87,10 +87,10 @@ FILES = (
         ),
     ),
     File(
-        "units",
+        "org_units",
         "org units between headquarters and stores, parents before children",
         (
-            Column("unit_id", text, "`unt_…`"),
+            Column("org_unit_id", text, "`unt_…`"),
             Column("parent_id", text, "the parent org unit, or the brand for its headquarters"),
             Column("kind", choice(*UNIT_KINDS), ", ".join(UNIT_KINDS)),
             *NAME,
@@ -116,7 +116,7 @@ FILES = (
         "members of staff and their place of work",
         (
             Column("staff_id", text, "`stf_…`"),
-            Column("place_id", text, "the store (`str_…`) or org unit (`unt_…`), or the brand for its headquarters"),
+            Column("place_id", text, "the store (`str_…`) or org orgUnit (`unt_…`), or the brand for its headquarters"),
             Column("name", text, "name, stored encrypted"),
             Column("title", text, "job title", required=False),
             Column("role", choice(*ROLES), ", ".join(ROLES), required=False),

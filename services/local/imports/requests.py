@@ -54,13 +54,13 @@ async def _send_units(channels: Channels, group: str, messages: Sequence[Message
     stub: Any = chart_pb2_grpc.ChartServiceStub(channels["organization"])
     rejected = []
     for index, message in enumerate(messages):
-        request = chart_pb2.CreateUnitRequest()
+        request = chart_pb2.CreateOrgUnitRequest()
         request.CopyFrom(message)  # type: ignore[arg-type]
         request.request_id = f"{id}:{index}"
         try:
-            await stub.CreateUnit(request)
+            await stub.CreateOrgUnit(request)
         except Refusal as refusal:
-            if refusal.reason != "UNIT_EXISTS":
+            if refusal.reason != "ORG_UNIT_EXISTS":
                 if refusal.retryable:
                     raise
                 rejected.append((index, refusal.reason, refusal.message))
@@ -70,7 +70,7 @@ async def _send_units(channels: Channels, group: str, messages: Sequence[Message
 CHART, CATALOG, STOCK = chart_pb2_grpc.ChartServiceStub, catalog_pb2_grpc.CatalogServiceStub, stock_pb2_grpc.StockServiceStub
 TARGETS: Mapping[str, Target] = {
     "brands": Target(500, _sender("organization", CHART, "ImportBrands", chart_pb2.ImportBrandsRequest, "rows")),
-    "units": Target(100, _send_units, alone=True),
+    "org_units": Target(100, _send_units, alone=True),
     "stores": Target(500, _sender("organization", CHART, "ImportStores", chart_pb2.ImportStoresRequest, "rows")),
     "staff": Target(500, _sender("organization", CHART, "ImportStaff", chart_pb2.ImportStaffRequest, "rows")),
     "products": Target(500, _sender("commerce", CATALOG, "ImportProducts", catalog_pb2.ImportProductsRequest, "products")),

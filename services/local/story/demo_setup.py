@@ -38,7 +38,7 @@ async def prepare(gateway: GatewayClient, channels: Channels) -> StorySetup:
         wishes={brand.id: "白衬衫"},
         goods_operator=Person(f"stf_{brand.key}_operator", "品牌运营 brand operator"),
         store_id=tables.store_id(brand, store),
-        region_unit_id=f"unt_{brand.key}_north",
+        region_org_unit_id=f"unt_{brand.key}_north",
         district_id=world.DISTRICT,
         inside=_point(tables.place(30, 40)),
         hotel=_point(tables.place(-200, 150)),

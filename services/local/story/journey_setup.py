@@ -36,7 +36,7 @@ async def prepare(gateway: GatewayClient, channels: Channels) -> StorySetup:
         wishes={each.brand_id: each.name.zh or each.name.en for each in priced},
         goods_operator=Person("operator", "installation's operator"),
         store_id=store_id,
-        region_unit_id=journey.CENTRE,
+        region_org_unit_id=journey.CENTRE,
         district_id=journey_district.DISTRICT,
         inside=middle,
         hotel=middle,

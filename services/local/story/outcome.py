@@ -48,7 +48,7 @@ async def fetch_scorecards(story: Story) -> dict[str, Answer]:
     setup, day = story.setup, str(story.gateway.day)
     subjects = {
         "store": (setup.operator, {"storeId": story.serving_store_id}),
-        "region": (setup.operator, {"unitId": setup.region_unit_id}),
+        "region": (setup.operator, {"orgUnitId": setup.region_org_unit_id}),
         "brand": (setup.goods_operator, {"brandId": story.goods_brand_id}),
     }
     return {
@@ -67,7 +67,7 @@ async def check_scorecards(story: Story, before: dict[str, Answer]) -> None:
             raise StoryError(f"the scorecard of the {name} gained {gained} instead of one order")
         stores = [f"{display.format_name(each['store'])} {each['total']['orders']}" for each in card["byStore"][:STORES_SHOWN_MAX]]
         story.report(
-            f"Scorecard of the {name} {display.format_name(card['store'] or card['unit'] or card['brand'])}",
+            f"Scorecard of the {name} {display.format_name(card['store'] or card['orgUnit'] or card['brand'])}",
             f"gains 1 order. Today: {display.format_totals(card['total'])}, {card['online']['orders']} of them online.",
             f"Scenario: urgent need. Fulfilled by: {', '.join(stores)}.",
         )

@@ -23,7 +23,7 @@ class StorySetup(Struct, frozen=True):
     """Search texts by brand id, each priced high enough for a coupon. In a retailer's store the brand is not the store's own."""
     goods_operator: Person
     store_id: str
-    region_unit_id: str
+    region_org_unit_id: str
     district_id: str
     inside: dict[str, float]
     hotel: dict[str, float]

@@ -17,7 +17,7 @@ from services.organization.chart import people, rules
 from services.organization.chart.enums import Reason
 from services.organization.chart.people import SCOPE_OF, Grant, Hiring, Place, Scope, Staff
 from services.organization.chart.people_rpc import People, held
-from services.organization.chart.rules import ROWS_MAX, Brand, BrandDraft, Store, StoreChanged, StoreDraft, Unit
+from services.organization.chart.rules import ROWS_MAX, Brand, BrandDraft, OrgUnit, Store, StoreChanged, StoreDraft
 
 Row = TypeVar("Row")
 Taken = TypeVar("Taken")
@@ -58,13 +58,13 @@ def sift(rows: Sequence[Row], id_of: Callable[[Row], str], take: Callable[[Row],
 class StoreRow(Struct, frozen=True):
     """A store and its unit before and after a row."""
 
-    before: tuple[Store, Unit] | None
-    after: tuple[Store, Unit]
+    before: tuple[Store, OrgUnit] | None
+    after: tuple[Store, OrgUnit]
 
     def event(self) -> StoreChanged | None:
         """What others hear of it, if anything changed for them."""
-        event = rules.told(self.after[0], self.after[1].unit_ids)
-        if self.before and rules.told(self.before[0], self.before[1].unit_ids) == event:
+        event = rules.told(self.after[0], self.after[1].org_unit_ids)
+        if self.before and rules.told(self.before[0], self.before[1].org_unit_ids) == event:
             return None
         return event
 
@@ -82,7 +82,7 @@ class Known(Struct, frozen=True):
     """What the rows of one import of staff refer to."""
 
     stores: Mapping[str, Store]
-    units: Mapping[str, Unit]
+    org_units: Mapping[str, OrgUnit]
     paths: Mapping[str, tuple[str, ...]]
     staff: Mapping[str, Staff]
     subjects: dict[str, str]
@@ -95,44 +95,44 @@ class Imports(People):
     @transactional
     async def ImportBrands(self, request: chart_pb2.ImportBrandsRequest, uow: UnitOfWork) -> chart_pb2.ImportBrandsResponse:
         standing = await self.chart.those(self.chart.brands, [row.brand_id for row in request.rows], uow.session)
-        roots = await self.chart.those(self.chart.units, [one.headquarters_unit_id for one in standing.values()], uow.session)
+        roots = await self.chart.those(self.chart.org_units, [one.headquarters_org_unit_id for one in standing.values()], uow.session)
 
-        def take(row: chart_pb2.BrandRow) -> tuple[Brand, Unit]:
+        def take(row: chart_pb2.BrandRow) -> tuple[Brand, OrgUnit]:
             brand, root = rules.found_brand(row.brand_id, as_struct(fields(row) | {"brand_id": row.brand_id}, BrandDraft))
             if before := standing.get(brand.id):
-                stood = roots[before.headquarters_unit_id]
+                stood = roots[before.headquarters_org_unit_id]
                 return replace(brand, version=before.version), replace(stood, name=brand.name)
             return brand, root
 
         taken, rejects = sift(request.rows, lambda row: row.brand_id, take)
         await self.chart.save(self.chart.brands, [(standing.get(brand.id), brand) for brand, _ in taken], uow.session)
-        await self.chart.save(self.chart.units, [(roots.get(root.id), root) for _, root in taken], uow.session)
+        await self.chart.save(self.chart.org_units, [(roots.get(root.id), root) for _, root in taken], uow.session)
         return chart_pb2.ImportBrandsResponse(accepted=len(taken), rejects=rejects)
 
     @seen_at_once
     @transactional
     async def ImportStores(self, request: chart_pb2.ImportStoresRequest, uow: UnitOfWork) -> chart_pb2.ImportStoresResponse:
         session = uow.session
-        parents = await self.chart.those(self.chart.units, [row.parent_id for row in request.rows], session, scoped=True)
+        parents = await self.chart.those(self.chart.org_units, [row.parent_id for row in request.rows], session, scoped=True)
         await self.chart.hold_trees((parent.brand_id for parent in parents.values()), session)
         brands = await self.chart.those(self.chart.brands, {parent.brand_id for parent in parents.values()}, session)
         stores = await self.chart.those(self.chart.stores, [row.store_id for row in request.rows], session)
-        own = await self.chart.those(self.chart.units, [store.unit_id for store in stores.values()], session)
+        own = await self.chart.those(self.chart.org_units, [store.org_unit_id for store in stores.values()], session)
 
         def take(row: chart_pb2.StoreRow) -> StoreRow:
             draft = as_struct(fields(row) | {"store_id": row.store_id}, StoreDraft)
             parent = parents.get(row.parent_id)
             if parent is None:
-                raise NotFound(Reason.UNIT_NOT_FOUND, "there is no such unit for you", field="parent_id")
+                raise NotFound(Reason.ORG_UNIT_NOT_FOUND, "there is no such unit for you", field="parent_id")
             zone = brands[parent.brand_id].zone
             if (store := stores.get(row.store_id)) is None:
                 return StoreRow(None, rules.open_store(row.store_id, draft, parent, zone))
-            before = (store, own[store.unit_id])
+            before = (store, own[store.org_unit_id])
             return StoreRow(before, rules.overwrite_store(*before, draft, parent, zone))
 
         taken, rejects = sift(request.rows, lambda row: row.store_id, take)
         await self.chart.save(self.chart.stores, [(row.before and row.before[0], row.after[0]) for row in taken], session)
-        await self.chart.save(self.chart.units, [(row.before and row.before[1], row.after[1]) for row in taken], session)
+        await self.chart.save(self.chart.org_units, [(row.before and row.before[1], row.after[1]) for row in taken], session)
         await self.chart.tell_stores(uow, [event for row in taken if (event := row.event())])
         return chart_pb2.ImportStoresResponse(accepted=len(taken), rejects=rejects)
 
@@ -152,16 +152,16 @@ class Imports(People):
     async def _known(self, request: chart_pb2.ImportStaffRequest, uow: UnitOfWork) -> Known:
         chart, session, rows = self.chart, uow.session, request.rows
         stores = await chart.those(chart.stores, [row.store_id for row in rows], session, scoped=True)
-        units = await chart.those(chart.units, [row.unit_id for row in rows], session, scoped=True)
-        of_stores = await chart.those(chart.units, [store.unit_id for store in stores.values()], session)
+        units = await chart.those(chart.org_units, [row.org_unit_id for row in rows], session, scoped=True)
+        of_stores = await chart.those(chart.org_units, [store.org_unit_id for store in stores.values()], session)
         staff = await chart.those(chart.staff, [row.staff_id for row in rows], session)
         grants: dict[str, list[Grant]] = {}
         for grant in await chart.grants_of(staff, session):
             grants.setdefault(grant.staff_id, []).append(grant)
         hashes = {hash: row.subject for row in rows if row.subject for hash in self.encryption.hashes("subject", row.subject)}
         holders = {hashes[one.subject_hash or ""]: one.id for one in await chart.by_subject(hashes, session)}
-        paths = {one.id: one.unit_ids for one in of_stores.values()}
-        return Known(stores=stores, units=units, paths=paths, staff=staff, subjects=holders, grants=grants)
+        paths = {one.id: one.org_unit_ids for one in of_stores.values()}
+        return Known(stores=stores, org_units=units, paths=paths, staff=staff, subjects=holders, grants=grants)
 
     def _staff(self, row: chart_pb2.StaffRow, known: Known, uow: UnitOfWork) -> StaffRow:
         place, path = _where(row, known)
@@ -182,7 +182,7 @@ class Imports(People):
                 name=before.name if same_name else fresh.name,
                 subject_hash=before.subject_hash if same_subject else fresh.subject_hash,
             )
-            former = people.bound_to(grants, Place(before.brand_id, before.unit_id, before.store_id)) if events else []
+            former = people.bound_to(grants, Place(before.brand_id, before.org_unit_id, before.store_id)) if events else []
             ends = {grant.id: grant for grant in people.end(former, uow.at)}
             ended = [(grant, ends[grant.id]) for grant in former if grant.id in ends]
             grants = [ends.get(grant.id, grant) for grant in grants]
@@ -197,12 +197,12 @@ def _where(row: chart_pb2.StaffRow, known: Known) -> tuple[Place, tuple[str, ...
     match row.WhichOneof("place"):
         case "store_id":
             if store := known.stores.get(row.store_id):
-                return people.at_store(store), known.paths[store.unit_id]
+                return people.at_store(store), known.paths[store.org_unit_id]
             raise NotFound(Reason.STORE_NOT_FOUND, "there is no such store for you", field="store_id")
-        case "unit_id":
-            if found := known.units.get(row.unit_id):
-                return people.at_unit(found), found.unit_ids
-            raise NotFound(Reason.UNIT_NOT_FOUND, "there is no such unit for you", field="unit_id")
+        case "org_unit_id":
+            if found := known.org_units.get(row.org_unit_id):
+                return people.at_unit(found), found.org_unit_ids
+            raise NotFound(Reason.ORG_UNIT_NOT_FOUND, "there is no such unit for you", field="org_unit_id")
     raise people.no_place()
 
 
@@ -211,7 +211,7 @@ def _role(row: chart_pb2.StaffRow, staff: Staff, path: tuple[str, ...], standing
     if not row.role:
         return None
     role = Role(fields(row)["role"])
-    scopes = {ScopeKind.STORE: staff.store_id, ScopeKind.UNIT: staff.unit_id, ScopeKind.BRAND: staff.brand_id}
+    scopes = {ScopeKind.STORE: staff.store_id, ScopeKind.ORG_UNIT: staff.org_unit_id, ScopeKind.BRAND: staff.brand_id}
     kind = SCOPE_OF.get(role, ScopeKind.STAFF)
     if not (scope_id := scopes.get(kind)):
         raise Invalid(Reason.ROLE_NOT_GRANTABLE, "this role is not granted at such a place", field="role")

@@ -13,7 +13,7 @@ from services.kit.errors import Conflict, Denied, Invalid
 from services.kit.values.event import Event
 from services.kit.values.validation import WRITTEN
 from services.organization.chart.enums import Reason
-from services.organization.chart.rules import Store, Unit
+from services.organization.chart.rules import OrgUnit, Store
 
 StaffId = Annotated[str, Meta(pattern=ids.shape("stf"))]
 GrantId = Annotated[str, Meta(pattern=ids.shape("grt"))]
@@ -24,7 +24,7 @@ GRANTS_MAX = 200
 SCOPE_OF: dict[Role, ScopeKind] = {
     Role.GUIDE: ScopeKind.STORE,
     Role.STORE_MANAGER: ScopeKind.STORE,
-    Role.SUPERVISOR: ScopeKind.UNIT,
+    Role.SUPERVISOR: ScopeKind.ORG_UNIT,
     Role.BRAND_OPERATOR: ScopeKind.BRAND,
     Role.DISTRICT_OPERATOR: ScopeKind.DISTRICT,
     Role.OPERATOR: ScopeKind.INSTALLATION,
@@ -40,7 +40,7 @@ class Staff(Struct, frozen=True, kw_only=True):
 
     id: StaffId
     brand_id: str = ""
-    unit_id: str = ""
+    org_unit_id: str = ""
     store_id: str = ""
     name: bytes = b""
     title: Title = ""
@@ -96,7 +96,7 @@ class Place(Struct, frozen=True):
     """Where somebody works: a unit, and the store when it is one of a store."""
 
     brand_id: str = ""
-    unit_id: str = ""
+    org_unit_id: str = ""
     store_id: str = ""
 
 
@@ -109,11 +109,11 @@ class Held(NamedTuple):
 
 
 class Scope(Struct, frozen=True):
-    """The scope of a grant and what it lies in: `unit_ids` is the path down to the unit or store, `brand_id` the tenant."""
+    """The scope of a grant and what it lies in: `org_unit_ids` is the path down to the unit or store, `brand_id` the tenant."""
 
     kind: ScopeKind
     id: str = ""
-    unit_ids: tuple[str, ...] = ()
+    org_unit_ids: tuple[str, ...] = ()
     brand_id: str = ""
 
 
@@ -124,10 +124,10 @@ def no_place() -> Invalid:
 
 def at_store(store: Store) -> Place:
     """The place of who works in a store."""
-    return Place(store.brand_id, store.unit_id, store.id)
+    return Place(store.brand_id, store.org_unit_id, store.id)
 
 
-def at_unit(uow: Unit) -> Place:
+def at_unit(uow: OrgUnit) -> Place:
     """The place of who works in a unit; a store's own unit is the store."""
     return Place(uow.brand_id, uow.id, uow.store_id)
 
@@ -139,13 +139,13 @@ def changed(staff: Staff) -> StaffChanged:
 
 def settle(staff: Staff, place: Place) -> Staff:
     """The person at their first place."""
-    return replace(staff, brand_id=place.brand_id, unit_id=place.unit_id, store_id=place.store_id)
+    return replace(staff, brand_id=place.brand_id, org_unit_id=place.org_unit_id, store_id=place.store_id)
 
 
 def move(staff: Staff, place: Place) -> tuple[Staff, list[StaffChanged]]:
     """The person at another place of the same tenant; at the same place nothing happens."""
     if staff.brand_id != place.brand_id:  # first of all: whether somebody left is their tenant's to know
-        raise Conflict(Reason.UNIT_OF_ANOTHER_BRAND, "staff move within their tenant", staff_id=staff.id)
+        raise Conflict(Reason.ORG_UNIT_OF_ANOTHER_BRAND, "staff move within their tenant", staff_id=staff.id)
     if not staff.active:
         raise Conflict(Reason.STAFF_LEFT, "this person has left", staff_id=staff.id)
     moved = settle(staff, place)
@@ -174,7 +174,7 @@ def end(grants: Iterable[Grant], at: datetime) -> list[Grant]:
 
 def bound_to(grants: Iterable[Grant], place: Place) -> list[Grant]:
     """The grants whose scope is that very place."""
-    return [grant for grant in grants if grant.scope_id and grant.scope_id in (place.store_id, place.unit_id)]
+    return [grant for grant in grants if grant.scope_id and grant.scope_id in (place.store_id, place.org_unit_id)]
 
 
 def may_grant(held: Iterable[Held], role: Role, scope: Scope) -> bool:
@@ -189,8 +189,8 @@ def _covers(held: Held, role: Role, scope: Scope) -> bool:
         return False
     if held.kind == ScopeKind.BRAND:
         return held.id == scope.brand_id
-    if held.kind == ScopeKind.UNIT:
-        return held.id in scope.unit_ids
+    if held.kind == ScopeKind.ORG_UNIT:
+        return held.id in scope.org_unit_ids
     return held.kind == ScopeKind.STORE and scope.kind is ScopeKind.STORE and held.id == scope.id
 
 
@@ -206,7 +206,7 @@ def grant_role(
     if not staff.active:
         raise Conflict(Reason.STAFF_LEFT, "this person has left", staff_id=staff.id)
     if staff.brand_id and scope.brand_id and scope.brand_id != staff.brand_id:
-        raise Conflict(Reason.UNIT_OF_ANOTHER_BRAND, "this lies outside the tree the person works in", staff_id=staff.id)
+        raise Conflict(Reason.ORG_UNIT_OF_ANOTHER_BRAND, "this lies outside the tree the person works in", staff_id=staff.id)
     begins = valid_from or at
     if valid_until is not None and valid_until <= begins:
         raise Invalid(Reason.INVALID_PERIOD, "a period ends after it begins", field="valid_until")

@@ -53,8 +53,8 @@ class People:
         match request.WhichOneof("place"):
             case "store_id":
                 return people.at_store(await self.chart.stores.load(request.store_id, session=session, writing=True))
-            case "unit_id":
-                return people.at_unit(await self.chart.units.load(request.unit_id, session=session, writing=True))
+            case "org_unit_id":
+                return people.at_unit(await self.chart.org_units.load(request.org_unit_id, session=session, writing=True))
         raise people.no_place()
 
     def _hired(self, id: str, hiring: Hiring) -> Staff:
@@ -86,7 +86,9 @@ class People:
         moved, events = people.move(staff, place)
         uow.publish(*events)
         await self.chart.staff.unscoped.replace(uow, moved, before=staff)
-        former = people.bound_to(await self.chart.grants_of([staff.id], uow.session), Place(staff.brand_id, staff.unit_id, staff.store_id))
+        former = people.bound_to(
+            await self.chart.grants_of([staff.id], uow.session), Place(staff.brand_id, staff.org_unit_id, staff.store_id)
+        )
         ended = await self._end(former if events else [], uow)
         return chart_pb2.MoveStaffResponse(staff_id=staff.id, ended_grant_ids=ended)
 

@@ -18,10 +18,10 @@ from services.kit.security.authorization import Reach, caller
 from services.kit.transactions.unit_of_work import UnitOfWork
 from services.organization.chart.enums import Reason
 from services.organization.chart.people import Grant, Scope, Staff
-from services.organization.chart.rules import ROWS_MAX, SUBTREE_MAX, Brand, Store, StoreChanged, Unit
+from services.organization.chart.rules import ROWS_MAX, SUBTREE_MAX, Brand, OrgUnit, Store, StoreChanged
 
 S = TypeVar("S", bound=Struct)
-Row = TypeVar("Row", Brand, Unit, Store, Staff, Grant)
+Row = TypeVar("Row", Brand, OrgUnit, Store, Staff, Grant)
 GRANTS_OF_ONE_MAX = 1_000
 
 
@@ -47,18 +47,18 @@ class ChartRepository:
         self.brands = ScopedCollection(
             database, "brands", noun="BRAND", struct=Brand, message=chart_pb2.Brand, scopes={ScopeKind.BRAND: "_id"}, public=True,
         )  # fmt: skip
-        self.units = ScopedCollection(
-            database, "units", noun="UNIT", struct=Unit, message=chart_pb2.Unit,
-            scopes={ScopeKind.BRAND: "brand_id", ScopeKind.UNIT: "unit_ids", ScopeKind.STORE: "store_id"},
-            indexes=[IndexModel([("unit_ids", ASCENDING), ("level", ASCENDING), ("_id", ASCENDING)])],
+        self.org_units = ScopedCollection(
+            database, "org_units", noun="UNIT", struct=OrgUnit, message=chart_pb2.OrgUnit,
+            scopes={ScopeKind.BRAND: "brand_id", ScopeKind.ORG_UNIT: "org_unit_ids", ScopeKind.STORE: "store_id"},
+            indexes=[IndexModel([("org_unit_ids", ASCENDING), ("level", ASCENDING), ("_id", ASCENDING)])],
         )  # fmt: skip
         self.stores = ScopedCollection(
             database, "stores", noun="STORE", struct=Store, message=chart_pb2.Store,
-            scopes={ScopeKind.BRAND: "brand_id", ScopeKind.UNIT: "unit_id", ScopeKind.STORE: "_id"}, public=True,
+            scopes={ScopeKind.BRAND: "brand_id", ScopeKind.ORG_UNIT: "org_unit_id", ScopeKind.STORE: "_id"}, public=True,
         )  # fmt: skip
         self.staff = ScopedCollection(
             database, "staff", noun="STAFF", struct=Staff, message=chart_pb2.Staff,
-            scopes={ScopeKind.BRAND: "brand_id", ScopeKind.UNIT: "unit_id", ScopeKind.STORE: "store_id", ScopeKind.STAFF: "_id"},
+            scopes={ScopeKind.BRAND: "brand_id", ScopeKind.ORG_UNIT: "org_unit_id", ScopeKind.STORE: "store_id", ScopeKind.STAFF: "_id"},
             indexes=[
                 IndexModel([("store_id", ASCENDING), ("active", ASCENDING), ("_id", ASCENDING)]),
                 IndexModel([("subject_hash", ASCENDING)], unique=True, partialFilterExpression={"subject_hash": {"$exists": True}}),
@@ -68,11 +68,11 @@ class ChartRepository:
             database, "grants", noun="GRANT", struct=Grant, message=chart_pb2.Grant,
             scopes={
                 ScopeKind.BRAND: "brand_id", ScopeKind.STAFF: "staff_id",
-                ScopeKind.UNIT: "scope_id", ScopeKind.STORE: "scope_id", ScopeKind.DISTRICT: "scope_id",
+                ScopeKind.ORG_UNIT: "scope_id", ScopeKind.STORE: "scope_id", ScopeKind.DISTRICT: "scope_id",
             },
             indexes=[IndexModel([("staff_id", ASCENDING)])],
         )  # fmt: skip
-        self.tables: Sequence[ScopedCollection[Any]] = (self.brands, self.units, self.stores, self.staff, self.grants)
+        self.tables: Sequence[ScopedCollection[Any]] = (self.brands, self.org_units, self.stores, self.staff, self.grants)
 
     # reading ---------------------------------------------------------------------------------------------------------
 
@@ -87,14 +87,14 @@ class ChartRepository:
         found = table.collection.find(table.within(query, writing=True) if scoped else query, session=session)
         return {row["_id"]: codec.as_struct(row, table.struct) for row in await found.to_list(2 * ROWS_MAX)}
 
-    async def subtree(self, unit_id: str, session: Session) -> list[Unit]:
+    async def subtree(self, org_unit_id: str, session: Session) -> list[OrgUnit]:
         """A unit and all below it; one more than may move at once when there are more."""
-        rows = await self.units.collection.find({"unit_ids": unit_id}, session=session).to_list(SUBTREE_MAX + 1)
-        return [codec.as_struct(row, Unit) for row in rows]
+        rows = await self.org_units.collection.find({"org_unit_ids": org_unit_id}, session=session).to_list(SUBTREE_MAX + 1)
+        return [codec.as_struct(row, OrgUnit) for row in rows]
 
     async def path(self, store: Store, session: Session) -> tuple[str, ...]:
         """The units above a store and its own."""
-        return (await self.units.unscoped.load(store.unit_id, session=session)).unit_ids
+        return (await self.org_units.unscoped.load(store.org_unit_id, session=session)).org_unit_ids
 
     async def grants_of(self, staff_ids: Iterable[str], session: Session = None) -> list[Grant]:
         """Every grant these people ever had."""
@@ -133,7 +133,7 @@ class ChartRepository:
         """Tells others, and this service's own scopes, where stores stand."""
         for change in changes:
             uow.publish(change)
-            event = events_pb2.StoreChanged(store_id=change.store_id, brand_id=change.brand_id, unit_ids=change.unit_ids)
+            event = events_pb2.StoreChanged(store_id=change.store_id, brand_id=change.brand_id, org_unit_ids=change.org_unit_ids)
             await self.scopes.keep(uow.session, event)
 
     async def scope(self, kind: ScopeKind, id: str, session: Session) -> Scope:
@@ -141,9 +141,9 @@ class ChartRepository:
         if kind is ScopeKind.STORE:
             store = await self.stores.load(id, session=session, writing=True)
             return Scope(kind, id, await self.path(store, session), store.brand_id)
-        if kind is ScopeKind.UNIT:
-            unit = await self.units.load(id, session=session, writing=True)
-            return Scope(kind, id, unit.unit_ids, unit.brand_id)
+        if kind is ScopeKind.ORG_UNIT:
+            unit = await self.org_units.load(id, session=session, writing=True)
+            return Scope(kind, id, unit.org_unit_ids, unit.brand_id)
         if kind is ScopeKind.BRAND:
             return Scope(kind, id, (), (await self.brands.load(id, session=session, writing=True)).id)
         return Scope(kind, id)

@@ -15,7 +15,7 @@ from services.organization.chart.enums import Reason
 from services.organization.chart.imports import Imports, seen_at_once
 from services.organization.chart.people_rpc import Acquainted
 from services.organization.chart.repository import ChartRepository
-from services.organization.chart.rules import BrandDraft, StoreChanges, StoreDraft, UnitDraft
+from services.organization.chart.rules import BrandDraft, OrgUnitDraft, StoreChanges, StoreDraft
 
 UPPER_FIRST = [("level", 1)]
 
@@ -40,7 +40,7 @@ class ChartServicer(Imports, chart_pb2_grpc.ChartServiceServicer):
         prefix = "rtl" if request.kind == chart_pb2.BRAND_KIND_RETAILER else "brd"
         brand, root = rules.found_brand(request.brand_id or ids.new(prefix), as_struct(fields(request), BrandDraft))
         await self.chart.vacant(self.chart.brands, brand.id, Reason.BRAND_EXISTS, uow.session)
-        await self.chart.units.unscoped.insert(uow, root)
+        await self.chart.org_units.unscoped.insert(uow, root)
         return chart_pb2.CreateBrandResponse(brand=await self.chart.brands.unscoped.insert(uow, brand))
 
     async def GetBrand(self, request: chart_pb2.GetBrandRequest, context: Any) -> chart_pb2.GetBrandResponse:
@@ -52,67 +52,67 @@ class ChartServicer(Imports, chart_pb2_grpc.ChartServiceServicer):
     # Units -----------------------------------------------------------------------------------------------------------
 
     @transactional
-    async def CreateUnit(self, request: chart_pb2.CreateUnitRequest, uow: UnitOfWork) -> chart_pb2.CreateUnitResponse:
-        parent = await self.chart.units.load(request.parent_id, session=uow.session, writing=True)
+    async def CreateOrgUnit(self, request: chart_pb2.CreateOrgUnitRequest, uow: UnitOfWork) -> chart_pb2.CreateOrgUnitResponse:
+        parent = await self.chart.org_units.load(request.parent_id, session=uow.session, writing=True)
         await self.chart.hold_trees([parent.brand_id], uow.session)
-        born = rules.found_unit(request.unit_id or ids.new("unt"), as_struct(fields(request), UnitDraft), parent)
-        await self.chart.vacant(self.chart.units, born.id, Reason.UNIT_EXISTS, uow.session)
-        return chart_pb2.CreateUnitResponse(unit=await self.chart.units.unscoped.insert(uow, born))
+        born = rules.found_unit(request.org_unit_id or ids.new("unt"), as_struct(fields(request), OrgUnitDraft), parent)
+        await self.chart.vacant(self.chart.org_units, born.id, Reason.ORG_UNIT_EXISTS, uow.session)
+        return chart_pb2.CreateOrgUnitResponse(org_unit=await self.chart.org_units.unscoped.insert(uow, born))
 
     @seen_at_once
     @transactional
-    async def MoveUnit(self, request: chart_pb2.MoveUnitRequest, uow: UnitOfWork) -> chart_pb2.MoveUnitResponse:
-        moving = await self.chart.units.load(request.unit_id, session=uow.session, writing=True)
-        parent = await self.chart.units.load(request.parent_id, session=uow.session, writing=True)
+    async def MoveOrgUnit(self, request: chart_pb2.MoveOrgUnitRequest, uow: UnitOfWork) -> chart_pb2.MoveOrgUnitResponse:
+        moving = await self.chart.org_units.load(request.org_unit_id, session=uow.session, writing=True)
+        parent = await self.chart.org_units.load(request.parent_id, session=uow.session, writing=True)
         await self.chart.hold_trees([moving.brand_id], uow.session)
         before = await self.chart.subtree(moving.id, uow.session)
         after = rules.move(before, moving.id, parent)
-        await self.chart.save(self.chart.units, list(zip(before, after, strict=True)), uow.session)
-        paths = {one.store_id: one.unit_ids for one, was in zip(after, before, strict=True) if one.store_id and one != was}
+        await self.chart.save(self.chart.org_units, list(zip(before, after, strict=True)), uow.session)
+        paths = {one.store_id: one.org_unit_ids for one, was in zip(after, before, strict=True) if one.store_id and one != was}
         stores = await self.chart.those(self.chart.stores, paths, uow.session)
         await self.chart.tell_stores(uow, [rules.told(store, paths[store.id]) for store in stores.values()])
-        return chart_pb2.MoveUnitResponse(unit=await self.chart.units.unscoped.get(moving.id, session=uow.session))
+        return chart_pb2.MoveOrgUnitResponse(org_unit=await self.chart.org_units.unscoped.get(moving.id, session=uow.session))
 
-    async def GetUnit(self, request: chart_pb2.GetUnitRequest, context: Any) -> chart_pb2.GetUnitResponse:
-        return chart_pb2.GetUnitResponse(unit=await self.chart.units.get(request.id))
+    async def GetOrgUnit(self, request: chart_pb2.GetOrgUnitRequest, context: Any) -> chart_pb2.GetOrgUnitResponse:
+        return chart_pb2.GetOrgUnitResponse(org_unit=await self.chart.org_units.get(request.id))
 
-    async def BatchGetUnits(self, request: chart_pb2.BatchGetUnitsRequest, context: Any) -> chart_pb2.BatchGetUnitsResponse:
-        return chart_pb2.BatchGetUnitsResponse(units=await self.chart.units.batch(request.ids))
+    async def BatchGetOrgUnits(self, request: chart_pb2.BatchGetOrgUnitsRequest, context: Any) -> chart_pb2.BatchGetOrgUnitsResponse:
+        return chart_pb2.BatchGetOrgUnitsResponse(org_units=await self.chart.org_units.batch(request.ids))
 
-    async def ListUnits(self, request: chart_pb2.ListUnitsRequest, context: Any) -> chart_pb2.ListUnitsResponse:
-        units, page = await self.chart.units.page({"unit_ids": request.unit_id}, request.page, order=UPPER_FIRST)
-        return chart_pb2.ListUnitsResponse(units=units, page=page)
+    async def ListOrgUnits(self, request: chart_pb2.ListOrgUnitsRequest, context: Any) -> chart_pb2.ListOrgUnitsResponse:
+        units, page = await self.chart.org_units.page({"org_unit_ids": request.org_unit_id}, request.page, order=UPPER_FIRST)
+        return chart_pb2.ListOrgUnitsResponse(org_units=units, page=page)
 
-    async def BatchListUnits(self, request: chart_pb2.BatchListUnitsRequest, context: Any) -> chart_pb2.BatchListUnitsResponse:
-        name, unit_ids = batch_lists.asked(request, "unit_ids")
-        found = await self.chart.units.first_pages({id: {"unit_ids": id} for id in unit_ids}, request.first, order=UPPER_FIRST)
-        return chart_pb2.BatchListUnitsResponse(trees=batch_lists.answered(name, "units", found))
+    async def BatchListOrgUnits(self, request: chart_pb2.BatchListOrgUnitsRequest, context: Any) -> chart_pb2.BatchListOrgUnitsResponse:
+        name, org_unit_ids = batch_lists.asked(request, "org_unit_ids")
+        found = await self.chart.org_units.first_pages({id: {"org_unit_ids": id} for id in org_unit_ids}, request.first, order=UPPER_FIRST)
+        return chart_pb2.BatchListOrgUnitsResponse(trees=batch_lists.answered(name, "org_units", found))
 
     # Stores ----------------------------------------------------------------------------------------------------------
 
     @seen_at_once
     @transactional
     async def CreateStore(self, request: chart_pb2.CreateStoreRequest, uow: UnitOfWork) -> chart_pb2.CreateStoreResponse:
-        parent = await self.chart.units.load(request.parent_id, session=uow.session, writing=True)
+        parent = await self.chart.org_units.load(request.parent_id, session=uow.session, writing=True)
         await self.chart.hold_trees([parent.brand_id], uow.session)
         brand = await self.chart.brands.load(parent.brand_id, session=uow.session)
         draft = as_struct(fields(request), StoreDraft)
         store, own = rules.open_store(request.store_id or ids.new("str"), draft, parent, brand.zone)
         await self.chart.vacant(self.chart.stores, store.id, Reason.STORE_EXISTS, uow.session)
-        await self.chart.vacant(self.chart.units, own.id, Reason.UNIT_EXISTS, uow.session)
-        await self.chart.units.unscoped.insert(uow, own)
+        await self.chart.vacant(self.chart.org_units, own.id, Reason.ORG_UNIT_EXISTS, uow.session)
+        await self.chart.org_units.unscoped.insert(uow, own)
         opened = await self.chart.stores.unscoped.insert(uow, store)
-        await self.chart.tell_stores(uow, [rules.told(store, own.unit_ids)])
+        await self.chart.tell_stores(uow, [rules.told(store, own.org_unit_ids)])
         return chart_pb2.CreateStoreResponse(store=opened)
 
     @transactional
     async def UpdateStore(self, request: chart_pb2.UpdateStoreRequest, uow: UnitOfWork) -> chart_pb2.UpdateStoreResponse:
         store = await self.chart.stores.load(request.store_id, session=uow.session, writing=True)
-        own = await self.chart.units.unscoped.load(store.unit_id, session=uow.session)
+        own = await self.chart.org_units.unscoped.load(store.org_unit_id, session=uow.session)
         changes = as_struct(fields(request), StoreChanges)
         if changes.name:
-            await self.chart.units.unscoped.replace(uow, replace(own, name=changes.name), before=own)
-        after = await self.chart.stores.apply_rule(uow, store.id, rules.update_store, changes=changes, unit_ids=own.unit_ids)
+            await self.chart.org_units.unscoped.replace(uow, replace(own, name=changes.name), before=own)
+        after = await self.chart.stores.apply_rule(uow, store.id, rules.update_store, changes=changes, org_unit_ids=own.org_unit_ids)
         return chart_pb2.UpdateStoreResponse(store=after)
 
     async def GetStore(self, request: chart_pb2.GetStoreRequest, context: Any) -> chart_pb2.GetStoreResponse:

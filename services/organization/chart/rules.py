@@ -13,7 +13,7 @@ from services.kit.values import opening_hours
 from services.kit.values.event import Event
 from services.kit.values.money import Currency
 from services.kit.values.validation import WRITTEN
-from services.organization.chart.enums import BrandKind, Reason, StoreKind, UnitKind
+from services.organization.chart.enums import BrandKind, OrgUnitKind, Reason, StoreKind
 
 BrandId = Annotated[str, Meta(pattern=ids.shape("(brd|rtl)"))]
 UnitId = Annotated[str, Meta(pattern=ids.shape("unt", length_max=68))]
@@ -59,18 +59,18 @@ class Brand(Struct, frozen=True, kw_only=True):
     zone: str
     currency: Currency
     franchised: bool = False
-    headquarters_unit_id: str = ""
+    headquarters_org_unit_id: str = ""
     version: int = 1
 
 
-class Unit(Struct, frozen=True, kw_only=True):
-    """A part of a tenant's tree; `unit_ids` is the path from the root down to it, `level` its length."""
+class OrgUnit(Struct, frozen=True, kw_only=True):
+    """A part of a tenant's tree; `org_unit_ids` is the path from the root down to it, `level` its length."""
 
     id: UnitId
-    kind: UnitKind
+    kind: OrgUnitKind
     brand_id: BrandId
     parent_id: str = ""
-    unit_ids: tuple[str, ...]
+    org_unit_ids: tuple[str, ...]
     level: int
     name: Name
     store_id: str = ""
@@ -80,12 +80,12 @@ class Unit(Struct, frozen=True, kw_only=True):
 
 
 class Store(Struct, frozen=True, kw_only=True):
-    """A place of a tenant that serves orders; `unit_id` is its own unit."""
+    """A place of a tenant that serves orders; `org_unit_id` is its own unit."""
 
     id: StoreId
     kind: StoreKind
     brand_id: BrandId
-    unit_id: UnitId
+    org_unit_id: UnitId
     name: Name
     position: Point
     zone: str
@@ -107,11 +107,11 @@ class BrandDraft(Struct, frozen=True, kw_only=True):
     franchised: bool = False
 
 
-class UnitDraft(Struct, frozen=True, kw_only=True):
+class OrgUnitDraft(Struct, frozen=True, kw_only=True):
     """What is asked for of a new unit."""
 
-    unit_id: UnitId = ""
-    kind: UnitKind
+    org_unit_id: UnitId = ""
+    kind: OrgUnitKind
     name: Name
     valid_from: Day = ""
     valid_until: Day = ""
@@ -148,7 +148,7 @@ class StoreChanged(Event, frozen=True, kw_only=True):
     kind = "store_changed"
     store_id: str
     brand_id: str
-    unit_ids: tuple[str, ...]
+    org_unit_ids: tuple[str, ...]
     name: str
     position: Point
     zone: str
@@ -158,7 +158,7 @@ class StoreChanged(Event, frozen=True, kw_only=True):
     active: bool
 
 
-def found_brand(id: str, draft: BrandDraft) -> tuple[Brand, Unit]:
+def found_brand(id: str, draft: BrandDraft) -> tuple[Brand, OrgUnit]:
     """A tenant and its headquarters. `Invalid` when the id's prefix tells another kind or the zone is none."""
     if id.startswith("rtl_") != (draft.kind is BrandKind.RETAILER):
         raise Invalid(Reason.INVALID_FIELD, "ids of brands begin with brd_, those of retailers with rtl_", field="brand_id")
@@ -166,9 +166,9 @@ def found_brand(id: str, draft: BrandDraft) -> tuple[Brand, Unit]:
     root = f"unt_{id}"
     brand = Brand(
         id=id, kind=draft.kind, name=draft.name, zone=draft.zone, currency=draft.currency, franchised=draft.franchised,
-        headquarters_unit_id=root,
+        headquarters_org_unit_id=root,
     )  # fmt: skip
-    return brand, Unit(id=root, kind=UnitKind.HEADQUARTERS, brand_id=id, unit_ids=(root,), level=1, name=draft.name)
+    return brand, OrgUnit(id=root, kind=OrgUnitKind.HEADQUARTERS, brand_id=id, org_unit_ids=(root,), level=1, name=draft.name)
 
 
 def check_period(valid_from: str, valid_until: str) -> None:
@@ -184,48 +184,48 @@ def check_period(valid_from: str, valid_until: str) -> None:
         raise Invalid(Reason.INVALID_PERIOD, "a period ends after it begins", field="valid_until")
 
 
-def below(parent: Unit, id: str) -> tuple[str, ...]:
+def below(parent: OrgUnit, id: str) -> tuple[str, ...]:
     """The path of a unit that stands directly below `parent`."""
-    if parent.kind is UnitKind.STORE:
-        raise Conflict(Reason.UNIT_KIND_NOT_ALLOWED, "nothing stands below a store", unit_id=parent.id)
-    if len(parent.unit_ids) >= LEVELS_MAX:
-        raise Conflict(Reason.UNIT_TOO_DEEP, f"a tree has at most {LEVELS_MAX} levels", unit_id=parent.id)
-    return (*parent.unit_ids, id)
+    if parent.kind is OrgUnitKind.STORE:
+        raise Conflict(Reason.ORG_UNIT_KIND_NOT_ALLOWED, "nothing stands below a store", org_unit_id=parent.id)
+    if len(parent.org_unit_ids) >= LEVELS_MAX:
+        raise Conflict(Reason.ORG_UNIT_TOO_DEEP, f"a tree has at most {LEVELS_MAX} levels", org_unit_id=parent.id)
+    return (*parent.org_unit_ids, id)
 
 
-def found_unit(id: str, draft: UnitDraft, parent: Unit) -> Unit:
+def found_unit(id: str, draft: OrgUnitDraft, parent: OrgUnit) -> OrgUnit:
     """A new unit below `parent`. Headquarters come with their tenant and units of stores with their store."""
-    if draft.kind in (UnitKind.HEADQUARTERS, UnitKind.STORE):
-        raise Conflict(Reason.UNIT_KIND_NOT_ALLOWED, "such a unit comes with its brand or store", kind=draft.kind)
+    if draft.kind in (OrgUnitKind.HEADQUARTERS, OrgUnitKind.STORE):
+        raise Conflict(Reason.ORG_UNIT_KIND_NOT_ALLOWED, "such a unit comes with its brand or store", kind=draft.kind)
     check_period(draft.valid_from, draft.valid_until)
     path = below(parent, id)
-    return Unit(
-        id=id, kind=draft.kind, brand_id=parent.brand_id, parent_id=parent.id, unit_ids=path, level=len(path), name=draft.name,
+    return OrgUnit(
+        id=id, kind=draft.kind, brand_id=parent.brand_id, parent_id=parent.id, org_unit_ids=path, level=len(path), name=draft.name,
         valid_from=draft.valid_from, valid_until=draft.valid_until,
     )  # fmt: skip
 
 
-def move(subtree: Sequence[Unit], id: str, parent: Unit) -> list[Unit]:
+def move(subtree: Sequence[OrgUnit], id: str, parent: OrgUnit) -> list[OrgUnit]:
     """The units of `subtree` (the unit `id` and all below it) as they stand once `id` is below `parent`."""
     if len(subtree) > SUBTREE_MAX:
-        raise Conflict(Reason.SUBTREE_TOO_LARGE, f"at most {SUBTREE_MAX} units move at once", unit_id=id)
+        raise Conflict(Reason.SUBTREE_TOO_LARGE, f"at most {SUBTREE_MAX} units move at once", org_unit_id=id)
     moved = next((unit for unit in subtree if unit.id == id), None)
     if moved is None:
-        raise NotFound(Reason.UNIT_NOT_FOUND, unit_id=id)
+        raise NotFound(Reason.ORG_UNIT_NOT_FOUND, org_unit_id=id)
     if not moved.parent_id:
-        raise Conflict(Reason.UNIT_IS_ROOT, "a headquarters stays the root", unit_id=id)
+        raise Conflict(Reason.ORG_UNIT_IS_ROOT, "a headquarters stays the root", org_unit_id=id)
     if parent.brand_id != moved.brand_id:
-        raise Conflict(Reason.UNIT_OF_ANOTHER_BRAND, "a unit stays within its tenant's tree", unit_id=id)
-    if id in parent.unit_ids:
-        raise Conflict(Reason.UNIT_CYCLE, "a unit cannot stand below itself", unit_id=id, parent_id=parent.id)
-    path, kept = below(parent, id), len(moved.unit_ids)
+        raise Conflict(Reason.ORG_UNIT_OF_ANOTHER_BRAND, "a unit stays within its tenant's tree", org_unit_id=id)
+    if id in parent.org_unit_ids:
+        raise Conflict(Reason.ORG_UNIT_CYCLE, "a unit cannot stand below itself", org_unit_id=id, parent_id=parent.id)
+    path, kept = below(parent, id), len(moved.org_unit_ids)
     after = []
     for unit in subtree:
-        unit_ids = path + unit.unit_ids[kept:]
-        if len(unit_ids) > LEVELS_MAX:
-            raise Conflict(Reason.UNIT_TOO_DEEP, f"a tree has at most {LEVELS_MAX} levels", unit_id=unit.id)
+        org_unit_ids = path + unit.org_unit_ids[kept:]
+        if len(org_unit_ids) > LEVELS_MAX:
+            raise Conflict(Reason.ORG_UNIT_TOO_DEEP, f"a tree has at most {LEVELS_MAX} levels", org_unit_id=unit.id)
         parent_id = parent.id if unit.id == id else unit.parent_id
-        after.append(replace(unit, parent_id=parent_id, unit_ids=unit_ids, level=len(unit_ids)))
+        after.append(replace(unit, parent_id=parent_id, org_unit_ids=org_unit_ids, level=len(org_unit_ids)))
     return after
 
 
@@ -256,40 +256,40 @@ def unit_of_store(store_id: str) -> str:
     return f"unt_{store_id}"
 
 
-def open_store(id: str, draft: StoreDraft, parent: Unit, zone: str) -> tuple[Store, Unit]:
+def open_store(id: str, draft: StoreDraft, parent: OrgUnit, zone: str) -> tuple[Store, OrgUnit]:
     """A store and its own unit below `parent`, of the tenant of that unit; `zone` is the tenant's."""
-    unit_id = unit_of_store(id)
-    path = below(parent, unit_id)
+    org_unit_id = unit_of_store(id)
+    path = below(parent, org_unit_id)
     store = Store(
-        id=id, kind=draft.kind, brand_id=parent.brand_id, unit_id=unit_id, name=draft.name, position=draft.position,
+        id=id, kind=draft.kind, brand_id=parent.brand_id, org_unit_id=org_unit_id, name=draft.name, position=draft.position,
         zone=draft.zone or zone, opens_minute=draft.opens_minute, closes_minute=draft.closes_minute, delivers=draft.delivers,
     )  # fmt: skip
-    unit = Unit(
-        id=unit_id, kind=UnitKind.STORE, brand_id=parent.brand_id, parent_id=parent.id, unit_ids=path, level=len(path), name=draft.name,
+    unit = OrgUnit(
+        id=org_unit_id, kind=OrgUnitKind.STORE, brand_id=parent.brand_id, parent_id=parent.id, org_unit_ids=path, level=len(path), name=draft.name,
         store_id=id,
     )  # fmt: skip
     return check_store(store), unit
 
 
-def overwrite_store(store: Store, uow: Unit, draft: StoreDraft, parent: Unit, zone: str) -> tuple[Store, Unit]:
+def overwrite_store(store: Store, uow: OrgUnit, draft: StoreDraft, parent: OrgUnit, zone: str) -> tuple[Store, OrgUnit]:
     """A store that stands already as an import describes it, in the same tree, wherever in it."""
     if store.brand_id != parent.brand_id:
-        raise Conflict(Reason.UNIT_OF_ANOTHER_BRAND, "the store stands in another tree", store_id=store.id)
+        raise Conflict(Reason.ORG_UNIT_OF_ANOTHER_BRAND, "the store stands in another tree", store_id=store.id)
     fresh, placed = open_store(store.id, draft, parent, zone)
     return replace(fresh, active=store.active, version=store.version), replace(placed, version=uow.version)
 
 
-def update_store(store: Store, changes: StoreChanges, unit_ids: tuple[str, ...]) -> tuple[Store, list[Event]]:
-    """The store with what is set in `changes`; `unit_ids` is its path, for whoever hears of it."""
+def update_store(store: Store, changes: StoreChanges, org_unit_ids: tuple[str, ...]) -> tuple[Store, list[Event]]:
+    """The store with what is set in `changes`; `org_unit_ids` is its path, for whoever hears of it."""
     given = {name: value for name in changes.__struct_fields__ if (value := getattr(changes, name)) is not None}
     after = check_store(replace(store, **given))
-    return after, [told(after, unit_ids)] if after != store else []
+    return after, [told(after, org_unit_ids)] if after != store else []
 
 
-def told(store: Store, unit_ids: tuple[str, ...]) -> StoreChanged:
+def told(store: Store, org_unit_ids: tuple[str, ...]) -> StoreChanged:
     """What others hear of a store."""
     return StoreChanged(
-        store_id=store.id, brand_id=store.brand_id, unit_ids=unit_ids, name=store.name.shown, position=store.position, zone=store.zone,
+        store_id=store.id, brand_id=store.brand_id, org_unit_ids=org_unit_ids, name=store.name.shown, position=store.position, zone=store.zone,
         opens_minute=store.opens_minute, closes_minute=store.closes_minute, delivers=store.delivers, active=store.active,
     )  # fmt: skip
 

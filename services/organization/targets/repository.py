@@ -55,8 +55,8 @@ class TargetRepository:
         )  # fmt: skip
         self.targets = ScopedCollection(
             database, "targets", noun="TARGET", struct=Target, message=targets_pb2.Target,
-            scopes={ScopeKind.BRAND: "brand_id", ScopeKind.UNIT: "unit_id"},
-            indexes=[IndexModel([("unit_id", ASCENDING), ("month", ASCENDING)])],
+            scopes={ScopeKind.BRAND: "brand_id", ScopeKind.ORG_UNIT: "org_unit_id"},
+            indexes=[IndexModel([("org_unit_id", ASCENDING), ("month", ASCENDING)])],
         )  # fmt: skip
         self.scorecards = ScopedCollection(database, "scorecards", noun="SCORECARD", struct=scorecards.Counter, scopes={})
         self.bindings = ScopedCollection(database, "binding_view", noun="BINDING", struct=Binding, scopes={})
@@ -103,13 +103,13 @@ class TargetRepository:
         ids = [unit_of_store(id) for id in store_ids]
         if not ids:
             return {}
-        units = await self.chart.units.collection.find(
-            {"_id": {"$in": ids}}, {"brand_id": 1, "unit_ids": 1, "store_id": 1}, session=session
+        units = await self.chart.org_units.collection.find(
+            {"_id": {"$in": ids}}, {"brand_id": 1, "org_unit_ids": 1, "store_id": 1}, session=session
         ).to_list(len(ids))
         if missing := set(store_ids) - {unit["store_id"] for unit in units}:
             raise NotFound(Reason.STORE_NOT_FOUND, "the chart knows no such store", store_id=min(missing))
         zones = await self._zones({unit["brand_id"] for unit in units}, session)
-        return {unit["store_id"]: Seller(unit["brand_id"], tuple(unit["unit_ids"]), zones[unit["brand_id"]]) for unit in units}
+        return {unit["store_id"]: Seller(unit["brand_id"], tuple(unit["org_unit_ids"]), zones[unit["brand_id"]]) for unit in units}
 
     async def _zones(self, brand_ids: Iterable[str], session: Session) -> dict[str, str]:
         rows = self.chart.brands.collection.find({"_id": {"$in": list(brand_ids)}}, {"zone": 1}, session=session)
@@ -217,13 +217,13 @@ class TargetRepository:
             found[subject, bucket] = list(scorecards.cells([row["cells"]]))
         return found
 
-    async def targets_of(self, unit_ids: Collection[str], from_day: date, until_day: date) -> dict[str, list[Target]]:
+    async def targets_of(self, org_unit_ids: Collection[str], from_day: date, until_day: date) -> dict[str, list[Target]]:
         """The targets of units for the months a period touches, by month; units without any are absent."""
-        query = {"unit_id": {"$in": sorted(unit_ids)}, "month": {"$in": scorecards.months(from_day, until_day)}}
-        rows = self.targets.collection.find(query).sort([("month", 1), ("_id", 1)]).limit(TARGETS_MAX * len(unit_ids))
+        query = {"org_unit_id": {"$in": sorted(org_unit_ids)}, "month": {"$in": scorecards.months(from_day, until_day)}}
+        rows = self.targets.collection.find(query).sort([("month", 1), ("_id", 1)]).limit(TARGETS_MAX * len(org_unit_ids))
         found: dict[str, list[Target]] = {}
         async for row in rows:
-            found.setdefault(row["unit_id"], []).append(codec.as_struct(row, Target))
+            found.setdefault(row["org_unit_id"], []).append(codec.as_struct(row, Target))
         return found
 
     async def set_target(self, uow: UnitOfWork, target: Target) -> Shaped:

@@ -30,11 +30,11 @@ class Subject(NamedTuple):
 
     id: str
     brand_id: str
-    unit_id: str
+    org_unit_id: str
 
 
 SUBJECTS: Mapping[str, Callable[[Any], Subject]] = {
-    "unit_id": lambda unit: Subject(unit.id, unit.brand_id, unit.id),
+    "org_unit_id": lambda unit: Subject(unit.id, unit.brand_id, unit.id),
     "store_id": lambda store: Subject(unit_of_store(store.id), store.brand_id, unit_of_store(store.id)),
     "brand_id": lambda brand: Subject(brand.id, brand.id, ""),
 }
@@ -47,12 +47,12 @@ class TargetServicer(targets_pb2_grpc.TargetServiceServicer):
     def __init__(self, runtime: Runtime, targets: TargetRepository) -> None:
         self.transactions, self.targets, self.chart = runtime.transactions, targets, targets.chart
         self.charted: Mapping[str, ScopedCollection[Any]] = {
-            "unit_id": self.chart.units, "store_id": self.chart.stores, "brand_id": self.chart.brands,
+            "org_unit_id": self.chart.org_units, "store_id": self.chart.stores, "brand_id": self.chart.brands,
         }  # fmt: skip
 
     @transactional
     async def SetTarget(self, request: targets_pb2.SetTargetRequest, uow: UnitOfWork) -> targets_pb2.SetTargetResponse:
-        owner = await self.chart.units.load(request.unit_id, session=uow.session, writing=True)
+        owner = await self.chart.org_units.load(request.org_unit_id, session=uow.session, writing=True)
         brand = await self.chart.brands.load(owner.brand_id, session=uow.session)
         scenario = fields(request).get("scenario")
         target = rules.set_target(owner.id, brand.id, request.month, scenario, brand.currency, request.online_minor, request.offline_minor)
@@ -61,7 +61,7 @@ class TargetServicer(targets_pb2_grpc.TargetServiceServicer):
     async def GetScorecard(self, request: targets_pb2.GetScorecardRequest, context: Any) -> targets_pb2.GetScorecardResponse:
         named = request.WhichOneof("subject")
         if named is None:
-            raise Invalid(Reason.SUBJECT_REQUIRED, "say whose scorecard", field="unit_id")
+            raise Invalid(Reason.SUBJECT_REQUIRED, "say whose scorecard", field="org_unit_id")
         id = getattr(request, named)
         cards = await self._scorecards(request, named, [id])
         if not cards:
@@ -71,7 +71,7 @@ class TargetServicer(targets_pb2_grpc.TargetServiceServicer):
     async def BatchGetScorecards(
         self, request: targets_pb2.BatchGetScorecardsRequest, context: Any
     ) -> targets_pb2.BatchGetScorecardsResponse:  # fmt: skip
-        cards = await self._scorecards(request, *batch_lists.asked(request, "unit_ids", "store_ids", "brand_ids"))
+        cards = await self._scorecards(request, *batch_lists.asked(request, "org_unit_ids", "store_ids", "brand_ids"))
         return targets_pb2.BatchGetScorecardsResponse(scorecards=cards)
 
     async def _scorecards(self, request: Period, named: str, ids: Sequence[str]) -> list[Shaped]:
@@ -81,15 +81,15 @@ class TargetServicer(targets_pb2_grpc.TargetServiceServicer):
         rows = await self.chart.those(self.charted[named], ids, None, scoped=True)
         subjects = {id: SUBJECTS[named](row) for id, row in rows.items()}
         brands = await self.chart.those(self.chart.brands, {subject.brand_id for subject in subjects.values()}, None)
-        targets = await self.targets.targets_of({subject.unit_id for subject in subjects.values()} - {""}, from_day, until_day)
+        targets = await self.targets.targets_of({subject.org_unit_id for subject in subjects.values()} - {""}, from_day, until_day)
         asked = [(subject.id, bucket) for subject in subjects.values() for bucket in buckets]
-        asked += [(subject.id, target.month) for subject in subjects.values() for target in targets.get(subject.unit_id, ())]
+        asked += [(subject.id, target.month) for subject in subjects.values() for target in targets.get(subject.org_unit_id, ())]
         found = await self.targets.cells(asked)
         cards: list[Shaped] = []
         for id, subject in subjects.items():
             currency = scorecards.currency(request.currency, brands[subject.brand_id].currency)
             tally = scorecards.tally((cell for bucket in buckets for cell in found.get((subject.id, bucket), ())), currency)
-            attainments = [attainment(one, found.get((subject.id, one.month), [])) for one in targets.get(subject.unit_id, ())]
+            attainments = [attainment(one, found.get((subject.id, one.month), [])) for one in targets.get(subject.org_unit_id, ())]
             days = {"from_day": request.from_day, "until_day": request.until_day}
             cards.append({named: id, **days, "attainments": attainments, **shown(tally, currency)})
         return cards

@@ -30,7 +30,7 @@ class BrandShare(Struct, frozen=True, rename={"brand_id": "b", "day": "d", "item
 
 
 class Credit(Struct, frozen=True, kw_only=True):
-    """An order as it counts, once. `unit_ids` is the path of its store when it was paid, `day` local to the seller."""
+    """An order as it counts, once. `org_unit_ids` is the path of its store when it was paid, `day` local to the seller."""
 
     id: str
     store_id: str
@@ -45,7 +45,7 @@ class Credit(Struct, frozen=True, kw_only=True):
     taken: Taken
     items: int
     amount: Money
-    unit_ids: tuple[str, ...]
+    org_unit_ids: tuple[str, ...]
     day: str
     brands: tuple[BrandShare, ...] = ()
     version: int = 1
@@ -82,7 +82,7 @@ class Seller(NamedTuple):
     """The store that serves an order: its tenant, the path of its unit and the tenant's zone."""
 
     brand_id: str
-    unit_ids: tuple[str, ...]
+    org_unit_ids: tuple[str, ...]
     zone: str
 
 
@@ -109,7 +109,7 @@ class Target(Struct, frozen=True, kw_only=True):
     """What a unit is meant to sell in a month."""
 
     id: str
-    unit_id: str
+    org_unit_id: str
     brand_id: str
     month: Annotated[str, Meta(pattern=r"^\d{4}-\d{2}\Z")]
     scenario: str | None = None
@@ -144,7 +144,7 @@ def count(order: Order, seller: Seller, zones: Mapping[str, str]) -> Credit:
         taken=taken(order.touchpoint),
         items=sum(items for items, _ in shares.values()),
         amount=Money(order.currency, sum(minor for _, minor in shares.values())),
-        unit_ids=seller.unit_ids,
+        org_unit_ids=seller.org_unit_ids,
         day=day,
         brands=tuple(BrandShare(brand, days[zones.get(brand, seller.zone)], *share) for brand, share in shares.items()),
     )
@@ -188,7 +188,7 @@ def attribute(credit: Credit, bindings: Iterable[Binding], reached: Iterable[Rea
     return Decision(nearest.staff_id, CreditBasis.BINDING, nearest.brand_id, None, nearest.bound_at)
 
 
-def set_target(unit_id: str, brand_id: str, month: str, scenario: str | None, currency: str, online: int, offline: int) -> Target:
+def set_target(org_unit_id: str, brand_id: str, month: str, scenario: str | None, currency: str, online: int, offline: int) -> Target:
     """A unit's target of a month; its sum is that of both parts."""
     try:
         date.fromisoformat(f"{month}-01")
@@ -200,7 +200,7 @@ def set_target(unit_id: str, brand_id: str, month: str, scenario: str | None, cu
     if not online and not offline:
         raise Invalid(Reason.EMPTY_TARGET, "give an amount for online or offline")
     return Target(
-        id=f"tgt_{unit_id}_{month}_{(scenario or 'SCENARIO_ALL').removeprefix(SCENARIO_PREFIX).lower()}",
-        unit_id=unit_id, brand_id=brand_id, month=month, scenario=scenario, online=Money(currency, online),
+        id=f"tgt_{org_unit_id}_{month}_{(scenario or 'SCENARIO_ALL').removeprefix(SCENARIO_PREFIX).lower()}",
+        org_unit_id=org_unit_id, brand_id=brand_id, month=month, scenario=scenario, online=Money(currency, online),
         offline=Money(currency, offline), total=Money(currency, online + offline),
     )  # fmt: skip

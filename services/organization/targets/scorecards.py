@@ -43,8 +43,8 @@ def counters(credits: Iterable[Credit]) -> dict[Key, Cells]:
     for credit in credits:
         cell = f"cells.{credit.amount.currency}.{credit.scenario.removeprefix(SCENARIO_PREFIX)}:"
         cell += f"{'ONLINE' if credit.taken is Taken.ONLINE else 'OFFLINE'}.{credit.store_id}."
-        for unit_id in credit.unit_ids:
-            _add(sums, unit_id, credit.day, cell, credit.items, credit.amount.minor)
+        for org_unit_id in credit.org_unit_ids:
+            _add(sums, org_unit_id, credit.day, cell, credit.items, credit.amount.minor)
         for share in credit.brands:
             _add(sums, share.brand_id, share.day, cell, share.items, share.minor)
     return dict(sums)

@@ -111,7 +111,7 @@ async def test_request_with_invalid_token_is_401(alone: Gateway, header: str) ->
 async def test_anonymous_request_reads_public_fields_only(open_gateway: Open) -> None:
     gateway = await open_gateway("organization")
     assert await gateway.data('{ viewer { staff { id } } brand(id: "brd_none") { id } }') == {"viewer": None, "brand": None}
-    answer = await gateway.ask('{ unit(id: "unt_none") { id } }')
+    answer = await gateway.ask('{ orgUnit(id: "unt_none") { id } }')
     assert answer["data"] == {"unit": None}
     assert answer["errors"][0]["extensions"]["code"] == "UNAUTHENTICATED"
     done = await gateway.ask('mutation { acknowledgeTask(input: {taskId: "tsk_1"}) { __typename } }')
@@ -122,7 +122,7 @@ async def test_anonymous_request_reads_public_fields_only(open_gateway: Open) ->
 async def test_unknown_subject_is_resolved_each_time(open_gateway: Open) -> None:
     gateway = await open_gateway("member", "organization")
     for _ in range(2):
-        answer = await gateway.ask('{ viewer { consumer { id } staff { id } } unit(id: "unt_x") { id } }', who="somebody")
+        answer = await gateway.ask('{ viewer { consumer { id } staff { id } } orgUnit(id: "unt_x") { id } }', who="somebody")
         assert sorted(gateway.called)[-2:] == ["ResolveConsumerRequest", "ResolveGrantsRequest"]
         assert answer["data"] == {"viewer": {"consumer": None, "staff": None}, "unit": None}
         assert answer["errors"][0]["extensions"]["code"] == "NOT_PERMITTED"

@@ -65,7 +65,7 @@ async def test_edges_of_different_arguments_are_different_calls(both: Both) -> N
         may: scorecard(fromDay: "2024-05-01", untilDay: "2024-05-31") { fromDay total { orders } }
         same: scorecard(untilDay: "2024-05-31", fromDay: $from) { untilDay total { orders } }
         dollars: scorecard(fromDay: $from, untilDay: "2024-05-31", currency: "USD") { total { orders } }
-    } ... on Unit { scorecard(fromDay: $from, untilDay: "2024-05-31") { total { orders } } } } }"""
+    } ... on OrgUnit { scorecard(fromDay: $from, untilDay: "2024-05-31") { total { orders } } } } }"""
     pair = await both.same(query, {"ids": ["str_0", "str_1", "str_2", "unt_0", "unt_1"], "from": "2024-05-01"})
     assert pair is not None
     for calls in pair.calls:

@@ -34,7 +34,7 @@ IDS = {
 WHO = {"sendOutreach": "stf_guide"}
 NAMES = {"name", "nameEn", "zh", "en", "displayName", "title"}
 """What a person writes to be called by."""
-EITHER = {"hireStaff": "unitId", "moveStaff": "unitId", "placeOrder": "holdId"}
+EITHER = {"hireStaff": "orgUnitId", "moveStaff": "orgUnitId", "placeOrder": "holdId"}
 """Of two parts the one that is left out."""
 
 

@@ -49,7 +49,7 @@ NOT_MOVING = {
     "createDistrict": "makes",
     "createProduct": "makes",
     "createStore": "makes",
-    "createUnit": "makes",
+    "createOrgUnit": "makes",
     "createVenue": "makes",
     "dismissStaff": "employs",
     "enterDistrict": "visits",
@@ -59,7 +59,7 @@ NOT_MOVING = {
     "linkConsumers": "identifies",
     "markRead": "marks",
     "moveStaff": "employs",
-    "moveUnit": "employs",
+    "moveOrgUnit": "employs",
     "recordInteraction": "visits",
     "registerConsumer": "identifies",
     "revokeGrant": "permits",
@@ -94,8 +94,8 @@ TOLD_BY_FAMILY = {
     "SAME_PERSON", "STAFF_EXISTS", "STAFF_LEFT", "STAFF_NOT_FOUND", "STAFF_UNKNOWN", "STOCK_NOT_FOUND", "STOCK_RESERVED",
     "STORES_MIXED", "STORE_EXISTS", "STORE_NOT_FOUND", "SUBJECT_IN_USE", "SUBJECT_NOT_YOURS", "SUBTREE_TOO_LARGE",
     "TASK_NOT_FOUND", "TERMS_INVALID", "TOO_MANY_CONSENTS", "TOO_MANY_IDENTITIES", "TOO_MANY_LINKED", "TOO_MANY_ON_HAND",
-    "UNIT_CYCLE", "UNIT_EXISTS", "UNIT_IS_ROOT", "UNIT_KIND_NOT_ALLOWED", "UNIT_NOT_FOUND", "UNIT_OF_ANOTHER_BRAND",
-    "UNIT_TOO_DEEP", "VARIANT_EXISTS", "VARIANT_NOT_FOUND", "VARIANT_REPEATED", "VENUE_EXISTS", "VISIT_NOT_FOUND",
+    "ORG_UNIT_CYCLE", "ORG_UNIT_EXISTS", "ORG_UNIT_IS_ROOT", "ORG_UNIT_KIND_NOT_ALLOWED", "ORG_UNIT_NOT_FOUND", "ORG_UNIT_OF_ANOTHER_BRAND",
+    "ORG_UNIT_TOO_DEEP", "VARIANT_EXISTS", "VARIANT_NOT_FOUND", "VARIANT_REPEATED", "VENUE_EXISTS", "VISIT_NOT_FOUND",
 }  # fmt: skip
 """Reasons of which a front end needs to know no more than their family's type, `code` and message say."""
 

@@ -34,13 +34,13 @@ def nodes(*ids: str) -> str:
 
 
 async def test_a_level_takes_one_call_however_long_it_is(gateway: Gateway) -> None:
-    query = "{ %s { ... on Store { id brand { id } unit { id brand { id } } } } }"
+    query = "{ %s { ... on Store { id brand { id } orgUnit { id brand { id } } } } }"
     one = await gateway.data(query % nodes("str_1"), who="operator")
     calls = sorted(gateway.calls)
     three = await gateway.data(query % nodes("str_1", "str_2", "str_3"), who="operator")
-    assert sorted(gateway.calls) == calls == ["BatchGetBrands", "BatchGetStores", "BatchGetUnits"]
+    assert sorted(gateway.calls) == calls == ["BatchGetBrands", "BatchGetStores", "BatchGetOrgUnits"]
     assert three["nodes"][0] == one["nodes"][0]
-    assert [each["unit"]["id"] for each in three["nodes"]] == ["unt_str_1", "unt_str_2", "unt_str_3"]
+    assert [each["orgUnit"]["id"] for each in three["nodes"]] == ["unt_str_1", "unt_str_2", "unt_str_3"]
 
 
 async def test_a_key_is_asked_for_once_in_a_request_across_levels(gateway: Gateway) -> None:
@@ -49,20 +49,20 @@ async def test_a_key_is_asked_for_once_in_a_request_across_levels(gateway: Gatew
     )
     answer = await gateway.data(query, who="operator")
     assert answer["brand"]["headquarters"]["brand"]["headquarters"]["brand"]["id"] == "brd_a"
-    assert sorted(gateway.calls) == ["BatchGetBrands", "BatchGetUnits"]
+    assert sorted(gateway.calls) == ["BatchGetBrands", "BatchGetOrgUnits"]
     await gateway.data(query, who="operator")
-    assert sorted(gateway.calls) == ["BatchGetBrands", "BatchGetUnits"]
+    assert sorted(gateway.calls) == ["BatchGetBrands", "BatchGetOrgUnits"]
 
 
 async def test_what_is_missing_is_null_in_its_place(gateway: Gateway) -> None:
     answer = await gateway.data("{ " + nodes("str_2", "str_none", "str_1") + " { id } }")
     assert answer["nodes"] == [{"id": "str_2"}, None, {"id": "str_1"}]
-    assert (await gateway.data('{ unit(id: "unt_brd_a") { id parent { id } path { id } } }', who="operator"))["unit"] == {
+    assert (await gateway.data('{ orgUnit(id: "unt_brd_a") { id parent { id } path { id } } }', who="operator"))["orgUnit"] == {
         "id": "unt_brd_a",
         "parent": None,
         "path": [{"id": "unt_brd_a"}],
     }
-    assert gateway.calls == ["BatchGetUnits"]
+    assert gateway.calls == ["BatchGetOrgUnits"]
 
 
 @pytest.mark.parametrize("id", ["", "x", "str_", "STR_1", "xyz_1", "str_1\n", "../str_1", "str_" + "x" * 200])
@@ -81,7 +81,7 @@ async def test_a_service_that_is_down_costs_the_fields_it_owns(gateway: Gateway)
 
 
 async def test_what_is_out_of_scope_is_not_there(gateway: Gateway) -> None:
-    await do(gateway, "hireStaff", {"staffId": "stf_b", "unitId": "unt_brd_b", "name": "B"})
+    await do(gateway, "hireStaff", {"staffId": "stf_b", "orgUnitId": "unt_brd_b", "name": "B"})
     await do(gateway, "grantRole", {"staffId": "stf_b", "role": "BRAND_OPERATOR", "kind": "BRAND", "scopeId": "brd_b"})
     own = await gateway.data("{ " + nodes("unt_brd_b", "unt_brd_a") + " { id } viewer { staff { id } } }", who="stf_b")
     assert own == {"nodes": [{"id": "unt_brd_b"}, None], "viewer": {"staff": {"id": "stf_b"}}}
@@ -104,11 +104,11 @@ async def test_five_hundred_and_one_keys_take_two_calls(gateway: Gateway) -> Non
 
 
 async def test_pages_follow_each_other_by_their_cursors(gateway: Gateway) -> None:
-    query = """query ($first: Int, $after: String) { unit(id: "unt_brd_a") {
-        units(first: $first, after: $after) { edges { cursor node { id } } pageInfo { endCursor hasNextPage } } } }"""
+    query = """query ($first: Int, $after: String) { orgUnit(id: "unt_brd_a") {
+        orgUnits(first: $first, after: $after) { edges { cursor node { id } } pageInfo { endCursor hasNextPage } } } }"""
     seen, after = [], None
     while True:
-        page = (await gateway.data(query, {"first": 3, "after": after}, who="operator"))["unit"]["units"]
+        page = (await gateway.data(query, {"first": 3, "after": after}, who="operator"))["orgUnit"]["orgUnits"]
         seen += [edge["node"]["id"] for edge in page["edges"]]
         assert page["edges"][-1]["cursor"] == page["pageInfo"]["endCursor"]
         if not page["pageInfo"]["hasNextPage"]:
@@ -127,9 +127,11 @@ async def test_pages_follow_each_other_by_their_cursors(gateway: Gateway) -> Non
     ],
 )
 async def test_a_page_that_cannot_be_is_refused(gateway: Gateway, variables: dict[str, object], code: str) -> None:
-    query = 'query ($first: Int, $after: String) { unit(id: "unt_brd_a") { id units(first: $first, after: $after) { nodes { id } } } }'
+    query = (
+        'query ($first: Int, $after: String) { orgUnit(id: "unt_brd_a") { id orgUnits(first: $first, after: $after) { nodes { id } } } }'
+    )
     answer = await gateway.ask(query, variables, who="operator")
-    assert answer["data"] == {"unit": {"id": "unt_brd_a", "units": None}}
+    assert answer["data"] == {"orgUnit": {"id": "unt_brd_a", "orgUnits": None}}
     assert answer["errors"][0]["extensions"]["code"] == code
 
 
@@ -146,21 +148,21 @@ async def test_a_mutation_is_refused_by_type(gateway: Gateway) -> None:
 
 
 async def test_the_same_key_is_carried_out_once(gateway: Gateway) -> None:
-    query = """mutation ($input: CreateUnitInput!) { createUnit(input: $input) {
-        ... on CreateUnitPayload { unit { id } } ... on Refusal { code } } }"""
+    query = """mutation ($input: CreateOrgUnitInput!) { createOrgUnit(input: $input) {
+        ... on CreateOrgUnitPayload { orgUnit { id } } ... on Refusal { code } } }"""
     given = {"idempotencyKey": "k1", "kind": "REGION", "parentId": "unt_brd_a", "name": {"zh": "区"}}
     answers = [await gateway.data(query, {"input": given}, who="operator") for _ in range(3)]
-    assert answers[0]["createUnit"]["unit"]["id"]
+    assert answers[0]["createOrgUnit"]["orgUnit"]["id"]
     assert answers[1:] == answers[:2]
     other = await gateway.data(query, {"input": given | {"name": {"zh": "另"}}}, who="operator")
-    assert other["createUnit"]["code"] == "REQUEST_ID_REUSED"
+    assert other["createOrgUnit"]["code"] == "REQUEST_ID_REUSED"
 
 
 async def test_refusals_speak_of_what_a_client_gives(gateway: Gateway) -> None:
     """Never of a request's own names, which no client knows."""
-    create = """mutation ($input: CreateUnitInput!) { createUnit(input: $input) { ... on InvalidInput { message code field } } }"""
+    create = """mutation ($input: CreateOrgUnitInput!) { createOrgUnit(input: $input) { ... on InvalidInput { message code field } } }"""
     unit = {"kind": "REGION", "parentId": "unt_brd_a", "name": {"zh": "区"}}
-    keyless = (await gateway.data(create, {"input": unit | {"idempotencyKey": ""}}, who="operator"))["createUnit"]
+    keyless = (await gateway.data(create, {"input": unit | {"idempotencyKey": ""}}, who="operator"))["createOrgUnit"]
     assert keyless == {"message": "give a key of 1 to 128 characters", "code": "REQUEST_ID_REQUIRED", "field": "idempotencyKey"}
     enter = """mutation ($input: EnterDistrictInput!) { enterDistrict(input: $input) { ... on InvalidInput { message field } } }"""
     visit = {"districtId": "dst_d", "touchpoint": "APP"}
@@ -176,11 +178,13 @@ async def test_refusals_speak_of_what_a_client_gives(gateway: Gateway) -> None:
 
 async def test_one_of_two_is_one_of_two(gateway: Gateway) -> None:
     answer = await gateway.ask(
-        '{ scorecard(unitId: "unt_brd_a", brandId: "brd_a", fromDay: "2026-01-01", untilDay: "2026-01-02") { fromDay } }', who="operator"
+        '{ scorecard(orgUnitId: "unt_brd_a", brandId: "brd_a", fromDay: "2026-01-01", untilDay: "2026-01-02") { fromDay } }', who="operator"
     )
     assert answer["errors"][0]["extensions"]["code"] == "INVALID_FIELD"
     assert (
-        await gateway.data('{ scorecard(unitId: "unt_none", fromDay: "2026-01-01", untilDay: "2026-01-02") { fromDay } }', who="operator")
+        await gateway.data(
+            '{ scorecard(orgUnitId: "unt_none", fromDay: "2026-01-01", untilDay: "2026-01-02") { fromDay } }', who="operator"
+        )
     ) == {"scorecard": None}
 
 

@@ -69,7 +69,7 @@ class Shop:
     async def store(self, id: str, brand_id: str = "brd_a", **changed: Any) -> None:
         """Tells that this store stands; open day and night unless `changed` says otherwise."""
         told: dict[str, Any] = {
-            "store_id": id, "brand_id": brand_id, "unit_ids": [f"unt_{brand_id}", f"unt_{id}"], "name": id, "zone": "Asia/Shanghai",
+            "store_id": id, "brand_id": brand_id, "org_unit_ids": [f"unt_{brand_id}", f"unt_{id}"], "name": id, "zone": "Asia/Shanghai",
             "position": Point(longitude=116.4560, latitude=39.9380), "opens_minute": 0, "closes_minute": 1440, "delivers": True,
             "active": True,
         } | changed  # fmt: skip

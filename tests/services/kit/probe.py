@@ -14,7 +14,7 @@ from google.protobuf.message_factory import GetMessageClass
 from quanyu.access.v1 import access_pb2
 from services.kit.rpc.server import descriptor_of
 
-FIELDS = ("brand_id", "store_id", "unit_id", "consumer_id", "staff_id", "district_id", "colour_id")
+FIELDS = ("brand_id", "store_id", "org_unit_id", "consumer_id", "staff_id", "district_id", "colour_id")
 LISTS = ("store_ids", "brand_ids")
 numbers = count()
 

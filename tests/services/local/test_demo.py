@@ -120,7 +120,7 @@ def test_history_ends_yesterday_in_shanghai(tmp_path: Path) -> None:
 
 def test_demo_files_have_only_readable_rows(tmp_path: Path) -> None:
     tables.write(tmp_path, NOON)
-    for name in ("brands", "units", "stores", "staff", "products", "stock", "consumers", "bindings", "orders"):
+    for name in ("brands", "org_units", "stores", "staff", "products", "stock", "consumers", "bindings", "orders"):
         count, found = read_items(tmp_path, name)
         assert count and not [item for item in found if isinstance(item, Reject)]
 

@@ -118,7 +118,7 @@ def test_any_cell_is_read_or_refused(column: Column, cell: str) -> None:
 @given(data=st.data())
 def test_any_row_becomes_message_or_is_refused(name: str, data: st.DataObject) -> None:
     usual: Mapping[str, str] = {
-        "brand_id": "brd_a", "unit_id": "unt_a", "store_id": "str_a", "staff_id": "stf_a", "place_id": "str_a", "parent_id": "brd_a",
+        "brand_id": "brd_a", "org_unit_id": "unt_a", "store_id": "str_a", "staff_id": "stf_a", "place_id": "str_a", "parent_id": "brd_a",
         "consumer_id": "con_a", "variant_id": "var_a", "name": "白屿", "kind": "region", "longitude": "116.4", "latitude": "39.9",
         "on_hand": "1",
     }  # fmt: skip

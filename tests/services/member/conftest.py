@@ -71,7 +71,7 @@ class Town:
     async def open(self) -> None:
         for number in (1, 2):
             store = events_pb2.StoreChanged(
-                store_id=f"str_{number}", brand_id=f"brd_{number}", unit_ids=[f"unt_{number}"], zone="Asia/Shanghai", active=True
+                store_id=f"str_{number}", brand_id=f"brd_{number}", org_unit_ids=[f"unt_{number}"], zone="Asia/Shanghai", active=True
             )
             staff = events_pb2.StaffChanged(staff_id=f"stf_{number}", brand_id=f"brd_{number}", store_id=f"str_{number}", active=True)
             await self.tell(

@@ -17,7 +17,7 @@ GUIDE_1 = (Grant("ROLE_GUIDE", "SCOPE_KIND_STORE", "str_1"), Grant("ROLE_GUIDE",
 GUIDE_1B = (Grant("ROLE_GUIDE", "SCOPE_KIND_STORE", "str_1"), Grant("ROLE_GUIDE", "SCOPE_KIND_STAFF", "stf_guide1b"))
 MANAGER_1 = (Grant("ROLE_STORE_MANAGER", "SCOPE_KIND_STORE", "str_1"),)
 MANAGER_2 = (Grant("ROLE_STORE_MANAGER", "SCOPE_KIND_STORE", "str_2"),)
-SUPERVISOR = (Grant("ROLE_SUPERVISOR", "SCOPE_KIND_UNIT", "unt_north"),)
+SUPERVISOR = (Grant("ROLE_SUPERVISOR", "SCOPE_KIND_ORG_UNIT", "unt_north"),)
 BRAND = (Grant("ROLE_BRAND_OPERATOR", "SCOPE_KIND_BRAND", "brd_a"),)
 OTHER_BRAND = (Grant("ROLE_BRAND_OPERATOR", "SCOPE_KIND_BRAND", "rtl_r"),)
 NAME = chart_pb2.Name(zh="三里屯", en="Sanlitun")
@@ -90,12 +90,14 @@ async def shop(runtime: House) -> House:
             chart_pb2.CreateBrandRequest(request_id=runtime.once(), brand_id=id, kind=kind, name=NAME, zone=zone, currency=currency)
         )
     for id, kind, parent in [
-        ("unt_north", chart_pb2.UNIT_KIND_REGION, "unt_brd_a"),
-        ("unt_south", chart_pb2.UNIT_KIND_REGION, "unt_brd_a"),
-        ("unt_area1", chart_pb2.UNIT_KIND_SUPERVISOR_AREA, "unt_north"),
-        ("unt_area2", chart_pb2.UNIT_KIND_SUPERVISOR_AREA, "unt_north"),
+        ("unt_north", chart_pb2.ORG_UNIT_KIND_REGION, "unt_brd_a"),
+        ("unt_south", chart_pb2.ORG_UNIT_KIND_REGION, "unt_brd_a"),
+        ("unt_area1", chart_pb2.ORG_UNIT_KIND_SUPERVISOR_AREA, "unt_north"),
+        ("unt_area2", chart_pb2.ORG_UNIT_KIND_SUPERVISOR_AREA, "unt_north"),
     ]:
-        await chart.CreateUnit(chart_pb2.CreateUnitRequest(request_id=runtime.once(), unit_id=id, kind=kind, parent_id=parent, name=NAME))
+        await chart.CreateOrgUnit(
+            chart_pb2.CreateOrgUnitRequest(request_id=runtime.once(), org_unit_id=id, kind=kind, parent_id=parent, name=NAME)
+        )
     rows = [
         chart_pb2.StoreRow(
             store_id=id,
@@ -113,7 +115,7 @@ async def shop(runtime: House) -> House:
         chart_pb2.StaffRow(staff_id=id, store_id=store, name="王芳", title="导购", role=role, subject=f"oidc|{id}")
         for id, store, role in STAFF
     ]
-    people.append(chart_pb2.StaffRow(staff_id="stf_super", unit_id="unt_north", name="李雷", role=access_pb2.ROLE_SUPERVISOR))
+    people.append(chart_pb2.StaffRow(staff_id="stf_super", org_unit_id="unt_north", name="李雷", role=access_pb2.ROLE_SUPERVISOR))
     staff = await chart.ImportStaff(chart_pb2.ImportStaffRequest(request_id=runtime.once(), rows=people))
     assert (stores.accepted, staff.accepted, list(stores.rejects), list(staff.rejects)) == (3, 5, [], [])
     return runtime

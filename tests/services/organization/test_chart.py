@@ -20,9 +20,9 @@ SERVICE_CALLER = Grant(SERVICE, "SCOPE_KIND_INSTALLATION")
 
 
 async def paths_hold(runtime: House) -> None:
-    rows = await runtime.database["units"].find().to_list(None)
+    rows = await runtime.database["org_units"].find().to_list(None)
     parents = {row["_id"]: row.get("parent_id", "") for row in rows}
-    assert {row["_id"]: tuple(row["unit_ids"]) for row in rows} == rules.recount(parents)
+    assert {row["_id"]: tuple(row["org_unit_ids"]) for row in rows} == rules.recount(parents)
 
 
 # Tenants and units ---------------------------------------------------------------------------------------------------
@@ -33,9 +33,9 @@ async def test_a_brand_comes_with_its_headquarters_and_anybody_may_know_it(shop:
     from quanyu.organization.v1 import chart_pb2_grpc
 
     brand = (await chart_pb2_grpc.ChartServiceStub(anonymous).GetBrand(chart_pb2.GetBrandRequest(id="brd_a"))).brand
-    assert (brand.headquarters_unit_id, brand.zone, brand.name.zh) == ("unt_brd_a", "Asia/Shanghai", "三里屯")
-    unit = (await shop.chart().GetUnit(chart_pb2.GetUnitRequest(id="unt_brd_a"))).unit
-    assert (unit.kind, list(unit.unit_ids)) == (chart_pb2.UNIT_KIND_HEADQUARTERS, ["unt_brd_a"])
+    assert (brand.headquarters_org_unit_id, brand.zone, brand.name.zh) == ("unt_brd_a", "Asia/Shanghai", "三里屯")
+    unit = (await shop.chart().GetOrgUnit(chart_pb2.GetOrgUnitRequest(id="unt_brd_a"))).unit
+    assert (unit.kind, list(unit.org_unit_ids)) == (chart_pb2.ORG_UNIT_KIND_HEADQUARTERS, ["unt_brd_a"])
 
 
 @pytest.mark.parametrize(
@@ -59,47 +59,47 @@ async def test_a_brand_that_cannot_be(shop: House, change: dict, reason: str) ->
 
 
 async def test_moving_a_region_tells_every_store_below_anew(shop: House) -> None:
-    request = chart_pb2.MoveUnitRequest(request_id=shop.once(), unit_id="unt_area1", parent_id="unt_south")
-    moved = (await shop.chart(*BRAND).MoveUnit(request)).unit
-    assert list(moved.unit_ids) == ["unt_brd_a", "unt_south", "unt_area1"]
-    assert (await shop.chart(*BRAND).MoveUnit(request)).unit == moved
+    request = chart_pb2.MoveOrgUnitRequest(request_id=shop.once(), org_unit_id="unt_area1", parent_id="unt_south")
+    moved = (await shop.chart(*BRAND).MoveOrgUnit(request)).org_unit
+    assert list(moved.org_unit_ids) == ["unt_brd_a", "unt_south", "unt_area1"]
+    assert (await shop.chart(*BRAND).MoveOrgUnit(request)).org_unit == moved
     events = [event for event in await shop.told("store_changed") if event.store_id == "str_1"]
-    assert [list(event.unit_ids) for event in events] == [
+    assert [list(event.org_unit_ids) for event in events] == [
         ["unt_brd_a", "unt_north", "unt_area1", "unt_str_1"],
         ["unt_brd_a", "unt_south", "unt_area1", "unt_str_1"],
     ]
     await paths_hold(shop)
     # The former region's supervisor reaches it no more.
     with pytest.raises(NotFound):
-        await shop.chart(*SUPERVISOR).GetUnit(chart_pb2.GetUnitRequest(id="unt_str_1"))
+        await shop.chart(*SUPERVISOR).GetOrgUnit(chart_pb2.GetOrgUnitRequest(id="unt_str_1"))
 
 
 @pytest.mark.parametrize(
-    ("unit_id", "parent_id", "reason"),
+    ("org_unit_id", "parent_id", "reason"),
     [
-        ("unt_north", "unt_area1", "UNIT_CYCLE"),
-        ("unt_north", "unt_north", "UNIT_CYCLE"),
-        ("unt_brd_a", "unt_north", "UNIT_IS_ROOT"),
-        ("unt_north", "unt_rtl_r", "UNIT_OF_ANOTHER_BRAND"),
-        ("unt_north", "unt_str_r", "UNIT_OF_ANOTHER_BRAND"),
-        ("unt_south", "unt_str_1", "UNIT_KIND_NOT_ALLOWED"),
-        ("unt_none", "unt_north", "UNIT_NOT_FOUND"),
+        ("unt_north", "unt_area1", "ORG_UNIT_CYCLE"),
+        ("unt_north", "unt_north", "ORG_UNIT_CYCLE"),
+        ("unt_brd_a", "unt_north", "ORG_UNIT_IS_ROOT"),
+        ("unt_north", "unt_rtl_r", "ORG_UNIT_OF_ANOTHER_BRAND"),
+        ("unt_north", "unt_str_r", "ORG_UNIT_OF_ANOTHER_BRAND"),
+        ("unt_south", "unt_str_1", "ORG_UNIT_KIND_NOT_ALLOWED"),
+        ("unt_none", "unt_north", "ORG_UNIT_NOT_FOUND"),
     ],
 )
-async def test_a_move_that_cannot_be_changes_nothing(shop: House, unit_id: str, parent_id: str, reason: str) -> None:
-    before = await shop.database["units"].find().to_list(None)
+async def test_a_move_that_cannot_be_changes_nothing(shop: House, org_unit_id: str, parent_id: str, reason: str) -> None:
+    before = await shop.database["org_units"].find().to_list(None)
     with pytest.raises(Refusal) as refused:
-        await shop.chart().MoveUnit(chart_pb2.MoveUnitRequest(request_id=shop.once(), unit_id=unit_id, parent_id=parent_id))
+        await shop.chart().MoveOrgUnit(chart_pb2.MoveOrgUnitRequest(request_id=shop.once(), org_unit_id=org_unit_id, parent_id=parent_id))
     assert refused.value.reason == reason
-    assert await shop.database["units"].find().to_list(None) == before
+    assert await shop.database["org_units"].find().to_list(None) == before
 
 
 async def test_moves_at_once_leave_a_tree(shop: House) -> None:
     """Each alone is fine, both together would be a cycle."""
     chart = shop.chart()
     outcomes = await asyncio.gather(
-        chart.MoveUnit(chart_pb2.MoveUnitRequest(request_id="one", unit_id="unt_north", parent_id="unt_south")),
-        chart.MoveUnit(chart_pb2.MoveUnitRequest(request_id="two", unit_id="unt_south", parent_id="unt_north")),
+        chart.MoveOrgUnit(chart_pb2.MoveOrgUnitRequest(request_id="one", org_unit_id="unt_north", parent_id="unt_south")),
+        chart.MoveOrgUnit(chart_pb2.MoveOrgUnitRequest(request_id="two", org_unit_id="unt_south", parent_id="unt_north")),
         return_exceptions=True,
     )
     assert sorted(type(outcome) is Conflict for outcome in outcomes) == [False, True]
@@ -109,28 +109,28 @@ async def test_moves_at_once_leave_a_tree(shop: House) -> None:
 async def test_the_tree_below_a_unit_comes_level_by_level_and_in_pages(shop: House) -> None:
     seen, after = [], ""
     while True:
-        request = chart_pb2.ListUnitsRequest(unit_id="unt_north", page=PageRequest(first=2, after=after))
-        answer = await shop.chart(*SUPERVISOR).ListUnits(request)
-        seen += [unit.id for unit in answer.units]
+        request = chart_pb2.ListOrgUnitsRequest(org_unit_id="unt_north", page=PageRequest(first=2, after=after))
+        answer = await shop.chart(*SUPERVISOR).ListOrgUnits(request)
+        seen += [unit.id for unit in answer.org_units]
         if not answer.page.has_next_page:
             break
         after = answer.page.end_cursor
     assert seen == ["unt_north", "unt_area1", "unt_area2", "unt_str_1", "unt_str_2"]
     for who in (OTHER_BRAND, MANAGER_2):
-        request = chart_pb2.ListUnitsRequest(unit_id="unt_area1")
-        assert not (await shop.chart(*who).ListUnits(request)).units
+        request = chart_pb2.ListOrgUnitsRequest(org_unit_id="unt_area1")
+        assert not (await shop.chart(*who).ListOrgUnits(request)).org_units
 
 
 async def test_the_first_units_of_several_trees_are_those_of_each_within_scope(shop: House) -> None:
-    rpc, asked = "ChartService.BatchListUnits", ["unt_brd_a", "unt_north", "unt_area1", "unt_str_2", "unt_rtl_r", "unt_none"]
+    rpc, asked = "ChartService.BatchListOrgUnits", ["unt_brd_a", "unt_north", "unt_area1", "unt_str_2", "unt_rtl_r", "unt_none"]
     of_north = {"unt_north": 5, "unt_area1": 2, "unt_str_2": 1}
-    assert await says_the_same_of_each(shop.chart(), rpc, "unit_id", asked) == of_north | {"unt_brd_a": 7, "unt_rtl_r": 2}
+    assert await says_the_same_of_each(shop.chart(), rpc, "org_unit_id", asked) == of_north | {"unt_brd_a": 7, "unt_rtl_r": 2}
     # Of a tree that begins above her scope she sees what lies within it.
-    assert await says_the_same_of_each(shop.chart(*SUPERVISOR), rpc, "unit_id", asked) == of_north | {"unt_brd_a": 5}
-    assert not await says_the_same_of_each(shop.chart(*OTHER_BRAND), rpc, "unit_id", asked[:4])
-    assert await rows_read(shop.database, "units", first_pages(shop.chart(), rpc, "unit_id", asked, 2)) == 3 * 2 + 2 + 1 + 2
+    assert await says_the_same_of_each(shop.chart(*SUPERVISOR), rpc, "org_unit_id", asked) == of_north | {"unt_brd_a": 5}
+    assert not await says_the_same_of_each(shop.chart(*OTHER_BRAND), rpc, "org_unit_id", asked[:4])
+    assert await rows_read(shop.database, "org_units", first_pages(shop.chart(), rpc, "org_unit_id", asked, 2)) == 3 * 2 + 2 + 1 + 2
     with pytest.raises(Denied):
-        await first_pages(shop.chart(*GUIDE_1), rpc, "unit_id", asked, 5)
+        await first_pages(shop.chart(*GUIDE_1), rpc, "org_unit_id", asked, 5)
 
 
 # Stores --------------------------------------------------------------------------------------------------------------
@@ -142,9 +142,9 @@ async def test_opening_a_store_is_told_with_its_path_and_reaches_its_supervisor_
         opens_minute=600, closes_minute=1320, delivers=True,
     )  # fmt: skip
     store = (await shop.chart(*SUPERVISOR).CreateStore(request)).store
-    assert (store.brand_id, store.unit_id, store.zone, store.active) == ("brd_a", "unt_str_new", "Asia/Shanghai", True)
+    assert (store.brand_id, store.org_unit_id, store.zone, store.active) == ("brd_a", "unt_str_new", "Asia/Shanghai", True)
     (event,) = [event for event in await shop.told("store_changed") if event.store_id == "str_new"]
-    assert list(event.unit_ids) == ["unt_brd_a", "unt_north", "unt_area1", "unt_str_new"]
+    assert list(event.org_unit_ids) == ["unt_brd_a", "unt_north", "unt_area1", "unt_str_new"]
     assert (event.name, event.delivers, event.closes_minute, event.position.longitude) == ("三里屯", True, 1320, SANLITUN.longitude)
     update = chart_pb2.UpdateStoreRequest(request_id=shop.once(), store_id="str_new", closes_minute=1200, active=False, delivers=False)
     changed = (await shop.chart(*SUPERVISOR).UpdateStore(update)).store
@@ -159,7 +159,7 @@ async def test_opening_a_store_is_told_with_its_path_and_reaches_its_supervisor_
 async def test_a_new_name_of_a_store_is_its_units_too(shop: House) -> None:
     name = chart_pb2.Name(zh="新店")
     await shop.chart(*MANAGER_1).UpdateStore(chart_pb2.UpdateStoreRequest(request_id=shop.once(), store_id="str_1", name=name))
-    assert (await shop.chart(*MANAGER_1).GetUnit(chart_pb2.GetUnitRequest(id="unt_str_1"))).unit.name == name
+    assert (await shop.chart(*MANAGER_1).GetOrgUnit(chart_pb2.GetOrgUnitRequest(id="unt_str_1"))).unit.name == name
 
 
 async def test_a_neighbours_store_is_read_by_anybody_and_changed_by_nobody_else(shop: House) -> None:
@@ -201,7 +201,7 @@ async def test_an_import_of_stores_takes_good_rows_and_may_start_again(shop: Hou
     answer = await shop.chart(*BRAND).ImportStores(chart_pb2.ImportStoresRequest(request_id=shop.once(), rows=rows))
     assert answer.accepted == 2
     assert {reject.index: reject.reason for reject in answer.rejects} == {
-        1: "UNIT_NOT_FOUND", 2: "INVALID_ZONE", 3: "DUPLICATE_ROW", 4: "INVALID_FIELD", 5: "UNIT_OF_ANOTHER_BRAND", 7: "UNIT_NOT_FOUND",
+        1: "ORG_UNIT_NOT_FOUND", 2: "INVALID_ZONE", 3: "DUPLICATE_ROW", 4: "INVALID_FIELD", 5: "ORG_UNIT_OF_ANOTHER_BRAND", 7: "ORG_UNIT_NOT_FOUND",
     }  # fmt: skip
     told = len(await shop.told("store_changed"))
     again = await shop.chart(*BRAND).ImportStores(chart_pb2.ImportStoresRequest(request_id=shop.once(), rows=rows))
@@ -225,8 +225,8 @@ async def test_an_import_of_brands_may_start_again(runtime: House) -> None:
         answer = await runtime.chart(SERVICE_CALLER).ImportBrands(chart_pb2.ImportBrandsRequest(request_id=runtime.once(), rows=rows(zh)))
         assert answer.accepted == 500
     brands = (await runtime.chart().BatchGetBrands(chart_pb2.BatchGetBrandsRequest(ids=["brd_7", "brd_none"]))).brands
-    assert [(brand.name.zh, brand.headquarters_unit_id) for brand in brands] == [("二", "unt_brd_7")]
-    assert await runtime.database["units"].count_documents({}) == 500
+    assert [(brand.name.zh, brand.headquarters_org_unit_id) for brand in brands] == [("二", "unt_brd_7")]
+    assert await runtime.database["org_units"].count_documents({}) == 500
 
 
 # People --------------------------------------------------------------------------------------------------------------
@@ -302,7 +302,7 @@ HIRE: Callable[..., chart_pb2.HireStaffRequest] = lambda runtime, **fields: char
     ("who", "fields", "reason"),
     [
         (MANAGER_1, {"store_id": "str_2"}, "STORE_NOT_FOUND"),
-        (MANAGER_1, {"unit_id": "unt_north"}, "UNIT_NOT_FOUND"),
+        (MANAGER_1, {"org_unit_id": "unt_north"}, "ORG_UNIT_NOT_FOUND"),
         (MANAGER_1, {}, "PLACE_REQUIRED"),
         (OTHER_BRAND, {"store_id": "str_1"}, "STORE_NOT_FOUND"),
         (BRAND, {"store_id": "str_1", "staff_id": "stf_guide1"}, "STAFF_EXISTS"),
@@ -351,13 +351,13 @@ async def test_one_bad_title_rejects_its_row_alone(shop: House) -> None:
         (MANAGER_1, "stf_guide1b", "ROLE_STORE_MANAGER", "SCOPE_KIND_STORE", "str_1", ""),
         (MANAGER_1, "stf_guide1b", "ROLE_GUIDE", "SCOPE_KIND_STORE", "str_2", "STORE_NOT_FOUND"),
         (MANAGER_1, "stf_guide2", "ROLE_GUIDE", "SCOPE_KIND_STORE", "str_1", "STAFF_NOT_FOUND"),
-        (MANAGER_1, "stf_guide1", "ROLE_SUPERVISOR", "SCOPE_KIND_UNIT", "unt_str_1", "BEYOND_OWN_REACH"),
-        (MANAGER_1, "stf_guide1", "ROLE_SUPERVISOR", "SCOPE_KIND_UNIT", "unt_area1", "UNIT_NOT_FOUND"),
+        (MANAGER_1, "stf_guide1", "ROLE_SUPERVISOR", "SCOPE_KIND_ORG_UNIT", "unt_str_1", "BEYOND_OWN_REACH"),
+        (MANAGER_1, "stf_guide1", "ROLE_SUPERVISOR", "SCOPE_KIND_ORG_UNIT", "unt_area1", "ORG_UNIT_NOT_FOUND"),
         (MANAGER_1, "stf_guide1", "ROLE_BRAND_OPERATOR", "SCOPE_KIND_BRAND", "brd_a", "BRAND_NOT_FOUND"),
         (MANAGER_1, "stf_guide1", "ROLE_OPERATOR", "SCOPE_KIND_INSTALLATION", "", "BEYOND_OWN_REACH"),
         (MANAGER_1, "stf_guide1", "ROLE_GUIDE", "SCOPE_KIND_STORE", "str_1", "GRANT_EXISTS"),
-        (SUPERVISOR, "stf_guide1", "ROLE_SUPERVISOR", "SCOPE_KIND_UNIT", "unt_area1", ""),
-        (SUPERVISOR, "stf_guide1", "ROLE_SUPERVISOR", "SCOPE_KIND_UNIT", "unt_brd_a", "UNIT_NOT_FOUND"),
+        (SUPERVISOR, "stf_guide1", "ROLE_SUPERVISOR", "SCOPE_KIND_ORG_UNIT", "unt_area1", ""),
+        (SUPERVISOR, "stf_guide1", "ROLE_SUPERVISOR", "SCOPE_KIND_ORG_UNIT", "unt_brd_a", "ORG_UNIT_NOT_FOUND"),
         (SUPERVISOR, "stf_guide1", "ROLE_BRAND_OPERATOR", "SCOPE_KIND_BRAND", "brd_a", "BRAND_NOT_FOUND"),
         (BRAND, "stf_guide1", "ROLE_BRAND_OPERATOR", "SCOPE_KIND_BRAND", "brd_a", ""),
         (BRAND, "stf_guide1", "ROLE_BRAND_OPERATOR", "SCOPE_KIND_BRAND", "rtl_r", "BRAND_NOT_FOUND"),
@@ -365,7 +365,7 @@ async def test_one_bad_title_rejects_its_row_alone(shop: House) -> None:
         (BRAND, "stf_guide1", "ROLE_CONSUMER", "SCOPE_KIND_STORE", "str_1", "ROLE_NOT_GRANTABLE"),
         (BRAND, "stf_guide1", "ROLE_SERVICE", "SCOPE_KIND_BRAND", "brd_a", "ROLE_NOT_GRANTABLE"),
         (OTHER_BRAND, "stf_guide1", "ROLE_GUIDE", "SCOPE_KIND_STORE", "str_r", "STAFF_NOT_FOUND"),
-        ((), "stf_guide1", "ROLE_GUIDE", "SCOPE_KIND_STORE", "str_r", "UNIT_OF_ANOTHER_BRAND"),
+        ((), "stf_guide1", "ROLE_GUIDE", "SCOPE_KIND_STORE", "str_r", "ORG_UNIT_OF_ANOTHER_BRAND"),
         ((), "stf_guide1", "ROLE_DISTRICT_OPERATOR", "SCOPE_KIND_DISTRICT", "dst_1", ""),
     ],
 )
@@ -435,9 +435,9 @@ async def test_an_import_of_staff_takes_good_rows_and_may_start_again(shop: Hous
         chart_pb2.StaffRow(staff_id="stf_21", store_id="str_r", name="乙"),
         chart_pb2.StaffRow(staff_id="stf_22", store_id="str_1", name=""),
         chart_pb2.StaffRow(staff_id="stf_23", store_id="str_1", name="丙", subject="oidc|20"),
-        chart_pb2.StaffRow(staff_id="stf_24", unit_id="unt_north", name="丁", role=access_pb2.ROLE_GUIDE),
-        chart_pb2.StaffRow(staff_id="stf_25", unit_id="unt_north", name="戊", role=access_pb2.ROLE_OPERATOR),
-        chart_pb2.StaffRow(staff_id="stf_26", unit_id="unt_brd_a", name="己", role=access_pb2.ROLE_BRAND_OPERATOR),
+        chart_pb2.StaffRow(staff_id="stf_24", org_unit_id="unt_north", name="丁", role=access_pb2.ROLE_GUIDE),
+        chart_pb2.StaffRow(staff_id="stf_25", org_unit_id="unt_north", name="戊", role=access_pb2.ROLE_OPERATOR),
+        chart_pb2.StaffRow(staff_id="stf_26", org_unit_id="unt_brd_a", name="己", role=access_pb2.ROLE_BRAND_OPERATOR),
         chart_pb2.StaffRow(staff_id="stf_27", name="庚"),
         chart_pb2.StaffRow(staff_id="stf_guide2", store_id="str_1", name="王芳", role=access_pb2.ROLE_GUIDE, subject="oidc|stf_guide2"),
     ]
@@ -459,8 +459,8 @@ async def test_an_import_of_staff_takes_good_rows_and_may_start_again(shop: Hous
 async def test_hot_queries_read_by_an_index(shop: House) -> None:
     for collection, query, sort in [
         (
-            "units",
-            {"$and": [{"unit_ids": "unt_north"}, {"$or": [{"brand_id": "brd_a"}, {"unit_ids": {"$in": ["unt_north"]}}]}]},
+            "org_units",
+            {"$and": [{"org_unit_ids": "unt_north"}, {"$or": [{"brand_id": "brd_a"}, {"org_unit_ids": {"$in": ["unt_north"]}}]}]},
             [("level", 1), ("_id", 1)],
         ),
         ("staff", {"store_id": "str_1", "active": True}, [("_id", 1)]),
@@ -473,4 +473,6 @@ async def test_hot_queries_read_by_an_index(shop: House) -> None:
 
 async def test_who_has_no_role_here_is_denied(shop: House) -> None:
     with pytest.raises(Denied):
-        await shop.chart(*GUIDE_1).MoveUnit(chart_pb2.MoveUnitRequest(request_id=shop.once(), unit_id="unt_north", parent_id="unt_south"))
+        await shop.chart(*GUIDE_1).MoveOrgUnit(
+            chart_pb2.MoveOrgUnitRequest(request_id=shop.once(), org_unit_id="unt_north", parent_id="unt_south")
+        )

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from services.kit.enums import Role, ScopeKind
 from services.kit.errors import Conflict, Denied, Invalid, Refusal
 from services.organization.chart import people, rules
-from services.organization.chart.enums import BrandKind, StoreKind, UnitKind
+from services.organization.chart.enums import BrandKind, OrgUnitKind, StoreKind
 from services.organization.chart.people import RANK, SCOPE_OF, Held, Scope, Staff
-from services.organization.chart.rules import BrandDraft, Name, Point, Store, StoreDraft, Unit, UnitDraft
+from services.organization.chart.rules import BrandDraft, Name, OrgUnit, OrgUnitDraft, Point, Store, StoreDraft
 
 AT = datetime(2026, 11, 20, 13, 40, tzinfo=UTC)
 NAME = Name(zh="白", en="white")
@@ -23,24 +23,24 @@ class Tree:
     """All units of two tenants, changed only through the rules."""
 
     def __init__(self) -> None:
-        self.units: dict[str, Unit] = {unit.id: unit for _, unit in BRANDS}
+        self.org_units: dict[str, OrgUnit] = {unit.id: unit for _, unit in BRANDS}
         self.stores: dict[str, Store] = {}
 
-    def pick(self, number: int) -> Unit:
-        return list(self.units.values())[number % len(self.units)]
+    def pick(self, number: int) -> OrgUnit:
+        return list(self.org_units.values())[number % len(self.org_units)]
 
     def add(self, number: int, store: bool) -> None:
-        parent, index = self.pick(number), len(self.units)
+        parent, index = self.pick(number), len(self.org_units)
         if store:
             self.stores[f"str_{index}"], unit = rules.open_store(f"str_{index}", DRAFT, parent, "UTC")
         else:
-            unit = rules.found_unit(f"unt_{index}", UnitDraft(kind=UnitKind.REGION, name=NAME), parent)
-        self.units[unit.id] = unit
+            unit = rules.found_unit(f"unt_{index}", OrgUnitDraft(kind=OrgUnitKind.REGION, name=NAME), parent)
+        self.org_units[unit.id] = unit
 
     def move(self, number: int, to: int) -> None:
         unit, parent = self.pick(number), self.pick(to)
-        subtree = [other for other in self.units.values() if unit.id in other.unit_ids]
-        self.units |= {moved.id: moved for moved in rules.move(subtree, unit.id, parent)}
+        subtree = [other for other in self.org_units.values() if unit.id in other.org_unit_ids]
+        self.org_units |= {moved.id: moved for moved in rules.move(subtree, unit.id, parent)}
 
 
 numbers = st.integers(0, 50)
@@ -50,34 +50,34 @@ steps = st.lists(st.tuples(st.sampled_from(["unit", "store", "move", "move"]), n
 def grown(steps: list[tuple[str, int, int]]) -> Tree:
     tree = Tree()
     for what, number, to in steps:
-        before = dict(tree.units)
+        before = dict(tree.org_units)
         try:
             tree.move(number, to) if what == "move" else tree.add(number, what == "store")
         except Refusal:
-            assert tree.units == before
+            assert tree.org_units == before
     return tree
 
 
 @given(steps)
 def test_after_any_sequence_of_moves_each_path_is_what_the_parents_imply(steps: list[tuple[str, int, int]]) -> None:
     tree = grown(steps)
-    paths = rules.recount({unit.id: unit.parent_id for unit in tree.units.values()})
-    assert {unit.id: unit.unit_ids for unit in tree.units.values()} == paths
-    for unit in tree.units.values():
-        assert unit.level == len(unit.unit_ids) <= rules.LEVELS_MAX
-        assert unit.unit_ids[0] == f"unt_{unit.brand_id}"
-        assert all(tree.units[above].kind is not UnitKind.STORE for above in unit.unit_ids[:-1])
+    paths = rules.recount({unit.id: unit.parent_id for unit in tree.org_units.values()})
+    assert {unit.id: unit.org_unit_ids for unit in tree.org_units.values()} == paths
+    for unit in tree.org_units.values():
+        assert unit.level == len(unit.org_unit_ids) <= rules.LEVELS_MAX
+        assert unit.org_unit_ids[0] == f"unt_{unit.brand_id}"
+        assert all(tree.org_units[above].kind is not OrgUnitKind.STORE for above in unit.org_unit_ids[:-1])
 
 
 @given(steps, numbers, numbers)
 def test_a_unit_never_comes_to_stand_below_itself(steps: list[tuple[str, int, int]], number: int, to: int) -> None:
     tree = grown(steps)
     unit, parent = tree.pick(number), tree.pick(to)
-    if unit.id not in parent.unit_ids or not unit.parent_id:
+    if unit.id not in parent.org_unit_ids or not unit.parent_id:
         return
     with pytest.raises(Conflict) as refused:
         tree.move(number, to)
-    assert refused.value.reason == "UNIT_CYCLE"
+    assert refused.value.reason == "ORG_UNIT_CYCLE"
 
 
 def test_recount_refuses_a_cycle() -> None:
@@ -89,12 +89,12 @@ def test_a_store_moves_with_its_area_and_is_told_with_its_new_path() -> None:
     tree = Tree()
     tree.add(0, store=False)
     tree.add(0, store=False)
-    area = rules.found_unit("unt_area", UnitDraft(kind=UnitKind.SUPERVISOR_AREA, name=NAME), tree.units["unt_2"])
+    area = rules.found_unit("unt_area", OrgUnitDraft(kind=OrgUnitKind.SUPERVISOR_AREA, name=NAME), tree.org_units["unt_2"])
     store, unit = rules.open_store("str_x", DRAFT, area, "UTC")
-    after = rules.move([area, unit], "unt_area", tree.units["unt_3"])
-    assert after[1].unit_ids == ("unt_brd_a", "unt_3", "unt_area", "unt_str_x")
+    after = rules.move([area, unit], "unt_area", tree.org_units["unt_3"])
+    assert after[1].org_unit_ids == ("unt_brd_a", "unt_3", "unt_area", "unt_str_x")
     assert after[1].parent_id == "unt_area"
-    assert rules.told(store, after[1].unit_ids).unit_ids == after[1].unit_ids
+    assert rules.told(store, after[1].org_unit_ids).org_unit_ids == after[1].org_unit_ids
 
 
 @pytest.mark.parametrize(
@@ -125,16 +125,16 @@ def reach(tree: Tree, role: str, kind: str, id: str) -> set[tuple[int, str]]:
     if kind == ScopeKind.DISTRICT:
         return {(0, id)}
     ranks = range(1, RANK.get(role, 5) + 1)
-    everything = {*tree.units, *tree.stores, *(brand.id for brand, _ in BRANDS)}
+    everything = {*tree.org_units, *tree.stores, *(brand.id for brand, _ in BRANDS)}
     if kind == ScopeKind.INSTALLATION:
         return {(rank, thing) for rank in range(6) for thing in everything | {"", "dst_1", "dst_2", "str_none"}}
     if kind == ScopeKind.STORE:
         below = {id}
-    elif kind == ScopeKind.UNIT:
-        units = {unit.id for unit in tree.units.values() if id in unit.unit_ids}
-        below = units | {tree.units[unit].store_id for unit in units if tree.units[unit].store_id}
+    elif kind == ScopeKind.ORG_UNIT:
+        units = {unit.id for unit in tree.org_units.values() if id in unit.org_unit_ids}
+        below = units | {tree.org_units[unit].store_id for unit in units if tree.org_units[unit].store_id}
     else:
-        units = {unit.id for unit in tree.units.values() if unit.brand_id == id}
+        units = {unit.id for unit in tree.org_units.values() if unit.brand_id == id}
         below = units | {store.id for store in tree.stores.values() if store.brand_id == id} | {id}
     return {(rank, thing) for rank in ranks for thing in below}
 
@@ -147,10 +147,10 @@ def scope_for(tree: Tree, role: Role, number: int) -> Scope:
             if not stores:
                 return Scope(ScopeKind.STORE, "str_none")
             store = stores[number % len(stores)]
-            return Scope(ScopeKind.STORE, store.id, tree.units[store.unit_id].unit_ids, store.brand_id)
-        case ScopeKind.UNIT:
+            return Scope(ScopeKind.STORE, store.id, tree.org_units[store.org_unit_id].org_unit_ids, store.brand_id)
+        case ScopeKind.ORG_UNIT:
             unit = tree.pick(number)
-            return Scope(ScopeKind.UNIT, unit.id, unit.unit_ids, unit.brand_id)
+            return Scope(ScopeKind.ORG_UNIT, unit.id, unit.org_unit_ids, unit.brand_id)
         case ScopeKind.BRAND:
             brand = BRANDS[number % 2][0].id
             return Scope(ScopeKind.BRAND, brand, brand_id=brand)
@@ -174,7 +174,7 @@ def test_what_is_granted_reaches_no_further_than_what_is_held(
     within = reach(tree, given[0], asked.kind, asked.id) <= reach(tree, *held)
     if people.may_grant([held], given[0], asked):
         assert within
-    elif given[0] is not Role.OPERATOR and asked.id in tree.units.keys() | tree.stores.keys():
+    elif given[0] is not Role.OPERATOR and asked.id in tree.org_units.keys() | tree.stores.keys():
         assert not within
 
 
@@ -202,7 +202,7 @@ def test_a_consumer_or_a_guide_of_another_store_grants_nothing() -> None:
 
 MANAGER = [Held(Role.STORE_MANAGER, ScopeKind.STORE, "str_1")]
 SCOPE = Scope(ScopeKind.STORE, "str_1", ("unt_brd_a", "unt_str_1"), "brd_a")
-GUIDE = Staff(id="stf_1", brand_id="brd_a", unit_id="unt_str_1", store_id="str_1")
+GUIDE = Staff(id="stf_1", brand_id="brd_a", org_unit_id="unt_str_1", store_id="str_1")
 
 
 def test_a_grant_that_stands_is_not_given_again_until_it_ended() -> None:
@@ -223,7 +223,7 @@ def test_a_role_needs_its_own_kind_of_scope_and_a_person_of_that_tree() -> None:
     stranger = Staff(id="stf_2", brand_id="brd_b")
     with pytest.raises(Conflict) as outside:
         people.grant_role("grt_1", stranger, Role.GUIDE, SCOPE, MANAGER, [], AT)
-    assert outside.value.reason == "UNIT_OF_ANOTHER_BRAND"
+    assert outside.value.reason == "ORG_UNIT_OF_ANOTHER_BRAND"
 
 
 moments = st.integers(-100, 100).map(lambda hours: AT + timedelta(hours=hours))

@@ -59,7 +59,7 @@ def test_a_units_scorecard_counts_each_of_its_orders_once(drafts: list, unit: st
     documents = stored(scorecards.counters(rows))
     found = [documents[unit, bucket]["cells"] for bucket in scorecards.buckets(from_day, until_day) if (unit, bucket) in documents]
     tally = scorecards.tally(scorecards.cells(found), currency)
-    inside = [row for row in rows if unit in row.unit_ids and from_day.isoformat() <= row.day <= until_day.isoformat()]
+    inside = [row for row in rows if unit in row.org_unit_ids and from_day.isoformat() <= row.day <= until_day.isoformat()]
     mine = [row for row in inside if row.amount.currency == currency]
     assert tally.whole.total == Sum(len(mine), sum(row.items for row in mine), sum(row.amount.minor for row in mine))
     assert tally.whole.online.orders == sum(row.taken is Taken.ONLINE for row in mine)

@@ -176,7 +176,7 @@ TEXTS = {
 }
 NUMBERS = {"opens_minute": 600, "closes_minute": 1200, "radius_metres": 500, "radius_metres_max": 5000, "validity_days": 7, "minor": 1000}
 ENUMS = {
-    "CreateUnitRequest.kind": 3,
+    "CreateOrgUnitRequest.kind": 3,
     "GrantRoleRequest.role": 3,
     "GrantRoleRequest.kind": 4,
     "StaffRow.role": 2,

@@ -31,7 +31,7 @@ ANSWER_SECONDS_MAX = 20.0
 
 @cache
 def rpcs() -> Mapping[str, MethodDescriptor]:
-    """`ChartService.CreateUnit` -> the rpc."""
+    """`ChartService.CreateOrgUnit` -> the rpc."""
     root = Path(next(iter(quanyu.__path__)))
     found = {}
     for path in sorted(root.rglob("*_pb2.py")):

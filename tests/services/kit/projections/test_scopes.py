@@ -20,17 +20,17 @@ async def scopes(database: Database) -> ScopeProjection:
     return scopes
 
 
-async def told(scopes: ScopeProjection, store_id: str, brand_id: str, *unit_ids: str) -> None:
-    await scopes.keep(None, events_pb2.StoreChanged(store_id=store_id, brand_id=brand_id, unit_ids=unit_ids))
+async def told(scopes: ScopeProjection, store_id: str, brand_id: str, *org_unit_ids: str) -> None:
+    await scopes.keep(None, events_pb2.StoreChanged(store_id=store_id, brand_id=brand_id, org_unit_ids=org_unit_ids))
 
 
 BELOW = [
     ("brand_id", "brd_b", {"str_9"}, {"unt_b", "unt_str_9"}),
     # Never what stands above a unit.
-    ("unit_ids", "unt_north", {"str_1", "str_2"}, {"unt_north", "unt_area", "unt_str_1", "unt_str_2"}),
-    ("unit_ids", "unt_area", {"str_1"}, {"unt_area", "unt_str_1"}),
-    ("unit_ids", "unt_str_3", {"str_3"}, {"unt_str_3"}),
-    ("unit_ids", "unt_none", set(), set()),
+    ("org_unit_ids", "unt_north", {"str_1", "str_2"}, {"unt_north", "unt_area", "unt_str_1", "unt_str_2"}),
+    ("org_unit_ids", "unt_area", {"str_1"}, {"unt_area", "unt_str_1"}),
+    ("org_unit_ids", "unt_str_3", {"str_3"}, {"unt_str_3"}),
+    ("org_unit_ids", "unt_none", set(), set()),
     # An id of another kind.
     ("brand_id", "unt_north", set(), set()),
 ]
@@ -43,11 +43,11 @@ async def test_what_lies_below(scopes: ScopeProjection) -> None:
 
 
 async def test_a_store_that_moved_is_reached_where_it_stands_now(scopes: ScopeProjection) -> None:
-    assert (await scopes.below("unit_ids", "unt_south")).stores == {"str_3"}
+    assert (await scopes.below("org_unit_ids", "unt_south")).stores == {"str_3"}
     await told(scopes, "str_2", "brd_a", "unt_a", "unt_south", "unt_str_2")
     scopes.forget()
-    assert (await scopes.below("unit_ids", "unt_south")).stores == {"str_2", "str_3"}
-    assert (await scopes.below("unit_ids", "unt_north")).stores == {"str_1"}
+    assert (await scopes.below("org_unit_ids", "unt_south")).stores == {"str_2", "str_3"}
+    assert (await scopes.below("org_unit_ids", "unt_north")).stores == {"str_1"}
 
 
 async def test_another_replicas_change_is_seen_when_the_cache_ends(scopes: ScopeProjection, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -66,7 +66,7 @@ async def test_what_is_remembered_is_bounded(scopes: ScopeProjection, monkeypatc
     monkeypatch.setattr(scoping, "CACHE_MAX", 2)
     scopes = ScopeProjection(scopes.database)
     for id in ("unt_a", "unt_north", "unt_south"):
-        await scopes.below("unit_ids", id)
+        await scopes.below("org_unit_ids", id)
     assert [id for _, id in scopes.cache] == ["unt_north", "unt_south"]
 
 
@@ -75,4 +75,4 @@ async def test_a_scope_has_a_bound(scopes: ScopeProjection, monkeypatch: pytest.
     with pytest.raises(Exhausted) as refused:
         await scopes.below("brand_id", "brd_a")
     assert refused.value.reason == "SCOPE_TOO_WIDE"
-    assert (await scopes.below("unit_ids", "unt_north")).stores == {"str_1", "str_2"}
+    assert (await scopes.below("org_unit_ids", "unt_north")).stores == {"str_1", "str_2"}

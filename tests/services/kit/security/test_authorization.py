@@ -43,8 +43,8 @@ async def gate(mongo_uri: str, request: pytest.FixtureRequest) -> AsyncIterator[
     database = Database(Settings(mongo_uri=mongo_uri, mongo_driver=request.param), f"test{secrets.token_hex(4)}_gate")
     scopes = ScopeProjection(database)
     await scopes.prepare()
-    for store_id, (brand_id, unit_ids) in STORES.items():
-        await scopes.keep(None, events_pb2.StoreChanged(store_id=store_id, brand_id=brand_id, unit_ids=unit_ids))
+    for store_id, (brand_id, org_unit_ids) in STORES.items():
+        await scopes.keep(None, events_pb2.StoreChanged(store_id=store_id, brand_id=brand_id, org_unit_ids=org_unit_ids))
     yield Authorizer(Verifier("probe", "{}", development=False), scopes)
     await database.client.drop_database(database.name)
     await database.close()
@@ -258,12 +258,12 @@ async def test_what_is_no_tenants_needs_a_grant_for_the_whole_installation(gate:
         (of_kind(GUIDE, "CONSUMER", "con_1"), {ScopeKind.CONSUMER: {"con_1"}}),
         (
             of_kind(GUIDE, "UNIT", "unt_north"),
-            {ScopeKind.STORE: {"str_1", "str_2"}, ScopeKind.UNIT: {"unt_north", "unt_str_1", "unt_str_2"}},
+            {ScopeKind.STORE: {"str_1", "str_2"}, ScopeKind.ORG_UNIT: {"unt_north", "unt_str_1", "unt_str_2"}},
         ),
-        (of_kind(GUIDE, "UNIT", "unt_empty"), {ScopeKind.STORE: set(), ScopeKind.UNIT: {"unt_empty"}}),
+        (of_kind(GUIDE, "UNIT", "unt_empty"), {ScopeKind.STORE: set(), ScopeKind.ORG_UNIT: {"unt_empty"}}),
         (
             of_kind(GUIDE, "BRAND", "brd_b"),
-            {ScopeKind.BRAND: {"brd_b"}, ScopeKind.STORE: {"str_9"}, ScopeKind.UNIT: {"unt_b", "unt_str_9"}},
+            {ScopeKind.BRAND: {"brd_b"}, ScopeKind.STORE: {"str_9"}, ScopeKind.ORG_UNIT: {"unt_b", "unt_str_9"}},
         ),
     ],
     ids=["store", "staff", "district", "consumer", "unit", "unit without stores", "brand"],
@@ -280,7 +280,11 @@ async def test_several_grants_reach_together_what_each_reaches(gate: Authorizer)
     method = rpc(GUIDE, CONSUMER)
     grants = [of_kind(GUIDE, "STORE", "str_1"), of_kind(GUIDE, "UNIT", "unt_south"), of_kind(CONSUMER, "CONSUMER", "con_1")]
     caller = await gate.admit(method, somebody(*grants), request(method))
-    assert ids(caller) == {ScopeKind.STORE: {"str_1", "str_3"}, ScopeKind.UNIT: {"unt_south", "unt_str_3"}, ScopeKind.CONSUMER: {"con_1"}}
+    assert ids(caller) == {
+        ScopeKind.STORE: {"str_1", "str_3"},
+        ScopeKind.ORG_UNIT: {"unt_south", "unt_str_3"},
+        ScopeKind.CONSUMER: {"con_1"},
+    }
     assert caller.roles == {GUIDE, CONSUMER}
 
 

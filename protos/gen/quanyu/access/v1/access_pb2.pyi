@@ -115,7 +115,7 @@ class _ScopeKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ScopeKind.V
     """Everything on this installation."""
     SCOPE_KIND_BRAND: _ScopeKind.ValueType  # 2
     """A brand or a multi-brand retailer: the tenant (`brd_…`, `rtl_…`)."""
-    SCOPE_KIND_UNIT: _ScopeKind.ValueType  # 3
+    SCOPE_KIND_ORG_UNIT: _ScopeKind.ValueType  # 3
     """A unit of the organisation tree and everything below it (`unt_…`)."""
     SCOPE_KIND_STORE: _ScopeKind.ValueType  # 4
     """One store or warehouse (`str_…`)."""
@@ -135,7 +135,7 @@ SCOPE_KIND_INSTALLATION: ScopeKind.ValueType  # 1
 """Everything on this installation."""
 SCOPE_KIND_BRAND: ScopeKind.ValueType  # 2
 """A brand or a multi-brand retailer: the tenant (`brd_…`, `rtl_…`)."""
-SCOPE_KIND_UNIT: ScopeKind.ValueType  # 3
+SCOPE_KIND_ORG_UNIT: ScopeKind.ValueType  # 3
 """A unit of the organisation tree and everything below it (`unt_…`)."""
 SCOPE_KIND_STORE: ScopeKind.ValueType  # 4
 """One store or warehouse (`str_…`)."""

@@ -485,7 +485,7 @@ class StoreChanged(_message.Message):
 
     STORE_ID_FIELD_NUMBER: _builtins.int
     BRAND_ID_FIELD_NUMBER: _builtins.int
-    UNIT_IDS_FIELD_NUMBER: _builtins.int
+    ORG_UNIT_IDS_FIELD_NUMBER: _builtins.int
     NAME_FIELD_NUMBER: _builtins.int
     POSITION_FIELD_NUMBER: _builtins.int
     ZONE_FIELD_NUMBER: _builtins.int
@@ -510,7 +510,7 @@ class StoreChanged(_message.Message):
     active: _builtins.bool
     """Whether it is in use."""
     @_builtins.property
-    def unit_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+    def org_unit_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """From the headquarters down to the store's own unit."""
 
     @_builtins.property
@@ -520,7 +520,7 @@ class StoreChanged(_message.Message):
         *,
         store_id: _builtins.str = ...,
         brand_id: _builtins.str = ...,
-        unit_ids: _abc.Iterable[_builtins.str] | None = ...,
+        org_unit_ids: _abc.Iterable[_builtins.str] | None = ...,
         name: _builtins.str = ...,
         position: _point_pb2.Point | None = ...,
         zone: _builtins.str = ...,
@@ -531,7 +531,7 @@ class StoreChanged(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["position", b"position"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["active", b"active", "brand_id", b"brand_id", "closes_minute", b"closes_minute", "delivers", b"delivers", "name", b"name", "opens_minute", b"opens_minute", "position", b"position", "store_id", b"store_id", "unit_ids", b"unit_ids", "zone", b"zone"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["active", b"active", "brand_id", b"brand_id", "closes_minute", b"closes_minute", "delivers", b"delivers", "name", b"name", "opens_minute", b"opens_minute", "org_unit_ids", b"org_unit_ids", "position", b"position", "store_id", b"store_id", "zone", b"zone"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

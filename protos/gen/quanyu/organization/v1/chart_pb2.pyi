@@ -41,19 +41,19 @@ class _ChartReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ChartReas
     """There is no such brand or retailer."""
     CHART_REASON_BRAND_EXISTS: _ChartReason.ValueType  # 2
     """The id is in use."""
-    CHART_REASON_UNIT_NOT_FOUND: _ChartReason.ValueType  # 3
+    CHART_REASON_ORG_UNIT_NOT_FOUND: _ChartReason.ValueType  # 3
     """There is no such unit within the caller's scope."""
-    CHART_REASON_UNIT_EXISTS: _ChartReason.ValueType  # 4
+    CHART_REASON_ORG_UNIT_EXISTS: _ChartReason.ValueType  # 4
     """The id is in use."""
-    CHART_REASON_UNIT_KIND_NOT_ALLOWED: _ChartReason.ValueType  # 5
+    CHART_REASON_ORG_UNIT_KIND_NOT_ALLOWED: _ChartReason.ValueType  # 5
     """A unit of this kind does not stand there."""
-    CHART_REASON_UNIT_CYCLE: _ChartReason.ValueType  # 6
+    CHART_REASON_ORG_UNIT_CYCLE: _ChartReason.ValueType  # 6
     """A unit would stand below itself."""
-    CHART_REASON_UNIT_OF_ANOTHER_BRAND: _ChartReason.ValueType  # 7
+    CHART_REASON_ORG_UNIT_OF_ANOTHER_BRAND: _ChartReason.ValueType  # 7
     """The two stand in the trees of different tenants."""
-    CHART_REASON_UNIT_IS_ROOT: _ChartReason.ValueType  # 8
+    CHART_REASON_ORG_UNIT_IS_ROOT: _ChartReason.ValueType  # 8
     """A headquarters stays the root."""
-    CHART_REASON_UNIT_TOO_DEEP: _ChartReason.ValueType  # 9
+    CHART_REASON_ORG_UNIT_TOO_DEEP: _ChartReason.ValueType  # 9
     """A tree has at most 12 levels."""
     CHART_REASON_SUBTREE_TOO_LARGE: _ChartReason.ValueType  # 10
     """At most 5,000 units move at once."""
@@ -93,7 +93,7 @@ class _ChartReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ChartReas
     """It is not said where the person works; only the operator takes on staff of the installation, who work nowhere in a tree."""
 
 class ChartReason(_ChartReason, metaclass=_ChartReasonEnumTypeWrapper):
-    """Why the chart refuses. On the wire a reason goes without the prefix: `UNIT_CYCLE`."""
+    """Why the chart refuses. On the wire a reason goes without the prefix: `ORG_UNIT_CYCLE`."""
 
 CHART_REASON_UNSPECIFIED: ChartReason.ValueType  # 0
 """Not set."""
@@ -101,19 +101,19 @@ CHART_REASON_BRAND_NOT_FOUND: ChartReason.ValueType  # 1
 """There is no such brand or retailer."""
 CHART_REASON_BRAND_EXISTS: ChartReason.ValueType  # 2
 """The id is in use."""
-CHART_REASON_UNIT_NOT_FOUND: ChartReason.ValueType  # 3
+CHART_REASON_ORG_UNIT_NOT_FOUND: ChartReason.ValueType  # 3
 """There is no such unit within the caller's scope."""
-CHART_REASON_UNIT_EXISTS: ChartReason.ValueType  # 4
+CHART_REASON_ORG_UNIT_EXISTS: ChartReason.ValueType  # 4
 """The id is in use."""
-CHART_REASON_UNIT_KIND_NOT_ALLOWED: ChartReason.ValueType  # 5
+CHART_REASON_ORG_UNIT_KIND_NOT_ALLOWED: ChartReason.ValueType  # 5
 """A unit of this kind does not stand there."""
-CHART_REASON_UNIT_CYCLE: ChartReason.ValueType  # 6
+CHART_REASON_ORG_UNIT_CYCLE: ChartReason.ValueType  # 6
 """A unit would stand below itself."""
-CHART_REASON_UNIT_OF_ANOTHER_BRAND: ChartReason.ValueType  # 7
+CHART_REASON_ORG_UNIT_OF_ANOTHER_BRAND: ChartReason.ValueType  # 7
 """The two stand in the trees of different tenants."""
-CHART_REASON_UNIT_IS_ROOT: ChartReason.ValueType  # 8
+CHART_REASON_ORG_UNIT_IS_ROOT: ChartReason.ValueType  # 8
 """A headquarters stays the root."""
-CHART_REASON_UNIT_TOO_DEEP: ChartReason.ValueType  # 9
+CHART_REASON_ORG_UNIT_TOO_DEEP: ChartReason.ValueType  # 9
 """A tree has at most 12 levels."""
 CHART_REASON_SUBTREE_TOO_LARGE: ChartReason.ValueType  # 10
 """At most 5,000 units move at once."""
@@ -177,41 +177,41 @@ BRAND_KIND_RETAILER: BrandKind.ValueType  # 2
 """A retailer whose stores carry many brands (`rtl_…`)."""
 Global___BrandKind: _TypeAlias = BrandKind  # noqa: Y015
 
-class _UnitKind:
+class _OrgUnitKind:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
 
-class _UnitKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_UnitKind.ValueType], _builtins.type):
+class _OrgUnitKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_OrgUnitKind.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
-    UNIT_KIND_UNSPECIFIED: _UnitKind.ValueType  # 0
+    ORG_UNIT_KIND_UNSPECIFIED: _OrgUnitKind.ValueType  # 0
     """Not set."""
-    UNIT_KIND_HEADQUARTERS: _UnitKind.ValueType  # 1
+    ORG_UNIT_KIND_HEADQUARTERS: _OrgUnitKind.ValueType  # 1
     """The root of a tenant's tree."""
-    UNIT_KIND_NEW_RETAIL_DEPARTMENT: _UnitKind.ValueType  # 2
+    ORG_UNIT_KIND_NEW_RETAIL_DEPARTMENT: _OrgUnitKind.ValueType  # 2
     """A new-retail department: scenario x audience x place, online and offline."""
-    UNIT_KIND_REGION: _UnitKind.ValueType  # 3
+    ORG_UNIT_KIND_REGION: _OrgUnitKind.ValueType  # 3
     """A region."""
-    UNIT_KIND_SUPERVISOR_AREA: _UnitKind.ValueType  # 4
+    ORG_UNIT_KIND_SUPERVISOR_AREA: _OrgUnitKind.ValueType  # 4
     """What one supervisor looks after."""
-    UNIT_KIND_STORE: _UnitKind.ValueType  # 5
+    ORG_UNIT_KIND_STORE: _OrgUnitKind.ValueType  # 5
     """One store or warehouse."""
 
-class UnitKind(_UnitKind, metaclass=_UnitKindEnumTypeWrapper):
+class OrgUnitKind(_OrgUnitKind, metaclass=_OrgUnitKindEnumTypeWrapper):
     """What a unit is for."""
 
-UNIT_KIND_UNSPECIFIED: UnitKind.ValueType  # 0
+ORG_UNIT_KIND_UNSPECIFIED: OrgUnitKind.ValueType  # 0
 """Not set."""
-UNIT_KIND_HEADQUARTERS: UnitKind.ValueType  # 1
+ORG_UNIT_KIND_HEADQUARTERS: OrgUnitKind.ValueType  # 1
 """The root of a tenant's tree."""
-UNIT_KIND_NEW_RETAIL_DEPARTMENT: UnitKind.ValueType  # 2
+ORG_UNIT_KIND_NEW_RETAIL_DEPARTMENT: OrgUnitKind.ValueType  # 2
 """A new-retail department: scenario x audience x place, online and offline."""
-UNIT_KIND_REGION: UnitKind.ValueType  # 3
+ORG_UNIT_KIND_REGION: OrgUnitKind.ValueType  # 3
 """A region."""
-UNIT_KIND_SUPERVISOR_AREA: UnitKind.ValueType  # 4
+ORG_UNIT_KIND_SUPERVISOR_AREA: OrgUnitKind.ValueType  # 4
 """What one supervisor looks after."""
-UNIT_KIND_STORE: UnitKind.ValueType  # 5
+ORG_UNIT_KIND_STORE: OrgUnitKind.ValueType  # 5
 """One store or warehouse."""
-Global___UnitKind: _TypeAlias = UnitKind  # noqa: Y015
+Global___OrgUnitKind: _TypeAlias = OrgUnitKind  # noqa: Y015
 
 class _StoreKind:
     ValueType = _typing.NewType("ValueType", _builtins.int)
@@ -275,7 +275,7 @@ class Brand(_message.Message):
     ZONE_FIELD_NUMBER: _builtins.int
     CURRENCY_FIELD_NUMBER: _builtins.int
     FRANCHISED_FIELD_NUMBER: _builtins.int
-    HEADQUARTERS_UNIT_ID_FIELD_NUMBER: _builtins.int
+    HEADQUARTERS_ORG_UNIT_ID_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     kind: Global___BrandKind.ValueType
     zone: _builtins.str
@@ -284,7 +284,7 @@ class Brand(_message.Message):
     """Currency of its targets and scorecards, ISO 4217."""
     franchised: _builtins.bool
     """Whether its stores belong to franchisees."""
-    headquarters_unit_id: _builtins.str
+    headquarters_org_unit_id: _builtins.str
     """The root of its tree."""
     @_builtins.property
     def name(self) -> Global___Name: ...
@@ -297,18 +297,18 @@ class Brand(_message.Message):
         zone: _builtins.str = ...,
         currency: _builtins.str = ...,
         franchised: _builtins.bool = ...,
-        headquarters_unit_id: _builtins.str = ...,
+        headquarters_org_unit_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["currency", b"currency", "franchised", b"franchised", "headquarters_unit_id", b"headquarters_unit_id", "id", b"id", "kind", b"kind", "name", b"name", "zone", b"zone"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["currency", b"currency", "franchised", b"franchised", "headquarters_org_unit_id", b"headquarters_org_unit_id", "id", b"id", "kind", b"kind", "name", b"name", "zone", b"zone"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Brand: _TypeAlias = Brand  # noqa: Y015
 
 @_typing.final
-class Unit(_message.Message):
+class OrgUnit(_message.Message):
     """A part of a tenant's organisation."""
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -317,13 +317,13 @@ class Unit(_message.Message):
     KIND_FIELD_NUMBER: _builtins.int
     BRAND_ID_FIELD_NUMBER: _builtins.int
     PARENT_ID_FIELD_NUMBER: _builtins.int
-    UNIT_IDS_FIELD_NUMBER: _builtins.int
+    ORG_UNIT_IDS_FIELD_NUMBER: _builtins.int
     NAME_FIELD_NUMBER: _builtins.int
     STORE_ID_FIELD_NUMBER: _builtins.int
     VALID_FROM_FIELD_NUMBER: _builtins.int
     VALID_UNTIL_FIELD_NUMBER: _builtins.int
     id: _builtins.str
-    kind: Global___UnitKind.ValueType
+    kind: Global___OrgUnitKind.ValueType
     brand_id: _builtins.str
     parent_id: _builtins.str
     """The unit above; empty for a headquarters."""
@@ -334,7 +334,7 @@ class Unit(_message.Message):
     valid_until: _builtins.str
     """First day it stands no more."""
     @_builtins.property
-    def unit_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+    def org_unit_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """From the headquarters down to this unit, both included."""
 
     @_builtins.property
@@ -343,10 +343,10 @@ class Unit(_message.Message):
         self,
         *,
         id: _builtins.str = ...,
-        kind: Global___UnitKind.ValueType = ...,
+        kind: Global___OrgUnitKind.ValueType = ...,
         brand_id: _builtins.str = ...,
         parent_id: _builtins.str = ...,
-        unit_ids: _abc.Iterable[_builtins.str] | None = ...,
+        org_unit_ids: _abc.Iterable[_builtins.str] | None = ...,
         name: Global___Name | None = ...,
         store_id: _builtins.str = ...,
         valid_from: _builtins.str = ...,
@@ -354,11 +354,11 @@ class Unit(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["brand_id", b"brand_id", "id", b"id", "kind", b"kind", "name", b"name", "parent_id", b"parent_id", "store_id", b"store_id", "unit_ids", b"unit_ids", "valid_from", b"valid_from", "valid_until", b"valid_until"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["brand_id", b"brand_id", "id", b"id", "kind", b"kind", "name", b"name", "org_unit_ids", b"org_unit_ids", "parent_id", b"parent_id", "store_id", b"store_id", "valid_from", b"valid_from", "valid_until", b"valid_until"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___Unit: _TypeAlias = Unit  # noqa: Y015
+Global___OrgUnit: _TypeAlias = OrgUnit  # noqa: Y015
 
 @_typing.final
 class Store(_message.Message):
@@ -369,7 +369,7 @@ class Store(_message.Message):
     ID_FIELD_NUMBER: _builtins.int
     KIND_FIELD_NUMBER: _builtins.int
     BRAND_ID_FIELD_NUMBER: _builtins.int
-    UNIT_ID_FIELD_NUMBER: _builtins.int
+    ORG_UNIT_ID_FIELD_NUMBER: _builtins.int
     NAME_FIELD_NUMBER: _builtins.int
     POSITION_FIELD_NUMBER: _builtins.int
     ZONE_FIELD_NUMBER: _builtins.int
@@ -381,7 +381,7 @@ class Store(_message.Message):
     kind: Global___StoreKind.ValueType
     brand_id: _builtins.str
     """The brand or retailer whose tree it stands in."""
-    unit_id: _builtins.str
+    org_unit_id: _builtins.str
     """Its own unit."""
     zone: _builtins.str
     """IANA zone of its hours."""
@@ -404,7 +404,7 @@ class Store(_message.Message):
         id: _builtins.str = ...,
         kind: Global___StoreKind.ValueType = ...,
         brand_id: _builtins.str = ...,
-        unit_id: _builtins.str = ...,
+        org_unit_id: _builtins.str = ...,
         name: Global___Name | None = ...,
         position: _point_pb2.Point | None = ...,
         zone: _builtins.str = ...,
@@ -415,7 +415,7 @@ class Store(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "position", b"position"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["active", b"active", "brand_id", b"brand_id", "closes_minute", b"closes_minute", "delivers", b"delivers", "id", b"id", "kind", b"kind", "name", b"name", "opens_minute", b"opens_minute", "position", b"position", "unit_id", b"unit_id", "zone", b"zone"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["active", b"active", "brand_id", b"brand_id", "closes_minute", b"closes_minute", "delivers", b"delivers", "id", b"id", "kind", b"kind", "name", b"name", "opens_minute", b"opens_minute", "org_unit_id", b"org_unit_id", "position", b"position", "zone", b"zone"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -429,7 +429,7 @@ class Staff(_message.Message):
 
     ID_FIELD_NUMBER: _builtins.int
     BRAND_ID_FIELD_NUMBER: _builtins.int
-    UNIT_ID_FIELD_NUMBER: _builtins.int
+    ORG_UNIT_ID_FIELD_NUMBER: _builtins.int
     STORE_ID_FIELD_NUMBER: _builtins.int
     NAME_FIELD_NUMBER: _builtins.int
     TITLE_FIELD_NUMBER: _builtins.int
@@ -437,7 +437,7 @@ class Staff(_message.Message):
     id: _builtins.str
     brand_id: _builtins.str
     """The tenant; empty for staff of the installation."""
-    unit_id: _builtins.str
+    org_unit_id: _builtins.str
     """The unit they work in; for staff of a store the store's own unit."""
     store_id: _builtins.str
     """The store they work in; empty above stores."""
@@ -452,7 +452,7 @@ class Staff(_message.Message):
         *,
         id: _builtins.str = ...,
         brand_id: _builtins.str = ...,
-        unit_id: _builtins.str = ...,
+        org_unit_id: _builtins.str = ...,
         store_id: _builtins.str = ...,
         name: _builtins.str = ...,
         title: _builtins.str = ...,
@@ -460,7 +460,7 @@ class Staff(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["active", b"active", "brand_id", b"brand_id", "id", b"id", "name", b"name", "store_id", b"store_id", "title", b"title", "unit_id", b"unit_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["active", b"active", "brand_id", b"brand_id", "id", b"id", "name", b"name", "org_unit_id", b"org_unit_id", "store_id", b"store_id", "title", b"title"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -771,20 +771,20 @@ class BatchGetBrandsResponse(_message.Message):
 Global___BatchGetBrandsResponse: _TypeAlias = BatchGetBrandsResponse  # noqa: Y015
 
 @_typing.final
-class CreateUnitRequest(_message.Message):
+class CreateOrgUnitRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     REQUEST_ID_FIELD_NUMBER: _builtins.int
-    UNIT_ID_FIELD_NUMBER: _builtins.int
+    ORG_UNIT_ID_FIELD_NUMBER: _builtins.int
     KIND_FIELD_NUMBER: _builtins.int
     PARENT_ID_FIELD_NUMBER: _builtins.int
     NAME_FIELD_NUMBER: _builtins.int
     VALID_FROM_FIELD_NUMBER: _builtins.int
     VALID_UNTIL_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
-    unit_id: _builtins.str
+    org_unit_id: _builtins.str
     """Own id, `unt_…`; empty: made here."""
-    kind: Global___UnitKind.ValueType
+    kind: Global___OrgUnitKind.ValueType
     parent_id: _builtins.str
     """The unit it stands below; tells the tenant too."""
     valid_from: _builtins.str
@@ -795,8 +795,8 @@ class CreateUnitRequest(_message.Message):
         self,
         *,
         request_id: _builtins.str = ...,
-        unit_id: _builtins.str = ...,
-        kind: Global___UnitKind.ValueType = ...,
+        org_unit_id: _builtins.str = ...,
+        kind: Global___OrgUnitKind.ValueType = ...,
         parent_id: _builtins.str = ...,
         name: Global___Name | None = ...,
         valid_from: _builtins.str = ...,
@@ -804,80 +804,80 @@ class CreateUnitRequest(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "name", b"name", "parent_id", b"parent_id", "request_id", b"request_id", "unit_id", b"unit_id", "valid_from", b"valid_from", "valid_until", b"valid_until"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "name", b"name", "org_unit_id", b"org_unit_id", "parent_id", b"parent_id", "request_id", b"request_id", "valid_from", b"valid_from", "valid_until", b"valid_until"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___CreateUnitRequest: _TypeAlias = CreateUnitRequest  # noqa: Y015
+Global___CreateOrgUnitRequest: _TypeAlias = CreateOrgUnitRequest  # noqa: Y015
 
 @_typing.final
-class CreateUnitResponse(_message.Message):
+class CreateOrgUnitResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
-    UNIT_FIELD_NUMBER: _builtins.int
+    ORG_UNIT_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def unit(self) -> Global___Unit: ...
+    def org_unit(self) -> Global___OrgUnit: ...
     def __init__(
         self,
         *,
-        unit: Global___Unit | None = ...,
+        org_unit: Global___OrgUnit | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["unit", b"unit"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["org_unit", b"org_unit"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["unit", b"unit"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["org_unit", b"org_unit"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___CreateUnitResponse: _TypeAlias = CreateUnitResponse  # noqa: Y015
+Global___CreateOrgUnitResponse: _TypeAlias = CreateOrgUnitResponse  # noqa: Y015
 
 @_typing.final
-class MoveUnitRequest(_message.Message):
+class MoveOrgUnitRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     REQUEST_ID_FIELD_NUMBER: _builtins.int
-    UNIT_ID_FIELD_NUMBER: _builtins.int
+    ORG_UNIT_ID_FIELD_NUMBER: _builtins.int
     PARENT_ID_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
-    unit_id: _builtins.str
+    org_unit_id: _builtins.str
     parent_id: _builtins.str
     """The unit it stands below from now on."""
     def __init__(
         self,
         *,
         request_id: _builtins.str = ...,
-        unit_id: _builtins.str = ...,
+        org_unit_id: _builtins.str = ...,
         parent_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["parent_id", b"parent_id", "request_id", b"request_id", "unit_id", b"unit_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["org_unit_id", b"org_unit_id", "parent_id", b"parent_id", "request_id", b"request_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___MoveUnitRequest: _TypeAlias = MoveUnitRequest  # noqa: Y015
+Global___MoveOrgUnitRequest: _TypeAlias = MoveOrgUnitRequest  # noqa: Y015
 
 @_typing.final
-class MoveUnitResponse(_message.Message):
+class MoveOrgUnitResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
-    UNIT_FIELD_NUMBER: _builtins.int
+    ORG_UNIT_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def unit(self) -> Global___Unit: ...
+    def org_unit(self) -> Global___OrgUnit: ...
     def __init__(
         self,
         *,
-        unit: Global___Unit | None = ...,
+        org_unit: Global___OrgUnit | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["unit", b"unit"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["org_unit", b"org_unit"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["unit", b"unit"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["org_unit", b"org_unit"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___MoveUnitResponse: _TypeAlias = MoveUnitResponse  # noqa: Y015
+Global___MoveOrgUnitResponse: _TypeAlias = MoveOrgUnitResponse  # noqa: Y015
 
 @_typing.final
-class GetUnitRequest(_message.Message):
+class GetOrgUnitRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     ID_FIELD_NUMBER: _builtins.int
@@ -893,30 +893,30 @@ class GetUnitRequest(_message.Message):
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___GetUnitRequest: _TypeAlias = GetUnitRequest  # noqa: Y015
+Global___GetOrgUnitRequest: _TypeAlias = GetOrgUnitRequest  # noqa: Y015
 
 @_typing.final
-class GetUnitResponse(_message.Message):
+class GetOrgUnitResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
-    UNIT_FIELD_NUMBER: _builtins.int
+    ORG_UNIT_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def unit(self) -> Global___Unit: ...
+    def org_unit(self) -> Global___OrgUnit: ...
     def __init__(
         self,
         *,
-        unit: Global___Unit | None = ...,
+        org_unit: Global___OrgUnit | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["unit", b"unit"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["org_unit", b"org_unit"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["unit", b"unit"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["org_unit", b"org_unit"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___GetUnitResponse: _TypeAlias = GetUnitResponse  # noqa: Y015
+Global___GetOrgUnitResponse: _TypeAlias = GetOrgUnitResponse  # noqa: Y015
 
 @_typing.final
-class BatchGetUnitsRequest(_message.Message):
+class BatchGetOrgUnitsRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     IDS_FIELD_NUMBER: _builtins.int
@@ -933,104 +933,104 @@ class BatchGetUnitsRequest(_message.Message):
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___BatchGetUnitsRequest: _TypeAlias = BatchGetUnitsRequest  # noqa: Y015
+Global___BatchGetOrgUnitsRequest: _TypeAlias = BatchGetOrgUnitsRequest  # noqa: Y015
 
 @_typing.final
-class BatchGetUnitsResponse(_message.Message):
+class BatchGetOrgUnitsResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
-    UNITS_FIELD_NUMBER: _builtins.int
+    ORG_UNITS_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def units(self) -> _containers.RepeatedCompositeFieldContainer[Global___Unit]: ...
+    def org_units(self) -> _containers.RepeatedCompositeFieldContainer[Global___OrgUnit]: ...
     def __init__(
         self,
         *,
-        units: _abc.Iterable[Global___Unit] | None = ...,
+        org_units: _abc.Iterable[Global___OrgUnit] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["units", b"units"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["org_units", b"org_units"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___BatchGetUnitsResponse: _TypeAlias = BatchGetUnitsResponse  # noqa: Y015
+Global___BatchGetOrgUnitsResponse: _TypeAlias = BatchGetOrgUnitsResponse  # noqa: Y015
 
 @_typing.final
-class ListUnitsRequest(_message.Message):
+class ListOrgUnitsRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
-    UNIT_ID_FIELD_NUMBER: _builtins.int
+    ORG_UNIT_ID_FIELD_NUMBER: _builtins.int
     PAGE_FIELD_NUMBER: _builtins.int
-    unit_id: _builtins.str
+    org_unit_id: _builtins.str
     """The unit whose tree is asked for."""
     @_builtins.property
     def page(self) -> _page_pb2.PageRequest: ...
     def __init__(
         self,
         *,
-        unit_id: _builtins.str = ...,
+        org_unit_id: _builtins.str = ...,
         page: _page_pb2.PageRequest | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["page", b"page"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["page", b"page", "unit_id", b"unit_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["org_unit_id", b"org_unit_id", "page", b"page"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___ListUnitsRequest: _TypeAlias = ListUnitsRequest  # noqa: Y015
+Global___ListOrgUnitsRequest: _TypeAlias = ListOrgUnitsRequest  # noqa: Y015
 
 @_typing.final
-class ListUnitsResponse(_message.Message):
+class ListOrgUnitsResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
-    UNITS_FIELD_NUMBER: _builtins.int
+    ORG_UNITS_FIELD_NUMBER: _builtins.int
     PAGE_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def units(self) -> _containers.RepeatedCompositeFieldContainer[Global___Unit]: ...
+    def org_units(self) -> _containers.RepeatedCompositeFieldContainer[Global___OrgUnit]: ...
     @_builtins.property
     def page(self) -> _page_pb2.PageInfo: ...
     def __init__(
         self,
         *,
-        units: _abc.Iterable[Global___Unit] | None = ...,
+        org_units: _abc.Iterable[Global___OrgUnit] | None = ...,
         page: _page_pb2.PageInfo | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["page", b"page"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["page", b"page", "units", b"units"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["org_units", b"org_units", "page", b"page"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___ListUnitsResponse: _TypeAlias = ListUnitsResponse  # noqa: Y015
+Global___ListOrgUnitsResponse: _TypeAlias = ListOrgUnitsResponse  # noqa: Y015
 
 @_typing.final
-class BatchListUnitsRequest(_message.Message):
+class BatchListOrgUnitsRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
-    UNIT_IDS_FIELD_NUMBER: _builtins.int
+    ORG_UNIT_IDS_FIELD_NUMBER: _builtins.int
     FIRST_FIELD_NUMBER: _builtins.int
     first: _builtins.int
     """How many for each: 1 to 100; 0 means 20."""
     @_builtins.property
-    def unit_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+    def org_unit_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The units whose trees are asked for, at most 100."""
 
     def __init__(
         self,
         *,
-        unit_ids: _abc.Iterable[_builtins.str] | None = ...,
+        org_unit_ids: _abc.Iterable[_builtins.str] | None = ...,
         first: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["first", b"first", "unit_ids", b"unit_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["first", b"first", "org_unit_ids", b"org_unit_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___BatchListUnitsRequest: _TypeAlias = BatchListUnitsRequest  # noqa: Y015
+Global___BatchListOrgUnitsRequest: _TypeAlias = BatchListOrgUnitsRequest  # noqa: Y015
 
 @_typing.final
-class BatchListUnitsResponse(_message.Message):
+class BatchListOrgUnitsResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     TREES_FIELD_NUMBER: _builtins.int
@@ -1049,7 +1049,7 @@ class BatchListUnitsResponse(_message.Message):
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___BatchListUnitsResponse: _TypeAlias = BatchListUnitsResponse  # noqa: Y015
+Global___BatchListOrgUnitsResponse: _TypeAlias = BatchListOrgUnitsResponse  # noqa: Y015
 
 @_typing.final
 class UnitTree(_message.Message):
@@ -1057,13 +1057,13 @@ class UnitTree(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
-    UNIT_ID_FIELD_NUMBER: _builtins.int
-    UNITS_FIELD_NUMBER: _builtins.int
+    ORG_UNIT_ID_FIELD_NUMBER: _builtins.int
+    ORG_UNITS_FIELD_NUMBER: _builtins.int
     PAGE_FIELD_NUMBER: _builtins.int
-    unit_id: _builtins.str
+    org_unit_id: _builtins.str
     """The unit whose tree it is."""
     @_builtins.property
-    def units(self) -> _containers.RepeatedCompositeFieldContainer[Global___Unit]:
+    def org_units(self) -> _containers.RepeatedCompositeFieldContainer[Global___OrgUnit]:
         """Upper levels first."""
 
     @_builtins.property
@@ -1073,13 +1073,13 @@ class UnitTree(_message.Message):
     def __init__(
         self,
         *,
-        unit_id: _builtins.str = ...,
-        units: _abc.Iterable[Global___Unit] | None = ...,
+        org_unit_id: _builtins.str = ...,
+        org_units: _abc.Iterable[Global___OrgUnit] | None = ...,
         page: _page_pb2.PageInfo | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["page", b"page"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["page", b"page", "unit_id", b"unit_id", "units", b"units"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["org_unit_id", b"org_unit_id", "org_units", b"org_units", "page", b"page"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1433,7 +1433,7 @@ class HireStaffRequest(_message.Message):
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     STAFF_ID_FIELD_NUMBER: _builtins.int
     STORE_ID_FIELD_NUMBER: _builtins.int
-    UNIT_ID_FIELD_NUMBER: _builtins.int
+    ORG_UNIT_ID_FIELD_NUMBER: _builtins.int
     NAME_FIELD_NUMBER: _builtins.int
     TITLE_FIELD_NUMBER: _builtins.int
     SUBJECT_FIELD_NUMBER: _builtins.int
@@ -1441,7 +1441,7 @@ class HireStaffRequest(_message.Message):
     staff_id: _builtins.str
     """Own id, `stf_…`; empty: made here."""
     store_id: _builtins.str
-    unit_id: _builtins.str
+    org_unit_id: _builtins.str
     name: _builtins.str
     """At most 80 characters."""
     title: _builtins.str
@@ -1453,16 +1453,16 @@ class HireStaffRequest(_message.Message):
         request_id: _builtins.str = ...,
         staff_id: _builtins.str = ...,
         store_id: _builtins.str = ...,
-        unit_id: _builtins.str = ...,
+        org_unit_id: _builtins.str = ...,
         name: _builtins.str = ...,
         title: _builtins.str = ...,
         subject: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["place", b"place", "store_id", b"store_id", "unit_id", b"unit_id"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["org_unit_id", b"org_unit_id", "place", b"place", "store_id", b"store_id"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "place", b"place", "request_id", b"request_id", "staff_id", b"staff_id", "store_id", b"store_id", "subject", b"subject", "title", b"title", "unit_id", b"unit_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "org_unit_id", b"org_unit_id", "place", b"place", "request_id", b"request_id", "staff_id", b"staff_id", "store_id", b"store_id", "subject", b"subject", "title", b"title"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_place: _TypeAlias = _typing.Literal["store_id", "unit_id"]  # noqa: Y015
+    _WhichOneofReturnType_place: _TypeAlias = _typing.Literal["store_id", "org_unit_id"]  # noqa: Y015
     _WhichOneofArgType_place: _TypeAlias = _typing.Literal["place", b"place"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_place) -> _WhichOneofReturnType_place | None: ...
 
@@ -1494,24 +1494,24 @@ class MoveStaffRequest(_message.Message):
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     STAFF_ID_FIELD_NUMBER: _builtins.int
     STORE_ID_FIELD_NUMBER: _builtins.int
-    UNIT_ID_FIELD_NUMBER: _builtins.int
+    ORG_UNIT_ID_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     staff_id: _builtins.str
     store_id: _builtins.str
-    unit_id: _builtins.str
+    org_unit_id: _builtins.str
     def __init__(
         self,
         *,
         request_id: _builtins.str = ...,
         staff_id: _builtins.str = ...,
         store_id: _builtins.str = ...,
-        unit_id: _builtins.str = ...,
+        org_unit_id: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["place", b"place", "store_id", b"store_id", "unit_id", b"unit_id"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["org_unit_id", b"org_unit_id", "place", b"place", "store_id", b"store_id"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["place", b"place", "request_id", b"request_id", "staff_id", b"staff_id", "store_id", b"store_id", "unit_id", b"unit_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["org_unit_id", b"org_unit_id", "place", b"place", "request_id", b"request_id", "staff_id", b"staff_id", "store_id", b"store_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_place: _TypeAlias = _typing.Literal["store_id", "unit_id"]  # noqa: Y015
+    _WhichOneofReturnType_place: _TypeAlias = _typing.Literal["store_id", "org_unit_id"]  # noqa: Y015
     _WhichOneofArgType_place: _TypeAlias = _typing.Literal["place", b"place"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_place) -> _WhichOneofReturnType_place | None: ...
 
@@ -1593,14 +1593,14 @@ class StaffRow(_message.Message):
 
     STAFF_ID_FIELD_NUMBER: _builtins.int
     STORE_ID_FIELD_NUMBER: _builtins.int
-    UNIT_ID_FIELD_NUMBER: _builtins.int
+    ORG_UNIT_ID_FIELD_NUMBER: _builtins.int
     NAME_FIELD_NUMBER: _builtins.int
     TITLE_FIELD_NUMBER: _builtins.int
     SUBJECT_FIELD_NUMBER: _builtins.int
     ROLE_FIELD_NUMBER: _builtins.int
     staff_id: _builtins.str
     store_id: _builtins.str
-    unit_id: _builtins.str
+    org_unit_id: _builtins.str
     name: _builtins.str
     title: _builtins.str
     subject: _builtins.str
@@ -1611,17 +1611,17 @@ class StaffRow(_message.Message):
         *,
         staff_id: _builtins.str = ...,
         store_id: _builtins.str = ...,
-        unit_id: _builtins.str = ...,
+        org_unit_id: _builtins.str = ...,
         name: _builtins.str = ...,
         title: _builtins.str = ...,
         subject: _builtins.str = ...,
         role: _access_pb2.Role.ValueType = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["place", b"place", "store_id", b"store_id", "unit_id", b"unit_id"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["org_unit_id", b"org_unit_id", "place", b"place", "store_id", b"store_id"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "place", b"place", "role", b"role", "staff_id", b"staff_id", "store_id", b"store_id", "subject", b"subject", "title", b"title", "unit_id", b"unit_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "org_unit_id", b"org_unit_id", "place", b"place", "role", b"role", "staff_id", b"staff_id", "store_id", b"store_id", "subject", b"subject", "title", b"title"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_place: _TypeAlias = _typing.Literal["store_id", "unit_id"]  # noqa: Y015
+    _WhichOneofReturnType_place: _TypeAlias = _typing.Literal["store_id", "org_unit_id"]  # noqa: Y015
     _WhichOneofArgType_place: _TypeAlias = _typing.Literal["place", b"place"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_place) -> _WhichOneofReturnType_place | None: ...
 

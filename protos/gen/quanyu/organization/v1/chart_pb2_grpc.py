@@ -54,35 +54,35 @@ class ChartServiceStub:
                 request_serializer=quanyu_dot_organization_dot_v1_dot_chart__pb2.BatchGetBrandsRequest.SerializeToString,
                 response_deserializer=quanyu_dot_organization_dot_v1_dot_chart__pb2.BatchGetBrandsResponse.FromString,
                 _registered_method=True)
-        self.CreateUnit = channel.unary_unary(
-                '/quanyu.organization.v1.ChartService/CreateUnit',
-                request_serializer=quanyu_dot_organization_dot_v1_dot_chart__pb2.CreateUnitRequest.SerializeToString,
-                response_deserializer=quanyu_dot_organization_dot_v1_dot_chart__pb2.CreateUnitResponse.FromString,
+        self.CreateOrgUnit = channel.unary_unary(
+                '/quanyu.organization.v1.ChartService/CreateOrgUnit',
+                request_serializer=quanyu_dot_organization_dot_v1_dot_chart__pb2.CreateOrgUnitRequest.SerializeToString,
+                response_deserializer=quanyu_dot_organization_dot_v1_dot_chart__pb2.CreateOrgUnitResponse.FromString,
                 _registered_method=True)
-        self.MoveUnit = channel.unary_unary(
-                '/quanyu.organization.v1.ChartService/MoveUnit',
-                request_serializer=quanyu_dot_organization_dot_v1_dot_chart__pb2.MoveUnitRequest.SerializeToString,
-                response_deserializer=quanyu_dot_organization_dot_v1_dot_chart__pb2.MoveUnitResponse.FromString,
+        self.MoveOrgUnit = channel.unary_unary(
+                '/quanyu.organization.v1.ChartService/MoveOrgUnit',
+                request_serializer=quanyu_dot_organization_dot_v1_dot_chart__pb2.MoveOrgUnitRequest.SerializeToString,
+                response_deserializer=quanyu_dot_organization_dot_v1_dot_chart__pb2.MoveOrgUnitResponse.FromString,
                 _registered_method=True)
-        self.GetUnit = channel.unary_unary(
-                '/quanyu.organization.v1.ChartService/GetUnit',
-                request_serializer=quanyu_dot_organization_dot_v1_dot_chart__pb2.GetUnitRequest.SerializeToString,
-                response_deserializer=quanyu_dot_organization_dot_v1_dot_chart__pb2.GetUnitResponse.FromString,
+        self.GetOrgUnit = channel.unary_unary(
+                '/quanyu.organization.v1.ChartService/GetOrgUnit',
+                request_serializer=quanyu_dot_organization_dot_v1_dot_chart__pb2.GetOrgUnitRequest.SerializeToString,
+                response_deserializer=quanyu_dot_organization_dot_v1_dot_chart__pb2.GetOrgUnitResponse.FromString,
                 _registered_method=True)
-        self.BatchGetUnits = channel.unary_unary(
-                '/quanyu.organization.v1.ChartService/BatchGetUnits',
-                request_serializer=quanyu_dot_organization_dot_v1_dot_chart__pb2.BatchGetUnitsRequest.SerializeToString,
-                response_deserializer=quanyu_dot_organization_dot_v1_dot_chart__pb2.BatchGetUnitsResponse.FromString,
+        self.BatchGetOrgUnits = channel.unary_unary(
+                '/quanyu.organization.v1.ChartService/BatchGetOrgUnits',
+                request_serializer=quanyu_dot_organization_dot_v1_dot_chart__pb2.BatchGetOrgUnitsRequest.SerializeToString,
+                response_deserializer=quanyu_dot_organization_dot_v1_dot_chart__pb2.BatchGetOrgUnitsResponse.FromString,
                 _registered_method=True)
-        self.ListUnits = channel.unary_unary(
-                '/quanyu.organization.v1.ChartService/ListUnits',
-                request_serializer=quanyu_dot_organization_dot_v1_dot_chart__pb2.ListUnitsRequest.SerializeToString,
-                response_deserializer=quanyu_dot_organization_dot_v1_dot_chart__pb2.ListUnitsResponse.FromString,
+        self.ListOrgUnits = channel.unary_unary(
+                '/quanyu.organization.v1.ChartService/ListOrgUnits',
+                request_serializer=quanyu_dot_organization_dot_v1_dot_chart__pb2.ListOrgUnitsRequest.SerializeToString,
+                response_deserializer=quanyu_dot_organization_dot_v1_dot_chart__pb2.ListOrgUnitsResponse.FromString,
                 _registered_method=True)
-        self.BatchListUnits = channel.unary_unary(
-                '/quanyu.organization.v1.ChartService/BatchListUnits',
-                request_serializer=quanyu_dot_organization_dot_v1_dot_chart__pb2.BatchListUnitsRequest.SerializeToString,
-                response_deserializer=quanyu_dot_organization_dot_v1_dot_chart__pb2.BatchListUnitsResponse.FromString,
+        self.BatchListOrgUnits = channel.unary_unary(
+                '/quanyu.organization.v1.ChartService/BatchListOrgUnits',
+                request_serializer=quanyu_dot_organization_dot_v1_dot_chart__pb2.BatchListOrgUnitsRequest.SerializeToString,
+                response_deserializer=quanyu_dot_organization_dot_v1_dot_chart__pb2.BatchListOrgUnitsResponse.FromString,
                 _registered_method=True)
         self.CreateStore = channel.unary_unary(
                 '/quanyu.organization.v1.ChartService/CreateStore',
@@ -193,47 +193,47 @@ class ChartServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
-    def CreateUnit(self, request, context):
+    def CreateOrgUnit(self, request, context):
         """Creates a unit below another one. Units of stores come with `createStore`, headquarters with `createBrand`: either is refused here with
-        UNIT_KIND_NOT_ALLOWED. Below a store nothing stands: UNIT_KIND_NOT_ALLOWED. Refuses with UNIT_NOT_FOUND when the parent lies outside
-        the caller's scope, UNIT_EXISTS, UNIT_TOO_DEEP (12 levels) and INVALID_PERIOD.
+        ORG_UNIT_KIND_NOT_ALLOWED. Below a store nothing stands: ORG_UNIT_KIND_NOT_ALLOWED. Refuses with ORG_UNIT_NOT_FOUND when the parent lies outside
+        the caller's scope, ORG_UNIT_EXISTS, ORG_UNIT_TOO_DEEP (12 levels) and INVALID_PERIOD.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
-    def MoveUnit(self, request, context):
+    def MoveOrgUnit(self, request, context):
         """Puts a unit and all below it under another parent of the same brand. Every store below is told anew (StoreChanged).
-        Orders counted before stay with the units that stood above them then. Refuses with UNIT_CYCLE when the parent is the unit itself or
-        lies below it, UNIT_OF_ANOTHER_BRAND, UNIT_IS_ROOT (a headquarters), UNIT_KIND_NOT_ALLOWED (below a store), UNIT_TOO_DEEP and
+        Orders counted before stay with the units that stood above them then. Refuses with ORG_UNIT_CYCLE when the parent is the unit itself or
+        lies below it, ORG_UNIT_OF_ANOTHER_BRAND, ORG_UNIT_IS_ROOT (a headquarters), ORG_UNIT_KIND_NOT_ALLOWED (below a store), ORG_UNIT_TOO_DEEP and
         SUBTREE_TOO_LARGE (more than 5,000 units below).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
-    def GetUnit(self, request, context):
-        """One unit within the caller's scope, or UNIT_NOT_FOUND.
+    def GetOrgUnit(self, request, context):
+        """One unit within the caller's scope, or ORG_UNIT_NOT_FOUND.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
-    def BatchGetUnits(self, request, context):
+    def BatchGetOrgUnits(self, request, context):
         """At most 500 ids; those outside the caller's scope are absent.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
-    def ListUnits(self, request, context):
+    def ListOrgUnits(self, request, context):
         """The tree below a unit, itself included: upper levels first, by id within a level.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
-    def BatchListUnits(self, request, context):
+    def BatchListOrgUnits(self, request, context):
         """The first units of the trees below each of up to 100 units, as `units` shows them; those outside the caller's scope are absent.
         More at once are an invalid request.
         """
@@ -243,7 +243,7 @@ class ChartServiceServicer:
 
     def CreateStore(self, request, context):
         """Opens a store or warehouse and its unit (`unt_` and the store's id) below a parent, and tells StoreChanged.
-        Refuses with UNIT_NOT_FOUND, STORE_EXISTS, UNIT_KIND_NOT_ALLOWED (parent is a store), UNIT_TOO_DEEP and INVALID_HOURS (a warehouse
+        Refuses with ORG_UNIT_NOT_FOUND, STORE_EXISTS, ORG_UNIT_KIND_NOT_ALLOWED (parent is a store), ORG_UNIT_TOO_DEEP and INVALID_HOURS (a warehouse
         never opens).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -260,7 +260,7 @@ class ChartServiceServicer:
 
     def ImportStores(self, request, context):
         """Creates or overwrites up to 500 stores by their ids, so that an import may start again. A bad row is rejected alone, with its reason:
-        UNIT_NOT_FOUND, UNIT_KIND_NOT_ALLOWED, UNIT_OF_ANOTHER_BRAND (the store stands in another tree already), INVALID_HOURS, INVALID_FIELD,
+        ORG_UNIT_NOT_FOUND, ORG_UNIT_KIND_NOT_ALLOWED, ORG_UNIT_OF_ANOTHER_BRAND (the store stands in another tree already), INVALID_HOURS, INVALID_FIELD,
         DUPLICATE_ROW.
         A store that stands below another unit is moved there. Only what changed is told.
         """
@@ -285,7 +285,7 @@ class ChartServiceServicer:
     def HireStaff(self, request, context):
         """Takes a person on at a store or unit and tells StaffChanged. Without a place they belong to the installation (district operators): only
         its operator may do that, for others a place is missing (PLACE_REQUIRED). Refuses with STAFF_EXISTS, SUBJECT_IN_USE, STORE_NOT_FOUND
-        and UNIT_NOT_FOUND.
+        and ORG_UNIT_NOT_FOUND.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -294,8 +294,8 @@ class ChartServiceServicer:
     def MoveStaff(self, request, context):
         """Moves a person to another store or unit of the same brand and tells StaffChanged. Their grants at the former store or unit
         end with it; grant anew what they need at the next one. Both places lie within the caller's scope.
-        Refuses with PLACE_REQUIRED when no place is given, STAFF_NOT_FOUND, STAFF_LEFT, STORE_NOT_FOUND, UNIT_NOT_FOUND and
-        UNIT_OF_ANOTHER_BRAND.
+        Refuses with PLACE_REQUIRED when no place is given, STAFF_NOT_FOUND, STAFF_LEFT, STORE_NOT_FOUND, ORG_UNIT_NOT_FOUND and
+        ORG_UNIT_OF_ANOTHER_BRAND.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -311,7 +311,7 @@ class ChartServiceServicer:
 
     def ImportStaff(self, request, context):
         """Takes on or overwrites up to 500 people by their ids, with the role they hold at their place, so that an import may start again.
-        A bad row is rejected alone, with its reason: STORE_NOT_FOUND, UNIT_NOT_FOUND, UNIT_OF_ANOTHER_BRAND, SUBJECT_IN_USE, STAFF_LEFT,
+        A bad row is rejected alone, with its reason: STORE_NOT_FOUND, ORG_UNIT_NOT_FOUND, ORG_UNIT_OF_ANOTHER_BRAND, SUBJECT_IN_USE, STAFF_LEFT,
         ROLE_NOT_GRANTABLE, BEYOND_OWN_REACH, PLACE_REQUIRED, INVALID_FIELD, DUPLICATE_ROW. Only what changed is told.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -347,7 +347,7 @@ class ChartServiceServicer:
         district operators for a district, operators for the installation (these two by the installation's operator only); anything
         else is refused with ROLE_NOT_GRANTABLE.
         Refuses with BEYOND_OWN_REACH, STAFF_NOT_FOUND, STAFF_LEFT, GRANT_EXISTS (the same role and scope stands already),
-        UNIT_OF_ANOTHER_BRAND (a scope outside the tree the person works in) and INVALID_PERIOD (an end that does not lie after the beginning,
+        ORG_UNIT_OF_ANOTHER_BRAND (a scope outside the tree the person works in) and INVALID_PERIOD (an end that does not lie after the beginning,
         or has passed).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -392,35 +392,35 @@ def add_ChartServiceServicer_to_server(servicer, server):
                     request_deserializer=quanyu_dot_organization_dot_v1_dot_chart__pb2.BatchGetBrandsRequest.FromString,
                     response_serializer=quanyu_dot_organization_dot_v1_dot_chart__pb2.BatchGetBrandsResponse.SerializeToString,
             ),
-            'CreateUnit': grpc.unary_unary_rpc_method_handler(
-                    servicer.CreateUnit,
-                    request_deserializer=quanyu_dot_organization_dot_v1_dot_chart__pb2.CreateUnitRequest.FromString,
-                    response_serializer=quanyu_dot_organization_dot_v1_dot_chart__pb2.CreateUnitResponse.SerializeToString,
+            'CreateOrgUnit': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreateOrgUnit,
+                    request_deserializer=quanyu_dot_organization_dot_v1_dot_chart__pb2.CreateOrgUnitRequest.FromString,
+                    response_serializer=quanyu_dot_organization_dot_v1_dot_chart__pb2.CreateOrgUnitResponse.SerializeToString,
             ),
-            'MoveUnit': grpc.unary_unary_rpc_method_handler(
-                    servicer.MoveUnit,
-                    request_deserializer=quanyu_dot_organization_dot_v1_dot_chart__pb2.MoveUnitRequest.FromString,
-                    response_serializer=quanyu_dot_organization_dot_v1_dot_chart__pb2.MoveUnitResponse.SerializeToString,
+            'MoveOrgUnit': grpc.unary_unary_rpc_method_handler(
+                    servicer.MoveOrgUnit,
+                    request_deserializer=quanyu_dot_organization_dot_v1_dot_chart__pb2.MoveOrgUnitRequest.FromString,
+                    response_serializer=quanyu_dot_organization_dot_v1_dot_chart__pb2.MoveOrgUnitResponse.SerializeToString,
             ),
-            'GetUnit': grpc.unary_unary_rpc_method_handler(
-                    servicer.GetUnit,
-                    request_deserializer=quanyu_dot_organization_dot_v1_dot_chart__pb2.GetUnitRequest.FromString,
-                    response_serializer=quanyu_dot_organization_dot_v1_dot_chart__pb2.GetUnitResponse.SerializeToString,
+            'GetOrgUnit': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetOrgUnit,
+                    request_deserializer=quanyu_dot_organization_dot_v1_dot_chart__pb2.GetOrgUnitRequest.FromString,
+                    response_serializer=quanyu_dot_organization_dot_v1_dot_chart__pb2.GetOrgUnitResponse.SerializeToString,
             ),
-            'BatchGetUnits': grpc.unary_unary_rpc_method_handler(
-                    servicer.BatchGetUnits,
-                    request_deserializer=quanyu_dot_organization_dot_v1_dot_chart__pb2.BatchGetUnitsRequest.FromString,
-                    response_serializer=quanyu_dot_organization_dot_v1_dot_chart__pb2.BatchGetUnitsResponse.SerializeToString,
+            'BatchGetOrgUnits': grpc.unary_unary_rpc_method_handler(
+                    servicer.BatchGetOrgUnits,
+                    request_deserializer=quanyu_dot_organization_dot_v1_dot_chart__pb2.BatchGetOrgUnitsRequest.FromString,
+                    response_serializer=quanyu_dot_organization_dot_v1_dot_chart__pb2.BatchGetOrgUnitsResponse.SerializeToString,
             ),
-            'ListUnits': grpc.unary_unary_rpc_method_handler(
-                    servicer.ListUnits,
-                    request_deserializer=quanyu_dot_organization_dot_v1_dot_chart__pb2.ListUnitsRequest.FromString,
-                    response_serializer=quanyu_dot_organization_dot_v1_dot_chart__pb2.ListUnitsResponse.SerializeToString,
+            'ListOrgUnits': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListOrgUnits,
+                    request_deserializer=quanyu_dot_organization_dot_v1_dot_chart__pb2.ListOrgUnitsRequest.FromString,
+                    response_serializer=quanyu_dot_organization_dot_v1_dot_chart__pb2.ListOrgUnitsResponse.SerializeToString,
             ),
-            'BatchListUnits': grpc.unary_unary_rpc_method_handler(
-                    servicer.BatchListUnits,
-                    request_deserializer=quanyu_dot_organization_dot_v1_dot_chart__pb2.BatchListUnitsRequest.FromString,
-                    response_serializer=quanyu_dot_organization_dot_v1_dot_chart__pb2.BatchListUnitsResponse.SerializeToString,
+            'BatchListOrgUnits': grpc.unary_unary_rpc_method_handler(
+                    servicer.BatchListOrgUnits,
+                    request_deserializer=quanyu_dot_organization_dot_v1_dot_chart__pb2.BatchListOrgUnitsRequest.FromString,
+                    response_serializer=quanyu_dot_organization_dot_v1_dot_chart__pb2.BatchListOrgUnitsResponse.SerializeToString,
             ),
             'CreateStore': grpc.unary_unary_rpc_method_handler(
                     servicer.CreateStore,
@@ -617,7 +617,7 @@ class ChartService:
             _registered_method=True)
 
     @staticmethod
-    def CreateUnit(request,
+    def CreateOrgUnit(request,
             target,
             options=(),
             channel_credentials=None,
@@ -630,9 +630,9 @@ class ChartService:
         return grpc.experimental.unary_unary(
             request,
             target,
-            '/quanyu.organization.v1.ChartService/CreateUnit',
-            quanyu_dot_organization_dot_v1_dot_chart__pb2.CreateUnitRequest.SerializeToString,
-            quanyu_dot_organization_dot_v1_dot_chart__pb2.CreateUnitResponse.FromString,
+            '/quanyu.organization.v1.ChartService/CreateOrgUnit',
+            quanyu_dot_organization_dot_v1_dot_chart__pb2.CreateOrgUnitRequest.SerializeToString,
+            quanyu_dot_organization_dot_v1_dot_chart__pb2.CreateOrgUnitResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -644,7 +644,7 @@ class ChartService:
             _registered_method=True)
 
     @staticmethod
-    def MoveUnit(request,
+    def MoveOrgUnit(request,
             target,
             options=(),
             channel_credentials=None,
@@ -657,9 +657,9 @@ class ChartService:
         return grpc.experimental.unary_unary(
             request,
             target,
-            '/quanyu.organization.v1.ChartService/MoveUnit',
-            quanyu_dot_organization_dot_v1_dot_chart__pb2.MoveUnitRequest.SerializeToString,
-            quanyu_dot_organization_dot_v1_dot_chart__pb2.MoveUnitResponse.FromString,
+            '/quanyu.organization.v1.ChartService/MoveOrgUnit',
+            quanyu_dot_organization_dot_v1_dot_chart__pb2.MoveOrgUnitRequest.SerializeToString,
+            quanyu_dot_organization_dot_v1_dot_chart__pb2.MoveOrgUnitResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -671,7 +671,7 @@ class ChartService:
             _registered_method=True)
 
     @staticmethod
-    def GetUnit(request,
+    def GetOrgUnit(request,
             target,
             options=(),
             channel_credentials=None,
@@ -684,9 +684,9 @@ class ChartService:
         return grpc.experimental.unary_unary(
             request,
             target,
-            '/quanyu.organization.v1.ChartService/GetUnit',
-            quanyu_dot_organization_dot_v1_dot_chart__pb2.GetUnitRequest.SerializeToString,
-            quanyu_dot_organization_dot_v1_dot_chart__pb2.GetUnitResponse.FromString,
+            '/quanyu.organization.v1.ChartService/GetOrgUnit',
+            quanyu_dot_organization_dot_v1_dot_chart__pb2.GetOrgUnitRequest.SerializeToString,
+            quanyu_dot_organization_dot_v1_dot_chart__pb2.GetOrgUnitResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -698,7 +698,7 @@ class ChartService:
             _registered_method=True)
 
     @staticmethod
-    def BatchGetUnits(request,
+    def BatchGetOrgUnits(request,
             target,
             options=(),
             channel_credentials=None,
@@ -711,9 +711,9 @@ class ChartService:
         return grpc.experimental.unary_unary(
             request,
             target,
-            '/quanyu.organization.v1.ChartService/BatchGetUnits',
-            quanyu_dot_organization_dot_v1_dot_chart__pb2.BatchGetUnitsRequest.SerializeToString,
-            quanyu_dot_organization_dot_v1_dot_chart__pb2.BatchGetUnitsResponse.FromString,
+            '/quanyu.organization.v1.ChartService/BatchGetOrgUnits',
+            quanyu_dot_organization_dot_v1_dot_chart__pb2.BatchGetOrgUnitsRequest.SerializeToString,
+            quanyu_dot_organization_dot_v1_dot_chart__pb2.BatchGetOrgUnitsResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -725,7 +725,7 @@ class ChartService:
             _registered_method=True)
 
     @staticmethod
-    def ListUnits(request,
+    def ListOrgUnits(request,
             target,
             options=(),
             channel_credentials=None,
@@ -738,9 +738,9 @@ class ChartService:
         return grpc.experimental.unary_unary(
             request,
             target,
-            '/quanyu.organization.v1.ChartService/ListUnits',
-            quanyu_dot_organization_dot_v1_dot_chart__pb2.ListUnitsRequest.SerializeToString,
-            quanyu_dot_organization_dot_v1_dot_chart__pb2.ListUnitsResponse.FromString,
+            '/quanyu.organization.v1.ChartService/ListOrgUnits',
+            quanyu_dot_organization_dot_v1_dot_chart__pb2.ListOrgUnitsRequest.SerializeToString,
+            quanyu_dot_organization_dot_v1_dot_chart__pb2.ListOrgUnitsResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -752,7 +752,7 @@ class ChartService:
             _registered_method=True)
 
     @staticmethod
-    def BatchListUnits(request,
+    def BatchListOrgUnits(request,
             target,
             options=(),
             channel_credentials=None,
@@ -765,9 +765,9 @@ class ChartService:
         return grpc.experimental.unary_unary(
             request,
             target,
-            '/quanyu.organization.v1.ChartService/BatchListUnits',
-            quanyu_dot_organization_dot_v1_dot_chart__pb2.BatchListUnitsRequest.SerializeToString,
-            quanyu_dot_organization_dot_v1_dot_chart__pb2.BatchListUnitsResponse.FromString,
+            '/quanyu.organization.v1.ChartService/BatchListOrgUnits',
+            quanyu_dot_organization_dot_v1_dot_chart__pb2.BatchListOrgUnitsRequest.SerializeToString,
+            quanyu_dot_organization_dot_v1_dot_chart__pb2.BatchListOrgUnitsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -47,30 +47,30 @@ class ChartServiceStub:
     """Anybody may know a brand's name and home. Refuses with BRAND_NOT_FOUND."""
     BatchGetBrands: _grpc.UnaryUnaryMultiCallable[_chart_pb2.BatchGetBrandsRequest, _chart_pb2.BatchGetBrandsResponse]
     """At most 500 ids; those that do not exist are absent."""
-    CreateUnit: _grpc.UnaryUnaryMultiCallable[_chart_pb2.CreateUnitRequest, _chart_pb2.CreateUnitResponse]
+    CreateOrgUnit: _grpc.UnaryUnaryMultiCallable[_chart_pb2.CreateOrgUnitRequest, _chart_pb2.CreateOrgUnitResponse]
     """Creates a unit below another one. Units of stores come with `createStore`, headquarters with `createBrand`: either is refused here with
-    UNIT_KIND_NOT_ALLOWED. Below a store nothing stands: UNIT_KIND_NOT_ALLOWED. Refuses with UNIT_NOT_FOUND when the parent lies outside
-    the caller's scope, UNIT_EXISTS, UNIT_TOO_DEEP (12 levels) and INVALID_PERIOD.
+    ORG_UNIT_KIND_NOT_ALLOWED. Below a store nothing stands: ORG_UNIT_KIND_NOT_ALLOWED. Refuses with ORG_UNIT_NOT_FOUND when the parent lies outside
+    the caller's scope, ORG_UNIT_EXISTS, ORG_UNIT_TOO_DEEP (12 levels) and INVALID_PERIOD.
     """
-    MoveUnit: _grpc.UnaryUnaryMultiCallable[_chart_pb2.MoveUnitRequest, _chart_pb2.MoveUnitResponse]
+    MoveOrgUnit: _grpc.UnaryUnaryMultiCallable[_chart_pb2.MoveOrgUnitRequest, _chart_pb2.MoveOrgUnitResponse]
     """Puts a unit and all below it under another parent of the same brand. Every store below is told anew (StoreChanged).
-    Orders counted before stay with the units that stood above them then. Refuses with UNIT_CYCLE when the parent is the unit itself or
-    lies below it, UNIT_OF_ANOTHER_BRAND, UNIT_IS_ROOT (a headquarters), UNIT_KIND_NOT_ALLOWED (below a store), UNIT_TOO_DEEP and
+    Orders counted before stay with the units that stood above them then. Refuses with ORG_UNIT_CYCLE when the parent is the unit itself or
+    lies below it, ORG_UNIT_OF_ANOTHER_BRAND, ORG_UNIT_IS_ROOT (a headquarters), ORG_UNIT_KIND_NOT_ALLOWED (below a store), ORG_UNIT_TOO_DEEP and
     SUBTREE_TOO_LARGE (more than 5,000 units below).
     """
-    GetUnit: _grpc.UnaryUnaryMultiCallable[_chart_pb2.GetUnitRequest, _chart_pb2.GetUnitResponse]
-    """One unit within the caller's scope, or UNIT_NOT_FOUND."""
-    BatchGetUnits: _grpc.UnaryUnaryMultiCallable[_chart_pb2.BatchGetUnitsRequest, _chart_pb2.BatchGetUnitsResponse]
+    GetOrgUnit: _grpc.UnaryUnaryMultiCallable[_chart_pb2.GetOrgUnitRequest, _chart_pb2.GetOrgUnitResponse]
+    """One unit within the caller's scope, or ORG_UNIT_NOT_FOUND."""
+    BatchGetOrgUnits: _grpc.UnaryUnaryMultiCallable[_chart_pb2.BatchGetOrgUnitsRequest, _chart_pb2.BatchGetOrgUnitsResponse]
     """At most 500 ids; those outside the caller's scope are absent."""
-    ListUnits: _grpc.UnaryUnaryMultiCallable[_chart_pb2.ListUnitsRequest, _chart_pb2.ListUnitsResponse]
+    ListOrgUnits: _grpc.UnaryUnaryMultiCallable[_chart_pb2.ListOrgUnitsRequest, _chart_pb2.ListOrgUnitsResponse]
     """The tree below a unit, itself included: upper levels first, by id within a level."""
-    BatchListUnits: _grpc.UnaryUnaryMultiCallable[_chart_pb2.BatchListUnitsRequest, _chart_pb2.BatchListUnitsResponse]
+    BatchListOrgUnits: _grpc.UnaryUnaryMultiCallable[_chart_pb2.BatchListOrgUnitsRequest, _chart_pb2.BatchListOrgUnitsResponse]
     """The first units of the trees below each of up to 100 units, as `units` shows them; those outside the caller's scope are absent.
     More at once are an invalid request.
     """
     CreateStore: _grpc.UnaryUnaryMultiCallable[_chart_pb2.CreateStoreRequest, _chart_pb2.CreateStoreResponse]
     """Opens a store or warehouse and its unit (`unt_` and the store's id) below a parent, and tells StoreChanged.
-    Refuses with UNIT_NOT_FOUND, STORE_EXISTS, UNIT_KIND_NOT_ALLOWED (parent is a store), UNIT_TOO_DEEP and INVALID_HOURS (a warehouse
+    Refuses with ORG_UNIT_NOT_FOUND, STORE_EXISTS, ORG_UNIT_KIND_NOT_ALLOWED (parent is a store), ORG_UNIT_TOO_DEEP and INVALID_HOURS (a warehouse
     never opens).
     """
     UpdateStore: _grpc.UnaryUnaryMultiCallable[_chart_pb2.UpdateStoreRequest, _chart_pb2.UpdateStoreResponse]
@@ -79,7 +79,7 @@ class ChartServiceStub:
     """
     ImportStores: _grpc.UnaryUnaryMultiCallable[_chart_pb2.ImportStoresRequest, _chart_pb2.ImportStoresResponse]
     """Creates or overwrites up to 500 stores by their ids, so that an import may start again. A bad row is rejected alone, with its reason:
-    UNIT_NOT_FOUND, UNIT_KIND_NOT_ALLOWED, UNIT_OF_ANOTHER_BRAND (the store stands in another tree already), INVALID_HOURS, INVALID_FIELD,
+    ORG_UNIT_NOT_FOUND, ORG_UNIT_KIND_NOT_ALLOWED, ORG_UNIT_OF_ANOTHER_BRAND (the store stands in another tree already), INVALID_HOURS, INVALID_FIELD,
     DUPLICATE_ROW.
     A store that stands below another unit is moved there. Only what changed is told.
     """
@@ -90,13 +90,13 @@ class ChartServiceStub:
     HireStaff: _grpc.UnaryUnaryMultiCallable[_chart_pb2.HireStaffRequest, _chart_pb2.HireStaffResponse]
     """Takes a person on at a store or unit and tells StaffChanged. Without a place they belong to the installation (district operators): only
     its operator may do that, for others a place is missing (PLACE_REQUIRED). Refuses with STAFF_EXISTS, SUBJECT_IN_USE, STORE_NOT_FOUND
-    and UNIT_NOT_FOUND.
+    and ORG_UNIT_NOT_FOUND.
     """
     MoveStaff: _grpc.UnaryUnaryMultiCallable[_chart_pb2.MoveStaffRequest, _chart_pb2.MoveStaffResponse]
     """Moves a person to another store or unit of the same brand and tells StaffChanged. Their grants at the former store or unit
     end with it; grant anew what they need at the next one. Both places lie within the caller's scope.
-    Refuses with PLACE_REQUIRED when no place is given, STAFF_NOT_FOUND, STAFF_LEFT, STORE_NOT_FOUND, UNIT_NOT_FOUND and
-    UNIT_OF_ANOTHER_BRAND.
+    Refuses with PLACE_REQUIRED when no place is given, STAFF_NOT_FOUND, STAFF_LEFT, STORE_NOT_FOUND, ORG_UNIT_NOT_FOUND and
+    ORG_UNIT_OF_ANOTHER_BRAND.
     """
     DismissStaff: _grpc.UnaryUnaryMultiCallable[_chart_pb2.DismissStaffRequest, _chart_pb2.DismissStaffResponse]
     """A person leaves: every grant of theirs ends, their sign-in is free again, StaffChanged is told. Dismissing twice changes nothing.
@@ -104,7 +104,7 @@ class ChartServiceStub:
     """
     ImportStaff: _grpc.UnaryUnaryMultiCallable[_chart_pb2.ImportStaffRequest, _chart_pb2.ImportStaffResponse]
     """Takes on or overwrites up to 500 people by their ids, with the role they hold at their place, so that an import may start again.
-    A bad row is rejected alone, with its reason: STORE_NOT_FOUND, UNIT_NOT_FOUND, UNIT_OF_ANOTHER_BRAND, SUBJECT_IN_USE, STAFF_LEFT,
+    A bad row is rejected alone, with its reason: STORE_NOT_FOUND, ORG_UNIT_NOT_FOUND, ORG_UNIT_OF_ANOTHER_BRAND, SUBJECT_IN_USE, STAFF_LEFT,
     ROLE_NOT_GRANTABLE, BEYOND_OWN_REACH, PLACE_REQUIRED, INVALID_FIELD, DUPLICATE_ROW. Only what changed is told.
     """
     BatchGetStaff: _grpc.UnaryUnaryMultiCallable[_chart_pb2.BatchGetStaffRequest, _chart_pb2.BatchGetStaffResponse]
@@ -123,7 +123,7 @@ class ChartServiceStub:
     district operators for a district, operators for the installation (these two by the installation's operator only); anything
     else is refused with ROLE_NOT_GRANTABLE.
     Refuses with BEYOND_OWN_REACH, STAFF_NOT_FOUND, STAFF_LEFT, GRANT_EXISTS (the same role and scope stands already),
-    UNIT_OF_ANOTHER_BRAND (a scope outside the tree the person works in) and INVALID_PERIOD (an end that does not lie after the beginning,
+    ORG_UNIT_OF_ANOTHER_BRAND (a scope outside the tree the person works in) and INVALID_PERIOD (an end that does not lie after the beginning,
     or has passed).
     """
     RevokeGrant: _grpc.UnaryUnaryMultiCallable[_chart_pb2.RevokeGrantRequest, _chart_pb2.RevokeGrantResponse]
@@ -146,30 +146,30 @@ class ChartServiceAsyncStub(ChartServiceStub):
     """Anybody may know a brand's name and home. Refuses with BRAND_NOT_FOUND."""
     BatchGetBrands: _aio.UnaryUnaryMultiCallable[_chart_pb2.BatchGetBrandsRequest, _chart_pb2.BatchGetBrandsResponse]  # type: ignore[assignment]
     """At most 500 ids; those that do not exist are absent."""
-    CreateUnit: _aio.UnaryUnaryMultiCallable[_chart_pb2.CreateUnitRequest, _chart_pb2.CreateUnitResponse]  # type: ignore[assignment]
+    CreateOrgUnit: _aio.UnaryUnaryMultiCallable[_chart_pb2.CreateOrgUnitRequest, _chart_pb2.CreateOrgUnitResponse]  # type: ignore[assignment]
     """Creates a unit below another one. Units of stores come with `createStore`, headquarters with `createBrand`: either is refused here with
-    UNIT_KIND_NOT_ALLOWED. Below a store nothing stands: UNIT_KIND_NOT_ALLOWED. Refuses with UNIT_NOT_FOUND when the parent lies outside
-    the caller's scope, UNIT_EXISTS, UNIT_TOO_DEEP (12 levels) and INVALID_PERIOD.
+    ORG_UNIT_KIND_NOT_ALLOWED. Below a store nothing stands: ORG_UNIT_KIND_NOT_ALLOWED. Refuses with ORG_UNIT_NOT_FOUND when the parent lies outside
+    the caller's scope, ORG_UNIT_EXISTS, ORG_UNIT_TOO_DEEP (12 levels) and INVALID_PERIOD.
     """
-    MoveUnit: _aio.UnaryUnaryMultiCallable[_chart_pb2.MoveUnitRequest, _chart_pb2.MoveUnitResponse]  # type: ignore[assignment]
+    MoveOrgUnit: _aio.UnaryUnaryMultiCallable[_chart_pb2.MoveOrgUnitRequest, _chart_pb2.MoveOrgUnitResponse]  # type: ignore[assignment]
     """Puts a unit and all below it under another parent of the same brand. Every store below is told anew (StoreChanged).
-    Orders counted before stay with the units that stood above them then. Refuses with UNIT_CYCLE when the parent is the unit itself or
-    lies below it, UNIT_OF_ANOTHER_BRAND, UNIT_IS_ROOT (a headquarters), UNIT_KIND_NOT_ALLOWED (below a store), UNIT_TOO_DEEP and
+    Orders counted before stay with the units that stood above them then. Refuses with ORG_UNIT_CYCLE when the parent is the unit itself or
+    lies below it, ORG_UNIT_OF_ANOTHER_BRAND, ORG_UNIT_IS_ROOT (a headquarters), ORG_UNIT_KIND_NOT_ALLOWED (below a store), ORG_UNIT_TOO_DEEP and
     SUBTREE_TOO_LARGE (more than 5,000 units below).
     """
-    GetUnit: _aio.UnaryUnaryMultiCallable[_chart_pb2.GetUnitRequest, _chart_pb2.GetUnitResponse]  # type: ignore[assignment]
-    """One unit within the caller's scope, or UNIT_NOT_FOUND."""
-    BatchGetUnits: _aio.UnaryUnaryMultiCallable[_chart_pb2.BatchGetUnitsRequest, _chart_pb2.BatchGetUnitsResponse]  # type: ignore[assignment]
+    GetOrgUnit: _aio.UnaryUnaryMultiCallable[_chart_pb2.GetOrgUnitRequest, _chart_pb2.GetOrgUnitResponse]  # type: ignore[assignment]
+    """One unit within the caller's scope, or ORG_UNIT_NOT_FOUND."""
+    BatchGetOrgUnits: _aio.UnaryUnaryMultiCallable[_chart_pb2.BatchGetOrgUnitsRequest, _chart_pb2.BatchGetOrgUnitsResponse]  # type: ignore[assignment]
     """At most 500 ids; those outside the caller's scope are absent."""
-    ListUnits: _aio.UnaryUnaryMultiCallable[_chart_pb2.ListUnitsRequest, _chart_pb2.ListUnitsResponse]  # type: ignore[assignment]
+    ListOrgUnits: _aio.UnaryUnaryMultiCallable[_chart_pb2.ListOrgUnitsRequest, _chart_pb2.ListOrgUnitsResponse]  # type: ignore[assignment]
     """The tree below a unit, itself included: upper levels first, by id within a level."""
-    BatchListUnits: _aio.UnaryUnaryMultiCallable[_chart_pb2.BatchListUnitsRequest, _chart_pb2.BatchListUnitsResponse]  # type: ignore[assignment]
+    BatchListOrgUnits: _aio.UnaryUnaryMultiCallable[_chart_pb2.BatchListOrgUnitsRequest, _chart_pb2.BatchListOrgUnitsResponse]  # type: ignore[assignment]
     """The first units of the trees below each of up to 100 units, as `units` shows them; those outside the caller's scope are absent.
     More at once are an invalid request.
     """
     CreateStore: _aio.UnaryUnaryMultiCallable[_chart_pb2.CreateStoreRequest, _chart_pb2.CreateStoreResponse]  # type: ignore[assignment]
     """Opens a store or warehouse and its unit (`unt_` and the store's id) below a parent, and tells StoreChanged.
-    Refuses with UNIT_NOT_FOUND, STORE_EXISTS, UNIT_KIND_NOT_ALLOWED (parent is a store), UNIT_TOO_DEEP and INVALID_HOURS (a warehouse
+    Refuses with ORG_UNIT_NOT_FOUND, STORE_EXISTS, ORG_UNIT_KIND_NOT_ALLOWED (parent is a store), ORG_UNIT_TOO_DEEP and INVALID_HOURS (a warehouse
     never opens).
     """
     UpdateStore: _aio.UnaryUnaryMultiCallable[_chart_pb2.UpdateStoreRequest, _chart_pb2.UpdateStoreResponse]  # type: ignore[assignment]
@@ -178,7 +178,7 @@ class ChartServiceAsyncStub(ChartServiceStub):
     """
     ImportStores: _aio.UnaryUnaryMultiCallable[_chart_pb2.ImportStoresRequest, _chart_pb2.ImportStoresResponse]  # type: ignore[assignment]
     """Creates or overwrites up to 500 stores by their ids, so that an import may start again. A bad row is rejected alone, with its reason:
-    UNIT_NOT_FOUND, UNIT_KIND_NOT_ALLOWED, UNIT_OF_ANOTHER_BRAND (the store stands in another tree already), INVALID_HOURS, INVALID_FIELD,
+    ORG_UNIT_NOT_FOUND, ORG_UNIT_KIND_NOT_ALLOWED, ORG_UNIT_OF_ANOTHER_BRAND (the store stands in another tree already), INVALID_HOURS, INVALID_FIELD,
     DUPLICATE_ROW.
     A store that stands below another unit is moved there. Only what changed is told.
     """
@@ -189,13 +189,13 @@ class ChartServiceAsyncStub(ChartServiceStub):
     HireStaff: _aio.UnaryUnaryMultiCallable[_chart_pb2.HireStaffRequest, _chart_pb2.HireStaffResponse]  # type: ignore[assignment]
     """Takes a person on at a store or unit and tells StaffChanged. Without a place they belong to the installation (district operators): only
     its operator may do that, for others a place is missing (PLACE_REQUIRED). Refuses with STAFF_EXISTS, SUBJECT_IN_USE, STORE_NOT_FOUND
-    and UNIT_NOT_FOUND.
+    and ORG_UNIT_NOT_FOUND.
     """
     MoveStaff: _aio.UnaryUnaryMultiCallable[_chart_pb2.MoveStaffRequest, _chart_pb2.MoveStaffResponse]  # type: ignore[assignment]
     """Moves a person to another store or unit of the same brand and tells StaffChanged. Their grants at the former store or unit
     end with it; grant anew what they need at the next one. Both places lie within the caller's scope.
-    Refuses with PLACE_REQUIRED when no place is given, STAFF_NOT_FOUND, STAFF_LEFT, STORE_NOT_FOUND, UNIT_NOT_FOUND and
-    UNIT_OF_ANOTHER_BRAND.
+    Refuses with PLACE_REQUIRED when no place is given, STAFF_NOT_FOUND, STAFF_LEFT, STORE_NOT_FOUND, ORG_UNIT_NOT_FOUND and
+    ORG_UNIT_OF_ANOTHER_BRAND.
     """
     DismissStaff: _aio.UnaryUnaryMultiCallable[_chart_pb2.DismissStaffRequest, _chart_pb2.DismissStaffResponse]  # type: ignore[assignment]
     """A person leaves: every grant of theirs ends, their sign-in is free again, StaffChanged is told. Dismissing twice changes nothing.
@@ -203,7 +203,7 @@ class ChartServiceAsyncStub(ChartServiceStub):
     """
     ImportStaff: _aio.UnaryUnaryMultiCallable[_chart_pb2.ImportStaffRequest, _chart_pb2.ImportStaffResponse]  # type: ignore[assignment]
     """Takes on or overwrites up to 500 people by their ids, with the role they hold at their place, so that an import may start again.
-    A bad row is rejected alone, with its reason: STORE_NOT_FOUND, UNIT_NOT_FOUND, UNIT_OF_ANOTHER_BRAND, SUBJECT_IN_USE, STAFF_LEFT,
+    A bad row is rejected alone, with its reason: STORE_NOT_FOUND, ORG_UNIT_NOT_FOUND, ORG_UNIT_OF_ANOTHER_BRAND, SUBJECT_IN_USE, STAFF_LEFT,
     ROLE_NOT_GRANTABLE, BEYOND_OWN_REACH, PLACE_REQUIRED, INVALID_FIELD, DUPLICATE_ROW. Only what changed is told.
     """
     BatchGetStaff: _aio.UnaryUnaryMultiCallable[_chart_pb2.BatchGetStaffRequest, _chart_pb2.BatchGetStaffResponse]  # type: ignore[assignment]
@@ -222,7 +222,7 @@ class ChartServiceAsyncStub(ChartServiceStub):
     district operators for a district, operators for the installation (these two by the installation's operator only); anything
     else is refused with ROLE_NOT_GRANTABLE.
     Refuses with BEYOND_OWN_REACH, STAFF_NOT_FOUND, STAFF_LEFT, GRANT_EXISTS (the same role and scope stands already),
-    UNIT_OF_ANOTHER_BRAND (a scope outside the tree the person works in) and INVALID_PERIOD (an end that does not lie after the beginning,
+    ORG_UNIT_OF_ANOTHER_BRAND (a scope outside the tree the person works in) and INVALID_PERIOD (an end that does not lie after the beginning,
     or has passed).
     """
     RevokeGrant: _aio.UnaryUnaryMultiCallable[_chart_pb2.RevokeGrantRequest, _chart_pb2.RevokeGrantResponse]  # type: ignore[assignment]
@@ -268,58 +268,58 @@ class ChartServiceServicer(metaclass=_abc_1.ABCMeta):
         """At most 500 ids; those that do not exist are absent."""
 
     @_abc_1.abstractmethod
-    def CreateUnit(
+    def CreateOrgUnit(
         self,
-        request: _chart_pb2.CreateUnitRequest,
+        request: _chart_pb2.CreateOrgUnitRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_chart_pb2.CreateUnitResponse, _abc.Awaitable[_chart_pb2.CreateUnitResponse]]:
+    ) -> _typing.Union[_chart_pb2.CreateOrgUnitResponse, _abc.Awaitable[_chart_pb2.CreateOrgUnitResponse]]:
         """Creates a unit below another one. Units of stores come with `createStore`, headquarters with `createBrand`: either is refused here with
-        UNIT_KIND_NOT_ALLOWED. Below a store nothing stands: UNIT_KIND_NOT_ALLOWED. Refuses with UNIT_NOT_FOUND when the parent lies outside
-        the caller's scope, UNIT_EXISTS, UNIT_TOO_DEEP (12 levels) and INVALID_PERIOD.
+        ORG_UNIT_KIND_NOT_ALLOWED. Below a store nothing stands: ORG_UNIT_KIND_NOT_ALLOWED. Refuses with ORG_UNIT_NOT_FOUND when the parent lies outside
+        the caller's scope, ORG_UNIT_EXISTS, ORG_UNIT_TOO_DEEP (12 levels) and INVALID_PERIOD.
         """
 
     @_abc_1.abstractmethod
-    def MoveUnit(
+    def MoveOrgUnit(
         self,
-        request: _chart_pb2.MoveUnitRequest,
+        request: _chart_pb2.MoveOrgUnitRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_chart_pb2.MoveUnitResponse, _abc.Awaitable[_chart_pb2.MoveUnitResponse]]:
+    ) -> _typing.Union[_chart_pb2.MoveOrgUnitResponse, _abc.Awaitable[_chart_pb2.MoveOrgUnitResponse]]:
         """Puts a unit and all below it under another parent of the same brand. Every store below is told anew (StoreChanged).
-        Orders counted before stay with the units that stood above them then. Refuses with UNIT_CYCLE when the parent is the unit itself or
-        lies below it, UNIT_OF_ANOTHER_BRAND, UNIT_IS_ROOT (a headquarters), UNIT_KIND_NOT_ALLOWED (below a store), UNIT_TOO_DEEP and
+        Orders counted before stay with the units that stood above them then. Refuses with ORG_UNIT_CYCLE when the parent is the unit itself or
+        lies below it, ORG_UNIT_OF_ANOTHER_BRAND, ORG_UNIT_IS_ROOT (a headquarters), ORG_UNIT_KIND_NOT_ALLOWED (below a store), ORG_UNIT_TOO_DEEP and
         SUBTREE_TOO_LARGE (more than 5,000 units below).
         """
 
     @_abc_1.abstractmethod
-    def GetUnit(
+    def GetOrgUnit(
         self,
-        request: _chart_pb2.GetUnitRequest,
+        request: _chart_pb2.GetOrgUnitRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_chart_pb2.GetUnitResponse, _abc.Awaitable[_chart_pb2.GetUnitResponse]]:
-        """One unit within the caller's scope, or UNIT_NOT_FOUND."""
+    ) -> _typing.Union[_chart_pb2.GetOrgUnitResponse, _abc.Awaitable[_chart_pb2.GetOrgUnitResponse]]:
+        """One unit within the caller's scope, or ORG_UNIT_NOT_FOUND."""
 
     @_abc_1.abstractmethod
-    def BatchGetUnits(
+    def BatchGetOrgUnits(
         self,
-        request: _chart_pb2.BatchGetUnitsRequest,
+        request: _chart_pb2.BatchGetOrgUnitsRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_chart_pb2.BatchGetUnitsResponse, _abc.Awaitable[_chart_pb2.BatchGetUnitsResponse]]:
+    ) -> _typing.Union[_chart_pb2.BatchGetOrgUnitsResponse, _abc.Awaitable[_chart_pb2.BatchGetOrgUnitsResponse]]:
         """At most 500 ids; those outside the caller's scope are absent."""
 
     @_abc_1.abstractmethod
-    def ListUnits(
+    def ListOrgUnits(
         self,
-        request: _chart_pb2.ListUnitsRequest,
+        request: _chart_pb2.ListOrgUnitsRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_chart_pb2.ListUnitsResponse, _abc.Awaitable[_chart_pb2.ListUnitsResponse]]:
+    ) -> _typing.Union[_chart_pb2.ListOrgUnitsResponse, _abc.Awaitable[_chart_pb2.ListOrgUnitsResponse]]:
         """The tree below a unit, itself included: upper levels first, by id within a level."""
 
     @_abc_1.abstractmethod
-    def BatchListUnits(
+    def BatchListOrgUnits(
         self,
-        request: _chart_pb2.BatchListUnitsRequest,
+        request: _chart_pb2.BatchListOrgUnitsRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_chart_pb2.BatchListUnitsResponse, _abc.Awaitable[_chart_pb2.BatchListUnitsResponse]]:
+    ) -> _typing.Union[_chart_pb2.BatchListOrgUnitsResponse, _abc.Awaitable[_chart_pb2.BatchListOrgUnitsResponse]]:
         """The first units of the trees below each of up to 100 units, as `units` shows them; those outside the caller's scope are absent.
         More at once are an invalid request.
         """
@@ -331,7 +331,7 @@ class ChartServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_chart_pb2.CreateStoreResponse, _abc.Awaitable[_chart_pb2.CreateStoreResponse]]:
         """Opens a store or warehouse and its unit (`unt_` and the store's id) below a parent, and tells StoreChanged.
-        Refuses with UNIT_NOT_FOUND, STORE_EXISTS, UNIT_KIND_NOT_ALLOWED (parent is a store), UNIT_TOO_DEEP and INVALID_HOURS (a warehouse
+        Refuses with ORG_UNIT_NOT_FOUND, STORE_EXISTS, ORG_UNIT_KIND_NOT_ALLOWED (parent is a store), ORG_UNIT_TOO_DEEP and INVALID_HOURS (a warehouse
         never opens).
         """
 
@@ -352,7 +352,7 @@ class ChartServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_chart_pb2.ImportStoresResponse, _abc.Awaitable[_chart_pb2.ImportStoresResponse]]:
         """Creates or overwrites up to 500 stores by their ids, so that an import may start again. A bad row is rejected alone, with its reason:
-        UNIT_NOT_FOUND, UNIT_KIND_NOT_ALLOWED, UNIT_OF_ANOTHER_BRAND (the store stands in another tree already), INVALID_HOURS, INVALID_FIELD,
+        ORG_UNIT_NOT_FOUND, ORG_UNIT_KIND_NOT_ALLOWED, ORG_UNIT_OF_ANOTHER_BRAND (the store stands in another tree already), INVALID_HOURS, INVALID_FIELD,
         DUPLICATE_ROW.
         A store that stands below another unit is moved there. Only what changed is told.
         """
@@ -381,7 +381,7 @@ class ChartServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_chart_pb2.HireStaffResponse, _abc.Awaitable[_chart_pb2.HireStaffResponse]]:
         """Takes a person on at a store or unit and tells StaffChanged. Without a place they belong to the installation (district operators): only
         its operator may do that, for others a place is missing (PLACE_REQUIRED). Refuses with STAFF_EXISTS, SUBJECT_IN_USE, STORE_NOT_FOUND
-        and UNIT_NOT_FOUND.
+        and ORG_UNIT_NOT_FOUND.
         """
 
     @_abc_1.abstractmethod
@@ -392,8 +392,8 @@ class ChartServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_chart_pb2.MoveStaffResponse, _abc.Awaitable[_chart_pb2.MoveStaffResponse]]:
         """Moves a person to another store or unit of the same brand and tells StaffChanged. Their grants at the former store or unit
         end with it; grant anew what they need at the next one. Both places lie within the caller's scope.
-        Refuses with PLACE_REQUIRED when no place is given, STAFF_NOT_FOUND, STAFF_LEFT, STORE_NOT_FOUND, UNIT_NOT_FOUND and
-        UNIT_OF_ANOTHER_BRAND.
+        Refuses with PLACE_REQUIRED when no place is given, STAFF_NOT_FOUND, STAFF_LEFT, STORE_NOT_FOUND, ORG_UNIT_NOT_FOUND and
+        ORG_UNIT_OF_ANOTHER_BRAND.
         """
 
     @_abc_1.abstractmethod
@@ -413,7 +413,7 @@ class ChartServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_chart_pb2.ImportStaffResponse, _abc.Awaitable[_chart_pb2.ImportStaffResponse]]:
         """Takes on or overwrites up to 500 people by their ids, with the role they hold at their place, so that an import may start again.
-        A bad row is rejected alone, with its reason: STORE_NOT_FOUND, UNIT_NOT_FOUND, UNIT_OF_ANOTHER_BRAND, SUBJECT_IN_USE, STAFF_LEFT,
+        A bad row is rejected alone, with its reason: STORE_NOT_FOUND, ORG_UNIT_NOT_FOUND, ORG_UNIT_OF_ANOTHER_BRAND, SUBJECT_IN_USE, STAFF_LEFT,
         ROLE_NOT_GRANTABLE, BEYOND_OWN_REACH, PLACE_REQUIRED, INVALID_FIELD, DUPLICATE_ROW. Only what changed is told.
         """
 
@@ -456,7 +456,7 @@ class ChartServiceServicer(metaclass=_abc_1.ABCMeta):
         district operators for a district, operators for the installation (these two by the installation's operator only); anything
         else is refused with ROLE_NOT_GRANTABLE.
         Refuses with BEYOND_OWN_REACH, STAFF_NOT_FOUND, STAFF_LEFT, GRANT_EXISTS (the same role and scope stands already),
-        UNIT_OF_ANOTHER_BRAND (a scope outside the tree the person works in) and INVALID_PERIOD (an end that does not lie after the beginning,
+        ORG_UNIT_OF_ANOTHER_BRAND (a scope outside the tree the person works in) and INVALID_PERIOD (an end that does not lie after the beginning,
         or has passed).
         """
 

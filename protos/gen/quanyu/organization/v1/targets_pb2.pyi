@@ -115,7 +115,7 @@ class Target(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     ID_FIELD_NUMBER: _builtins.int
-    UNIT_ID_FIELD_NUMBER: _builtins.int
+    ORG_UNIT_ID_FIELD_NUMBER: _builtins.int
     BRAND_ID_FIELD_NUMBER: _builtins.int
     MONTH_FIELD_NUMBER: _builtins.int
     SCENARIO_FIELD_NUMBER: _builtins.int
@@ -123,7 +123,7 @@ class Target(_message.Message):
     OFFLINE_FIELD_NUMBER: _builtins.int
     TOTAL_FIELD_NUMBER: _builtins.int
     id: _builtins.str
-    unit_id: _builtins.str
+    org_unit_id: _builtins.str
     brand_id: _builtins.str
     month: _builtins.str
     scenario: _touch_pb2.Scenario.ValueType
@@ -144,7 +144,7 @@ class Target(_message.Message):
         self,
         *,
         id: _builtins.str = ...,
-        unit_id: _builtins.str = ...,
+        org_unit_id: _builtins.str = ...,
         brand_id: _builtins.str = ...,
         month: _builtins.str = ...,
         scenario: _touch_pb2.Scenario.ValueType = ...,
@@ -154,7 +154,7 @@ class Target(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["offline", b"offline", "online", b"online", "total", b"total"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["brand_id", b"brand_id", "id", b"id", "month", b"month", "offline", b"offline", "online", b"online", "scenario", b"scenario", "total", b"total", "unit_id", b"unit_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["brand_id", b"brand_id", "id", b"id", "month", b"month", "offline", b"offline", "online", b"online", "org_unit_id", b"org_unit_id", "scenario", b"scenario", "total", b"total"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -318,7 +318,7 @@ class Scorecard(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
-    UNIT_ID_FIELD_NUMBER: _builtins.int
+    ORG_UNIT_ID_FIELD_NUMBER: _builtins.int
     STORE_ID_FIELD_NUMBER: _builtins.int
     BRAND_ID_FIELD_NUMBER: _builtins.int
     FROM_DAY_FIELD_NUMBER: _builtins.int
@@ -330,7 +330,7 @@ class Scorecard(_message.Message):
     BY_STORE_FIELD_NUMBER: _builtins.int
     ATTAINMENTS_FIELD_NUMBER: _builtins.int
     OTHER_CURRENCIES_FIELD_NUMBER: _builtins.int
-    unit_id: _builtins.str
+    org_unit_id: _builtins.str
     """Whose it is: exactly one is set."""
     store_id: _builtins.str
     brand_id: _builtins.str
@@ -362,7 +362,7 @@ class Scorecard(_message.Message):
     def __init__(
         self,
         *,
-        unit_id: _builtins.str = ...,
+        org_unit_id: _builtins.str = ...,
         store_id: _builtins.str = ...,
         brand_id: _builtins.str = ...,
         from_day: _builtins.str = ...,
@@ -377,7 +377,7 @@ class Scorecard(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["offline", b"offline", "online", b"online", "total", b"total"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attainments", b"attainments", "brand_id", b"brand_id", "by_scenario", b"by_scenario", "by_store", b"by_store", "from_day", b"from_day", "offline", b"offline", "online", b"online", "other_currencies", b"other_currencies", "store_id", b"store_id", "total", b"total", "unit_id", b"unit_id", "until_day", b"until_day"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attainments", b"attainments", "brand_id", b"brand_id", "by_scenario", b"by_scenario", "by_store", b"by_store", "from_day", b"from_day", "offline", b"offline", "online", b"online", "org_unit_id", b"org_unit_id", "other_currencies", b"other_currencies", "store_id", b"store_id", "total", b"total", "until_day", b"until_day"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -456,13 +456,13 @@ class SetTargetRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     REQUEST_ID_FIELD_NUMBER: _builtins.int
-    UNIT_ID_FIELD_NUMBER: _builtins.int
+    ORG_UNIT_ID_FIELD_NUMBER: _builtins.int
     MONTH_FIELD_NUMBER: _builtins.int
     SCENARIO_FIELD_NUMBER: _builtins.int
     ONLINE_MINOR_FIELD_NUMBER: _builtins.int
     OFFLINE_MINOR_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
-    unit_id: _builtins.str
+    org_unit_id: _builtins.str
     month: _builtins.str
     scenario: _touch_pb2.Scenario.ValueType
     online_minor: _builtins.int
@@ -472,7 +472,7 @@ class SetTargetRequest(_message.Message):
         self,
         *,
         request_id: _builtins.str = ...,
-        unit_id: _builtins.str = ...,
+        org_unit_id: _builtins.str = ...,
         month: _builtins.str = ...,
         scenario: _touch_pb2.Scenario.ValueType = ...,
         online_minor: _builtins.int = ...,
@@ -480,7 +480,7 @@ class SetTargetRequest(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["month", b"month", "offline_minor", b"offline_minor", "online_minor", b"online_minor", "request_id", b"request_id", "scenario", b"scenario", "unit_id", b"unit_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["month", b"month", "offline_minor", b"offline_minor", "online_minor", b"online_minor", "org_unit_id", b"org_unit_id", "request_id", b"request_id", "scenario", b"scenario"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -510,13 +510,13 @@ Global___SetTargetResponse: _TypeAlias = SetTargetResponse  # noqa: Y015
 class GetScorecardRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
-    UNIT_ID_FIELD_NUMBER: _builtins.int
+    ORG_UNIT_ID_FIELD_NUMBER: _builtins.int
     STORE_ID_FIELD_NUMBER: _builtins.int
     BRAND_ID_FIELD_NUMBER: _builtins.int
     FROM_DAY_FIELD_NUMBER: _builtins.int
     UNTIL_DAY_FIELD_NUMBER: _builtins.int
     CURRENCY_FIELD_NUMBER: _builtins.int
-    unit_id: _builtins.str
+    org_unit_id: _builtins.str
     store_id: _builtins.str
     brand_id: _builtins.str
     from_day: _builtins.str
@@ -526,18 +526,18 @@ class GetScorecardRequest(_message.Message):
     def __init__(
         self,
         *,
-        unit_id: _builtins.str = ...,
+        org_unit_id: _builtins.str = ...,
         store_id: _builtins.str = ...,
         brand_id: _builtins.str = ...,
         from_day: _builtins.str = ...,
         until_day: _builtins.str = ...,
         currency: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["brand_id", b"brand_id", "store_id", b"store_id", "subject", b"subject", "unit_id", b"unit_id"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["brand_id", b"brand_id", "org_unit_id", b"org_unit_id", "store_id", b"store_id", "subject", b"subject"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["brand_id", b"brand_id", "currency", b"currency", "from_day", b"from_day", "store_id", b"store_id", "subject", b"subject", "unit_id", b"unit_id", "until_day", b"until_day"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["brand_id", b"brand_id", "currency", b"currency", "from_day", b"from_day", "org_unit_id", b"org_unit_id", "store_id", b"store_id", "subject", b"subject", "until_day", b"until_day"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_subject: _TypeAlias = _typing.Literal["unit_id", "store_id", "brand_id"]  # noqa: Y015
+    _WhichOneofReturnType_subject: _TypeAlias = _typing.Literal["org_unit_id", "store_id", "brand_id"]  # noqa: Y015
     _WhichOneofArgType_subject: _TypeAlias = _typing.Literal["subject", b"subject"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_subject) -> _WhichOneofReturnType_subject | None: ...
 
@@ -567,7 +567,7 @@ Global___GetScorecardResponse: _TypeAlias = GetScorecardResponse  # noqa: Y015
 class BatchGetScorecardsRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
-    UNIT_IDS_FIELD_NUMBER: _builtins.int
+    ORG_UNIT_IDS_FIELD_NUMBER: _builtins.int
     STORE_IDS_FIELD_NUMBER: _builtins.int
     BRAND_IDS_FIELD_NUMBER: _builtins.int
     FROM_DAY_FIELD_NUMBER: _builtins.int
@@ -578,7 +578,7 @@ class BatchGetScorecardsRequest(_message.Message):
     currency: _builtins.str
     """ISO 4217; empty: the tenant's own."""
     @_builtins.property
-    def unit_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+    def org_unit_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Whose scorecards, at most 100."""
 
     @_builtins.property
@@ -592,7 +592,7 @@ class BatchGetScorecardsRequest(_message.Message):
     def __init__(
         self,
         *,
-        unit_ids: _abc.Iterable[_builtins.str] | None = ...,
+        org_unit_ids: _abc.Iterable[_builtins.str] | None = ...,
         store_ids: _abc.Iterable[_builtins.str] | None = ...,
         brand_ids: _abc.Iterable[_builtins.str] | None = ...,
         from_day: _builtins.str = ...,
@@ -601,7 +601,7 @@ class BatchGetScorecardsRequest(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["brand_ids", b"brand_ids", "currency", b"currency", "from_day", b"from_day", "store_ids", b"store_ids", "unit_ids", b"unit_ids", "until_day", b"until_day"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["brand_ids", b"brand_ids", "currency", b"currency", "from_day", b"from_day", "org_unit_ids", b"org_unit_ids", "store_ids", b"store_ids", "until_day", b"until_day"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -71,7 +71,7 @@ class TargetServiceServicer:
 
     def SetTarget(self, request, context):
         """Sets what a unit is meant to sell in a month, online and offline; setting it again overwrites it.
-        Refuses with UNIT_NOT_FOUND outside the caller's scope, INVALID_MONTH and EMPTY_TARGET (both zero).
+        Refuses with ORG_UNIT_NOT_FOUND outside the caller's scope, INVALID_MONTH and EMPTY_TARGET (both zero).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -80,7 +80,7 @@ class TargetServiceServicer:
     def GetScorecard(self, request, context):
         """What a unit, a store or a brand sold in a period of at most 366 days, and how its targets stand.
         A brand's scorecard counts the orders with lines of its products, by those lines, wherever they were sold.
-        Refuses with UNIT_NOT_FOUND, STORE_NOT_FOUND or BRAND_NOT_FOUND outside the caller's scope and with INVALID_PERIOD.
+        Refuses with ORG_UNIT_NOT_FOUND, STORE_NOT_FOUND or BRAND_NOT_FOUND outside the caller's scope and with INVALID_PERIOD.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -88,7 +88,7 @@ class TargetServiceServicer:
 
     def BatchGetScorecards(self, request, context):
         """What each of up to 100 units, stores or brands sold in the same period, as `scorecard` shows it, in no particular order; those outside
-        the caller's scope are absent. Give exactly one of `unitIds`, `storeIds` and `brandIds`; several or none, and more than 100 at once,
+        the caller's scope are absent. Give exactly one of `orgUnitIds`, `storeIds` and `brandIds`; several or none, and more than 100 at once,
         are an invalid request. Refuses with INVALID_PERIOD.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

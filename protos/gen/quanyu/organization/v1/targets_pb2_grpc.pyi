@@ -38,16 +38,16 @@ class TargetServiceStub:
     def __new__(cls, channel: _aio.Channel) -> TargetServiceAsyncStub: ...
     SetTarget: _grpc.UnaryUnaryMultiCallable[_targets_pb2.SetTargetRequest, _targets_pb2.SetTargetResponse]
     """Sets what a unit is meant to sell in a month, online and offline; setting it again overwrites it.
-    Refuses with UNIT_NOT_FOUND outside the caller's scope, INVALID_MONTH and EMPTY_TARGET (both zero).
+    Refuses with ORG_UNIT_NOT_FOUND outside the caller's scope, INVALID_MONTH and EMPTY_TARGET (both zero).
     """
     GetScorecard: _grpc.UnaryUnaryMultiCallable[_targets_pb2.GetScorecardRequest, _targets_pb2.GetScorecardResponse]
     """What a unit, a store or a brand sold in a period of at most 366 days, and how its targets stand.
     A brand's scorecard counts the orders with lines of its products, by those lines, wherever they were sold.
-    Refuses with UNIT_NOT_FOUND, STORE_NOT_FOUND or BRAND_NOT_FOUND outside the caller's scope and with INVALID_PERIOD.
+    Refuses with ORG_UNIT_NOT_FOUND, STORE_NOT_FOUND or BRAND_NOT_FOUND outside the caller's scope and with INVALID_PERIOD.
     """
     BatchGetScorecards: _grpc.UnaryUnaryMultiCallable[_targets_pb2.BatchGetScorecardsRequest, _targets_pb2.BatchGetScorecardsResponse]
     """What each of up to 100 units, stores or brands sold in the same period, as `scorecard` shows it, in no particular order; those outside
-    the caller's scope are absent. Give exactly one of `unitIds`, `storeIds` and `brandIds`; several or none, and more than 100 at once,
+    the caller's scope are absent. Give exactly one of `orgUnitIds`, `storeIds` and `brandIds`; several or none, and more than 100 at once,
     are an invalid request. Refuses with INVALID_PERIOD.
     """
     BatchGetCredits: _grpc.UnaryUnaryMultiCallable[_targets_pb2.BatchGetCreditsRequest, _targets_pb2.BatchGetCreditsResponse]
@@ -66,16 +66,16 @@ class TargetServiceAsyncStub(TargetServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     SetTarget: _aio.UnaryUnaryMultiCallable[_targets_pb2.SetTargetRequest, _targets_pb2.SetTargetResponse]  # type: ignore[assignment]
     """Sets what a unit is meant to sell in a month, online and offline; setting it again overwrites it.
-    Refuses with UNIT_NOT_FOUND outside the caller's scope, INVALID_MONTH and EMPTY_TARGET (both zero).
+    Refuses with ORG_UNIT_NOT_FOUND outside the caller's scope, INVALID_MONTH and EMPTY_TARGET (both zero).
     """
     GetScorecard: _aio.UnaryUnaryMultiCallable[_targets_pb2.GetScorecardRequest, _targets_pb2.GetScorecardResponse]  # type: ignore[assignment]
     """What a unit, a store or a brand sold in a period of at most 366 days, and how its targets stand.
     A brand's scorecard counts the orders with lines of its products, by those lines, wherever they were sold.
-    Refuses with UNIT_NOT_FOUND, STORE_NOT_FOUND or BRAND_NOT_FOUND outside the caller's scope and with INVALID_PERIOD.
+    Refuses with ORG_UNIT_NOT_FOUND, STORE_NOT_FOUND or BRAND_NOT_FOUND outside the caller's scope and with INVALID_PERIOD.
     """
     BatchGetScorecards: _aio.UnaryUnaryMultiCallable[_targets_pb2.BatchGetScorecardsRequest, _targets_pb2.BatchGetScorecardsResponse]  # type: ignore[assignment]
     """What each of up to 100 units, stores or brands sold in the same period, as `scorecard` shows it, in no particular order; those outside
-    the caller's scope are absent. Give exactly one of `unitIds`, `storeIds` and `brandIds`; several or none, and more than 100 at once,
+    the caller's scope are absent. Give exactly one of `orgUnitIds`, `storeIds` and `brandIds`; several or none, and more than 100 at once,
     are an invalid request. Refuses with INVALID_PERIOD.
     """
     BatchGetCredits: _aio.UnaryUnaryMultiCallable[_targets_pb2.BatchGetCreditsRequest, _targets_pb2.BatchGetCreditsResponse]  # type: ignore[assignment]
@@ -97,7 +97,7 @@ class TargetServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_targets_pb2.SetTargetResponse, _abc.Awaitable[_targets_pb2.SetTargetResponse]]:
         """Sets what a unit is meant to sell in a month, online and offline; setting it again overwrites it.
-        Refuses with UNIT_NOT_FOUND outside the caller's scope, INVALID_MONTH and EMPTY_TARGET (both zero).
+        Refuses with ORG_UNIT_NOT_FOUND outside the caller's scope, INVALID_MONTH and EMPTY_TARGET (both zero).
         """
 
     @_abc_1.abstractmethod
@@ -108,7 +108,7 @@ class TargetServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_targets_pb2.GetScorecardResponse, _abc.Awaitable[_targets_pb2.GetScorecardResponse]]:
         """What a unit, a store or a brand sold in a period of at most 366 days, and how its targets stand.
         A brand's scorecard counts the orders with lines of its products, by those lines, wherever they were sold.
-        Refuses with UNIT_NOT_FOUND, STORE_NOT_FOUND or BRAND_NOT_FOUND outside the caller's scope and with INVALID_PERIOD.
+        Refuses with ORG_UNIT_NOT_FOUND, STORE_NOT_FOUND or BRAND_NOT_FOUND outside the caller's scope and with INVALID_PERIOD.
         """
 
     @_abc_1.abstractmethod
@@ -118,7 +118,7 @@ class TargetServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_targets_pb2.BatchGetScorecardsResponse, _abc.Awaitable[_targets_pb2.BatchGetScorecardsResponse]]:
         """What each of up to 100 units, stores or brands sold in the same period, as `scorecard` shows it, in no particular order; those outside
-        the caller's scope are absent. Give exactly one of `unitIds`, `storeIds` and `brandIds`; several or none, and more than 100 at once,
+        the caller's scope are absent. Give exactly one of `orgUnitIds`, `storeIds` and `brandIds`; several or none, and more than 100 at once,
         are an invalid request. Refuses with INVALID_PERIOD.
         """
 
