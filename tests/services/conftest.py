@@ -106,7 +106,7 @@ async def starting(settings: Settings, keys: Keys) -> AsyncIterator[Start]:
             services = {}
             for name in names:
                 own = msgspec.structs.replace(shared, signing_key=keys.signing_setting(name))
-                wire = import_module(f"services.{name}.__main__").wire
+                wire = import_module(f"services.{name}.__main__").define
                 service = await stack.enter_async_context(running(name, own, wire, listen=getattr(own, f"{name}_address")))
                 services[name] = Running(service, keys)
                 stack.push_async_callback(services[name].close)

@@ -53,7 +53,7 @@ async def names() -> dict[str, Section]:
         keys = new_keys()
         settings = Settings(signing_key=keys.signing_setting(service), secret_keys=keys.secret_key, hash_keys=keys.hash_key)
         runtime = Runtime.build(service, settings)
-        for table in import_module(f"services.{service}.__main__").wire(runtime).tables:
+        for table in import_module(f"services.{service}.__main__").define(runtime).tables:
             paths = sorted(set(_paths(inspect.type_info(table.struct), "")))
             collections[f"collections.{service}.{table.name}"] = {"noun": table.noun, "fields": paths}
         await runtime.close()

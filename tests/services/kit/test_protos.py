@@ -167,7 +167,7 @@ async def test_a_service_hears_exactly_what_the_routes_say(name: str, settings: 
     own = {"signing_key": keys.signing_setting(name), "secret_keys": keys.secret_key, "hash_keys": keys.hash_key}
     runtime = Runtime.build(name, msgspec.structs.replace(settings, **own))
     try:
-        heard = set(import_module(f"services.{name}.__main__").wire(runtime).events)
+        heard = set(import_module(f"services.{name}.__main__").define(runtime).events)
     finally:
         await runtime.close()
     assert heard == {kind for kind in KINDS if name in route(kind).subscribers}

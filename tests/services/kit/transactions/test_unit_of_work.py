@@ -126,7 +126,7 @@ async def test_a_cancelled_write_leaves_nothing_locked(writes: Writes) -> None:
         await asyncio.Event().wait()
         raise AssertionError
 
-    task = asyncio.create_task(writes.units.run(request(), SetConsentResponse, body))
+    task = asyncio.create_task(writes.transactions.run(request(), SetConsentResponse, body))
     await entered.wait()
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
