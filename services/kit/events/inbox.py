@@ -134,7 +134,7 @@ class EventInbox(events_pb2_grpc.EventInboxServiceServicer):
             if _out_of_reach(error):
                 raise
             bug = ids.new("bug")
-            logger().exception("event failed", bug=bug, event=event.id, kind=event.WhichOneof("body"), source=source)
+            logger().exception("event failed", bug=bug, event_id=event.id, kind=event.WhichOneof("body"), source=source)
             return events_pb2.Delivery(event_id=event.id, state=FAILED, reason=f"INTERNAL {bug}")
 
     async def _apply(self, session: Session, source: str, events: Sequence[events_pb2.Event]) -> list[events_pb2.Delivery]:

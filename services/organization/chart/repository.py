@@ -48,7 +48,7 @@ class ChartRepository:
             database, "brands", noun="BRAND", struct=Brand, message=chart_pb2.Brand, scopes={ScopeKind.BRAND: "_id"}, public=True,
         )  # fmt: skip
         self.org_units = ScopedCollection(
-            database, "org_units", noun="UNIT", struct=OrgUnit, message=chart_pb2.OrgUnit,
+            database, "org_units", noun="ORG_UNIT", struct=OrgUnit, message=chart_pb2.OrgUnit,
             scopes={ScopeKind.BRAND: "brand_id", ScopeKind.ORG_UNIT: "org_unit_ids", ScopeKind.STORE: "store_id"},
             indexes=[IndexModel([("org_unit_ids", ASCENDING), ("level", ASCENDING), ("_id", ASCENDING)])],
         )  # fmt: skip

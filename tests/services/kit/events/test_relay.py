@@ -70,7 +70,7 @@ async def test_a_new_event_wakes_the_relay_at_once(sender: Sender, subscriber: L
 
 async def test_a_relay_that_is_not_woken_looks_by_itself(sender: Sender, subscriber: Listener, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(relay_module, "LOOK_SECONDS", 0.1)
-    monkeypatch.setattr("services.kit.mongo.change_streams.Watch.subscribe", unavailable)
+    monkeypatch.setattr("services.kit.mongo.change_streams.ChangeStreamHub.subscribe", unavailable)
     async with sender.relaying({"member": subscriber.address}):
         for number in (1, 2):
             await sender.tell(visit("a", number))

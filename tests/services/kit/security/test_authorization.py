@@ -181,7 +181,7 @@ WITHIN = {"store_id": "str_1"}
         [of_kind(CONSUMER, "CONSUMER", "con_1")],
         [of_kind(MANAGER, "STORE", "str_2")],
         [of_kind(MANAGER, "STORE", "str_9"), of_kind(CONSUMER, "STORE", "str_1")],
-        [of_kind(MANAGER, "UNIT", "unt_south")],
+        [of_kind(MANAGER, "ORG_UNIT", "unt_south")],
         [of_kind(MANAGER, "BRAND", "brd_b")],
         [of_kind(MANAGER, "STAFF", "str_1")],
         [of_kind(MANAGER, "STORE")],
@@ -202,8 +202,8 @@ async def test_who_is_not_within_is_not_let_through(gate: Authorizer, grants: li
     "grant",
     [
         of_kind(MANAGER, "STORE", "str_1"),
-        of_kind(MANAGER, "UNIT", "unt_north"),
-        of_kind(MANAGER, "UNIT", "unt_str_1"),
+        of_kind(MANAGER, "ORG_UNIT", "unt_north"),
+        of_kind(MANAGER, "ORG_UNIT", "unt_str_1"),
         of_kind(MANAGER, "BRAND", "brd_a"),
         Grant(MANAGER, INSTALLATION),
     ],
@@ -231,7 +231,7 @@ async def test_one_field_within_suffices_and_an_empty_one_never_does(gate: Autho
 
 
 async def test_a_list_is_within_only_as_a_whole(gate: Authorizer) -> None:
-    method, guide = rpc(GUIDE, within=["store_ids"]), somebody(of_kind(GUIDE, "UNIT", "unt_north"))
+    method, guide = rpc(GUIDE, within=["store_ids"]), somebody(of_kind(GUIDE, "ORG_UNIT", "unt_north"))
     await gate.admit(method, guide, request(method, store_ids=["str_1", "str_2"]))
     for store_ids in (["str_1", "str_9"], ["str_9"], []):
         with pytest.raises(Denied):
@@ -257,10 +257,10 @@ async def test_what_is_no_tenants_needs_a_grant_for_the_whole_installation(gate:
         (of_kind(GUIDE, "DISTRICT", "dst_1"), {ScopeKind.DISTRICT: {"dst_1"}}),
         (of_kind(GUIDE, "CONSUMER", "con_1"), {ScopeKind.CONSUMER: {"con_1"}}),
         (
-            of_kind(GUIDE, "UNIT", "unt_north"),
+            of_kind(GUIDE, "ORG_UNIT", "unt_north"),
             {ScopeKind.STORE: {"str_1", "str_2"}, ScopeKind.ORG_UNIT: {"unt_north", "unt_str_1", "unt_str_2"}},
         ),
-        (of_kind(GUIDE, "UNIT", "unt_empty"), {ScopeKind.STORE: set(), ScopeKind.ORG_UNIT: {"unt_empty"}}),
+        (of_kind(GUIDE, "ORG_UNIT", "unt_empty"), {ScopeKind.STORE: set(), ScopeKind.ORG_UNIT: {"unt_empty"}}),
         (
             of_kind(GUIDE, "BRAND", "brd_b"),
             {ScopeKind.BRAND: {"brd_b"}, ScopeKind.STORE: {"str_9"}, ScopeKind.ORG_UNIT: {"unt_b", "unt_str_9"}},
@@ -278,7 +278,7 @@ async def test_what_a_grant_reaches(gate: Authorizer, grant: Grant, reach: Mappi
 
 async def test_several_grants_reach_together_what_each_reaches(gate: Authorizer) -> None:
     method = rpc(GUIDE, CONSUMER)
-    grants = [of_kind(GUIDE, "STORE", "str_1"), of_kind(GUIDE, "UNIT", "unt_south"), of_kind(CONSUMER, "CONSUMER", "con_1")]
+    grants = [of_kind(GUIDE, "STORE", "str_1"), of_kind(GUIDE, "ORG_UNIT", "unt_south"), of_kind(CONSUMER, "CONSUMER", "con_1")]
     caller = await gate.admit(method, somebody(*grants), request(method))
     assert ids(caller) == {
         ScopeKind.STORE: {"str_1", "str_3"},
