@@ -34,7 +34,7 @@ async def test_a_brand_comes_with_its_headquarters_and_anybody_may_know_it(shop:
 
     brand = (await chart_pb2_grpc.ChartServiceStub(anonymous).GetBrand(chart_pb2.GetBrandRequest(id="brd_a"))).brand
     assert (brand.headquarters_org_unit_id, brand.zone, brand.name.zh) == ("unt_brd_a", "Asia/Shanghai", "三里屯")
-    unit = (await shop.chart().GetOrgUnit(chart_pb2.GetOrgUnitRequest(id="unt_brd_a"))).unit
+    unit = (await shop.chart().GetOrgUnit(chart_pb2.GetOrgUnitRequest(id="unt_brd_a"))).org_unit
     assert (unit.kind, list(unit.org_unit_ids)) == (chart_pb2.ORG_UNIT_KIND_HEADQUARTERS, ["unt_brd_a"])
 
 
@@ -159,7 +159,7 @@ async def test_opening_a_store_is_told_with_its_path_and_reaches_its_supervisor_
 async def test_a_new_name_of_a_store_is_its_units_too(shop: House) -> None:
     name = chart_pb2.Name(zh="新店")
     await shop.chart(*MANAGER_1).UpdateStore(chart_pb2.UpdateStoreRequest(request_id=shop.once(), store_id="str_1", name=name))
-    assert (await shop.chart(*MANAGER_1).GetOrgUnit(chart_pb2.GetOrgUnitRequest(id="unt_str_1"))).unit.name == name
+    assert (await shop.chart(*MANAGER_1).GetOrgUnit(chart_pb2.GetOrgUnitRequest(id="unt_str_1"))).org_unit.name == name
 
 
 async def test_a_neighbours_store_is_read_by_anybody_and_changed_by_nobody_else(shop: House) -> None:

@@ -83,7 +83,7 @@ class Side:
             "CONSUMER": [("CONSUMER", id) for id in (self.consumer, self.linked_consumer)],
             "GUIDE": [("STORE", self.store), ("STAFF", guide)],
             "STORE_MANAGER": [("STORE", self.store), ("STAFF", manager)],
-            "SUPERVISOR": [("UNIT", self.unit), ("STAFF", supervisor)],
+            "SUPERVISOR": [("ORG_UNIT", self.unit), ("STAFF", supervisor)],
             "BRAND_OPERATOR": [("BRAND", self.brand_id), ("STAFF", operator)],
             "DISTRICT_OPERATOR": [("DISTRICT", self.district)],
             "SERVICE": [("BRAND", self.brand_id)],
