@@ -22,7 +22,7 @@ BUDGETS = "budgets"
 def campaign_collection(database: Database) -> ScopedCollection[Campaign]:
     """Campaigns, written by their district's operator and, through `BudgetRepository.join`, by brands."""
     return ScopedCollection(
-        database, "campaign_collection", noun="CAMPAIGN", struct=Campaign, message=campaigns_pb2.Campaign,
+        database, "campaigns", noun="CAMPAIGN", struct=Campaign, message=campaigns_pb2.Campaign,
         scopes={ScopeKind.DISTRICT: "district_id"}, public=True,
         indexes=[IndexModel([("district_id", ASCENDING), ("starts_at", DESCENDING), ("_id", ASCENDING)])],
     )  # fmt: skip

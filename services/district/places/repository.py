@@ -30,7 +30,7 @@ Each character has one place, whatever its reading in a name: MongoDB has 拾, w
 def district_collection(database: Database) -> ScopedCollection[District]:
     """All districts; there are few."""
     return ScopedCollection(
-        database, "district_collection", noun="DISTRICT", struct=District, message=places_pb2.District, scopes={}, public=True,
+        database, "districts", noun="DISTRICT", struct=District, message=places_pb2.District, scopes={}, public=True,
         indexes=[IndexModel([*BY_NAME, ("_id", ASCENDING)], name="by_name", collation=IN_CHINESE)],
     )  # fmt: skip
 

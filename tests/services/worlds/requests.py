@@ -20,7 +20,7 @@ Ids = Mapping[str, Sequence[str]]
 Choice = Mapping[Path, Sequence[str]]
 """What stands in each id field; a field that is missing here stays empty."""
 
-SAME_AS = {"parent": "unit", "scope": "store"}
+SAME_AS = {"parent": "org_unit", "scope": "store"}
 """Nouns of fields that are named after what the thing is to the request."""
 SUBJECTS = {"ResolveConsumerRequest": "consumer", "ResolveGrantsRequest": "staff"}
 """Requests whose `subject` is an id."""

@@ -101,19 +101,19 @@ class World:
             await self.write("ChartService.CreateBrand", brand_id=brand, kind=kind, name={"en": brand}, zone=ZONE, currency="CNY")
         for side in (self.ash, self.birch, self.oak):
             unit = {"kind": 3, "parent_id": f"unt_brd_{side.brand}", "name": {"en": side.text("north")}}
-            await self.write("ChartService.CreateOrgUnit", org_unit_id=side.unit, **unit)
-            await self._store(side.store, side.unit)
-            side.knows("unit", f"unt_{side.store}")
+            await self.write("ChartService.CreateOrgUnit", org_unit_id=side.org_unit, **unit)
+            await self._store(side.store, side.org_unit)
+            side.knows("org_unit", f"unt_{side.store}")
             guide, manager, supervisor, operator = side.ids["staff"]
             for staff, place in ((guide, {"store_id": side.store}), (manager, {"store_id": side.store}),
-                                 (supervisor, {"org_unit_id": side.unit}), (operator, {"org_unit_id": f"unt_brd_{side.brand}"})):  # fmt: skip
+                                 (supervisor, {"org_unit_id": side.org_unit}), (operator, {"org_unit_id": f"unt_brd_{side.brand}"})):  # fmt: skip
                 await self.write("ChartService.HireStaff", staff_id=staff, name=side.text(f"name of {staff}"), title="", **place)
             granted = await self.write("ChartService.GrantRole", staff_id=guide, role=2, kind=4, scope_id=side.store)
             side.knows("grant", granted.grant.id)
             online, offline = side.number(8_100_000_017 + side.serial), side.number(8_200_000_017 + side.serial)
             side.number(online + offline)
             target = {"month": f"{self.at:%Y-%m}", "online_minor": online, "offline_minor": offline}
-            await self.write("TargetService.SetTarget", org_unit_id=side.unit, **target)
+            await self.write("TargetService.SetTarget", org_unit_id=side.org_unit, **target)
         await self._store("str_elm", "unt_rtl_elm")
 
     async def _store(self, id: str, parent_id: str) -> None:

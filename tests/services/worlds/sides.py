@@ -38,7 +38,7 @@ class Side:
         self.ids: dict[str, list[str]] = {
             "brand": [f"brd_{self.brand}"],
             "store": [f"str_{name}"],
-            "unit": [f"unt_{secret}_north"],
+            "org_unit": [f"unt_{secret}_north"],
             "staff": [f"stf_{secret}_guide", f"stf_{secret}_manager", f"stf_{secret}_supervisor", f"stf_{secret}_operator"],
             "consumer": [f"con_{secret}"],
             "linked_consumer": [f"con_{secret}_twin"],
@@ -83,7 +83,7 @@ class Side:
             "CONSUMER": [("CONSUMER", id) for id in (self.consumer, self.linked_consumer)],
             "GUIDE": [("STORE", self.store), ("STAFF", guide)],
             "STORE_MANAGER": [("STORE", self.store), ("STAFF", manager)],
-            "SUPERVISOR": [("ORG_UNIT", self.unit), ("STAFF", supervisor)],
+            "SUPERVISOR": [("ORG_UNIT", self.org_unit), ("STAFF", supervisor)],
             "BRAND_OPERATOR": [("BRAND", self.brand_id), ("STAFF", operator)],
             "DISTRICT_OPERATOR": [("DISTRICT", self.district)],
             "SERVICE": [("BRAND", self.brand_id)],

@@ -154,7 +154,7 @@ async def own_of(target: Side, attacker: Side, world: World) -> Own:
     nouns = {
         ScopeKind.BRAND: "brand",
         ScopeKind.STORE: "store",
-        ScopeKind.ORG_UNIT: "unit",
+        ScopeKind.ORG_UNIT: "org_unit",
         ScopeKind.DISTRICT: "district",
         ScopeKind.CONSUMER: "consumer",
         ScopeKind.STAFF: "staff",
