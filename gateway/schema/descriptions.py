@@ -3,6 +3,7 @@
 They come from `quanyu/descriptors.binpb`, which `protos/generate.py` writes beside the generated modules.
 """
 
+import re
 from collections.abc import Iterator, Mapping
 from functools import cache
 from importlib import resources
@@ -141,11 +142,15 @@ def _comments() -> Mapping[str, str]:
 
 def _of_file(file: Any) -> Iterator[tuple[str, str]]:
     for location in file.source_code_info.location:
-        # Line ends come from wrapping and mean nothing.
-        comment = " ".join((location.leading_comments or location.trailing_comments).split())
+        comment = _unwrapped(location.leading_comments or location.trailing_comments)
         name = _name_at(file, list(location.path)) if comment else None
         if name:
             yield name, comment
+
+
+def _unwrapped(comment: str) -> str:
+    """Joins the wrapped lines of a comment. An item of a list (`- `) keeps its own line, as Markdown wants it."""
+    return "\n".join(" ".join(part.split()) for part in re.split(r"\n(?= *- )", comment))
 
 
 def _name_at(file: Any, path: list[int]) -> str | None:

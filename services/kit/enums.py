@@ -5,7 +5,7 @@ from enum import StrEnum
 
 
 class Role(StrEnum):
-    """What a caller is to the thing asked for."""
+    """The function in which a caller acts."""
 
     CONSUMER = "ROLE_CONSUMER"
     GUIDE = "ROLE_GUIDE"
@@ -27,7 +27,7 @@ class RoleSet(StrEnum):
 
 
 class ScopeKind(StrEnum):
-    """The kind of thing a grant reaches."""
+    """The kind of object that a grant covers."""
 
     INSTALLATION = "SCOPE_KIND_INSTALLATION"
     BRAND = "SCOPE_KIND_BRAND"
@@ -39,7 +39,7 @@ class ScopeKind(StrEnum):
 
 
 class CommonReason(StrEnum):
-    """Reasons that every rpc may refuse with."""
+    """Reasons for which every rpc may refuse a call."""
 
     UNAUTHENTICATED = "COMMON_REASON_UNAUTHENTICATED"
     INVALID_PRINCIPAL = "COMMON_REASON_INVALID_PRINCIPAL"
@@ -73,7 +73,7 @@ class CommonReason(StrEnum):
 
 
 class Touchpoint(StrEnum):
-    """Where an interaction happened."""
+    """The place or channel in which an interaction happened."""
 
     UNSPECIFIED = "TOUCHPOINT_UNSPECIFIED"
     STORE = "TOUCHPOINT_STORE"
@@ -87,7 +87,7 @@ class Touchpoint(StrEnum):
 
 
 class Scenario(StrEnum):
-    """The situation the consumer is in."""
+    """The situation that the consumer is in."""
 
     UNSPECIFIED = "SCENARIO_UNSPECIFIED"
     IN_STORE = "SCENARIO_IN_STORE"
@@ -100,7 +100,7 @@ class Scenario(StrEnum):
 
 
 class EventInboxReason(StrEnum):
-    """Why Deliver refuses a whole call."""
+    """Reasons for which Deliver refuses a whole call."""
 
     INVALID_BATCH = "EVENT_SINK_REASON_INVALID_BATCH"
     SOURCE_NOT_YOURS = "EVENT_SINK_REASON_SOURCE_NOT_YOURS"
@@ -108,7 +108,7 @@ class EventInboxReason(StrEnum):
 
 
 class DeliveryState(StrEnum):
-    """What became of a delivered event."""
+    """The result of a delivery."""
 
     APPLIED = "DELIVERY_STATE_APPLIED"
     FAILED = "DELIVERY_STATE_FAILED"

@@ -25,9 +25,9 @@ class Money(_message.Message):
     MINOR_FIELD_NUMBER: _builtins.int
     CURRENCY_FIELD_NUMBER: _builtins.int
     minor: _builtins.int
-    """Minor units; negative for what is owed back."""
+    """Amount in minor units; negative for refunds and debts."""
     currency: _builtins.str
-    """ISO 4217, upper case."""
+    """ISO 4217, upper case, such as CNY."""
     def __init__(
         self,
         *,

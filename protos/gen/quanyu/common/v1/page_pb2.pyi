@@ -18,16 +18,16 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class PageRequest(_message.Message):
-    """Which page of a list is asked for. Lists are keyset pages: what is inserted meanwhile never shifts them."""
+    """Size and start of a page. Lists use keyset pagination: documents that are inserted meanwhile never shift a page."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     FIRST_FIELD_NUMBER: _builtins.int
     AFTER_FIELD_NUMBER: _builtins.int
     first: _builtins.int
-    """How many items at most: 1 to 100; 0 means 20."""
+    """Page size, 1-100; 0 means 20."""
     after: _builtins.str
-    """The end cursor of the page before; empty for the first page. A cursor of another list or a damaged one is refused as INVALID_CURSOR."""
+    """End cursor of the previous page; empty for the first page. A damaged cursor or one of another list is refused with INVALID_CURSOR."""
     def __init__(
         self,
         *,
@@ -44,16 +44,16 @@ Global___PageRequest: _TypeAlias = PageRequest  # noqa: Y015
 
 @_typing.final
 class PageInfo(_message.Message):
-    """What a page says of itself."""
+    """The end of a page."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     END_CURSOR_FIELD_NUMBER: _builtins.int
     HAS_NEXT_PAGE_FIELD_NUMBER: _builtins.int
     end_cursor: _builtins.str
-    """Ask for `after` this to get the next page; empty when the page is empty."""
+    """Cursor of the last item. Pass it as `after` to get the next page; empty when the page is empty."""
     has_next_page: _builtins.bool
-    """Whether another page follows."""
+    """True if another page follows."""
     def __init__(
         self,
         *,

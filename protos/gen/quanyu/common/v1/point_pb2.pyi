@@ -18,7 +18,7 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class Point(_message.Message):
-    """A place on earth, WGS 84. The order of the fields is the order of MongoDB's coordinate pairs."""
+    """A position on Earth, WGS 84. The fields have the order of MongoDB's coordinate pairs."""
 
     DESCRIPTOR: _descriptor.Descriptor
 

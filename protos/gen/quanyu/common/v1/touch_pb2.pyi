@@ -25,43 +25,43 @@ class _TouchpointEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Touchpoint
     TOUCHPOINT_UNSPECIFIED: _Touchpoint.ValueType  # 0
     """Not known."""
     TOUCHPOINT_STORE: _Touchpoint.ValueType  # 1
-    """At the counter or till of a store."""
+    """At the counter or checkout of a store."""
     TOUCHPOINT_MINI_PROGRAM: _Touchpoint.ValueType  # 2
     """In a mini program."""
     TOUCHPOINT_APP: _Touchpoint.ValueType  # 3
     """In an app of the brand or the district."""
     TOUCHPOINT_WEB: _Touchpoint.ValueType  # 4
-    """On a web site."""
+    """On a website."""
     TOUCHPOINT_LIVE: _Touchpoint.ValueType  # 5
     """In a live broadcast."""
     TOUCHPOINT_GUIDE_CHAT: _Touchpoint.ValueType  # 6
     """In a chat with a guide."""
     TOUCHPOINT_DISTRICT_SCREEN: _Touchpoint.ValueType  # 7
-    """At a screen of the shopping district."""
+    """At a screen in the shopping district."""
     TOUCHPOINT_DELIVERY: _Touchpoint.ValueType  # 8
-    """At the door, when something is delivered."""
+    """At the consumer's address, when goods are delivered."""
 
 class Touchpoint(_Touchpoint, metaclass=_TouchpointEnumTypeWrapper):
-    """Where an interaction happened."""
+    """The place or channel in which an interaction happened."""
 
 TOUCHPOINT_UNSPECIFIED: Touchpoint.ValueType  # 0
 """Not known."""
 TOUCHPOINT_STORE: Touchpoint.ValueType  # 1
-"""At the counter or till of a store."""
+"""At the counter or checkout of a store."""
 TOUCHPOINT_MINI_PROGRAM: Touchpoint.ValueType  # 2
 """In a mini program."""
 TOUCHPOINT_APP: Touchpoint.ValueType  # 3
 """In an app of the brand or the district."""
 TOUCHPOINT_WEB: Touchpoint.ValueType  # 4
-"""On a web site."""
+"""On a website."""
 TOUCHPOINT_LIVE: Touchpoint.ValueType  # 5
 """In a live broadcast."""
 TOUCHPOINT_GUIDE_CHAT: Touchpoint.ValueType  # 6
 """In a chat with a guide."""
 TOUCHPOINT_DISTRICT_SCREEN: Touchpoint.ValueType  # 7
-"""At a screen of the shopping district."""
+"""At a screen in the shopping district."""
 TOUCHPOINT_DELIVERY: Touchpoint.ValueType  # 8
-"""At the door, when something is delivered."""
+"""At the consumer's address, when goods are delivered."""
 Global___Touchpoint: _TypeAlias = Touchpoint  # noqa: Y015
 
 class _Scenario:
@@ -75,35 +75,35 @@ class _ScenarioEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Scenario.Val
     SCENARIO_IN_STORE: _Scenario.ValueType  # 1
     """In a store."""
     SCENARIO_OFF_STORE: _Scenario.ValueType  # 2
-    """Left a store or district a short while ago and was reached by a guide."""
+    """Left a store or district recently and received a message from a guide."""
     SCENARIO_URGENT_NEED: _Scenario.ValueType  # 3
-    """Needs something within hours."""
+    """Needs goods within hours."""
     SCENARIO_DISCOVERY: _Scenario.ValueType  # 4
-    """Looks around without a fixed aim."""
+    """Browses without a specific product in mind."""
     SCENARIO_DISTRICT_VISIT: _Scenario.ValueType  # 5
     """Visits a shopping district."""
     SCENARIO_AFTER_SALES: _Scenario.ValueType  # 6
-    """Has something returned, exchanged or repaired."""
+    """Returns goods, exchanges them or has them repaired."""
     SCENARIO_AT_HOME: _Scenario.ValueType  # 7
-    """At home, no visit, no haste."""
+    """At home, neither on a visit nor in a hurry."""
 
 class Scenario(_Scenario, metaclass=_ScenarioEnumTypeWrapper):
-    """The situation the consumer is in. Derived by the services from what they know; a client's value is a hint."""
+    """The situation that the consumer is in. The services derive it from their data; a value from a client is only a hint."""
 
 SCENARIO_UNSPECIFIED: Scenario.ValueType  # 0
 """Not derived yet."""
 SCENARIO_IN_STORE: Scenario.ValueType  # 1
 """In a store."""
 SCENARIO_OFF_STORE: Scenario.ValueType  # 2
-"""Left a store or district a short while ago and was reached by a guide."""
+"""Left a store or district recently and received a message from a guide."""
 SCENARIO_URGENT_NEED: Scenario.ValueType  # 3
-"""Needs something within hours."""
+"""Needs goods within hours."""
 SCENARIO_DISCOVERY: Scenario.ValueType  # 4
-"""Looks around without a fixed aim."""
+"""Browses without a specific product in mind."""
 SCENARIO_DISTRICT_VISIT: Scenario.ValueType  # 5
 """Visits a shopping district."""
 SCENARIO_AFTER_SALES: Scenario.ValueType  # 6
-"""Has something returned, exchanged or repaired."""
+"""Returns goods, exchanges them or has them repaired."""
 SCENARIO_AT_HOME: Scenario.ValueType  # 7
-"""At home, no visit, no haste."""
+"""At home, neither on a visit nor in a hurry."""
 Global___Scenario: _TypeAlias = Scenario  # noqa: Y015

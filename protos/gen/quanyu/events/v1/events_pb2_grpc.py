@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class EventInboxServiceStub:
-    """Takes events from another service.
+    """Receives events from other services.
     """
 
     def __init__(self, channel):
@@ -43,12 +43,12 @@ class EventInboxServiceStub:
 
 
 class EventInboxServiceServicer:
-    """Takes events from another service.
+    """Receives events from other services.
     """
 
     def Deliver(self, request, context):
-        """Applies events in the order given. Each is answered for itself: one that fails holds back only later ones of its own key.
-        Refuses with SOURCE_NOT_YOURS unless `source` itself signed the call, and with KIND_NOT_YOURS when another service tells such events.
+        """Applies events in the given order and reports a result for each; a failed event holds back only later events with the same key.
+        Only the service `source` may call it. Refused with KIND_NOT_YOURS when another service publishes events of this type.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -71,7 +71,7 @@ def add_EventInboxServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class EventInboxService:
-    """Takes events from another service.
+    """Receives events from other services.
     """
 
     @staticmethod
@@ -103,7 +103,7 @@ class EventInboxService:
 
 
 class EventOutboxServiceStub:
-    """What waits in this service's outbox, for operators.
+    """Shows and replays the undelivered events of a service, for operators.
     """
 
     def __init__(self, channel):
@@ -130,25 +130,27 @@ class EventOutboxServiceStub:
 
 
 class EventOutboxServiceServicer:
-    """What waits in this service's outbox, for operators.
+    """Shows and replays the undelivered events of a service, for operators.
     """
 
     def GetBacklog(self, request, context):
-        """How many events wait and how many are parked, by subscriber.
+        """Counts the waiting and parked events of each subscriber. Only the operator may call it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListParkedEvents(self, request, context):
-        """Events that failed so often that they wait for a person; later events of their keys wait behind them. By id.
+        """Lists parked events by id: they failed too often and wait for an operator, and later events with the same key wait behind them.
+        Only the operator may call it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ReplayParkedEvents(self, request, context):
-        """Sends parked events again as if they had never failed; those waiting behind them follow in order. Repeating it is harmless.
+        """Delivers parked events again with a fresh number of attempts; the events that wait behind them follow in order.
+        Only the operator may call it. Repeating the call is harmless.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -181,7 +183,7 @@ def add_EventOutboxServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class EventOutboxService:
-    """What waits in this service's outbox, for operators.
+    """Shows and replays the undelivered events of a service, for operators.
     """
 
     @staticmethod
