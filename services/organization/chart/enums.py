@@ -5,7 +5,7 @@ from enum import StrEnum
 
 
 class Reason(StrEnum):
-    """Why the chart refuses."""
+    """Reasons for which the chart refuses a call."""
 
     BRAND_NOT_FOUND = "BRAND_NOT_FOUND"
     BRAND_EXISTS = "BRAND_EXISTS"
@@ -37,14 +37,14 @@ class Reason(StrEnum):
 
 
 class BrandKind(StrEnum):
-    """Whether a tenant sells its own products or those of many brands."""
+    """The kind of a tenant: a brand or a multi-brand retailer."""
 
     BRAND = "BRAND_KIND_BRAND"
     RETAILER = "BRAND_KIND_RETAILER"
 
 
 class OrgUnitKind(StrEnum):
-    """What a unit is for."""
+    """The function of an org unit."""
 
     HEADQUARTERS = "ORG_UNIT_KIND_HEADQUARTERS"
     NEW_RETAIL_DEPARTMENT = "ORG_UNIT_KIND_NEW_RETAIL_DEPARTMENT"
@@ -54,7 +54,7 @@ class OrgUnitKind(StrEnum):
 
 
 class StoreKind(StrEnum):
-    """Whether a place sells to visitors."""
+    """The kind of a store: open to visitors or a warehouse."""
 
     STORE = "STORE_KIND_STORE"
     WAREHOUSE = "STORE_KIND_WAREHOUSE"

@@ -5,7 +5,7 @@ from enum import StrEnum
 
 
 class Reason(StrEnum):
-    """Why targets refuse."""
+    """Reasons for which the target service refuses a call."""
 
     INVALID_MONTH = "INVALID_MONTH"
     EMPTY_TARGET = "EMPTY_TARGET"
@@ -14,14 +14,14 @@ class Reason(StrEnum):
 
 
 class Taken(StrEnum):
-    """Where an order was taken."""
+    """The channel in which an order was placed."""
 
     ONLINE = "TAKEN_ONLINE"
     OFFLINE = "TAKEN_OFFLINE"
 
 
 class CreditBasis(StrEnum):
-    """The event that decides which guide an order is credited to."""
+    """The event that decides which guide receives the credit of an order."""
 
     OUTREACH = "CREDIT_BASIS_OUTREACH"
     BINDING = "CREDIT_BASIS_BINDING"

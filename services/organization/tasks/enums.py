@@ -5,7 +5,7 @@ from enum import StrEnum
 
 
 class Reason(StrEnum):
-    """Why tasks refuse."""
+    """Reasons for which the task service refuses a call."""
 
     TASK_NOT_FOUND = "TASK_NOT_FOUND"
     TASK_CLOSED = "TASK_CLOSED"
@@ -14,13 +14,13 @@ class Reason(StrEnum):
 
 
 class TaskKind(StrEnum):
-    """What a task asks for."""
+    """The kind of work that a task requires."""
 
     FOLLOW_UP_VISIT = "TASK_KIND_FOLLOW_UP_VISIT"
 
 
 class TaskState(StrEnum):
-    """How far a task has come."""
+    """The state of a task."""
 
     OPEN = "TASK_STATE_OPEN"
     ACKNOWLEDGED = "TASK_STATE_ACKNOWLEDGED"
@@ -29,7 +29,7 @@ class TaskState(StrEnum):
 
 
 class TaskOutcome(StrEnum):
-    """What came of a task."""
+    """The result with which a task was closed."""
 
     REACHED = "TASK_OUTCOME_REACHED"
     NOT_REACHED = "TASK_OUTCOME_NOT_REACHED"

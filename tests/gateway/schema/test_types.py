@@ -107,7 +107,7 @@ def test_a_view_tells_its_own_messages_from_others() -> None:
 
 def test_descriptions_come_from_the_protos() -> None:
     task: Any = CORE.type_map["Task"]
-    assert task.fields["dueAt"].description == "Within 24 hours of its birth; another leaving of the day gives no more time."
+    assert task.fields["dueAt"].description == "24 hours after the shopper left. Leaving again on the same day does not extend it."
     assert "`neededBy`" in (descriptions.of("quanyu.commerce.v1.DiscoveryService.SearchPromises") or "")
 
 

@@ -26,7 +26,8 @@ if _version_not_supported:
 
 
 class ChartServiceStub:
-    """Missing associated documentation comment in .proto file."""
+    """Brands, org units, stores, staff and their grants.
+    """
 
     def __init__(self, channel):
         """Constructor.
@@ -162,208 +163,217 @@ class ChartServiceStub:
 
 
 class ChartServiceServicer:
-    """Missing associated documentation comment in .proto file."""
+    """Brands, org units, stores, staff and their grants.
+    """
 
     def CreateBrand(self, request, context):
-        """Creates a brand or a multi-brand retailer together with its headquarters, the root of its tree.
-        Refuses with BRAND_EXISTS when the id is in use and INVALID_ZONE.
+        """Creates a brand or multi-brand retailer together with its headquarters, the root of its tree. Only the operator and services may call
+        it.
+        Refused with BRAND_EXISTS when the id is in use.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ImportBrands(self, request, context):
-        """Creates or overwrites up to 500 brands by their ids, so that an import may start again. A bad row is rejected alone, with its reason.
+        """Creates or overwrites up to 500 brands by id; an import can safely be repeated. Only the operator and services may call it.
+        An invalid row is rejected with its reason, and the other rows are imported.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetBrand(self, request, context):
-        """Anybody may know a brand's name and home. Refuses with BRAND_NOT_FOUND.
+        """Returns a brand. Everyone may call it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def BatchGetBrands(self, request, context):
-        """At most 500 ids; those that do not exist are absent.
+        """Returns up to 500 brands; unknown ids are left out. Everyone may call it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def CreateOrgUnit(self, request, context):
-        """Creates a unit below another one. Units of stores come with `createStore`, headquarters with `createBrand`: either is refused here with
-        ORG_UNIT_KIND_NOT_ALLOWED. Below a store nothing stands: ORG_UNIT_KIND_NOT_ALLOWED. Refuses with ORG_UNIT_NOT_FOUND when the parent lies outside
-        the caller's scope, ORG_UNIT_EXISTS, ORG_UNIT_TOO_DEEP (12 levels) and INVALID_PERIOD.
+        """Creates an org unit below another one. Supervisors and brand operators may call it within their scope.
+        Refused in these cases:
+        - ORG_UNIT_KIND_NOT_ALLOWED: the kind is HEADQUARTERS or STORE (use `createBrand` or `createStore`), or the parent is a store.
+        - ORG_UNIT_TOO_DEEP: the tree would have more than 12 levels.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def MoveOrgUnit(self, request, context):
-        """Puts a unit and all below it under another parent of the same brand. Every store below is told anew (StoreChanged).
-        Orders counted before stay with the units that stood above them then. Refuses with ORG_UNIT_CYCLE when the parent is the unit itself or
-        lies below it, ORG_UNIT_OF_ANOTHER_BRAND, ORG_UNIT_IS_ROOT (a headquarters), ORG_UNIT_KIND_NOT_ALLOWED (below a store), ORG_UNIT_TOO_DEEP and
-        SUBTREE_TOO_LARGE (more than 5,000 units below).
+        """Moves an org unit and everything below it to another parent of the same brand, and publishes StoreChanged for each store below it.
+        Orders counted before stay with the org units that were above their store at that time.
+        Refused in these cases:
+        - ORG_UNIT_CYCLE: the new parent is the org unit itself or lies below it.
+        - ORG_UNIT_IS_ROOT: the org unit is a headquarters.
+        - ORG_UNIT_KIND_NOT_ALLOWED: the new parent is a store.
+        - ORG_UNIT_TOO_DEEP: the tree would have more than 12 levels.
+        - SUBTREE_TOO_LARGE: more than 5,000 org units lie below it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetOrgUnit(self, request, context):
-        """One unit within the caller's scope, or ORG_UNIT_NOT_FOUND.
+        """Returns an org unit. Staff may call it within their scope.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def BatchGetOrgUnits(self, request, context):
-        """At most 500 ids; those outside the caller's scope are absent.
+        """Returns up to 500 org units; those outside the caller's scope are left out.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListOrgUnits(self, request, context):
-        """The tree below a unit, itself included: upper levels first, by id within a level.
+        """Lists an org unit and everything below it: upper levels first, ordered by id within a level.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def BatchListOrgUnits(self, request, context):
-        """The first units of the trees below each of up to 100 units, as `units` shows them; those outside the caller's scope are absent.
-        More at once are an invalid request.
+        """Returns the first page of the tree below each of up to 100 org units, as `orgUnits` lists it.
+        Org units outside the caller's scope are left out.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def CreateStore(self, request, context):
-        """Opens a store or warehouse and its unit (`unt_` and the store's id) below a parent, and tells StoreChanged.
-        Refuses with ORG_UNIT_NOT_FOUND, STORE_EXISTS, ORG_UNIT_KIND_NOT_ALLOWED (parent is a store), ORG_UNIT_TOO_DEEP and INVALID_HOURS (a warehouse
-        never opens).
+        """Creates a store or warehouse and its org unit (`unt_` and the store's id) below a parent, and publishes StoreChanged.
+        Supervisors and brand operators may call it within their scope.
+        Refused with INVALID_HOURS for a warehouse with opening hours, and with ORG_UNIT_KIND_NOT_ALLOWED when the parent is a store.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def UpdateStore(self, request, context):
-        """Changes what is set in the request and tells StoreChanged; nothing set changes nothing.
-        Refuses with STORE_NOT_FOUND and INVALID_HOURS.
+        """Changes the given fields of a store and publishes StoreChanged. A request without fields changes nothing.
+        Store managers, supervisors and brand operators may call it within their scope.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ImportStores(self, request, context):
-        """Creates or overwrites up to 500 stores by their ids, so that an import may start again. A bad row is rejected alone, with its reason:
-        ORG_UNIT_NOT_FOUND, ORG_UNIT_KIND_NOT_ALLOWED, ORG_UNIT_OF_ANOTHER_BRAND (the store stands in another tree already), INVALID_HOURS, INVALID_FIELD,
-        DUPLICATE_ROW.
-        A store that stands below another unit is moved there. Only what changed is told.
+        """Creates or overwrites up to 500 stores by id and publishes StoreChanged for each changed store; an import can safely be repeated.
+        A store that is below another parent is moved. An invalid row is rejected, and the other rows are imported; reasons:
+        - ORG_UNIT_NOT_FOUND, ORG_UNIT_KIND_NOT_ALLOWED or INVALID_HOURS, as in `createStore`.
+        - ORG_UNIT_OF_ANOTHER_BRAND: the store already belongs to another tree.
+        - INVALID_FIELD or DUPLICATE_ROW.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetStore(self, request, context):
-        """Anybody may know where a store stands and when it opens. Refuses with STORE_NOT_FOUND.
+        """Returns a store with its position and opening hours. Everyone may call it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def BatchGetStores(self, request, context):
-        """At most 500 ids; those that do not exist are absent.
+        """Returns up to 500 stores; unknown ids are left out. Everyone may call it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def HireStaff(self, request, context):
-        """Takes a person on at a store or unit and tells StaffChanged. Without a place they belong to the installation (district operators): only
-        its operator may do that, for others a place is missing (PLACE_REQUIRED). Refuses with STAFF_EXISTS, SUBJECT_IN_USE, STORE_NOT_FOUND
-        and ORG_UNIT_NOT_FOUND.
+        """Adds a member of staff at a store or org unit and publishes StaffChanged.
+        Without a store or org unit the person belongs to the installation, such as a district operator. Only the operator may do this;
+        other callers are refused with PLACE_REQUIRED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def MoveStaff(self, request, context):
-        """Moves a person to another store or unit of the same brand and tells StaffChanged. Their grants at the former store or unit
-        end with it; grant anew what they need at the next one. Both places lie within the caller's scope.
-        Refuses with PLACE_REQUIRED when no place is given, STAFF_NOT_FOUND, STAFF_LEFT, STORE_NOT_FOUND, ORG_UNIT_NOT_FOUND and
-        ORG_UNIT_OF_ANOTHER_BRAND.
+        """Moves a person to another store or org unit of the same brand and publishes StaffChanged. Both must lie within the caller's scope.
+        Grants at the former store or org unit end; grant the roles that the person needs at the new one.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DismissStaff(self, request, context):
-        """A person leaves: every grant of theirs ends, their sign-in is free again, StaffChanged is told. Dismissing twice changes nothing.
-        Refuses with STAFF_NOT_FOUND.
+        """Ends a person's employment: all their grants end, another person may use their sign-in, and StaffChanged is published.
+        Repeating the call changes nothing.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ImportStaff(self, request, context):
-        """Takes on or overwrites up to 500 people by their ids, with the role they hold at their place, so that an import may start again.
-        A bad row is rejected alone, with its reason: STORE_NOT_FOUND, ORG_UNIT_NOT_FOUND, ORG_UNIT_OF_ANOTHER_BRAND, SUBJECT_IN_USE, STAFF_LEFT,
-        ROLE_NOT_GRANTABLE, BEYOND_OWN_REACH, PLACE_REQUIRED, INVALID_FIELD, DUPLICATE_ROW. Only what changed is told.
+        """Adds or overwrites up to 500 people by id, each with a role at their store or org unit; an import can safely be repeated.
+        StaffChanged is published for each changed person. An invalid row is rejected, and the other rows are imported; reasons:
+        - STORE_NOT_FOUND, ORG_UNIT_NOT_FOUND, ORG_UNIT_OF_ANOTHER_BRAND or PLACE_REQUIRED for the store or org unit.
+        - SUBJECT_IN_USE or STAFF_LEFT for the person.
+        - ROLE_NOT_GRANTABLE or BEYOND_OWN_REACH for the role.
+        - INVALID_FIELD or DUPLICATE_ROW.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def BatchGetStaff(self, request, context):
-        """At most 500 ids; those outside the caller's scope are absent. Who works in a store sees who else does. A consumer finds those who
-        look after them or wrote to them, with name, title and whether they still work there, and nothing else of them.
+        """Returns up to 500 members of staff; those outside the caller's scope are left out. Staff of a store see each other.
+        A consumer sees only the name, the title and `active` of staff who are bound to them or wrote to them.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListStaff(self, request, context):
-        """The people of one store who have not left, by id.
+        """Lists the people who work in a store, ordered by id. People who have left are not included.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def BatchListStaff(self, request, context):
-        """The first people of each of up to 100 stores, as `staff` shows them; those outside the caller's scope are absent.
-        More stores at once are an invalid request.
+        """Returns the first page of staff of each of up to 100 stores, as `staff` lists them.
+        Stores outside the caller's scope are left out.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GrantRole(self, request, context):
-        """Gives a person a role within a scope. Nobody grants beyond their own reach: neither a higher role than one they hold there
-        nor a wider scope. Guides and store managers are granted for a store, supervisors for a unit, brand operators for a brand,
-        district operators for a district, operators for the installation (these two by the installation's operator only); anything
-        else is refused with ROLE_NOT_GRANTABLE.
-        Refuses with BEYOND_OWN_REACH, STAFF_NOT_FOUND, STAFF_LEFT, GRANT_EXISTS (the same role and scope stands already),
-        ORG_UNIT_OF_ANOTHER_BRAND (a scope outside the tree the person works in) and INVALID_PERIOD (an end that does not lie after the beginning,
-        or has passed).
+        """Grants a person a role within a scope. The caller must hold the same or a higher role over at least that scope (else
+        BEYOND_OWN_REACH).
+        - Guides and store managers are granted a store, supervisors an org unit, brand operators a brand. Only the operator grants district
+        operators (a district) and operators (the installation). Other combinations are refused with ROLE_NOT_GRANTABLE.
+        - ORG_UNIT_OF_ANOTHER_BRAND: the scope lies outside the tree in which the person works.
+        - INVALID_PERIOD: the grant ends before it begins, or has already ended.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RevokeGrant(self, request, context):
-        """Ends a grant now; whoever may give it may end it. Revoking twice changes nothing. Refuses with GRANT_NOT_FOUND and BEYOND_OWN_REACH.
+        """Ends a grant immediately. Callers who may give the grant may revoke it. Repeating the call changes nothing.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ResolveGrants(self, request, context):
-        """What a signed-in person may be right now: for the gateway. Each role comes with its scope and, for whoever works somewhere,
-        with the person's own STAFF scope. An unknown or dismissed subject has no grants.
+        """Returns the current grants of a signed-in person, for the gateway: each role with its scope, and a STAFF scope for members of staff.
+        Only services may call it. An unknown or dismissed person has no grants.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -506,7 +516,8 @@ def add_ChartServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class ChartService:
-    """Missing associated documentation comment in .proto file."""
+    """Brands, org units, stores, staff and their grants.
+    """
 
     @staticmethod
     def CreateBrand(request,

@@ -26,7 +26,8 @@ if _version_not_supported:
 
 
 class TargetServiceStub:
-    """Missing associated documentation comment in .proto file."""
+    """Sales targets, scorecards and credits.
+    """
 
     def __init__(self, channel):
         """Constructor.
@@ -67,52 +68,52 @@ class TargetServiceStub:
 
 
 class TargetServiceServicer:
-    """Missing associated documentation comment in .proto file."""
+    """Sales targets, scorecards and credits.
+    """
 
     def SetTarget(self, request, context):
-        """Sets what a unit is meant to sell in a month, online and offline; setting it again overwrites it.
-        Refuses with ORG_UNIT_NOT_FOUND outside the caller's scope, INVALID_MONTH and EMPTY_TARGET (both zero).
+        """Sets the online and offline sales target of an org unit for a month; an existing target is overwritten.
+        Supervisors and brand operators may call it within their scope. Refused with EMPTY_TARGET when both amounts are zero.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetScorecard(self, request, context):
-        """What a unit, a store or a brand sold in a period of at most 366 days, and how its targets stand.
-        A brand's scorecard counts the orders with lines of its products, by those lines, wherever they were sold.
-        Refuses with ORG_UNIT_NOT_FOUND, STORE_NOT_FOUND or BRAND_NOT_FOUND outside the caller's scope and with INVALID_PERIOD.
+        """Returns the sales of an org unit, a store or a brand in a period of at most 366 days, and the attainment of its targets.
+        A brand's scorecard counts the order lines with its products in all stores. Managers, operators and services may see it within their
+        scope.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def BatchGetScorecards(self, request, context):
-        """What each of up to 100 units, stores or brands sold in the same period, as `scorecard` shows it, in no particular order; those outside
-        the caller's scope are absent. Give exactly one of `orgUnitIds`, `storeIds` and `brandIds`; several or none, and more than 100 at once,
-        are an invalid request. Refuses with INVALID_PERIOD.
+        """Returns the scorecards of up to 100 org units, stores or brands for one period, as `scorecard` returns each, in no particular order.
+        Give exactly one of `orgUnitIds`, `storeIds` and `brandIds`. Ids outside the caller's scope are left out.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def BatchGetCredits(self, request, context):
-        """Who is credited with these orders (at most 500); those outside the caller's scope are absent.
+        """Returns the credits of up to 500 orders; orders outside the caller's scope are left out.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListCredits(self, request, context):
-        """The orders credited to a guide or a store, the latest first. A guide sees her own; of an order in another tenant's store, which
-        is credited to her as the guide of one of its product brands, she sees what was paid for that brand's goods.
+        """Lists the orders that are credited to a guide or a store, newest first. A guide sees only their own credits.
+        For an order in another tenant's store, credited to the guide of one of its brands, only the amount of that brand's goods is shown.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def BatchListCredits(self, request, context):
-        """The latest credits of each of up to 100 members of staff or stores, as `credits` shows them; those outside the caller's scope are
-        absent. Give exactly one of `staffIds` and `storeIds`; both or neither, and more than 100 at once, are an invalid request.
+        """Returns the latest credits of each of up to 100 members of staff or stores, as `credits` lists them.
+        Give exactly one of `staffIds` and `storeIds`. Ids outside the caller's scope are left out.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -160,7 +161,8 @@ def add_TargetServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class TargetService:
-    """Missing associated documentation comment in .proto file."""
+    """Sales targets, scorecards and credits.
+    """
 
     @staticmethod
     def SetTarget(request,

@@ -26,7 +26,8 @@ if _version_not_supported:
 
 
 class TaskServiceStub:
-    """Missing associated documentation comment in .proto file."""
+    """Tasks of guides and stores.
+    """
 
     def __init__(self, channel):
         """Constructor.
@@ -72,61 +73,62 @@ class TaskServiceStub:
 
 
 class TaskServiceServicer:
-    """Missing associated documentation comment in .proto file."""
+    """Tasks of guides and stores.
+    """
 
     def AcknowledgeTask(self, request, context):
-        """Marks the task as seen. Acknowledging twice changes nothing.
-        Refuses with TASK_CLOSED when it is done or withdrawn and with TASK_NOT_FOUND outside the caller's scope.
+        """Marks a task as seen. Staff of the store and its supervisor may call it; repeating it changes nothing.
+        Refused with TASK_CLOSED when the task is done or withdrawn.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def CompleteTask(self, request, context):
-        """Closes the task with what came of it, acknowledged before or not. An outreach that answers the task closes it by itself.
-        Closing it again with the same outcome changes nothing; with another one it is refused with TASK_CLOSED. Refuses with TASK_NOT_FOUND.
+        """Closes a task with an outcome, acknowledged or not. Staff of the store and its supervisor may call it; an outreach with this `taskId`
+        closes the task without this call. Repeating it with the same outcome changes nothing; another outcome is refused with TASK_CLOSED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetTask(self, request, context):
-        """One task, or TASK_NOT_FOUND.
+        """Returns a task. The assignee and the people who manage its store may see it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def BatchGetTasks(self, request, context):
-        """At most 500 ids; those outside the caller's scope are absent.
+        """Returns up to 500 tasks; those outside the caller's scope are left out.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListTasks(self, request, context):
-        """The tasks of a member of staff or of a store, in one state or in all, those due first first.
-        Refuses with SUBJECT_REQUIRED when neither is named.
+        """Lists the tasks of a member of staff or a store, in one state or in all, ordered by due time.
+        Refused with SUBJECT_REQUIRED when neither is given.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def BatchListTasks(self, request, context):
-        """The first tasks of each of up to 100 members of staff or stores, as `tasks` shows them; those outside the caller's scope are absent.
-        Give exactly one of `staffIds` and `storeIds`; both or neither, and more than 100 at once, are an invalid request.
+        """Returns the first page of tasks of each of up to 100 members of staff or stores, as `tasks` lists them.
+        Give exactly one of `staffIds` and `storeIds`. Ids outside the caller's scope are left out.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def WatchTasks(self, request, context):
-        """The tasks of a member of staff or of a store, each when it is born, handed to them or changed from now on; with `after` first those
-        that were since. A task is told at least once: its newest state always, one state perhaps twice, those that followed each other
-        quickly perhaps not each. One that is handed away is told to its new assignee only. The stream ends without a refusal when its time
-        is over: ask again `after` its last cursor, and nothing is lost.
-        Refuses with SUBJECT_REQUIRED when neither is named; INVALID_CURSOR; TOO_MANY_STREAMS. Ends with SUBSCRIBER_TOO_SLOW when it is not
-        read, and with CHANGES_LOST or SERVER_STOPPING: ask again in the same way.
+        """Streams the tasks of a member of staff or a store: each when it is created, assigned or changed.
+        - With `after` the stream starts with the changes since that cursor.
+        - The latest state always arrives, at least once. States that follow quickly may be skipped. A reassigned task arrives at the new
+        assignee only.
+        - A stream that ends, with or without an error, loses nothing: subscribe again with the last cursor as `after`.
+        - Refused with SUBJECT_REQUIRED when neither is given. Ends with SUBSCRIBER_TOO_SLOW when the client does not read.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -179,7 +181,8 @@ def add_TaskServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class TaskService:
-    """Missing associated documentation comment in .proto file."""
+    """Tasks of guides and stores.
+    """
 
     @staticmethod
     def AcknowledgeTask(request,
