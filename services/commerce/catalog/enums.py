@@ -5,7 +5,7 @@ from enum import StrEnum
 
 
 class Reason(StrEnum):
-    """Why the catalog refuses."""
+    """Reasons for which the catalog refuses a call."""
 
     PRODUCT_NOT_FOUND = "PRODUCT_NOT_FOUND"
     VARIANT_NOT_FOUND = "VARIANT_NOT_FOUND"

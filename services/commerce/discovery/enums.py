@@ -5,7 +5,7 @@ from enum import StrEnum
 
 
 class Reason(StrEnum):
-    """Why discovery refuses."""
+    """Reasons for which discovery refuses a call."""
 
     NEAR_MISSING = "NEAR_MISSING"
     KIND_MISSING = "KIND_MISSING"
@@ -16,7 +16,7 @@ class Reason(StrEnum):
 
 
 class Obstacle(StrEnum):
-    """Why something that is there cannot be had now."""
+    """Why goods in stock cannot be had now."""
 
     HELD = "OBSTACLE_HELD"
     STORE_CLOSED = "OBSTACLE_STORE_CLOSED"

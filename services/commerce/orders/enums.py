@@ -5,7 +5,7 @@ from enum import StrEnum
 
 
 class Reason(StrEnum):
-    """Why orders refuse."""
+    """Reasons for which the order service refuses a call."""
 
     ORDER_NOT_FOUND = "ORDER_NOT_FOUND"
     ORDER_CANCELLED = "ORDER_CANCELLED"
@@ -30,7 +30,7 @@ class Reason(StrEnum):
 
 
 class OrderState(StrEnum):
-    """How far an order has come."""
+    """The state of an order."""
 
     PLACING = "ORDER_STATE_PLACING"
     PLACED = "ORDER_STATE_PLACED"

@@ -5,7 +5,7 @@ from enum import StrEnum
 
 
 class Reason(StrEnum):
-    """Why stock refuses."""
+    """Reasons for which the stock service refuses a call."""
 
     STOCK_NOT_FOUND = "STOCK_NOT_FOUND"
     STORE_NOT_FOUND = "STORE_NOT_FOUND"
@@ -22,21 +22,21 @@ class Reason(StrEnum):
 
 
 class Method(StrEnum):
-    """How goods get into the consumer's hands."""
+    """How goods reach the consumer."""
 
     PICKUP = "METHOD_PICKUP"
     INSTANT_DELIVERY = "METHOD_INSTANT_DELIVERY"
 
 
 class Availability(StrEnum):
-    """What the public may know of a quantity."""
+    """The public level of a stock; exact quantities are not public."""
 
     AVAILABLE = "AVAILABILITY_AVAILABLE"
     LAST_ONE = "AVAILABILITY_LAST_ONE"
 
 
 class HoldState(StrEnum):
-    """What became of a hold."""
+    """The state of a hold."""
 
     HELD = "HOLD_STATE_HELD"
     ORDERED = "HOLD_STATE_ORDERED"

@@ -26,7 +26,8 @@ if _version_not_supported:
 
 
 class CatalogServiceStub:
-    """Missing associated documentation comment in .proto file."""
+    """Products, variants, prices and offers.
+    """
 
     def __init__(self, channel):
         """Constructor.
@@ -92,87 +93,90 @@ class CatalogServiceStub:
 
 
 class CatalogServiceServicer:
-    """Missing associated documentation comment in .proto file."""
+    """Products, variants, prices and offers.
+    """
 
     def GetProduct(self, request, context):
-        """One product. Refuses with PRODUCT_NOT_FOUND.
+        """Returns a product. Everyone may call it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def BatchGetProducts(self, request, context):
-        """Products by id, in no particular order; ids that name nothing are left out.
+        """Returns up to 500 products in no particular order; unknown ids are left out.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def BatchGetVariants(self, request, context):
-        """Variants by id, in no particular order; ids that name nothing are left out.
+        """Returns up to 500 variants in no particular order; unknown ids are left out.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def BatchListVariants(self, request, context):
-        """All variants of the given products, in no particular order.
+        """Returns all variants of up to 100 products, in no particular order.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetOffer(self, request, context):
-        """One offer. Refuses with OFFER_NOT_FOUND.
+        """Returns an offer. Everyone may call it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def BatchGetOffers(self, request, context):
-        """Offers by id, in no particular order; ids that name nothing are left out.
+        """Returns up to 500 offers in no particular order; unknown ids are left out.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def SearchOffers(self, request, context):
-        """Offers of which at least one variant has every word of `text` and every one of `attributes`, in the order of their ids.
-        Chinese text matches by neighbouring characters (白衬衫 finds 男士白衬衫), and across them where the value of an attribute ends or begins
-        (it finds 男士衬衫 with {colour: "白色"}); simplified and traditional characters are not alike. Other scripts match by whole words, small
-        and capital letters and full and half width alike.
+        """Finds offers that have a variant with every word of `text` and all of `attributes`, ordered by id. Everyone may call it. Matching
+        rules:
+        - Chinese text matches by adjacent characters: 白衬衫 finds 男士白衬衫. The match may continue in the value of an attribute: it also finds
+        男士衬衫 with {colour: "白色"}.
+        - Simplified and traditional characters are different.
+        - Other scripts match by whole words, regardless of case and of half or full width.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def BatchListOffers(self, request, context):
-        """The first offers of each of up to 100 brands, as `offers` finds them; brands without any are absent from the answer. More at
-        once are an invalid request, and a text or attributes that `offers` refuses.
+        """Returns the first page of offers of each of up to 100 brands, as `offers` finds them. Brands without such offers are left out.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def CreateProduct(self, request, context):
-        """Adds a product with its variants and the offer that sells them.
-        Refuses with NAME_MISSING, PRODUCT_EXISTS, VARIANT_EXISTS, VARIANT_REPEATED, CURRENCY_MIXED.
+        """Creates a product with its variants and the offer that sells them. The brand's operator may call it.
+        Refused with CURRENCY_MIXED when the prices of the variants differ in currency, and with VARIANT_REPEATED for two equal variants.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def SetPrice(self, request, context):
-        """Sets what one variant costs from now on; orders and holds keep the price they were made at.
-        Refuses with VARIANT_NOT_FOUND, CURRENCY_MIXED (another currency than the offer's other variants).
+        """Sets the current price of a variant; existing orders and promises keep their price. The brand's operator may call it.
+        Refused with CURRENCY_MIXED when the other variants of the offer have another currency.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ImportProducts(self, request, context):
-        """Adds or replaces up to 500 products with their variants and offers. A row is taken whole or left out whole, with its reason:
-        those of `createProduct`, INVALID_FIELD, OUT_OF_SCOPE (another brand's product). Variants that a row no longer names stay.
+        """Creates or replaces up to 500 products with their variants and offers. Variants that a row does not name are kept.
+        The brand's operator may call it. An invalid row is rejected as a whole, and the other rows are imported; reasons are
+        those of `createProduct`, INVALID_FIELD, and OUT_OF_SCOPE for a product of another brand.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -245,7 +249,8 @@ def add_CatalogServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class CatalogService:
-    """Missing associated documentation comment in .proto file."""
+    """Products, variants, prices and offers.
+    """
 
     @staticmethod
     def GetProduct(request,

@@ -26,7 +26,8 @@ if _version_not_supported:
 
 
 class DiscoveryServiceStub:
-    """Missing associated documentation comment in .proto file."""
+    """Search for available goods near a position, and their hold.
+    """
 
     def __init__(self, channel):
         """Constructor.
@@ -47,25 +48,29 @@ class DiscoveryServiceStub:
 
 
 class DiscoveryServiceServicer:
-    """Missing associated documentation comment in .proto file."""
+    """Search for available goods near a position, and their hold.
+    """
 
     def SearchPromises(self, request, context):
-        """What can be had near a place, soonest first, then nearest; and what is there but cannot be had now, with the reason.
-        A promise is made only when the store is open until the goods are handed over (to the consumer, or to the courier), has time to prepare
-        them, and is in time for `neededBy`. Nothing is kept back by it: see `holdPromise`.
-        Looks at the 1,000 nearest stores that are active and ever open, at the 500 variants that match whose ids come first (more words or
-        attributes make them fewer), and at the nearest stock rows of these: 50 that something can be had of now, 20 that others hold, and 20
-        in stores that cannot serve now. What cannot be had takes no place of what can.
-        Refuses with NEAR_MISSING, KIND_MISSING (neither text nor attributes), INVALID_FIELD.
+        """Finds goods that a consumer can have near a position, earliest first, then nearest; goods that cannot be had now are returned with
+        the reason.
+        - A promise requires that the store is open until the handover to the consumer or courier, has time to prepare the goods and meets
+        `neededBy`.
+        - A search holds no goods: use `holdPromise`. Everyone may call it.
+        - It covers the 1,000 nearest active stores, the first 500 matching variants by id, and the nearest stocks: 50 available ones, 20
+        held by others and 20 in stores that cannot serve now. Use more words or attributes to narrow it.
+        - Refused with NEAR_MISSING without a position, and with KIND_MISSING without `text` and `attributes`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def HoldPromise(self, request, context):
-        """Checks one promise anew and holds the goods for 15 minutes, in one call. The hold carries the promise as it stands now.
-        Refuses with STOCK_NOT_FOUND, STORE_CLOSED (metadata: `opensAt`), TOO_LATE (metadata: `arrivesAt`), NOT_DELIVERED_HERE, NEAR_MISSING,
-        and with OUT_OF_STOCK and TOO_MANY_HOLDS as `holdStock` does (metadata: fewer, `heldUntil`; limit, `freeAt`).
+        """Checks a promise again and holds the goods for 15 minutes. The consumer or staff of the store may call it. The hold contains the
+        current promise.
+        - Refused with STORE_CLOSED (metadata: `opensAt`), TOO_LATE (metadata: `arrivesAt`) or NOT_DELIVERED_HERE when the promise cannot be
+        kept.
+        - Refused with OUT_OF_STOCK and TOO_MANY_HOLDS as `holdStock` is (metadata: `fewer`, `heldUntil`; `limit`, `freeAt`).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -93,7 +98,8 @@ def add_DiscoveryServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class DiscoveryService:
-    """Missing associated documentation comment in .proto file."""
+    """Search for available goods near a position, and their hold.
+    """
 
     @staticmethod
     def SearchPromises(request,

@@ -26,7 +26,8 @@ if _version_not_supported:
 
 
 class OrderServiceStub:
-    """Missing associated documentation comment in .proto file."""
+    """Orders, their payment and their destination.
+    """
 
     def __init__(self, channel):
         """Constructor.
@@ -97,119 +98,123 @@ class OrderServiceStub:
 
 
 class OrderServiceServicer:
-    """Missing associated documentation comment in .proto file."""
+    """Orders, their payment and their destination.
+    """
 
     def PlaceOrder(self, request, context):
-        """Makes an order of held goods, or of goods that are held by this call. Coupons are locked for it, their discounts shared out to the
-        lines of their brand to the minor unit. The order must be paid within 30 minutes; then it is cancelled, its goods and coupons are free
-        again.
-        The scenario is derived from what is known of the consumer; the order keeps it with the event that decided.
-        Refuses with HOLD_NOT_FOUND, HOLD_ENDED, HOLD_ORDERED, LINES_MISSING, STORES_MIXED, CURRENCY_MIXED, DESTINATION_MISSING (a delivery
-        without one, or one without an address), NOT_DELIVERED_HERE (a delivery by a store that does not deliver, unless it was promised with
-        all of the holds, or not as far as the destination's position), INVALID_PHONE, STOCK_NOT_FOUND, OUT_OF_STOCK and TOO_MANY_HOLDS (as
-        `holdStock`), and with the wallet's reason when a coupon cannot be locked: then held goods stay held.
-        An order of `lines` counts as one hold, however many lines it has, until it is paid or cancelled: the consumer's own when they place
-        it, else one of those that others took for them from this brand's stores. One of `holdIds` holds nothing more than they do, is never
-        refused with TOO_MANY_HOLDS, and leaves them counted where they are, whoever places it.
+        """Places an order for held goods, or for goods that this call holds. The consumer or staff of the store may call it.
+        - The order must be paid within 30 minutes. Otherwise it is cancelled, and its goods and coupons are free again.
+        - Coupons are locked for the order. Each discount is split exactly, to the minor unit, over the lines of its brand.
+        - The scenario is derived from the consumer's visits and messages. The order stores it with the deciding event.
+        - Refused with NOT_DELIVERED_HERE when the destination is too far, or when the store does not deliver and the holds do not all
+        promise delivery.
+        - Refused with the wallet's reason when a coupon cannot be locked; existing holds stay active.
+        - An order of `lines` counts as one hold for TOO_MANY_HOLDS until it is paid or cancelled: as the consumer's own, or as one that
+        staff took. An order of `holdIds` adds none.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def PayOrder(self, request, context):
-        """Takes the payment, spends the coupons and moves the goods out of the stock, exactly once however often it is called; an order that is
-        paid is answered as it stands and not charged again. Refuses with ORDER_NOT_FOUND, ORDER_CANCELLED, ORDER_NOT_PLACED, PAYMENT_DECLINED
-        (the order stays, pay again with a new idempotency key), PAYMENT_METHOD_REFUSED (the sandbox outside development, unless
-        QUANYU_SANDBOX_PAYMENTS allows it; PROVIDER), COUPONS_LOST (the wallet no longer has the coupons locked: the order is cancelled,
-        nothing charged).
+        """Takes the payment, redeems the coupons and removes the goods from stock, exactly once even if the call is repeated.
+        An order that is already paid is returned unchanged. Refused in these cases:
+        - PAYMENT_DECLINED: the order stays open. Pay again with a new idempotency key.
+        - PAYMENT_METHOD_REFUSED: the method is PROVIDER, or the sandbox is not allowed in this installation.
+        - COUPONS_LOST: the coupons are no longer locked. The order is cancelled and nothing is charged.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def TakePaymentNotice(self, request, context):
-        """Takes a payment provider's notice as it came, and verifies it here: by Standard Webhooks (https://www.standardwebhooks.com), with the
-        secret that the provider shares with this installation. The sender `sandbox` is believed where SANDBOX is taken; what any other tells
-        of is paid by PROVIDER. Its body is JSON: {"type": "payment.approved", "data": {"order_id": "ord_…", "amount": {"minor": 19900,
-        "currency": "CNY"}}}. An approved payment pays the order as `payOrder` does, once however often the notice is delivered; notices of any
-        other type are heard and change nothing.
-        Refuses with SIGNATURE_INVALID (also of an unknown sender, or older than five minutes), NOTICE_INVALID, AMOUNT_DIFFERS (from the
-        order's total), and as `payOrder`.
+        """Verifies a payment provider's webhook and pays the order, once even if the webhook is delivered again. Only services may call it.
+        - Webhooks are signed by Standard Webhooks (https://www.standardwebhooks.com) with the provider's secret.
+        - The body is JSON: {"type": "payment.approved", "data": {"order_id": "ord_…", "amount": {"minor": 19900, "currency": "CNY"}}}. Other
+        types are accepted and ignored.
+        - The sender `sandbox` is accepted where SANDBOX payments are. Payments of other senders have the method PROVIDER.
+        - Refused with SIGNATURE_INVALID for an unknown sender, a wrong signature or a webhook older than 5 minutes, with AMOUNT_DIFFERS when
+        the amount is not the order's total, and as `payOrder` is.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def CancelOrder(self, request, context):
-        """Cancels an order that is not paid: goods and coupons are free again. Cancelling twice changes nothing.
-        Refuses with ORDER_NOT_FOUND, ORDER_PAID (paid or being paid).
+        """Cancels an unpaid order: its goods and coupons are free again. The consumer or staff of the store may call it; repeating it changes
+        nothing.
+        Refused with ORDER_PAID when the order is paid or its payment is in progress.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetOrder(self, request, context):
-        """One order. A brand whose goods were sold in another's store sees its own lines and their sums only (`partial`). Refuses with
-        ORDER_NOT_FOUND.
+        """Returns an order. The consumer, the store that serves it and the brands of its goods may see it.
+        A brand whose goods another tenant's store sold sees only its own lines and their sums (`partial`).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def BatchGetOrders(self, request, context):
-        """Orders by id as `order` shows them, in no particular order; those out of the caller's scope or unknown are left out.
+        """Returns up to 500 orders, as `order` shows them, in no particular order. Unknown ids and those outside the caller's scope are left
+        out.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListOrders(self, request, context):
-        """The orders of a person (under all ids that were linked to the given one), served by a store, or with a brand's goods, as `order` shows
-        them, latest first; what is named must all be so.
+        """Lists orders as `order` shows them, newest first: of a person, of a store, or with a brand's goods. Several filters must all match.
+        A person's list includes all linked consumer ids.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def BatchListOrders(self, request, context):
-        """The first orders of each of up to 100 consumers, stores or brands, as `orders` shows them; those without any within the caller's scope
-        are absent from the answer. Exactly one of the three is given, else INVALID_FIELD; more than 100 at once are an invalid request.
+        """Returns the first page of orders of each of up to 100 consumers, stores or brands, as `orders` lists them. Give exactly one of
+        `consumerIds`, `storeIds` and `brandIds`.
+        Ids without orders within the caller's scope are left out.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def WatchOrder(self, request, context):
-        """One order as `order` shows it, as it stands now (unless `after` names just this state) and again each time it changed. It is told
-        at least once: the newest state always, one state perhaps twice, those that followed each other quickly perhaps not each. The
-        stream ends without a refusal when its time is over: ask again `after` its last cursor, and nothing is lost.
-        Refuses with ORDER_NOT_FOUND, also when the order leaves the caller's scope meanwhile; INVALID_CURSOR; TOO_MANY_STREAMS. Ends with
-        SUBSCRIBER_TOO_SLOW when it is not read, and with CHANGES_LOST or SERVER_STOPPING: ask again in the same way.
+        """Streams an order: its current state, unless `after` is the cursor of this state, and then each change.
+        - The latest state always arrives, at least once. States that follow quickly may be skipped.
+        - A stream that ends, with or without an error, loses nothing: subscribe again with the last cursor as `after`.
+        - Ends with ORDER_NOT_FOUND when the order leaves the caller's scope, and with SUBSCRIBER_TOO_SLOW when the client does not read.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetDestination(self, request, context):
-        """Where an order goes: for the consumer and for those who hand it over in the store. Refuses with ORDER_NOT_FOUND, DESTINATION_MISSING.
+        """Returns the delivery address of an order. Only the consumer and the staff of the store that serves the order may see it.
+        Refused with DESTINATION_MISSING when the order is not delivered.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def BatchGetDestinations(self, request, context):
-        """Where each of up to 500 orders goes, as `destination` tells it, in no particular order; orders that are not delivered, are unknown or
-        lie outside the caller's scope are left out.
+        """Returns the delivery addresses of up to 500 orders, as `destination` shows them, in no particular order.
+        Orders that are unknown, not delivered or outside the caller's scope are left out.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ImportOrders(self, request, context):
-        """Takes up to 500 paid orders of the time before this installation; stock does not move. The idempotency key is the batch's id, which
-        the event OrdersImported carries. An order is taken whole or left out whole with its reason: ORDER_REPEATED, LINES_MISSING, STORE_NOT_FOUND,
-        VARIANT_NOT_FOUND, CURRENCY_MIXED, NOT_PAST, INVALID_FIELD (also when its lines come to more than 10^15 minor units). Orders whose id
-        stands already are left as they are and counted as known.
+        """Imports up to 500 paid orders from an earlier system; stock does not change. Only the operator and services may call it.
+        The idempotency key is the batch id, which the event OrdersImported carries. Orders whose id already exists are left unchanged and
+        counted as known.
+        An invalid order is rejected as a whole, and the others are imported; reasons:
+        - ORDER_REPEATED, LINES_MISSING, STORE_NOT_FOUND, VARIANT_NOT_FOUND, CURRENCY_MIXED or NOT_PAST.
+        - INVALID_FIELD, also when the lines sum up to more than 10^15 minor units.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -287,7 +292,8 @@ def add_OrderServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class OrderService:
-    """Missing associated documentation comment in .proto file."""
+    """Orders, their payment and their destination.
+    """
 
     @staticmethod
     def PlaceOrder(request,

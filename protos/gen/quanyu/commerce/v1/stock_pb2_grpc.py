@@ -26,7 +26,8 @@ if _version_not_supported:
 
 
 class StockServiceStub:
-    """Missing associated documentation comment in .proto file."""
+    """Stock levels and holds.
+    """
 
     def __init__(self, channel):
         """Constructor.
@@ -97,101 +98,105 @@ class StockServiceStub:
 
 
 class StockServiceServicer:
-    """Missing associated documentation comment in .proto file."""
+    """Stock levels and holds.
+    """
 
     def BatchGetStocks(self, request, context):
-        """Stock rows by id (`store_id:variant_id`), in no particular order; those out of the caller's scope or unknown are left out.
+        """Returns up to 500 stocks by id (`store_id:variant_id`) in no particular order. Unknown ids and those outside the caller's scope are
+        left out.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListStocks(self, request, context):
-        """The stock of one store, or of one variant in every store within the caller's scope.
+        """Lists the stock of a store, or of a variant in all stores within the caller's scope. Staff may call it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def BatchListStocks(self, request, context):
-        """The first stock rows of each of up to 100 stores or variants, as `stocks` shows them; those without any within the caller's scope are
-        absent from the answer. Exactly one of the two is given, else INVALID_FIELD; more than 100 at once are an invalid request.
+        """Returns the first page of stock of each of up to 100 stores or variants, as `stocks` lists it. Give exactly one of `storeIds` and
+        `variantIds`.
+        Ids without stock within the caller's scope are left out.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def SetStock(self, request, context):
-        """Sets how many there are after a count, and how many of them are never promised.
-        Refuses with STORE_NOT_FOUND, VARIANT_NOT_FOUND, STOCK_RESERVED (fewer than holds stand on).
+        """Sets the counted quantity and the safety stock of a variant in a store. Managers of the store may call it.
+        Refused with STOCK_RESERVED when holds need more than the new quantity.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def AdjustStock(self, request, context):
-        """Adds to what is on hand, or takes from it.
-        Refuses with STOCK_NOT_FOUND, STOCK_RESERVED (fewer than holds stand on, or than none), TOO_MANY_ON_HAND (more than 1,000,000,000 in
-        all).
+        """Adds to the quantity on hand, or subtracts from it. Managers of the store may call it.
+        Refused with STOCK_RESERVED when holds need more than would be left, or when it would become negative.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ImportStock(self, request, context):
-        """Sets up to 500 rows as `setStock` does. Rows are left out with STORE_NOT_FOUND, VARIANT_NOT_FOUND, STOCK_RESERVED, STOCK_REPEATED or
-        INVALID_FIELD.
+        """Sets up to 500 stocks, as `setStock` does. Managers may call it for their stores.
+        An invalid row is rejected with STORE_NOT_FOUND, VARIANT_NOT_FOUND, STOCK_RESERVED, STOCK_REPEATED or INVALID_FIELD, and the other
+        rows are set.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def HoldStock(self, request, context):
-        """Keeps goods back for a consumer for 15 minutes.
-        Refuses with STOCK_NOT_FOUND, with OUT_OF_STOCK when too few are available (metadata: fewer, whether any are; `heldUntil`, RFC 3339,
-        when it is others' holds that take them: the time at which the first of those ends unless it is bought), and with TOO_MANY_HOLDS when
-        10 holds stand for the person (under all ids that were linked to the given one), those of unpaid orders among them (metadata: limit;
-        `freeAt`, RFC 3339, when the first of them ends, unless that hold is out of the caller's scope). An unpaid order of goods that were not
-        held before it counts as one hold, however many lines it has. What the consumer takes themself counts in all brands together; what
-        others take for them counts apart from that, for each brand alone that runs stores it is taken from.
+        """Holds goods for a consumer for 15 minutes. The consumer or staff of the store may call it. Refused in these cases:
+        - OUT_OF_STOCK: fewer pieces are available. Metadata: `fewer` is true if some are; `heldUntil` (RFC 3339) is the first expiry of
+        another consumer's hold, if such holds are the cause.
+        - TOO_MANY_HOLDS: the person already has 10 holds. Metadata: `limit`; `freeAt` (RFC 3339) is the first expiry among them, absent if
+        that hold is outside the caller's scope.
+        - The limit counts all linked consumer ids. It applies to the person's own holds in all brands, and separately to the holds that
+        staff of each brand took for the person. An unpaid order without earlier holds counts as one.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ReleaseHold(self, request, context):
-        """Gives held goods back. Releasing a hold that has ended changes nothing. Refuses with HOLD_NOT_FOUND, HOLD_ORDERED (cancel the order
-        instead).
+        """Releases a hold, so that others can have the goods. The consumer or staff of the store may call it; an ended hold stays unchanged.
+        Refused with HOLD_ORDERED when an order uses the hold: cancel the order instead.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetHold(self, request, context):
-        """One hold. Refuses with HOLD_NOT_FOUND.
+        """Returns a hold. The consumer, the store's staff and the brand may see it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def BatchGetHolds(self, request, context):
-        """Holds by id, in no particular order; those out of the caller's scope or unknown are left out.
+        """Returns up to 500 holds in no particular order. Unknown ids and those outside the caller's scope are left out.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListHolds(self, request, context):
-        """The holds of a person (under all ids that were linked to the given one) or on a store's stock, latest first: those within the caller's
-        scope.
+        """Lists the holds of a person or on a store's stock, newest first. A person's list includes all linked consumer ids.
+        Holds outside the caller's scope are left out.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def BatchListHolds(self, request, context):
-        """The first holds of each of up to 100 consumers or stores, as `holds` shows them; those without any within the caller's scope are absent
-        from the answer. Exactly one of the two is given, else INVALID_FIELD; more than 100 at once are an invalid request.
+        """Returns the first page of holds of each of up to 100 consumers or stores, as `holds` lists them. Give exactly one of `consumerIds`
+        and `storeIds`.
+        Ids without holds within the caller's scope are left out.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -269,7 +274,8 @@ def add_StockServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class StockService:
-    """Missing associated documentation comment in .proto file."""
+    """Stock levels and holds.
+    """
 
     @staticmethod
     def BatchGetStocks(request,
