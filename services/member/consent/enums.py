@@ -5,7 +5,7 @@ from enum import StrEnum
 
 
 class Reason(StrEnum):
-    """Why a consent write is refused: the reason of the status, without the prefix `CONSENT_REASON_`."""
+    """Reasons for which the consent service refuses a call."""
 
     CONSUMER_NOT_FOUND = "CONSUMER_NOT_FOUND"
     BRAND_NOT_YOURS = "BRAND_NOT_YOURS"
@@ -14,7 +14,7 @@ class Reason(StrEnum):
 
 
 class Purpose(StrEnum):
-    """What a consent is for."""
+    """What a consent allows."""
 
     PERSONALIZATION = "PURPOSE_PERSONALIZATION"
     OUTREACH = "PURPOSE_OUTREACH"

@@ -5,7 +5,7 @@ from enum import StrEnum
 
 
 class Reason(StrEnum):
-    """Why an identity write is refused: the reason of the status, without the prefix `IDENTITY_REASON_`."""
+    """Reasons for which the identity service refuses a call."""
 
     CONSUMER_NOT_FOUND = "CONSUMER_NOT_FOUND"
     IDENTITIES_DISAGREE = "IDENTITIES_DISAGREE"
@@ -24,7 +24,7 @@ class Reason(StrEnum):
 
 
 class IdentityKind(StrEnum):
-    """What kind of identifier an identity is."""
+    """The kind of an identifier."""
 
     PHONE = "IDENTITY_KIND_PHONE"
     OPEN_ID = "IDENTITY_KIND_OPEN_ID"

@@ -5,7 +5,7 @@ from enum import StrEnum
 
 
 class Reason(StrEnum):
-    """Why an outreach call is refused: the reason of the status, without the prefix `OUTREACH_REASON_`."""
+    """Reasons for which the outreach service refuses a call."""
 
     CONSUMER_NOT_FOUND = "CONSUMER_NOT_FOUND"
     STAFF_UNKNOWN = "STAFF_UNKNOWN"
@@ -20,13 +20,13 @@ class Reason(StrEnum):
 
 
 class Channel(StrEnum):
-    """By which way a message goes."""
+    """The channel of a message."""
 
     IN_APP = "CHANNEL_IN_APP"
 
 
 class Outcome(StrEnum):
-    """What came of an outreach: the furthest that is known."""
+    """The outcome of a message: the furthest step that is known."""
 
     SENT = "OUTCOME_SENT"
     READ = "OUTCOME_READ"

@@ -5,7 +5,7 @@ from enum import StrEnum
 
 
 class Reason(StrEnum):
-    """Why a relation call is refused: the reason of the status, without the prefix `RELATION_REASON_`."""
+    """Reasons for which the relation service refuses a call."""
 
     CONSUMER_NOT_FOUND = "CONSUMER_NOT_FOUND"
     RELATION_NOT_FOUND = "RELATION_NOT_FOUND"
@@ -17,7 +17,7 @@ class Reason(StrEnum):
 
 
 class Stage(StrEnum):
-    """How far a person has come with a brand: awareness, interest, purchase, loyalty."""
+    """The stage of a person's relation with a brand: awareness, interest, purchase or loyalty (AIPL)."""
 
     UNSPECIFIED = "STAGE_UNSPECIFIED"
     AWARENESS = "STAGE_AWARENESS"
@@ -27,14 +27,14 @@ class Stage(StrEnum):
 
 
 class Direction(StrEnum):
-    """Whether a move went deeper or back."""
+    """The direction of a stage change."""
 
     ADVANCE = "DIRECTION_ADVANCE"
     LAPSE = "DIRECTION_LAPSE"
 
 
 class InteractionKind(StrEnum):
-    """What happened between a consumer and a brand."""
+    """The kind of an interaction between a consumer and a brand."""
 
     PACK_RECEIVED = "INTERACTION_KIND_PACK_RECEIVED"
     OUTREACH_RECEIVED = "INTERACTION_KIND_OUTREACH_RECEIVED"

@@ -117,7 +117,7 @@ def test_descriptions_speak_of_the_graph() -> None:
     assert "as `order` shows them" in (described("quanyu.commerce.v1.OrderService.ListOrders") or "")
     assert "like `linkConsumers`" in (described("quanyu.member.v1.IdentityService.UnlinkConsumers") or "")
     assert described("quanyu.commerce.v1.PayOrderRequest.sandbox_token") == "With SANDBOX: `approve` pays; all other values are declined."
-    assert described("quanyu.member.v1.Transition.from_stage") == "null for the first move."
+    assert described("quanyu.member.v1.Transition.from_stage") == "The previous stage; null for the first change."
     assert '"needed_soon"' in (described("quanyu.commerce.v1.ScenarioBasis.rule") or "")
     assert '"prd_shirt" is sold by "ofr_shirt"' in (described("quanyu.commerce.v1.NewProduct.product_id") or "")
 

@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class ConsentServiceStub:
-    """What consumers allow brands.
+    """Consents of consumers to brands.
     """
 
     def __init__(self, channel):
@@ -63,44 +63,43 @@ class ConsentServiceStub:
 
 
 class ConsentServiceServicer:
-    """What consumers allow brands.
+    """Consents of consumers to brands.
     """
 
     def SetConsent(self, request, context):
-        """Gives or takes back a consent: by the consumer, or by the brand or its store on their behalf, at the touchpoint where it was said.
-        Setting what stands already changes nothing but is kept as a confirmation.
-        Refuses with CONSUMER_NOT_FOUND when the brand does not know the consumer, with BRAND_NOT_YOURS when the store given belongs to
-        another brand, and with TOO_MANY_CONSENTS beyond 500 brands of one consumer.
+        """Gives or withdraws a consent. The consumer may call it, and on their behalf the brand or store where the consumer stated it.
+        Repeating the current consent changes nothing, but is recorded as a confirmation.
+        Refused with CONSUMER_NOT_FOUND when the brand does not know the consumer, and with TOO_MANY_CONSENTS above 500 brands.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def CheckConsents(self, request, context):
-        """Which of these brands the person has granted the purpose to, by the newest word on any of the person's consumer ids.
-        What was never said is not granted; an unknown consumer has granted nothing.
+        """Returns those of the given brands to which the person consented for a purpose. Only services may call it.
+        The latest decision on any consumer id of the person counts. Without a decision there is no consent.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListConsents(self, request, context):
-        """What stands now for the person, by brand and purpose. A brand sees its own.
+        """Lists the current consents of a person by brand and purpose. A brand sees only its own.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def BatchListConsents(self, request, context):
-        """The first consents of each of up to 100 persons, as `consents` shows them; persons of whom the caller may see none are absent from the
-        answer. More at once are an invalid request.
+        """Returns the first page of consents of each of up to 100 persons, as `consents` lists them.
+        Persons without consents that the caller may see are left out.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListConsentChanges(self, request, context):
-        """Everything the person ever said, newest first. A brand sees its own.
+        """Lists all consent decisions of a person, newest first. A brand sees only its own.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -143,7 +142,7 @@ def add_ConsentServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class ConsentService:
-    """What consumers allow brands.
+    """Consents of consumers to brands.
     """
 
     @staticmethod

@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class IdentityServiceStub:
-    """Consumers, what identifies them, and which of them are the same person.
+    """Consumers, their identities, and links between consumers that are the same person.
     """
 
     def __init__(self, channel):
@@ -98,111 +98,109 @@ class IdentityServiceStub:
 
 
 class IdentityServiceServicer:
-    """Consumers, what identifies them, and which of them are the same person.
+    """Consumers, their identities, and links between consumers that are the same person.
     """
 
     def RegisterConsumer(self, request, context):
-        """Registers a consumer with the identities a brand supplies, or finds the one they already stand for: a verified phone, a union id or
-        an OIDC subject find across brands; an open id, a card and an external id only within the brand that supplied them. Identities that
-        are new are added to the consumer found.
-        Staff of a store sign up whoever stands before them, in the name of their store. They find whom their brand knows, and such a consumer
-        stays as they are; everybody else is registered anew, whether or not other brands know them. Phones and union ids from a store are kept
-        as not verified and join nobody until the brand proves them.
-        Refuses with BRAND_NOT_YOURS when the store given belongs to another brand, with IDENTITIES_DISAGREE when the identities stand for
-        different people (link those first; the installation's operators and services hear in the metadata `consumerIds` who they are), with
-        CONSUMER_ID_TAKEN when `consumerId` names a consumer this brand does not know, with INVALID_PHONE for a phone that cannot exist,
-        with SUBJECT_NOT_YOURS for an OIDC subject given by a brand, and with TOO_MANY_IDENTITIES beyond 50 of one consumer.
+        """Registers a consumer with the identities that a brand supplies, or finds the existing one and adds new identities.
+        - A verified phone, a union id or an OIDC subject finds a consumer across brands. An open id, a card or an external id does so only
+        within the brand that supplied it.
+        - Store staff may call it in the name of their store (`storeId`). They find only consumers known to their brand and do not change
+        them; other people get a new consumer. Their phones and union ids stay unverified until the brand confirms them.
+        - Refused with IDENTITIES_DISAGREE when the identities belong to different people: link these first. The operator and services
+        receive their ids in the metadata `consumerIds`.
+        - Refused with CONSUMER_ID_TAKEN when `consumerId` names a consumer unknown to this brand, with SUBJECT_NOT_YOURS when a brand
+        supplies an OIDC subject, and with TOO_MANY_IDENTITIES above 50.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def AddIdentity(self, request, context):
-        """Adds an identity to a consumer the brand knows. Adding one that the person already has changes nothing.
-        Refuses with IDENTITY_TAKEN when it stands for another person, INVALID_PHONE, SUBJECT_NOT_YOURS, TOO_MANY_IDENTITIES and
-        CONSUMER_NOT_FOUND.
+        """Adds an identity to a consumer that the brand knows; adding it again changes nothing. The brand's operator may call it.
+        Refused with IDENTITY_TAKEN when the identity belongs to another person.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ImportConsumers(self, request, context):
-        """Registers up to 500 consumers of one brand at once, with sizes and consents; rows that cannot be are told one by one, the others stand.
-        A row told with TOO_MANY_CONSENTS (see `setConsent`) stands as well, without its consents.
-        A row with an id of its own keeps it: when its identities find somebody else, the id is linked to them.
+        """Registers up to 500 consumers of a brand with sizes, preferences and consents. The brand's operator may call it.
+        - An invalid row is rejected with its reason, and the other rows are imported. A row rejected with TOO_MANY_CONSENTS is imported
+        without its consents.
+        - A row with a `consumerId` keeps it: if its identities belong to another consumer, the id is linked to that consumer.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def LinkConsumers(self, request, context):
-        """States that two consumers are one person. `consumerId` keeps standing for the person; `linkedConsumerId`, with all that is linked to
-        it, resolves to that person from now on. Both keep their own identities and interactions, so that the link can be undone.
-        Relations with brands are recounted from the interactions of both in the same write.
-        A brand's operator may link only consumers that no other brand registered; refuses otherwise with LINK_NOT_YOURS.
-        Refuses with SAME_PERSON when they are one already, ALREADY_LINKED when `linkedConsumerId` is linked to somebody else, and
-        TOO_MANY_LINKED beyond 50 consumers of one person.
+        """Links two consumers that are the same person: `linkedConsumerId` and all consumers linked to it resolve to the person of
+        `consumerId`.
+        - Both keep their identities and interactions, so the link can be undone. Relations with brands are recalculated in the same write.
+        - A brand's operator may link only consumers that no other brand registered, else LINK_NOT_YOURS.
+        - Refused with SAME_PERSON when they are already linked to each other, ALREADY_LINKED when `linkedConsumerId` is linked to another
+        consumer, and TOO_MANY_LINKED when the person would have more than 50 consumers.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def UnlinkConsumers(self, request, context):
-        """Undoes one link: `linkedConsumerId`, with all that was linked to it, stands for itself again, as before.
-        Refuses with NOT_LINKED when there is no such link, and with LINK_NOT_YOURS like `linkConsumers`.
+        """Undoes a link: `linkedConsumerId` and all consumers linked to it are a separate person again.
+        A brand's operator may call it for its own consumers, like `linkConsumers`. Refused with NOT_LINKED when there is no such link.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ResolveConsumer(self, request, context):
-        """Which person a signed-in subject is, and all consumer ids of that person. Refuses with CONSUMER_NOT_FOUND.
+        """Returns the person of a signed-in subject and all consumer ids of this person. Only services may call it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetConsumer(self, request, context):
-        """A consumer as the caller may see them. A consumer id that was linked away still answers, with what is known of the whole person.
-        Refuses with CONSUMER_NOT_FOUND.
+        """Returns a consumer with the data that the caller may see. A linked consumer id returns the data of the whole person.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def BatchGetConsumers(self, request, context):
-        """Up to 500 consumers; those that are missing or outside the caller's scope are absent.
+        """Returns up to 500 consumers; unknown ids and those outside the caller's scope are left out.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListIdentities(self, request, context):
-        """The identities of the person, oldest first; a brand and its staff see only those the brand supplied. Refuses with CONSUMER_NOT_FOUND.
+        """Lists all identities of a person, oldest first. A brand and its staff see only the identities that the brand supplied.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def BatchListIdentities(self, request, context):
-        """The identities of each of up to 100 consumers, as `identities` shows them; those who are missing or outside the caller's scope are
-        absent. None, and more than 100 at once, are an invalid request.
+        """Returns the identities of up to 100 consumers, as `identities` lists them.
+        Unknown ids and those outside the caller's scope are left out.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListLinks(self, request, context):
-        """The links of the person, newest first, undone ones included: at most 100, between consumers within the caller's scope. Who could not
-        link them sees neither remarks nor who did it. Refuses with CONSUMER_NOT_FOUND.
+        """Lists the links of a person, newest first, including undone ones: at most 100, between consumers within the caller's scope.
+        Notes and authors are visible only to callers who may link these consumers.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def BatchListLinks(self, request, context):
-        """The links of each of up to 100 consumers, as `links` shows them; those who are missing or outside the caller's scope are absent.
-        None, and more than 100 at once, are an invalid request.
+        """Returns the links of up to 100 consumers, as `links` lists them.
+        Unknown ids and those outside the caller's scope are left out.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -280,7 +278,7 @@ def add_IdentityServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class IdentityService:
-    """Consumers, what identifies them, and which of them are the same person.
+    """Consumers, their identities, and links between consumers that are the same person.
     """
 
     @staticmethod

@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class OutreachServiceStub:
-    """Bindings of consumers to guides, and the messages guides send.
+    """Bindings of consumers to guides, and the messages of guides.
     """
 
     def __init__(self, channel):
@@ -113,124 +113,128 @@ class OutreachServiceStub:
 
 
 class OutreachServiceServicer:
-    """Bindings of consumers to guides, and the messages guides send.
+    """Bindings of consumers to guides, and the messages of guides.
     """
 
     def BindConsumer(self, request, context):
-        """Binds a consumer to a guide for a brand; an earlier binding for that brand ends. Binding again to the same guide changes nothing.
-        The brand's operator binds to any active staff of the brand, a store manager to staff of the own store, a guide to themself.
-        Refuses with STAFF_UNKNOWN when the staff is not active staff of this brand (within a manager's own store), CONSUMER_NOT_FOUND when
-        the brand does not know the consumer, and BOUND_ELSEWHERE when a guide or manager would take the consumer from another guide or store.
+        """Binds a consumer to a guide for a brand and ends an earlier binding for this brand. Repeating it with the same guide changes nothing.
+        - The brand's operator may bind to any active staff of the brand, a store manager to staff of their store, and a guide to themselves.
+        - Refused with STAFF_UNKNOWN when the guide is not active staff of the brand or, for a store manager, of their store.
+        - Refused with BOUND_ELSEWHERE when a guide or store manager would take the consumer from another guide or store.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def UnbindConsumer(self, request, context):
-        """Ends the binding of a consumer for a brand. Refuses with NOT_BOUND when there is none within the caller's scope.
+        """Ends the binding of a consumer for a brand. The guide, their store manager and the brand's operator may call it.
+        Refused with NOT_BOUND when there is no binding within the caller's scope.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ImportBindings(self, request, context):
-        """Binds up to 500 consumers of one brand at once; rows that cannot be are told one by one, the others stand.
+        """Binds up to 500 consumers of a brand. The brand's operator may call it.
+        An invalid row is rejected with its reason, and the other rows are imported.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetBinding(self, request, context):
-        """The active binding of a person for a brand. Refuses with NOT_BOUND.
+        """Returns the active binding of a person for a brand. Refused with NOT_BOUND when there is none.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def BatchGetBindings(self, request, context):
-        """The active bindings of up to 500 consumers, for one brand or for all the caller may see; those without one are absent.
+        """Returns the active bindings of up to 500 consumers, for one brand or for all brands that the caller may see.
+        Consumers without a binding are left out.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListClients(self, request, context):
-        """A guide's client book: the consumers bound to a member of staff, the latest bound first.
+        """Lists the clients of a guide: the consumers bound to them, latest binding first. Staff may see clients within their scope.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def BatchListClients(self, request, context):
-        """The first consumers in the client books of each of up to 100 members of staff, as `clients` shows them; those without any within the
-        caller's scope are absent from the answer. More at once are an invalid request.
+        """Returns the first page of clients of each of up to 100 members of staff, as `clients` lists them.
+        Staff without clients within the caller's scope are left out.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def SendOutreach(self, request, context):
-        """Writes to a consumer, by the guide they are bound to. The message stands in the consumer's inbox at once.
-        Refuses with NOT_BOUND when the consumer is not bound to the caller for this brand, NO_CONSENT when they did not allow the brand to
-        write, FREQUENCY_CAP when the brand wrote 3 times within 7 days (the metadata's `freeAt` says when it may again), QUIET_HOURS
-        between 22:00 and 08:00 where the guide's store stands (`freeAt` likewise) and STAFF_UNKNOWN when the guide is not active any more.
+        """Sends a message to a consumer's inbox. Only the guide bound to the consumer may call it. Refused in these cases:
+        - NO_CONSENT: the consumer did not consent to messages of the brand.
+        - FREQUENCY_CAP: the brand already sent 3 messages within 7 days. The metadata `freeAt` is the next possible time.
+        - QUIET_HOURS: from 22:00 to 08:00 in the time zone of the guide's store. The metadata `freeAt` is the next possible time.
+        - STAFF_UNKNOWN: the guide is no longer active.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListOutreaches(self, request, context):
-        """What was written in the name of a member of staff, a store or a brand, newest first, with what came of it.
+        """Lists the messages sent by a member of staff, a store or a brand, newest first, with their outcomes.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def BatchListOutreaches(self, request, context):
-        """The first messages written in the name of each of up to 100 members of staff, stores or brands, as `outreaches` shows them; those
-        without any within the caller's scope are absent from the answer. Exactly one of the three is given, else INVALID_FIELD; more than 100
-        at once are an invalid request.
+        """Returns the first page of messages of each of up to 100 members of staff, stores or brands, as `outreaches` lists them. Give exactly
+        one of `staffIds`, `storeIds` and `brandIds`.
+        Ids without messages within the caller's scope are left out.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def BatchGetOutreaches(self, request, context):
-        """Up to 500 outreaches; those that are missing or outside the caller's scope are absent.
+        """Returns up to 500 messages; unknown ids and those outside the caller's scope are left out.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListInbox(self, request, context):
-        """The messages a person got, newest first, and how many are unread.
+        """Lists the messages that a person received, newest first, and counts the unread ones. Only the consumer and the operator may see them.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def BatchListInbox(self, request, context):
-        """The first messages of each of up to 100 persons, and how many are unread, as `inbox` shows them; persons out of the caller's scope and
-        those who got none are absent from the answer. More at once are an invalid request.
+        """Returns the first page of messages of each of up to 100 persons with the unread count, as `inbox` lists them.
+        Persons without messages and those outside the caller's scope are left out.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def WatchInbox(self, request, context):
-        """The messages a person gets from now on, each once it stands in the inbox; with `after` first those that came since. A message is told
-        at least once, perhaps twice; that it was read is not told. The stream ends without a refusal when its time is over: ask again
-        `after` its last cursor, and nothing is lost.
-        Refuses with INVALID_CURSOR and TOO_MANY_STREAMS. Ends with SUBSCRIBER_TOO_SLOW when it is not read, and with CHANGES_LOST or
-        SERVER_STOPPING: ask again in the same way.
+        """Streams the new messages of a person's inbox. Only the consumer and the operator may call it.
+        - With `after` the stream starts with the messages since that cursor.
+        - Each message arrives at least once. Marking a message as read sends nothing.
+        - A stream that ends, with or without an error, loses nothing: subscribe again with the last cursor as `after`.
+        - Ends with SUBSCRIBER_TOO_SLOW when the client does not read.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def MarkRead(self, request, context):
-        """Marks messages as read by their receiver. One that is read already stays as it is; one that is not theirs is refused with
-        OUTREACH_NOT_FOUND and nothing changes.
+        """Marks messages as read. Only the receiver may call it; messages that are already read stay unchanged.
+        Refused with OUTREACH_NOT_FOUND, without any change, when one of the messages belongs to another person.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -323,7 +327,7 @@ def add_OutreachServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class OutreachService:
-    """Bindings of consumers to guides, and the messages guides send.
+    """Bindings of consumers to guides, and the messages of guides.
     """
 
     @staticmethod

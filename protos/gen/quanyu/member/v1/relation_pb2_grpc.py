@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class RelationServiceStub:
-    """The relations of people with brands, and what they follow from. Staff of a store see those of the consumers bound to their store.
+    """Relations of people with brands, and the interactions behind them. Store staff see the relations of consumers bound to their store.
     """
 
     def __init__(self, channel):
@@ -83,75 +83,76 @@ class RelationServiceStub:
 
 
 class RelationServiceServicer:
-    """The relations of people with brands, and what they follow from. Staff of a store see those of the consumers bound to their store.
+    """Relations of people with brands, and the interactions behind them. Store staff see the relations of consumers bound to their store.
     """
 
     def GetRelation(self, request, context):
-        """The relation of a person with a brand as of now; consumer ids of one person give the same one.
-        Refuses with RELATION_NOT_FOUND when nothing ever happened between them.
+        """Returns the current relation of a person with a brand. All consumer ids of a person return the same one.
+        Refused with RELATION_NOT_FOUND when they never interacted.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def BatchGetRelations(self, request, context):
-        """The relations of up to 500 consumers with one brand; those without one are absent.
+        """Returns the relations of up to 500 consumers with one brand; consumers without one are left out.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListRelations(self, request, context):
-        """The relations of a person or of a brand, the latest touched first. A brand sees its own; staff of a store, of a person whom they or
-        their store look after, the one with the brand for which they do.
+        """Lists the relations of a person or a brand, latest interaction first. A brand sees only its own.
+        Store staff see the relations of persons bound to them or their store, with the brand of that binding.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def BatchListRelations(self, request, context):
-        """The latest touched relations of each of up to 100 consumers or brands, as far as `relations` shows them. Exactly one of the two is
-        given, else INVALID_FIELD; more than 100 at once are an invalid request.
+        """Returns the first page of relations of each of up to 100 consumers or brands, as `relations` lists them.
+        Give exactly one of `consumerIds` and `brandIds`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListTransitions(self, request, context):
-        """How the stage of a person with a brand moved, newest first, each move with its cause.
+        """Lists the stage changes of a person with a brand, newest first, each with its cause.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def BatchListTransitions(self, request, context):
-        """The first moves of each of up to 100 relations, as `transitions` shows them for its person and brand; relations the caller may not see
-        are absent from the answer. More at once are an invalid request.
+        """Returns the first page of stage changes of each of up to 100 relations, as `transitions` lists them.
+        Relations that the caller may not see are left out.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListInteractions(self, request, context):
-        """The timeline of a person, newest first, with one brand or with all the caller may see.
+        """Lists the interactions of a person, newest first, with one brand or with all brands that the caller may see.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def BatchListInteractions(self, request, context):
-        """The first interactions of each of up to 100 relations, as `interactions` shows them for its person and brand; relations of which the
-        caller may see none are absent from the answer. More at once are an invalid request.
+        """Returns the first page of interactions of each of up to 100 relations, as `interactions` lists them.
+        Relations without interactions that the caller may see are left out.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RecordInteraction(self, request, context):
-        """Records something a consumer did with a brand; the relation follows in the same write. Events may arrive late: the relation becomes
-        what it would be had they come in time.
-        Refuses with CONSUMER_NOT_FOUND when the brand does not know the consumer, BRAND_NOT_YOURS when the store given belongs to another
-        brand, KIND_NOT_RECORDED for kinds that only events of the suite create, and IN_THE_FUTURE when it is dated more than 5 minutes ahead.
+        """Records an interaction of a consumer with a brand and updates the relation in the same write. The brand and its store staff may call
+        it.
+        - A late event has the same effect on the relation as one in time.
+        - Refused with CONSUMER_NOT_FOUND when the brand does not know the consumer, KIND_NOT_RECORDED for kinds that only events create, and
+        IN_THE_FUTURE for more than 5 minutes ahead.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -214,7 +215,7 @@ def add_RelationServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class RelationService:
-    """The relations of people with brands, and what they follow from. Staff of a store see those of the consumers bound to their store.
+    """Relations of people with brands, and the interactions behind them. Store staff see the relations of consumers bound to their store.
     """
 
     @staticmethod
