@@ -5,7 +5,7 @@ from enum import StrEnum
 
 
 class Reason(StrEnum):
-    """Why a call about campaigns is refused: the reason of the status, without the prefix `CAMPAIGNS_REASON_`."""
+    """Reasons for which the campaign service refuses a call."""
 
     CAMPAIGN_NOT_FOUND = "CAMPAIGN_NOT_FOUND"
     BUDGET_NOT_FOUND = "BUDGET_NOT_FOUND"

@@ -5,7 +5,7 @@ from enum import StrEnum
 
 
 class Reason(StrEnum):
-    """Why a call about packs is refused: the reason of the status, without the prefix `PACKS_REASON_`."""
+    """Reasons for which the pack service refuses a call."""
 
     PACK_NOT_FOUND = "PACK_NOT_FOUND"
     VISIT_OVER = "VISIT_OVER"
@@ -14,14 +14,14 @@ class Reason(StrEnum):
 
 
 class PickKind(StrEnum):
-    """What made a brand a part of the pack."""
+    """Why a brand is in the pack."""
 
     BOUGHT_BEFORE = "PICK_KIND_BOUGHT_BEFORE"
     NEW_TO_YOU = "PICK_KIND_NEW_TO_YOU"
 
 
 class DeclineReason(StrEnum):
-    """Why a brand that would have been picked is not in the pack."""
+    """Why a selected brand is not in the pack."""
 
     BUDGET_SPENT = "DECLINE_REASON_BUDGET_SPENT"
     CONSENT_MISSING = "DECLINE_REASON_CONSENT_MISSING"

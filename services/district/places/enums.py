@@ -5,7 +5,7 @@ from enum import StrEnum
 
 
 class Reason(StrEnum):
-    """Why a call about places or visits is refused: the reason of the status, without the prefix `PLACES_REASON_`."""
+    """Reasons for which the place service refuses a call."""
 
     DISTRICT_NOT_FOUND = "DISTRICT_NOT_FOUND"
     VISIT_NOT_FOUND = "VISIT_NOT_FOUND"
@@ -16,7 +16,7 @@ class Reason(StrEnum):
 
 
 class VenueKind(StrEnum):
-    """What kind of place a venue is."""
+    """The kind of a venue."""
 
     STORE = "VENUE_KIND_STORE"
     RESTAURANT = "VENUE_KIND_RESTAURANT"
@@ -27,7 +27,7 @@ class VenueKind(StrEnum):
 
 
 class VisitState(StrEnum):
-    """How far a visit has come."""
+    """The state of a visit."""
 
     OPEN = "VISIT_STATE_OPEN"
     LEFT = "VISIT_STATE_LEFT"

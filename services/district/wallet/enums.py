@@ -5,7 +5,7 @@ from enum import StrEnum
 
 
 class Reason(StrEnum):
-    """Why a call about coupons is refused: the reason of the status, without the prefix `WALLET_REASON_`."""
+    """Reasons for which the wallet refuses a call."""
 
     COUPON_NOT_FOUND = "COUPON_NOT_FOUND"
     COUPON_EXPIRED = "COUPON_EXPIRED"
@@ -23,7 +23,7 @@ class Reason(StrEnum):
 
 
 class CouponState(StrEnum):
-    """How far a coupon has come."""
+    """The state of a coupon."""
 
     ISSUED = "COUPON_STATE_ISSUED"
     LOCKED = "COUPON_STATE_LOCKED"

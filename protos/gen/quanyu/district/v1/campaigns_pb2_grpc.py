@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class CampaignServiceStub:
-    """Campaigns of districts, the brands that take part and their budgets.
+    """Campaigns of districts, the brands that take part, and their budgets.
     """
 
     def __init__(self, channel):
@@ -98,94 +98,99 @@ class CampaignServiceStub:
 
 
 class CampaignServiceServicer:
-    """Campaigns of districts, the brands that take part and their budgets.
+    """Campaigns of districts, the brands that take part, and their budgets.
     """
 
     def CreateCampaign(self, request, context):
-        """Opens a campaign in a district; brands join it one by one. Refuses with CAMPAIGN_EXISTS when the id is taken, with
-        DATES_INVALID unless it ends after it starts and lasts at most 366 days, and with DISTRICT_NOT_FOUND.
+        """Creates a campaign in a district; brands join it later. Only the district operator and the operator may call it.
+        Refused with DATES_INVALID unless the campaign ends after it starts and lasts at most 366 days.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def JoinCampaign(self, request, context):
-        """A brand joins a campaign with one kind of coupon and a budget of so many of them. A brand joins a campaign once: again is refused with
-        JOINED_ALREADY. Refuses with CAMPAIGN_NOT_FOUND, with CAMPAIGN_OVER after the end, with CAMPAIGN_FULL when 500 brands take part, with
-        DISTRICT_FULL when at some moment of the campaign 1,000 brands take part in the district's campaigns (a brand counts in each), and
-        with TERMS_INVALID when the value is nothing, when the minimum spend is neither nothing nor as much as the value, or when both
-        differ in currency.
+        """Adds a brand to a campaign with one kind of coupon and a budget. Only the brand's operator and the operator may call it. Refused in
+        these cases:
+        - JOINED_ALREADY: the brand already takes part in the campaign.
+        - CAMPAIGN_OVER: the campaign has ended.
+        - CAMPAIGN_FULL: 500 brands take part.
+        - DISTRICT_FULL: at some time during the campaign, 1,000 brands take part in campaigns of the district; a brand counts once for each
+        campaign.
+        - TERMS_INVALID: the value is 0, the minimum spend is below the value but not 0, or their currencies differ.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetCampaign(self, request, context):
-        """One campaign. Refuses with CAMPAIGN_NOT_FOUND.
+        """Returns a campaign. Everyone may call it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def BatchGetCampaigns(self, request, context):
-        """Several campaigns; ids that do not exist are absent from the answer.
+        """Returns up to 500 campaigns; unknown ids are left out. Everyone may call it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListCampaigns(self, request, context):
-        """The campaigns of a district, the one that starts last first.
+        """Lists the campaigns of a district, latest start first. Everyone may call it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def BatchListCampaigns(self, request, context):
-        """The first campaigns of each of up to 100 districts, as `campaigns` shows them. More districts at once are an invalid request.
+        """Returns the first page of campaigns of each of up to 100 districts, as `campaigns` lists them. Everyone may call it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListParticipants(self, request, context):
-        """The brands that take part in a campaign with what each gives, by brand id; without the numbers of their budgets.
+        """Lists the brands that take part in a campaign with their coupons, ordered by brand id. Everyone may call it; budgets are not
+        included.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def BatchListParticipants(self, request, context):
-        """The first participants of each of up to 100 campaigns, as `participants` shows them. More campaigns at once are an invalid request.
+        """Returns the first page of participants of each of up to 100 campaigns, as `participants` lists them. Everyone may call it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetBudget(self, request, context):
-        """One budget of the caller's brand. Refuses with BUDGET_NOT_FOUND.
+        """Returns a budget. Only the brand's operator, the operator and services may see it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def BatchGetBudgets(self, request, context):
-        """Several budgets; those of other brands are absent from the answer.
+        """Returns up to 500 budgets; unknown ids and those outside the caller's scope are left out.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListBudgets(self, request, context):
-        """The budgets of a brand, that of the campaign which starts last first.
+        """Lists the budgets of a brand, ordered by the start of their campaigns, latest first.
+        Only the brand's operator, the operator and services may see them.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def BatchListBudgets(self, request, context):
-        """The first budgets of each of up to 100 brands, as `budgets` shows them; brands out of the caller's scope are absent from the answer.
-        More brands at once are an invalid request.
+        """Returns the first page of budgets of each of up to 100 brands, as `budgets` lists them.
+        Brands outside the caller's scope are left out.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -263,7 +268,7 @@ def add_CampaignServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class CampaignService:
-    """Campaigns of districts, the brands that take part and their budgets.
+    """Campaigns of districts, the brands that take part, and their budgets.
     """
 
     @staticmethod

@@ -67,45 +67,47 @@ class PackServiceServicer:
     """
 
     def ClaimPack(self, request, context):
-        """Gives the consumer the day's pack of the district: coupons of up to 6 brands whose campaigns run there, those the consumer buys most
-        often first (purchases fade with a half-life of 13 weeks), then brands that are new to the consumer in an order that is stable for
-        consumer and day. The pack is all or nothing: every coupon in it is covered by its brand's budget, and each budget is charged once.
-        A brand that would have been picked but has nothing left, or to which the consumer gave no consent for district coupons, is named in
-        `declined` and the next one takes its place.
-        There is one pack for each person, district and day (in the district's zone): asking again answers the same pack, whatever the
-        idempotency key and however many ask at once.
-        Refuses with VISIT_NOT_FOUND; with VISIT_OVER when the visit has ended or is of an earlier day and no pack was given on it; with
-        NO_CAMPAIGN when no campaign runs in the district; with NOTHING_TO_GIVE when every brand had to be declined (the metadata
-        `consentMissing` and `budgetSpent` count them). Tells PackIssued.
+        """Issues the day's pack of the district to the consumer and publishes PackIssued. Only the consumer, the operator and services may call
+        it.
+        - It contains coupons of up to 6 brands with running campaigns: first the brands that the consumer buys most often (half-life 13
+        weeks), then new brands in an order that is stable for consumer and day.
+        - All coupons are issued together, each charged once to the budget of its brand. A brand without budget or consent is listed in
+        `declined`, and the next brand takes its place.
+        - Each person receives one pack for each district and local day. Calling again returns the same pack, with any idempotency key and in
+        parallel calls.
+        - Refused with VISIT_OVER when the visit has ended or is of an earlier day, unless the day's pack was already issued.
+        - Refused with NO_CAMPAIGN when no campaign runs in the district, and with NOTHING_TO_GIVE when every brand is declined (metadata:
+        `consentMissing` and `budgetSpent` count them).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetPack(self, request, context):
-        """One pack of the caller. Refuses with PACK_NOT_FOUND.
+        """Returns a pack. Only the consumer, the operator and services may see it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def BatchGetPacks(self, request, context):
-        """Several packs; those of others are absent from the answer.
+        """Returns up to 500 packs; unknown ids and those outside the caller's scope are left out.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListPacks(self, request, context):
-        """The packs of a person, under all ids that were linked to the given one, newest first.
+        """Lists the packs of a person, newest first, including those of all linked consumer ids.
+        Only the consumer, the operator and services may see them.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def BatchListPacks(self, request, context):
-        """The newest packs of each of up to 100 persons, as `packs` shows them; persons out of the caller's scope are absent from the answer.
-        More at once are an invalid request.
+        """Returns the first page of packs of each of up to 100 persons, as `packs` lists them.
+        Persons outside the caller's scope are left out.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -26,8 +26,7 @@ if _version_not_supported:
 
 
 class PlaceServiceStub:
-    """Shopping districts, the venues in them and consumers' visits. What stands where is public and kept by the district's operator; a visit
-    is the consumer's and the district's.
+    """Districts, venues and visits. Districts and venues are public; a visit is visible to the consumer and the district.
     """
 
     def __init__(self, channel):
@@ -104,105 +103,105 @@ class PlaceServiceStub:
 
 
 class PlaceServiceServicer:
-    """Shopping districts, the venues in them and consumers' visits. What stands where is public and kept by the district's operator; a visit
-    is the consumer's and the district's.
+    """Districts, venues and visits. Districts and venues are public; a visit is visible to the consumer and the district.
     """
 
     def CreateDistrict(self, request, context):
-        """Founds a district. Refuses with DISTRICT_EXISTS when the id is taken, with GEOFENCE_INVALID when the geofence is neither a simple
-        polygon around the district's position nor a circle, and with INVALID_ZONE when the zone is no IANA name.
+        """Creates a district. Only the operator of the installation may call it.
+        Refused with GEOFENCE_INVALID when the geofence is neither a circle nor a simple polygon that contains the district's position.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetDistrict(self, request, context):
-        """One district. Refuses with DISTRICT_NOT_FOUND.
+        """Returns a district. Everyone may call it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def BatchGetDistricts(self, request, context):
-        """Several districts; ids that do not exist are absent from the answer.
+        """Returns up to 500 districts; unknown ids are left out. Everyone may call it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListDistricts(self, request, context):
-        """All districts by name, Chinese ones in the order of their pinyin and before others. A character of several
-        readings stands where MongoDB's collation has it.
+        """Lists all districts by name: Chinese names first, in pinyin order. Everyone may call it.
+        A character with several readings is sorted by MongoDB's collation.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def CreateVenue(self, request, context):
-        """Adds a venue to a district. Refuses with VENUE_EXISTS when the id is taken, with OUTSIDE_DISTRICT when it stands beyond the district's
-        geofence, and with DISTRICT_NOT_FOUND.
+        """Adds a venue to a district. Only the district operator and the operator may call it.
+        Refused with OUTSIDE_DISTRICT when its position lies outside the geofence of the district.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ImportVenues(self, request, context):
-        """Adds or replaces many venues of one district, all or none. A venue is told by its id, so that the same import may run twice.
-        Refuses with DISTRICT_NOT_FOUND, with VENUE_EXISTS when an id belongs to a venue of another district, and with OUTSIDE_DISTRICT when
-        one stands beyond the district's geofence.
+        """Creates or replaces up to 500 venues of a district by id, all or none; an import can safely be repeated. Only the district operator
+        and the operator may call it.
+        Refused with VENUE_EXISTS when an id belongs to a venue of another district, and with OUTSIDE_DISTRICT when a position lies outside
+        the geofence.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def BatchGetVenues(self, request, context):
-        """Several venues; ids that do not exist are absent from the answer.
+        """Returns up to 500 venues; unknown ids are left out. Everyone may call it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListVenues(self, request, context):
-        """The venues of a district by name, Chinese ones in the order of their pinyin and before others. A character of several
-        readings stands where MongoDB's collation has it.
+        """Lists the venues of a district by name: Chinese names first, in pinyin order. Everyone may call it.
+        A character with several readings is sorted by MongoDB's collation.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def BatchListVenues(self, request, context):
-        """The first venues of each of up to 100 districts, as `venues` shows them. More districts at once are an invalid request.
+        """Returns the first page of venues of each of up to 100 districts, as `venues` lists them. Everyone may call it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def EnterDistrict(self, request, context):
-        """The consumer enters a district. There is one open visit for each consumer, district and day (in the district's zone): entering again
-        answers the open one and tells no new event. A position outside the geofence is refused with OUTSIDE_DISTRICT; without a position the
-        caller's word is taken. Refuses with DISTRICT_NOT_FOUND. Tells VisitStarted.
+        """Starts a visit of a consumer and publishes VisitStarted. Only the consumer, the operator and services may call it.
+        A consumer has one open visit for each district and local day: entering again returns it and publishes nothing.
+        Refused with OUTSIDE_DISTRICT when a given position lies outside the geofence; without a position nothing is checked.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def LeaveDistrict(self, request, context):
-        """The consumer leaves the district. Leaving twice changes nothing. Refuses with VISIT_NOT_FOUND.
-        Tells VisitLeft with the coupons of the day's pack that are not spent.
+        """Ends a visit and publishes VisitLeft with the unspent coupons of the day's pack. Repeating it changes nothing.
+        Only the consumer, the operator and services may call it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetVisit(self, request, context):
-        """One visit: of the caller, or in the district operator's district. Refuses with VISIT_NOT_FOUND.
+        """Returns a visit. The consumer and the operator of the district may see it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def BatchGetVisits(self, request, context):
-        """Several visits; those out of the caller's scope are absent from the answer.
+        """Returns up to 500 visits; unknown ids and those outside the caller's scope are left out.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -285,8 +284,7 @@ def add_PlaceServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class PlaceService:
-    """Shopping districts, the venues in them and consumers' visits. What stands where is public and kept by the district's operator; a visit
-    is the consumer's and the district's.
+    """Districts, venues and visits. Districts and venues are public; a visit is visible to the consumer and the district.
     """
 
     @staticmethod

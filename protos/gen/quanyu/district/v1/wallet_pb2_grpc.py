@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class WalletServiceStub:
-    """Coupons that consumers hold, and the three steps by which an order spends them.
+    """Coupons of consumers, and the three steps in which an order spends them: lock, confirm and roll back.
     """
 
     def __init__(self, channel):
@@ -68,57 +68,57 @@ class WalletServiceStub:
 
 
 class WalletServiceServicer:
-    """Coupons that consumers hold, and the three steps by which an order spends them.
+    """Coupons of consumers, and the three steps in which an order spends them: lock, confirm and roll back.
     """
 
     def ListCoupons(self, request, context):
-        """The coupons of a person (under all ids that were linked to the given one) or of a brand, newest first.
+        """Lists the coupons of a person or a brand, newest first. A person's list includes all linked consumer ids.
+        The consumer, the brand's operator, the operator and services may call it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def BatchListCoupons(self, request, context):
-        """The newest coupons of each of up to 100 persons or brands, as `coupons` shows them; those out of the caller's scope are absent from
-        the answer. Give exactly one of `consumerIds` and `brandIds`; both or neither, and more than 100 at once, are an invalid request.
+        """Returns the first page of coupons of each of up to 100 persons or brands, as `coupons` lists them.
+        Give exactly one of `consumerIds` and `brandIds`. Ids outside the caller's scope are left out.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def BatchGetCoupons(self, request, context):
-        """Several coupons: a consumer sees their own, a brand its own; others are absent from the answer.
+        """Returns up to 500 coupons. A consumer sees their own and a brand its own; other ids are left out.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def LockCoupons(self, request, context):
-        """Locks the given coupons for an order, all or none, and answers what each takes off: its value, never more than the order's lines of
-        its brand amount to. Once for each order: the same order with the same coupons and amounts answers the same again, also under another
-        idempotency key; with others it is refused with ORDER_LOCKED_OTHERWISE until it is rolled back. After a rollback an order may lock anew.
-        A lock that is not confirmed within 45 minutes may be taken over by another order; its coupons are then free, all of them.
-        Refuses with COUPON_NOT_FOUND when a coupon does not belong to the person, COUPON_EXPIRED, COUPON_LOCKED (by another order),
-        COUPON_REDEEMED, BRAND_TWICE (two coupons of one brand), STORE_NOT_IN_DISTRICT (the goods come from elsewhere than the coupon's
-        district; the metadata name its `districtId`), NO_LINE_OF_BRAND, MINIMUM_SPEND_MISSED (the metadata name `minimumMinor` and
-        `amountMinor`) and CURRENCY_DIFFERS. Every refusal about a coupon names it in the metadata `couponId`.
+        """Locks coupons for an order, all or none, and returns the discount of each: its value, at most the sum of the order's lines of its
+        brand. Only services may call it.
+        - Locking the same coupons and amounts for the same order again returns the same discounts, even with another idempotency key. Other
+        coupons or amounts are refused with ORDER_LOCKED_OTHERWISE until the lock is rolled back.
+        - After 45 minutes without confirmation another order may lock any of the coupons. Then all coupons of the lock are free.
+        - Refused with BRAND_TWICE for two coupons of one brand, STORE_NOT_IN_DISTRICT when the store is not in the coupon's district
+        (metadata: `districtId`), and MINIMUM_SPEND_MISSED below the minimum spend (metadata: `minimumMinor`, `amountMinor`).
+        - Each refusal about a coupon names it in the metadata `couponId`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ConfirmCoupons(self, request, context):
-        """The order was paid: its locked coupons are redeemed. Confirming twice changes nothing, and a late confirmation stands as long as no
-        other order took the lock over. Refuses with LOCK_NOT_FOUND when the order never locked coupons and with LOCK_GONE when its lock was
-        rolled back or taken over.
+        """Redeems the locked coupons of a paid order. Only services may call it; repeating it changes nothing.
+        A late confirmation is valid unless another order has taken the lock over, which is refused with LOCK_GONE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RollbackCoupons(self, request, context):
-        """The order failed or was returned: its coupons, locked or redeemed, are given back and can be spent until they expire. Rolling back
-        twice, or an order without a lock, changes nothing. A coupon counts its rollbacks after a redemption.
+        """Frees the locked or redeemed coupons of a failed or returned order: they can be spent again until they expire.
+        Only services may call it. Repeating it, or calling it for an order without a lock, changes nothing.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -166,7 +166,7 @@ def add_WalletServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class WalletService:
-    """Coupons that consumers hold, and the three steps by which an order spends them.
+    """Coupons of consumers, and the three steps in which an order spends them: lock, confirm and roll back.
     """
 
     @staticmethod

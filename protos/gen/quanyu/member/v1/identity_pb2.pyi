@@ -420,7 +420,7 @@ class RegisterConsumerResponse(_message.Message):
     CONSUMER_ID_FIELD_NUMBER: _builtins.int
     CREATED_FIELD_NUMBER: _builtins.int
     consumer_id: _builtins.str
-    """The consumer that stands for the person found or registered."""
+    """The main consumer id of the person that was found or registered."""
     created: _builtins.bool
     """True: newly registered. False: the identities already belonged to this consumer."""
     def __init__(
@@ -749,7 +749,7 @@ class LinkConsumersResponse(_message.Message):
     CONSUMER_ID_FIELD_NUMBER: _builtins.int
     LINK_ID_FIELD_NUMBER: _builtins.int
     consumer_id: _builtins.str
-    """The consumer that stands for the person now."""
+    """The main consumer id of the linked person."""
     link_id: _builtins.str
     def __init__(
         self,
