@@ -1,4 +1,4 @@
-"""Regenerates protos/gen, protos/ACCESS.md and services/**/enums.py from the protos; `--check` fails when a committed file differs.
+"""Generator of protos/gen, protos/ACCESS.md and services/**/enums.py from the protos. `--check` fails when a committed file differs.
 
 python protos/generate.py [--check]
 """
@@ -26,25 +26,25 @@ def generate(into: Path) -> None:
     sources = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "quanyu").rglob("*.proto"))
     arguments = ["protoc", f"-I{ROOT}", f"-I{resources.files('grpc_tools') / '_proto'}"]
     arguments += [f"--{plugin}_out={into}" for plugin in ("python", "grpc_python", "mypy", "mypy_grpc")]
-    # Source info stays out of the modules; the gateway reads descriptions from this set beside them.
+    # The generated modules contain no comments. The gateway reads them, its descriptions, from this set.
     arguments += [f"--descriptor_set_out={into / DESCRIPTORS}", "--include_source_info"]
     (into / "quanyu").mkdir(parents=True, exist_ok=True)
-    # protoc looks for the mypy plugins on PATH; they stand beside the interpreter.
+    # protoc searches PATH for the mypy plugins, which are in the folder of the interpreter.
     os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     if protoc.main([*arguments, *sources]) != 0:
         sys.exit(1)
 
 
-def access_text(folder: Path) -> str:
-    """The text of ACCESS.md for what was generated into `folder`; exits when an rpc refuses with a reason that no enum has."""
+def render_access_page(folder: Path) -> str:
+    """Returns the text of ACCESS.md for the protos generated into `folder`; exits when an rpc declares an unknown reason."""
     protos = access_page.Protos(folder / "quanyu" / "descriptors.binpb")
-    if unknown := protos.unknown_reasons():
+    if unknown := protos.find_unknown_reasons():
         sys.exit("\n".join(unknown))
-    return access_page.page(protos)
+    return access_page.render_page(protos)
 
 
-def differences(left: Path, right: Path) -> list[str]:
-    """The relative paths whose content differs or that stand on one side only."""
+def find_differences(left: Path, right: Path) -> list[str]:
+    """Returns the relative paths of files that differ or exist in one folder only."""
     names = {path.relative_to(side) for side in (left, right) for path in side.rglob("*") if path.suffix in {".py", ".pyi", ".binpb"}}
     return sorted(
         str(name)
@@ -57,21 +57,21 @@ def main() -> None:
     if "--check" in sys.argv:
         with tempfile.TemporaryDirectory() as folder:
             generate(Path(folder))
-            drift = differences(Path(folder), GENERATED) + [str(path) for path in enums.outdated(Path(folder, DESCRIPTORS))]
-            if not ACCESS_PAGE.exists() or ACCESS_PAGE.read_text() != access_text(Path(folder)):
+            drift = find_differences(Path(folder), GENERATED) + [str(path) for path in enums.outdated(Path(folder, DESCRIPTORS))]
+            if not ACCESS_PAGE.exists() or ACCESS_PAGE.read_text() != render_access_page(Path(folder)):
                 drift.append(ACCESS_PAGE.name)
         if drift:
-            sys.exit("These files differ from the protos; run python protos/generate.py:\n  " + "\n  ".join(drift))
+            sys.exit("These files are outdated. Run `python protos/generate.py`:\n  " + "\n  ".join(drift))
         return
     with tempfile.TemporaryDirectory() as folder:
         generate(Path(folder))
         enums.write(enums.outdated(Path(folder, DESCRIPTORS)))
-        ACCESS_PAGE.write_text(access_text(Path(folder)))
-        for name in differences(Path(folder), GENERATED):
+        ACCESS_PAGE.write_text(render_access_page(Path(folder)))
+        for name in find_differences(Path(folder), GENERATED):
             fresh, kept = Path(folder, name), GENERATED / name
             if fresh.exists():
                 kept.parent.mkdir(parents=True, exist_ok=True)
-                # Moved into place whole, so that an import meanwhile reads the old module or the new one.
+                # The replacement is atomic: a concurrent import reads the old or the new module.
                 shutil.move(fresh, kept.with_suffix(".fresh"))
                 kept.with_suffix(".fresh").replace(kept)
             else:

@@ -154,7 +154,7 @@ class PackEntry(_message.Message):
     EXPIRES_AT_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
     coupon_id: _builtins.str
-    """`cpn_…`."""
+    """The coupon, `cpn_…`."""
     brand_id: _builtins.str
     """The brand that issues it."""
     campaign_id: _builtins.str
@@ -243,7 +243,7 @@ class Pack(_message.Message):
     id: _builtins.str
     """`pck_…`, derived from the consumer, the district and the day."""
     consumer_id: _builtins.str
-    """The consumer id that claimed the pack."""
+    """The consumer who claimed the pack, under the id used then."""
     district_id: _builtins.str
     """The district of the pack."""
     visit_id: _builtins.str

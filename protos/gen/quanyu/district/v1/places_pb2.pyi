@@ -270,7 +270,7 @@ class Visit(_message.Message):
     id: _builtins.str
     """`vis_…`."""
     consumer_id: _builtins.str
-    """The consumer id with which the visit was started."""
+    """The consumer, under the id with which the visit was started."""
     district_id: _builtins.str
     """The district."""
     day: _builtins.str

@@ -152,7 +152,7 @@ class Coupon(_message.Message):
     id: _builtins.str
     """`cpn_…`."""
     consumer_id: _builtins.str
-    """The consumer id that received it."""
+    """The consumer who received it, under the id used then."""
     brand_id: _builtins.str
     """The brand that issues and accepts it."""
     campaign_id: _builtins.str

@@ -99,7 +99,7 @@ class Consent(_message.Message):
     id: _builtins.str
     """Opaque unique id."""
     consumer_id: _builtins.str
-    """The consumer id with which the decision was made."""
+    """The consumer who decided, under the id used then."""
     brand_id: _builtins.str
     purpose: Global___Purpose.ValueType
     granted: _builtins.bool

@@ -278,7 +278,7 @@ class Consumer(_message.Message):
     id: _builtins.str
     """`con_…`, the id from the request."""
     person_id: _builtins.str
-    """The main consumer id of the person; equal to `id` unless `id` was linked to another one."""
+    """The main consumer of the person; equal to `id` unless `id` was linked to another one."""
     display_name: _builtins.str
     """Name of the consumer; empty when the caller may not see it."""
     phone: _builtins.str
@@ -420,7 +420,7 @@ class RegisterConsumerResponse(_message.Message):
     CONSUMER_ID_FIELD_NUMBER: _builtins.int
     CREATED_FIELD_NUMBER: _builtins.int
     consumer_id: _builtins.str
-    """The main consumer id of the person that was found or registered."""
+    """The main consumer of the person that was found or registered."""
     created: _builtins.bool
     """True: newly registered. False: the identities already belonged to this consumer."""
     def __init__(
@@ -749,7 +749,7 @@ class LinkConsumersResponse(_message.Message):
     CONSUMER_ID_FIELD_NUMBER: _builtins.int
     LINK_ID_FIELD_NUMBER: _builtins.int
     consumer_id: _builtins.str
-    """The main consumer id of the linked person."""
+    """The main consumer of the linked person."""
     link_id: _builtins.str
     def __init__(
         self,
@@ -801,7 +801,7 @@ class UnlinkConsumersResponse(_message.Message):
     CONSUMER_ID_FIELD_NUMBER: _builtins.int
     LINKED_CONSUMER_ID_FIELD_NUMBER: _builtins.int
     consumer_id: _builtins.str
-    """The main consumer id of the remaining person."""
+    """The main consumer of the remaining person."""
     linked_consumer_id: _builtins.str
     """The consumer that is a separate person again."""
     def __init__(
@@ -848,7 +848,7 @@ class ResolveConsumerResponse(_message.Message):
     CONSUMER_ID_FIELD_NUMBER: _builtins.int
     CONSUMER_IDS_FIELD_NUMBER: _builtins.int
     consumer_id: _builtins.str
-    """The main consumer id of the person."""
+    """The main consumer of the person."""
     @_builtins.property
     def consumer_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """All consumer ids of the person, `consumerId` first."""

@@ -252,7 +252,7 @@ class Relation(_message.Message):
     id: _builtins.str
     """Opaque unique id."""
     consumer_id: _builtins.str
-    """The main consumer id of the person."""
+    """The main consumer of the person."""
     brand_id: _builtins.str
     stage: Global___Stage.ValueType
     closeness: _builtins.float
@@ -352,7 +352,7 @@ class Transition(_message.Message):
     id: _builtins.str
     """Opaque unique id."""
     consumer_id: _builtins.str
-    """The main consumer id of the person."""
+    """The main consumer of the person."""
     brand_id: _builtins.str
     from_stage: Global___Stage.ValueType
     """The previous stage; null for the first change."""

@@ -407,7 +407,7 @@ class Credit(_message.Message):
     ITEMS_FIELD_NUMBER: _builtins.int
     AMOUNT_FIELD_NUMBER: _builtins.int
     id: _builtins.str
-    """Id of the order."""
+    """The credited order. Its id is also the id of the credit."""
     store_id: _builtins.str
     """The store that served the order."""
     brand_id: _builtins.str

@@ -224,7 +224,7 @@ class Task(_message.Message):
     brand_id: _builtins.str
     """The brand that the assignee works for in this task."""
     consumer_id: _builtins.str
-    """The consumer id that is bound to the assignee. The visit may have used another id of the same person."""
+    """The consumer, under the id that is bound to the assignee. The visit may have used another id of the same person."""
     district_id: _builtins.str
     visit_id: _builtins.str
     """The visit that ended with the unspent coupons."""
