@@ -311,7 +311,7 @@ Global___Grant: _TypeAlias = Grant  # noqa: Y015
 class Rule(_message.Message):
     """Access rule of an rpc. A service that has an rpc without a rule does not start.
 
-    The rule is checked before the rpc runs. In addition, every collection hides documents outside the caller's scope: they are not found.
+    The rule is checked before the rpc runs. In addition, documents outside the caller's scope are not found.
     """
 
     DESCRIPTOR: _descriptor.Descriptor

@@ -174,9 +174,10 @@ class CatalogServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ImportProducts(self, request, context):
-        """Creates or replaces up to 500 products with their variants and offers. Variants that a row does not name are kept.
-        The brand's operator may call it. An invalid row is rejected as a whole, and the other rows are imported; reasons are
-        those of `createProduct`, INVALID_FIELD, and OUT_OF_SCOPE for a product of another brand.
+        """Creates or replaces up to 500 products with their variants and offers. The brand's operator may call it.
+        - Existing variants that a row does not name are kept.
+        - An invalid row is rejected as a whole, and the other rows are imported. The reasons are those of `createProduct`, INVALID_FIELD,
+        and OUT_OF_SCOPE for a product of another brand.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -64,9 +64,10 @@ class CatalogServiceStub:
     Refused with CURRENCY_MIXED when the other variants of the offer have another currency.
     """
     ImportProducts: _grpc.UnaryUnaryMultiCallable[_catalog_pb2.ImportProductsRequest, _catalog_pb2.ImportProductsResponse]
-    """Creates or replaces up to 500 products with their variants and offers. Variants that a row does not name are kept.
-    The brand's operator may call it. An invalid row is rejected as a whole, and the other rows are imported; reasons are
-    those of `createProduct`, INVALID_FIELD, and OUT_OF_SCOPE for a product of another brand.
+    """Creates or replaces up to 500 products with their variants and offers. The brand's operator may call it.
+    - Existing variants that a row does not name are kept.
+    - An invalid row is rejected as a whole, and the other rows are imported. The reasons are those of `createProduct`, INVALID_FIELD,
+      and OUT_OF_SCOPE for a product of another brand.
     """
 
 @_typing.type_check_only
@@ -105,9 +106,10 @@ class CatalogServiceAsyncStub(CatalogServiceStub):
     Refused with CURRENCY_MIXED when the other variants of the offer have another currency.
     """
     ImportProducts: _aio.UnaryUnaryMultiCallable[_catalog_pb2.ImportProductsRequest, _catalog_pb2.ImportProductsResponse]  # type: ignore[assignment]
-    """Creates or replaces up to 500 products with their variants and offers. Variants that a row does not name are kept.
-    The brand's operator may call it. An invalid row is rejected as a whole, and the other rows are imported; reasons are
-    those of `createProduct`, INVALID_FIELD, and OUT_OF_SCOPE for a product of another brand.
+    """Creates or replaces up to 500 products with their variants and offers. The brand's operator may call it.
+    - Existing variants that a row does not name are kept.
+    - An invalid row is rejected as a whole, and the other rows are imported. The reasons are those of `createProduct`, INVALID_FIELD,
+      and OUT_OF_SCOPE for a product of another brand.
     """
 
 class CatalogServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -209,9 +211,10 @@ class CatalogServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _catalog_pb2.ImportProductsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_catalog_pb2.ImportProductsResponse, _abc.Awaitable[_catalog_pb2.ImportProductsResponse]]:
-        """Creates or replaces up to 500 products with their variants and offers. Variants that a row does not name are kept.
-        The brand's operator may call it. An invalid row is rejected as a whole, and the other rows are imported; reasons are
-        those of `createProduct`, INVALID_FIELD, and OUT_OF_SCOPE for a product of another brand.
+        """Creates or replaces up to 500 products with their variants and offers. The brand's operator may call it.
+        - Existing variants that a row does not name are kept.
+        - An invalid row is rejected as a whole, and the other rows are imported. The reasons are those of `createProduct`, INVALID_FIELD,
+          and OUT_OF_SCOPE for a product of another brand.
         """
 
 def add_CatalogServiceServicer_to_server(servicer: CatalogServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

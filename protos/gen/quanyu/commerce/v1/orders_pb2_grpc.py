@@ -133,8 +133,8 @@ class OrderServiceServicer:
         - The body is JSON: {"type": "payment.approved", "data": {"order_id": "ord_…", "amount": {"minor": 19900, "currency": "CNY"}}}. Other
         types are accepted and ignored.
         - The sender `sandbox` is accepted where SANDBOX payments are. Payments of other senders have the method PROVIDER.
-        - Refused with SIGNATURE_INVALID for an unknown sender, a wrong signature or a webhook older than 5 minutes, with AMOUNT_DIFFERS when
-        the amount is not the order's total, and as `payOrder` is.
+        - Refused with SIGNATURE_INVALID for an unknown sender, a wrong signature or a webhook older than 5 minutes.
+        - Refused with AMOUNT_DIFFERS when the amount is not the order's total, and as `payOrder` is.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -185,7 +185,7 @@ class OrderServiceServicer:
     def WatchOrder(self, request, context):
         """Streams an order: its current state, unless `after` is the cursor of this state, and then each change.
         - The latest state always arrives, at least once. States that follow quickly may be skipped.
-        - A stream that ends, with or without an error, loses nothing: subscribe again with the last cursor as `after`.
+        - The service may end a stream at any time. To continue without loss, subscribe again with the last cursor as `after`.
         - Ends with ORDER_NOT_FOUND when the order leaves the caller's scope, and with SUBSCRIBER_TOO_SLOW when the client does not read.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

@@ -57,8 +57,8 @@ class OrderServiceStub:
     - The body is JSON: {"type": "payment.approved", "data": {"order_id": "ord_…", "amount": {"minor": 19900, "currency": "CNY"}}}. Other
       types are accepted and ignored.
     - The sender `sandbox` is accepted where SANDBOX payments are. Payments of other senders have the method PROVIDER.
-    - Refused with SIGNATURE_INVALID for an unknown sender, a wrong signature or a webhook older than 5 minutes, with AMOUNT_DIFFERS when
-      the amount is not the order's total, and as `payOrder` is.
+    - Refused with SIGNATURE_INVALID for an unknown sender, a wrong signature or a webhook older than 5 minutes.
+    - Refused with AMOUNT_DIFFERS when the amount is not the order's total, and as `payOrder` is.
     """
     CancelOrder: _grpc.UnaryUnaryMultiCallable[_orders_pb2.CancelOrderRequest, _orders_pb2.CancelOrderResponse]
     """Cancels an unpaid order: its goods and coupons are free again. The consumer or staff of the store may call it; repeating it changes
@@ -85,7 +85,7 @@ class OrderServiceStub:
     WatchOrder: _grpc.UnaryStreamMultiCallable[_orders_pb2.WatchOrderRequest, _orders_pb2.WatchOrderResponse]
     """Streams an order: its current state, unless `after` is the cursor of this state, and then each change.
     - The latest state always arrives, at least once. States that follow quickly may be skipped.
-    - A stream that ends, with or without an error, loses nothing: subscribe again with the last cursor as `after`.
+    - The service may end a stream at any time. To continue without loss, subscribe again with the last cursor as `after`.
     - Ends with ORDER_NOT_FOUND when the order leaves the caller's scope, and with SUBSCRIBER_TOO_SLOW when the client does not read.
     """
     GetDestination: _grpc.UnaryUnaryMultiCallable[_orders_pb2.GetDestinationRequest, _orders_pb2.GetDestinationResponse]
@@ -134,8 +134,8 @@ class OrderServiceAsyncStub(OrderServiceStub):
     - The body is JSON: {"type": "payment.approved", "data": {"order_id": "ord_…", "amount": {"minor": 19900, "currency": "CNY"}}}. Other
       types are accepted and ignored.
     - The sender `sandbox` is accepted where SANDBOX payments are. Payments of other senders have the method PROVIDER.
-    - Refused with SIGNATURE_INVALID for an unknown sender, a wrong signature or a webhook older than 5 minutes, with AMOUNT_DIFFERS when
-      the amount is not the order's total, and as `payOrder` is.
+    - Refused with SIGNATURE_INVALID for an unknown sender, a wrong signature or a webhook older than 5 minutes.
+    - Refused with AMOUNT_DIFFERS when the amount is not the order's total, and as `payOrder` is.
     """
     CancelOrder: _aio.UnaryUnaryMultiCallable[_orders_pb2.CancelOrderRequest, _orders_pb2.CancelOrderResponse]  # type: ignore[assignment]
     """Cancels an unpaid order: its goods and coupons are free again. The consumer or staff of the store may call it; repeating it changes
@@ -162,7 +162,7 @@ class OrderServiceAsyncStub(OrderServiceStub):
     WatchOrder: _aio.UnaryStreamMultiCallable[_orders_pb2.WatchOrderRequest, _orders_pb2.WatchOrderResponse]  # type: ignore[assignment]
     """Streams an order: its current state, unless `after` is the cursor of this state, and then each change.
     - The latest state always arrives, at least once. States that follow quickly may be skipped.
-    - A stream that ends, with or without an error, loses nothing: subscribe again with the last cursor as `after`.
+    - The service may end a stream at any time. To continue without loss, subscribe again with the last cursor as `after`.
     - Ends with ORDER_NOT_FOUND when the order leaves the caller's scope, and with SUBSCRIBER_TOO_SLOW when the client does not read.
     """
     GetDestination: _aio.UnaryUnaryMultiCallable[_orders_pb2.GetDestinationRequest, _orders_pb2.GetDestinationResponse]  # type: ignore[assignment]
@@ -226,8 +226,8 @@ class OrderServiceServicer(metaclass=_abc_1.ABCMeta):
         - The body is JSON: {"type": "payment.approved", "data": {"order_id": "ord_…", "amount": {"minor": 19900, "currency": "CNY"}}}. Other
           types are accepted and ignored.
         - The sender `sandbox` is accepted where SANDBOX payments are. Payments of other senders have the method PROVIDER.
-        - Refused with SIGNATURE_INVALID for an unknown sender, a wrong signature or a webhook older than 5 minutes, with AMOUNT_DIFFERS when
-          the amount is not the order's total, and as `payOrder` is.
+        - Refused with SIGNATURE_INVALID for an unknown sender, a wrong signature or a webhook older than 5 minutes.
+        - Refused with AMOUNT_DIFFERS when the amount is not the order's total, and as `payOrder` is.
         """
 
     @_abc_1.abstractmethod
@@ -290,7 +290,7 @@ class OrderServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_abc.Iterator[_orders_pb2.WatchOrderResponse], _abc.AsyncIterator[_orders_pb2.WatchOrderResponse]]:
         """Streams an order: its current state, unless `after` is the cursor of this state, and then each change.
         - The latest state always arrives, at least once. States that follow quickly may be skipped.
-        - A stream that ends, with or without an error, loses nothing: subscribe again with the last cursor as `after`.
+        - The service may end a stream at any time. To continue without loss, subscribe again with the last cursor as `after`.
         - Ends with ORDER_NOT_FOUND when the order leaves the caller's scope, and with SUBSCRIBER_TOO_SLOW when the client does not read.
         """
 

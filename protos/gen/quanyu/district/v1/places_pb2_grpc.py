@@ -178,8 +178,8 @@ class PlaceServiceServicer:
 
     def EnterDistrict(self, request, context):
         """Starts a visit of a consumer and publishes VisitStarted. Only the consumer, the operator and services may call it.
-        A consumer has one open visit for each district and local day: entering again returns it and publishes nothing.
-        Refused with OUTSIDE_DISTRICT when a given position lies outside the geofence; without a position nothing is checked.
+        - A consumer has one open visit for each district and local day: entering again returns it and publishes nothing.
+        - Refused with OUTSIDE_DISTRICT when a given position lies outside the geofence. Without a position nothing is checked.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -65,8 +65,8 @@ class PlaceServiceStub:
     """Returns the first page of venues of each of up to 100 districts, as `venues` lists them. Everyone may call it."""
     EnterDistrict: _grpc.UnaryUnaryMultiCallable[_places_pb2.EnterDistrictRequest, _places_pb2.EnterDistrictResponse]
     """Starts a visit of a consumer and publishes VisitStarted. Only the consumer, the operator and services may call it.
-    A consumer has one open visit for each district and local day: entering again returns it and publishes nothing.
-    Refused with OUTSIDE_DISTRICT when a given position lies outside the geofence; without a position nothing is checked.
+    - A consumer has one open visit for each district and local day: entering again returns it and publishes nothing.
+    - Refused with OUTSIDE_DISTRICT when a given position lies outside the geofence. Without a position nothing is checked.
     """
     LeaveDistrict: _grpc.UnaryUnaryMultiCallable[_places_pb2.LeaveDistrictRequest, _places_pb2.LeaveDistrictResponse]
     """Ends a visit and publishes VisitLeft with the unspent coupons of the day's pack. Repeating it changes nothing.
@@ -114,8 +114,8 @@ class PlaceServiceAsyncStub(PlaceServiceStub):
     """Returns the first page of venues of each of up to 100 districts, as `venues` lists them. Everyone may call it."""
     EnterDistrict: _aio.UnaryUnaryMultiCallable[_places_pb2.EnterDistrictRequest, _places_pb2.EnterDistrictResponse]  # type: ignore[assignment]
     """Starts a visit of a consumer and publishes VisitStarted. Only the consumer, the operator and services may call it.
-    A consumer has one open visit for each district and local day: entering again returns it and publishes nothing.
-    Refused with OUTSIDE_DISTRICT when a given position lies outside the geofence; without a position nothing is checked.
+    - A consumer has one open visit for each district and local day: entering again returns it and publishes nothing.
+    - Refused with OUTSIDE_DISTRICT when a given position lies outside the geofence. Without a position nothing is checked.
     """
     LeaveDistrict: _aio.UnaryUnaryMultiCallable[_places_pb2.LeaveDistrictRequest, _places_pb2.LeaveDistrictResponse]  # type: ignore[assignment]
     """Ends a visit and publishes VisitLeft with the unspent coupons of the day's pack. Repeating it changes nothing.
@@ -220,8 +220,8 @@ class PlaceServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_places_pb2.EnterDistrictResponse, _abc.Awaitable[_places_pb2.EnterDistrictResponse]]:
         """Starts a visit of a consumer and publishes VisitStarted. Only the consumer, the operator and services may call it.
-        A consumer has one open visit for each district and local day: entering again returns it and publishes nothing.
-        Refused with OUTSIDE_DISTRICT when a given position lies outside the geofence; without a position nothing is checked.
+        - A consumer has one open visit for each district and local day: entering again returns it and publishes nothing.
+        - Refused with OUTSIDE_DISTRICT when a given position lies outside the geofence. Without a position nothing is checked.
         """
 
     @_abc_1.abstractmethod

@@ -68,8 +68,8 @@ class ConsentServiceServicer:
 
     def SetConsent(self, request, context):
         """Gives or withdraws a consent. The consumer may call it, and on their behalf the brand or store where the consumer stated it.
-        Repeating the current consent changes nothing, but is recorded as a confirmation.
-        Refused with CONSUMER_NOT_FOUND when the brand does not know the consumer, and with TOO_MANY_CONSENTS above 500 brands.
+        - Repeating the current consent changes nothing, but is recorded as a confirmation.
+        - Refused with CONSUMER_NOT_FOUND when the brand does not know the consumer, and with TOO_MANY_CONSENTS above 500 brands.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -77,7 +77,7 @@ class ConsentServiceServicer:
 
     def CheckConsents(self, request, context):
         """Returns those of the given brands to which the person consented for a purpose. Only services may call it.
-        The latest decision on any consumer id of the person counts. Without a decision there is no consent.
+        The latest decision on any consumer id of the person counts; without a decision there is no consent.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -35,12 +35,12 @@ class ConsentServiceStub:
     def __new__(cls, channel: _aio.Channel) -> ConsentServiceAsyncStub: ...
     SetConsent: _grpc.UnaryUnaryMultiCallable[_consent_pb2.SetConsentRequest, _consent_pb2.SetConsentResponse]
     """Gives or withdraws a consent. The consumer may call it, and on their behalf the brand or store where the consumer stated it.
-    Repeating the current consent changes nothing, but is recorded as a confirmation.
-    Refused with CONSUMER_NOT_FOUND when the brand does not know the consumer, and with TOO_MANY_CONSENTS above 500 brands.
+    - Repeating the current consent changes nothing, but is recorded as a confirmation.
+    - Refused with CONSUMER_NOT_FOUND when the brand does not know the consumer, and with TOO_MANY_CONSENTS above 500 brands.
     """
     CheckConsents: _grpc.UnaryUnaryMultiCallable[_consent_pb2.CheckConsentsRequest, _consent_pb2.CheckConsentsResponse]
     """Returns those of the given brands to which the person consented for a purpose. Only services may call it.
-    The latest decision on any consumer id of the person counts. Without a decision there is no consent.
+    The latest decision on any consumer id of the person counts; without a decision there is no consent.
     """
     ListConsents: _grpc.UnaryUnaryMultiCallable[_consent_pb2.ListConsentsRequest, _consent_pb2.ListConsentsResponse]
     """Lists the current consents of a person by brand and purpose. A brand sees only its own."""
@@ -58,12 +58,12 @@ class ConsentServiceAsyncStub(ConsentServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     SetConsent: _aio.UnaryUnaryMultiCallable[_consent_pb2.SetConsentRequest, _consent_pb2.SetConsentResponse]  # type: ignore[assignment]
     """Gives or withdraws a consent. The consumer may call it, and on their behalf the brand or store where the consumer stated it.
-    Repeating the current consent changes nothing, but is recorded as a confirmation.
-    Refused with CONSUMER_NOT_FOUND when the brand does not know the consumer, and with TOO_MANY_CONSENTS above 500 brands.
+    - Repeating the current consent changes nothing, but is recorded as a confirmation.
+    - Refused with CONSUMER_NOT_FOUND when the brand does not know the consumer, and with TOO_MANY_CONSENTS above 500 brands.
     """
     CheckConsents: _aio.UnaryUnaryMultiCallable[_consent_pb2.CheckConsentsRequest, _consent_pb2.CheckConsentsResponse]  # type: ignore[assignment]
     """Returns those of the given brands to which the person consented for a purpose. Only services may call it.
-    The latest decision on any consumer id of the person counts. Without a decision there is no consent.
+    The latest decision on any consumer id of the person counts; without a decision there is no consent.
     """
     ListConsents: _aio.UnaryUnaryMultiCallable[_consent_pb2.ListConsentsRequest, _consent_pb2.ListConsentsResponse]  # type: ignore[assignment]
     """Lists the current consents of a person by brand and purpose. A brand sees only its own."""
@@ -84,8 +84,8 @@ class ConsentServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_consent_pb2.SetConsentResponse, _abc.Awaitable[_consent_pb2.SetConsentResponse]]:
         """Gives or withdraws a consent. The consumer may call it, and on their behalf the brand or store where the consumer stated it.
-        Repeating the current consent changes nothing, but is recorded as a confirmation.
-        Refused with CONSUMER_NOT_FOUND when the brand does not know the consumer, and with TOO_MANY_CONSENTS above 500 brands.
+        - Repeating the current consent changes nothing, but is recorded as a confirmation.
+        - Refused with CONSUMER_NOT_FOUND when the brand does not know the consumer, and with TOO_MANY_CONSENTS above 500 brands.
         """
 
     @_abc_1.abstractmethod
@@ -95,7 +95,7 @@ class ConsentServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_consent_pb2.CheckConsentsResponse, _abc.Awaitable[_consent_pb2.CheckConsentsResponse]]:
         """Returns those of the given brands to which the person consented for a purpose. Only services may call it.
-        The latest decision on any consumer id of the person counts. Without a decision there is no consent.
+        The latest decision on any consumer id of the person counts; without a decision there is no consent.
         """
 
     @_abc_1.abstractmethod

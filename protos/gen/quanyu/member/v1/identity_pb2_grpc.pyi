@@ -39,8 +39,9 @@ class IdentityServiceStub:
     """Registers a consumer with the identities that a brand supplies, or finds the existing one and adds new identities.
     - A verified phone, a union id or an OIDC subject finds a consumer across brands. An open id, a card or an external id does so only
       within the brand that supplied it.
-    - Store staff may call it in the name of their store (`storeId`). They find only consumers known to their brand and do not change
-      them; other people get a new consumer. Their phones and union ids stay unverified until the brand confirms them.
+    - The brand's operator may call it, and store staff in the name of their store (`storeId`). Store staff find only consumers known to
+      their brand and do not change them; other people get a new consumer. Phones and union ids from a store stay unverified until the
+      brand confirms them.
     - Refused with IDENTITIES_DISAGREE when the identities belong to different people: link these first. The operator and services
       receive their ids in the metadata `consumerIds`.
     - Refused with CONSUMER_ID_TAKEN when `consumerId` names a consumer unknown to this brand, with SUBJECT_NOT_YOURS when a brand
@@ -61,8 +62,9 @@ class IdentityServiceStub:
     `consumerId`.
     - Both keep their identities and interactions, so the link can be undone. Relations with brands are recalculated in the same write.
     - A brand's operator may link only consumers that no other brand registered, else LINK_NOT_YOURS.
-    - Refused with SAME_PERSON when they are already linked to each other, ALREADY_LINKED when `linkedConsumerId` is linked to another
-      consumer, and TOO_MANY_LINKED when the person would have more than 50 consumers.
+    - Refused with SAME_PERSON when they are already linked to each other, and with ALREADY_LINKED when `linkedConsumerId` is linked to
+      another consumer.
+    - Refused with TOO_MANY_LINKED when the person would have more than 50 consumers.
     """
     UnlinkConsumers: _grpc.UnaryUnaryMultiCallable[_identity_pb2.UnlinkConsumersRequest, _identity_pb2.UnlinkConsumersResponse]
     """Undoes a link: `linkedConsumerId` and all consumers linked to it are a separate person again.
@@ -98,8 +100,9 @@ class IdentityServiceAsyncStub(IdentityServiceStub):
     """Registers a consumer with the identities that a brand supplies, or finds the existing one and adds new identities.
     - A verified phone, a union id or an OIDC subject finds a consumer across brands. An open id, a card or an external id does so only
       within the brand that supplied it.
-    - Store staff may call it in the name of their store (`storeId`). They find only consumers known to their brand and do not change
-      them; other people get a new consumer. Their phones and union ids stay unverified until the brand confirms them.
+    - The brand's operator may call it, and store staff in the name of their store (`storeId`). Store staff find only consumers known to
+      their brand and do not change them; other people get a new consumer. Phones and union ids from a store stay unverified until the
+      brand confirms them.
     - Refused with IDENTITIES_DISAGREE when the identities belong to different people: link these first. The operator and services
       receive their ids in the metadata `consumerIds`.
     - Refused with CONSUMER_ID_TAKEN when `consumerId` names a consumer unknown to this brand, with SUBJECT_NOT_YOURS when a brand
@@ -120,8 +123,9 @@ class IdentityServiceAsyncStub(IdentityServiceStub):
     `consumerId`.
     - Both keep their identities and interactions, so the link can be undone. Relations with brands are recalculated in the same write.
     - A brand's operator may link only consumers that no other brand registered, else LINK_NOT_YOURS.
-    - Refused with SAME_PERSON when they are already linked to each other, ALREADY_LINKED when `linkedConsumerId` is linked to another
-      consumer, and TOO_MANY_LINKED when the person would have more than 50 consumers.
+    - Refused with SAME_PERSON when they are already linked to each other, and with ALREADY_LINKED when `linkedConsumerId` is linked to
+      another consumer.
+    - Refused with TOO_MANY_LINKED when the person would have more than 50 consumers.
     """
     UnlinkConsumers: _aio.UnaryUnaryMultiCallable[_identity_pb2.UnlinkConsumersRequest, _identity_pb2.UnlinkConsumersResponse]  # type: ignore[assignment]
     """Undoes a link: `linkedConsumerId` and all consumers linked to it are a separate person again.
@@ -160,8 +164,9 @@ class IdentityServiceServicer(metaclass=_abc_1.ABCMeta):
         """Registers a consumer with the identities that a brand supplies, or finds the existing one and adds new identities.
         - A verified phone, a union id or an OIDC subject finds a consumer across brands. An open id, a card or an external id does so only
           within the brand that supplied it.
-        - Store staff may call it in the name of their store (`storeId`). They find only consumers known to their brand and do not change
-          them; other people get a new consumer. Their phones and union ids stay unverified until the brand confirms them.
+        - The brand's operator may call it, and store staff in the name of their store (`storeId`). Store staff find only consumers known to
+          their brand and do not change them; other people get a new consumer. Phones and union ids from a store stay unverified until the
+          brand confirms them.
         - Refused with IDENTITIES_DISAGREE when the identities belong to different people: link these first. The operator and services
           receive their ids in the metadata `consumerIds`.
         - Refused with CONSUMER_ID_TAKEN when `consumerId` names a consumer unknown to this brand, with SUBJECT_NOT_YOURS when a brand
@@ -200,8 +205,9 @@ class IdentityServiceServicer(metaclass=_abc_1.ABCMeta):
         `consumerId`.
         - Both keep their identities and interactions, so the link can be undone. Relations with brands are recalculated in the same write.
         - A brand's operator may link only consumers that no other brand registered, else LINK_NOT_YOURS.
-        - Refused with SAME_PERSON when they are already linked to each other, ALREADY_LINKED when `linkedConsumerId` is linked to another
-          consumer, and TOO_MANY_LINKED when the person would have more than 50 consumers.
+        - Refused with SAME_PERSON when they are already linked to each other, and with ALREADY_LINKED when `linkedConsumerId` is linked to
+          another consumer.
+        - Refused with TOO_MANY_LINKED when the person would have more than 50 consumers.
         """
 
     @_abc_1.abstractmethod

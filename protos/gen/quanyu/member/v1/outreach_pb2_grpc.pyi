@@ -89,7 +89,7 @@ class OutreachServiceStub:
     """Streams the new messages of a person's inbox. Only the consumer and the operator may call it.
     - With `after` the stream starts with the messages since that cursor.
     - Each message arrives at least once. Marking a message as read sends nothing.
-    - A stream that ends, with or without an error, loses nothing: subscribe again with the last cursor as `after`.
+    - The service may end a stream at any time. To continue without loss, subscribe again with the last cursor as `after`.
     - Ends with SUBSCRIBER_TOO_SLOW when the client does not read.
     """
     MarkRead: _grpc.UnaryUnaryMultiCallable[_outreach_pb2.MarkReadRequest, _outreach_pb2.MarkReadResponse]
@@ -154,7 +154,7 @@ class OutreachServiceAsyncStub(OutreachServiceStub):
     """Streams the new messages of a person's inbox. Only the consumer and the operator may call it.
     - With `after` the stream starts with the messages since that cursor.
     - Each message arrives at least once. Marking a message as read sends nothing.
-    - A stream that ends, with or without an error, loses nothing: subscribe again with the last cursor as `after`.
+    - The service may end a stream at any time. To continue without loss, subscribe again with the last cursor as `after`.
     - Ends with SUBSCRIBER_TOO_SLOW when the client does not read.
     """
     MarkRead: _aio.UnaryUnaryMultiCallable[_outreach_pb2.MarkReadRequest, _outreach_pb2.MarkReadResponse]  # type: ignore[assignment]
@@ -300,7 +300,7 @@ class OutreachServiceServicer(metaclass=_abc_1.ABCMeta):
         """Streams the new messages of a person's inbox. Only the consumer and the operator may call it.
         - With `after` the stream starts with the messages since that cursor.
         - Each message arrives at least once. Marking a message as read sends nothing.
-        - A stream that ends, with or without an error, loses nothing: subscribe again with the last cursor as `after`.
+        - The service may end a stream at any time. To continue without loss, subscribe again with the last cursor as `after`.
         - Ends with SUBSCRIBER_TOO_SLOW when the client does not read.
         """
 

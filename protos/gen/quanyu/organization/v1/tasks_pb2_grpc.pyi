@@ -68,7 +68,7 @@ class TaskServiceStub:
     - With `after` the stream starts with the changes since that cursor.
     - The latest state always arrives, at least once. States that follow quickly may be skipped. A reassigned task arrives at the new
       assignee only.
-    - A stream that ends, with or without an error, loses nothing: subscribe again with the last cursor as `after`.
+    - The service may end a stream at any time. To continue without loss, subscribe again with the last cursor as `after`.
     - Refused with SUBJECT_REQUIRED when neither is given. Ends with SUBSCRIBER_TOO_SLOW when the client does not read.
     """
 
@@ -102,7 +102,7 @@ class TaskServiceAsyncStub(TaskServiceStub):
     - With `after` the stream starts with the changes since that cursor.
     - The latest state always arrives, at least once. States that follow quickly may be skipped. A reassigned task arrives at the new
       assignee only.
-    - A stream that ends, with or without an error, loses nothing: subscribe again with the last cursor as `after`.
+    - The service may end a stream at any time. To continue without loss, subscribe again with the last cursor as `after`.
     - Refused with SUBJECT_REQUIRED when neither is given. Ends with SUBSCRIBER_TOO_SLOW when the client does not read.
     """
 
@@ -175,7 +175,7 @@ class TaskServiceServicer(metaclass=_abc_1.ABCMeta):
         - With `after` the stream starts with the changes since that cursor.
         - The latest state always arrives, at least once. States that follow quickly may be skipped. A reassigned task arrives at the new
           assignee only.
-        - A stream that ends, with or without an error, loses nothing: subscribe again with the last cursor as `after`.
+        - The service may end a stream at any time. To continue without loss, subscribe again with the last cursor as `after`.
         - Refused with SUBJECT_REQUIRED when neither is given. Ends with SUBSCRIBER_TOO_SLOW when the client does not read.
         """
 
