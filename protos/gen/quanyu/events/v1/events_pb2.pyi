@@ -33,25 +33,25 @@ class _EventInboxReason:
 
 class _EventInboxReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_EventInboxReason.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
-    EVENT_SINK_REASON_UNSPECIFIED: _EventInboxReason.ValueType  # 0
+    EVENT_INBOX_REASON_UNSPECIFIED: _EventInboxReason.ValueType  # 0
     """Not set."""
-    EVENT_SINK_REASON_INVALID_BATCH: _EventInboxReason.ValueType  # 1
+    EVENT_INBOX_REASON_INVALID_BATCH: _EventInboxReason.ValueType  # 1
     """The call names no source, has events of several sources or has too many events."""
-    EVENT_SINK_REASON_SOURCE_NOT_YOURS: _EventInboxReason.ValueType  # 2
+    EVENT_INBOX_REASON_SOURCE_NOT_YOURS: _EventInboxReason.ValueType  # 2
     """The caller is not the service `source`."""
-    EVENT_SINK_REASON_KIND_NOT_YOURS: _EventInboxReason.ValueType  # 3
+    EVENT_INBOX_REASON_KIND_NOT_YOURS: _EventInboxReason.ValueType  # 3
     """Another service publishes events of this type."""
 
 class EventInboxReason(_EventInboxReason, metaclass=_EventInboxReasonEnumTypeWrapper):
     """Reasons for which Deliver refuses a whole call. Clients receive the label without its prefix: `INVALID_BATCH`."""
 
-EVENT_SINK_REASON_UNSPECIFIED: EventInboxReason.ValueType  # 0
+EVENT_INBOX_REASON_UNSPECIFIED: EventInboxReason.ValueType  # 0
 """Not set."""
-EVENT_SINK_REASON_INVALID_BATCH: EventInboxReason.ValueType  # 1
+EVENT_INBOX_REASON_INVALID_BATCH: EventInboxReason.ValueType  # 1
 """The call names no source, has events of several sources or has too many events."""
-EVENT_SINK_REASON_SOURCE_NOT_YOURS: EventInboxReason.ValueType  # 2
+EVENT_INBOX_REASON_SOURCE_NOT_YOURS: EventInboxReason.ValueType  # 2
 """The caller is not the service `source`."""
-EVENT_SINK_REASON_KIND_NOT_YOURS: EventInboxReason.ValueType  # 3
+EVENT_INBOX_REASON_KIND_NOT_YOURS: EventInboxReason.ValueType  # 3
 """Another service publishes events of this type."""
 Global___EventInboxReason: _TypeAlias = EventInboxReason  # noqa: Y015
 
