@@ -1,1 +1,1 @@
-"""Commerce: what there is, where it is, how it gets into a consumer's hands, and the order that comes of it."""
+"""The commerce service: catalog, stock, promise search and orders."""

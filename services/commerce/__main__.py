@@ -7,7 +7,7 @@ from pymongo.errors import PyMongoError
 from quanyu.commerce.v1 import catalog_pb2_grpc, discovery_pb2_grpc, orders_pb2_grpc, stock_pb2_grpc
 from services.commerce.catalog.repository import CatalogRepository
 from services.commerce.catalog.rpc import CatalogServicer
-from services.commerce.discovery.repository import ShelfRepository
+from services.commerce.discovery.repository import NearbyStockRepository
 from services.commerce.discovery.rpc import DiscoveryServicer
 from services.commerce.events import handlers
 from services.commerce.orders.checkout import Checkout
@@ -25,7 +25,7 @@ from services.kit.runtime.runtime import Runtime, ServiceDefinition
 
 
 def define(runtime: Runtime) -> ServiceDefinition:
-    """Catalog, stock, discovery and orders in one runtime."""
+    """Defines the service: catalog, stock, discovery and orders on one runtime."""
     persons, catalog = PersonProjection(runtime.database), CatalogRepository(runtime.database)
     stocks, orders = (
         StockRepository(runtime.database, runtime.group_commit, persons),
@@ -38,25 +38,25 @@ def define(runtime: Runtime) -> ServiceDefinition:
             (stock_pb2_grpc.add_StockServiceServicer_to_server, StockServicer(runtime, catalog, stocks)),
             (
                 discovery_pb2_grpc.add_DiscoveryServiceServicer_to_server,
-                DiscoveryServicer(runtime, stocks, ShelfRepository(catalog, stocks)),
+                DiscoveryServicer(runtime, stocks, NearbyStockRepository(catalog, stocks)),
             ),
             (orders_pb2_grpc.add_OrderServiceServicer_to_server, OrderServicer(runtime, catalog, stocks, orders, checkout)),
         ],
         tables=[*catalog.tables, *stocks.tables, *orders.tables, persons.table],
         events=handlers(runtime, stocks, orders, persons),
-        background=[_sweeping(runtime, "holds", stocks.sweep), _sweeping(runtime, "orders", checkout.sweep)],
+        background=[_sweep_loop(runtime, "holds", stocks.sweep), _sweep_loop(runtime, "orders", checkout.sweep)],
     )
 
 
-def _sweeping(runtime: Runtime, name: str, sweep: Callable[[], Awaitable[int]]) -> Callable[[], Awaitable[None]]:
-    """A loop that sweeps while this process holds the lease, until nothing more can be done, then again at the next turn."""
+def _sweep_loop(runtime: Runtime, name: str, sweep: Callable[[], Awaitable[int]]) -> Callable[[], Awaitable[None]]:
+    """Returns a background task that sweeps while this process holds the lease: until no work is left, then again at each renewal."""
 
     async def work() -> None:
         try:
             while await sweep():
                 pass
         except (Refusal, PyMongoError) as error:
-            logger().warning("sweeping stopped", sweep=name, error=type(error).__name__)
+            logger().warning("sweep stopped", sweep=name, error=type(error).__name__)
 
     async def loop() -> None:
         await Lease(runtime.database, f"commerce:{name}").keep(work)

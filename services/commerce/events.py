@@ -1,4 +1,4 @@
-"""What commerce does about the events it hears."""
+"""The event handlers of commerce: one table from the kind of an event to its effect."""
 
 from collections.abc import Mapping
 from datetime import UTC
@@ -15,28 +15,29 @@ from services.kit.transactions.unit_of_work import UnitOfWork
 
 
 def handlers(runtime: Runtime, stocks: StockRepository, orders: OrderRepository, persons: PersonProjection) -> Mapping[str, Handler]:
-    """The table: kind of event -> its effect here."""
+    """Returns the handler of each kind of event to which commerce subscribes."""
 
     async def store_changed(uow: UnitOfWork, event: events_pb2.Event) -> None:
-        """Scopes, and what promises need to know of the store."""
+        """Updates the scopes and the projection of the store."""
         await runtime.scopes.store_changed(uow, event)
-        told = fields(event.store_changed)
-        await stocks.keep_store(uow.session, as_struct({"active": False} | told | {"id": told["store_id"]}, Store))
+        store = fields(event.store_changed)
+        await stocks.save_store(uow.session, as_struct({"active": False} | store | {"id": store["store_id"]}, Store))
 
     async def visit_started(uow: UnitOfWork, event: events_pb2.Event) -> None:
-        told = event.visit_started
-        visit = await orders.visit_under(told.consumer_id, uow.session)
-        await orders.keep_visit(uow.session, scenario.entered(visit, told.visit_id, event.at.ToDatetime(UTC)))
+        started = event.visit_started
+        visit = await orders.load_visit(started.consumer_id, uow.session)
+        await orders.save_visit(uow.session, scenario.start_visit(visit, started.visit_id, event.at.ToDatetime(UTC)))
 
     async def visit_left(uow: UnitOfWork, event: events_pb2.Event) -> None:
-        told = event.visit_left
-        visit = await orders.visit_under(told.consumer_id, uow.session)
-        await orders.keep_visit(uow.session, scenario.left(visit, told.visit_id, event.at.ToDatetime(UTC)))
+        left = event.visit_left
+        visit = await orders.load_visit(left.consumer_id, uow.session)
+        await orders.save_visit(uow.session, scenario.end_visit(visit, left.visit_id, event.at.ToDatetime(UTC)))
 
     async def outreach_sent(uow: UnitOfWork, event: events_pb2.Event) -> None:
-        told = event.outreach_sent
-        visit = await orders.visit_under(told.consumer_id, uow.session)
-        await orders.keep_visit(uow.session, scenario.reached(visit, told.brand_id, told.outreach_id, event.at.ToDatetime(UTC)))
+        sent = event.outreach_sent
+        visit = await orders.load_visit(sent.consumer_id, uow.session)
+        visit = scenario.record_message(visit, sent.brand_id, sent.outreach_id, event.at.ToDatetime(UTC))
+        await orders.save_visit(uow.session, visit)
 
     return {
         "store_changed": store_changed,

@@ -1,1 +1,1 @@
-"""Products, variants and the offers that sell them."""
+"""The catalog: products, their variants and the offers that sell them."""

@@ -1,4 +1,4 @@
-"""The collections of products, variants and offers. Everybody reads them; a brand writes its own."""
+"""The collections of products, variants and offers. Every caller reads them; a brand writes its own."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,7 +11,7 @@ from quanyu.commerce.v1 import catalog_pb2
 from quanyu.common.v1.page_pb2 import PageRequest
 from services.commerce.catalog import rules, search_tokens
 from services.commerce.catalog.enums import Reason
-from services.commerce.catalog.rules import Composed, NewProduct, Offer, Price, Product, Variant
+from services.commerce.catalog.rules import ComposedProduct, NewProduct, Offer, Price, Product, Variant
 from services.kit.enums import ScopeKind
 from services.kit.errors import Denied, Refusal
 from services.kit.mongo.client import Database, Document, Session, Shaped
@@ -21,13 +21,15 @@ from services.kit.security.authorization import caller
 from services.kit.transactions.unit_of_work import UnitOfWork
 
 VARIANTS_MATCHED_MAX = 500
-LISTED_MAX = 10_000
+"""A text search returns at most this many variants."""
+VARIANTS_LISTED_MAX = 10_000
+"""A list of the variants of several products has at most this many entries."""
 BRANDS_CACHED_MAX = 500_000
-"""The cache of the brand of each variant, which never changes. A full one takes some 150 MB."""
+"""The cache holds the brand of at most this many variants, about 150 MB. A variant never changes its brand."""
 
 
 class CatalogRepository:
-    """Products, variants and offers."""
+    """Reads and writes products, variants and offers."""
 
     def __init__(self, database: Database) -> None:
         own = {ScopeKind.BRAND: "brand_id"}
@@ -46,137 +48,138 @@ class CatalogRepository:
                 IndexModel([("brand_id", ASCENDING), ("_id", ASCENDING)]),
             ],
         )  # fmt: skip
-        self.brands: LRUCache[str, str] = LRUCache(BRANDS_CACHED_MAX)
+        self.brand_ids: LRUCache[str, str] = LRUCache(BRANDS_CACHED_MAX)
 
     @property
     def tables(self) -> tuple[ScopedCollection[Any], ...]:
-        """What is prepared before the start."""
+        """The collections to prepare before the service starts."""
         return self.products, self.variants, self.offers
 
     # reading ---------------------------------------------------------------------------------------------------------
 
     async def search_offers(self, text: str, attributes: Mapping[str, str], brand_id: str, page: PageRequest) -> Page:
-        """Offers with a variant that has every word and attribute."""
-        query = _with_goods(text, attributes)
+        """Returns a page of the offers with a variant that matches the text and the attributes. Without both, every offer matches."""
+        query = _offer_filter(text, attributes)
         if brand_id:
             query["brand_id"] = brand_id
         return await self.offers.page(query, page, order=[])
 
-    async def first_offers(self, text: str, attributes: Mapping[str, str], brand_ids: Iterable[str], first: int) -> dict[str, Page]:
-        """The first page of each of several brands, as `search_offers` has it."""
-        query = _with_goods(text, attributes)
+    async def list_first_offers(self, text: str, attributes: Mapping[str, str], brand_ids: Iterable[str], first: int) -> dict[str, Page]:
+        """Returns the first page of `search_offers` for each brand."""
+        query = _offer_filter(text, attributes)
         return await self.offers.first_pages({id: query | {"brand_id": id} for id in brand_ids}, first, order=[])
 
-    async def matching(self, text: str, attributes: Mapping[str, str]) -> dict[str, Variant]:
-        """The variants that have every word and attribute, at most VARIANTS_MATCHED_MAX, by id."""
-        query = having(search_tokens.of_query(text, attributes))
-        rows = self.variants.collection.find(query, {"search": 0}).sort("_id", 1).limit(VARIANTS_MATCHED_MAX)
-        return {row["_id"]: as_struct(row, Variant) for row in await rows.to_list(VARIANTS_MATCHED_MAX)}
+    async def find_matching_variants(self, text: str, attributes: Mapping[str, str]) -> dict[str, Variant]:
+        """Returns the variants that match the text and the attributes, by id, at most VARIANTS_MATCHED_MAX."""
+        query = token_filter(search_tokens.tokenize_query(text, attributes))
+        found = self.variants.collection.find(query, {"search": 0}).sort("_id", 1).limit(VARIANTS_MATCHED_MAX)
+        return {document["_id"]: as_struct(document, Variant) for document in await found.to_list(VARIANTS_MATCHED_MAX)}
 
-    async def known(self, ids: Iterable[str], session: Session = None) -> dict[str, Variant]:
-        """Those of these variants that exist, by id."""
-        rows = self.variants.collection.find({"_id": {"$in": list(set(ids))}}, {"search": 0}, session=session)
-        return {row["_id"]: as_struct(row, Variant) for row in await rows.to_list(None)}
+    async def find_variants(self, ids: Iterable[str], session: Session = None) -> dict[str, Variant]:
+        """Returns the existing ones of these variants, by id."""
+        found = self.variants.collection.find({"_id": {"$in": list(set(ids))}}, {"search": 0}, session=session)
+        return {document["_id"]: as_struct(document, Variant) for document in await found.to_list(None)}
 
-    async def brands_of(self, ids: Iterable[str]) -> dict[str, str]:
-        """The brand of each of these variants that exists; what was looked up once is remembered."""
+    async def find_brand_ids(self, ids: Iterable[str]) -> dict[str, str]:
+        """Returns the brand of each existing variant of these, by variant id, from the cache where possible."""
         found: dict[str, str] = {}
         missing: list[str] = []
         for id in set(ids):
-            if brand_id := self.brands.get(id):
+            if brand_id := self.brand_ids.get(id):
                 found[id] = brand_id
             else:
                 missing.append(id)
         if missing:
-            async for row in self.variants.collection.find({"_id": {"$in": missing}}, {"brand_id": 1}):
-                found[row["_id"]] = self.brands[row["_id"]] = row["brand_id"]
+            async for document in self.variants.collection.find({"_id": {"$in": missing}}, {"brand_id": 1}):
+                found[document["_id"]] = self.brand_ids[document["_id"]] = document["brand_id"]
         return found
 
     # writing ---------------------------------------------------------------------------------------------------------
 
-    async def create(self, uow: UnitOfWork, made: Composed) -> tuple[Shaped, list[Shaped], Shaped]:
-        """A product with its variants and offer; `Conflict` when an id is in use."""
-        product = await self.products.insert(uow, made.product)
-        variants = [await self.variants.insert(uow, variant) for variant in made.variants]
-        return product, variants, await self.offers.insert(uow, made.offer)
+    async def create(self, uow: UnitOfWork, composed: ComposedProduct) -> tuple[Shaped, list[Shaped], Shaped]:
+        """Inserts a product, its variants and its offer, and returns them. `Conflict` if an id is in use."""
+        product = await self.products.insert(uow, composed.product)
+        variants = [await self.variants.insert(uow, variant) for variant in composed.variants]
+        return product, variants, await self.offers.insert(uow, composed.offer)
 
     async def set_price(self, uow: UnitOfWork, variant_id: str, price: Price) -> Shaped:
-        """The variant at its new price; its offer has it too."""
+        """Sets the price in the variant and in its offer, and returns the variant."""
         before = await self.variants.load(variant_id, session=uow.session, writing=True)
         offer = await self.offers.load(before.offer_id, session=uow.session, writing=True)
         offer_after, after = rules.set_price(offer, before, price)
         await self.offers.replace(uow, offer_after, before=offer)
         return await self.variants.replace(uow, after, before=before)
 
-    async def bring(self, uow: UnitOfWork, rows: Sequence[NewProduct]) -> list[Refusal | None]:
-        """Adds or replaces products; for each row None, or why it was left out."""
-        standing = await self._standing(uow, rows)
-        verdicts: list[Refusal | None] = []
+    async def import_products(self, uow: UnitOfWork, rows: Sequence[NewProduct]) -> list[Refusal | None]:
+        """Inserts or replaces products. Returns for each row None, or the refusal that rejected it."""
+        state = await self._load_import_state(uow, rows)
+        refusals: list[Refusal | None] = []
         for row in rows:
             try:
                 if not caller().reaches(ScopeKind.BRAND, row.brand_id):
-                    raise Denied(Reason.OUT_OF_SCOPE, "this is another brand's product")
-                standing.take(row)
-                verdicts.append(None)
+                    raise Denied(Reason.OUT_OF_SCOPE, "This product belongs to another brand. Import only products of your own brands.")
+                state.apply(row)
+                refusals.append(None)
             except Refusal as refusal:
-                verdicts.append(refusal)
-        for table, taken in ((self.products, standing.products), (self.variants, standing.variants), (self.offers, standing.offers)):
-            documents = as_documents(list(taken.values()))
-            # Not upserts: they cost the server four times what inserts do.
-            if fresh := [document for document in documents if document["_id"] not in standing.before]:
-                await table.collection.insert_many(fresh, ordered=False, session=uow.session)
-            if changed := [_replacing(document) for document in documents if document["_id"] in standing.before]:
-                await table.collection.bulk_write(changed, ordered=False, session=uow.session)
-        return verdicts
+                refusals.append(refusal)
+        for scoped, values in ((self.products, state.products), (self.variants, state.variants), (self.offers, state.offers)):
+            documents = as_documents(list(values.values()))
+            # Upserts would cost the server four times as much as inserts.
+            if inserts := [document for document in documents if document["_id"] not in state.existing_ids]:
+                await scoped.collection.insert_many(inserts, ordered=False, session=uow.session)
+            if updates := [_replacement(document) for document in documents if document["_id"] in state.existing_ids]:
+                await scoped.collection.bulk_write(updates, ordered=False, session=uow.session)
+        return refusals
 
-    async def _standing(self, uow: UnitOfWork, rows: Sequence[NewProduct]) -> "_Standing":
-        products = [row.product_id for row in rows]
-        named = [variant.variant_id for row in rows for variant in row.variants]
-        found = self.products.collection.find({"_id": {"$in": products}}, {"brand_id": 1}, session=uow.session)
-        brands = {row["_id"]: row["brand_id"] for row in await found.to_list(None)}
-        known = self.variants.collection.find({"$or": [{"_id": {"$in": named}}, {"product_id": {"$in": products}}]}, session=uow.session)
-        return _Standing(brands, [as_struct(row, Variant) for row in await known.to_list(None)])
+    async def _load_import_state(self, uow: UnitOfWork, rows: Sequence[NewProduct]) -> "_ImportState":
+        product_ids = [row.product_id for row in rows]
+        variant_ids = [variant.variant_id for row in rows for variant in row.variants]
+        products = self.products.collection.find({"_id": {"$in": product_ids}}, {"brand_id": 1}, session=uow.session)
+        product_brands = {document["_id"]: document["brand_id"] for document in await products.to_list(None)}
+        query = {"$or": [{"_id": {"$in": variant_ids}}, {"product_id": {"$in": product_ids}}]}
+        variants = await self.variants.collection.find(query, session=uow.session).to_list(None)
+        return _ImportState(product_brands, [as_struct(document, Variant) for document in variants])
 
 
-class _Standing:
-    """What stands before an import (`before` has the ids), and what is to be written by it, by id."""
+class _ImportState:
+    """The documents that exist before an import (`existing_ids`), and the values that it writes, by id."""
 
     def __init__(self, product_brands: dict[str, str], variants: Sequence[Variant]) -> None:
         self.product_brands = product_brands
         self.variant_products = {variant.id: variant.product_id for variant in variants}
-        self.of_product: dict[str, dict[str, Variant]] = defaultdict(dict)
+        self.product_variants: dict[str, dict[str, Variant]] = defaultdict(dict)
         for variant in variants:
-            self.of_product[variant.product_id][variant.id] = variant
-        # A product stands with its offer.
-        self.before = frozenset([*product_brands, *map(rules.offer_id, product_brands), *self.variant_products])
+            self.product_variants[variant.product_id][variant.id] = variant
+        # Each product has exactly one offer.
+        self.existing_ids = frozenset([*product_brands, *map(rules.offer_id, product_brands), *self.variant_products])
         self.products: dict[str, Product] = {}
         self.variants: dict[str, Variant] = {}
         self.offers: dict[str, Offer] = {}
 
-    def take(self, row: NewProduct) -> None:
-        """Composes a row on what stands after the rows before it; raises before anything is taken over."""
-        rules.check_free(row, self.product_brands, self.variant_products)
-        made = rules.compose(row, self.of_product[row.product_id].values())
+    def apply(self, row: NewProduct) -> None:
+        """Applies one row on the result of the rows before it. A refused row changes nothing."""
+        rules.check_ids_available(row, self.product_brands, self.variant_products)
+        composed = rules.compose(row, self.product_variants[row.product_id].values())
         self.product_brands[row.product_id] = row.brand_id
-        self.variant_products |= {variant.id: row.product_id for variant in made.variants}
-        self.of_product[row.product_id] = {variant.id: variant for variant in made.variants}
-        self.products[made.product.id] = made.product
-        self.variants |= {variant.id: variant for variant in made.variants}
-        self.offers[made.offer.id] = made.offer
+        self.variant_products |= {variant.id: row.product_id for variant in composed.variants}
+        self.product_variants[row.product_id] = {variant.id: variant for variant in composed.variants}
+        self.products[composed.product.id] = composed.product
+        self.variants |= {variant.id: variant for variant in composed.variants}
+        self.offers[composed.offer.id] = composed.offer
 
 
-def _replacing(document: Document) -> UpdateOne:
+def _replacement(document: Document) -> UpdateOne:
     fields = {name: value for name, value in document.items() if name not in ("_id", "version")}
     return UpdateOne({"_id": document["_id"]}, {"$set": fields, "$inc": {"version": 1}})
 
 
-def _with_goods(text: str, attributes: Mapping[str, str]) -> Document:
-    """The filter for offers with a variant that has all this; without any for every offer."""
-    return {"goods": {"$elemMatch": having(search_tokens.of_query(text, attributes))}} if text.strip() or attributes else {}
+def _offer_filter(text: str, attributes: Mapping[str, str]) -> Document:
+    """Returns the filter of the offers with a variant that matches. Without text and attributes, every offer matches."""
+    return {"goods": {"$elemMatch": token_filter(search_tokens.tokenize_query(text, attributes))}} if text.strip() or attributes else {}
 
 
-def having(wanted: Sequence[Sequence[str]]) -> Document:
-    """The filter for what has one of each of these tokens; none at all find nothing."""
-    if not wanted:
+def token_filter(alternatives: Sequence[Sequence[str]]) -> Document:
+    """Returns the filter of the documents with at least one token of each sequence. Without a sequence, no document matches."""
+    if not alternatives:
         return {"search": {"$in": []}}
-    return {"$and": [{"search": {"$in": list(tokens)}} for tokens in wanted]}
+    return {"$and": [{"search": {"$in": list(tokens)}} for tokens in alternatives]}

@@ -1,13 +1,13 @@
-"""The catalog over the wire."""
+"""The gRPC servicer of the catalog."""
 
 from typing import Any
 
 from quanyu.commerce.v1 import catalog_pb2, catalog_pb2_grpc
 from services.commerce.catalog import rules
 from services.commerce.catalog.enums import Reason
-from services.commerce.catalog.repository import LISTED_MAX, CatalogRepository
+from services.commerce.catalog.repository import VARIANTS_LISTED_MAX, CatalogRepository
 from services.commerce.catalog.rules import NewProduct
-from services.commerce.rejects import rejects_of
+from services.commerce.rejects import build_rejects
 from services.kit import ids
 from services.kit.errors import Invalid, Refusal, under
 from services.kit.mongo.codec import as_struct, fields
@@ -16,8 +16,11 @@ from services.kit.runtime.runtime import Runtime
 from services.kit.transactions.unit_of_work import UnitOfWork, transactional
 
 TEXT_LENGTH_MAX = 200
+"""The text of an offer search has at most this many characters."""
 ATTRIBUTES_MAX = 16
+"""An offer search names at most this many attributes."""
 PRODUCTS_LISTED_MAX = 100
+"""BatchListVariants takes at most this many products."""
 
 
 class CatalogServicer(catalog_pb2_grpc.CatalogServiceServicer):
@@ -35,9 +38,9 @@ class CatalogServicer(catalog_pb2_grpc.CatalogServiceServicer):
 
     async def BatchListVariants(self, request: catalog_pb2.BatchListVariantsRequest, context: Any) -> catalog_pb2.BatchListVariantsResponse:
         if len(request.product_ids) > PRODUCTS_LISTED_MAX:
-            raise Invalid("BATCH_TOO_LARGE", f"ask for at most {PRODUCTS_LISTED_MAX} products at a time", field="product_ids")
+            raise Invalid("BATCH_TOO_LARGE", f"The request names more than {PRODUCTS_LISTED_MAX} products. Split it.", field="product_ids")
         query = {"product_id": {"$in": list(request.product_ids)}}
-        return catalog_pb2.BatchListVariantsResponse(variants=await self.catalog.variants.find(query, limit=LISTED_MAX))
+        return catalog_pb2.BatchListVariantsResponse(variants=await self.catalog.variants.find(query, limit=VARIANTS_LISTED_MAX))
 
     async def GetOffer(self, request: catalog_pb2.GetOfferRequest, context: Any) -> catalog_pb2.GetOfferResponse:
         return catalog_pb2.GetOfferResponse(offer=await self.catalog.offers.get(request.id))
@@ -46,23 +49,24 @@ class CatalogServicer(catalog_pb2_grpc.CatalogServiceServicer):
         return catalog_pb2.BatchGetOffersResponse(offers=await self.catalog.offers.batch(request.ids))
 
     async def SearchOffers(self, request: catalog_pb2.SearchOffersRequest, context: Any) -> catalog_pb2.SearchOffersResponse:
-        offers, page = await self.catalog.search_offers(*_sought(request), request.brand_id, request.page)
+        offers, page = await self.catalog.search_offers(*_search_terms(request), request.brand_id, request.page)
         return catalog_pb2.SearchOffersResponse(offers=offers, page=page)
 
     async def BatchListOffers(self, request: catalog_pb2.BatchListOffersRequest, context: Any) -> catalog_pb2.BatchListOffersResponse:
         name, brand_ids = batch_lists.asked(request, "brand_ids")
-        found = await self.catalog.first_offers(*_sought(request), brand_ids, request.first)
-        return catalog_pb2.BatchListOffersResponse(brands=batch_lists.answered(name, "offers", found))
+        pages = await self.catalog.list_first_offers(*_search_terms(request), brand_ids, request.first)
+        return catalog_pb2.BatchListOffersResponse(brands=batch_lists.answered(name, "offers", pages))
 
     @transactional
     async def CreateProduct(self, request: catalog_pb2.CreateProductRequest, uow: UnitOfWork) -> catalog_pb2.CreateProductResponse:
         as_struct({"brand_id": request.brand_id}, rules.Owner)
-        given = fields(request.product)
-        if given.setdefault("brand_id", request.brand_id) != request.brand_id:
-            raise Invalid(Reason.INVALID_FIELD, "the product is of another brand than the request", field="product.brand_id")
+        new = fields(request.product)
+        if new.setdefault("brand_id", request.brand_id) != request.brand_id:
+            message = "`brandId` and `product.brandId` differ. Name one brand, or leave `product.brandId` out."
+            raise Invalid(Reason.INVALID_FIELD, message, field="product.brand_id")
         with under("product"):
-            made = rules.compose(as_struct(rules.name_ids(given, ids.new), NewProduct))
-        product, variants, offer = await self.catalog.create(uow, made)
+            composed = rules.compose(as_struct(rules.assign_ids(new, ids.new), NewProduct))
+        product, variants, offer = await self.catalog.create(uow, composed)
         return catalog_pb2.CreateProductResponse(product=product, variants=variants, offer=offer)
 
     @transactional
@@ -74,7 +78,7 @@ class CatalogServicer(catalog_pb2_grpc.CatalogServiceServicer):
     @transactional
     async def ImportProducts(self, request: catalog_pb2.ImportProductsRequest, uow: UnitOfWork) -> catalog_pb2.ImportProductsResponse:
         if not 0 < len(request.products) <= rules.IMPORT_MAX:
-            raise Invalid(Reason.INVALID_FIELD, f"1 to {rules.IMPORT_MAX} products", field="products")
+            raise Invalid(Reason.INVALID_FIELD, f"An import must have 1 to {rules.IMPORT_MAX} products. Split it.", field="products")
         refused: dict[int, Refusal] = {}
         rows: dict[int, NewProduct] = {}
         for index, product in enumerate(request.products):
@@ -82,14 +86,15 @@ class CatalogServicer(catalog_pb2_grpc.CatalogServiceServicer):
                 rows[index] = as_struct(fields(product), NewProduct)
             except Refusal as refusal:
                 refused[index] = refusal
-        verdicts = await self.catalog.bring(uow, list(rows.values()))
-        refused |= {index: verdict for index, verdict in zip(rows, verdicts, strict=True) if verdict}
-        rejects = rejects_of(refused, [product.product_id for product in request.products])
+        refusals = await self.catalog.import_products(uow, list(rows.values()))
+        refused |= {index: refusal for index, refusal in zip(rows, refusals, strict=True) if refusal}
+        rejects = build_rejects(refused, [product.product_id for product in request.products])
         return catalog_pb2.ImportProductsResponse(imported=len(request.products) - len(rejects), rejects=rejects)
 
 
-def _sought(request: catalog_pb2.SearchOffersRequest | catalog_pb2.BatchListOffersRequest) -> tuple[str, dict[str, str]]:
-    """The text and the attributes that offers are sought by."""
+def _search_terms(request: catalog_pb2.SearchOffersRequest | catalog_pb2.BatchListOffersRequest) -> tuple[str, dict[str, str]]:
+    """Returns the text and the attributes of an offer search. `Invalid` if one of them is too long."""
+    message = f"A search has at most {TEXT_LENGTH_MAX} characters of text and {ATTRIBUTES_MAX} attributes. Shorten it."
     if len(request.text) > TEXT_LENGTH_MAX or len(request.attributes) > ATTRIBUTES_MAX:
-        raise Invalid(Reason.INVALID_FIELD, f"at most {TEXT_LENGTH_MAX} characters and {ATTRIBUTES_MAX} attributes", field="text")
+        raise Invalid(Reason.INVALID_FIELD, message, field="text")
     return request.text, dict(request.attributes)

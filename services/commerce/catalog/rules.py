@@ -1,4 +1,4 @@
-"""What a product, its variants and its offer are, and how they come about."""
+"""Rules of the catalog: composes a product, its variants and its offer, and keeps their prices equal."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Annotated
@@ -14,12 +14,14 @@ from services.kit.values.money import MINOR_MAX, Currency
 from services.kit.values.validation import WRITTEN
 
 VARIANTS_MAX = 100
+"""A product has at most this many variants."""
 IMPORT_MAX = 500
+"""An import has at most this many products."""
 
 ProductId = Annotated[str, Meta(pattern=ids.shape("prd", length_max=60))]
 VariantId = Annotated[str, Meta(pattern=ids.shape("var", length_max=60))]
 BrandId = Annotated[str, Meta(pattern=ids.shape("(brd|rtl)"))]
-Words = Annotated[str, Meta(max_length=200, pattern=WRITTEN)]
+DisplayText = Annotated[str, Meta(max_length=200, pattern=WRITTEN)]
 Category = Annotated[str, Meta(max_length=64)]
 AttributeName = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_]{0,31}\Z")]
 Attributes = Annotated[dict[AttributeName, Annotated[str, Meta(min_length=1, max_length=64)]], Meta(max_length=16)]
@@ -28,19 +30,19 @@ Attributes = Annotated[dict[AttributeName, Annotated[str, Meta(min_length=1, max
 class Text(Struct, frozen=True):
     """A text in Chinese and English."""
 
-    zh: Words = ""
-    en: Words = ""
+    zh: DisplayText = ""
+    en: DisplayText = ""
 
 
 class Price(Struct, frozen=True):
-    """What one costs: money that is not negative."""
+    """The price of one piece: money that is not negative."""
 
     currency: Currency
     minor: Annotated[int, Meta(ge=0, le=MINOR_MAX)] = 0
 
 
 class Product(Struct, frozen=True):
-    """Something a brand makes or sells."""
+    """A product that a brand makes or sells."""
 
     id: ProductId
     brand_id: BrandId
@@ -50,7 +52,7 @@ class Product(Struct, frozen=True):
 
 
 class Variant(Struct, frozen=True):
-    """A product in one size, colour and so on. `search` are the tokens it is found by."""
+    """A product in one size and colour. `search` are its search tokens."""
 
     id: VariantId
     product_id: ProductId
@@ -74,7 +76,7 @@ class OfferedVariant(Struct, frozen=True):
 
 
 class Offer(Struct, frozen=True):
-    """What a consumer sees and buys."""
+    """The offer that a consumer sees and buys: a product's variants as goods."""
 
     id: str
     brand_id: BrandId
@@ -87,7 +89,7 @@ class Offer(Struct, frozen=True):
 
 
 class Owner(Struct, frozen=True):
-    """Whose product is to be created."""
+    """The brand that owns a product to be created."""
 
     brand_id: BrandId
 
@@ -110,62 +112,72 @@ class NewProduct(Struct, frozen=True):
     category: Category = ""
 
 
-class Composed(Struct, frozen=True):
-    """A product with everything that stands with it."""
+class ComposedProduct(Struct, frozen=True):
+    """A product with its variants and its offer."""
 
     product: Product
     variants: tuple[Variant, ...]
     offer: Offer
 
 
-def name_ids(given: dict[str, object], make: Callable[[str], str]) -> dict[str, object]:
-    """The fields of a NewProduct message with an id wherever none was given."""
-    variants = given.get("variants") or []
+def assign_ids(new: dict[str, object], new_id: Callable[[str], str]) -> dict[str, object]:
+    """Returns the fields of a NewProduct message with a new id where one is missing."""
+    variants = new.get("variants") or []
     assert isinstance(variants, list)
-    return given | {
-        "product_id": given.get("product_id") or make("prd"),
-        "variants": [variant | {"variant_id": variant.get("variant_id") or make("var")} for variant in variants],
+    return new | {
+        "product_id": new.get("product_id") or new_id("prd"),
+        "variants": [variant | {"variant_id": variant.get("variant_id") or new_id("var")} for variant in variants],
     }
 
 
 def offer_id(product_id: str) -> str:
-    """The offer a product is sold by."""
+    """Returns the id of the offer that sells a product."""
     return f"ofr_{product_id.removeprefix('prd_')}"
 
 
-def compose(new: NewProduct, standing: Iterable[Variant] = ()) -> Composed:
-    """A product with its variants and offer. `standing` are variants it has already: they stay unless the new ones replace them."""
+def compose(new: NewProduct, existing: Iterable[Variant] = ()) -> ComposedProduct:
+    """Composes a product with its variants and its offer. Variants that exist already stay unless a new one replaces them.
+
+    `Invalid` if the name is missing, variants repeat or are too many, or currencies differ.
+    """
     if not (new.name.zh or new.name.en):
-        raise Invalid(Reason.NAME_MISSING, "give the product a name in Chinese or English", field="name")
+        raise Invalid(Reason.NAME_MISSING, "The product has no name. Set `name.zh` or `name.en`.", field="name")
     offer = offer_id(new.product_id)
-    made = [_variant(new, variant, offer) for variant in new.variants]
-    named = {variant.id for variant in made}
+    replaced = [_build_variant(new, variant, offer) for variant in new.variants]
+    replaced_ids = {variant.id for variant in replaced}
     kept = [
-        replace(old, name=new.name, category=new.category, search=_search(new, old.attributes)) for old in standing if old.id not in named
+        replace(old, name=new.name, category=new.category, search=_search_tokens(new, old.attributes))
+        for old in existing
+        if old.id not in replaced_ids
     ]
-    variants = tuple(made + kept)
-    _check_apart(variants)
+    variants = tuple(replaced + kept)
+    _check_variants_distinct(variants)
     product = Product(new.product_id, new.brand_id, new.name, new.category)
-    return Composed(product, variants, _offer(product, variants, offer))
+    return ComposedProduct(product, variants, _build_offer(product, variants, offer))
 
 
 def set_price(offer: Offer, variant: Variant, price: Price) -> tuple[Offer, Variant]:
-    """The offer and its variant at another price."""
+    """Returns the offer and its variant with the new price. `Invalid` if its currency differs from the offer's."""
     goods = tuple(replace(item, price=price) if item.variant_id == variant.id else item for item in offer.goods)
     _check_currency([item.price for item in goods], "price")
-    return replace(offer, goods=goods, price_from=_lowest(goods)), replace(variant, price=price)
+    return replace(offer, goods=goods, price_from=_lowest_price(goods)), replace(variant, price=price)
 
 
-def check_free(new: NewProduct, product_brands: Mapping[str, str], variant_products: Mapping[str, str]) -> None:
-    """Refuses when an id of an import's row stands for something else: `product_brands` and `variant_products` name what stands."""
+def check_ids_available(new: NewProduct, product_brands: Mapping[str, str], variant_products: Mapping[str, str]) -> None:
+    """Raises `Conflict` if an id belongs to another brand's product or another product's variant.
+
+    `product_brands` and `variant_products` have the owner of each existing id.
+    """
     if product_brands.get(new.product_id, new.brand_id) != new.brand_id:
-        raise Conflict(Reason.PRODUCT_EXISTS, "this product id belongs to another brand; take another one", product_id=new.product_id)
+        raise Conflict(Reason.PRODUCT_EXISTS, "This `productId` belongs to another brand. Choose another id.", product_id=new.product_id)
     for variant in new.variants:
         if variant_products.get(variant.variant_id, new.product_id) != new.product_id:
-            raise Conflict(Reason.VARIANT_EXISTS, "this variant id belongs to another product", variant_id=variant.variant_id)
+            raise Conflict(
+                Reason.VARIANT_EXISTS, "This `variantId` belongs to another product. Choose another id.", variant_id=variant.variant_id
+            )
 
 
-def _variant(new: NewProduct, variant: NewVariant, offer_id: str) -> Variant:
+def _build_variant(new: NewProduct, variant: NewVariant, offer_id: str) -> Variant:
     return Variant(
         id=variant.variant_id,
         product_id=new.product_id,
@@ -175,33 +187,36 @@ def _variant(new: NewProduct, variant: NewVariant, offer_id: str) -> Variant:
         price=variant.price,
         category=new.category,
         attributes=variant.attributes,
-        search=_search(new, variant.attributes),
+        search=_search_tokens(new, variant.attributes),
     )
 
 
-def _search(new: NewProduct, attributes: Mapping[str, str]) -> list[str]:
-    return search_tokens.of_variant((new.name.zh, new.name.en, new.category), attributes)
+def _search_tokens(new: NewProduct, attributes: Mapping[str, str]) -> list[str]:
+    return search_tokens.tokenize_variant((new.name.zh, new.name.en, new.category), attributes)
 
 
-def _offer(product: Product, variants: Sequence[Variant], offer_id: str) -> Offer:
+def _build_offer(product: Product, variants: Sequence[Variant], offer_id: str) -> Offer:
     goods = tuple(OfferedVariant(variant.id, variant.price, variant.attributes, variant.search) for variant in variants)
     _check_currency([item.price for item in goods], "variants")
-    return Offer(offer_id, product.brand_id, product.id, product.name, _lowest(goods), product.category, goods)
+    return Offer(offer_id, product.brand_id, product.id, product.name, _lowest_price(goods), product.category, goods)
 
 
-def _lowest(goods: Sequence[OfferedVariant]) -> Price:
+def _lowest_price(goods: Sequence[OfferedVariant]) -> Price:
     return min((item.price for item in goods), key=lambda price: price.minor)
 
 
-def _check_apart(variants: Sequence[Variant]) -> None:
+def _check_variants_distinct(variants: Sequence[Variant]) -> None:
     if len(variants) > VARIANTS_MAX:
-        raise Invalid(Reason.INVALID_FIELD, f"a product has at most {VARIANTS_MAX} variants", field="variants")
-    seen = {variant.id for variant in variants}
-    looks = {tuple(sorted(variant.attributes.items())) for variant in variants}
-    if len(seen) < len(variants) or len(looks) < len(variants):
-        raise Invalid(Reason.VARIANT_REPEATED, "two variants have the same id or the same attributes", field="variants")
+        raise Invalid(
+            Reason.INVALID_FIELD, f"The product has more than {VARIANTS_MAX} variants. Split it into several products.", field="variants"
+        )
+    variant_ids = {variant.id for variant in variants}
+    attribute_sets = {tuple(sorted(variant.attributes.items())) for variant in variants}
+    if len(variant_ids) < len(variants) or len(attribute_sets) < len(variants):
+        message = "Two variants have the same id or the same attributes. Make them differ."
+        raise Invalid(Reason.VARIANT_REPEATED, message, field="variants")
 
 
 def _check_currency(prices: Sequence[Price], field: str) -> None:
     if len({price.currency for price in prices}) > 1:
-        raise Invalid(Reason.CURRENCY_MIXED, "price all variants of one offer in one currency", field=field)
+        raise Invalid(Reason.CURRENCY_MIXED, "The variants of one offer have prices in several currencies. Use one currency.", field=field)

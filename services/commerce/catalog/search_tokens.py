@@ -1,93 +1,99 @@
-"""How a text is cut into the tokens it is found by.
+"""Search tokens: splits a text into the tokens that index it, and a query into the tokens that match.
 
-Chinese, Japanese and Korean are written without spaces: a run of such characters is indexed by each character and each pair of
-neighbours, and looked up by its pairs. Other scripts are indexed and looked up by words. Full and half width (NFKC), small and
-capital letters are alike, and so are an English word and its plural in -s.
+Chinese, Japanese and Korean have no spaces. A run of such characters is indexed by its characters and bigrams, and a query matches by
+bigrams. Other scripts are indexed and matched by words. Full and half width (NFKC) and letter case are equal, and so are an English
+word and its plural in -s.
 
-What a thing is like is asked in one run with its name (白衬衫), but stands apart in a catalog: 衬衫 with {colour: "白色"}. So two
-characters of a question need not be neighbours where the value of an attribute ends with the one or begins with the other.
+A query names an attribute and the product in one run (白衬衫), while the catalog has 衬衫 with {colour: "白色"}. So a bigram of a query
+also matches where an attribute's value ends with its first character or begins with its second.
 """
 
 import re
 import unicodedata
 from collections.abc import Iterable, Mapping
 
-PIECES = re.compile(r"[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\uf900-\ufaff\U00020000-\U000323af]+|[^\W_\u3040-\U000323af]+")
-FIRST_UNSPACED = "\u3040"
+SEGMENT = re.compile(r"[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\uf900-\ufaff\U00020000-\U000323af]+|[^\W_\u3040-\U000323af]+")
+"""A segment is a run of characters of a script without spaces, or a word of another script."""
+FIRST_CJK = "\u3040"
+"""Segments that begin with this character or a later one are Chinese, Japanese or Korean."""
 PLURAL_LENGTH_MIN = 4
-COLOUR = "色"
-"""白色 is asked for as 白, too."""
+"""Shorter words keep a final -s."""
+COLOUR_SUFFIX = "色"
+"""Queries may leave this suffix of a colour out: 白 matches 白色."""
 
 
-def normal(text: str) -> str:
-    """The one form of texts that are alike."""
-    # Case folding may leave what NFKC would compose, hence twice.
+def normalize(text: str) -> str:
+    """Returns the common form of texts that differ only in width or letter case."""
+    # Case folding may leave characters that NFKC composes, hence twice.
     return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold()).strip()
 
 
-def indexed(text: str) -> set[str]:
-    """The tokens a text can be found by."""
-    found: set[str] = set()
-    for piece in PIECES.findall(normal(text)):
-        if piece[0] < FIRST_UNSPACED:
-            found.add(_singular(piece))
+def tokenize_text(text: str) -> set[str]:
+    """Returns the tokens that index a text."""
+    tokens: set[str] = set()
+    for segment in SEGMENT.findall(normalize(text)):
+        if segment[0] < FIRST_CJK:
+            tokens.add(_singularize(segment))
         else:
-            found.update(piece)
-            found.update(_pairs(piece))
-    return found
+            tokens.update(segment)
+            tokens.update(_bigrams(segment))
+    return tokens
 
 
-def asked(text: str) -> set[tuple[str, ...]]:
-    """The tokens of which what a query finds must have one each: a word, a character, a pair of neighbours or what may part them."""
-    found: set[tuple[str, ...]] = set()
-    for piece in PIECES.findall(normal(text)):
-        if piece[0] < FIRST_UNSPACED:
-            found.add((_singular(piece),))
+def tokenize_query_text(text: str) -> set[tuple[str, ...]]:
+    """Returns the alternatives of a query's text: a match has at least one token of each tuple."""
+    alternatives: set[tuple[str, ...]] = set()
+    for segment in SEGMENT.findall(normalize(text)):
+        if segment[0] < FIRST_CJK:
+            alternatives.add((_singularize(segment),))
         else:
-            found.update((character,) for character in piece)
-            found.update((pair, _ending(pair[0]), _beginning(pair[1])) for pair in _pairs(piece))
-    return found
+            alternatives.update((character,) for character in segment)
+            alternatives.update((bigram, _end_token(bigram[0]), _start_token(bigram[1])) for bigram in _bigrams(segment))
+    return alternatives
 
 
-def attribute(name: str, value: str) -> str:
-    """The token of an attribute: `size=40`. No word contains the sign."""
-    return f"{normal(name)}={normal(value)}"
+def tokenize_attribute(name: str, value: str) -> str:
+    """Returns the token of an attribute, like `size=40`. No token of a text contains the equals sign."""
+    return f"{normalize(name)}={normalize(value)}"
 
 
-def of_variant(texts: Iterable[str], attributes: Mapping[str, str]) -> list[str]:
-    """All tokens a variant is found by, in order: its texts, the values of its attributes and their ends, and its attributes exactly."""
-    found = {attribute(name, value) for name, value in attributes.items()}
+def tokenize_variant(texts: Iterable[str], attributes: Mapping[str, str]) -> list[str]:
+    """Returns the sorted tokens that index a variant: of its texts, of its attributes, and of their values with their edges."""
+    tokens = {tokenize_attribute(name, value) for name, value in attributes.items()}
     for text in {*texts, *attributes.values()}:
-        found |= indexed(text)
+        tokens |= tokenize_text(text)
     for value in attributes.values():
-        found |= _ends(value)
-    return sorted(found)
+        tokens |= _edge_tokens(value)
+    return sorted(tokens)
 
 
-def of_query(text: str, attributes: Mapping[str, str]) -> list[tuple[str, ...]]:
-    """The tokens of which a variant must have one each; those that are likely the rarest first, by the length of the first."""
-    found = asked(text) | {(attribute(name, value),) for name, value in attributes.items()}
-    return sorted(found, key=lambda tokens: (-len(tokens[0]), tokens))
+def tokenize_query(text: str, attributes: Mapping[str, str]) -> list[tuple[str, ...]]:
+    """Returns the alternatives of a query: a matching variant has at least one token of each tuple.
+
+    Tuples with a long first token come first because they are likely the rarest.
+    """
+    alternatives = tokenize_query_text(text) | {(tokenize_attribute(name, value),) for name, value in attributes.items()}
+    return sorted(alternatives, key=lambda tokens: (-len(tokens[0]), tokens))
 
 
-def _ends(value: str) -> set[str]:
-    """How a value's runs begin and end: 白色 begins with 白 and ends with 色, or with 白."""
-    runs = [piece for piece in PIECES.findall(normal(value)) if piece[0] >= FIRST_UNSPACED]
-    stems = [run.removesuffix(COLOUR) or run for run in runs]
-    return {_beginning(run[0]) for run in runs} | {_ending(run[-1]) for run in (*runs, *stems)}
+def _edge_tokens(value: str) -> set[str]:
+    """Returns the tokens of the first and last characters of a value's segments: 白色 has <白, 色> and 白>."""
+    segments = [segment for segment in SEGMENT.findall(normalize(value)) if segment[0] >= FIRST_CJK]
+    stems = [segment.removesuffix(COLOUR_SUFFIX) or segment for segment in segments]
+    return {_start_token(segment[0]) for segment in segments} | {_end_token(segment[-1]) for segment in (*segments, *stems)}
 
 
-def _beginning(character: str) -> str:
+def _start_token(character: str) -> str:
     return f"<{character}"
 
 
-def _ending(character: str) -> str:
+def _end_token(character: str) -> str:
     return f"{character}>"
 
 
-def _pairs(piece: str) -> set[str]:
-    return {piece[place : place + 2] for place in range(len(piece) - 1)}
+def _bigrams(segment: str) -> set[str]:
+    return {segment[index : index + 2] for index in range(len(segment) - 1)}
 
 
-def _singular(word: str) -> str:
+def _singularize(word: str) -> str:
     return word[:-1] if len(word) >= PLURAL_LENGTH_MIN and word.endswith("s") and not word.endswith("ss") else word

@@ -1,1 +1,1 @@
-"""What of this kind can be in my hands here, by when, from which store."""
+"""Promise search: which goods of a kind reach a consumer here, by when, and from which store."""

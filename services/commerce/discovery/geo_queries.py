@@ -1,6 +1,6 @@
-"""How the nearest are looked up: the stores around a place, and what stands in some of them.
+"""Geo queries: aggregation pipelines for the nearest stores and for the stock of some of them.
 
-Store by store: so a store that cannot serve costs nothing, however much of what is asked for lies there.
+They go store by store, so that a store that cannot serve costs nothing, however much matching stock it has.
 """
 
 from collections.abc import Sequence
@@ -10,27 +10,35 @@ from services.commerce.stock.rules import Point
 from services.kit.mongo.client import Document
 
 
-def stores(near: Point, metres: int, *, limit: int) -> list[Document]:
-    """The pipeline over the stores for the nearest that are ever open; `metres` says how far each is."""
-    return [_nearest(near, metres, {"active": True, "$expr": {"$ne": ["$opens_minute", "$closes_minute"]}}), {"$limit": limit}]
-
-
-def rows(near: Point, metres: int, store_ids: Sequence[str], variant_ids: Sequence[str], *, free: bool, limit: int) -> list[Document]:
-    """The pipeline over the stores for these variants in the nearest of these stores: what is available there, or what is all held."""
-    left = {"$subtract": ["$on_hand", {"$add": ["$reserved", "$safety"]}]}
-    held = {"$and": [{"$lte": [left, 0]}, {"$gt": [{"$subtract": ["$on_hand", "$safety"]}, 0]}]}
-    wanted = {"variant_id": {"$in": list(variant_ids)}, "on_hand": {"$gt": 0}, "$expr": {"$gt": [left, 0]} if free else held}
-    shelf = [{"$match": wanted}, {"$limit": limit}]
+def stores_pipeline(near: Point, radius_metres: int, *, limit: int) -> list[Document]:
+    """Returns the pipeline over the stores for the nearest active ones that ever open. `metres` has the distance of each."""
     return [
-        _nearest(near, metres, {"active": True, "_id": {"$in": list(store_ids)}}),
-        {"$project": {"_id": 1}},
-        {"$lookup": {"from": STOCK, "localField": "_id", "foreignField": "store_id", "pipeline": shelf, "as": "row"}},
-        {"$unwind": "$row"},
-        {"$replaceRoot": {"newRoot": "$row"}},
+        _geo_near_stage(near, radius_metres, {"active": True, "$expr": {"$ne": ["$opens_minute", "$closes_minute"]}}),
         {"$limit": limit},
     ]
 
 
-def _nearest(near: Point, metres: int, wanted: Document) -> Document:
-    place = {"type": "Point", "coordinates": [near.longitude, near.latitude]}
-    return {"$geoNear": {"near": place, "key": "position", "distanceField": "metres", "maxDistance": metres, "query": wanted}}
+def stock_pipeline(
+    near: Point, radius_metres: int, store_ids: Sequence[str], variant_ids: Sequence[str], *, available: bool, limit: int
+) -> list[Document]:
+    """Returns the pipeline over the stores for the stock of these variants in the nearest of these stores.
+
+    With `available` it finds stock that can be promised, otherwise stock that is entirely held.
+    """
+    left = {"$subtract": ["$on_hand", {"$add": ["$reserved", "$safety"]}]}
+    held = {"$and": [{"$lte": [left, 0]}, {"$gt": [{"$subtract": ["$on_hand", "$safety"]}, 0]}]}
+    query = {"variant_id": {"$in": list(variant_ids)}, "on_hand": {"$gt": 0}, "$expr": {"$gt": [left, 0]} if available else held}
+    stock = [{"$match": query}, {"$limit": limit}]
+    return [
+        _geo_near_stage(near, radius_metres, {"active": True, "_id": {"$in": list(store_ids)}}),
+        {"$project": {"_id": 1}},
+        {"$lookup": {"from": STOCK, "localField": "_id", "foreignField": "store_id", "pipeline": stock, "as": "stock"}},
+        {"$unwind": "$stock"},
+        {"$replaceRoot": {"newRoot": "$stock"}},
+        {"$limit": limit},
+    ]
+
+
+def _geo_near_stage(near: Point, radius_metres: int, query: Document) -> Document:
+    point = {"type": "Point", "coordinates": [near.longitude, near.latitude]}
+    return {"$geoNear": {"near": point, "key": "position", "distanceField": "metres", "maxDistance": radius_metres, "query": query}}

@@ -1,61 +1,68 @@
-"""What stands near a place: stock rows with their stores, variants and holds. Discovery keeps nothing of its own."""
+"""The read model of promise search: stock near a place, joined with its store, its variant and its holds. It stores nothing."""
 
 from collections.abc import Iterable, Sequence
 
 from services.commerce.catalog.repository import CatalogRepository
 from services.commerce.discovery import geo_queries, rules
-from services.commerce.discovery.rules import UNAVAILABLE_MAX, Search, Shelf, distance_metres
-from services.commerce.stock.repository import STORES, StockRepository, missing
+from services.commerce.discovery.rules import UNAVAILABLE_MAX, NearbyStock, PromiseSearch, distance_metres
+from services.commerce.stock.repository import STORES, StockRepository, stock_not_found
 from services.commerce.stock.rules import Point, Stock, Store, stock_id
 from services.kit.mongo.codec import as_struct
 
 STORES_MAX = 1_000
-ROWS_MAX = 50
+"""A search looks at the stock of at most this many stores, the nearest ones."""
+STOCK_MAX = 50
+"""A search looks at most at this many pieces of available stock in stores that can serve."""
 
 
-class ShelfRepository:
-    """Looks at the shelves of every store, whoever asks: promises are for everybody."""
+class NearbyStockRepository:
+    """Finds stock in every store, whatever the caller's scope: promises are public."""
 
     def __init__(self, catalog: CatalogRepository, stocks: StockRepository) -> None:
         self.catalog, self.stocks = catalog, stocks
 
-    async def near(self, question: Search) -> list[Shelf]:
-        """The nearest shelves with something of what is asked for, each kind with its own bound, so that none hides another.
+    async def find_nearest(self, search: PromiseSearch) -> list[NearbyStock]:
+        """Returns the nearest stock that matches the search.
 
-        They are those it can be taken from, those where others hold all of it, and those of stores that cannot serve now.
+        It has three parts, each with its own limit, so that none displaces another: available stock of stores that can serve, stock
+        there that is entirely held, and stock of stores that cannot serve now.
         """
-        variants = await self.catalog.matching(question.text, question.attributes)
+        variants = await self.catalog.find_matching_variants(search.text, search.attributes)
         if not variants:
             return []
-        stores = await self._stores(question)
-        can, cannot = rules.serving(question, stores.values())
-        free = await self._rows(question, can, variants, free=True, limit=ROWS_MAX)
-        held = await self._rows(question, can, variants, free=False, limit=UNAVAILABLE_MAX)
-        missed = await self._rows(question, cannot, variants, free=True, limit=UNAVAILABLE_MAX)
-        until = await self.stocks.held_until([row.id for row in held]) if held else {}
-        shelves = []
-        for row in (*free, *held, *missed):
-            store, metres = stores[row.store_id]
-            shelves.append(Shelf(row, store, variants[row.variant_id], metres, until.get(row.id)))
-        return shelves
+        stores = await self._find_stores(search)
+        serving, not_serving = rules.partition_stores(search, stores.values())
+        available = await self._find_stock(search, serving, variants, available=True, limit=STOCK_MAX)
+        held = await self._find_stock(search, serving, variants, available=False, limit=UNAVAILABLE_MAX)
+        unreachable = await self._find_stock(search, not_serving, variants, available=True, limit=UNAVAILABLE_MAX)
+        held_until = await self.stocks.find_held_until([stock.id for stock in held]) if held else {}
+        nearby = []
+        for stock in (*available, *held, *unreachable):
+            store, metres = stores[stock.store_id]
+            nearby.append(NearbyStock(stock, store, variants[stock.variant_id], metres, held_until.get(stock.id)))
+        return nearby
 
-    async def _stores(self, question: Search) -> dict[str, tuple[Store, int]]:
-        """The nearest stores, with their distance in metres, by id."""
-        pipeline = geo_queries.stores(question.near, question.radius_metres, limit=STORES_MAX)
+    async def load(self, store_id: str, variant_id: str, near: Point) -> NearbyStock:
+        """Returns one store's stock of one variant. `NotFound` if the store has no stock of it or no position."""
+        variant = (await self.catalog.find_variants([variant_id])).get(variant_id)
+        store = (await self.stocks.find_stores([store_id])).get(store_id)
+        if variant is None or store is None or store.position is None:
+            raise stock_not_found(store_id, variant_id)
+        stock = await self.stocks.stocks.unscoped.load(stock_id(store_id, variant_id))
+        return NearbyStock(stock, store, variant, distance_metres(near, store.position))
+
+    async def _find_stores(self, search: PromiseSearch) -> dict[str, tuple[Store, int]]:
+        """Returns the nearest stores with their distances in metres, by id."""
+        pipeline = geo_queries.stores_pipeline(search.near, search.radius_metres, limit=STORES_MAX)
         found = await self.stocks.database.aggregate(STORES, pipeline)
-        return {row["_id"]: (as_struct(row, Store), round(row["metres"])) async for row in found}
+        return {document["_id"]: (as_struct(document, Store), round(document["metres"])) async for document in found}
 
-    async def _rows(self, question: Search, store_ids: Sequence[str], variant_ids: Iterable[str], *, free: bool, limit: int) -> list[Stock]:
+    async def _find_stock(
+        self, search: PromiseSearch, store_ids: Sequence[str], variant_ids: Iterable[str], *, available: bool, limit: int
+    ) -> list[Stock]:
         if not store_ids:
             return []
-        pipeline = geo_queries.rows(question.near, question.radius_metres, store_ids, list(variant_ids), free=free, limit=limit)
-        return [as_struct(row, Stock) async for row in await self.stocks.database.aggregate(STORES, pipeline)]
-
-    async def one(self, store_id: str, variant_id: str, place: Point) -> Shelf:
-        """One store's shelf of one variant; `NotFound` when it keeps none, or nobody knows where the store is."""
-        variant = (await self.catalog.known([variant_id])).get(variant_id)
-        store = (await self.stocks.known_stores([store_id])).get(store_id)
-        if variant is None or store is None or store.position is None:
-            raise missing(store_id, variant_id)
-        row = await self.stocks.stocks.unscoped.load(stock_id(store_id, variant_id))
-        return Shelf(row, store, variant, distance_metres(place, store.position))
+        pipeline = geo_queries.stock_pipeline(
+            search.near, search.radius_metres, store_ids, list(variant_ids), available=available, limit=limit
+        )
+        return [as_struct(document, Stock) async for document in await self.stocks.database.aggregate(STORES, pipeline)]

@@ -1,1 +1,1 @@
-"""From goods and coupons to a paid order, exactly once; and the orders of the time before."""
+"""Orders: placed from goods and coupons, paid exactly once; and orders imported from an earlier system."""

@@ -1,8 +1,10 @@
-"""An order's steps from goods to paid. Each is one transaction or one repeatable call; whatever stops in between is taken up again.
+"""Checkout: the steps of an order from its goods to its payment. Each step is one transaction or one repeatable call.
 
-place: order and holds in one transaction (PLACING) -> the wallet locks -> discounts on the order (PLACED)
-pay:   payment on the order (PAYING) -> the wallet confirms -> order PAID, holds sold, stock less, event told, in one transaction
-From PAYING on an order only goes forward, unless the wallet has lost its coupons; before that it is cancelled when its time is over.
+place: order and holds in one transaction (PLACING) -> the wallet locks coupons -> discounts on the order (PLACED)
+pay:   payment on the order (PAYING) -> the wallet spends coupons -> order paid, holds sold, stock reduced, event published (PAID)
+
+After a failure between two steps, a repeated request or the sweeper continues. An order in PAYING becomes PAID, or is cancelled if the
+wallet has lost its coupons. An order in an earlier state is cancelled when its time to pay is over.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -16,10 +18,10 @@ from services.commerce.catalog.repository import CatalogRepository
 from services.commerce.orders import rules, scenario
 from services.commerce.orders.coupons import CouponClient
 from services.commerce.orders.enums import CancelReason, OrderState
-from services.commerce.orders.model import NewOrder, Order, Refused
+from services.commerce.orders.model import CouponRefusal, NewOrder, Order
 from services.commerce.orders.repository import ORDERS, OrderRepository
 from services.commerce.stock import rules as stock_rules
-from services.commerce.stock.repository import HOLDS, STOCK, Move, StockRepository, row_in
+from services.commerce.stock.repository import HOLDS, STOCK, HoldChange, StockRepository, row_in
 from services.commerce.stock.rules import Hold, stock_id
 from services.kit import clock, errors, ids
 from services.kit.errors import Conflict, NotFound, Refusal
@@ -33,49 +35,55 @@ from services.kit.transactions.idempotency import IdempotencyKey
 from services.kit.transactions.unit_of_work import UnitOfWork
 
 ATTEMPTS_MAX = 8
-"""Looks at an order that others keep changing."""
+"""A step reads its order at most this often while concurrent calls change it."""
 
 Place = Callable[[Sequence[Hold]], Order]
 
 
 class Checkout:
-    """The steps of placing, paying and cancelling."""
+    """Places, pays and cancels orders."""
 
-    def __init__(self, catalog: CatalogRepository, stocks: StockRepository, store: OrderRepository, wallet: CouponClient) -> None:
-        self.catalog, self.stocks, self.store, self.wallet = catalog, stocks, store, wallet
-        self.orders = store.orders
+    def __init__(self, catalog: CatalogRepository, stocks: StockRepository, repository: OrderRepository, wallet: CouponClient) -> None:
+        self.catalog, self.stocks, self.repository, self.wallet = catalog, stocks, repository, wallet
+        self.orders = repository.orders
 
     # placing ---------------------------------------------------------------------------------------------------------
 
-    async def place_holds(self, uow: UnitOfWork, asked: NewOrder, destination: bytes | None) -> Shaped:
-        """An order of held goods. Only what is asked now must lie ahead: what a hold says may be over by the time it is ordered."""
-        stock_rules.check_needed(asked.needed_by, uow.at)
-        holds = [await self.stocks.holds.load(id, session=uow.session, writing=True) for id in dict.fromkeys(asked.hold_ids)]
+    async def place_holds(self, uow: UnitOfWork, new: NewOrder, destination: bytes | None) -> Shaped:
+        """Places an order of held goods and returns it.
+
+        The request's own `needed_by` must lie ahead. That of a hold may have passed since.
+        """
+        stock_rules.check_needed_by(new.needed_by, uow.at)
+        holds = [await self.stocks.holds.load(id, session=uow.session, writing=True) for id in dict.fromkeys(new.hold_ids)]
         for hold in holds:
-            if hold.consumer_id != asked.consumer_id:
+            if hold.consumer_id != new.consumer_id:
                 raise self.stocks.holds.missing(hold.id)
-        rules.check_store(holds, asked.store_id)
-        needed_by = asked.needed_by or min((hold.needed_by for hold in holds if hold.needed_by), default=None)
+        rules.check_store(holds, new.store_id)
+        needed_by = new.needed_by or min((hold.needed_by for hold in holds if hold.needed_by), default=None)
         variant_ids = [hold.variant_id for hold in holds]
-        person = await self.store.persons.of(asked.consumer_id, uow.session)
-        asked = replace(asked, needed_by=needed_by, store_id=holds[0].store_id)
-        place = await self._prepare(asked, person, variant_ids, destination, uow.at, uow.session)
+        person = await self.repository.persons.of(new.consumer_id, uow.session)
+        new = replace(new, needed_by=needed_by, store_id=holds[0].store_id)
+        place = await self._prepare(new, person, variant_ids, destination, uow.at, uow.session)
         order = place(holds)
         for hold in holds:
             await self.stocks.holds.replace(uow, stock_rules.order(hold, order.id, uow.at, rules.pay_by(order)), before=hold)
-        return await self.store.own.insert(uow, order)
+        return await self.repository.owned.insert(uow, order)
 
     async def place_lines(
         self, key: IdempotencyKey, asked: NewOrder, destination: bytes | None, at: datetime
     ) -> orders_pb2.PlaceOrderResponse:
-        """An order of goods that are taken from the store's stock with it, all or none, unless too much is held for the consumer."""
+        """Places an order and holds its goods in the same transaction, all or none, and returns it.
+
+        `Exhausted` if a line is out of stock or the consumer's hold quota is used up.
+        """
         quantities: dict[str, int] = {}
         for line in asked.lines:
             quantities[line.variant_id] = quantities.get(line.variant_id, 0) + line.quantity
         refs = {id: DocumentRef(STOCK, stock_id(asked.store_id, id)) for id in quantities}
         hold_ids = {id: ids.new("hld") for id in quantities}
-        until = await self.stocks.held_until([ref.id for ref in refs.values()])
-        holder = await self.stocks.holders.who(asked.consumer_id, asked.store_id)
+        until = await self.stocks.find_held_until([ref.id for ref in refs.values()])
+        holder = await self.stocks.hold_quota.find_holder(asked.consumer_id, asked.store_id)
         place = await self._prepare(asked, holder.person, quantities, destination, at)
 
         def decide(state: Counters) -> ChangeSet:
@@ -96,15 +104,18 @@ class Checkout:
             )
 
         counters = list(refs.values())
-        return await self.stocks.holders.hold(key, holder, at, counters, decide, orders_pb2.PlaceOrderResponse)
+        return await self.stocks.hold_quota.commit_hold(key, holder, at, counters, decide, orders_pb2.PlaceOrderResponse)
 
     async def lock_coupons(self, order: Order) -> Order:
-        """The order with what its coupons take off, not written yet. When the wallet refuses, the order is cancelled and that is raised."""
+        """Locks the order's coupons and returns it with their discounts, not written yet.
+
+        If the wallet refuses, cancels the order and raises the refusal.
+        """
         try:
             return rules.apply_coupons(order, await self.wallet.lock(order))
         except Refusal as refusal:
             if not refusal.retryable:
-                refused = Refused(refusal.code, refusal.reason, refusal.message, refusal.metadata)
+                refused = CouponRefusal(refusal.code, refusal.reason, refusal.message, refusal.metadata)
                 await self.cancel(order, CancelReason.COUPON_REFUSED, refused=refused)
             raise
 
@@ -117,10 +128,10 @@ class Checkout:
         at: datetime,
         session: Session = None,
     ) -> Place:
-        """What makes the order of holds: all that has to be read for it is read."""
-        variants = await self.catalog.known(variant_ids, session)
-        visit = await self.store.visit_of(person, session)
-        stores = await self.stocks.known_stores([asked.store_id], session=session) if asked.destination else {}
+        """Reads everything that the order depends on and returns the function that makes it from holds."""
+        variants = await self.catalog.find_variants(variant_ids, session)
+        visit = await self.repository.find_visit_of(person, session)
+        stores = await self.stocks.find_stores([asked.store_id], session=session) if asked.destination else {}
         order_id, real_at = ids.new("ord"), clock.real()
 
         def place(holds: Sequence[Hold]) -> Order:
@@ -139,7 +150,10 @@ class Checkout:
     # paying ----------------------------------------------------------------------------------------------------------
 
     async def finish(self, order_id: str) -> Order:
-        """Takes an order whose payment is approved to its end; one that is not being paid is answered as it stands."""
+        """Completes an order whose payment is approved and returns it. An order in another state is returned unchanged.
+
+        `Unavailable` if the wallet does not answer or concurrent calls keep changing the order.
+        """
         for _ in range(ATTEMPTS_MAX):
             order = await self.orders.unscoped.load(order_id)
             if order.state is not OrderState.PAYING:
@@ -151,35 +165,37 @@ class Checkout:
                 await self.cancel(order, CancelReason.COUPONS_LOST)
                 continue
             paid, events = rules.settle(order)
-            moves = [Move(after, reserved=-gone, on_hand=-gone) for after, gone in map(stock_rules.sell, await self._holds(order))]
+            sold = map(stock_rules.sell, await self._load_holds(order))
+            changes = [HoldChange(hold, reserved=-quantity, on_hand=-quantity) for hold, quantity in sold]
             try:
-                await self.stocks.move(None, moves, Empty(), updates=[(ORDERS, *self.orders.change(paid))], events=events)
+                await self.stocks.apply_hold_changes(None, changes, Empty(), updates=[(ORDERS, *self.orders.change(paid))], events=events)
             except Conflict:
-                continue  # another call or the sweeper was faster; look again
+                continue  # another call or the sweeper changed the order first; read it again
             return paid
-        raise errors.Unavailable("CONTENDED", "others keep changing this order; make the same call again")
+        raise errors.Unavailable("CONTENDED", "Concurrent calls keep changing this order. Retry with the same `idempotencyKey`.")
 
     # cancelling ------------------------------------------------------------------------------------------------------
 
     async def cancel(
-        self, order: Order, reason: CancelReason, *, key: IdempotencyKey | None = None, refused: Refused | None = None
+        self, order: Order, reason: CancelReason, *, key: IdempotencyKey | None = None, refused: CouponRefusal | None = None
     ) -> Order:
-        """The order cancelled: its goods are free (held again, when they were held before and a coupon was refused), and its coupons too.
+        """Cancels an order, frees its goods and its coupons, and returns it.
 
-        When the wallet does not answer, the sweeper frees the coupons.
+        Goods that were held before the order are held again if a coupon was refused. If the wallet does not answer, the sweeper frees
+        the coupons later. `Conflict` if the order is paid, `Unavailable` if concurrent calls keep changing it.
         """
         for _ in range(ATTEMPTS_MAX):
             after = rules.cancel(order, reason, clock.now())
-            moves: list[Move] = []
+            changes: list[HoldChange] = []
             updates = []
             if after is not order:
                 after = replace(after, refused=refused)
-                back = self._hold_again if reason is CancelReason.COUPON_REFUSED and order.of_holds else stock_rules.give_back
-                moves = [Move(hold, reserved=-free) for hold, free in map(back, await self._holds(order))]
+                give_back = self._hold_again if reason is CancelReason.COUPON_REFUSED and order.of_holds else stock_rules.give_back
+                changes = [HoldChange(hold, reserved=-freed) for hold, freed in map(give_back, await self._load_holds(order))]
                 updates = [(ORDERS, *self.orders.change(after))]
             try:
                 answer = orders_pb2.CancelOrderResponse(order=self.orders.answer(as_document(after)))
-                await self.stocks.move(key, moves, answer, updates=updates)
+                await self.stocks.apply_hold_changes(key, changes, answer, updates=updates)
             except Conflict as refusal:
                 if refusal.reason != "STATE_CHANGED":
                     raise
@@ -188,39 +204,39 @@ class Checkout:
             if after.rollback:
                 await self.roll_back(after.id)
             return after
-        raise errors.Unavailable("CONTENDED", "others keep changing this order; make the same call again")
+        raise errors.Unavailable("CONTENDED", "Concurrent calls keep changing this order. Retry with the same `idempotencyKey`.")
 
     async def roll_back(self, order_id: str) -> bool:
-        """Frees a cancelled order's coupons; False when the wallet does not answer: the sweeper does it later."""
+        """Frees a cancelled order's coupons. Returns False if the wallet does not answer; the sweeper retries."""
         try:
             await self.wallet.roll_back(order_id)
         except Refusal as refusal:
             logger().warning("coupons not rolled back yet", order_id=order_id, reason=refusal.reason)
             return False
-        await self.store.rolled_back(order_id)
+        await self.repository.mark_rolled_back(order_id)
         return True
 
     async def sweep(self) -> int:
-        """Cancels what was not paid in time, finishes what was paid for, frees what is left locked; how much of it was done."""
+        """Cancels unpaid orders, completes paid ones, and frees coupons that are still locked. Returns how many succeeded."""
         real_at = clock.real()
-        done = [await self._sweep(order, real_at) for order in await self.store.to_sweep(real_at)]
-        done += [await self.roll_back(id) for id in await self.store.to_roll_back()]
+        done = [await self._sweep(order, real_at) for order in await self.repository.list_to_sweep(real_at)]
+        done += [await self.roll_back(id) for id in await self.repository.list_to_roll_back()]
         return sum(done)
 
     async def _sweep(self, order: Order, real_at: datetime) -> bool:
         try:
-            if rules.overdue(order, real_at):
+            if rules.is_overdue(order, real_at):
                 await self.cancel(order, CancelReason.NOT_PAID)
             else:
                 await self.finish(order.id)
         except Refusal as refusal:
-            # The wallet does not answer, or it was paid just now: looked at again after a while, so that the others get their turn.
+            # The wallet does not answer, or the order was just paid. A later sweep retries, so that this order does not block others.
             logger().warning("order not swept yet", order_id=order.id, reason=refusal.reason)
-            await self.store.put_off(order, real_at + rules.FINISH_WITHIN)
+            await self.repository.postpone_sweep(order, real_at + rules.FINISH_WITHIN)
             return False
         return True
 
-    async def _holds(self, order: Order) -> list[Hold]:
+    async def _load_holds(self, order: Order) -> list[Hold]:
         return [await self.stocks.holds.unscoped.load(line.hold_id) for line in order.lines]
 
     @staticmethod

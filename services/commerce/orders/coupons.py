@@ -1,4 +1,7 @@
-"""Coupons are the district's: an order locks, spends and frees them there. Each step is keyed by the order and may be made again."""
+"""The client of the district's wallet, where an order locks, spends and frees its coupons.
+
+Each call has an idempotency key derived from the order id, so it may be repeated.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -11,13 +14,13 @@ from services.kit.mongo.codec import as_struct, builtins, fields
 
 
 class CouponClient:
-    """The district's wallet as orders use it. Raises its refusals, and `Unavailable` when it does not answer."""
+    """Calls the district's wallet. It raises the wallet's refusals, and `Unavailable` if the wallet does not answer."""
 
     def __init__(self, channel: Callable[[], grpc.aio.Channel]) -> None:
         self.channel = channel
 
     async def lock(self, order: Order) -> list[AppliedCoupon]:
-        """Locks the order's coupons, all or none; what each takes off."""
+        """Locks the order's coupons, all or none, and returns the discount of each."""
         request = wallet_pb2.LockCouponsRequest(
             request_id=f"{order.id}:lock",
             order_id=order.id,
@@ -26,18 +29,18 @@ class CouponClient:
             coupon_ids=order.coupon_ids,
             lines=[wallet_pb2.CouponLine(brand_id=line.brand_id, amount=builtins(line.amount)) for line in order.lines],
         )
-        answer: wallet_pb2.LockCouponsResponse = await self._stub().LockCoupons(request)
+        response: wallet_pb2.LockCouponsResponse = await self._stub().LockCoupons(request)
         return [
             as_struct({"coupon_id": item.coupon_id, "brand_id": item.brand_id, "discount": fields(item.amount)}, AppliedCoupon)
-            for item in answer.discounts
+            for item in response.discounts
         ]
 
     async def confirm(self, order_id: str) -> None:
-        """Spends them. `Conflict` or `NotFound` when they are no longer locked for this order."""
+        """Spends the order's coupons. `Conflict` or `NotFound` if they are no longer locked for it."""
         await self._stub().ConfirmCoupons(wallet_pb2.ConfirmCouponsRequest(request_id=f"{order_id}:confirm", order_id=order_id))
 
     async def roll_back(self, order_id: str) -> None:
-        """Frees them; an order that never locked any changes nothing."""
+        """Frees the order's coupons. Without locked coupons it has no effect."""
         await self._stub().RollbackCoupons(wallet_pb2.RollbackCouponsRequest(request_id=f"{order_id}:rollback", order_id=order_id))
 
     def _stub(self) -> Any:

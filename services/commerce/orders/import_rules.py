@@ -1,4 +1,4 @@
-"""Orders of the time before: what an import's row must be, and the paid order it becomes."""
+"""Rules of importing orders from an earlier system: a row must meet them and becomes a paid order."""
 
 from collections.abc import Mapping
 from datetime import datetime
@@ -17,7 +17,9 @@ from services.kit.values.event import Event
 from services.kit.values.money import MINOR_MAX, Currency
 
 IMPORT_MAX = 500
+"""An import has at most this many orders."""
 LINES_MAX = 200
+"""An imported order has at most this many lines."""
 
 
 class ImportedLine(Struct, frozen=True):
@@ -29,7 +31,7 @@ class ImportedLine(Struct, frozen=True):
 
 
 class ImportedOrder(Struct, frozen=True):
-    """An order of the time before, not checked yet."""
+    """An order of an earlier system, not checked yet."""
 
     order_id: str
     consumer_id: str
@@ -40,8 +42,8 @@ class ImportedOrder(Struct, frozen=True):
     scenario: Scenario = Scenario.UNSPECIFIED
 
 
-class Bounds(Struct, frozen=True):
-    """What is checked of a row, in one pass: a check of each of its lines as a struct would cost more than all the rest."""
+class RowBounds(Struct, frozen=True):
+    """The bounds of a row, checked in one conversion: converting each line separately would cost more than the rest of the import."""
 
     order_id: OrderId
     consumer_id: ConsumerId
@@ -53,30 +55,33 @@ class Bounds(Struct, frozen=True):
 
 
 class OrdersImported(Event, frozen=True):
-    """A batch of orders from before this installation was imported."""
+    """A batch of orders of an earlier system was imported."""
 
     kind = "orders_imported"
     batch_id: str
     orders: tuple[OrderSummary, ...]
 
 
-def order_of(row: ImportedOrder, *, batch_id: str, now: datetime, seller_id: str | None, brands: Mapping[str, str]) -> Order:
-    """The paid order a row becomes. `seller_id` runs its store (None: no such store), `brands` are those of the variants that exist."""
+def build_order(row: ImportedOrder, *, batch_id: str, now: datetime, seller_id: str | None, brands: Mapping[str, str]) -> Order:
+    """Returns the paid order of a row. `Invalid` or `NotFound` if the row does not meet a rule.
+
+    `seller_id` owns the store and is None if the store does not exist. `brands` has the brand of each existing variant.
+    """
     if not 0 < len(row.lines) <= LINES_MAX:
-        raise Invalid(Reason.LINES_MISSING, f"an order has 1 to {LINES_MAX} lines", field="lines")
+        raise Invalid(Reason.LINES_MISSING, f"An order must have 1 to {LINES_MAX} lines.", field="lines")
     if seller_id is None:
-        raise NotFound(Reason.STORE_NOT_FOUND, "there is no such store", store_id=row.store_id)
+        raise NotFound(Reason.STORE_NOT_FOUND, "No such store. Check the id.", store_id=row.store_id)
     if row.paid_at > now:
-        raise Invalid(Reason.NOT_PAST, "an imported order was paid in the past", field="paid_at")
+        raise Invalid(Reason.NOT_PAST, "The time of payment is in the future. Import only paid orders.", field="paid_at")
     currency = row.lines[0].paid.currency
     for line in row.lines:
         if line.variant_id not in brands:
-            raise NotFound(Reason.VARIANT_NOT_FOUND, f"there is no variant {line.variant_id}", variant_id=line.variant_id)
+            raise NotFound(Reason.VARIANT_NOT_FOUND, f"No such variant: {line.variant_id}. Check the id.", variant_id=line.variant_id)
         if line.paid.currency != currency:
-            raise Invalid(Reason.CURRENCY_MIXED, "one order is in one currency", field="paid")
-    _check(row, currency)
-    nothing = Price(currency)
-    lines = tuple(Line(line.variant_id, brands[line.variant_id], line.quantity, line.paid, nothing, line.paid) for line in row.lines)
+            raise Invalid(Reason.CURRENCY_MIXED, "The order has several currencies. Use one currency.", field="paid")
+    _check_bounds(row, currency)
+    no_discount = Price(currency)
+    lines = tuple(Line(line.variant_id, brands[line.variant_id], line.quantity, line.paid, no_discount, line.paid) for line in row.lines)
     total = Price(currency, _total(row))
     return Order(
         id=row.order_id,
@@ -86,18 +91,18 @@ def order_of(row: ImportedOrder, *, batch_id: str, now: datetime, seller_id: str
         brand_ids=sorted({line.brand_id for line in lines}),
         state=OrderState.PAID,
         touchpoint=row.touchpoint,
-        scenario=row.scenario if row.scenario is not Scenario.UNSPECIFIED else _usual(row.touchpoint),
+        scenario=row.scenario if row.scenario is not Scenario.UNSPECIFIED else _default_scenario(row.touchpoint),
         placed_at=row.paid_at,
         paid_at=row.paid_at,
         amount=total,
-        discount=nothing,
+        discount=no_discount,
         total=total,
         lines=lines,
         batch_id=batch_id,
     )
 
 
-def _check(row: ImportedOrder, currency: str) -> None:
+def _check_bounds(row: ImportedOrder, currency: str) -> None:
     as_struct(
         {
             "order_id": row.order_id,
@@ -108,7 +113,7 @@ def _check(row: ImportedOrder, currency: str) -> None:
             "paid": [line.paid.minor for line in row.lines],
             "total": _total(row),
         },
-        Bounds,
+        RowBounds,
     )
 
 
@@ -116,5 +121,5 @@ def _total(row: ImportedOrder) -> int:
     return sum(line.paid.minor for line in row.lines)
 
 
-def _usual(touchpoint: Touchpoint) -> Scenario:
+def _default_scenario(touchpoint: Touchpoint) -> Scenario:
     return Scenario.IN_STORE if touchpoint is Touchpoint.STORE else Scenario.AT_HOME

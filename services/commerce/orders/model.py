@@ -1,4 +1,4 @@
-"""The nouns of orders: lines, coupons, payments, the order itself and what events carry of it."""
+"""The model of orders: lines, coupons, payments, the order itself, and its events."""
 
 from datetime import datetime
 from typing import Annotated
@@ -7,7 +7,7 @@ from msgspec import Meta, Struct
 
 from services.commerce.catalog.rules import Price
 from services.commerce.orders.enums import CancelReason, OrderState, PaymentMethod
-from services.commerce.orders.scenario import Basis
+from services.commerce.orders.scenario import ScenarioBasis
 from services.commerce.stock.enums import Method
 from services.commerce.stock.rules import ConsumerId, Point, Quantity, StoreId
 from services.kit import ids
@@ -15,13 +15,15 @@ from services.kit.enums import Scenario, Touchpoint
 from services.kit.values.event import Event
 
 LINES_MAX = 50
+"""An order has at most this many lines."""
 COUPONS_MAX = 10
+"""An order names at most this many coupons."""
 
 OrderId = Annotated[str, Meta(pattern=ids.shape("ord", length_max=60))]
 
 
 class Line(Struct, frozen=True, omit_defaults=True):
-    """One line: `paid` = `amount` - `discount`."""
+    """A line of an order: `paid` = `amount` - `discount`."""
 
     variant_id: str
     brand_id: str
@@ -43,7 +45,7 @@ class AppliedCoupon(Struct, frozen=True):
 
 
 class Payment(Struct, frozen=True):
-    """What was paid."""
+    """An approved payment."""
 
     id: str
     method: PaymentMethod
@@ -52,14 +54,14 @@ class Payment(Struct, frozen=True):
 
 
 class NewLine(Struct, frozen=True):
-    """Goods asked for without a hold."""
+    """Goods to order that are not held yet."""
 
     variant_id: str
     quantity: Quantity
 
 
 class Destination(Struct, frozen=True):
-    """Where an order goes."""
+    """The destination of a delivery."""
 
     address: Annotated[str, Meta(max_length=300)] = ""
     recipient: Annotated[str, Meta(max_length=100)] = ""
@@ -82,7 +84,7 @@ class NewOrder(Struct, frozen=True):
     scenario_hint: Scenario = Scenario.UNSPECIFIED
 
 
-class PaymentAsked(Struct, frozen=True):
+class PaymentRequest(Struct, frozen=True):
     """The fields of a PayOrderRequest."""
 
     order_id: str
@@ -90,8 +92,8 @@ class PaymentAsked(Struct, frozen=True):
     sandbox_token: str = ""
 
 
-class Refused(Struct, frozen=True):
-    """The refusal by which the wallet refused an order's coupons, kept so that a repeat of the request gets it again."""
+class CouponRefusal(Struct, frozen=True):
+    """The wallet's refusal of an order's coupons, stored so that a repeat of the request gets it again."""
 
     code: str
     reason: str
@@ -100,11 +102,13 @@ class Refused(Struct, frozen=True):
 
 
 class Order(Struct, frozen=True):
-    """An order.
+    """An order. Fields that its message lacks:
 
-    Beside what its message tells: `brand_ids` are those of its lines; `rollback` says that its coupons are still to be rolled back;
-    `refused` is what the wallet refused it with; `of_holds`, that its goods were held before it; `sweep_at` is when, on the machine's
-    clock, the sweeper looks after it.
+    - `brand_ids`: the brands of its lines.
+    - `rollback`: true while its coupons must still be rolled back.
+    - `refused`: the wallet's refusal of its coupons.
+    - `of_holds`: true if its goods were held before it was placed.
+    - `sweep_at`: the time, by the machine's clock, at which the sweeper cancels or finishes it.
     """
 
     id: OrderId
@@ -120,7 +124,7 @@ class Order(Struct, frozen=True):
     discount: Price
     total: Price
     lines: tuple[Line, ...] = ()
-    scenario_basis: Basis | None = None
+    scenario_basis: ScenarioBasis | None = None
     method: Method | None = None
     needed_by: datetime | None = None
     arrives_at: datetime | None = None
@@ -132,7 +136,7 @@ class Order(Struct, frozen=True):
     coupons: tuple[AppliedCoupon, ...] = ()
     payment: Payment | None = None
     destination: bytes | None = None
-    refused: Refused | None = None
+    refused: CouponRefusal | None = None
     rollback: bool = False
     of_holds: bool = False
     sweep_at: datetime | None = None
@@ -141,7 +145,7 @@ class Order(Struct, frozen=True):
 
 
 class SummaryLine(Struct, frozen=True):
-    """A line as the events carry it."""
+    """A line in an event."""
 
     brand_id: str
     variant_id: str
@@ -150,7 +154,7 @@ class SummaryLine(Struct, frozen=True):
 
 
 class OrderSummary(Struct, frozen=True):
-    """An order as the events carry it."""
+    """An order in an event."""
 
     order_id: str
     consumer_id: str

@@ -1,4 +1,4 @@
-"""What payment providers tell of their own accord."""
+"""Payment notices: the signed webhooks by which payment providers report payments."""
 
 import msgspec
 from msgspec import Struct
@@ -8,9 +8,10 @@ from services.commerce.orders.enums import PaymentMethod, Reason
 from services.commerce.orders.model import Order, OrderId
 from services.kit.errors import Conflict, Invalid
 
-APPROVED = "payment.approved"
-SANDBOX = "sandbox"
-"""The sender that takes no money."""
+PAYMENT_APPROVED = "payment.approved"
+"""The type of the notices that change an order."""
+SANDBOX_SENDER = "sandbox"
+"""The sender of notices about payments that take no money."""
 
 
 class Notice(Struct, frozen=True):
@@ -19,35 +20,37 @@ class Notice(Struct, frozen=True):
     type: str
 
 
-class Paid(Struct, frozen=True):
+class ApprovedPayment(Struct, frozen=True):
     """The data of a notice that a payment was approved."""
 
     order_id: OrderId
     amount: Price
 
 
-class Approved(Struct, frozen=True):
-    """The notice itself."""
+class PaymentApprovedNotice(Struct, frozen=True):
+    """A notice that a payment was approved."""
 
-    data: Paid
+    data: ApprovedPayment
 
 
-def paid(body: bytes) -> Paid | None:
-    """What was paid, by a notice of that type; None for one of another type."""
+def parse_payment(body: bytes) -> ApprovedPayment | None:
+    """Returns the payment of a notice, or None if the notice has another type. `Invalid` if the body is malformed."""
     try:
-        if msgspec.json.decode(body, type=Notice).type != APPROVED:
+        if msgspec.json.decode(body, type=Notice).type != PAYMENT_APPROVED:
             return None
-        return msgspec.json.decode(body, type=Approved).data
+        return msgspec.json.decode(body, type=PaymentApprovedNotice).data
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise Invalid(Reason.NOTICE_INVALID, f"the notice is not as its sender's are: {error}", field="body") from None
+        message = f"The body is not a notice of a known form. Send the documented JSON. Cause: {error}."
+        raise Invalid(Reason.NOTICE_INVALID, message, field="body") from None
 
 
-def method_of(sender: str) -> PaymentMethod:
-    """How an order is paid that this sender tells of."""
-    return PaymentMethod.SANDBOX if sender == SANDBOX else PaymentMethod.PROVIDER
+def payment_method(sender: str) -> PaymentMethod:
+    """Returns the payment method of the payments that this sender reports."""
+    return PaymentMethod.SANDBOX if sender == SANDBOX_SENDER else PaymentMethod.PROVIDER
 
 
-def check_amount(paid: Paid, order: Order) -> None:
-    """Refuses a payment of anything but the order's total."""
-    if paid.amount != order.total:
-        raise Conflict(Reason.AMOUNT_DIFFERS, "what was paid is not what the order comes to", order_id=order.id)
+def check_amount(payment: ApprovedPayment, order: Order) -> None:
+    """Raises `Conflict` if the payment differs from the order's total."""
+    if payment.amount != order.total:
+        message = "The paid amount differs from the order's total. Refund it, and pay the exact total."
+        raise Conflict(Reason.AMOUNT_DIFFERS, message, order_id=order.id)

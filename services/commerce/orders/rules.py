@@ -1,4 +1,4 @@
-"""How an order goes from being placed to being paid or cancelled."""
+"""Rules of orders: how an order is placed, paid and cancelled."""
 
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime, timedelta
@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 from msgspec.structs import replace
 
 from services.commerce.catalog.rules import Price, Variant
-from services.commerce.discovery.rules import check_delivered
+from services.commerce.discovery.rules import check_delivery
 from services.commerce.orders.enums import CancelReason, OrderState, PaymentMethod, Reason
 from services.commerce.orders.model import (
     LINES_MAX,
@@ -17,10 +17,10 @@ from services.commerce.orders.model import (
     OrderPaid,
     OrderSummary,
     Payment,
-    PaymentAsked,
+    PaymentRequest,
     SummaryLine,
 )  # fmt: skip
-from services.commerce.orders.scenario import Basis
+from services.commerce.orders.scenario import ScenarioBasis
 from services.commerce.stock.enums import Method
 from services.commerce.stock.rules import Hold, Point, Store
 from services.kit.enums import Scenario, Touchpoint
@@ -29,49 +29,55 @@ from services.kit.values.money import allocate
 from services.kit.values.phones import e164
 
 PAY_WITHIN = timedelta(minutes=30)
+"""An order that is not paid within this time is cancelled."""
 FINISH_WITHIN = timedelta(seconds=30)
-"""An approved payment that has not become a paid order by then is finished by the sweeper."""
-SANDBOX_APPROVES = "approve"
+"""The sweeper finishes an order that is not paid this long after its payment was approved."""
+SANDBOX_APPROVAL_TOKEN = "approve"
+"""The sandbox approves a payment with this token and declines any other."""
+NO_MONEY = Price("XXX")
+"""The sums of an order before `set_lines` calculates them. XXX is the ISO 4217 code of no currency."""
 
 
 # placing -------------------------------------------------------------------------------------------------------------
 
 
-def check_asked(asked: NewOrder) -> NewOrder:
-    """Refuses an order of nothing, of goods held and not held, of goods of no store, to nowhere, or with a phone that cannot exist."""
-    if bool(asked.hold_ids) == bool(asked.lines):
-        raise Invalid(Reason.LINES_MISSING, "name the holds, or the lines, that it is made of", field="hold_ids")
-    if asked.lines and not asked.store_id:
-        raise Invalid(Reason.INVALID_FIELD, "name the store that serves the lines", field="store_id")
-    if asked.destination and not asked.destination.address.strip():
-        raise Invalid(Reason.DESTINATION_MISSING, "say where it is to be delivered", field="destination.address")
-    if asked.destination and asked.destination.phone:
+def check_new_order(new: NewOrder) -> NewOrder:
+    """Returns the order to be placed. `Invalid` if its fields do not fit together or its phone number is not valid."""
+    if bool(new.hold_ids) == bool(new.lines):
+        raise Invalid(Reason.LINES_MISSING, "An order needs either `holdIds` or `lines`. Set one of them.", field="hold_ids")
+    if new.lines and not new.store_id:
+        raise Invalid(Reason.INVALID_FIELD, "An order with `lines` needs `storeId`. Set it.", field="store_id")
+    if new.destination and not new.destination.address.strip():
+        raise Invalid(Reason.DESTINATION_MISSING, "The destination has no address. Set `destination.address`.", field="destination.address")
+    if new.destination and new.destination.phone:
         with under("destination.phone"):
-            e164(asked.destination.phone)
-    return asked
+            e164(new.destination.phone)
+    return new
 
 
 def check_store(holds: Sequence[Hold], store_id: str) -> None:
-    """Refuses holds of another store than the one that was named, if one was."""
+    """Raises `Invalid` if a store is named and a hold is in another store."""
     if store_id and any(hold.store_id != store_id for hold in holds):
-        raise Invalid(Reason.STORES_MIXED, "the goods are held in another store than the one named", store_ids=store_id)
+        message = "The goods are held in another store. Correct `storeId`, or leave it out."
+        raise Invalid(Reason.STORES_MIXED, message, store_ids=store_id)
 
 
 def pay_by(order: Order) -> datetime:
-    """When the order must be paid."""
+    """Returns the time by which the order must be paid."""
     return order.pay_by or order.placed_at
 
 
-def lines_of(holds: Sequence[Hold], variants: Mapping[str, Variant]) -> tuple[Line, ...]:
-    """A line for each hold, at the price it was promised at, else at today's."""
+def build_lines(holds: Sequence[Hold], variants: Mapping[str, Variant]) -> tuple[Line, ...]:
+    """Returns a line for each hold, at the promised price or else at the current one. `Invalid` if the holds do not form one order."""
     if not 0 < len(holds) <= LINES_MAX:
-        raise Invalid(Reason.LINES_MISSING, f"an order has 1 to {LINES_MAX} lines", field="hold_ids")
+        raise Invalid(Reason.LINES_MISSING, f"An order must have 1 to {LINES_MAX} lines.", field="hold_ids")
     stores = sorted({hold.store_id for hold in holds})
     if len(stores) > 1:
-        raise Invalid(Reason.STORES_MIXED, "one order is served by one store; place one for each", store_ids=",".join(stores))
-    lines = tuple(_line(hold, variants[hold.variant_id]) for hold in holds)
+        message = "The goods are held in several stores. Place one order for each store."
+        raise Invalid(Reason.STORES_MIXED, message, store_ids=",".join(stores))
+    lines = tuple(_build_line(hold, variants[hold.variant_id]) for hold in holds)
     if len({line.amount.currency for line in lines}) > 1:
-        raise Invalid(Reason.CURRENCY_MIXED, "one order is in one currency; place one for each")
+        raise Invalid(Reason.CURRENCY_MIXED, "The goods have prices in several currencies. Place one order for each currency.")
     return lines
 
 
@@ -83,7 +89,7 @@ def place(
     at: datetime,
     real_at: datetime,
     scenario: Scenario,
-    basis: Basis,
+    basis: ScenarioBasis,
     touchpoint: Touchpoint = Touchpoint.UNSPECIFIED,
     method: Method | None = None,
     needed_by: datetime | None = None,
@@ -93,19 +99,20 @@ def place(
     position: Point | None = None,
     of_holds: bool = False,
 ) -> Order:
-    """The order of these holds: it waits for its coupons, else for its payment. `at` is the caller's time, `real_at` the machine's.
+    """Returns the order of these holds. It waits for its coupons if it has any, otherwise for its payment.
 
-    A delivery is refused without a `destination`, and where the `store` does not bring it to its `position`, if these are given.
+    `at` is the caller's time, `real_at` the machine's. `Invalid` for a delivery without a `destination`. `Conflict` if `store` does not
+    deliver to `position`; both are optional.
     """
-    lines = lines_of(holds, variants)
+    lines = build_lines(holds, variants)
     promises = [hold.promise for hold in holds if hold.promise]
-    how = method or (promises[0].method if promises else Method.PICKUP)
-    if how is Method.INSTANT_DELIVERY:
+    chosen_method = method or (promises[0].method if promises else Method.PICKUP)
+    if chosen_method is Method.INSTANT_DELIVERY:
         if destination is None:
-            raise Invalid(Reason.DESTINATION_MISSING, "say where it is to be delivered", field="destination")
+            raise Invalid(Reason.DESTINATION_MISSING, "A delivery needs a destination. Set `destination`.", field="destination")
         if store is not None:
-            promised = all(hold.promise is not None and hold.promise.method is how for hold in holds)
-            check_delivered(store, position, promised=promised)
+            promised = all(hold.promise is not None and hold.promise.method is chosen_method for hold in holds)
+            check_delivery(store, position, promised=promised)
     order = Order(
         id=id,
         consumer_id=holds[0].consumer_id,
@@ -119,25 +126,21 @@ def place(
         placed_at=at,
         pay_by=at + PAY_WITHIN,
         sweep_at=real_at + PAY_WITHIN,
-        method=how,
+        method=chosen_method,
         needed_by=needed_by or min((hold.needed_by for hold in holds if hold.needed_by), default=None),
         arrives_at=max((promise.arrives_at for promise in promises), default=None),
         coupon_ids=list(coupon_ids),
         destination=destination,
         of_holds=of_holds,
-        amount=NOTHING,
-        discount=NOTHING,
-        total=NOTHING,
+        amount=NO_MONEY,
+        discount=NO_MONEY,
+        total=NO_MONEY,
     )
-    return with_lines(order, lines)
+    return set_lines(order, lines)
 
 
-NOTHING = Price("XXX")
-"""No money in no currency; replaced by `with_lines`."""
-
-
-def with_lines(order: Order, lines: tuple[Line, ...]) -> Order:
-    """The order with these lines and their sums."""
+def set_lines(order: Order, lines: tuple[Line, ...]) -> Order:
+    """Returns the order with these lines and their sums."""
     currency = lines[0].amount.currency
     amount, discount = (sum(getattr(line, name).minor for line in lines) for name in ("amount", "discount"))
     return replace(
@@ -146,66 +149,68 @@ def with_lines(order: Order, lines: tuple[Line, ...]) -> Order:
 
 
 def apply_coupons(order: Order, coupons: Sequence[AppliedCoupon]) -> Order:
-    """The order with what its coupons take off, shared out to the lines of each coupon's brand; it waits for payment from now on."""
+    """Returns the order with the discount of each coupon allocated to the lines of its brand. The order then waits for its payment."""
     if order.state is not OrderState.PLACING:
         return order
     lines = list(order.lines)
     for coupon in coupons:
-        places = [place for place, line in enumerate(lines) if line.brand_id == coupon.brand_id]
-        shares = allocate(coupon.discount.minor, [lines[place].paid.minor for place in places])
-        for place, share in zip(places, shares, strict=True):
-            lines[place] = _cheaper(lines[place], share)
-    return with_lines(replace(order, state=OrderState.PLACED, coupons=tuple(coupons)), tuple(lines))
+        indexes = [index for index, line in enumerate(lines) if line.brand_id == coupon.brand_id]
+        shares = allocate(coupon.discount.minor, [lines[index].paid.minor for index in indexes])
+        for index, share in zip(indexes, shares, strict=True):
+            lines[index] = _discount_line(lines[index], share)
+    return set_lines(replace(order, state=OrderState.PLACED, coupons=tuple(coupons)), tuple(lines))
 
 
 # paying and cancelling -----------------------------------------------------------------------------------------------
 
-INSTEAD = {
-    PaymentMethod.SANDBOX: "the sandbox takes no money and is off here; pay through a payment provider, or, where this is no more than a "
-    "demonstration, set QUANYU_SANDBOX_PAYMENTS=on",
-    PaymentMethod.PROVIDER: "a payment provider tells of its payments itself, by a signed notice; wait for it",
+METHOD_REFUSALS = {
+    PaymentMethod.SANDBOX: "Sandbox payments are off because they take no money. Pay through a payment provider. For a demonstration, set "
+    "QUANYU_SANDBOX_PAYMENTS=on.",
+    PaymentMethod.PROVIDER: "Only the payment provider reports its payments, by a signed notice. Wait for that notice.",
 }
-"""What to do about a method that is not taken."""
+"""The refusal message for each payment method that is not accepted."""
 
 
-def check_method(method: PaymentMethod, taken: Collection[PaymentMethod]) -> None:
-    """Refuses to be paid by a method that is not among those taken."""
-    if method not in taken:
-        raise Invalid(Reason.PAYMENT_METHOD_REFUSED, INSTEAD[method], field="method")
+def check_method(method: PaymentMethod, accepted: Collection[PaymentMethod]) -> None:
+    """Raises `Invalid` if the payment method is not accepted."""
+    if method not in accepted:
+        raise Invalid(Reason.PAYMENT_METHOD_REFUSED, METHOD_REFUSALS[method], field="method")
 
 
-def approve(order: Order, *, payment_id: str, asked: PaymentAsked, at: datetime, real_at: datetime) -> tuple[Order, list[OrderPaid]]:
-    """The order once its payment is approved; one that is paid or being paid stays as it is. `Conflict` when it cannot be paid."""
+def approve(order: Order, *, payment_id: str, request: PaymentRequest, at: datetime, real_at: datetime) -> tuple[Order, list[OrderPaid]]:
+    """Returns the order with its payment approved. A paid order, or one being paid, does not change. `Conflict` if it cannot be paid."""
     if order.state in (OrderState.PAYING, OrderState.PAID):
         return order, []
     if order.state is OrderState.CANCELLED or (order.pay_by is not None and order.pay_by <= at):
-        raise cancelled(order)
+        raise cancelled_refusal(order)
     if order.state is OrderState.PLACING:
-        raise Conflict(
-            Reason.ORDER_NOT_PLACED, "the order still waits for its coupons; place it again with the same request_id", order_id=order.id
-        )
-    if asked.method is PaymentMethod.SANDBOX and asked.sandbox_token != SANDBOX_APPROVES:
-        raise Conflict(Reason.PAYMENT_DECLINED, "the payment was declined; pay again, with a new key", order_id=order.id)
-    payment = Payment(payment_id, asked.method, order.total, at)
+        message = "The order still waits for its coupons. Place it again with the same `idempotencyKey`."
+        raise Conflict(Reason.ORDER_NOT_PLACED, message, order_id=order.id)
+    if request.method is PaymentMethod.SANDBOX and request.sandbox_token != SANDBOX_APPROVAL_TOKEN:
+        raise Conflict(Reason.PAYMENT_DECLINED, "The payment was declined. Pay again with a new `idempotencyKey`.", order_id=order.id)
+    payment = Payment(payment_id, request.method, order.total, at)
     return replace(order, state=OrderState.PAYING, payment=payment, sweep_at=real_at + FINISH_WITHIN), []
 
 
 def settle(order: Order) -> tuple[Order, list[OrderPaid]]:
-    """The order once its coupons are spent, paid when its payment was approved; `Conflict` unless one was."""
+    """Returns the order as paid at the time of its approved payment, and the event. `Conflict` if no payment was approved."""
     if order.state is OrderState.PAID:
         return order, []
     if order.state is not OrderState.PAYING or order.payment is None:
-        raise cancelled(order)
+        raise cancelled_refusal(order)
     paid = replace(order, state=OrderState.PAID, paid_at=order.payment.approved_at, sweep_at=None)
-    return paid, [OrderPaid(order.id, summary(paid))]
+    return paid, [OrderPaid(order.id, summarize(paid))]
 
 
 def cancel(order: Order, reason: CancelReason, at: datetime) -> Order:
-    """The order without effect. Cancelling twice changes nothing; what is paid, or being paid, is refused unless its coupons are lost."""
+    """Returns the cancelled order. A cancelled order does not change.
+
+    `Conflict` if the order is paid, or is being paid and its coupons are not lost.
+    """
     if order.state is OrderState.CANCELLED:
         return order
     if order.state is OrderState.PAID or (order.state is OrderState.PAYING and reason is not CancelReason.COUPONS_LOST):
-        raise Conflict(Reason.ORDER_PAID, "the order is paid or being paid; have it returned instead", order_id=order.id)
+        raise Conflict(Reason.ORDER_PAID, "The order is paid or being paid. Return the goods instead.", order_id=order.id)
     return replace(
         order,
         state=OrderState.CANCELLED,
@@ -217,13 +222,13 @@ def cancel(order: Order, reason: CancelReason, at: datetime) -> Order:
     )
 
 
-def overdue(order: Order, real_at: datetime) -> bool:
-    """Whether it waited for its payment too long."""
+def is_overdue(order: Order, real_at: datetime) -> bool:
+    """True if the order was not paid in time, by the machine's clock."""
     return order.state in (OrderState.PLACING, OrderState.PLACED) and order.sweep_at is not None and order.sweep_at <= real_at
 
 
-def summary(order: Order) -> OrderSummary:
-    """The order as the events carry it."""
+def summarize(order: Order) -> OrderSummary:
+    """Returns the form of a paid order in events."""
     assert order.paid_at is not None
     return OrderSummary(
         order_id=order.id,
@@ -238,15 +243,16 @@ def summary(order: Order) -> OrderSummary:
     )
 
 
-def cancelled(order: Order) -> Conflict:
-    """The refusal of whoever wants to pay a cancelled order."""
+def cancelled_refusal(order: Order) -> Conflict:
+    """Returns the refusal to pay a cancelled order."""
     if order.cancel_reason is CancelReason.COUPONS_LOST:
-        return Conflict(Reason.COUPONS_LOST, "its coupons were no longer locked; nothing was charged, place it again", order_id=order.id)
+        message = "The order's coupons were no longer locked, and nothing was charged. Place the order again."
+        return Conflict(Reason.COUPONS_LOST, message, order_id=order.id)
     reason = order.cancel_reason or CancelReason.NOT_PAID
-    return Conflict(Reason.ORDER_CANCELLED, "the order is cancelled; place it again", order_id=order.id, cancel_reason=reason)
+    return Conflict(Reason.ORDER_CANCELLED, "The order is cancelled. Place it again.", order_id=order.id, cancel_reason=reason)
 
 
-def _line(hold: Hold, variant: Variant) -> Line:
+def _build_line(hold: Hold, variant: Variant) -> Line:
     price = hold.promise.price if hold.promise else variant.price
     amount = Price(price.currency, price.minor * hold.quantity)
     return Line(
@@ -262,6 +268,6 @@ def _line(hold: Hold, variant: Variant) -> Line:
     )
 
 
-def _cheaper(line: Line, by: int) -> Line:
+def _discount_line(line: Line, minor: int) -> Line:
     currency = line.amount.currency
-    return replace(line, discount=Price(currency, line.discount.minor + by), paid=Price(currency, line.paid.minor - by))
+    return replace(line, discount=Price(currency, line.discount.minor + minor), paid=Price(currency, line.paid.minor - minor))

@@ -1,4 +1,4 @@
-"""Who sees what of an order: the consumer, the store and who runs it all of it; a brand whose goods were sold there its own part."""
+"""Visibility of an order: the consumer, the store and its owner see all of it; a brand whose goods it contains sees its own part."""
 
 from typing import Any
 
@@ -7,17 +7,17 @@ from services.kit.mongo.client import Document
 from services.kit.security.authorization import Reach
 
 
-def visible_to(order: Document, reach: Reach, *, everywhere: bool = False) -> Document:
-    """An order shaped like its message, as whoever reaches this may see it.
+def redact(order: Document, reach: Reach, *, everywhere: bool = False) -> Document:
+    """Returns the part of an order, shaped like its message, that a caller with this reach may see.
 
-    For a brand that only has lines in it: those lines, its coupons and their sums; `partial` says so. Neither another brand's amount
-    nor what was paid in all can be told from it, nor the message of another brand's guide that the scenario follows from.
+    A brand that only has lines in it gets these lines, its coupons and their sums, with `partial` set. That part does not reveal another
+    brand's amount, the payment, or the message of another brand's guide from which the scenario was derived.
     """
-    if everywhere or _whole(order, reach):
+    if everywhere or _sees_all(order, reach):
         return order
     brands = reach.get(ScopeKind.BRAND, frozenset())
     lines = [line for line in order.get("lines", ()) if line["brand_id"] in brands]
-    seen = order | {
+    part = order | {
         "lines": lines,
         "coupons": [coupon for coupon in order.get("coupons", ()) if coupon["brand_id"] in brands],
         "amount": _sum(lines, "amount"),
@@ -26,12 +26,12 @@ def visible_to(order: Document, reach: Reach, *, everywhere: bool = False) -> Do
         "partial": True,
     }
     if basis := order.get("scenario_basis"):
-        seen["scenario_basis"] = {name: value for name, value in basis.items() if not name.startswith("evidence")}
-    seen.pop("payment", None)
-    return seen
+        part["scenario_basis"] = {name: value for name, value in basis.items() if not name.startswith("evidence")}
+    part.pop("payment", None)
+    return part
 
 
-def _whole(order: Document, reach: Reach) -> bool:
+def _sees_all(order: Document, reach: Reach) -> bool:
     return (
         order["consumer_id"] in reach.get(ScopeKind.CONSUMER, frozenset())
         or order["store_id"] in reach.get(ScopeKind.STORE, frozenset())
@@ -40,7 +40,7 @@ def _whole(order: Document, reach: Reach) -> bool:
 
 
 def _sum(lines: list[Document], name: str) -> dict[str, Any] | None:
-    """The sum of one of the lines' amounts; None when there is none."""
+    """Returns the sum of one amount of the lines, or None without lines."""
     if not lines:
         return None
     return {"minor": sum(line[name]["minor"] for line in lines), "currency": lines[0][name]["currency"]}

@@ -1,1 +1,1 @@
-"""Stock of every store and warehouse, and the holds on it."""
+"""The stock of every store and warehouse, and the holds on it."""

@@ -1,10 +1,10 @@
-"""How many holds stand for one holder at a time: exact, though nothing counts them up or down.
+"""The hold quota: an exact limit on the live holds of one holder, without a counter.
 
-A holder is a person, or a brand whose staff hold for a person. Whatever holds goods raises the row of its holder in
-its own transaction. Whoever holds reads that row and then the holds that stand; the group_commit decides only on the same row, else one more was
-held there meanwhile and it is looked at again. What ends a hold need not know.
-Ids that are linked are one person from the moment that is heard: what stands under each of them counts on, though together it be more
-than may stand; so does what is being held at that very moment.
+A holder is a person, or a brand whose staff hold goods for a person. Each new hold raises the version of its holder's document in its
+own transaction. A request reads that version, then counts the live holds. The group commit accepts its decision only on the same
+version; otherwise a concurrent hold was made, and the request counts again. The end of a hold changes no document here.
+Linked consumer ids are one person as soon as the event of the link is applied. The existing holds under each id then count together,
+even above the limit, and so do holds that are committed at that moment.
 """
 
 from collections.abc import Callable, Sequence
@@ -30,28 +30,36 @@ from services.kit.transactions.idempotency import IdempotencyKey
 
 HOLDERS = "holders"
 ATTEMPTS_MAX = 2 * HOLDS_MAX
-"""Looks at a holder for whom others hold at the same moment; after HOLDS_MAX holds the answer is no."""
+"""A request counts at most this often while concurrent requests hold goods for the same holder. After HOLDS_MAX holds it is refused."""
 HELD_MEANWHILE = "HELD_MEANWHILE"
+"""The reason for counting again. It never leaves this module."""
 BY_HOLDER = [(field, ASCENDING) for field in ("consumer_id", "state", "expires_at", "staff_brand_id")]
+"""The index on holds that the count uses."""
 Answer = TypeVar("Answer", bound=Message)
 Decide = Callable[[Snapshot], ChangeSet]
 
 
 class Holder(Struct, frozen=True):
-    """Among whose holds one counts: the person's own, under any of their ids (in every brand's stores), or, with `brand_id`, those that
-    this brand's staff made for them. So staff neither use up what a consumer may hold nor learn what they hold elsewhere."""
+    """The holder whose quota a hold counts against.
+
+    Without `brand_id` it is the person, under any of their ids and in every brand's stores. With it, it is that brand, for the holds that
+    its staff make for the person. So staff neither use up a consumer's own quota nor learn about their holds elsewhere.
+    """
 
     person: Person
     brand_id: str | None = None
 
     @property
     def id(self) -> str:
-        """One id for each."""
+        """The id of the holder's document."""
         return f"{self.person.id}:{self.brand_id}" if self.brand_id else self.person.id
 
 
-class Standing(Struct, frozen=True):
-    """What stands for a holder: the version of their row, how many live holds, and when the first ends, if the caller reaches that one."""
+class QuotaUsage(Struct, frozen=True):
+    """A holder's use of the quota: the version of their document, the number of live holds, and the earliest end of one.
+
+    `free_at` is None if the hold that ends first is outside the caller's scope.
+    """
 
     ref: DocumentRef
     version: int
@@ -59,7 +67,7 @@ class Standing(Struct, frozen=True):
     free_at: datetime | None
 
     def deciding(self, decide: Decide) -> Decide:
-        """`decide` on no other row than this; `Exhausted` TOO_MANY_HOLDS when there are as many as may be."""
+        """Returns `decide`, bound to this version of the document. It raises `Exhausted` TOO_MANY_HOLDS if the quota is used up."""
 
         def one_more(state: Snapshot) -> ChangeSet:
             row = state[self.ref]
@@ -73,7 +81,7 @@ class Standing(Struct, frozen=True):
 
 
 class HoldQuota:
-    """The holders' rows."""
+    """Enforces the quota when goods are held."""
 
     def __init__(
         self,
@@ -83,53 +91,59 @@ class HoldQuota:
         stores: ScopedCollection[Store],
         holds: ScopedCollection[Hold],
     ) -> None:
-        self.group_commit, self.rows, self.persons, self.stores, self.holds = group_commit, database[HOLDERS], persons, stores, holds
+        self.group_commit, self.persons, self.stores, self.holds = group_commit, persons, stores, holds
+        self.collection = database[HOLDERS]
 
-    async def who(self, consumer_id: str, store_id: str) -> Holder:
-        """The holder of what the caller takes from a store: the person behind that id, if it is the caller's, else for
-        them the brand that runs it."""
+    async def find_holder(self, consumer_id: str, store_id: str) -> Holder:
+        """Returns the holder for goods that the caller takes from a store: the consumer themself, or the store's brand for its staff.
+
+        `NotFound` if the store does not exist.
+        """
         person = await self.persons.of(consumer_id)
-        # By their own reach: whoever reaches everything is nobody's consumer.
+        # The caller's own ids only: an operator reaches every consumer and is none of them.
         if consumer_id in caller().reach.get(ScopeKind.CONSUMER, frozenset()):
             return Holder(person)
         store = await self.stores.collection.find_one({"_id": store_id}, {"brand_id": 1})
         if store is None:
-            raise NotFound(Reason.STOCK_NOT_FOUND, "there is no such store", store_id=store_id)
+            raise NotFound(Reason.STOCK_NOT_FOUND, "No such store. Check `storeId`.", store_id=store_id)
         return Holder(person, store["brand_id"])
 
-    async def hold(
+    async def commit_hold(
         self, key: IdempotencyKey, holder: Holder, at: datetime, counters: Sequence[DocumentRef], decide: Decide, answer_type: type[Answer]
     ) -> Answer:
-        """What the group_commit answers to a decision that holds goods for this holder, one call of HOLDS_MAX that stand as of `at`."""
-        for _ in range(ATTEMPTS_MAX):
-            standing = await self.standing(holder, at)
-            try:
-                return await self.group_commit.run(key, [*counters, standing.ref], standing.deciding(decide), answer_type)
-            except Unavailable as refused:
-                if refused.reason != HELD_MEANWHILE:
-                    raise
-        raise Unavailable("CONTENDED", "others hold for this consumer at the same moment; make the same call again")
+        """Commits a decision that holds goods and returns its answer. It counts as one of the holder's HOLDS_MAX as of `at`.
 
-    async def standing(self, holder: Holder, at: datetime) -> Standing:
-        """The row first: what is held after it was read raises it."""
-        row: Document | None = await self.rows.find_one({"_id": holder.id})
-        if row is None:
-            whose = {"consumer_id": holder.person.id, "brand_id": holder.brand_id}
-            await self.rows.update_one({"_id": holder.id}, {"$setOnInsert": {"version": 1, **whose}}, upsert=True)
-            row = await self.rows.find_one({"_id": holder.id})
-            assert row is not None
-        # Of several ids' holds it would else be a guess which index is best, and kept: that of the sweeper goes through everybody's.
-        found = self.holds.collection.find(live_of(holder, at)).sort("expires_at", 1).hint(BY_HOLDER)
+        `Exhausted` if the quota is used up, `Unavailable` if concurrent requests keep holding goods for the same holder.
+        """
+        for _ in range(ATTEMPTS_MAX):
+            usage = await self.find_usage(holder, at)
+            try:
+                return await self.group_commit.run(key, [*counters, usage.ref], usage.deciding(decide), answer_type)
+            except Unavailable as refusal:
+                if refusal.reason != HELD_MEANWHILE:
+                    raise
+        raise Unavailable("CONTENDED", "Concurrent requests hold goods for this consumer. Retry with the same `idempotencyKey`.")
+
+    async def find_usage(self, holder: Holder, at: datetime) -> QuotaUsage:
+        """Returns the holder's use of the quota as of `at`."""
+        # The document is read before the holds: a hold that is made after this read raises its version.
+        document: Document | None = await self.collection.find_one({"_id": holder.id})
+        if document is None:
+            fields = {"consumer_id": holder.person.id, "brand_id": holder.brand_id}
+            await self.collection.update_one({"_id": holder.id}, {"$setOnInsert": {"version": 1, **fields}}, upsert=True)
+            document = await self.collection.find_one({"_id": holder.id})
+            assert document is not None
+        # Without the hint, MongoDB may choose and cache the sweeper's index for several ids, and read the holds of all consumers.
+        found = self.holds.collection.find(live_holds_filter(holder, at)).sort("expires_at", 1).hint(BY_HOLDER)
         live = await found.limit(HOLDS_MAX).to_list(HOLDS_MAX)
         free_at = live[0]["expires_at"] if live and self.holds.owns(live[0]) else None
-        return Standing(DocumentRef(HOLDERS, holder.id), row["version"], len(live), free_at)
+        return QuotaUsage(DocumentRef(HOLDERS, holder.id), document["version"], len(live), free_at)
 
 
-def live_of(holder: Holder, at: datetime) -> Document:
-    """The holds that keep goods back for a holder as of `at`, unpaid orders' among them, and count.
+def live_holds_filter(holder: Holder, at: datetime) -> Document:
+    """Returns the filter of the holds that count against a holder's quota as of `at`, including those of unpaid orders.
 
-    Those from before holds kept `staff_brand_id` have none and count for the consumer, whoever made them, as they did then; none outlives
-    the half hour in which an order is paid.
+    Holds stored before `staff_brand_id` existed lack it and count for the consumer until they end, after 30 minutes at most.
     """
     return {
         "consumer_id": {"$in": sorted(holder.person.ids)},

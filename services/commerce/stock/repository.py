@@ -1,4 +1,4 @@
-"""The collections of stores, stock and holds. Stock moves in the group_commit only: many want the same row at once."""
+"""The collections of stores, stock and holds. Stock changes by group commit: many requests change one document at once."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
@@ -31,11 +31,12 @@ STOCK = "stock"
 HOLDS = "holds"
 LATEST_FIRST = [("held_at", -1)]
 SWEPT_MAX = 500
+"""One sweep expires at most this many holds."""
 Answer = TypeVar("Answer", bound=Message)
 
 
-class Move(NamedTuple):
-    """A hold that changes, and what that adds to its stock row."""
+class HoldChange(NamedTuple):
+    """A changed hold, and what the change adds to its stock."""
 
     hold: Hold
     reserved: int = 0
@@ -43,11 +44,11 @@ class Move(NamedTuple):
 
 
 class StockRepository:
-    """What every store has, and what is kept back of it."""
+    """Reads and writes stores, their stock and the holds on it."""
 
     def __init__(self, database: Database, group_commit: GroupCommit, persons: PersonProjection) -> None:
         self.database, self.group_commit, self.persons = database, group_commit, persons
-        # Fed by StoreChanged; who may write a store's stock is who reaches its row here.
+        # A projection of StoreChanged. A caller that reaches a store's document here may write its stock.
         self.stores = ScopedCollection(
             database, STORES, noun="STORE", struct=Store, scopes={ScopeKind.STORE: "_id", ScopeKind.BRAND: "brand_id"},
             indexes=[IndexModel([("active", ASCENDING), ("position", GEOSPHERE)])],
@@ -73,19 +74,19 @@ class StockRepository:
                 IndexModel(BY_HOLDER),
             ],
         )  # fmt: skip
-        self.holders = HoldQuota(database, group_commit, persons, self.stores, self.holds)
+        self.hold_quota = HoldQuota(database, group_commit, persons, self.stores, self.holds)
 
     @property
     def tables(self) -> tuple[ScopedCollection[Any], ...]:
-        """What is prepared before the start."""
+        """The collections to prepare before the service starts."""
         return self.stores, self.stocks, self.holds
 
     # levels ----------------------------------------------------------------------------------------------------------
 
     async def set_level(self, key: IdempotencyKey, store: Store, variant: Variant, on_hand: int, safety: int) -> stock_pb2.SetStockResponse:
-        """The row at a counted level, made if it is missing."""
+        """Sets the counted level of a store's stock of a variant, inserts it if it is missing, and returns it."""
         ref = DocumentRef(STOCK, stock_id(store.id, variant.id))
-        fresh = as_document(row_of(store, variant, on_hand, safety))
+        fresh = as_document(new_stock(store, variant, on_hand, safety))
 
         def decide(state: Snapshot) -> ChangeSet:
             if state[ref] is None:
@@ -99,7 +100,7 @@ class StockRepository:
         return await self.group_commit.run(key, [ref], decide, stock_pb2.SetStockResponse)
 
     async def adjust(self, key: IdempotencyKey, store_id: str, variant_id: str, change: int) -> stock_pb2.AdjustStockResponse:
-        """The row with `change` more on hand."""
+        """Adds `change`, which may be negative, to the pieces on hand and returns the stock."""
         ref = DocumentRef(STOCK, stock_id(store_id, variant_id))
 
         def decide(state: Snapshot) -> ChangeSet:
@@ -110,10 +111,11 @@ class StockRepository:
 
         return await self.group_commit.run(key, [ref], decide, stock_pb2.AdjustStockResponse)
 
-    async def bring(self, uow: UnitOfWork, rows: Mapping[int, Stock]) -> dict[int, Refusal]:
-        """Sets the levels of many rows; those left out, with why. Holds on them stay."""
-        found = self.stocks.collection.find({"_id": {"$in": [row.id for row in rows.values()]}}, {"reserved": 1}, session=uow.session)
-        reserved = {row["_id"]: row["reserved"] for row in await found.to_list(None)}
+    async def import_levels(self, uow: UnitOfWork, rows: Mapping[int, Stock]) -> dict[int, Refusal]:
+        """Sets the levels of many stocks and keeps their holds. Returns the refusals of the rejected rows, by index."""
+        query = {"_id": {"$in": [row.id for row in rows.values()]}}
+        found = self.stocks.collection.find(query, {"reserved": 1}, session=uow.session)
+        reserved = {document["_id"]: document["reserved"] for document in await found.to_list(None)}
         refused: dict[int, Refusal] = {}
         writes = []
         for index, row in rows.items():
@@ -147,10 +149,13 @@ class StockRepository:
         needed_by: datetime | None = None,
         promise: Callable[[Stock], Promise] | None = None,
     ) -> Answer:
-        """A hold on a row, with what `promise` says of that row as it stands, or `Exhausted`; exact however many come at once."""
+        """Holds goods and returns the answer. `promise` makes the hold's promise from the current stock.
+
+        `Exhausted` if too few pieces are available or the holder's quota is used up. Exact under concurrency.
+        """
         ref = DocumentRef(STOCK, stock_id(store_id, variant_id))
-        id, until = ids.new("hld"), (await self.held_until([ref.id])).get(ref.id)
-        holder = await self.holders.who(consumer_id, store_id)
+        id, until = ids.new("hld"), (await self.find_held_until([ref.id])).get(ref.id)
+        holder = await self.hold_quota.find_holder(consumer_id, store_id)
 
         def decide(state: Snapshot) -> ChangeSet:
             row = row_in(state, ref)
@@ -162,87 +167,93 @@ class StockRepository:
             increments = {ref: {"reserved": quantity}}
             return ChangeSet(increments=increments, inserts=[(HOLDS, document)], answer=answer(self.holds.answer(document)))
 
-        return await self.holders.hold(key, holder, at, [ref], decide, answer_type)
+        return await self.hold_quota.commit_hold(key, holder, at, [ref], decide, answer_type)
 
-    async def held(self, named: Mapping[str, str], page: PageRequest) -> Page:
-        """The holds of all that is named (consumer_id, store_id), latest first."""
-        (query,) = await self.persons.filters([named])
+    async def list_holds(self, criteria: Mapping[str, str], page: PageRequest) -> Page:
+        """Returns a page of the holds that meet all criteria (consumer_id, store_id), latest first."""
+        (query,) = await self.persons.filters([criteria])
         return await self.holds.page(query, page, order=LATEST_FIRST)
 
-    async def first_held(self, name: str, ids: Sequence[str], first: int) -> dict[str, Page]:
-        """The first page of each of several consumers or stores (`name` says which), as `held` has it."""
+    async def list_first_holds(self, name: str, ids: Sequence[str], first: int) -> dict[str, Page]:
+        """Returns the first page of `list_holds` for each id. `name` is the criterion: consumer_id or store_id."""
         queries = await self.persons.filters([{name: id} for id in ids])
         return await self.holds.first_pages(dict(zip(ids, queries, strict=True)), first, order=LATEST_FIRST)
 
-    async def held_until(self, stock_ids: Sequence[str]) -> dict[str, datetime]:
-        """When the first of the live holds on each of these rows ends."""
+    async def find_held_until(self, stock_ids: Sequence[str]) -> dict[str, datetime]:
+        """Returns the earliest end of the live holds on each of these stocks, by stock id."""
         pipeline: list[Document] = [
             {"$match": {"stock_id": {"$in": list(stock_ids)}, "state": {"$in": list(LIVE)}}},
             {"$group": {"_id": "$stock_id", "until": {"$min": "$expires_at"}}},
         ]
         cursor = await self.database.aggregate(HOLDS, pipeline)
-        return {row["_id"]: row["until"] async for row in cursor}
+        return {document["_id"]: document["until"] async for document in cursor}
 
     async def release(self, key: IdempotencyKey | None, hold: Hold) -> stock_pb2.ReleaseHoldResponse:
-        """The hold given back; `Conflict` STATE_CHANGED when it is not as it was read any more."""
-        after, back = rules.release(hold)
+        """Releases a hold and returns it. `Conflict` STATE_CHANGED if it changed since it was read."""
+        after, freed = rules.release(hold)
         answer = stock_pb2.ReleaseHoldResponse(hold=self.holds.answer(as_document(after)))
-        moves = [Move(after, reserved=-back)] if after is not hold else []
-        return await self.move(key, moves, answer)
+        changes = [HoldChange(after, reserved=-freed)] if after is not hold else []
+        return await self.apply_hold_changes(key, changes, answer)
 
-    async def move(
+    async def apply_hold_changes(
         self,
         key: IdempotencyKey | None,
-        moves: Sequence[Move],
+        changes: Sequence[HoldChange],
         answer: Answer,
         *,
         updates: Sequence[tuple[str, Document, Document]] = (),
         events: Sequence[Any] = (),
     ) -> Answer:
-        """Changes holds together with their stock rows (and `updates` and `events`), if all are still as they were read."""
+        """Commits changed holds with their stock, `updates` of other collections and `events`, and returns the answer.
+
+        `Conflict` STATE_CHANGED if one of the documents changed since it was read.
+        """
         sums: dict[DocumentRef, dict[str, int]] = {}
-        for item in moves:
-            row = sums.setdefault(DocumentRef(STOCK, item.hold.stock_id), {"reserved": 0, "on_hand": 0})
-            row["reserved"] += item.reserved
-            row["on_hand"] += item.on_hand
-        changes = [*((HOLDS, *self.holds.change(item.hold)) for item in moves), *updates]
-        outcome = ChangeSet(increments=sums, updates=changes, events=events, answer=answer)
-        return await self.group_commit.run(key, list(sums), lambda _: outcome, type(answer))
+        for change in changes:
+            increments = sums.setdefault(DocumentRef(STOCK, change.hold.stock_id), {"reserved": 0, "on_hand": 0})
+            increments["reserved"] += change.reserved
+            increments["on_hand"] += change.on_hand
+        all_updates = [*((HOLDS, *self.holds.change(change.hold)) for change in changes), *updates]
+        change_set = ChangeSet(increments=sums, updates=all_updates, events=events, answer=answer)
+        return await self.group_commit.run(key, list(sums), lambda _: change_set, type(answer))
 
     async def sweep(self) -> int:
-        """Gives back the holds whose time is over by the machine's clock, each once however many sweep; how many it was."""
+        """Expires the holds that are overdue by the machine's clock and returns how many. Concurrent sweepers expire each hold once."""
         real_at = clock.real()
         query = {"state": HoldState.HELD, "sweep_at": {"$lte": real_at}}
-        rows = await self.holds.collection.find(query).sort("sweep_at", 1).limit(SWEPT_MAX).to_list(SWEPT_MAX)
+        documents = await self.holds.collection.find(query).sort("sweep_at", 1).limit(SWEPT_MAX).to_list(SWEPT_MAX)
         swept = 0
-        for hold in (as_struct(row, Hold) for row in rows):
-            after, back = rules.expire(hold, real_at)
+        for hold in (as_struct(document, Hold) for document in documents):
+            after, freed = rules.expire(hold, real_at)
             try:
-                await self.move(None, [Move(after, reserved=-back)], Empty())
+                await self.apply_hold_changes(None, [HoldChange(after, reserved=-freed)], Empty())
             except Conflict:
-                continue  # somebody released or ordered it, or another sweeper was faster
+                continue  # the hold was released, ordered or expired since it was read
             swept += 1
         return swept
 
     # other use cases -------------------------------------------------------------------------------------------------
 
-    async def keep_store(self, session: Session, store: Store) -> None:
-        """What StoreChanged says; its stock rows follow to its owner."""
+    async def save_store(self, session: Session, store: Store) -> None:
+        """Saves a store, and gives its stock to the brand that owns it."""
         document = as_document(store)
         id = document.pop("_id")
         await self.stores.collection.replace_one({"_id": id}, document, upsert=True, session=session)
-        stale = {"store_id": id, "seller_id": {"$ne": store.brand_id}}
-        owned = {"$set": {"seller_id": store.brand_id}, "$inc": {"version": 1}}
-        await self.stocks.collection.update_many(stale, owned, session=session)
+        other_seller = {"store_id": id, "seller_id": {"$ne": store.brand_id}}
+        change = {"$set": {"seller_id": store.brand_id}, "$inc": {"version": 1}}
+        await self.stocks.collection.update_many(other_seller, change, session=session)
 
-    async def known_stores(self, ids: Iterable[str], *, scoped: bool = False, session: Session = None) -> dict[str, Store]:
-        """Those of these stores that exist (`scoped`: and that the caller reaches), by id."""
+    async def find_stores(self, ids: Iterable[str], *, scoped: bool = False, session: Session = None) -> dict[str, Store]:
+        """Returns the existing ones of these stores, by id. With `scoped`, only those in the caller's scope."""
         query: Document = {"_id": {"$in": list(set(ids))}}
-        rows = self.stores.collection.find(self.stores.within(query) if scoped else query, session=session)
-        return {row["_id"]: as_struct(row, Store) for row in await rows.to_list(None)}
+        found = self.stores.collection.find(self.stores.within(query) if scoped else query, session=session)
+        return {document["_id"]: as_struct(document, Store) for document in await found.to_list(None)}
 
-    async def uncounted(self) -> list[str]:
-        """The rows whose `reserved` is not the sum of their live holds: none, or something is wrong. Reads everything."""
+    async def find_miscounted(self) -> list[str]:
+        """Returns the ids of the stocks whose `reserved` differs from the sum of their live holds: none, unless there is a defect.
+
+        It reads the whole collection.
+        """
         pipeline: list[Document] = [
             {"$lookup": {
                 "from": HOLDS, "localField": "_id", "foreignField": "stock_id", "as": "live",
@@ -251,20 +262,20 @@ class StockRepository:
             {"$match": {"$expr": {"$ne": ["$reserved", {"$sum": "$live.quantity"}]}}},
             {"$project": {"_id": 1}},
         ]  # fmt: skip
-        return [row["_id"] async for row in await self.database.aggregate(STOCK, pipeline)]
+        return [document["_id"] async for document in await self.database.aggregate(STOCK, pipeline)]
 
     def shown(self, document: Document) -> Shaped:
-        """A stored row as its message."""
+        """Returns a stored stock, shaped like its message."""
         return with_available(self.stocks.answer(document))
 
 
-def with_available(row: Shaped) -> Shaped:
-    """A row shaped like its message, with what is available of it."""
-    return row | {"available": row["on_hand"] - row["reserved"] - row["safety"]}
+def with_available(stock: Shaped) -> Shaped:
+    """Returns a stock, shaped like its message, with the number of available pieces added."""
+    return stock | {"available": stock["on_hand"] - stock["reserved"] - stock["safety"]}
 
 
-def row_of(store: Store, variant: Variant, on_hand: int, safety: int) -> Stock:
-    """A stock row that nothing is reserved of."""
+def new_stock(store: Store, variant: Variant, on_hand: int, safety: int) -> Stock:
+    """Returns the stock of a store that counted a variant for the first time: nothing is reserved."""
     return Stock(
         id=stock_id(store.id, variant.id),
         store_id=store.id,
@@ -276,15 +287,16 @@ def row_of(store: Store, variant: Variant, on_hand: int, safety: int) -> Stock:
     )
 
 
-def missing(store_id: str, variant_id: str) -> NotFound:
-    """The refusal where a store keeps no row of a variant."""
-    return NotFound(Reason.STOCK_NOT_FOUND, "this store does not keep it", store_id=store_id, variant_id=variant_id)
+def stock_not_found(store_id: str, variant_id: str) -> NotFound:
+    """Returns the refusal for a store without stock of a variant."""
+    message = "This store has no stock of this variant. Check `storeId` and `variantId`."
+    return NotFound(Reason.STOCK_NOT_FOUND, message, store_id=store_id, variant_id=variant_id)
 
 
 def row_in(state: Snapshot, ref: DocumentRef) -> Stock:
-    """The row as the group_commit shows it; `NotFound` when there is none."""
+    """Returns the stock in a snapshot of the group commit. `NotFound` if it does not exist."""
     document = state[ref]
     if document is None:
         store_id, _, variant_id = ref.id.partition(":")
-        raise missing(store_id, variant_id)
+        raise stock_not_found(store_id, variant_id)
     return as_struct(document, Stock)

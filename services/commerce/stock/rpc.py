@@ -1,14 +1,14 @@
-"""Stock and holds over the wire."""
+"""The gRPC servicer of stock and holds."""
 
 from typing import Any
 
 from quanyu.commerce.v1 import stock_pb2, stock_pb2_grpc
 from services.commerce.catalog.repository import CatalogRepository
 from services.commerce.catalog.rules import Variant
-from services.commerce.rejects import rejects_of
+from services.commerce.rejects import build_rejects
 from services.commerce.stock import rules
 from services.commerce.stock.enums import Reason
-from services.commerce.stock.repository import StockRepository, row_of, with_available
+from services.commerce.stock.repository import StockRepository, new_stock, with_available
 from services.commerce.stock.rules import Stock, Store, stock_id
 from services.kit.errors import Conflict, Invalid, NotFound, Refusal
 from services.kit.mongo.codec import as_struct, fields
@@ -18,7 +18,7 @@ from services.kit.transactions.idempotency import IdempotencyKey
 from services.kit.transactions.unit_of_work import UnitOfWork, transactional
 
 ATTEMPTS_MAX = 5
-"""Looks at a hold that others keep changing."""
+"""A release reads its hold at most this often while concurrent calls change it."""
 
 
 class StockServicer(stock_pb2_grpc.StockServiceServicer):
@@ -26,63 +26,64 @@ class StockServicer(stock_pb2_grpc.StockServiceServicer):
         self.transactions, self.clock, self.catalog, self.stocks = runtime.transactions, runtime.clock, catalog, stocks
 
     async def BatchGetStocks(self, request: stock_pb2.BatchGetStocksRequest, context: Any) -> stock_pb2.BatchGetStocksResponse:
-        rows = await self.stocks.stocks.batch(request.ids)
-        return stock_pb2.BatchGetStocksResponse(stocks=[with_available(row) for row in rows])
+        stocks = await self.stocks.stocks.batch(request.ids)
+        return stock_pb2.BatchGetStocksResponse(stocks=[with_available(stock) for stock in stocks])
 
     async def ListStocks(self, request: stock_pb2.ListStocksRequest, context: Any) -> stock_pb2.ListStocksResponse:
-        query = _named(request, "store_id", "variant_id")
-        rows, page = await self.stocks.stocks.page(query, request.page, order=[])
-        return stock_pb2.ListStocksResponse(stocks=[with_available(row) for row in rows], page=page)
+        query = _list_filter(request, "store_id", "variant_id")
+        stocks, page = await self.stocks.stocks.page(query, request.page, order=[])
+        return stock_pb2.ListStocksResponse(stocks=[with_available(stock) for stock in stocks], page=page)
 
     async def BatchListStocks(self, request: stock_pb2.BatchListStocksRequest, context: Any) -> stock_pb2.BatchListStocksResponse:
         name, ids = batch_lists.asked(request, "store_ids", "variant_ids")
         found = await self.stocks.stocks.first_pages({id: {name: id} for id in ids}, request.first, order=[])
-        shown = {id: ([with_available(row) for row in rows], page) for id, (rows, page) in found.items()}
-        return stock_pb2.BatchListStocksResponse(lists=batch_lists.answered("key", "stocks", shown))
+        pages = {id: ([with_available(stock) for stock in stocks], page) for id, (stocks, page) in found.items()}
+        return stock_pb2.BatchListStocksResponse(lists=batch_lists.answered("key", "stocks", pages))
 
     async def SetStock(self, request: stock_pb2.SetStockRequest, context: Any) -> stock_pb2.SetStockResponse:
-        level = _level(request)
-        store, variant = await self._place(request.store_id, request.variant_id)
+        level = _stock_level(request)
+        store, variant = await self._load_store_and_variant(request.store_id, request.variant_id)
         return await self.stocks.set_level(IdempotencyKey.of(request), store, variant, level.on_hand, level.safety)
 
     async def AdjustStock(self, request: stock_pb2.AdjustStockRequest, context: Any) -> stock_pb2.AdjustStockResponse:
         if not 0 < abs(request.change) <= rules.COUNT_MAX:
-            raise Invalid(Reason.INVALID_FIELD, f"1 to {rules.COUNT_MAX} pieces, more or less", field="change")
+            raise Invalid(Reason.INVALID_FIELD, f"`change` must be 1 to {rules.COUNT_MAX} pieces, or the negative of it.", field="change")
         await self.stocks.stocks.load(stock_id(request.store_id, request.variant_id), writing=True)
         return await self.stocks.adjust(IdempotencyKey.of(request), request.store_id, request.variant_id, request.change)
 
     @transactional
     async def ImportStock(self, request: stock_pb2.ImportStockRequest, uow: UnitOfWork) -> stock_pb2.ImportStockResponse:
         if not 0 < len(request.rows) <= rules.IMPORT_MAX:
-            raise Invalid(Reason.INVALID_FIELD, f"1 to {rules.IMPORT_MAX} rows", field="rows")
-        stores = await self.stocks.known_stores((row.store_id for row in request.rows), scoped=True)
-        variants = await self.catalog.known(row.variant_id for row in request.rows)
+            raise Invalid(Reason.INVALID_FIELD, f"An import must have 1 to {rules.IMPORT_MAX} rows. Split it.", field="rows")
+        stores = await self.stocks.find_stores((row.store_id for row in request.rows), scoped=True)
+        variants = await self.catalog.find_variants(row.variant_id for row in request.rows)
         refused: dict[int, Refusal] = {}
         rows: dict[int, Stock] = {}
-        seen: set[str] = set()
-        for index, given in enumerate(request.rows):
+        imported_ids: set[str] = set()
+        for index, row in enumerate(request.rows):
             try:
-                row = _imported(given, stores, variants)
-                if row.id in seen:
-                    raise Invalid(Reason.STOCK_REPEATED, "this import names the same store and variant twice")
-                seen.add(row.id)
-                rows[index] = row
+                stock = _imported_stock(row, stores, variants)
+                if stock.id in imported_ids:
+                    message = "This import names the same store and variant twice. Remove one of the rows."
+                    raise Invalid(Reason.STOCK_REPEATED, message)
+                imported_ids.add(stock.id)
+                rows[index] = stock
             except Refusal as refusal:
                 refused[index] = refusal
-        refused |= await self.stocks.bring(uow, rows)
-        rejects = rejects_of(refused, [stock_id(row.store_id, row.variant_id) for row in request.rows])
+        refused |= await self.stocks.import_levels(uow, rows)
+        rejects = build_rejects(refused, [stock_id(row.store_id, row.variant_id) for row in request.rows])
         return stock_pb2.ImportStockResponse(imported=len(request.rows) - len(rejects), rejects=rejects)
 
     async def HoldStock(self, request: stock_pb2.HoldStockRequest, context: Any) -> stock_pb2.HoldStockResponse:
-        asked = as_struct(fields(request), rules.HoldAsked)
+        hold_request = as_struct(fields(request), rules.HoldRequest)
         return await self.stocks.hold(
             IdempotencyKey.of(request),
             self.clock(),
-            store_id=asked.store_id,
-            variant_id=asked.variant_id,
-            quantity=asked.quantity,
-            consumer_id=asked.consumer_id,
-            needed_by=asked.needed_by,
+            store_id=hold_request.store_id,
+            variant_id=hold_request.variant_id,
+            quantity=hold_request.quantity,
+            consumer_id=hold_request.consumer_id,
+            needed_by=hold_request.needed_by,
             answer=lambda hold: stock_pb2.HoldStockResponse(hold=hold),
             answer_type=stock_pb2.HoldStockResponse,
         )
@@ -96,9 +97,9 @@ class StockServicer(stock_pb2_grpc.StockServiceServicer):
             except Conflict as refusal:
                 if refusal.reason != "STATE_CHANGED":
                     raise
-                # It ended or was ordered meanwhile: decided anew on what it is now.
+                # The hold ended or was ordered since it was read. The next attempt decides on its current state.
                 key = None
-        raise Conflict("CONTENDED", "others keep changing this hold; look at it again")
+        raise Conflict("CONTENDED", "Concurrent calls keep changing this hold. Read it, then retry.")
 
     async def GetHold(self, request: stock_pb2.GetHoldRequest, context: Any) -> stock_pb2.GetHoldResponse:
         return stock_pb2.GetHoldResponse(hold=await self.stocks.holds.get(request.id))
@@ -107,35 +108,35 @@ class StockServicer(stock_pb2_grpc.StockServiceServicer):
         return stock_pb2.BatchGetHoldsResponse(holds=await self.stocks.holds.batch(request.ids))
 
     async def ListHolds(self, request: stock_pb2.ListHoldsRequest, context: Any) -> stock_pb2.ListHoldsResponse:
-        holds, page = await self.stocks.held(_named(request, "consumer_id", "store_id"), request.page)
+        holds, page = await self.stocks.list_holds(_list_filter(request, "consumer_id", "store_id"), request.page)
         return stock_pb2.ListHoldsResponse(holds=holds, page=page)
 
     async def BatchListHolds(self, request: stock_pb2.BatchListHoldsRequest, context: Any) -> stock_pb2.BatchListHoldsResponse:
-        found = await self.stocks.first_held(*batch_lists.asked(request, "consumer_ids", "store_ids"), request.first)
-        return stock_pb2.BatchListHoldsResponse(lists=batch_lists.answered("key", "holds", found))
+        pages = await self.stocks.list_first_holds(*batch_lists.asked(request, "consumer_ids", "store_ids"), request.first)
+        return stock_pb2.BatchListHoldsResponse(lists=batch_lists.answered("key", "holds", pages))
 
-    async def _place(self, store_id: str, variant_id: str) -> tuple[Store, Variant]:
-        """The store, if the caller may write its stock, and the variant."""
+    async def _load_store_and_variant(self, store_id: str, variant_id: str) -> tuple[Store, Variant]:
+        """Returns the store and the variant. `NotFound` if one does not exist or the caller may not write the store's stock."""
         store = await self.stocks.stores.load(store_id, writing=True)
         return store, await self.catalog.variants.load(variant_id)
 
 
-def _named(request: Any, *names: str) -> dict[str, str]:
-    """The fields that a list is asked by: at least one of them."""
+def _list_filter(request: Any, *names: str) -> dict[str, str]:
+    """Returns the filter fields that the request sets. `Invalid` if it sets none of these."""
     query = {name: getattr(request, name) for name in names if getattr(request, name)}
     if not query:
-        raise Invalid(Reason.INVALID_FIELD, f"name at least one of {', '.join(names)}", field=names[0])
+        raise Invalid(Reason.INVALID_FIELD, f"The list has no filter. Set at least one of {', '.join(names)}.", field=names[0])
     return query
 
 
-def _level(given: Any) -> rules.Level:
-    return as_struct({name: value for name, value in fields(given).items() if name in ("on_hand", "safety")}, rules.Level)
+def _stock_level(message: Any) -> rules.StockLevel:
+    return as_struct({name: value for name, value in fields(message).items() if name in ("on_hand", "safety")}, rules.StockLevel)
 
 
-def _imported(given: stock_pb2.StockRow, stores: dict[str, Store], variants: dict[str, Variant]) -> Stock:
-    level = _level(given)
-    if given.store_id not in stores:
-        raise NotFound(Reason.STORE_NOT_FOUND, "there is no such store for you", store_id=given.store_id)
-    if given.variant_id not in variants:
-        raise NotFound(Reason.VARIANT_NOT_FOUND, "there is no such variant", variant_id=given.variant_id)
-    return row_of(stores[given.store_id], variants[given.variant_id], level.on_hand, level.safety)
+def _imported_stock(row: stock_pb2.StockRow, stores: dict[str, Store], variants: dict[str, Variant]) -> Stock:
+    level = _stock_level(row)
+    if row.store_id not in stores:
+        raise NotFound(Reason.STORE_NOT_FOUND, "No such store, or you may not see it. Check the id.", store_id=row.store_id)
+    if row.variant_id not in variants:
+        raise NotFound(Reason.VARIANT_NOT_FOUND, "No such variant. Check the id.", variant_id=row.variant_id)
+    return new_stock(stores[row.store_id], variants[row.variant_id], level.on_hand, level.safety)

@@ -1,6 +1,6 @@
-"""What stock is, what a hold does to it, and how a hold ends.
+"""Rules of stock and of the holds on it: how a hold begins, is ordered and ends.
 
-`reserved` is always the sum of the live holds' quantities, and never more than what is on hand.
+`reserved` always equals the sum of the live holds' quantities and never exceeds the pieces on hand.
 """
 
 from collections.abc import Sequence
@@ -16,15 +16,19 @@ from services.kit import ids
 from services.kit.errors import Conflict, Exhausted, Invalid
 
 HOLD_LIFE = timedelta(minutes=15)
+"""A hold that is not ordered ends after this time."""
 COUNT_MAX = 1_000_000_000
+"""A store counts at most this many pieces of a variant."""
 QUANTITY_MAX = 100
-NOW = timedelta(minutes=5)
-"""A front end's "now" is on its way for a moment, and clocks differ."""
+"""A hold has at most this many pieces."""
+NEEDED_BY_TOLERANCE = timedelta(minutes=5)
+"""A `needed_by` may lie this far in the past: a request takes time, and clocks differ."""
 NEEDED_WITHIN = timedelta(days=30)
-"""Goods that stand in a store now are promised for days, not for years; what is needed later is asked for later."""
+"""A `needed_by` may lie this far in the future: a store promises goods that it has now."""
 HOLDS_MAX = 10
-"""Calls of one holder that keep goods back at a time: each hold, ordered or not, and each unpaid order of goods that were not held."""
+"""A holder has at most this many live holds. An unpaid order of goods that were not held before counts as one."""
 IMPORT_MAX = 500
+"""An import has at most this many rows."""
 
 Count = Annotated[int, Meta(ge=0, le=COUNT_MAX)]
 Quantity = Annotated[int, Meta(ge=1, le=QUANTITY_MAX)]
@@ -33,17 +37,18 @@ ConsumerId = Annotated[str, Meta(pattern=ids.shape("con", length_max=96, further
 Minute = Annotated[int, Meta(ge=0, le=1440)]
 
 LIVE = (HoldState.HELD, HoldState.ORDERED)
+"""The goods of a hold in one of these states are reserved."""
 
 
 class Point(Struct, frozen=True):
-    """A place on earth, WGS 84; the order of the fields is that of MongoDB's pairs."""
+    """A place on earth, WGS 84. The fields have the order of MongoDB's coordinate pairs."""
 
     longitude: Annotated[float, Meta(ge=-180, le=180)] = 0.0
     latitude: Annotated[float, Meta(ge=-90, le=90)] = 0.0
 
 
 class Store(Struct, frozen=True):
-    """What commerce knows of a store, by StoreChanged."""
+    """A store as the events StoreChanged describe it."""
 
     id: StoreId
     brand_id: str
@@ -58,7 +63,7 @@ class Store(Struct, frozen=True):
 
 
 class Stock(Struct, frozen=True):
-    """What a store has of a variant."""
+    """The stock of a variant in a store."""
 
     id: str
     store_id: StoreId
@@ -72,7 +77,7 @@ class Stock(Struct, frozen=True):
 
 
 class Promise(Struct, frozen=True):
-    """What can be in the consumer's hands, from which store, by when."""
+    """A promise: which goods reach the consumer, from which store, by when."""
 
     variant_id: str
     offer_id: str
@@ -92,10 +97,10 @@ class Promise(Struct, frozen=True):
 
 
 class Hold(Struct, frozen=True):
-    """Goods kept back for a consumer.
+    """Goods reserved for a consumer.
 
-    `sweep_at` is `expires_at` on the machine's clock, which a caller's may differ from. `counted` says that it is one of HOLDS_MAX of
-    its holder, who is a brand for this person where `staff_brand_id` says whose staff made it.
+    `sweep_at` is `expires_at` by the machine's clock, from which the caller's clock may differ. `counted` is true if the hold counts
+    against its holder's quota. `staff_brand_id` is the brand whose staff made the hold, if staff made it.
     """
 
     id: str
@@ -118,15 +123,15 @@ class Hold(Struct, frozen=True):
     version: int = 1
 
 
-class Level(Struct, frozen=True):
-    """What is counted in, and what of it is never promised."""
+class StockLevel(Struct, frozen=True):
+    """A counted level: the pieces on hand, and the safety stock among them that is never promised."""
 
     on_hand: Count = 0
     safety: Count = 0
 
 
-class HoldAsked(Struct, frozen=True):
-    """A hold that is asked for."""
+class HoldRequest(Struct, frozen=True):
+    """The fields of a HoldStockRequest."""
 
     store_id: StoreId
     variant_id: str
@@ -136,49 +141,52 @@ class HoldAsked(Struct, frozen=True):
 
 
 def stock_id(store_id: str, variant_id: str) -> str:
-    """The id of the row of a store and a variant."""
+    """Returns the id of the stock of a variant in a store."""
     return f"{store_id}:{variant_id}"
 
 
 def available(stock: Stock) -> int:
-    """What can still be promised; negative when safety was raised over it."""
+    """Returns the number of pieces that can be promised. Negative if the safety stock was raised above it."""
     return stock.on_hand - stock.reserved - stock.safety
 
 
 def check_level(on_hand: int, reserved: int) -> None:
-    """Refuses a level on hand above what can be counted, below nothing, or that holds and unpaid orders do not fit into."""
+    """Raises `Conflict` if the pieces on hand exceed COUNT_MAX, are negative or are fewer than the reserved ones."""
     if on_hand > COUNT_MAX:
-        raise Conflict(Reason.TOO_MANY_ON_HAND, f"a store has at most {COUNT_MAX} pieces of a variant; add fewer", limit=COUNT_MAX)
+        raise Conflict(Reason.TOO_MANY_ON_HAND, f"A store has at most {COUNT_MAX} pieces of a variant. Add fewer.", limit=COUNT_MAX)
     if on_hand >= max(reserved, 0):
         return
-    fewer = "there are not so many to take away"
-    held = "holds and unpaid orders stand on more than would be left; release or cancel them first"
-    raise Conflict(Reason.STOCK_RESERVED, held if reserved else fewer, reserved=reserved, on_hand=on_hand)
+    too_few = "The store has fewer pieces than this change removes. Remove fewer."
+    held = "Holds and unpaid orders reserve more pieces than would be left. Release or cancel them first."
+    raise Conflict(Reason.STOCK_RESERVED, held if reserved else too_few, reserved=reserved, on_hand=on_hand)
 
 
-def check_needed(needed_by: datetime | None, at: datetime) -> None:
-    """Refuses what was needed well before it is asked for: an order of it would be called urgent. And as `check_needed_within`."""
-    if needed_by is not None and needed_by < at - NOW:
-        raise Invalid(Reason.INVALID_FIELD, "this time is over already; say when it is needed, or leave it out", field="needed_by")
-    check_needed_within(needed_by, at)
+def check_needed_by(needed_by: datetime | None, at: datetime) -> None:
+    """Raises `Invalid` if the time is over by more than the tolerance, or too far ahead.
+
+    An order for a past time would count as an urgent need.
+    """
+    if needed_by is not None and needed_by < at - NEEDED_BY_TOLERANCE:
+        raise Invalid(Reason.INVALID_FIELD, "`neededBy` is in the past. Set a later time, or leave it out.", field="needed_by")
+    check_needed_by_max(needed_by, at)
 
 
-def check_needed_within(needed_by: datetime | None, at: datetime) -> None:
-    """Refuses what is needed later than anything is promised for."""
+def check_needed_by_max(needed_by: datetime | None, at: datetime) -> None:
+    """Raises `Invalid` if the time is more than NEEDED_WITHIN ahead."""
     if needed_by is not None and needed_by > at + NEEDED_WITHIN:
-        said = f"this is more than {NEEDED_WITHIN.days} days ahead; say when it is needed, or leave it out"
-        raise Invalid(Reason.INVALID_FIELD, said, field="needed_by")
+        message = f"`neededBy` is more than {NEEDED_WITHIN.days} days ahead. Set an earlier time, or leave it out."
+        raise Invalid(Reason.INVALID_FIELD, message, field="needed_by")
 
 
-def check_holds(standing: int, free_at: datetime | None) -> None:
-    """Refuses one more hold where so many stand. `free_at` is when the first of them ends, if the caller may know."""
-    if standing >= HOLDS_MAX:
-        told: dict[str, Any] = {"free_at": free_at.isoformat()} if free_at else {}
-        raise Exhausted(
-            Reason.TOO_MANY_HOLDS,
-            f"at most {HOLDS_MAX} holds and unpaid orders stand for a consumer; pay for one, release or cancel it, or wait until one ends",
-            limit=HOLDS_MAX, **told,
-        )  # fmt: skip
+def check_holds(live: int, free_at: datetime | None) -> None:
+    """Raises `Exhausted` if a holder with this many live holds may not make another.
+
+    `free_at` is the earliest end of one of them, if the caller may know it.
+    """
+    if live >= HOLDS_MAX:
+        metadata: dict[str, Any] = {"free_at": free_at.isoformat()} if free_at else {}
+        message = f"The consumer has {HOLDS_MAX} holds and unpaid orders, the maximum. Pay for one, release or cancel it, or wait."
+        raise Exhausted(Reason.TOO_MANY_HOLDS, message, limit=HOLDS_MAX, **metadata)
 
 
 def hold(
@@ -194,12 +202,12 @@ def hold(
     held_until: datetime | None = None,
     staff_brand_id: str | None = None,
 ) -> Hold:
-    """A hold on this row. `held_until` is when the first of the others' live holds ends; `Exhausted` when too few are available,
-    `Invalid` when it was needed before `at`, or is in more than NEEDED_WITHIN.
+    """Returns a new hold on this stock. `at` is the caller's time, `real_at` the machine's.
 
-    `at` is the caller's time, `real_at` the machine's.
+    `Exhausted` if too few pieces are available; it carries `held_until`, the earliest end of a live hold on the stock.
+    `Invalid` if `needed_by` is in the past or too far ahead.
     """
-    check_needed(needed_by, at)
+    check_needed_by(needed_by, at)
     if available(stock) < quantity:
         raise _out_of_stock(stock, quantity, at, held_until)
     return Hold(
@@ -221,44 +229,44 @@ def hold(
 
 
 def counted_once(holds: Sequence[Hold]) -> list[Hold]:
-    """The holds that one order takes its goods with: they begin and end together, so the first one counts for all."""
-    return [replace(hold, counted=place == 0) for place, hold in enumerate(holds)]
+    """Returns the holds of one order such that only the first counts against the quota: they begin and end together."""
+    return [replace(hold, counted=index == 0) for index, hold in enumerate(holds)]
 
 
 def release(hold: Hold) -> tuple[Hold, int]:
-    """The hold given back, and how many pieces come free; a hold that has ended stays as it is."""
+    """Returns the released hold and the number of freed pieces. A hold that has ended does not change."""
     if hold.state is HoldState.ORDERED:
-        raise Conflict(Reason.HOLD_ORDERED, "an order stands on this hold; cancel the order instead", order_id=hold.order_id)
+        raise Conflict(Reason.HOLD_ORDERED, "This hold belongs to an order. Cancel the order instead.", order_id=hold.order_id)
     if hold.state is not HoldState.HELD:
         return hold, 0
     return replace(hold, state=HoldState.RELEASED), hold.quantity
 
 
 def expire(hold: Hold, real_at: datetime) -> tuple[Hold, int]:
-    """The hold after its time, and how many pieces come free. A hold that an order stands on ends with the order."""
+    """Returns the expired hold and the number of freed pieces. An ordered hold ends with its order."""
     if hold.state is not HoldState.HELD or hold.sweep_at > real_at:
         return hold, 0
     return replace(hold, state=HoldState.EXPIRED), hold.quantity
 
 
 def order(hold: Hold, order_id: str, at: datetime, pay_by: datetime) -> Hold:
-    """The hold once an order stands on it. Its time is over when it is: the sweeper may come a little later."""
+    """Returns the hold as ordered. `Conflict` if it is ordered already or has ended, even if the sweeper has not expired it yet."""
     if hold.state is HoldState.ORDERED:
-        raise Conflict(Reason.HOLD_ORDERED, "an order stands on this hold already", order_id=hold.order_id)
+        raise Conflict(Reason.HOLD_ORDERED, "This hold belongs to another order already. Hold the goods again.", order_id=hold.order_id)
     if hold.state is not HoldState.HELD or hold.expires_at <= at:
-        raise Conflict(Reason.HOLD_ENDED, "this hold has ended; hold the goods again", hold_id=hold.id)
+        raise Conflict(Reason.HOLD_ENDED, "This hold has ended. Hold the goods again.", hold_id=hold.id)
     return replace(hold, state=HoldState.ORDERED, order_id=order_id, expires_at=pay_by)
 
 
 def give_back(hold: Hold) -> tuple[Hold, int]:
-    """The hold after its order was cancelled, and how many pieces come free."""
+    """Returns the hold of a cancelled order and the number of freed pieces."""
     if hold.state is not HoldState.ORDERED:
         return hold, 0
     return replace(hold, state=HoldState.RELEASED), hold.quantity
 
 
 def hold_again(hold: Hold, at: datetime) -> tuple[Hold, int]:
-    """The hold after its order failed before it stood: kept for what was left of its time."""
+    """Returns the hold of an order whose coupons were refused, held for the rest of its time, and the number of freed pieces."""
     if hold.state is not HoldState.ORDERED:
         return hold, 0
     until = hold.held_at + HOLD_LIFE
@@ -268,18 +276,19 @@ def hold_again(hold: Hold, at: datetime) -> tuple[Hold, int]:
 
 
 def sell(hold: Hold) -> tuple[Hold, int]:
-    """The hold after its order was paid, and how many pieces leave the stock."""
+    """Returns the hold of a paid order and the number of pieces that leave the stock."""
     if hold.state is not HoldState.ORDERED:
         return hold, 0
     return replace(hold, state=HoldState.SOLD), hold.quantity
 
 
 def _out_of_stock(stock: Stock, quantity: int, at: datetime, held_until: datetime | None) -> Exhausted:
-    # Whether there are fewer is all that is told: how many a store has is its own affair.
+    # The refusal only says that fewer are left: the number of pieces in a store is not public.
     fewer = available(stock) > 0
     if stock.on_hand - stock.safety < quantity:
-        said = "fewer are left in this store; ask for fewer" if fewer else "there are none left in this store"
-        return Exhausted(Reason.OUT_OF_STOCK, said, fewer=fewer)
-    # Whoever took it since `held_until` was read took it just now.
+        message = "This store has fewer pieces. Choose a smaller quantity." if fewer else "This store has none left. Choose another one."
+        return Exhausted(Reason.OUT_OF_STOCK, message, fewer=fewer)
+    # Without `held_until` the pieces were held after it was read, so that hold began about now.
     until = (held_until or at + HOLD_LIFE).isoformat()
-    return Exhausted(Reason.OUT_OF_STOCK, "others hold what is left; ask again when the first hold ends", fewer=fewer, held_until=until)
+    message = "The remaining pieces are held for other consumers. Retry when the first hold ends."
+    return Exhausted(Reason.OUT_OF_STOCK, message, fewer=fewer, held_until=until)

@@ -1,4 +1,4 @@
-"""How texts are found, and how products, variants and offers come about."""
+"""Search tokens, and the rules that compose products, variants and offers."""
 
 import unicodedata
 from collections.abc import Collection, Iterable, Sequence
@@ -14,34 +14,34 @@ from services.kit.errors import Conflict, Invalid
 
 HAN = st.text(st.sampled_from("白衬衫男士长袖黑色连衣裙棉质经典"), min_size=1, max_size=12)
 WORD = st.text(st.sampled_from("abcdefgtuwxyz0123456789"), min_size=1, max_size=8)
-PIECES = st.lists(st.one_of(HAN, WORD), min_size=1, max_size=6)
+SEGMENTS = st.lists(st.one_of(HAN, WORD), min_size=1, max_size=6)
 
 
-def finds(asked: Iterable[Sequence[str]], tokens: Collection[str]) -> bool:
-    return all(any(token in tokens for token in one) for one in asked)
+def matches(query: Iterable[Sequence[str]], tokens: Collection[str]) -> bool:
+    return all(any(token in tokens for token in alternatives) for alternatives in query)
 
 
-@given(PIECES, st.data())
-def test_any_stretch_of_chinese_and_any_words_of_a_text_find_it(pieces: list[str], data: st.DataObject) -> None:
-    text = " ".join(pieces)
-    piece = data.draw(st.sampled_from(pieces))
-    if piece[0] > "\u3000":
-        start = data.draw(st.integers(0, len(piece) - 1))
-        piece = piece[start : data.draw(st.integers(start + 1, len(piece)))]
-    assert finds(search_tokens.asked(piece), search_tokens.indexed(text))
-    assert search_tokens.asked(piece)
+@given(SEGMENTS, st.data())
+def test_part_of_text_finds_the_text(segments: list[str], data: st.DataObject) -> None:
+    text = " ".join(segments)
+    segment = data.draw(st.sampled_from(segments))
+    if segment[0] > "\u3000":
+        start = data.draw(st.integers(0, len(segment) - 1))
+        segment = segment[start : data.draw(st.integers(start + 1, len(segment)))]
+    assert matches(search_tokens.tokenize_query_text(segment), search_tokens.tokenize_text(text))
+    assert search_tokens.tokenize_query_text(segment)
 
 
 @given(st.text(max_size=60))
-def test_a_text_finds_itself_however_it_is_written(text: str) -> None:
-    assert finds(search_tokens.asked(text), search_tokens.indexed(text))
-    assert search_tokens.indexed(unicodedata.normalize("NFKC", text)) == search_tokens.indexed(text)
-    assert search_tokens.indexed(search_tokens.normal(text)) == search_tokens.indexed(text)
-    assert len(search_tokens.indexed(text)) <= 2 * len(search_tokens.normal(text))
+def test_text_finds_itself_in_any_normal_form(text: str) -> None:
+    assert matches(search_tokens.tokenize_query_text(text), search_tokens.tokenize_text(text))
+    assert search_tokens.tokenize_text(unicodedata.normalize("NFKC", text)) == search_tokens.tokenize_text(text)
+    assert search_tokens.tokenize_text(search_tokens.normalize(text)) == search_tokens.tokenize_text(text)
+    assert len(search_tokens.tokenize_text(text)) <= 2 * len(search_tokens.normalize(text))
 
 
 @pytest.mark.parametrize(
-    ("asked", "name", "found"),
+    ("query", "name", "found"),
     [
         ("白衬衫", "男士白衬衫", True),
         ("白衬衫", "白色连衣裙 衬衫", False),
@@ -54,22 +54,22 @@ def test_a_text_finds_itself_however_it_is_written(text: str) -> None:
         ("白shirt", "白 shirt", True),
     ],
 )
-def test_what_a_question_finds(asked: str, name: str, found: bool) -> None:
-    assert finds(search_tokens.asked(asked), search_tokens.indexed(name)) is found
+def test_query_matches_text(query: str, name: str, found: bool) -> None:
+    assert matches(search_tokens.tokenize_query_text(query), search_tokens.tokenize_text(name)) is found
 
 
 @given(st.lists(HAN, min_size=1, max_size=3), HAN, st.data())
-def test_what_a_thing_is_like_is_asked_in_one_run_with_its_name(values: list[str], name: str, data: st.DataObject) -> None:
-    tokens = search_tokens.of_variant([name], {f"a{place}": f"{value}色" for place, value in enumerate(values)})
+def test_query_joins_attribute_values_with_name(values: list[str], name: str, data: st.DataObject) -> None:
+    tokens = search_tokens.tokenize_variant([name], {f"a{index}": f"{value}色" for index, value in enumerate(values)})
     start = data.draw(st.integers(0, len(name) - 1))
-    stretch = name[start : data.draw(st.integers(start + 1, len(name)))]
-    said = [value + data.draw(st.sampled_from(("", "色"))) for value in data.draw(st.permutations(values))]
-    place = data.draw(st.integers(0, len(said)))
-    assert finds(search_tokens.of_query("".join((*said[:place], stretch, *said[place:])), {}), tokens)
+    part = name[start : data.draw(st.integers(start + 1, len(name)))]
+    values = [value + data.draw(st.sampled_from(("", "色"))) for value in data.draw(st.permutations(values))]
+    index = data.draw(st.integers(0, len(values)))
+    assert matches(search_tokens.tokenize_query("".join((*values[:index], part, *values[index:])), {}), tokens)
 
 
 @pytest.mark.parametrize(
-    ("asked", "name", "colour", "found"),
+    ("query", "name", "colour", "found"),
     [
         ("白衬衫", "衬衫", "白色", True),
         ("白色衬衫", "衬衫", "白色", True),
@@ -85,16 +85,16 @@ def test_what_a_thing_is_like_is_asked_in_one_run_with_its_name(values: list[str
         ("手机", "手提咖啡机", "白色", False),
     ],
 )
-def test_a_colour_before_what_has_it(asked: str, name: str, colour: str, found: bool) -> None:
-    tokens = search_tokens.of_variant([name, "", "shirt"], {"colour": colour, "size": "40"})
-    assert finds(search_tokens.of_query(asked, {"size": "40"}), tokens) is found
+def test_query_with_colour_matches_attribute(query: str, name: str, colour: str, found: bool) -> None:
+    tokens = search_tokens.tokenize_variant([name, "", "shirt"], {"colour": colour, "size": "40"})
+    assert matches(search_tokens.tokenize_query(query, {"size": "40"}), tokens) is found
 
 
-def test_an_attribute_is_found_exactly_and_never_by_a_word() -> None:
-    tokens = set(search_tokens.of_variant(["White shirt"], {"size": "40", "colour": "白"}))
-    assert finds(search_tokens.of_query("shirt 白", {"size": "４０"}), tokens)
-    assert not finds(search_tokens.of_query("", {"size": "4"}), tokens)
-    assert not finds(search_tokens.asked("size=40"), search_tokens.indexed("size 41"))
+def test_attribute_matches_exactly_and_not_by_text() -> None:
+    tokens = set(search_tokens.tokenize_variant(["White shirt"], {"size": "40", "colour": "白"}))
+    assert matches(search_tokens.tokenize_query("shirt 白", {"size": "４０"}), tokens)
+    assert not matches(search_tokens.tokenize_query("", {"size": "4"}), tokens)
+    assert not matches(search_tokens.tokenize_query_text("size=40"), search_tokens.tokenize_text("size 41"))
 
 
 SHIRT = Text("白衬衫", "White shirt")
@@ -105,25 +105,25 @@ def shirt(*sizes: int, currency: str = "CNY", name: Text = SHIRT) -> NewProduct:
     return NewProduct("prd_shirt", "brd_a", variants, name, "shirt")
 
 
-def test_a_product_its_variants_and_its_offer_tell_the_same() -> None:
-    made = rules.compose(shirt(41, 40))
-    assert made.offer.id == "ofr_shirt"
-    assert {variant.offer_id for variant in made.variants} == {"ofr_shirt"}
-    assert [item.variant_id for item in made.offer.goods] == ["var_shirt_41", "var_shirt_40"]
-    assert made.offer.price_from == Price("CNY", 39_940)
-    assert finds(search_tokens.of_query("白衬衫", {"size": "40"}), made.variants[1].search)
+def test_composed_product_variants_and_offer_agree() -> None:
+    composed = rules.compose(shirt(41, 40))
+    assert composed.offer.id == "ofr_shirt"
+    assert {variant.offer_id for variant in composed.variants} == {"ofr_shirt"}
+    assert [item.variant_id for item in composed.offer.goods] == ["var_shirt_41", "var_shirt_40"]
+    assert composed.offer.price_from == Price("CNY", 39_940)
+    assert matches(search_tokens.tokenize_query("白衬衫", {"size": "40"}), composed.variants[1].search)
 
 
-def test_what_an_import_no_longer_names_stays_under_the_new_name() -> None:
-    standing = rules.compose(shirt(40, 41)).variants
-    made = rules.compose(shirt(41, 42, name=Text(en="Poplin shirt")), standing)
-    assert {variant.id for variant in made.variants} == {"var_shirt_40", "var_shirt_41", "var_shirt_42"}
-    assert all("poplin" in variant.search for variant in made.variants)
+def test_unnamed_variants_stay_with_the_new_name() -> None:
+    existing = rules.compose(shirt(40, 41)).variants
+    composed = rules.compose(shirt(41, 42, name=Text(en="Poplin shirt")), existing)
+    assert {variant.id for variant in composed.variants} == {"var_shirt_40", "var_shirt_41", "var_shirt_42"}
+    assert all("poplin" in variant.search for variant in composed.variants)
 
 
-def test_composing_again_changes_nothing() -> None:
-    made = rules.compose(shirt(40, 41))
-    assert rules.compose(shirt(40, 41), made.variants) == made
+def test_compose_is_idempotent() -> None:
+    composed = rules.compose(shirt(40, 41))
+    assert rules.compose(shirt(40, 41), composed.variants) == composed
 
 
 @pytest.mark.parametrize(
@@ -151,24 +151,24 @@ def test_composing_again_changes_nothing() -> None:
         ),
     ],
 )
-def test_what_is_no_product(new: NewProduct, reason: Reason) -> None:
-    with pytest.raises(Invalid) as refused:
+def test_invalid_product_is_refused(new: NewProduct, reason: Reason) -> None:
+    with pytest.raises(Invalid) as refusal:
         rules.compose(new)
-    assert refused.value.reason == reason
+    assert refusal.value.reason == reason
 
 
-def test_an_id_that_stands_for_something_else_is_not_taken_over() -> None:
-    rules.check_free(shirt(40), {"prd_shirt": "brd_a"}, {"var_shirt_40": "prd_shirt"})
+def test_used_id_is_refused() -> None:
+    rules.check_ids_available(shirt(40), {"prd_shirt": "brd_a"}, {"var_shirt_40": "prd_shirt"})
     with pytest.raises(Conflict, match="PRODUCT_EXISTS"):
-        rules.check_free(shirt(40), {"prd_shirt": "brd_b"}, {})
+        rules.check_ids_available(shirt(40), {"prd_shirt": "brd_b"}, {})
     with pytest.raises(Conflict, match="VARIANT_EXISTS"):
-        rules.check_free(shirt(40), {}, {"var_shirt_40": "prd_other"})
+        rules.check_ids_available(shirt(40), {}, {"var_shirt_40": "prd_other"})
 
 
-def test_a_price_changes_in_offer_and_variant_at_once() -> None:
-    made = rules.compose(shirt(40, 41))
-    offer, variant = rules.set_price(made.offer, made.variants[0], Price("CNY", 100))
+def test_set_price_changes_offer_and_variant() -> None:
+    composed = rules.compose(shirt(40, 41))
+    offer, variant = rules.set_price(composed.offer, composed.variants[0], Price("CNY", 100))
     assert offer.price_from == variant.price == Price("CNY", 100)
-    assert offer.goods[1] == made.offer.goods[1]
+    assert offer.goods[1] == composed.offer.goods[1]
     with pytest.raises(Invalid, match="CURRENCY_MIXED"):
-        rules.set_price(made.offer, made.variants[0], Price("USD", 100))
+        rules.set_price(composed.offer, composed.variants[0], Price("USD", 100))
