@@ -78,7 +78,7 @@ class CatalogServicer(catalog_pb2_grpc.CatalogServiceServicer):
     @transactional
     async def ImportProducts(self, request: catalog_pb2.ImportProductsRequest, uow: UnitOfWork) -> catalog_pb2.ImportProductsResponse:
         if not 0 < len(request.products) <= rules.IMPORT_MAX:
-            raise Invalid(Reason.INVALID_FIELD, f"An import must have 1 to {rules.IMPORT_MAX} products. Split it.", field="products")
+            raise Invalid(Reason.INVALID_FIELD, f"An import must have 1 to {rules.IMPORT_MAX} products.", field="products")
         refused: dict[int, Refusal] = {}
         rows: dict[int, NewProduct] = {}
         for index, product in enumerate(request.products):

@@ -157,10 +157,7 @@ class OrderServicer(orders_pb2_grpc.OrderServiceServicer):
     async def GetDestination(self, request: orders_pb2.GetDestinationRequest, context: Any) -> orders_pb2.GetDestinationResponse:
         order = await self.repository.owned.load(request.order_id)
         if order.destination is None:
-            raise NotFound(
-                Reason.DESTINATION_MISSING,
-                "This order is picked up and has no destination.",
-            )
+            raise NotFound(Reason.DESTINATION_MISSING, "This order is not delivered and has no destination.")
         return orders_pb2.GetDestinationResponse(destination=self._decrypt_destination(order.destination))
 
     async def BatchGetDestinations(
@@ -182,7 +179,7 @@ class OrderServicer(orders_pb2_grpc.OrderServiceServicer):
     @transactional
     async def ImportOrders(self, request: orders_pb2.ImportOrdersRequest, uow: UnitOfWork) -> orders_pb2.ImportOrdersResponse:
         if not 0 < len(request.orders) <= import_rules.IMPORT_MAX:
-            raise Invalid(Reason.INVALID_FIELD, f"An import must have 1 to {import_rules.IMPORT_MAX} orders. Split it.", field="orders")
+            raise Invalid(Reason.INVALID_FIELD, f"An import must have 1 to {import_rules.IMPORT_MAX} orders.", field="orders")
         stores = await self.stocks.find_stores(order.store_id for order in request.orders)
         brands = await self.catalog.find_brand_ids(line.variant_id for order in request.orders for line in order.lines)
         refused: dict[int, Refusal] = {}

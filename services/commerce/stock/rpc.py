@@ -54,7 +54,7 @@ class StockServicer(stock_pb2_grpc.StockServiceServicer):
     @transactional
     async def ImportStock(self, request: stock_pb2.ImportStockRequest, uow: UnitOfWork) -> stock_pb2.ImportStockResponse:
         if not 0 < len(request.rows) <= rules.IMPORT_MAX:
-            raise Invalid(Reason.INVALID_FIELD, f"An import must have 1 to {rules.IMPORT_MAX} rows. Split it.", field="rows")
+            raise Invalid(Reason.INVALID_FIELD, f"An import must have 1 to {rules.IMPORT_MAX} rows.", field="rows")
         stores = await self.stocks.find_stores((row.store_id for row in request.rows), scoped=True)
         variants = await self.catalog.find_variants(row.variant_id for row in request.rows)
         refused: dict[int, Refusal] = {}

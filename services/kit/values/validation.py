@@ -1,7 +1,7 @@
 """Validation errors: finds every constraint of a struct that a value violates, and words the message for the client.
 
 msgspec decides whether a value is valid, and stops at the first violation with a text for programmers. Only then this module walks
-the value beside the struct's own metadata: `problems({"quantity": 0}, HoldAsked)` has the path `quantity`, GREATER_OR_EQUAL and 1.
+the value beside the struct's own metadata: `problems({"quantity": 0}, HoldRequest)` has the path `quantity`, GREATER_OR_EQUAL and 1.
 """
 
 import operator
