@@ -1,23 +1,20 @@
-"""The engine: a document is compiled once to a plan and run many times, from messages to the bytes of the answer.
+"""The engine: compiles an operation once to a plan, and runs the plan many times, from messages to the data of the answer.
 
-    collect    what is selected: fields of each type, merged, with fragments, @skip and @include settled
-    known      what is certain of a value before it is there, so that nothing looks again
-    reads      how a field is read from its message
-    leaves     scalars and enums            \\
-    objects    selections of object types    > as source text of one Python module per plan
-    lists      lists                        /
-    abstract   interfaces and unions, by the class of the value
-    values     whichever of these completes a value
-    source     the text of that module as it grows
-    arguments  variables and arguments
-    deferred   fields whose values come later, in their places
-    edges      fields that follow a batch: one rpc per batch and level
-    calls      fields that call an rpc of their own
-    plan       a compiled operation, which prints itself
-    run        one request: what is pending, and what failed
-    careful    the same as the generated source, field by field, when something is amiss
-    engine     plans kept beside their documents; what is not compiled goes to the ordinary executor
+    collect_fields  the selected fields of each type, merged, with fragments, @skip and @include resolved
+    value_info      what the protos guarantee about a value, so that generated code does not check it again
+    field_access    the expressions that read a field from its message
+    codegen         the expressions that complete values: lists, scalars, enums, objects, interfaces and unions
+    source_builder  the source text of the one Python module of a plan
+    arguments       variables and arguments
+    deferred        fields whose values arrive later
+    batch_steps     deferred fields that share batch rpcs: references, `node` and `nodes`
+    rpc_steps       deferred fields with an rpc of their own: queries, connections and mutations
+    plan            a compiled operation, which can print itself
+    pending         what a run waits for: deferred fields, keys and failures
+    run             the execution of one request: dispatches rpcs and collects errors
+    interpreter     executes a part again, field by field, after the generated code raised an error in it
+    engine          compiles operations; graphql-core executes what it cannot compile
 
-The generated source knows neither paths nor errors. Where it raises, `careful` walks the same part again and says what failed and where.
-Every deferred field is nullable, so that what arrives later never takes back what is there.
+The generated code knows neither paths nor errors. If it raises, the interpreter executes the same part again and reports what failed and
+where. Every deferred field is nullable, so that a late failure never removes data that is already complete.
 """

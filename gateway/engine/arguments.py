@@ -1,7 +1,7 @@
-"""Variables and arguments: what a request gives, as the values that a field's call takes.
+"""Variables and arguments: the values of a request, converted to the keyword arguments of a field.
 
-Literals are constants of the plan. Variables of plain types are checked here; all others, and whatever is not in order, go through
-graphql-core and Strawberry, which say what is wrong.
+Literals are constants of the plan. Variables of four simple types are checked here, which is cheaper. graphql-core and Strawberry convert
+all others and report all errors.
 """
 
 from __future__ import annotations
@@ -36,21 +36,22 @@ if TYPE_CHECKING:
 
     from gateway.engine.run import Run
 
-PLAIN: Mapping[str, type] = {"ID": str, "String": str, "Boolean": bool, "Int": int}
-"""Scalars whose values are taken as they are, when they are of this class."""
+SIMPLE_TYPES: Mapping[str, type] = {"ID": str, "String": str, "Boolean": bool, "Int": int}
+"""Values of these scalars need no conversion if they have this class."""
 INT_MAX = 2**31 - 1
 COERCION_ERRORS_MAX = 50
-NOTHING = VariableValues({}, {})
+"""At most this many errors of variables are reported."""
+NO_VARIABLES = VariableValues({}, {})
 
 
-class _Plain(Struct, frozen=True):
-    """A variable of a plain type."""
+class _SimpleVariable(Struct, frozen=True):
+    """A variable of a simple type."""
 
     name: str
     kind: type
     required: bool
     default: dict[str, Any]
-    """Its default value by its name; empty when it has none."""
+    """Its default value by its name; empty without a default."""
 
 
 class Variables:
@@ -58,15 +59,15 @@ class Variables:
 
     def __init__(self, schema: GraphQLSchema, operation: OperationDefinitionNode, *, suggestions: bool) -> None:
         self.schema, self.definitions, self.suggestions = schema, operation.variable_definitions or (), suggestions
-        plain = [self._plain(definition) for definition in self.definitions]
-        self.plain = [each for each in plain if each is not None]
-        self.all_plain = len(self.plain) == len(plain)
+        simple = [self._simple_variable(definition) for definition in self.definitions]
+        self.simple = [each for each in simple if each is not None]
+        self.is_simple = len(self.simple) == len(simple)
 
-    def _plain(self, definition: VariableDefinitionNode) -> _Plain | None:
+    def _simple_variable(self, definition: VariableDefinitionNode) -> _SimpleVariable | None:
         type_: Any = type_from_ast(self.schema, definition.type)
         required = is_non_null_type(type_)
         named = type_.of_type if isinstance(type_, GraphQLNonNull) else type_
-        kind = PLAIN.get(getattr(named, "name", ""))
+        kind = SIMPLE_TYPES.get(getattr(named, "name", ""))
         if kind is None:
             return None
         default: dict[str, Any] = {}
@@ -75,32 +76,33 @@ class Variables:
             if isinstance(values, list):
                 return None
             default = values.coerced
-        return _Plain(definition.variable.name.value, kind, required, default)
+        return _SimpleVariable(definition.variable.name.value, kind, required, default)
 
-    def coerced(self, given: Mapping[str, Any]) -> Mapping[str, Any] | list[GraphQLError]:
-        """Their values by name (left out: those that are neither given nor have a default), or what is wrong with them."""
+    def coerce(self, inputs: Mapping[str, Any]) -> Mapping[str, Any] | list[GraphQLError]:
+        """Returns the values by name, without variables that have neither a value nor a default; or the errors of invalid ones."""
         if not self.definitions:
             return {}
-        if self.all_plain and (values := self._checked(given)) is not None:
+        if self.is_simple and (values := self._coerce_simple(inputs)) is not None:
             return values
-        exact = self.exact(given)
+        exact = self.coerce_exactly(inputs)
         return exact if isinstance(exact, list) else exact.coerced
 
-    def exact(self, given: Mapping[str, Any]) -> VariableValues | list[GraphQLError]:
-        """The same with their sources, as graphql-core has it."""
+    def coerce_exactly(self, inputs: Mapping[str, Any]) -> VariableValues | list[GraphQLError]:
+        """Returns the values with their sources, as graphql-core represents them; or the errors of invalid ones."""
         return get_variable_values(
-            self.schema, self.definitions, dict(given), max_errors=COERCION_ERRORS_MAX, hide_suggestions=not self.suggestions
+            self.schema, self.definitions, dict(inputs), max_errors=COERCION_ERRORS_MAX, hide_suggestions=not self.suggestions
         )
 
-    def _checked(self, given: Mapping[str, Any]) -> dict[str, Any] | None:
+    def _coerce_simple(self, inputs: Mapping[str, Any]) -> dict[str, Any] | None:
+        """Returns the values; None if one of them needs a conversion or is invalid."""
         values: dict[str, Any] = {}
-        for each in self.plain:
-            if each.name not in given:
+        for each in self.simple:
+            if each.name not in inputs:
                 if each.required and not each.default:
                     return None
                 values.update(each.default)
                 continue
-            value = given[each.name]
+            value = inputs[each.name]
             if value is None and not each.required:
                 values[each.name] = None
             elif type(value) is each.kind and (type(value) is not int or -INT_MAX <= value <= INT_MAX):
@@ -125,50 +127,50 @@ class Arguments:
         self.core: GraphQLField = field.core
         self.node, self.suggestions = field.nodes[0], suggestions
         self.declared, self.schema = field.definition.arguments, schema
-        given = {each.name.value: each.value for each in self.node.arguments or ()}
-        self.constant = not any(map(_has_variable, given.values()))
+        nodes = {each.name.value: each.value for each in self.node.arguments or ()}
+        self.constant = not any(map(_has_variable, nodes.values()))
         self.variables: list[tuple[str, str, bool]] = []
-        """Python's name of each argument that is a variable of a leaf type, the variable's, and whether it may be null or left out."""
-        self.literals = self._literals(given)
-        """The keyword arguments that are the same for every request."""
+        """The arguments that are variables of a leaf type: Python name, name of the variable, and whether it is nullable."""
+        self.literals = self._convert_literals(nodes)
+        """The keyword arguments that are equal for all requests; None if an argument needs graphql-core."""
 
-    def _literals(self, given: Mapping[str, ValueNode]) -> dict[str, Any] | None:
-        """None when the arguments are neither literals nor leaf variables."""
+    def _convert_literals(self, nodes: Mapping[str, ValueNode]) -> dict[str, Any] | None:
+        """Returns the literal arguments; None if an argument is neither a literal nor a variable of a leaf type."""
         if self.constant:
             try:
-                return self._exact(NOTHING)
+                return self._convert(NO_VARIABLES)
             except Exception:
                 raise Uncompiled("literal") from None
         literals: dict[str, Any] = {}
         for argument in self.declared:
             name = self.schema.config.name_converter.from_argument(argument)
-            core, value = self.core.args[name], given.get(name)
-            leaf = is_leaf_type(get_nullable_type(core.type))
-            if isinstance(value, VariableNode) and leaf and core.default is None:
+            core, value = self.core.args[name], nodes.get(name)
+            is_leaf = is_leaf_type(get_nullable_type(core.type))
+            if isinstance(value, VariableNode) and is_leaf and core.default is None:
                 self.variables.append((argument.python_name, value.name.value, not is_non_null_type(core.type)))
-            elif value is not None and leaf:
+            elif value is not None and is_leaf:
                 literals[argument.python_name] = coerce_input_literal(value, core.type)
             elif value is not None or core.default is not None:
                 return None
         return literals
 
-    def of(self, run: Run) -> dict[str, Any]:
-        """The keyword arguments of the field's call; GraphQLError when a variable does not give what the field needs."""
+    def values(self, run: Run) -> dict[str, Any]:
+        """Returns the keyword arguments of the field; raises GraphQLError if a variable has no valid value for it."""
         if self.literals is not None:
             if self.constant:
                 return self.literals
-            given, found = run.variables, self.literals.copy()
-            for name, variable, nullable in self.variables:
-                value = given.get(variable)
-                if value is not None or (nullable and variable in given):
-                    found[name] = value
-                elif not nullable:
+            variables, values = run.variables, self.literals.copy()
+            for name, variable, is_nullable in self.variables:
+                value = variables.get(variable)
+                if value is not None or (is_nullable and variable in variables):
+                    values[name] = value
+                elif not is_nullable:
                     break
             else:
-                return found
-        return self._exact(run.exact_variables())
+                return values
+        return self._convert(run.exact_variables())
 
-    def _exact(self, variables: VariableValues) -> dict[str, Any]:
+    def _convert(self, variables: VariableValues) -> dict[str, Any]:
         values = get_argument_values(self.core, self.node, variables, None, not self.suggestions)
         return convert_arguments(
             values, self.declared, scalar_registry=self.schema.schema_converter.scalar_registry, config=self.schema.config

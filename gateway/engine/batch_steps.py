@@ -1,4 +1,7 @@
-"""Edges: the keys of all fields that follow the same batch go into one call for each level; see `run.Load`."""
+"""Deferred fields that share batch rpcs: the keys of all fields with the same loader go into one call for each level.
+
+See `pending.KeyLoad`.
+"""
 
 from __future__ import annotations
 
@@ -7,143 +10,137 @@ from typing import TYPE_CHECKING, Any
 from graphql import get_nullable_type, is_non_null_type
 
 from gateway.engine.collect_fields import Field, Uncompiled
-from gateway.engine.deferred import Deferred
-from gateway.engine.run import Container, Failure, Slot
-from gateway.engine.source_builder import Source
-from gateway.engine.value_info import Known, of_field, of_messages
+from gateway.engine.deferred import DeferredField
+from gateway.engine.pending import Container, Failure, KeyLoad, Slot
+from gateway.engine.source_builder import SourceBuilder
+from gateway.engine.value_info import ValueInfo, infer_loaded
 from gateway.schema import nodes
 from gateway.schema.nodes import NodeField
-from gateway.schema.references import Batch, EdgeField
+from gateway.schema.references import ReferenceField
 from services.kit.errors import Invalid
 
 if TYPE_CHECKING:
     import strawberry
 
-    from gateway.engine.run import Load, Run
+    from gateway.engine.run import Run
 
 
-def known_of(batch: Batch) -> Known:
-    """Of what a batch finds for one key."""
-    item = of_field(batch.item.fields_by_name[batch.value_name], nullable=True) if batch.value_name else of_messages(batch.item)
-    return Known(items=item.present) if batch.many else item
+class DeferredReference(DeferredField):
+    """A field whose key is in its source message. With parameters, it is queued as (keys, parameters of the source)."""
 
-
-class Edge(Deferred):
-    """A field whose key stands on the message. Those whose batch takes more than keys are queued as (keys, what the source gives)."""
-
-    definition: EdgeField
+    definition: ReferenceField
 
     def __init__(self, field: Field, schema: strawberry.Schema, *, suggestions: bool) -> None:
         super().__init__(field, schema, suggestions=suggestions)
-        self.batch = self.definition.through
-        self.alone = (self.batch, b"")
-        self.further = bool(self.definition.using) or self.arguments is not None
-        one = known_of(self.batch)
-        self.known = Known(items=one) if self.definition.keyed_by_many else one
+        self.loader = self.definition.loader
+        self.load_key = (self.loader, b"")
+        self.has_parameters = bool(self.definition.parameters) or self.arguments is not None
+        item = infer_loaded(self.loader)
+        self.info = ValueInfo(items=item) if self.definition.has_key_list else item
 
-    def rpc(self, *, below_a_list: bool) -> str:
-        return str(self.batch.rpc.method.name)
+    def rpc_label(self, *, is_below_list: bool) -> str:
+        return str(self.loader.rpc.method.name)
 
     def key(self, source: Any) -> Any:
-        keys = self.definition.key(source)
+        keys = self.definition.get_keys(source)
         if not isinstance(keys, str):
             keys = list(keys)
         elif not keys:
             return None
-        return (keys, self.definition.bound(source)) if self.further else keys
+        return (keys, self.definition.source_parameters(source)) if self.has_parameters else keys
 
-    def queued(self, source: Source, field: Field, text: str) -> str:
-        if self.further or self.definition.keyed_by_many:
-            return super().queued(source, field, text)
-        return f"    if k := {text}.{self.definition.by}: R.put(({source.constant(self, 'later')}, k, d, {field.key!r}))\n"
+    def queue_statement(self, source: SourceBuilder, field: Field, obj: str) -> str:
+        if self.has_parameters or self.definition.has_key_list:
+            return super().queue_statement(source, field, obj)
+        return f"    if k := {obj}.{self.definition.by}: R.put(({source.constant(self, 'deferred')}, k, d, {field.key!r}))\n"
 
     def start(self, run: Run, key: Any, container: Container, slot: Slot) -> None:
-        keys, bound = key if type(key) is tuple else (key, b"")
+        keys, parameters = key if type(key) is tuple else (key, b"")
         if self.arguments is not None:
             try:
-                bound += self.definition.given(run.context, self.given(run))
-            except Exception as wrong:
-                self.refuse(run, wrong, container, slot)
+                parameters += self.definition.argument_parameters(run.context, self.argument_values(run))
+            except Exception as error:
+                self.fail(run, error, container, slot)
                 return
-        load = run.load(self.batch, bound)
+        load = run.key_load(self.loader, parameters)
         if type(keys) is str:
-            run.want(load, keys, (self, keys, container, slot))
+            run.request_key(load, keys, (self, keys, container, slot))
         else:
-            Gathering(self, keys, container, slot).begin(run, load)
+            KeyList(self, keys, container, slot).start(run, load)
 
 
-class Gathering:
-    """A field with several keys, until all of them have come. The first that fails is the field's error."""
+class KeyList:
+    """The values of a field with several keys, until all have arrived. The first one that fails is the field's error."""
 
-    pure = False
+    is_pure = False
 
-    def __init__(self, field: Deferred, keys: list[str], container: Container, slot: Slot) -> None:
+    def __init__(self, field: DeferredField, keys: list[str], container: Container, slot: Slot) -> None:
         self.field, self.keys, self.container, self.slot = field, keys, container, slot
         self.values: list[Any] = [None] * len(keys)
-        self.left = len(keys)
+        self.remaining = len(keys)
 
-    def begin(self, run: Run, load: Load) -> None:
-        """Asks for all keys; without any the list is there at once."""
+    def start(self, run: Run, load: KeyLoad) -> None:
+        """Requests all keys; without keys, settles the field with an empty list."""
         if not self.keys:
             self.field.settle(run, [], self.container, self.slot)
         for index, key in enumerate(self.keys):
-            run.want(load, key, (self, key, self.values, index))
+            run.request_key(load, key, (self, key, self.values, index))
 
     def settle(self, run: Run, value: Any, container: Container, slot: Slot) -> bool:
-        """One of the keys has come."""
-        if self.left <= 0:
+        """Receives the value of one key."""
+        if self.remaining <= 0:
             return False
         if type(value) is Failure:
-            self.left = 0
+            self.remaining = 0
             self.field.settle(run, value, self.container, self.slot)
             return False
         container[slot] = value
-        self.left -= 1
-        if not self.left:
+        self.remaining -= 1
+        if not self.remaining:
             self.field.settle(run, self.values, self.container, self.slot)
         return True
 
 
-class LookUp(Deferred):
-    """A field whose key is its argument: `node` and what is found by its id."""
+class DeferredNode(DeferredField):
+    """A field whose key is its argument: `node`, and root fields that find an object by its id."""
 
     definition: NodeField
 
     def __init__(self, field: Field, schema: strawberry.Schema, *, suggestions: bool) -> None:
         super().__init__(field, schema, suggestions=suggestions)
-        self.given_by = ""
-        """The variable that is the key, where that is all there is to it."""
-        if self.definition.through is not None:
-            self.known = known_of(self.definition.through)
-            self.alone = (self.definition.through, b"")
+        self.key_variable = ""
+        """The variable that is the key; empty if the key is a literal, or its type decides the loader."""
+        if self.definition.loader is not None:
+            self.info = infer_loaded(self.definition.loader)
+            self.load_key = (self.definition.loader, b"")
             assert self.arguments is not None
             if not self.arguments.literals and len(self.arguments.variables) == 1:
-                self.given_by = self.arguments.variables[0][1]
+                self.key_variable = self.arguments.variables[0][1]
 
-    def rpc(self, *, below_a_list: bool) -> str:
-        return self.definition.through.rpc.method.name if self.definition.through is not None else "by the prefix of the id"
+    def rpc_label(self, *, is_below_list: bool) -> str:
+        return self.definition.loader.rpc.method.name if self.definition.loader is not None else "by the prefix of the id"
 
     def key(self, source: Any) -> Any:
         return True
 
-    def queued(self, source: Source, field: Field, text: str) -> str:
-        key = f"k if type(k := R.variables.get({self.given_by!r})) is str else True" if self.given_by else "True"
-        return f"    R.put(({source.constant(self, 'later')}, {key}, d, {field.key!r}))\n"
+    def queue_statement(self, source: SourceBuilder, field: Field, obj: str) -> str:
+        key = f"k if type(k := R.variables.get({self.key_variable!r})) is str else True" if self.key_variable else "True"
+        return f"    R.put(({source.constant(self, 'deferred')}, {key}, d, {field.key!r}))\n"
 
     def start(self, run: Run, key: Any, container: Container, slot: Slot) -> None:
         try:
-            id = self.given(run)[self.definition.argument]
-            batch = self.definition.through or nodes.batch_of(id)
-        except Exception as wrong:
-            self.refuse(run, wrong, container, slot)
+            id = self.argument_values(run)[self.definition.argument]
+            loader = self.definition.loader or nodes.find_loader(id)
+        except Exception as error:
+            self.fail(run, error, container, slot)
             return
-        run.want(run.load(batch, b""), id, (self, id, container, slot))
+        run.request_key(run.key_load(loader, b""), id, (self, id, container, slot))
 
 
-class Several(LookUp):
-    """`nodes`: one list, each item of which is found in its own place."""
+class DeferredNodeList(DeferredNode):
+    """`nodes`: a list whose items are loaded independently."""
 
-    required = True
+    may_be_required = True
 
     def __init__(self, field: Field, schema: strawberry.Schema, *, suggestions: bool) -> None:
         super().__init__(field, schema, suggestions=suggestions)
@@ -153,16 +150,16 @@ class Several(LookUp):
 
     def start(self, run: Run, key: Any, container: Container, slot: Slot) -> None:
         try:
-            ids = self.given(run)[self.definition.argument]
-            nodes.check_count(ids)
-        except Exception as wrong:
-            run.doom(self.field.nodes, wrong, [slot])
+            ids = self.argument_values(run)[self.definition.argument]
+            nodes.check_node_count(ids)
+        except Exception as error:
+            run.abort(self.field.nodes, error, [slot])
             return
-        found = container[slot] = [None] * len(ids)
+        items = container[slot] = [None] * len(ids)
         for index, id in enumerate(ids):
             try:
-                batch = nodes.batch_of(id)
-            except Invalid as wrong:
-                self.refuse(run, wrong, found, index)
+                loader = nodes.find_loader(id)
+            except Invalid as error:
+                self.fail(run, error, items, index)
             else:
-                run.want(run.load(batch, b""), id, (self, id, found, index))
+                run.request_key(run.key_load(loader, b""), id, (self, id, items, index))

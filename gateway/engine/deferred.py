@@ -1,4 +1,4 @@
-"""Deferred fields: their value is asked for while the request runs, and completed in its place when it comes."""
+"""Deferred fields: their values arrive while the request runs, and are then completed in their slots of the answer."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from graphql import is_non_null_type
 from gateway.engine import interpreter
 from gateway.engine.arguments import Arguments
 from gateway.engine.collect_fields import Field, Uncompiled
-from gateway.engine.run import Container, Failure, Slot
-from gateway.engine.source_builder import Source
-from gateway.engine.value_info import Known
+from gateway.engine.pending import Container, Failure, Slot
+from gateway.engine.source_builder import SourceBuilder
+from gateway.engine.value_info import ValueInfo
 
 if TYPE_CHECKING:
     import strawberry
@@ -21,73 +21,74 @@ if TYPE_CHECKING:
     from gateway.engine.run import Run
 
 
-class Deferred(ABC):
-    """A deferred field of a plan. A kind of field says what it is keyed by and how it starts."""
+class DeferredField(ABC):
+    """A deferred field of a plan. A subclass says which key it has and how its value is requested."""
 
-    known = Known()
-    """Of the value that comes."""
-    required = False
-    """Whether the kind sees to it itself that its field is not null."""
+    info = ValueInfo()
+    """What is guaranteed about the value that arrives."""
+    may_be_required = False
+    """True if the subclass itself makes sure that its field is not null."""
 
     def __init__(self, field: Field, schema: strawberry.Schema, *, suggestions: bool) -> None:
-        if is_non_null_type(field.type) and not self.required:
+        if is_non_null_type(field.type) and not self.may_be_required:
             raise Uncompiled("required")
         self.field, self.definition = field, field.definition
         self.type: Any = field.type
-        """Of the value that comes."""
+        """The type of the value that arrives."""
         self.arguments = Arguments(field, schema, suggestions=suggestions) if field.core.args else None
         self.complete: Callable[[Any, Run], Any] = lambda value, run: value
-        self.pure = True
+        """The generated function that completes the value; set when the plan is compiled."""
+        self.is_pure = True
 
     @abstractmethod
-    def rpc(self, *, below_a_list: bool) -> str:
-        """What is asked, as a plan prints it."""
+    def rpc_label(self, *, is_below_list: bool) -> str:
+        """Returns the name of its rpc, as a plan prints it."""
 
     @abstractmethod
     def key(self, source: Any) -> Any:
-        """What `start` needs of the object that the field stands on; None when nothing is to be asked."""
+        """Returns what `start` needs from the source object; None if the field is null without an rpc."""
 
-    def queued(self, source: Source, field: Field, text: str) -> str:
-        """The statement (of a function whose object is `text` and answer `d`) that puts the field in the queue."""
-        me = source.constant(self, "later")
-        return f"    if (k := {source.constant(self.key, 'key')}({text})) is not None: R.put(({me}, k, d, {field.key!r}))\n"
+    def queue_statement(self, source: SourceBuilder, field: Field, obj: str) -> str:
+        """Returns the statement that puts the field in the queue, for a function with the object `obj` and the answer `d`."""
+        deferred = source.constant(self, "deferred")
+        return f"    if (k := {source.constant(self.key, 'key')}({obj})) is not None: R.put(({deferred}, k, d, {field.key!r}))\n"
 
     @abstractmethod
     def start(self, run: Run, key: Any, container: Container, slot: Slot) -> None:
-        """Makes the value pending."""
+        """Requests the value."""
 
-    def given(self, run: Run) -> dict[str, Any]:
-        """The field's arguments; what is wrong with them is raised."""
+    def argument_values(self, run: Run) -> dict[str, Any]:
+        """Returns the field's arguments, computed once for a run; raises the error of an invalid one."""
         assert self.arguments is not None
         if self.arguments.constant:
-            return self.arguments.of(run)
-        found: Any = run.given.get(self)
-        if found is None:
+            return self.arguments.values(run)
+        values: Any = run.arguments.get(self)
+        if values is None:
             try:
-                found = self.arguments.of(run)
-            except Exception as wrong:
-                found = Failure(wrong)
-            run.given[self] = found
-        if type(found) is Failure:
-            raise found.cause
-        return found  # type: ignore[no-any-return]
+                values = self.arguments.values(run)
+            except Exception as error:
+                values = Failure(error)
+            run.arguments[self] = values
+        if type(values) is Failure:
+            raise values.cause
+        return values  # type: ignore[no-any-return]
 
-    def refuse(self, run: Run, cause: Exception, container: Container, slot: Slot) -> None:
-        """The field cannot even start."""
+    def fail(self, run: Run, cause: Exception, container: Container, slot: Slot) -> None:
+        """Records the error of a field that cannot request its value."""
         run.fail(self.field.nodes, cause, container, [slot])
 
     def settle(self, run: Run, value: Any, container: Container, slot: Slot) -> bool:
-        """See `run.Target`."""
+        """Completes the value in its slot; see `pending.Receiver`."""
         if value is None:
             return True
         if type(value) is Failure:
             run.fail(self.field.nodes, value.cause, container, [slot])
             return False
-        pending = len(run.queue)
+        queue_length = len(run.queue)
         try:
             container[slot] = self.complete(value, run)
         except Exception:
-            del run.queue[pending:]
-            container[slot] = interpreter.completed(self.type, self.field, value, run, container, slot)
+            del run.queue[queue_length:]
+            container[slot] = interpreter.complete_deferred(self.type, self.field, value, run, container, slot)
             return False
         return True

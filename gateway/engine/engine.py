@@ -1,4 +1,4 @@
-"""The engine: compiles what it can, once, and runs it; tells how often it could not, and why."""
+"""The engine: compiles operations to plans and creates their runs. A metric counts what it could not compile, by reason."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ if TYPE_CHECKING:
 
     from gateway.schema.resolver_context import ResolverContext
 
-UNCOMPILED = Counter("quanyu_graphql_uncompiled_total", "Operations that were left to the ordinary executor, by the reason.", ["reason"])
-
+UNCOMPILED = Counter("quanyu_graphql_uncompiled_total", "Operations that graphql-core executed, by the reason.", ["reason"])
 
 UNCOMPILED_BYTES = 1_000
+"""The cached reason of a plan that could not be compiled takes at most this much memory."""
 
 
-class Compiled:
-    """An operation and its plans, one for each combination of its conditions that was asked for: with `CONDITIONS_MAX` of them, 16."""
+class CompiledOperation:
+    """An operation with a plan for each requested combination of its conditions: at most 16, with `CONDITIONS_MAX` conditions."""
 
     owed_seconds = 0.0
-    """What its plans took to compile, as long as nobody was charged for it."""
+    """The compile time of its plans that no request has been charged for."""
     weight = 0
-    """Bytes that its plans take, at most."""
+    """Its plans take at most this many bytes."""
 
     def __init__(self, schema: strawberry.Schema, document: DocumentNode, operation: OperationDefinitionNode, *, suggestions: bool) -> None:
         self.schema, self.document, self.operation, self.suggestions = schema, document, operation, suggestions
@@ -41,14 +41,14 @@ class Compiled:
         self.plans: dict[tuple[bool, ...], Plan | Uncompiled] = {}
 
     def plan(self, variables: Mapping[str, Any]) -> Plan:
-        """The plan for these variables."""
+        """Returns the plan for these variables, compiled at its first use; raises `Uncompiled`."""
         values: Any = tuple([variables.get(name) for name in self.conditions])
         plan = self.plans.get(values)
         if plan is None:
             if not all(isinstance(value, bool) for value in values):
                 raise Uncompiled("condition")
             started = time.perf_counter()
-            plan = self.plans[values] = self._compiled(dict(zip(self.conditions, values, strict=True)))
+            plan = self.plans[values] = self._compile(dict(zip(self.conditions, values, strict=True)))
             self.owed_seconds += time.perf_counter() - started
             self.weight += plan.weight if isinstance(plan, Plan) else UNCOMPILED_BYTES
         if isinstance(plan, Uncompiled):
@@ -56,48 +56,48 @@ class Compiled:
         return plan
 
     def forget(self) -> None:
-        """Lets its plans go; runs that are under way keep theirs."""
+        """Removes its plans; runs in progress keep theirs."""
         self.plans.clear()
         self.weight = 0
 
-    def _compiled(self, conditions: Conditions) -> Plan | Uncompiled:
+    def _compile(self, conditions: Conditions) -> Plan | Uncompiled:
         try:
             return Plan(self.schema, self.document, self.operation, conditions, suggestions=self.suggestions)
         except Uncompiled as reason:
             return reason
         except RecursionError:
             return Uncompiled("depth")
-        except Exception as bug:  # of the compiler: the ordinary executor answers all the same
+        except Exception as bug:  # a bug of the compiler: graphql-core can still execute the operation
             logger().error("bug", what="a document was not compiled", exc_info=bug)
             return Uncompiled("bug")
 
 
 class Engine:
-    """Compiles operations. What it makes of one is kept by whoever keeps the document, and goes with it."""
+    """Compiles operations. The caller keeps a compiled operation as long as its document."""
 
     def __init__(self, schema: strawberry.Schema, *, suggestions: bool) -> None:
         self.schema, self.suggestions = schema, suggestions
 
-    def compiled(self, document: DocumentNode, operation: OperationDefinitionNode) -> Compiled | Uncompiled:
-        """The operation, or why it is left to the ordinary executor."""
+    def compile(self, document: DocumentNode, operation: OperationDefinitionNode) -> CompiledOperation | Uncompiled:
+        """Returns the compiled operation, or the reason why it cannot be compiled."""
         try:
-            return Compiled(self.schema, document, operation, suggestions=self.suggestions)
+            return CompiledOperation(self.schema, document, operation, suggestions=self.suggestions)
         except Uncompiled as reason:
             return reason
         except RecursionError:
             return Uncompiled("depth")
 
-    def begin(
-        self, compiled: Compiled | Uncompiled, context: ResolverContext, given: Mapping[str, Any]
+    def create_run(
+        self, compiled: CompiledOperation | Uncompiled, context: ResolverContext, inputs: Mapping[str, Any]
     ) -> Run | list[GraphQLError] | Uncompiled:
-        """A run of the operation with these variables; what is wrong with them; or why it is left to the ordinary executor."""
+        """Returns a run of the operation; the errors of its variables; or the reason why it cannot be compiled, which is counted."""
         try:
             if isinstance(compiled, Uncompiled):
                 raise compiled
-            variables = compiled.variables.coerced(given)
+            variables = compiled.variables.coerce(inputs)
             if isinstance(variables, list):
                 return variables
-            return Run(compiled.plan(variables), context, variables, lambda: compiled.variables.exact(given))
+            return Run(compiled.plan(variables), context, variables, lambda: compiled.variables.coerce_exactly(inputs))
         except Uncompiled as uncompiled:
             UNCOMPILED.labels(uncompiled.reason).inc()
             return uncompiled

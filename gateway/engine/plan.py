@@ -1,7 +1,7 @@
-"""A plan: one operation, compiled for the values of its conditions. It keeps nothing of any request.
+"""A plan: one operation, compiled for the values of its `@skip` and `@include` conditions. It keeps no state of a request.
 
-Printed, it shows level for level what is asked: a batch once for all the fields that follow it, and what is asked once for each item of
-a list.
+Printed, it shows the rpcs of each level: a batch rpc once for all fields that share it, and "one for each" for an rpc that is called for
+each item of a list.
 """
 
 from __future__ import annotations
@@ -12,40 +12,41 @@ from typing import TYPE_CHECKING, Any
 
 from graphql import DocumentNode, OperationDefinitionNode, OperationType, get_nullable_type, is_list_type
 
-from gateway.engine import interpreter, objects, values
-from gateway.engine.batch_steps import Edge, LookUp, Several
+from gateway.engine import codegen, interpreter
+from gateway.engine.batch_steps import DeferredNode, DeferredNodeList, DeferredReference
 from gateway.engine.collect_fields import TYPENAME, Collector, Conditions, Field, Selection, Uncompiled
-from gateway.engine.deferred import Deferred
-from gateway.engine.rpc_steps import Call, FirstPage, Mutation
-from gateway.engine.source_builder import Source
-from gateway.schema.nodes import NodeField, several
-from gateway.schema.references import EdgeField
-from gateway.schema.rpc_fields import CallField, MutationField
+from gateway.engine.deferred import DeferredField
+from gateway.engine.rpc_steps import DeferredConnection, DeferredMutation, DeferredRpc
+from gateway.engine.source_builder import SourceBuilder
+from gateway.schema.nodes import NodeField, load_nodes
+from gateway.schema.references import ReferenceField
+from gateway.schema.rpc_fields import MutationField, RpcField
 
 if TYPE_CHECKING:
     import strawberry
 
     from gateway.engine.run import Run
 
-Root = Callable[[Any, "Run"], Any]
+RootFunction = Callable[[Any, "Run"], Any]
 CHARACTER_BYTES = 20
-"""Of memory for each character of a plan's source: its functions, and the fields and constants that go with them."""
-ONE_CALL = re.compile(r"(\w+)\(v, R\)")
+"""One character of a plan's source takes this much memory, with its functions, fields and constants."""
+FUNCTION_CALL = re.compile(r"(\w+)\(v, R\)")
+"""An expression that only calls a generated function."""
 
 
-def kind_of(definition: Any) -> type[Deferred] | None:
-    """How a field's value comes later; None when it is there."""
-    if isinstance(definition, EdgeField):
-        return Edge
+def deferred_class(definition: Any) -> type[DeferredField] | None:
+    """Returns the kind of deferred field for a declaration; None if the field is read from its source object."""
+    if isinstance(definition, ReferenceField):
+        return DeferredReference
     if isinstance(definition, NodeField):
-        return Several if definition.load is several else LookUp
-    if isinstance(definition, CallField):
-        return FirstPage if definition.first is not None else Call
-    return Mutation if isinstance(definition, MutationField) else None
+        return DeferredNodeList if definition.load is load_nodes else DeferredNode
+    if isinstance(definition, RpcField):
+        return DeferredConnection if definition.loader is not None else DeferredRpc
+    return DeferredMutation if isinstance(definition, MutationField) else None
 
 
 class Plan:
-    """Compiles when it is made; raises `Uncompiled`."""
+    """A compiled operation. Its constructor compiles and raises `Uncompiled`."""
 
     def __init__(
         self,
@@ -57,62 +58,62 @@ class Plan:
         suggestions: bool,
     ) -> None:
         self.schema, self.operation, self.suggestions = schema, operation, suggestions
-        self.selection = Collector(schema._schema, document, conditions).operation(operation)
-        self.serial = operation.operation is OperationType.MUTATION
-        for field in _fields(self.selection):
-            kind = kind_of(field.definition)
+        self.selection = Collector(schema._schema, document, conditions).collect_operation(operation)
+        self.is_serial = operation.operation is OperationType.MUTATION
+        for field in _all_fields(self.selection):
+            kind = deferred_class(field.definition)
             if kind is not None:
                 field.deferred = kind(field, schema, suggestions=suggestions)
-        self.source, self.root = self._compiled()
+        self.source, self.roots = self._compile()
         self.weight = len(self.source) * CHARACTER_BYTES
-        """Bytes that it takes, at most."""
+        """It takes at most this many bytes."""
 
-    def _compiled(self) -> tuple[str, list[Root]]:
-        """The source, and the functions of the root: one, or one for each field of a mutation."""
-        source = Source()
-        parts = [Selection(self.selection.type, [field]) for field in self.selection.fields] if self.serial else [self.selection]
-        roots = [objects.function(source, part) for part in parts]
-        completing: list[tuple[Deferred, str]] = []
-        for field in _fields(self.selection):
-            later = field.deferred
-            if later is not None:
-                made = values.value(source, field, later.type, "v", later.known.present)
-                whole = ONE_CALL.fullmatch(made)
-                completing.append((later, whole[1] if whole else source.function("complete", "v, R", f"    return {made}")))
-                later.pure = not any(map(objects.deferred_below, field.selections.values()))
-        module = source.run()
-        for later, name in completing:
-            later.complete = module(name)
+    def _compile(self) -> tuple[str, list[RootFunction]]:
+        """Returns the source and its root functions: one, or one for each field of a mutation."""
+        source = SourceBuilder()
+        parts = [Selection(self.selection.type, [field]) for field in self.selection.fields] if self.is_serial else [self.selection]
+        roots = [codegen.object_function(source, part) for part in parts]
+        functions: list[tuple[DeferredField, str]] = []
+        for field in _all_fields(self.selection):
+            deferred = field.deferred
+            if deferred is not None:
+                completed = codegen.complete_value(source, field, deferred.type, "v", deferred.info.non_null)
+                call = FUNCTION_CALL.fullmatch(completed)
+                functions.append((deferred, call[1] if call else source.add_function("complete", "v, R", f"    return {completed}")))
+                deferred.is_pure = not any(map(codegen.has_deferred, field.selections.values()))
+        module = source.execute()
+        for deferred, name in functions:
+            deferred.complete = module(name)
         return source.text, [module(name) for name in roots]
 
     async def run(self, source: Any, run: Run) -> dict[str, Any] | None:
-        """The data of the answer; what failed is noted in the run."""
-        if self.serial:
-            return await self._one_after_the_other(source, run)
-        run.data = data = self._begun(self.root[0], self.selection, source, run)
+        """Returns the data of the answer; records errors in the run."""
+        if self.is_serial:
+            return await self._run_serially(source, run)
+        run.data = data = self._complete_root(self.roots[0], self.selection, source, run)
         if run.queue:
-            await run.drain()
-        return data if not run.doomed else None
+            await run.execute_pending()
+        return data if not run.is_aborted else None
 
-    async def _one_after_the_other(self, source: Any, run: Run) -> dict[str, Any] | None:
+    async def _run_serially(self, source: Any, run: Run) -> dict[str, Any] | None:
         run.data = data = {}
-        for root, field in zip(self.root, self.selection.fields, strict=True):
-            part = self._begun(root, Selection(self.selection.type, [field]), source, run)
+        for root, field in zip(self.roots, self.selection.fields, strict=True):
+            part = self._complete_root(root, Selection(self.selection.type, [field]), source, run)
             if part is None:
                 return None
             data.update(part)
-            run.queue[:] = [(target, key, data, slot) for target, key, _, slot in run.queue]
-            await run.drain()
+            run.queue[:] = [(deferred, key, data, slot) for deferred, key, _, slot in run.queue]
+            await run.execute_pending()
         return data
 
     @staticmethod
-    def _begun(root: Root, selection: Selection, source: Any, run: Run) -> dict[str, Any] | None:
-        """The answer of a root as far as nobody is asked for it; None when it may not be what it is."""
+    def _complete_root(root: RootFunction, selection: Selection, source: Any, run: Run) -> dict[str, Any] | None:
+        """Returns the synchronous part of a root's answer; None if the error of a non-null field reaches the root."""
         try:
             return root(source, run)  # type: ignore[no-any-return]
         except Exception:
             run.queue.clear()
-            return interpreter.root(selection, source, run)
+            return interpreter.complete_root(selection, source, run)
 
     def __str__(self) -> str:
         name = self.operation.name.value if self.operation.name else ""
@@ -125,14 +126,14 @@ class Plan:
         return "\n".join(lines)
 
     def levels(self) -> list[dict[str, list[str]]]:
-        """What is asked at each level, with the paths of the fields that ask."""
-        found: list[dict[str, list[str]]] = []
-        _find_levels(self.selection, 0, "", found, below_a_list=False)
-        return found
+        """Returns the rpcs of each level, with the paths of the fields that call them."""
+        levels: list[dict[str, list[str]]] = []
+        _collect_levels(self.selection, 0, "", levels, is_below_list=False)
+        return levels
 
 
-def _fields(selection: Selection) -> Iterator[Field]:
-    """All fields of a plan that have a definition."""
+def _all_fields(selection: Selection) -> Iterator[Field]:
+    """Yields all fields of a plan except `__typename`; raises `Uncompiled` for one without a declaration."""
     for field in selection.fields:
         if field.name == TYPENAME:
             continue
@@ -140,20 +141,20 @@ def _fields(selection: Selection) -> Iterator[Field]:
             raise Uncompiled("field")
         yield field
         for below in field.selections.values():
-            yield from _fields(below)
+            yield from _all_fields(below)
 
 
-def _find_levels(selection: Selection, level: int, path: str, found: list[dict[str, list[str]]], *, below_a_list: bool) -> None:
+def _collect_levels(selection: Selection, level: int, path: str, levels: list[dict[str, list[str]]], *, is_below_list: bool) -> None:
     for field in selection.fields:
-        here = f"{path}.{field.key}" if path else field.key
-        deeper = level
+        field_path = f"{path}.{field.key}" if path else field.key
+        next_level = level
         if field.deferred is not None:
-            while len(found) <= level:
-                found.append({})
-            paths = found[level].setdefault(field.deferred.rpc(below_a_list=below_a_list), [])
-            if here not in paths:
-                paths.append(here)
-            deeper = level + 1
-        listed = below_a_list or (field.name != TYPENAME and is_list_type(get_nullable_type(field.type)))
+            while len(levels) <= level:
+                levels.append({})
+            paths = levels[level].setdefault(field.deferred.rpc_label(is_below_list=is_below_list), [])
+            if field_path not in paths:
+                paths.append(field_path)
+            next_level = level + 1
+        is_list = is_below_list or (field.name != TYPENAME and is_list_type(get_nullable_type(field.type)))
         for below in field.selections.values():
-            _find_levels(below, deeper, here, found, below_a_list=listed)
+            _collect_levels(below, next_level, field_path, levels, is_below_list=is_list)

@@ -1,16 +1,15 @@
-"""Calls: fields that ask an rpc of their own. Those of one level are made at once."""
+"""Deferred fields with an rpc of their own: queries, connections and mutations. The rpcs of one level run concurrently."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from gateway.engine.batch_steps import known_of
 from gateway.engine.collect_fields import Field
-from gateway.engine.deferred import Deferred
-from gateway.engine.run import Container, Slot
-from gateway.engine.value_info import Known, of_field, of_messages
+from gateway.engine.deferred import DeferredField
+from gateway.engine.pending import Container, Slot
+from gateway.engine.value_info import ValueInfo, infer_field, infer_loaded, infer_message
 from gateway.rpc.clients import Descriptor
-from gateway.schema.rpc_fields import CallField, MutationField
+from gateway.schema.rpc_fields import MutationField, RpcField
 
 if TYPE_CHECKING:
     import strawberry
@@ -18,71 +17,71 @@ if TYPE_CHECKING:
     from gateway.engine.run import Run
 
 
-class Call(Deferred):
-    """A look-up or a page. Below a list it is a call for each item."""
+class DeferredRpc(DeferredField):
+    """A field that calls its rpc once for each source object."""
 
-    definition: CallField
+    definition: RpcField
 
     def __init__(self, field: Field, schema: strawberry.Schema, *, suggestions: bool) -> None:
         super().__init__(field, schema, suggestions=suggestions)
-        self.known = of_messages(self.definition.rpc.response.DESCRIPTOR)
+        self.info = infer_message(self.definition.rpc.response.DESCRIPTOR)
         if self.definition.item_name:
             item: Descriptor = self.definition.rpc.response.DESCRIPTOR.fields_by_name[self.definition.item_name]
-            self.known = of_field(item, nullable=False)
+            self.info = infer_field(item, is_nullable=False)
 
-    def rpc(self, *, below_a_list: bool) -> str:
-        return f"{self.definition.rpc.method.name}{', one for each' if below_a_list else ''}"
+    def rpc_label(self, *, is_below_list: bool) -> str:
+        return f"{self.definition.rpc.method.name}{', one for each' if is_below_list else ''}"
 
     def key(self, source: Any) -> Any:
-        return self.definition.bound(source)
+        return self.definition.source_fields(source)
 
     def start(self, run: Run, key: Any, container: Container, slot: Slot) -> None:
         try:
-            given = self.given(run) if self.arguments is not None else {}
-        except Exception as wrong:
-            self.refuse(run, wrong, container, slot)
+            arguments = self.argument_values(run) if self.arguments is not None else {}
+        except Exception as error:
+            self.fail(run, error, container, slot)
             return
-        run.call(self, container, slot, self.definition.answer, run.context, key, given)
+        run.add_call(self, container, slot, self.definition.call, run.context, key, arguments)
 
 
-class FirstPage(Call):
-    """A page whose first ones are one call for many sources."""
+class DeferredConnection(DeferredRpc):
+    """A connection with a batch loader: the first pages of many source objects are one call; later pages are a call each."""
 
     def __init__(self, field: Field, schema: strawberry.Schema, *, suggestions: bool) -> None:
         super().__init__(field, schema, suggestions=suggestions)
-        assert self.definition.first is not None
-        self.batch = self.definition.first
-        self.known = Known(messages=self.known.messages | known_of(self.batch).messages)
+        assert self.definition.loader is not None
+        self.loader = self.definition.loader
+        self.info = ValueInfo(messages=self.info.messages | infer_loaded(self.loader).messages)
 
-    def rpc(self, *, below_a_list: bool) -> str:
-        return f"{self.batch.rpc.method.name} (further pages {super().rpc(below_a_list=below_a_list)})"
+    def rpc_label(self, *, is_below_list: bool) -> str:
+        return f"{self.loader.rpc.method.name} (further pages {super().rpc_label(is_below_list=is_below_list)})"
 
     def key(self, source: Any) -> Any:
-        bound = self.definition.bound(source)
-        return bound and (bound, self.definition.key(source))
+        fields = self.definition.source_fields(source)
+        return fields and (fields, self.definition.get_key(source))
 
     def start(self, run: Run, key: Any, container: Container, slot: Slot) -> None:
-        bound, id = key
+        fields, id = key
         try:
-            first = self.definition.first_pages(run.context, self.given(run) if self.arguments is not None else {})
-        except Exception as wrong:
-            self.refuse(run, wrong, container, slot)
+            parameters = self.definition.first_page_parameters(run.context, self.argument_values(run) if self.arguments is not None else {})
+        except Exception as error:
+            self.fail(run, error, container, slot)
             return
-        if first is None:
-            super().start(run, bound, container, slot)
+        if parameters is None:
+            super().start(run, fields, container, slot)
         else:
-            run.want(run.load(self.batch, first), id, (self, id, container, slot))
+            run.request_key(run.key_load(self.loader, parameters), id, (self, id, container, slot))
 
     def settle(self, run: Run, value: Any, container: Container, slot: Slot) -> bool:
         return super().settle(run, self.definition.rpc.response() if value is None else value, container, slot)
 
 
-class Mutation(Deferred):
-    """A mutation: its payload, or the refusal it was answered with."""
+class DeferredMutation(DeferredField):
+    """A mutation: its value is the payload or a refusal."""
 
     definition: MutationField
 
-    def rpc(self, *, below_a_list: bool) -> str:
+    def rpc_label(self, *, is_below_list: bool) -> str:
         return str(self.definition.rpc.method.name)
 
     def key(self, source: Any) -> Any:
@@ -90,8 +89,8 @@ class Mutation(Deferred):
 
     def start(self, run: Run, key: Any, container: Container, slot: Slot) -> None:
         try:
-            given = self.given(run)
-        except Exception as wrong:
-            self.refuse(run, wrong, container, slot)
+            arguments = self.argument_values(run)
+        except Exception as error:
+            self.fail(run, error, container, slot)
             return
-        run.call(self, container, slot, self.definition.carry_out, run.context, vars(given["input"]))
+        run.add_call(self, container, slot, self.definition.execute, run.context, vars(arguments["input"]))

@@ -1,266 +1,220 @@
-"""One request: what is pending, what came, and what failed.
+"""A run: the execution of one request, with its queue, its rpcs in progress and its errors.
 
-A sync part of the plan puts deferred fields in `queue`. `drain` turns the queue into calls, one for each batch and all at once, until
-nothing is pending; as an answer arrives, what waits for it is completed and puts the next level in the queue.
+The synchronous part of a plan puts deferred fields in `queue`. `execute_pending` turns the queue into rpcs, one for each batch, all
+concurrently, until nothing is pending. When a response arrives, the fields that wait for it are completed and queue the next level.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any
 
 from graphql import FieldNode, GraphQLError, located_error
 from graphql.execution.values import VariableValues
 
-from gateway.schema.references import Batch, Bound
+from gateway.engine.pending import Container, Failure, FieldFailure, KeyLoad, Pending, Queued, Receiver, Slot
+from gateway.schema.batch_loader import BatchLoader, BatchParameters
 
 if TYPE_CHECKING:
     from gateway.engine.plan import Plan
     from gateway.schema.resolver_context import ResolverContext
 
-Container = Any
-"""The object or list of the answer that a value belongs in."""
-Slot = str | int
-"""Its place there."""
-
-
-class Failure(NamedTuple):
-    """What came instead of a value."""
-
-    cause: Exception
-
-
-class Failed(NamedTuple):
-    """An error of the answer: `path` begins at the slot of the container (at the root without one)."""
-
-    container: Container | None
-    path: list[Slot]
-    nodes: Sequence[FieldNode]
-    cause: Exception
-
-
-class Waiter(Protocol):
-    """What waits for a value: a deferred field, or a part of one."""
-
-    pure: bool
-    """Nothing below it is deferred, so that equal values have equal answers."""
-
-    def settle(self, run: Run, value: Any, container: Container, slot: Slot) -> bool:
-        """Completes the value (or a `Failure`) in its place; whether all of it is in order."""
-
-
-class Target(Waiter, Protocol):
-    """What stands in the queue: a deferred field."""
-
-    def start(self, run: Run, key: Any, container: Container, slot: Slot) -> None:
-        """Makes what it waits for pending."""
-
-
-Pending = tuple[Waiter, Any, Container, Slot]
-"""What waits for a value, the key it waits for, and the value's place."""
-Queued = tuple[Target, Any, Container, Slot]
-
-
-class Load:
-    """The keys of one batch within one request: each is asked for once."""
-
-    __slots__ = ("batch", "bound", "fresh", "known", "waiting")
-
-    def __init__(self, batch: Batch, bound: Bound) -> None:
-        self.batch, self.bound = batch, bound
-        self.fresh: list[str] = []
-        self.known: dict[str, Any] = {}
-        self.waiting: dict[str, list[Pending]] = {}
-
-
-_UNKNOWN = object()
+_MISSING = object()
 
 
 class Run:
-    """The state of one request; it ends with it."""
+    """The state of one request."""
 
     __slots__ = (
+        "arguments",
         "bug",
+        "coerce_exactly",
         "context",
         "data",
-        "doomed",
-        "exact",
         "failures",
-        "flying",
-        "given",
+        "is_aborted",
         "jobs",
-        "landed",
-        "loads",
+        "key_loads",
+        "loads_to_dispatch",
         "plan",
         "put",
         "queue",
-        "touched",
+        "tasks",
         "variables",
+        "wakeup",
     )
 
     def __init__(
-        self, plan: Plan, context: ResolverContext, variables: Mapping[str, Any], exact: Callable[[], VariableValues | list[GraphQLError]]
+        self,
+        plan: Plan,
+        context: ResolverContext,
+        variables: Mapping[str, Any],
+        coerce_exactly: Callable[[], VariableValues | list[GraphQLError]],
     ) -> None:
-        self.plan, self.context, self.variables, self.exact = plan, context, variables, exact
+        self.plan, self.context, self.variables, self.coerce_exactly = plan, context, variables, coerce_exactly
         self.queue: list[Queued] = []
         self.put = self.queue.append
-        self.loads: dict[tuple[Batch, Bound], Load] = {}
-        self.touched: list[Load] = []
+        self.key_loads: dict[tuple[BatchLoader, BatchParameters], KeyLoad] = {}
+        self.loads_to_dispatch: list[KeyLoad] = []
+        """Key loads with new keys."""
         self.jobs: list[Coroutine[Any, Any, None]] = []
-        self.given: dict[Any, Any] = {}
-        """The arguments of fields, worked out once however many objects they stand on."""
-        self.failures: list[Failed] = []
-        self.flying: set[asyncio.Task[None]] = set()
-        self.landed: asyncio.Future[None] | None = None
+        """Calls that have not started."""
+        self.arguments: dict[Any, Any] = {}
+        """The arguments of each deferred field, computed once for all objects."""
+        self.failures: list[FieldFailure] = []
+        self.tasks: set[asyncio.Task[None]] = set()
+        """Calls in progress."""
+        self.wakeup: asyncio.Future[None] | None = None
         self.bug: BaseException | None = None
-        self.doomed = False
+        self.is_aborted = False
         self.data: dict[str, Any] | None = None
-        """The answer as far as it is made. What is `doomed` is not given, but tells where its errors were."""
+        """The answer so far. After an abort it is not returned, but still locates the errors."""
 
     def exact_variables(self) -> VariableValues:
-        """The variables with their sources."""
-        values = self.exact()
-        assert not isinstance(values, list), "they were coerced before"
+        """Returns the variables with their sources, as graphql-core needs them."""
+        values = self.coerce_exactly()
+        assert not isinstance(values, list), "the variables were valid when the run was created"
         return values
 
-    def load(self, batch: Batch, bound: Bound) -> Load:
-        """The load of a batch."""
-        load = self.loads.get((batch, bound))
+    def key_load(self, loader: BatchLoader, parameters: BatchParameters) -> KeyLoad:
+        """Returns the key load of a batch loader with these parameters."""
+        load = self.key_loads.get((loader, parameters))
         if load is None:
-            load = self.loads[batch, bound] = Load(batch, bound)
+            load = self.key_loads[loader, parameters] = KeyLoad(loader, parameters)
         return load
 
-    def want(self, load: Load, key: str, pending: Pending) -> None:
-        """Settles what waits with what the key stands for, as soon as that is known."""
+    def request_key(self, load: KeyLoad, key: str, pending: Pending) -> None:
+        """Settles the receiver with the value of the key: at once if it has arrived, otherwise when it arrives."""
         waiting = load.waiting.get(key)
         if waiting is not None:
             waiting.append(pending)
             return
-        value = load.known.get(key, _UNKNOWN)
-        if value is not _UNKNOWN:
-            target, _, container, slot = pending
-            target.settle(self, value, container, slot)
+        value = load.values.get(key, _MISSING)
+        if value is not _MISSING:
+            receiver, _, container, slot = pending
+            receiver.settle(self, value, container, slot)
             return
         load.waiting[key] = [pending]
-        if not load.fresh:
-            self.touched.append(load)
-        load.fresh.append(key)
+        if not load.new_keys:
+            self.loads_to_dispatch.append(load)
+        load.new_keys.append(key)
 
-    def call(self, target: Waiter, container: Container, slot: Slot, ask: Callable[..., Awaitable[Any]], *given: Any) -> None:
-        """Settles the target with what `ask` answers to what is given, once it is asked."""
-        self.jobs.append(self._called(target, container, slot, ask, *given))
+    def add_call(self, receiver: Receiver, container: Container, slot: Slot, call: Callable[..., Awaitable[Any]], *args: Any) -> None:
+        """Adds a call whose result settles the receiver."""
+        self.jobs.append(self._call(receiver, container, slot, call, *args))
 
     def fail(self, nodes: Sequence[FieldNode], cause: Exception, container: Container | None, path: list[Slot]) -> None:
-        """Notes an error of the answer."""
-        self.failures.append(Failed(container, path, nodes, cause))
+        """Records an error of the answer."""
+        self.failures.append(FieldFailure(container, path, nodes, cause))
 
-    def doom(self, nodes: Sequence[FieldNode], cause: Exception, path: list[Slot]) -> None:
-        """The answer as a whole is null, for this reason; nothing more is asked."""
+    def abort(self, nodes: Sequence[FieldNode], cause: Exception, path: list[Slot]) -> None:
+        """Makes the whole answer null with this error, and cancels all calls that have not started."""
         self.fail(nodes, cause, None, path)
-        self.doomed = True
+        self.is_aborted = True
         self.queue.clear()
-        self.touched.clear()
+        self.loads_to_dispatch.clear()
         for job in self.jobs:
             job.close()
         self.jobs.clear()
 
-    async def drain(self) -> None:
-        """Carries on until nothing is pending."""
+    async def execute_pending(self) -> None:
+        """Makes all calls until nothing is pending."""
         try:
             while True:
-                self._begin()
+                self._dispatch_queue()
                 jobs, self.jobs = self.jobs, []
-                if len(jobs) == 1 and not self.flying:
+                if len(jobs) == 1 and not self.tasks:  # a single call needs no task
                     await jobs[0]
                     if self.queue:
                         continue
                     return
                 for job in jobs:
                     task = asyncio.create_task(job)
-                    self.flying.add(task)
-                    task.add_done_callback(self._land)
-                if not self.flying:
+                    self.tasks.add(task)
+                    task.add_done_callback(self._finish_task)
+                if not self.tasks:
                     return
-                self.landed = asyncio.get_running_loop().create_future()
-                await self.landed
+                self.wakeup = asyncio.get_running_loop().create_future()
+                await self.wakeup
                 if self.bug is not None:
                     raise self.bug
         finally:
-            for task in self.flying:
+            for task in self.tasks:
                 task.cancel()
 
-    def _begin(self) -> None:
-        """Makes jobs of what is in the queue."""
+    def _dispatch_queue(self) -> None:
+        """Turns the queued fields into jobs."""
         while self.queue:
             queue = self.queue[:]
             self.queue.clear()
-            edge: Any = None
+            reference: Any = None
             for pending in queue:
-                target, key, container, slot = pending
-                if type(key) is str:  # the edges of one field stand one after the other
-                    if target is not edge:
-                        edge = target
-                        load = self.load(*edge.alone)
-                    self.want(load, key, pending)
+                field, key, container, slot = pending
+                if type(key) is str:  # consecutive entries of one field share their key load
+                    if field is not reference:
+                        reference = field
+                        load = self.key_load(*reference.load_key)
+                    self.request_key(load, key, pending)
                     continue
-                target.start(self, key, container, slot)
-                if self.doomed:
+                field.start(self, key, container, slot)
+                if self.is_aborted:
                     return
-        for load in self.touched:
-            fresh, load.fresh = load.fresh, []
-            most = load.batch.keys_max
-            for start in range(0, len(fresh), most):
-                self.jobs.append(self._fetched(load, fresh[start : start + most]))
-        self.touched.clear()
+        for load in self.loads_to_dispatch:
+            keys, load.new_keys = load.new_keys, []
+            keys_max = load.loader.keys_max
+            for start in range(0, len(keys), keys_max):
+                self.jobs.append(self._load_keys(load, keys[start : start + keys_max]))
+        self.loads_to_dispatch.clear()
 
-    def _land(self, task: asyncio.Task[None]) -> None:
-        self.flying.discard(task)
+    def _finish_task(self, task: asyncio.Task[None]) -> None:
+        self.tasks.discard(task)
         if not task.cancelled() and (bug := task.exception()) is not None:
             self.bug = bug
-        if self.landed is not None and not self.landed.done() and (self.queue or self.bug or not self.flying):
-            self.landed.set_result(None)
+        if self.wakeup is not None and not self.wakeup.done() and (self.queue or self.bug or not self.tasks):
+            self.wakeup.set_result(None)
 
-    async def _called(self, target: Waiter, container: Container, slot: Slot, ask: Callable[..., Awaitable[Any]], *given: Any) -> None:
+    async def _call(self, receiver: Receiver, container: Container, slot: Slot, call: Callable[..., Awaitable[Any]], *args: Any) -> None:
         try:
-            value = await ask(*given)
+            value = await call(*args)
         except Exception as cause:
             value = Failure(cause)
-        target.settle(self, value, container, slot)
+        receiver.settle(self, value, container, slot)
 
-    async def _fetched(self, load: Load, keys: list[str]) -> None:
+    async def _load_keys(self, load: KeyLoad, keys: list[str]) -> None:
         try:
-            values = load.batch.found(await self.context.call(load.batch.asked(keys, load.bound)), keys)
+            values = load.loader.extract_values(await self.context.call(load.loader.build_request(keys, load.parameters)), keys)
         except Exception as cause:
             values = [Failure(cause)] * len(keys)
         for key, value in zip(keys, values, strict=True):
-            load.known[key] = value
-            made_by: Waiter | None = None
-            made: Any = None
-            for target, _, container, slot in load.waiting.pop(key):
-                if target is made_by:
-                    container[slot] = made
-                elif target.settle(self, value, container, slot) and target.pure:
-                    made_by, made = target, container[slot]
+            load.values[key] = value
+            completed_by: Receiver | None = None
+            completed: Any = None
+            for receiver, _, container, slot in load.waiting.pop(key):
+                if receiver is completed_by:
+                    container[slot] = completed
+                elif receiver.settle(self, value, container, slot) and receiver.is_pure:
+                    completed_by, completed = receiver, container[slot]
 
     def errors(self) -> list[GraphQLError]:
-        """What failed, each with its path in the answer."""
-        places = _places(self.data, {id(failed.container) for failed in self.failures if failed.container is not None})
+        """Returns the errors with their paths in the answer."""
+        containers = {id(failure.container) for failure in self.failures if failure.container is not None}
+        paths = _find_paths(self.data, containers)
         return [
             located_error(
-                failed.cause, failed.nodes, [*(places[id(failed.container)] if failed.container is not None else ()), *failed.path]
+                failure.cause, failure.nodes, [*(paths[id(failure.container)] if failure.container is not None else ()), *failure.path]
             )
-            for failed in self.failures
+            for failure in self.failures
         ]
 
 
-def _places(data: Any, wanted: set[int]) -> dict[int, tuple[Slot, ...]]:
-    """The paths of these objects and lists in the answer."""
+def _find_paths(data: Any, containers: set[int]) -> dict[int, tuple[Slot, ...]]:
+    """Returns the paths of these objects and lists (by id) in the answer."""
     found: dict[int, tuple[Slot, ...]] = {}
     stack: list[tuple[Any, tuple[Slot, ...]]] = [(data, ())]
-    while stack and len(found) < len(wanted):
+    while stack and len(found) < len(containers):
         value, path = stack.pop()
-        if id(value) in wanted:
+        if id(value) in containers:
             found[id(value)] = path
         if isinstance(value, dict):
             stack.extend((part, (*path, key)) for key, part in value.items() if isinstance(part, dict | list))

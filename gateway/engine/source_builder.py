@@ -1,51 +1,51 @@
-"""The source text of a plan as it is written: functions, the constants they use, and names that nobody has twice.
+"""Source builder: the source text of a plan, with its functions, constants and unique names.
 
-Nothing that a client wrote goes into the text but names of fields, which the grammar keeps to letters, digits and underscores, as
-literals; everything else is a constant under a name of our own.
+Of a client's text, only field names get into the source, as literals; the grammar restricts them to letters, digits and underscores. All
+other values are constants with generated names.
 """
 
 from collections.abc import Callable
 from typing import Any
 
 
-class Absent(Exception):
-    """A value is not what its type says; `careful` finds out what to say of it."""
+class InvalidValue(Exception):
+    """Generated code found a value that does not fit its type; the interpreter reports the error."""
 
 
-def absent() -> Any:
-    """Leaves the quick path."""
-    raise Absent
+def raise_invalid() -> Any:
+    """Raises `InvalidValue`; generated code calls it as `invalid()`."""
+    raise InvalidValue
 
 
-class Source:
-    """One Python module, to be executed once."""
+class SourceBuilder:
+    """Builds one Python module, which is executed once."""
 
     def __init__(self) -> None:
-        self.constants: dict[str, Any] = {"absent": absent}
-        self.named: dict[int, str] = {}
-        self.enums: dict[str, str] = {}
-        """The constant that holds each enum's names by their numbers."""
+        self.constants: dict[str, Any] = {"invalid": raise_invalid}
+        self.constant_names: dict[int, str] = {}
+        self.enum_names: dict[str, str] = {}
+        """The constant that maps the numbers of each enum to its names."""
         self.functions: list[str] = []
-        self.linked: list[tuple[dict[Any, Any], dict[Any, str]]] = []
-        """Tables to fill, and the names of the functions that belong in them."""
+        self.dispatch_tables: list[tuple[dict[Any, Any], dict[Any, str]]] = []
+        """Tables to fill after execution, with the names of the functions that belong in them."""
         self.count = 0
 
-    def name(self, prefix: str) -> str:
-        """A name that nothing else has."""
+    def new_name(self, prefix: str) -> str:
+        """Returns a unique name."""
         self.count += 1
         return f"{prefix}{self.count}"
 
     def constant(self, value: Any, prefix: str) -> str:
-        """The name of a constant."""
-        name = self.named.get(id(value))
+        """Adds a constant unless it exists; returns its name."""
+        name = self.constant_names.get(id(value))
         if name is None:
-            name = self.named[id(value)] = self.name(prefix)
+            name = self.constant_names[id(value)] = self.new_name(prefix)
             self.constants[name] = value
         return name
 
-    def function(self, prefix: str, parameters: str, body: str) -> str:
-        """Adds a function; its name."""
-        name = self.name(prefix)
+    def add_function(self, prefix: str, parameters: str, body: str) -> str:
+        """Adds a function; returns its name."""
+        name = self.new_name(prefix)
         self.functions.append(f"def {name}({parameters}):\n{body}\n")
         return name
 
@@ -53,10 +53,10 @@ class Source:
     def text(self) -> str:
         return "\n".join(self.functions)
 
-    def run(self) -> Callable[[str], Any]:
-        """Executes the module; from the name of a function to the function."""
+    def execute(self) -> Callable[[str], Any]:
+        """Executes the module; returns a function that finds a generated function by its name."""
         module = dict(self.constants)
         exec(compile(self.text, "<plan>", "exec"), module)
-        for table, names in self.linked:
+        for table, names in self.dispatch_tables:
             table.update({key: module[name] for key, name in names.items()})
         return module.__getitem__

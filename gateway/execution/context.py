@@ -8,7 +8,7 @@ from strawberry.dataloader import DataLoader
 from gateway.auth.sessions import Session
 from gateway.rpc.bulkhead import Slot
 from gateway.rpc.clients import Clients
-from gateway.schema.references import Batch, Bound
+from gateway.schema.batch_loader import BatchLoader, BatchParameters
 
 
 class Context:
@@ -19,7 +19,7 @@ class Context:
     def __init__(self, session: Session, clients: Clients, event: Any = None) -> None:
         self.session, self.clients = session, clients
         self.root = session if event is None else event
-        self.loaders: dict[tuple[Batch, Bound], DataLoader[str, Any]] = {}
+        self.loaders: dict[tuple[BatchLoader, BatchParameters], DataLoader[str, Any]] = {}
         self.calls = 0
         self.cold_seconds = 0.0
         """The time that compiling for it took."""
@@ -36,9 +36,9 @@ class Context:
         with slot:
             return await self.clients.call(request)
 
-    def loader(self, batch: Batch, bound: Bound = b"") -> DataLoader[str, Any]:
+    def loader(self, batch: BatchLoader, parameters: BatchParameters = b"") -> DataLoader[str, Any]:
         """Returns the loader of a batch. Keys that are requested in one turn of the event loop share one call."""
-        loader = self.loaders.get((batch, bound))
+        loader = self.loaders.get((batch, parameters))
         if loader is None:
-            loader = self.loaders[batch, bound] = batch.loader(self, bound)
+            loader = self.loaders[batch, parameters] = batch.create_data_loader(self, parameters)
         return loader

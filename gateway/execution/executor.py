@@ -23,7 +23,7 @@ from graphql import Executor as CoreExecutor
 from msgspec import Struct
 
 from gateway.engine.collect_fields import Uncompiled
-from gateway.engine.engine import Compiled, Engine
+from gateway.engine.engine import CompiledOperation, Engine
 from gateway.engine.run import Run
 from gateway.execution import error_formatting
 from gateway.execution.context import Context
@@ -52,13 +52,13 @@ class Prepared(Struct, frozen=True):
     """Points of its dearest operation with its dearest variables."""
     found: dict[str | None, OperationDefinitionNode] = msgspec.field(default_factory=dict)
     """Its operations by the names they were asked for by."""
-    compiled: dict[str | None, Compiled | Uncompiled] = msgspec.field(default_factory=dict)
+    compiled: dict[str | None, CompiledOperation | Uncompiled] = msgspec.field(default_factory=dict)
     """The same as the engine has them."""
 
     @property
     def plans_weight(self) -> int:
         """Bytes that its plans take, at most."""
-        return sum(each.weight for each in self.compiled.values() if isinstance(each, Compiled))
+        return sum(each.weight for each in self.compiled.values() if isinstance(each, CompiledOperation))
 
     @property
     def weight(self) -> int:
@@ -172,8 +172,8 @@ class Executor:
     ) -> Answered:
         """The answer of a valid document, whichever way it runs."""
         compiled = self._compiled(prepared, operation_name)
-        run = self.engine.begin(compiled, context, variables or {})
-        if isinstance(compiled, Compiled) and compiled.owed_seconds:
+        run = self.engine.create_run(compiled, context, variables or {})
+        if isinstance(compiled, CompiledOperation) and compiled.owed_seconds:
             context.cold_seconds, compiled.owed_seconds = compiled.owed_seconds, 0.0
             self._weigh(prepared)
         if isinstance(run, Run):
@@ -195,7 +195,7 @@ class Executor:
         """Measures a cached document again after one more of its plans was compiled."""
         if prepared.plans_weight > PLANS_BYTES_MAX:
             for each in prepared.compiled.values():
-                if isinstance(each, Compiled):
+                if isinstance(each, CompiledOperation):
                     each.forget()
         for documents in (self.kept, self.fresh):
             if documents.get(prepared.text) is prepared:
@@ -219,13 +219,13 @@ class Executor:
         stream: Any = create_source_event_stream(built)
         return stream.errors if isinstance(stream, ExecutionResult) else stream  # type: ignore[return-value]
 
-    def _compiled(self, prepared: Prepared, operation_name: str | None) -> Compiled | Uncompiled:
+    def _compiled(self, prepared: Prepared, operation_name: str | None) -> CompiledOperation | Uncompiled:
         compiled = prepared.compiled.get(operation_name)
         if compiled is None:
             operation = prepared.operation(operation_name)
             if operation is None or prepared.document is None:
                 return Uncompiled("unknown")
-            compiled = prepared.compiled[operation_name] = self.engine.compiled(prepared.document, operation)
+            compiled = prepared.compiled[operation_name] = self.engine.compile(prepared.document, operation)
         return compiled
 
     async def run(

@@ -1,1 +1,1 @@
-"""The graph, declared use case by use case: `graph/<scenario>/<use case>.py` beside `protos/quanyu/<scenario>/v1/<use case>.proto`."""
+"""The GraphQL schema, one file for each use case: `graph/<scenario>/<use case>.py` declares the types over its `<use case>.proto`."""

@@ -1,4 +1,4 @@
-"""Prints the schema: `python -m gateway.graph`; `--check` fails if gateway/schema.graphql differs."""
+"""Prints the schema: `python -m gateway.graph`. With `--check`, it fails if gateway/schema.graphql differs."""
 
 from gateway.graph.schema import main
 

@@ -1,91 +1,91 @@
-"""The refusals of the graph: a general one for each family of the kit, and those on whose events a front end acts.
+"""Refusal types of the graph: one for each refusal family, and one for each reason whose fields a front end uses.
 
-This is the one table of reason -> type; reasons it does not name are told by their family's type.
+This is the only table of reasons to types. A reason that it does not name has the type of its family.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from gateway.schema.refusal_types import Refusal, refusal, refusal_field
+from gateway.schema.refusal_types import Refusal, refusal_field, refusal_type
 from services.kit import errors
 
 if TYPE_CHECKING:
     from gateway.schema.scalars import DateTime, Long
 
 
-@refusal(families=(errors.Invalid,))
+@refusal_type(families=(errors.Invalid,))
 class InvalidInput(Refusal):
-    """Something that was given can never be."""
+    """A value of the input is invalid. The same input fails again."""
 
-    field: str | None = refusal_field("The part of the input that is meant, by its path: `product.variants.0.price.amount`.")
+    field: str | None = refusal_field("The path of the invalid value in the input, such as `product.variants.0.price.amount`.")
 
 
-@refusal(families=(errors.NotFound,))
+@refusal_type(families=(errors.NotFound,))
 class NotFound(Refusal):
-    """There is no such thing, or none that you may see."""
+    """The object does not exist, or you may not see it."""
 
 
-@refusal(families=(errors.Denied,))
+@refusal_type(families=(errors.Denied,))
 class NotPermitted(Refusal):
-    """You may not do this here."""
+    """Your roles do not permit this mutation on this object."""
 
 
-@refusal(families=(errors.Conflict,))
+@refusal_type(families=(errors.Conflict,))
 class Conflict(Refusal):
-    """How things stand does not allow this now; `code` says what stands in the way."""
+    """The current state does not allow this mutation. `code` is the reason."""
 
 
-@refusal(families=(errors.Exhausted,))
+@refusal_type(families=(errors.Exhausted,))
 class Exhausted(Refusal):
-    """A budget, a stock or a quota has nothing left."""
+    """A budget, a stock or a quota is used up."""
 
 
-@refusal(families=(errors.Unavailable, errors.Overloaded))
+@refusal_type(families=(errors.Unavailable, errors.Overloaded))
 class TryAgain(Refusal):
-    """Something that this needs does not answer or is overloaded: make the same call again, with the same key."""
+    """A service is unavailable or overloaded. Retry the mutation with the same idempotencyKey."""
 
 
-@refusal("OUT_OF_STOCK")
+@refusal_type("OUT_OF_STOCK")
 class OutOfStock(Refusal):
-    """Fewer are available than were asked for."""
+    """The store has fewer items available than requested."""
 
-    fewer: bool | None = refusal_field("Whether fewer than that could be had.")
+    fewer: bool | None = refusal_field("True if a smaller quantity is available.")
     held_until: DateTime | None = refusal_field(
-        "When others hold the goods: the time at which the first of those holds ends unless it is bought."
+        "When the first hold of other consumers on these goods ends, unless they buy them. Null if there is no such hold."
     )
 
 
-@refusal("TOO_MANY_HOLDS")
+@refusal_type("TOO_MANY_HOLDS")
 class TooManyHolds(Refusal):
-    """As many holds and unpaid orders stand for the consumer as may: pay for one, release or cancel it, or wait."""
+    """The consumer has the maximum number of holds and unpaid orders. Pay for one, release or cancel one, or wait."""
 
-    limit: Long | None = refusal_field("How many may stand at a time.")
-    free_at: DateTime | None = refusal_field("When the first of them ends; not told when that hold is none of yours to see.")
+    limit: Long | None = refusal_field("The maximum number of holds and unpaid orders at a time.")
+    free_at: DateTime | None = refusal_field("When the first of them ends. Null if you may not see it.")
 
 
-@refusal("STORE_CLOSED")
+@refusal_type("STORE_CLOSED")
 class StoreClosed(Refusal):
-    """The store is closed, or closes before the goods can be handed over."""
+    """The store is closed, or it closes before the goods can be handed over."""
 
-    opens_at: DateTime | None = refusal_field("When it opens next.")
+    opens_at: DateTime | None = refusal_field("When the store opens next.")
 
 
-@refusal("TOO_LATE")
+@refusal_type("TOO_LATE")
 class TooLate(Refusal):
-    """The goods cannot be there when they are needed."""
+    """The goods cannot arrive by `neededBy`."""
 
-    arrives_at: DateTime | None = refusal_field("When they could be there.")
+    arrives_at: DateTime | None = refusal_field("When they could arrive.")
 
 
-@refusal("HOLD_ENDED", "HOLD_ORDERED")
+@refusal_type("HOLD_ENDED", "HOLD_ORDERED")
 class HoldGone(Refusal):
-    """The hold has ended, or an order stands on it already."""
+    """The hold has ended, or an order already uses it."""
 
-    order_id: str | None = refusal_field("The order that stands on it.")
+    order_id: str | None = refusal_field("The id of the order that uses it.")
 
 
-@refusal(
+@refusal_type(
     "COUPON_NOT_FOUND",
     "COUPON_EXPIRED",
     "COUPON_LOCKED",
@@ -97,63 +97,63 @@ class HoldGone(Refusal):
     "CURRENCY_DIFFERS",
 )
 class CouponRefused(Refusal):
-    """A coupon cannot be spent on this order; held goods stay held."""
+    """A coupon cannot be used for this order. Held goods remain held."""
 
-    coupon_id: str | None = refusal_field("The coupon that is meant.")
+    coupon_id: str | None = refusal_field("The id of the refused coupon.")
 
 
-@refusal("COUPONS_LOST")
+@refusal_type("COUPONS_LOST")
 class CouponsLost(Refusal):
-    """The coupons are no longer locked for the order: it is cancelled and nothing is charged."""
+    """The coupons are no longer locked for the order. The order is cancelled and nothing is charged."""
 
 
-@refusal("PAYMENT_DECLINED")
+@refusal_type("PAYMENT_DECLINED")
 class PaymentDeclined(Refusal):
-    """The payment was declined; the order waits for another, made with a new key."""
+    """The payment was declined. Pay again with a new idempotencyKey."""
 
 
-@refusal("NO_CONSENT")
+@refusal_type("NO_CONSENT")
 class ConsentMissing(Refusal):
-    """The consumer did not allow this to the brand."""
+    """The consumer has not given the brand consent for this purpose."""
 
 
-@refusal("FREQUENCY_CAP")
+@refusal_type("FREQUENCY_CAP")
 class FrequencyCapReached(Refusal):
-    """The brand wrote to this consumer as often as it may."""
+    """The brand has sent this consumer the maximum number of messages."""
 
-    free_at: DateTime | None = refusal_field("When it may again.")
+    free_at: DateTime | None = refusal_field("When the brand may send the next message.")
 
 
-@refusal("QUIET_HOURS")
+@refusal_type("QUIET_HOURS")
 class QuietHours(Refusal):
-    """Nobody is written to at night."""
+    """Messages are not sent at night."""
 
-    free_at: DateTime | None = refusal_field("When the night is over.")
+    free_at: DateTime | None = refusal_field("When messages may be sent again.")
 
 
-@refusal("NOT_BOUND", "BOUND_ELSEWHERE")
+@refusal_type("NOT_BOUND", "BOUND_ELSEWHERE")
 class NotBoundToYou(Refusal):
     """The consumer is not bound to this guide."""
 
 
-@refusal("OUTSIDE_DISTRICT")
+@refusal_type("OUTSIDE_DISTRICT")
 class OutsideDistrict(Refusal):
-    """The position lies outside the district."""
+    """The position is outside the district."""
 
 
-@refusal("VISIT_OVER")
+@refusal_type("VISIT_OVER")
 class VisitOver(Refusal):
-    """The visit has ended, or it is of an earlier day."""
+    """The visit has ended, or it began on an earlier day."""
 
 
-@refusal("NOTHING_TO_GIVE")
+@refusal_type("NOTHING_TO_GIVE")
 class NothingToGive(Refusal):
-    """Every brand of the running campaigns had to be declined."""
+    """No brand of the running campaigns can give a coupon."""
 
-    consent_missing: Long | None = refusal_field("To how many of them the consumer gave no consent.")
-    budget_spent: Long | None = refusal_field("How many of them have given all they had.")
+    consent_missing: Long | None = refusal_field("The number of brands without the consumer's consent.")
+    budget_spent: Long | None = refusal_field("The number of brands whose budget is used up.")
 
 
-@refusal("TASK_CLOSED")
+@refusal_type("TASK_CLOSED")
 class TaskClosed(Refusal):
-    """The task is done or no longer asked for."""
+    """The task is already done or withdrawn."""

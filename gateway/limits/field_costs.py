@@ -27,9 +27,9 @@ from graphql import (
 from msgspec import Struct
 
 from gateway.schema.nodes import NodeField
-from gateway.schema.references import EdgeField
-from gateway.schema.rpc_fields import CallField, MutationField
-from gateway.schema.subscription_fields import FollowField
+from gateway.schema.references import ReferenceField
+from gateway.schema.rpc_fields import MutationField, RpcField
+from gateway.schema.subscription_fields import SubscriptionField
 
 CALL_POINTS = 500
 """An rpc costs the gateway about as much as this many values of an answer."""
@@ -83,8 +83,8 @@ class Weights:
         declared: Any = (core.extensions or {}).get("strawberry-definition")
         type_ = get_named_type(core.type)
         listed = is_list_type(get_nullable_type(core.type))
-        batched = isinstance(declared, EdgeField) or (isinstance(declared, NodeField) and declared.through is not None)
-        called = isinstance(declared, CallField | MutationField | NodeField | FollowField) and not batched
+        batched = isinstance(declared, ReferenceField) or (isinstance(declared, NodeField) and declared.loader is not None)
+        called = isinstance(declared, RpcField | MutationField | NodeField | SubscriptionField) and not batched
         return Weight(
             type=type_ if is_composite_type(type_) else None,
             calls=CALL_POINTS if called else 0,
@@ -92,7 +92,7 @@ class Weights:
             size=self._size(parent, name, declared, listed),
             sized_by=next((argument for argument in ("first", "ids") if argument in core.args), ""),
             of_page=listed and "pageInfo" in getattr(parent, "fields", ()) and name in ("nodes", "edges"),
-            first_shared=isinstance(declared, CallField) and declared.first is not None,
+            first_shared=isinstance(declared, RpcField) and declared.loader is not None,
         )
 
     def _size(self, parent: Any, name: str, declared: Any, listed: bool) -> float:

@@ -1,1 +1,1 @@
-"""Building blocks of the GraphQL schema: types, inputs and fields declared over protobuf messages."""
+"""Declarations of the GraphQL schema: decorators and functions that derive its types and fields from protobuf messages."""

@@ -1,6 +1,6 @@
-"""Relay connections over the services' keyset pages; their cursors are passed through.
+"""Relay connections over the keyset pages of the services, whose cursors are passed through.
 
-@connection(tasks_pb2.ListTasksResponse, items="tasks")
+@connection_type(tasks_pb2.ListTasksResponse, items="tasks")
 class TaskConnection:
     nodes: list[Task]
 """
@@ -16,8 +16,8 @@ from strawberry import UNSET
 from strawberry.types.arguments import StrawberryArgument
 
 from gateway.schema import descriptions
-from gateway.schema.registry import annotation
-from gateway.schema.types import build, computed, root
+from gateway.schema.registry import strawberry_annotation
+from gateway.schema.types import computed_field, define_type, root_type
 from quanyu.common.v1 import page_pb2
 from services.kit.errors import Invalid
 from services.kit.mongo.pagination import PAGE_SIZE, PAGE_SIZE_MAX
@@ -26,83 +26,87 @@ T = TypeVar("T")
 
 
 class Edge(NamedTuple):
-    """An item of a page and, when it is the page's last, where the next page begins."""
+    """An item of a page. Only the last one has a cursor: services return one cursor for each page."""
 
     node: Any
     cursor: str | None
 
 
 class Page(NamedTuple):
-    """What a page says of itself, and after which cursor it was asked for."""
+    """The source of `PageInfo`."""
 
     end_cursor: str | None
     has_next_page: bool
 
 
-def connection(*responses: type[Message], items: str) -> Callable[[type[T]], type[T]]:
-    """A connection over the answers of `List…` rpcs: their `items` and `page`. The class declares `nodes` and what else the answer says."""
+def connection_type(*responses: type[Message], items: str) -> Callable[[type[T]], type[T]]:
+    """Declares a connection over the responses of `List…` rpcs, which have the fields `items` and `page`.
+
+    The class declares `nodes` and the other fields of the response; `edges` and `pageInfo` are added.
+    """
     descriptor = responses[0].DESCRIPTOR
-    get = attrgetter(items)
+    get_items = attrgetter(items)
 
-    def edges(source: Any) -> list[Edge]:
-        found = [Edge(item, None) for item in get(source)]
-        if found:
-            found[-1] = Edge(found[-1].node, source.page.end_cursor or None)
-        return found
+    def read_edges(source: Any) -> list[Edge]:
+        edges = [Edge(item, None) for item in get_items(source)]
+        if edges:
+            edges[-1] = Edge(edges[-1].node, source.page.end_cursor or None)
+        return edges
 
-    def declared(cls: type[T]) -> type[T]:
+    def decorate(cls: type[T]) -> type[T]:
         nodes = cls.__annotations__["nodes"]
         noun = nodes.removeprefix("list[").removesuffix("]")
-        cls.nodes = computed(get, "What stands on this page.", of=items, list_size=PAGE_SIZE)  # type: ignore[attr-defined]
-        cls.edges = computed(edges, "The same, each with its cursor.", list_size=PAGE_SIZE)  # type: ignore[attr-defined]
-        cls.page_info = computed(_page, "Where this page ends.")  # type: ignore[attr-defined]
+        cls.nodes = computed_field(get_items, "The items of this page.", source_field=items, list_size=PAGE_SIZE)  # type: ignore[attr-defined]
+        cls.edges = computed_field(read_edges, "The items of this page as Relay edges.", list_size=PAGE_SIZE)  # type: ignore[attr-defined]
+        cls.page_info = computed_field(_read_page, "The end of this page, and whether another one follows.")  # type: ignore[attr-defined]
         edge_name = f"{cls.__name__.removesuffix('Connection')}Edge"
         cls.__annotations__ |= {"edges": f"list[{edge_name}]", "page_info": "PageInfo"}
-        _edge(edge_name, noun)
-        build(cls, descriptor, description=f"A page of a list ({noun}).")
+        _define_edge(edge_name, noun)
+        define_type(cls, descriptor, description=f"One page of a list of `{noun}`.")
         return cls
 
-    return declared
+    return decorate
 
 
-def _edge(name: str, noun: str) -> None:
-    made = type(name, (), {"__annotations__": {"node": noun, "cursor": "str | None"}})
-    setattr(made, "node", computed(attrgetter("node"), "The item."))  # noqa: B010 (of a type made here)
-    setattr(made, "cursor", computed(attrgetter("cursor"), "Of the page's last item: ask for what comes `after` this."))  # noqa: B010
-    build(made, None, description=f"An item of a list ({noun}).")
+def _define_edge(name: str, noun: str) -> None:
+    cls = type(name, (), {"__annotations__": {"node": noun, "cursor": "str | None"}})
+    cursor = "The cursor of the last item of the page; null for all others. Pass it as `after` to get the next page."
+    setattr(cls, "node", computed_field(attrgetter("node"), "The item."))  # noqa: B010 - mypy knows no attributes of this class
+    setattr(cls, "cursor", computed_field(attrgetter("cursor"), cursor))  # noqa: B010
+    define_type(cls, None, description=f"An item in a list of `{noun}`.")
 
 
-def _page(source: Any) -> Page:
+def _read_page(source: Any) -> Page:
     return Page(source.page.end_cursor or None, source.page.has_next_page)
 
 
-@root("Where a page of a list ends. Lists go forward only.")
+@root_type("The end of a page. Lists are paginated forward only.")
 class PageInfo:
-    end_cursor: str | None = computed(attrgetter("end_cursor"), "Ask for `after` this to get the next page.")
-    has_next_page: bool = computed(attrgetter("has_next_page"), "Whether another page follows.")
-    start_cursor: str | None = computed(lambda _: None, "Always null: lists go forward only.")
-    has_previous_page: bool = computed(lambda _: False, "Always false: lists go forward only.")
+    end_cursor: str | None = computed_field(attrgetter("end_cursor"), "Pass it as `after` to get the next page.")
+    has_next_page: bool = computed_field(attrgetter("has_next_page"), "True if another page follows.")
+    start_cursor: str | None = computed_field(lambda _: None, "Always null: lists are paginated forward only.")
+    has_previous_page: bool = computed_field(lambda _: False, "Always false: lists are paginated forward only.")
 
 
-def arguments() -> list[StrawberryArgument]:
-    """`first` and `after`."""
+def pagination_arguments() -> list[StrawberryArgument]:
+    """Returns the arguments `first` and `after`."""
     return [
         StrawberryArgument(
             python_name=name,
             graphql_name=None,
-            type_annotation=annotation(text),
-            description=described,
+            type_annotation=strawberry_annotation(annotation),
+            description=description,
             default=UNSET,
         )
-        for name, text, described in (
-            ("first", "int | None", f"How many items at most: 1 to {PAGE_SIZE_MAX}; left out: {PAGE_SIZE}."),
-            ("after", "str | None", descriptions.of_field(page_pb2.PageRequest.DESCRIPTOR.fields_by_name["after"])),
+        for name, annotation, description in (
+            ("first", "int | None", f"The page has at most this many items: 1 to {PAGE_SIZE_MAX}, {PAGE_SIZE} by default."),
+            ("after", "str | None", descriptions.describe_field(page_pb2.PageRequest.DESCRIPTOR.fields_by_name["after"])),
         )
     ]
 
 
-def page_request(first: int | None, after: str | None) -> page_pb2.PageRequest:
-    """The page a client asks for; `Invalid` unless it has 1 to 100 items."""
+def build_page_request(first: int | None, after: str | None) -> page_pb2.PageRequest:
+    """Returns the request of a page; raises `Invalid` if `first` is out of bounds."""
     if first is not None and not 1 <= first <= PAGE_SIZE_MAX:
-        raise Invalid("INVALID_PAGE_SIZE", f"ask for 1 to {PAGE_SIZE_MAX} items", field="first")
+        raise Invalid("INVALID_PAGE_SIZE", f"`first` must be from 1 to {PAGE_SIZE_MAX}.", field="first")
     return page_pb2.PageRequest(first=first or 0, after=after or "")

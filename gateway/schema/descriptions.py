@@ -1,6 +1,6 @@
-"""Descriptions of the graph: the comments of the protos, word for word.
+"""Descriptions of the graph: the comments of the protos, unchanged.
 
-They come from `quanyu/descriptors.binpb`, which `protos/generate.py` writes beside the generated modules.
+They are read from `quanyu/descriptors.binpb`, which `protos/generate.py` writes beside the generated modules.
 """
 
 import re
@@ -11,8 +11,7 @@ from typing import Any
 
 from google.protobuf.descriptor_pb2 import FileDescriptorSet
 
-# Where the children of a thing stand in a descriptor: (its kind, number of the field) -> (that field, kind of the children).
-CHILDREN = {
+CHILD_FIELDS = {
     ("file", 4): ("message_type", "message"),
     ("file", 5): ("enum_type", "enum"),
     ("file", 6): ("service", "service"),
@@ -22,125 +21,126 @@ CHILDREN = {
     ("enum", 2): ("value", "value"),
     ("service", 2): ("method", "method"),
 }
+"""The field of a descriptor that holds children: (kind of the descriptor, field number) -> (field name, kind of the children)."""
 
-PLAIN: Mapping[str, str] = {
-    "acknowledged_at": "When the assignee saw it.",
-    "active": "Whether it is in use.",
-    "amount": "What it amounts to.",
-    "assignee": "The member of staff it is asked of.",
+DEFAULT_DESCRIPTIONS: Mapping[str, str] = {
+    "acknowledged_at": "When the assignee acknowledged it.",
+    "active": "True if it is in use.",
+    "amount": "The amount of money.",
+    "assignee": "The member of staff who has to do the task.",
     "at": "When it happened.",
-    "binding": "Which guide looks after the consumer.",
-    "bound_at": "Since when.",
-    "bound_brand": "The brand for which the consumer is bound to that guide.",
+    "binding": "The binding of the consumer to a guide.",
+    "bound_at": "When the binding began.",
+    "bound_brand": "The brand for which the consumer is bound to the guide.",
     "brand": "The brand or retailer.",
-    "brand_id": "Which brand or retailer.",
+    "brand_id": "The id of the brand or retailer.",
     "campaign": "The campaign.",
-    "campaign_id": "Which campaign.",
+    "campaign_id": "The id of the campaign.",
     "cancelled_at": "When it was cancelled.",
-    "category": "What kind of thing it is, in lower case, like `shirt`; may be empty.",
+    "category": "The category in lower case, such as `shirt`; may be empty.",
     "closed_at": "When it was closed.",
-    "closes_minute": "Local minutes since midnight at which it closes every day; 1440 where it opens at 0 and never closes.",
+    "closes_minute": "The time at which it closes every day, in local minutes since midnight; 1440 if it opens at 0 and never closes.",
     "consumer": "The consumer.",
-    "consumer_id": "Which consumer.",
+    "consumer_id": "The id of the consumer.",
     "coupon": "The coupon.",
-    "coupon_id": "Which coupon.",
+    "coupon_id": "The id of the coupon.",
     "coupons": "The coupons.",
-    "created_at": "When it came to be.",
-    "currency": "ISO 4217, like CNY.",
-    "delivers": "Whether it can hand goods to a courier.",
-    "discount": "What coupons take off.",
-    "display_name": "How the consumer is called.",
+    "created_at": "When it was created.",
+    "currency": "The currency as its ISO 4217 code, such as CNY.",
+    "delivers": "True if it can hand goods to a courier.",
+    "discount": "The amount that the coupons take off.",
+    "display_name": "The consumer's display name.",
     "district": "The district.",
-    "district_id": "Which district.",
-    "en": "In English.",
-    "ended_grant_ids": "The grants that ended with it.",
-    "evidence": "The kinds of identity in which both agree.",
-    "first_at": "When the first event happened.",
-    "franchised": "Whether its stores belong to franchisees.",
-    "from_day": "The first day.",
-    "grant_id": "Which grant.",
-    "granted": "Whether it is allowed.",
-    "held_at": "When the goods were put aside.",
+    "district_id": "The id of the district.",
+    "en": "The text in English.",
+    "ended_grant_ids": "The ids of the grants that ended.",
+    "evidence": "The kinds of identity that both consumers share.",
+    "first_at": "When the first interaction happened.",
+    "franchised": "True if its stores belong to franchisees.",
+    "from_day": "The first day, such as 2024-05-01.",
+    "grant_id": "The id of the grant.",
+    "granted": "True if the consumer allows it.",
+    "held_at": "When the goods were reserved.",
     "hold": "The hold.",
-    "hold_id": "Which hold.",
-    "id": "Unique in the whole graph, for good.",
-    "identity_id": "The identity.",
-    "interaction_count": "How many interactions there were.",
-    "interaction_id": "Which interaction.",
-    "items": "How many pieces.",
-    "kind": "Of which kind it is.",
-    "last_at": "When the latest event happened.",
-    "link_id": "The link.",
-    "linked_at": "When they were linked.",
-    "linked_consumer": "The consumer who is linked to the other.",
-    "linked_consumer_id": "The consumer who is linked to the other.",
-    "method": "How.",
-    "month": "The month, like 2024-05.",
-    "name": "What it is called.",
-    "note": "A remark.",
+    "hold_id": "The id of the hold.",
+    "id": "Unique in the whole graph; it never changes.",
+    "identity_id": "The id of the identity.",
+    "interaction_count": "The number of interactions.",
+    "interaction_id": "The id of the interaction.",
+    "items": "The number of items.",
+    "kind": "The kind.",
+    "last_at": "When the latest interaction happened.",
+    "link_id": "The id of the link.",
+    "linked_at": "When the consumers were linked.",
+    "linked_consumer": "The consumer who is linked to the other one.",
+    "linked_consumer_id": "The id of the consumer who is linked to the other one.",
+    "method": "The method.",
+    "month": "The month, such as 2024-05.",
+    "name": "The name.",
+    "note": "A note.",
     "offer": "The offer.",
-    "offer_id": "Which offer.",
-    "offline": "Taken offline.",
-    "offline_minor": "Taken offline, in minor units of the tenant's currency.",
-    "offline_ratio": "Sold by target, of what was taken offline; 1.0 is met.",
-    "online": "Taken online.",
-    "online_ratio": "Sold by target, of what was taken online; 1.0 is met.",
-    "opens_minute": "Local minutes since midnight at which it opens every day.",
+    "offer_id": "The id of the offer.",
+    "offline": "The orders that were taken offline.",
+    "offline_minor": "The target for orders taken offline, in minor units of the tenant's currency.",
+    "offline_ratio": "The offline sales divided by the offline target; 1.0 means that the target is met.",
+    "online": "The orders that were taken online.",
+    "online_ratio": "The online sales divided by the online target; 1.0 means that the target is met.",
+    "opens_minute": "The time at which it opens every day, in local minutes since midnight.",
     "order": "The order.",
-    "order_count": "How many orders there were.",
-    "order_id": "Which order.",
-    "orders": "How many orders.",
+    "order_count": "The number of orders.",
+    "order_id": "The id of the order.",
+    "orders": "The number of orders.",
     "outreach": "The message.",
     "pack": "The pack.",
     "paid_at": "When it was paid.",
     "placed_at": "When it was placed.",
-    "position": "Where it stands.",
-    "price": "What one costs.",
+    "position": "The geographic position.",
+    "price": "The price of one item.",
     "product": "The product.",
-    "product_id": "Which product.",
-    "quantity": "How many.",
-    "scenario": "The situation the consumer is in.",
+    "product_id": "The id of the product.",
+    "quantity": "The number of items.",
+    "scenario": "The situation of the consumer.",
     "seller": "The brand or retailer that sells.",
-    "seller_id": "The brand or retailer that sells.",
+    "seller_id": "The id of the brand or retailer that sells.",
     "sent_at": "When it was sent.",
-    "shown": "The value as you may see it.",
+    "shown": "The value, as much of it as you may see.",
     "staff": "The member of staff.",
-    "staff_id": "Which member of staff.",
-    "state": "How far it has come.",
+    "staff_id": "The id of the member of staff.",
+    "state": "The current state.",
     "store": "The store or warehouse.",
-    "store_id": "Which store or warehouse.",
+    "store_id": "The id of the store or warehouse.",
     "task": "The task.",
-    "task_id": "Which task.",
-    "text": "What it says.",
-    "title": "What the person is called in the runtime.",
-    "total": "Both together.",
-    "total_ratio": "Sold by target, of both together; 1.0 is met.",
+    "task_id": "The id of the task.",
+    "text": "The text.",
+    "title": "The job title.",
+    "total": "The sum of online and offline.",
+    "total_ratio": "The total sales divided by the total target; 1.0 means that the target is met.",
     "touchpoint": "Where it happened.",
-    "unit": "The unit of the organisation.",
-    "org_unit_id": "Which unit of the organisation.",
+    "unit": "The org unit.",
+    "org_unit_id": "The id of the org unit.",
     "until_day": "The last day, included.",
-    "valid_from": "The first day on which it stands.",
-    "valid_until": "The first day on which it stands no more.",
+    "valid_from": "The first day on which it is valid.",
+    "valid_until": "The first day on which it is no longer valid.",
     "variant": "The variant.",
-    "variant_id": "Which variant.",
-    "verified": "Whether it was proved.",
+    "variant_id": "The id of the variant.",
+    "verified": "True if it was verified.",
     "visit": "The visit.",
-    "visit_id": "Which visit.",
-    "zh": "In Chinese.",
-    "zone": "An IANA zone, like Asia/Shanghai.",
+    "visit_id": "The id of the visit.",
+    "zh": "The text in Chinese.",
+    "zone": "The IANA time zone, such as Asia/Shanghai.",
 }  # fmt: skip
-"""Descriptions of fields without a comment, by their name."""
+"""Describes fields that have no comment in the protos, by their name."""
 
 
 @cache
 def _comments() -> Mapping[str, str]:
-    """Full name of a message, field, enum, value, service or rpc -> its comment."""
+    """Returns the comments by the full name of their message, field, enum, enum value, service or rpc."""
     with resources.as_file(resources.files("quanyu") / "descriptors.binpb") as path:
         files = FileDescriptorSet.FromString(path.read_bytes()).file
-    return dict(pair for file in files for pair in _of_file(file))
+    return dict(pair for file in files for pair in _comments_of_file(file))
 
 
-def _of_file(file: Any) -> Iterator[tuple[str, str]]:
+def _comments_of_file(file: Any) -> Iterator[tuple[str, str]]:
     for location in file.source_code_info.location:
         comment = _unwrapped(location.leading_comments or location.trailing_comments)
         name = _name_at(file, list(location.path)) if comment else None
@@ -154,29 +154,30 @@ def _unwrapped(comment: str) -> str:
 
 
 def _name_at(file: Any, path: list[int]) -> str | None:
-    thing, kind, name = file, "file", str(file.package)
+    """Returns the full name of the element at a path of field numbers and indexes; None if it has no name."""
+    element, kind, name = file, "file", str(file.package)
     while path:
-        step = CHILDREN.get((kind, path[0]))
+        step = CHILD_FIELDS.get((kind, path[0]))
         if step is None or len(path) < 2:
             return None
-        thing, kind = getattr(thing, step[0])[path[1]], step[1]
-        # Protobuf puts the name of an enum value beside its enum; here it stands below the enum.
-        name, path = f"{name}.{thing.name}", path[2:]
+        element, kind = getattr(element, step[0])[path[1]], step[1]
+        # Protobuf scopes enum values beside their enum; here they are below it, so that each name is unique.
+        name, path = f"{name}.{element.name}", path[2:]
     return name
 
 
-def camel(name: str) -> str:
-    """`needed_by` -> `neededBy`."""
+def to_camel_case(name: str) -> str:
+    """Returns `neededBy` for `needed_by`."""
     first, *rest = name.split("_")
     return first + "".join(word.capitalize() for word in rest)
 
 
-def of(full_name: str) -> str | None:
-    """The comment of anything in the protos."""
+def find_comment(full_name: str) -> str | None:
+    """Returns the comment of an element of the protos, if it has one."""
     return _comments().get(full_name)
 
 
-def of_field(field: Any) -> str | None:
-    """The description of a field of a message: its comment, the plain words for its name, or the comment of its type."""
-    typed = field.message_type or field.enum_type
-    return of(field.full_name) or PLAIN.get(field.name) or (of(typed.full_name) if typed is not None else None)
+def describe_field(field: Any) -> str | None:
+    """Returns the comment of a message's field, else the description for its name, else the comment of its type."""
+    type_ = field.message_type or field.enum_type
+    return find_comment(field.full_name) or DEFAULT_DESCRIPTIONS.get(field.name) or (find_comment(type_.full_name) if type_ else None)

@@ -1,4 +1,4 @@
-"""The base class of all declared fields: a type named by an annotation, a description from the protos, and a size if it is a list."""
+"""Base class of all declared fields: a type named by an annotation, a description from the protos, and the size of a list."""
 
 from typing import Any
 
@@ -6,46 +6,46 @@ from google.protobuf.descriptor import FieldDescriptor
 from strawberry.types.field import StrawberryField
 
 from gateway.schema import descriptions
-from gateway.schema.registry import Wanted, annotation, wanted
+from gateway.schema.registry import AnnotationInfo, parse_annotation, strawberry_annotation
 from quanyu.access.v1 import access_pb2
 
 
 class GraphField(StrawberryField):
-    """A field as a class of the graph declares it. `settle` gives it its place, which is the only one."""
+    """A field of a type of the graph. It belongs to one type, to which `bind` attaches it."""
 
     owner: Any = None
-    """The descriptor of the message it stands on; None on a type that is no message."""
-    wanted: Wanted
+    """The descriptor of the message that the type shows; None for a type without a message."""
+    annotation_info: AnnotationInfo
     list_size: int = 0
-    """A list is priced as this many items; 0 for a field that is no list."""
+    """The cost of the field counts this many items; 0 for a field that is not a list."""
 
-    def settle(self, owner: Any, name: str, text: object) -> None:
-        """Takes the field's place and type; TypeError when the message cannot give that, or when a list has no size."""
+    def bind(self, owner: Any, name: str, annotation: object) -> None:
+        """Attaches the field to its type. Raises TypeError if the message does not fit the annotation, or a list has no size."""
         self.owner, self.python_name = owner, name
-        self.wanted = wanted(text)
+        self.annotation_info = parse_annotation(annotation)
         where = f"{owner.full_name if owner is not None else 'a root'}.{name}"
-        self.check(where)
-        if self.wanted.many and not self.list_size:
-            shown = self.shown()
-            self.list_size = shown.GetOptions().Extensions[access_pb2.list_size] if shown is not None else 0
+        self.validate(where)
+        if self.annotation_info.is_list and not self.list_size:
+            field = self.proto_field()
+            self.list_size = field.GetOptions().Extensions[access_pb2.list_size] if field is not None else 0
             if self.list_size < 1:
-                raise TypeError(f"{where} is a list: set (quanyu.access.v1.list_size) in its proto, or list_size in its declaration")
+                raise TypeError(f"{where} is a list: set (quanyu.access.v1.list_size) in its proto, or list_size in its declaration.")
         if self.description is None:
-            self.description = self.described()
-        self.text = str(text)
+            self.description = self.default_description()
+        self.annotation_text = str(annotation)
 
-    def check(self, where: str) -> None:
-        """Raises TypeError when the declaration cannot be met."""
+    def validate(self, where: str) -> None:
+        """Raises TypeError if the message does not fit the declaration."""
 
-    def shown(self) -> FieldDescriptor | None:
-        """The field of a message whose value it shows."""
+    def proto_field(self) -> FieldDescriptor | None:
+        """The field of a message whose value it returns, if there is one."""
         return self.owner.fields_by_name.get(self.python_name) if self.owner is not None else None
 
-    def described(self) -> str | None:
-        """Its description in the protos."""
-        field = self.shown()
-        return descriptions.of_field(field) if field is not None else descriptions.PLAIN.get(self.python_name)
+    def default_description(self) -> str | None:
+        """The description from the protos, for a declaration without one."""
+        field = self.proto_field()
+        return descriptions.describe_field(field) if field is not None else descriptions.DEFAULT_DESCRIPTIONS.get(self.python_name)
 
     def resolve_annotation(self) -> None:
-        """Reads the annotation as a name of the graph (Strawberry reads it as one of the module)."""
-        self.type_annotation = annotation(self.text)
+        """Makes Strawberry resolve the annotation as a name of the graph instead of a name of the module."""
+        self.type_annotation = strawberry_annotation(self.annotation_text)

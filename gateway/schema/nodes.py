@@ -1,4 +1,4 @@
-"""Relay's `node` and `nodes`: whatever has an id, found by it. An id's prefix tells its type."""
+"""Relay's `node` and `nodes`: they find objects of any type by id. The prefix of an id names its type."""
 
 from __future__ import annotations
 
@@ -10,32 +10,45 @@ from strawberry.types import Info
 from strawberry.types.arguments import StrawberryArgument
 
 from gateway.schema import descriptions
+from gateway.schema.batch_loader import BatchLoader
 from gateway.schema.fields import GraphField
-from gateway.schema.references import Batch
-from gateway.schema.registry import annotation
-from gateway.schema.types import NODES, Node
+from gateway.schema.registry import strawberry_annotation
+from gateway.schema.types import NODE_TYPES, Node
 from services.kit.errors import Invalid
 
 if TYPE_CHECKING:
     from gateway.schema.resolver_context import ResolverContext
 
 NODES_MAX = 100
-ID_SHAPE = re.compile(r"[a-z]{3}_[A-Za-z0-9_:.-]{1,120}")
+"""`nodes` accepts at most this many ids."""
+ID_PATTERN = re.compile(r"[a-z]{3}_[A-Za-z0-9_:.-]{1,120}")
 
-
-Load = Callable[["ResolverContext", Any], Any]
+NodeLoad = Callable[["ResolverContext", Any], Any]
 
 
 class NodeField(GraphField):
-    """A field that finds what an id, or several, stand for; `through` names the batch when there is only one."""
+    """A root field that finds an object, or several, by id. `loader` is None if the id's prefix decides which loader to use."""
 
     def __init__(
-        self, argument: str, text: str, described: str, description: str, load: Load, *, through: Batch | None = None, list_size: int = 0
+        self,
+        argument: str,
+        annotation: str,
+        argument_description: str,
+        description: str,
+        load: NodeLoad,
+        *,
+        loader: BatchLoader | None = None,
+        list_size: int = 0,
     ) -> None:
         super().__init__(description=description)
-        self.argument, self.load, self.through, self.list_size = argument, load, through, list_size
+        self.argument, self.load, self.loader, self.list_size = argument, load, loader, list_size
         self._arguments = [
-            StrawberryArgument(python_name=argument, graphql_name=None, type_annotation=annotation(text), description=described)
+            StrawberryArgument(
+                python_name=argument,
+                graphql_name=None,
+                type_annotation=strawberry_annotation(annotation),
+                description=argument_description,
+            )
         ]
 
     @property
@@ -47,56 +60,64 @@ class NodeField(GraphField):
         return self.load(info.context, kwargs[self.argument])
 
 
-def batch_of(id: str) -> Batch:
-    """The batch that finds the node; `Invalid` for what is no id of any of the graph's types."""
-    found = NODES.get(id[:4]) if ID_SHAPE.fullmatch(id) else None
-    if found is None:
-        raise Invalid("INVALID_ID", "this is no id of the graph", field="id")
-    return found.through
+def find_loader(id: str) -> BatchLoader:
+    """Returns the loader of the id's type; raises `Invalid` if no type of the graph has such ids."""
+    node_type = NODE_TYPES.get(id[:4]) if ID_PATTERN.fullmatch(id) else None
+    if node_type is None:
+        raise Invalid("INVALID_ID", "This is not an id of the graph. Use an id that the graph returned.", field="id")
+    return node_type.loader
 
 
-def check_count(ids: list[str]) -> None:
-    """`Invalid` for more nodes than one may ask for."""
+def check_node_count(ids: list[str]) -> None:
+    """Raises `Invalid` for more than `NODES_MAX` ids."""
     if len(ids) > NODES_MAX:
-        raise Invalid("INVALID_FIELD", f"ask for at most {NODES_MAX} nodes", field="ids")
+        raise Invalid("INVALID_FIELD", f"`ids` must have at most {NODES_MAX} items.", field="ids")
 
 
-def one(context: ResolverContext, id: str) -> Awaitable[Any]:
-    """The node, or None; `Invalid` for what is no id of any of the graph's types."""
-    return context.loader(batch_of(id)).load(id)
+def load_node(context: ResolverContext, id: str) -> Awaitable[Any]:
+    """Loads an object, or None; raises `Invalid` if no type of the graph has such ids."""
+    return context.loader(find_loader(id)).load(id)
 
 
-def several(context: ResolverContext, ids: list[str]) -> list[Awaitable[Any] | Invalid]:
-    """The nodes in the order of their ids, all loading at once; one that is no id refuses its own place only."""
-    check_count(ids)
-    found: list[Awaitable[Any] | Invalid] = []
+def load_nodes(context: ResolverContext, ids: list[str]) -> list[Awaitable[Any] | Invalid]:
+    """Loads objects concurrently, in the order of their ids. An invalid id is an error at its own index only."""
+    check_node_count(ids)
+    nodes: list[Awaitable[Any] | Invalid] = []
     for id in ids:
         try:
-            found.append(one(context, id))
-        except Invalid as refused:
-            found.append(refused)
-    return found
+            nodes.append(load_node(context, id))
+        except Invalid as refusal:
+            nodes.append(refusal)
+    return nodes
 
 
-def by_id(through: Batch) -> Any:
-    """A root field that finds one thing by its id; several of them take one call."""
-    noun = through.item.full_name
-    description = f"{descriptions.of(noun)} Null when there is none that you may see."
-    return NodeField("id", "ID", "Its id.", description, lambda context, id: context.loader(through).load(id), through=through)
+def node_field(loader: BatchLoader) -> Any:
+    """Declares a root field that finds one object by its id. Several such fields of an operation share one call."""
+    comment = descriptions.find_comment(loader.item.full_name)
+    description = f"{comment} Null if it does not exist or you may not see it."
+    return NodeField("id", "ID", "The id of the object.", description, lambda context, id: context.loader(loader).load(id), loader=loader)
 
 
-def by_any_id(argument: str, text: str, described: str, description: str, load: Load, *, list_size: int = 0) -> Any:
-    """A root field that finds nodes of any type."""
-    return NodeField(argument, text, described, description, load, list_size=list_size)
+def global_node_field(
+    argument: str, annotation: str, argument_description: str, description: str, load: NodeLoad, *, list_size: int = 0
+) -> Any:
+    """Declares a root field that finds objects of any type."""
+    return NodeField(argument, annotation, argument_description, description, load, list_size=list_size)
 
 
 class Queries:
-    node: Node | None = by_any_id("id", "ID", "The id, of any type.", "Whatever this id stands for; null when you may not see it.", one)
-    nodes: list[Node | None] = by_any_id(
+    node: Node | None = global_node_field(
+        "id",
+        "ID",
+        "The id of an object of any type.",
+        "The object with this id. Null if it does not exist or you may not see it. An invalid id is an error.",
+        load_node,
+    )
+    nodes: list[Node | None] = global_node_field(
         "ids",
         "list[ID]",
-        f"At most {NODES_MAX} ids, of any types.",
-        "The same for several ids, in their order.",
-        several,
+        f"At most {NODES_MAX} ids of objects of any types.",
+        "The objects with these ids, in their order. An item is null if it does not exist or you may not see it.",
+        load_nodes,
         list_size=NODES_MAX,
     )

@@ -1,7 +1,6 @@
-"""Types of the graph for refusals: the interface `Refusal`, and which reasons or families each type stands for.
+"""Refusal types: the members of a mutation's result that report expected refusals, with the interface `Refusal`.
 
-Expected refusals of a mutation are members of its result union. One table maps reasons to types, and the rpc of the mutation declares
-its reasons.
+`graph/refusals.py` maps reasons and families to types; the rpc of a mutation declares its reasons.
 """
 
 from __future__ import annotations
@@ -13,8 +12,8 @@ import strawberry
 from google.protobuf.descriptor import MethodDescriptor
 from strawberry.types.field import StrawberryField
 
-from gateway.schema.registry import annotation, declare
-from gateway.schema.scalars import utc
+from gateway.schema.registry import register, strawberry_annotation
+from gateway.schema.scalars import to_utc
 from services.kit import errors
 from services.kit.security import authorization
 
@@ -23,71 +22,73 @@ T = TypeVar("T")
 UNAUTHENTICATED = "UNAUTHENTICATED"
 TOP_LEVEL = frozenset({UNAUTHENTICATED, "INVALID_PRINCIPAL"})
 """Refusals with these reasons are top-level errors: they concern the whole request, not one mutation."""
-READ: Mapping[str, Callable[[str], Any]] = {"str": str, "Long": int, "DateTime": utc, "bool": lambda text: text == "True"}
+CONVERTERS: Mapping[str, Callable[[str], Any]] = {"str": str, "Long": int, "DateTime": to_utc, "bool": lambda text: text == "True"}
 """Converts the metadata of a refusal into a field of the declared type."""
 
 BY_REASON: dict[str, type[Any]] = {}
 BY_FAMILY: dict[type[errors.Refusal], type[Any]] = {}
 
 
-@strawberry.interface(description="Why a mutation did not do what was asked. Nothing was changed by it.")
+@strawberry.interface(description="The reason why a mutation was refused. A refused mutation changes nothing.")
 class Refusal:
-    message: str = strawberry.field(description="What to do about it, for a person.")
-    code: str = strawberry.field(description="The reason, for a program: like OUT_OF_STOCK.")
-    retryable: bool = strawberry.field(description="Whether the same call, with the same key, may succeed later without any other change.")
+    message: str = strawberry.field(description="What is wrong and what to do about it, in English.")
+    code: str = strawberry.field(description="The reason as a constant, such as OUT_OF_STOCK.")
+    retryable: bool = strawberry.field(description="True if the same mutation, with the same idempotencyKey, may succeed later.")
 
 
-declare("Refusal", Refusal)
+register("Refusal", Refusal)
 
 
 def refusal_field(description: str) -> Any:
-    """A field of a refusal, read from the metadata of that name; null when the service did not say it."""
+    """Declares a field of a refusal, read from the metadata of that name; null if the service did not send it."""
     return StrawberryField(default=None, description=description)
 
 
-def refusal(*reasons: str, families: tuple[type[errors.Refusal], ...] = ()) -> Callable[[type[T]], type[T]]:
-    """A refusal of the graph for these reasons, or for whole families of the kit."""
+def refusal_type(*reasons: str, families: tuple[type[errors.Refusal], ...] = ()) -> Callable[[type[T]], type[T]]:
+    """Declares the type of refusals with these reasons, or of whole families. The class docstring is its description."""
 
-    def declared(cls: type[T]) -> type[T]:
-        own = {name: str(text) for name, text in cls.__annotations__.items()}
+    def decorate(cls: type[T]) -> type[T]:
+        annotations = {name: str(annotation) for name, annotation in cls.__annotations__.items()}
         strawberry.type(cls, description=cls.__doc__)
         definition: Any = cls.__strawberry_definition__  # type: ignore[attr-defined]
         for field in definition.fields:
-            if field.python_name in own:
-                field.type_annotation = annotation(own[field.python_name])
-        cls.__metadata_fields__ = {name: READ[text.removesuffix(" | None")] for name, text in own.items()}  # type: ignore[attr-defined]
-        declare(cls.__name__, cls)
+            if field.python_name in annotations:
+                field.type_annotation = strawberry_annotation(annotations[field.python_name])
+        cls.__converters__ = {  # type: ignore[attr-defined]
+            name: CONVERTERS[annotation.removesuffix(" | None")] for name, annotation in annotations.items()
+        }
+        register(cls.__name__, cls)
         BY_REASON.update(dict.fromkeys(reasons, cls))
         BY_FAMILY.update(dict.fromkeys(families, cls))
         return cls
 
-    return declared
+    return decorate
 
 
-def type_of(refused: errors.Refusal) -> type[Any]:
-    """The type of the graph that tells this refusal: its reason's, else its family's."""
-    return BY_REASON.get(refused.reason) or BY_FAMILY[type(refused)]
+def refusal_type_of(refusal: errors.Refusal) -> type[Any]:
+    """Returns the type of the refusal's reason, else of its family."""
+    return BY_REASON.get(refusal.reason) or BY_FAMILY[type(refusal)]
 
 
-def types_declared_by(method: MethodDescriptor) -> tuple[type[Any], ...]:
-    """Returns the refusals with a type of their own whose reasons an rpc declares, in the order of its option."""
+def declared_refusal_types(method: MethodDescriptor) -> tuple[type[Any], ...]:
+    """Returns the types of the reasons that an rpc declares, in the order of its option; reasons without a type are left out."""
     return tuple(dict.fromkeys(BY_REASON[reason] for reason in authorization.reasons_of(method) if reason in BY_REASON))
 
 
-def as_refusal_type(refused: errors.Refusal, members: tuple[type[Any], ...], written: Callable[[str], str]) -> Any:
-    """The refusal as a member of a mutation's result: as the type of its reason where the result has it, else of its family.
-
-    `written` tells how the client wrote a field of the request.
-    """
-    chosen = type_of(refused)
-    if chosen not in members:
-        chosen = BY_FAMILY[type(refused)]
-    events = {name: read(refused.metadata[name]) for name, read in chosen.__metadata_fields__.items() if refused.metadata.get(name)}
-    if "field" in events:
-        events["field"] = written(events["field"])
-    return chosen(message=refused.message, code=refused.reason, retryable=refused.retryable, **events)
-
-
-def family_types() -> tuple[type[Any], ...]:
-    """The refusals that any mutation may answer with."""
+def family_refusal_types() -> tuple[type[Any], ...]:
+    """Returns the types of the families, which every mutation may return."""
     return tuple(dict.fromkeys(BY_FAMILY.values()))
+
+
+def build_refusal(refusal: errors.Refusal, members: tuple[type[Any], ...], client_path: Callable[[str], str]) -> Any:
+    """Returns the refusal as a member of a mutation's result: of its reason's type if that is a member, else of its family's.
+
+    `client_path` converts the path of a field in the request to the path in the client's input.
+    """
+    chosen = refusal_type_of(refusal)
+    if chosen not in members:
+        chosen = BY_FAMILY[type(refusal)]
+    fields = {name: convert(refusal.metadata[name]) for name, convert in chosen.__converters__.items() if refusal.metadata.get(name)}
+    if "field" in fields:
+        fields["field"] = client_path(fields["field"])
+    return chosen(message=refusal.message, code=refusal.reason, retryable=refusal.retryable, **fields)

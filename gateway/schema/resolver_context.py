@@ -1,4 +1,4 @@
-"""Context of a resolver: what fields of the graph need of the operation they belong to."""
+"""Resolver context: what the fields of the graph need from the operation that selects them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from strawberry.dataloader import DataLoader
 from gateway.auth.sessions import Session
 
 if TYPE_CHECKING:
-    from gateway.schema.references import Batch, Bound
+    from gateway.schema.batch_loader import BatchLoader, BatchParameters
 
 
 class ResolverContext(Protocol):
@@ -22,5 +22,5 @@ class ResolverContext(Protocol):
     async def call(self, request: Message) -> Any:
         """Returns the response of the rpc that `request` belongs to."""
 
-    def loader(self, batch: Batch, bound: Bound = b"") -> DataLoader[str, Any]:
-        """Returns the loader of a batch; keys requested in one turn of the event loop share one call."""
+    def loader(self, batch: BatchLoader, parameters: BatchParameters = b"") -> DataLoader[str, Any]:
+        """Returns the data loader of a batch rpc; keys requested in one turn of the event loop share one call."""

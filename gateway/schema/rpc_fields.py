@@ -1,8 +1,8 @@
-"""Fields that call an rpc with arguments: look-ups, pages and mutations.
+"""Fields that call an rpc with arguments: queries, connections and mutations.
 
-offers: OfferConnection | None = page(catalog_pb2.SearchOffersRequest, arguments=OfferSearch)
-tasks: TaskConnection | None = page(tasks_pb2.ListTasksRequest, by={"staff_id": "id"})
-pay_order: PayOrderPayload | None = mutation(PayOrderInput)
+offers: OfferConnection | None = connection_field(catalog_pb2.SearchOffersRequest, arguments=OfferSearch)
+tasks: TaskConnection | None = connection_field(tasks_pb2.ListTasksRequest, by={"staff_id": "id"}, loader=tasks_of_staff)
+pay_order: PayOrderPayload | None = mutation_field(PayOrderInput)
 """
 
 from collections.abc import Mapping
@@ -18,134 +18,138 @@ from strawberry.types.union import StrawberryUnion
 
 from gateway.rpc.clients import rpc_of
 from gateway.schema import connections, descriptions, refusal_types
+from gateway.schema.batch_loader import BatchLoader, BatchParameters
 from gateway.schema.fields import GraphField
-from gateway.schema.inputs import IDEMPOTENCY_KEY, Form
-from gateway.schema.references import Batch, Bound
-from gateway.schema.registry import NAMES, annotation
+from gateway.schema.inputs import IDEMPOTENCY_KEY, InputType
+from gateway.schema.registry import TYPES, strawberry_annotation
 from services.kit.errors import NotFound, Refusal
 
 if TYPE_CHECKING:
     from gateway.schema.resolver_context import ResolverContext
 
 
-class CallField(GraphField):
-    """See `ask` and `page`."""
+class RpcField(GraphField):
+    """A field that `rpc_field` or `connection_field` declares."""
 
     def __init__(
         self,
         request: type[Message],
-        form: Form,
+        input_type: InputType,
         by: Mapping[str, str],
         item: str,
         *,
-        paged: bool,
-        first: Batch | None = None,
+        is_paginated: bool,
+        loader: BatchLoader | None = None,
         key: str = "",
         description: str | None,
     ) -> None:
         super().__init__(description=description)
         self.rpc = rpc_of(request)
-        self.form, self.paged, self.first = form, paged, first
+        self.input_type, self.is_paginated, self.loader = input_type, is_paginated, loader
         self.by = {name: attrgetter(attribute) for name, attribute in by.items()}
-        if first is not None:
-            self.key = attrgetter(key or next(iter(by.values())))
-            for name in ("first", *(part.field.name for part in form.parts)):
-                if name not in first.rpc.request.DESCRIPTOR.fields_by_name:
-                    raise TypeError(f"{first.rpc.request.DESCRIPTOR.full_name} has no field {name}")
-        self.item_name, self.item = item, attrgetter(item) if item else None
-        self._arguments = [*form.arguments(), *(connections.arguments() if paged else ())]
+        if loader is not None:
+            self.get_key = attrgetter(key or next(iter(by.values())))
+            for name in ("first", *(field.field.name for field in input_type.fields)):
+                if name not in loader.rpc.request.DESCRIPTOR.fields_by_name:
+                    raise TypeError(f"{loader.rpc.request.DESCRIPTOR.full_name} has no field {name}.")
+        self.item_name, self.get_item = item, attrgetter(item) if item else None
+        self._arguments = [*input_type.arguments(), *(connections.pagination_arguments() if is_paginated else ())]
 
     @property
     def is_basic_field(self) -> bool:
         return False
 
-    def check(self, where: str) -> None:
-        if not self.wanted.nullable:
-            raise TypeError(f"{where} asks a service: it must be nullable")
+    def validate(self, where: str) -> None:
+        if not self.annotation_info.is_nullable:
+            raise TypeError(f"{where} calls a service: it must be nullable.")
 
-    def described(self) -> str | None:
-        """The rpc's comment. What the request must name stands in the request's comment; a source fills that in itself."""
-        parts = [descriptions.of(self.rpc.method.full_name)]
+    def default_description(self) -> str | None:
+        """The comment of the rpc and, on a root type, the comment of its request: elsewhere the source message fills the request."""
+        parts = [descriptions.find_comment(self.rpc.method.full_name)]
         if not self.by:
-            parts.append(descriptions.of(self.rpc.request.DESCRIPTOR.full_name))
-        if self.item is not None:
-            parts.append("Here it is null where nothing is found.")
+            parts.append(descriptions.find_comment(self.rpc.request.DESCRIPTOR.full_name))
+        if self.get_item is not None:
+            parts.append("Null if it does not exist or you may not see it.")
         return " ".join(filter(None, parts)) or None
 
     def get_result(self, source: Any, info: Info[Any, Any] | None, args: list[Any], kwargs: Any) -> Any:
         assert info is not None
-        bound = self.bound(source)
-        if bound is None:
+        preset = self.source_fields(source)
+        if preset is None:
             return None
-        if self.first is not None:
-            return self._one_of_many(info.context, self.key(source), bound, kwargs)
-        return self.answer(info.context, bound, kwargs)
+        if self.loader is not None:
+            return self._load_page(info.context, self.get_key(source), preset, kwargs)
+        return self.call(info.context, preset, kwargs)
 
-    def bound(self, source: Any) -> dict[str, Any] | None:
-        """What the source gives; None when a part of it is empty, so that nothing is asked."""
-        bound = {name: value(source) for name, value in self.by.items()}
-        return bound if all(bound.values()) else None
+    def source_fields(self, source: Any) -> dict[str, Any] | None:
+        """Returns the fields of the request that the source message fills; None if one of them is empty, so that no rpc is called."""
+        fields = {name: get(source) for name, get in self.by.items()}
+        return fields if all(fields.values()) else None
 
-    def first_pages(self, context: "ResolverContext", given: dict[str, Any]) -> Bound | None:
-        """What the batch of first pages is asked with to these arguments; None when they ask for a further page."""
-        assert self.first is not None
-        page = connections.page_request(given.get("first"), given.get("after"))
+    def first_page_parameters(self, context: "ResolverContext", arguments: dict[str, Any]) -> BatchParameters | None:
+        """Returns the parameters of the batch rpc for these arguments; None if they request a later page."""
+        assert self.loader is not None
+        page = connections.build_page_request(arguments.get("first"), arguments.get("after"))
         if page.after:
             return None
-        request = self.first.rpc.request(first=page.first)
-        self.form.fill(request, given, context)
+        request = self.loader.rpc.request(first=page.first)
+        self.input_type.fill(request, arguments, context)
         return request.SerializeToString(deterministic=True)
 
-    async def _one_of_many(self, context: "ResolverContext", key: str, bound: dict[str, Any], given: dict[str, Any]) -> Any:
-        first = self.first_pages(context, given)
-        if first is None:
-            return await self.answer(context, bound, given)
-        assert self.first is not None
-        found = await context.loader(self.first, first).load(key)
-        return self.rpc.response() if found is None else found
+    async def _load_page(self, context: "ResolverContext", key: str, preset: dict[str, Any], arguments: dict[str, Any]) -> Any:
+        parameters = self.first_page_parameters(context, arguments)
+        if parameters is None:
+            return await self.call(context, preset, arguments)
+        assert self.loader is not None
+        page = await context.loader(self.loader, parameters).load(key)
+        return self.rpc.response() if page is None else page
 
-    async def answer(self, context: "ResolverContext", bound: dict[str, Any], given: dict[str, Any]) -> Any:
-        """What the rpc says to the arguments and what the source gives; None when there is no such thing."""
-        if self.paged:
-            bound = bound | {"page": connections.page_request(given.get("first"), given.get("after"))}
-        request = self.form.build(given, context, **bound)
-        if self.item is None:
+    async def call(self, context: "ResolverContext", preset: dict[str, Any], arguments: dict[str, Any]) -> Any:
+        """Calls the rpc; returns its response, or the item of it, which is None if the service answers NOT_FOUND."""
+        if self.is_paginated:
+            preset = preset | {"page": connections.build_page_request(arguments.get("first"), arguments.get("after"))}
+        request = self.input_type.build(arguments, context, **preset)
+        if self.get_item is None:
             return await context.call(request)
         try:
-            return self.item(await context.call(request))
+            return self.get_item(await context.call(request))
         except NotFound:
             return None
 
 
-def ask(request: type[Message], *, arguments: type[Any] | None = None, item: str = "", description: str | None = None) -> Any:
-    """A field of a root that answers what an rpc does, or one `item` of its response: null when there is no such thing.
+def rpc_field(request: type[Message], *, arguments: type[Any] | None = None, item: str = "", description: str | None = None) -> Any:
+    """Declares a root field that returns the response of an rpc, or one `item` of it: null if the service answers NOT_FOUND.
 
-    `arguments` are the parts of a form. What belongs to a source is an edge (`edges.py`): below a list this would be a call for each item.
+    `arguments` is an input type over the request. A field of another type is a `reference`: this one would call the rpc for each parent.
     """
-    return CallField(request, Form.of(arguments, request), {}, item, paged=False, description=description)
+    return RpcField(request, InputType.from_declaration(arguments, request), {}, item, is_paginated=False, description=description)
 
 
-def page(
+def connection_field(
     request: type[Message],
     *,
     arguments: type[Any] | None = None,
     by: Mapping[str, str] | None = None,
-    first: Batch | None = None,
+    loader: BatchLoader | None = None,
     key: str = "",
     description: str | None = None,
 ) -> Any:
-    """A connection over a `List…` rpc. `arguments` are the parts of a form, `by` fills fields of the request from the source's attributes
-    (null when one of those is empty). With `first`, a `BatchList…` rpc that takes the same arguments, the first pages of many sources are
-    one call; the source's `key` is what it is asked for (unless given: the one attribute of `by`)."""
-    return CallField(request, Form.of(arguments, request), by or {}, "", paged=True, first=first, key=key, description=description)
+    """Declares a connection over a `List…` rpc.
+
+    `arguments` is an input type over the request. `by` maps fields of the request to fields of the source message; the connection is null
+    if one of these is empty. `loader` is a `BatchList…` rpc with the same arguments, which loads the first pages of many sources in one
+    call, by the source's field `key` (by default, the only one in `by`).
+    """
+    input_type = InputType.from_declaration(arguments, request)
+    return RpcField(request, input_type, by or {}, "", is_paginated=True, loader=loader, key=key, description=description)
 
 
 class MutationField(GraphField):
-    """See `mutation`."""
+    """A field that `mutation_field` declares."""
 
-    def __init__(self, given: type[Any]) -> None:
-        self.given, self.form = given, given.__form__
-        self.rpc = rpc_of(self.form.message)
+    def __init__(self, input_class: type[Any]) -> None:
+        self.input_class, self.input_type = input_class, input_class.__input_type__
+        self.rpc = rpc_of(self.input_type.message)
         super().__init__()
         self.members: tuple[type[Any], ...] = ()
 
@@ -153,46 +157,50 @@ class MutationField(GraphField):
     def is_basic_field(self) -> bool:
         return False
 
-    def check(self, where: str) -> None:
-        if not self.wanted.nullable:
-            raise TypeError(f"{where} asks a service: it must be nullable")
-        if not any(part.name == IDEMPOTENCY_KEY for part in self.form.parts):
-            raise TypeError(f"{where} takes no idempotency key")
-        self.members = tuple(dict.fromkeys((*refusal_types.types_declared_by(self.rpc.method), *refusal_types.family_types())))
+    def validate(self, where: str) -> None:
+        if not self.annotation_info.is_nullable:
+            raise TypeError(f"{where} calls a service: it must be nullable.")
+        if not any(field.name == IDEMPOTENCY_KEY for field in self.input_type.fields):
+            raise TypeError(f"{where} needs an idempotency key.")
+        self.members = tuple(dict.fromkeys((*refusal_types.declared_refusal_types(self.rpc.method), *refusal_types.family_refusal_types())))
         self._arguments = [
             StrawberryArgument(
-                python_name="input", graphql_name=None, type_annotation=annotation(self.given.__name__), description="What is asked for."
+                python_name="input",
+                graphql_name=None,
+                type_annotation=strawberry_annotation(self.input_class.__name__),
+                description="The input of the mutation.",
             )
         ]
 
-    def described(self) -> str | None:
-        return descriptions.of(self.rpc.method.full_name)
+    def default_description(self) -> str | None:
+        return descriptions.find_comment(self.rpc.method.full_name)
 
     def resolve_annotation(self) -> None:
-        payload = NAMES[self.wanted.name]
-        name = self.wanted.name.removesuffix("Payload") + "Result"
-        described = f"What came of `{descriptions.camel(self.python_name)}`: it was done, or why not."
+        payload = TYPES[self.annotation_info.name]
+        name = self.annotation_info.name.removesuffix("Payload") + "Result"
+        mutation = descriptions.to_camel_case(self.python_name)
+        description = f"The result of `{mutation}`: its payload, or the refusal that explains why nothing was changed."
         members = (payload, *self.members)
-        union = StrawberryUnion(name=name, type_annotations=tuple(map(StrawberryAnnotation, members)), description=described)
+        union = StrawberryUnion(name=name, type_annotations=tuple(map(StrawberryAnnotation, members)), description=description)
         self.type_annotation = StrawberryAnnotation(StrawberryOptional(of_type=union))
 
     def get_result(self, source: Any, info: Info[Any, Any] | None, args: list[Any], kwargs: Any) -> Any:
         assert info is not None
-        return self.carry_out(info.context, vars(kwargs["input"]))
+        return self.execute(info.context, vars(kwargs["input"]))
 
-    async def carry_out(self, context: "ResolverContext", given: dict[str, Any]) -> Any:
-        """The payload, or the refusal as a member of the result."""
+    async def execute(self, context: "ResolverContext", values: dict[str, Any]) -> Any:
+        """Calls the rpc; returns its payload, or its refusal as a member of the result. Raises refusals of `TOP_LEVEL`."""
         try:
-            return await context.call(self.form.build(given, context))
-        except Refusal as refused:
-            if refused.reason in refusal_types.TOP_LEVEL:
+            return await context.call(self.input_type.build(values, context))
+        except Refusal as refusal:
+            if refusal.reason in refusal_types.TOP_LEVEL:
                 raise
-            return refusal_types.as_refusal_type(refused, self.members, self.form.written)
+            return refusal_types.build_refusal(refusal, self.members, self.input_type.client_path)
 
 
-def mutation(given: type[Any]) -> Any:
-    """Declares a mutation that carries out the rpc of a form; it is annotated with its payload.
+def mutation_field(input_class: type[Any]) -> Any:
+    """Declares a mutation that calls the rpc of an input type; its annotation is the payload.
 
-    Its result is a union of the payload, the refusals with a type of their own whose reasons the rpc declares, and the general refusals.
+    Its result is a union of the payload, the types of the reasons that the rpc declares, and the types of the refusal families.
     """
-    return MutationField(given)
+    return MutationField(input_class)

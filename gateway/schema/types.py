@@ -1,14 +1,14 @@
-"""Views: types of the graph over the messages of the protos.
+"""Object types and enums of the graph, declared over the messages and enums of the protos.
 
-    @view(tasks_pb2.Task, node="tsk_", through=task_by_id)
+    @object_type(tasks_pb2.Task, node="tsk_", loader=task_by_id)
     class Task(Node):
         id: ID
         state: TaskState
         due_at: DateTime | None
-        assignee: Staff | None = edge(by="staff_id", through=staff_by_id)
+        assignee: Staff | None = reference(by="staff_id", loader=staff_by_id)
 
-A resolver returns the message itself; the view reads its fields. What is not set is null where the annotation allows it: an unset
-sub-message or optional field, an empty text, an enum that is not specified. Nothing is copied: a field nobody asks for costs nothing.
+A resolver returns the message itself, and the type reads its fields. Nothing is copied, so a field that is not selected costs nothing.
+An unset value is null if the annotation allows it: an unset message or optional field, an empty string, an unspecified enum.
 """
 
 from collections.abc import Callable, Mapping
@@ -24,36 +24,36 @@ from msgspec import Struct
 from strawberry.types import Info
 
 from gateway.schema import descriptions
+from gateway.schema.batch_loader import BatchLoader
 from gateway.schema.fields import GraphField
-from gateway.schema.references import Batch
-from gateway.schema.registry import NAMES, declare
+from gateway.schema.registry import TYPES, register
 
 T = TypeVar("T")
-Read = Callable[[Any], Any]
+FieldReader = Callable[[Any], Any]
 
-FITS: Mapping[int, frozenset[str]] = {
+ANNOTATIONS: Mapping[int, frozenset[str]] = {
     FieldDescriptor.TYPE_STRING: frozenset({"str", "ID"}),
     FieldDescriptor.TYPE_BOOL: frozenset({"bool"}),
     FieldDescriptor.TYPE_INT32: frozenset({"int", "Long"}),
     FieldDescriptor.TYPE_INT64: frozenset({"Long"}),
     FieldDescriptor.TYPE_DOUBLE: frozenset({"float"}),
 }
-"""Which names a plain field may be declared as. 64 bits are never `int`, which GraphQL ends at 32; nor are counts, however small."""
+"""The allowed annotations by proto type. 64-bit numbers and counts are never `int`, because GraphQL's Int has 32 bits."""
 TIMESTAMP = "google.protobuf.Timestamp"
 
 ENUMS: dict[str, str] = {}
-"""Full name of a proto's enum -> its name in the graph."""
+"""The name of each enum of the graph by the full name of its proto."""
 
 
 class NodeType(Struct, frozen=True):
-    """A type that `node` finds: by the prefix of its ids, through a batch."""
+    """A type whose objects `node` finds, and the batch loader that loads them."""
 
     name: str
-    through: Batch
+    loader: BatchLoader
 
 
-NODES: dict[str, NodeType] = {}
-"""Prefix of an id, like `tsk_` -> the type it belongs to."""
+NODE_TYPES: dict[str, NodeType] = {}
+"""The node types by the prefix of their ids, such as `tsk_`."""
 
 
 class Attribute(Struct, frozen=True):
@@ -64,53 +64,54 @@ class Attribute(Struct, frozen=True):
 
 
 class MessageField(GraphField):
-    """A field of the message as the annotation wants it (of a root: an attribute). Strawberry calls it without context or arguments,
-    which is its quickest way."""
+    """A field of the message; of a root type, an attribute. Strawberry calls it without context or arguments, which is its fastest path."""
 
-    read: Read
+    read: FieldReader
 
-    def check(self, where: str) -> None:
+    def validate(self, where: str) -> None:
         if self.owner is None:
             self.read = attrgetter(self.python_name)
             return
         if self.python_name not in self.owner.fields_by_name:
-            raise TypeError(f"{where}: the message has no such field")
-        field = self.owner.fields_by_name[self.python_name]
-        fits = FITS.get(field.type)
-        if fits is not None and self.wanted.name not in fits:
-            raise TypeError(f"{where} is declared as {self.wanted.name} and may be one of {', '.join(sorted(fits))}")
-        if self.wanted.many != field.is_repeated:
-            raise TypeError(f"{where} is declared as {'many' if self.wanted.many else 'one'} and is not")
-        self.read = reader(field, nullable=self.wanted.nullable)
+            raise TypeError(f"{where}: the message has no such field.")
+        field, info = self.owner.fields_by_name[self.python_name], self.annotation_info
+        allowed = ANNOTATIONS.get(field.type)
+        if allowed is not None and info.name not in allowed:
+            raise TypeError(f"{where} is declared as {info.name} and must be one of {', '.join(sorted(allowed))}.")
+        if info.is_list != field.is_repeated:
+            raise TypeError(f"{where} must {'' if field.is_repeated else 'not '}be declared as a list, like the field of its message.")
+        self.read = field_reader(field, is_nullable=info.is_nullable)
 
     def get_result(self, source: Any, info: Info[Any, Any] | None, args: list[Any], kwargs: Any) -> Any:
         return self.read(source)
 
 
 class ComputedField(GraphField):
-    """A field worked out from the whole message."""
+    """A field that `computed_field` declares."""
 
-    def __init__(self, read: Read, description: str, of: str, list_size: int) -> None:
+    def __init__(self, read: FieldReader, description: str, source_field: str, list_size: int) -> None:
         super().__init__(description=description)
-        self.read, self.of, self.list_size = read, of, list_size
+        self.read, self.source_field, self.list_size = read, source_field, list_size
 
     def get_result(self, source: Any, info: Info[Any, Any] | None, args: list[Any], kwargs: Any) -> Any:
         return self.read(source)
 
 
-def computed(read: Read, description: str, *, of: str = "", list_size: int = 0) -> Any:
-    """A field that `read` computes from the message, without an rpc. `of`: the repeated field that it is, under another name.
-    `list_size`: how many items a list is priced as."""
-    return ComputedField(read, description, of, list_size)
+def computed_field(read: FieldReader, description: str, *, source_field: str = "", list_size: int = 0) -> Any:
+    """Declares a field that `read` computes from the message, without an rpc.
+
+    `source_field`: the repeated field that it returns under another name. `list_size`: the price of a list in items.
+    """
+    return ComputedField(read, description, source_field, list_size)
 
 
-def moment(at: Timestamp) -> str:
-    """A time as the graph writes it; ValueError for one that no calendar has."""
+def format_timestamp(at: Timestamp) -> str:
+    """Returns the time as RFC 3339 in UTC; raises ValueError if the calendar has no such time."""
     return at.ToJsonString()
 
 
-def reader(field: FieldDescriptor, *, nullable: bool) -> Read:
-    """How a field of a message is read."""
+def field_reader(field: FieldDescriptor, *, is_nullable: bool) -> FieldReader:
+    """Returns the function that reads a field of a message."""
     name = field.name
     get = attrgetter(name)
     message = field.message_type
@@ -119,94 +120,98 @@ def reader(field: FieldDescriptor, *, nullable: bool) -> Read:
     if field.is_repeated:
         return get
     if message is not None and message.full_name == TIMESTAMP:
-        return lambda source: moment(get(source)) if source.HasField(name) else None
+        return lambda source: format_timestamp(get(source)) if source.HasField(name) else None
     if field.has_presence:
         return lambda source: get(source) if source.HasField(name) else None
-    if nullable and field.type in (FieldDescriptor.TYPE_STRING, FieldDescriptor.TYPE_ENUM):
+    if is_nullable and field.type in (FieldDescriptor.TYPE_STRING, FieldDescriptor.TYPE_ENUM):
         return lambda source: get(source) or None
     return get
 
 
-def view(*messages: type[Message], node: str | tuple[str, ...] = (), through: Batch | None = None) -> Callable[[type[T]], type[T]]:
-    """A type of the graph over a message (or several that share the declared fields).
+def object_type(
+    *messages: type[Message], node: str | tuple[str, ...] = (), loader: BatchLoader | None = None
+) -> Callable[[type[T]], type[T]]:
+    """Declares an object type over a message, or over several that share the declared fields.
 
-    `node`: the prefixes of its ids, when `node` of the graph finds it `through` that batch; the class then inherits `Node`.
+    `node`: the prefixes of its ids, if `node` finds its objects by `loader`; the class then inherits `Node`.
     """
     descriptor = messages[0].DESCRIPTOR
 
-    def declared(cls: type[T]) -> type[T]:
+    def decorate(cls: type[T]) -> type[T]:
         cls.__messages__ = messages  # type: ignore[attr-defined]
         cls.is_type_of = classmethod(lambda _cls, value, _info: isinstance(value, messages))  # type: ignore[attr-defined]
-        build(cls, descriptor, description=descriptions.of(descriptor.full_name) or _of_answer(descriptor))
+        define_type(cls, descriptor, description=descriptions.find_comment(descriptor.full_name) or _response_description(descriptor))
         for prefix in (node,) if isinstance(node, str) else node:
-            if through is None or prefix in NODES:
-                raise TypeError(f"{cls.__name__}: nodes of prefix {prefix} are told by one batch")
-            NODES[prefix] = NodeType(cls.__name__, through)
+            if loader is None or prefix in NODE_TYPES:
+                raise TypeError(f"{cls.__name__}: the id prefix {prefix} needs a loader, and only one type may have it.")
+            NODE_TYPES[prefix] = NodeType(cls.__name__, loader)
         return cls
 
-    return declared
+    return decorate
 
 
-def _of_answer(descriptor: Any) -> str | None:
-    """An rpc's answer needs no comment of its own."""
+def _response_description(descriptor: Any) -> str | None:
+    """The description of an rpc's response that has no comment."""
     name = str(descriptor.name)
-    return f"What `{name[0].lower()}{name[1:].removesuffix('Response')}` answers." if name.endswith("Response") else None
+    return f"The response of `{name[0].lower()}{name[1:].removesuffix('Response')}`." if name.endswith("Response") else None
 
 
-def root(description: str) -> Callable[[type[T]], type[T]]:
-    """A type of the graph that is no message: its resolvers return anything with the attributes it reads."""
+def root_type(description: str) -> Callable[[type[T]], type[T]]:
+    """Declares an object type without a message: its fields read the attributes of any object."""
 
-    def declared(cls: type[T]) -> type[T]:
-        build(cls, None, description=description)
+    def decorate(cls: type[T]) -> type[T]:
+        define_type(cls, None, description=description)
         return cls
 
-    return declared
+    return decorate
 
 
-def build(cls: type[Any], owner: Any, *, description: str | None, name: str | None = None) -> None:
-    """Makes the class a type of the graph, its annotations read by `owner`'s fields."""
-    for field_name, text in cls.__annotations__.items():
+def define_type(cls: type[Any], owner: Any, *, description: str | None, name: str | None = None) -> None:
+    """Makes the class an object type over the message with the descriptor `owner`."""
+    for field_name, annotation in cls.__annotations__.items():
         field = cls.__dict__.get(field_name) or MessageField()
-        field.settle(owner, field_name, text)
+        field.bind(owner, field_name, annotation)
         setattr(cls, field_name, field)
     strawberry.type(cls, name=name, description=description)
     for field in cls.__strawberry_definition__.fields:
         if isinstance(field, GraphField):
             field.resolve_annotation()
-    declare(name or cls.__name__, cls)
+    register(name or cls.__name__, cls)
 
 
-def enumeration(wrapper: Any) -> Callable[[type[T]], type[T]]:
-    """An enum of the graph over a proto's: its values without their prefix, and without the one that says it is not set."""
+def enum_type(wrapper: Any) -> Callable[[type[T]], type[T]]:
+    """Declares an enum over that of a proto: its values without their common prefix, and without the unspecified one."""
     descriptor = wrapper.DESCRIPTOR
 
-    def declared(cls: type[T]) -> type[T]:
+    def decorate(cls: type[T]) -> type[T]:
         prefix = _common_prefix(descriptor)
-        members = {value.name.removeprefix(prefix): value.number for value in descriptor.values if value.number}
-        described = {
-            value.name.removeprefix(prefix): descriptions.of(f"{descriptor.full_name}.{value.name}") for value in descriptor.values
+        values = {
+            value.name.removeprefix(prefix): strawberry.enum_value(
+                value.number, description=descriptions.find_comment(f"{descriptor.full_name}.{value.name}")
+            )
+            for value in descriptor.values
+            if value.number
         }
-        values = {name: strawberry.enum_value(number, description=described[name]) for name, number in members.items()}
-        functional: Any = Enum  # by its functional form: mypy knows the other only
-        made = functional(cls.__name__, values, module=cls.__module__)
-        strawberry.enum(made, name=cls.__name__, description=descriptions.of(descriptor.full_name))
-        declare(cls.__name__, made)
+        functional: Any = Enum  # mypy does not know this form of Enum's functional API
+        enum = functional(cls.__name__, values, module=cls.__module__)
+        strawberry.enum(enum, name=cls.__name__, description=descriptions.find_comment(descriptor.full_name))
+        register(cls.__name__, enum)
         ENUMS[descriptor.full_name] = cls.__name__
         return cls
 
-    return declared
+    return decorate
 
 
 def _common_prefix(descriptor: Any) -> str:
-    """`TASK_STATE_` of TaskState, which buf lint has every value begin with."""
+    """Returns `TASK_STATE_` for TaskState; buf lint makes every value begin with it."""
     return str(descriptor.values_by_number[0].name.removesuffix("UNSPECIFIED"))
 
 
-@strawberry.interface(description="Whatever has an id by which `node` finds it again.")
+@strawberry.interface(description="An object with an id by which `node` finds it.")
 class Node:
-    """Ids are the suite's own: prefixed, and unique on every installation."""
+    """Ids are those of the suite: they have a prefix and are unique on every installation."""
 
-    id: strawberry.ID = strawberry.field(description="Unique in the whole graph, for good.")
+    id: strawberry.ID = strawberry.field(description="Unique in the whole graph; it never changes.")
 
 
-NAMES["Node"] = Node
+TYPES["Node"] = Node

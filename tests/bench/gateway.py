@@ -16,7 +16,7 @@ from graphql import parse, validate
 from rich.console import Group
 from rich.table import Table
 
-from gateway.engine.engine import Compiled
+from gateway.engine.engine import CompiledOperation
 from gateway.graph import schema
 from services.kit.runtime.runtime import SERVICES
 from services.local.keys import new_keys
@@ -98,6 +98,6 @@ def cold() -> tuple[float, float]:
         parsed = parse(document)
         assert not validate(built._schema, parsed)
         middle = time.process_time()
-        Compiled(built, parsed, parsed.definitions[0], suggestions=False).plan({})  # type: ignore[arg-type]
+        CompiledOperation(built, parsed, parsed.definitions[0], suggestions=False).plan({})  # type: ignore[arg-type]
         samples.append((middle - start, time.process_time() - middle))
     return statistics.median(each[0] for each in samples) * 1000, statistics.median(each[1] for each in samples) * 1000

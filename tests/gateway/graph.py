@@ -12,7 +12,7 @@ CORE = schema.build()._schema
 TYPES = {name: type_ for name, type_ in CORE.type_map.items() if not name.startswith("__") and name not in specified_scalar_types}
 
 
-def declared(kind: type[Any]) -> list[tuple[str, Any]]:
+def declared_fields(kind: type[Any]) -> list[tuple[str, Any]]:
     """Every field of the graph that was declared so, and where."""
     found = []
     for type_ in TYPES.values():
@@ -24,16 +24,16 @@ def declared(kind: type[Any]) -> list[tuple[str, Any]]:
     return found
 
 
-def files() -> list[Any]:
+def proto_files() -> list[Any]:
     """Every file of the protos whose messages the graph may show."""
     set_ = FileDescriptorSet.FromString((resources.files("quanyu") / "descriptors.binpb").read_bytes())
     return [import_module(file.name.removesuffix(".proto").replace("/", ".") + "_pb2").DESCRIPTOR for file in set_.file]
 
 
-def reasons() -> set[str]:
+def proto_reasons() -> set[str]:
     """Every reason of the protos, as it goes over the wire."""
     found = set()
-    for file in files():
+    for file in proto_files():
         for enum in file.enum_types_by_name.values():
             first = enum.values_by_number[0].name
             if enum.name.endswith("Reason") and first.endswith("_REASON_UNSPECIFIED"):

@@ -11,7 +11,7 @@ from tests.gateway import world
 from tests.gateway.conftest import OPERATIONS, Gateway, Open
 from tests.gateway.world import NEAR, key
 
-TAKES = {
+OPERATION_RPCS = {
     "acknowledge_task": "AcknowledgeTask",
     "bind_consumer": "BatchGetStaff BatchGetStores BindConsumer",
     "brand_budgets": "BatchGetBrands BatchGetCampaigns BatchGetDistricts BatchListBudgets",
@@ -35,7 +35,7 @@ TAKES = {
     "offers": "BatchGetBrands SearchOffers",
     "order": "BatchGetBrands BatchGetCampaigns BatchGetCoupons BatchGetOrders BatchGetStores BatchGetVariants",
     "order_credit": "BatchGetCredits BatchGetOrders BatchGetOutreaches BatchGetStaff BatchGetStores",
-    "organisation": "BatchGetBrands BatchGetStores BatchGetOrgUnits BatchGetOrgUnits BatchListOrgUnits",
+    "organisation": "BatchGetBrands BatchGetOrgUnits BatchGetOrgUnits BatchGetStores BatchListOrgUnits",
     "pay_order": "PayOrder",
     "place_order": "BatchGetBrands BatchGetCoupons BatchGetVariants PlaceOrder",
     "promises": "BatchGetBrands SearchPromises",
@@ -48,7 +48,7 @@ TAKES = {
     "unlink_consumers": "BatchGetConsumers UnlinkConsumers",
 }
 """The rpcs of each operation, however long its lists are."""
-FOLLOWED = {
+EVENT_RPCS = {
     "follow_inbox": "BatchGetBrands BatchGetStaff",
     "follow_order": "BatchGetStores",
     "follow_tasks": "BatchGetBrands BatchGetConsumers",
@@ -84,8 +84,8 @@ async def test_the_walk(open_gateway: Open) -> None:
     gateway = await open_gateway("member", "commerce", "district", "organization")
     await world.build(gateway)
     play = await walked(gateway)
-    assert set(TAKES) | set(FOLLOWED) == {path.stem for path in OPERATIONS.glob("*.graphql")}
-    assert play.takes == TAKES
+    assert set(OPERATION_RPCS) | set(EVENT_RPCS) == {path.stem for path in OPERATIONS.glob("*.graphql")}
+    assert play.takes == OPERATION_RPCS
 
 
 async def walked(gateway: Gateway) -> Play:

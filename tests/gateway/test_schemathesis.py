@@ -16,13 +16,13 @@ from schemathesis.graphql.checks import GraphQLServerError
 from services.kit.runtime.runtime import SERVICES
 from tests.gateway import world
 from tests.gateway.conftest import FAULTS, GRAPHQL, Open
-from tests.gateway.engine.documents import SMALL
+from tests.gateway.engine.documents import SCALAR_VALUES
 from tests.gateway.serving import serving
 
 EXAMPLES = 3
 """Of each field of the query and the mutation, and of each kind."""
 WHO = ("", "operator", "stf_guide", "con_anna")
-SCALARS = {name: st.sampled_from(SMALL[name]).map(nodes.String) for name in ("DateTime", "Decimal")}
+SCALARS = {name: st.sampled_from(SCALAR_VALUES[name]).map(nodes.String) for name in ("DateTime", "Decimal")}
 SCALARS["Long"] = st.integers(-(2**40), 2**40).map(nodes.Int)
 NAMES = ["not_a_server_error", "response_schema_conformance", "negative_data_rejection", "positive_data_acceptance"]
 

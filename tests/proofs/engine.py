@@ -27,10 +27,10 @@ async def run(uri: str) -> Table:
 def part(number: int) -> Counter[str]:
     """One of the parts, in a process of its own."""
     from tests.gateway.engine.agreement import executors_agree
-    from tests.gateway.engine.both import both
+    from tests.gateway.engine.both import open_executors
 
     async def agreed() -> Counter[str]:
-        async with both() as opened:
+        async with open_executors() as opened:
             return await executors_agree(opened, OPERATIONS // PARTS, of_hypothesis=OF_HYPOTHESIS // PARTS, number=1000 + number)
 
     return asyncio.run(agreed())

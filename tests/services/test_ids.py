@@ -3,7 +3,7 @@
 import pytest
 from msgspec import ValidationError, convert
 
-from gateway.schema.nodes import ID_SHAPE
+from gateway.schema.nodes import ID_PATTERN
 from services.commerce.catalog import rules as catalog
 from services.commerce.stock import rules as stock
 from services.district.campaigns import rules as campaigns
@@ -30,7 +30,7 @@ CONSUMERS = (identity.ConsumerId, places.ConsumerId, stock.ConsumerId)
 )
 def test_what_one_service_names_every_other_takes(kinds: tuple[object, ...], id: str) -> None:
     assert [convert(id, kind) for kind in kinds] == [id] * len(kinds)
-    assert ID_SHAPE.fullmatch(id)
+    assert ID_PATTERN.fullmatch(id)
 
 
 @pytest.mark.parametrize(
@@ -39,7 +39,7 @@ def test_what_one_service_names_every_other_takes(kinds: tuple[object, ...], id:
 )
 def test_what_the_graph_would_not_find_nobody_can_be_called(kinds: tuple[object, ...], id: str) -> None:
     for unfindable in (f"{id}\n", f"{id} ", f"{id}张", f"{id}٣"):
-        assert not ID_SHAPE.fullmatch(unfindable)
+        assert not ID_PATTERN.fullmatch(unfindable)
         for kind in kinds:
             with pytest.raises(ValidationError):
                 convert(unfindable, kind)

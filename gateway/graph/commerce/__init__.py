@@ -1,1 +1,1 @@
-"""What `commerce` shows in the graph."""
+"""The schema of the commerce service, one file for each use case."""

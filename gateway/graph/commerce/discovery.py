@@ -1,4 +1,4 @@
-"""Discovery: what of this kind can be in my hands here, by when, from which store."""
+"""Schema of discovery: the promises that stores can keep for a consumer's place and time."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 
 from strawberry import ID
 
-from gateway.graph.batches import brand_by_id, offer_by_id, store_by_id, variant_by_id
-from gateway.schema.inputs import form, part
-from gateway.schema.references import edge
-from gateway.schema.rpc_fields import ask, mutation
-from gateway.schema.types import enumeration, view
+from gateway.graph.batch_loaders import brand_by_id, offer_by_id, store_by_id, variant_by_id
+from gateway.schema.inputs import input_field, input_type
+from gateway.schema.references import reference
+from gateway.schema.rpc_fields import mutation_field, rpc_field
+from gateway.schema.types import enum_type, object_type
 from quanyu.commerce.v1 import discovery_pb2
 
 if TYPE_CHECKING:
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
     from gateway.schema.scalars import DateTime, Long
 
 
-@enumeration(discovery_pb2.Obstacle)
+@enum_type(discovery_pb2.Obstacle)
 class Obstacle: ...
 
 
-@view(discovery_pb2.Unavailable)
+@object_type(discovery_pb2.Unavailable)
 class Unavailable:
     variant_id: ID
     store_id: ID
@@ -36,19 +36,19 @@ class Unavailable:
     until: DateTime | None
     name: Text | None
     attributes: list[Attribute]
-    variant: Variant | None = edge(by="variant_id", through=variant_by_id)
-    offer: Offer | None = edge(by="offer_id", through=offer_by_id)
-    brand: Brand | None = edge(by="brand_id", through=brand_by_id)
-    store: Store | None = edge(by="store_id", through=store_by_id)
+    variant: Variant | None = reference(by="variant_id", loader=variant_by_id)
+    offer: Offer | None = reference(by="offer_id", loader=offer_by_id)
+    brand: Brand | None = reference(by="brand_id", loader=brand_by_id)
+    store: Store | None = reference(by="store_id", loader=store_by_id)
 
 
-@view(discovery_pb2.SearchPromisesResponse)
+@object_type(discovery_pb2.SearchPromisesResponse)
 class Promises:
     promises: list[Promise]
     unavailable: list[Unavailable]
 
 
-@form(discovery_pb2.SearchPromisesRequest)
+@input_type(discovery_pb2.SearchPromisesRequest)
 class PromiseSearch:
     near: PointInput
     text: str | None
@@ -60,13 +60,13 @@ class PromiseSearch:
 
 
 class Queries:
-    promises: Promises | None = ask(discovery_pb2.SearchPromisesRequest, arguments=PromiseSearch)
+    promises: Promises | None = rpc_field(discovery_pb2.SearchPromisesRequest, arguments=PromiseSearch)
 
 
-@form(discovery_pb2.HoldPromiseRequest)
+@input_type(discovery_pb2.HoldPromiseRequest)
 class HoldPromiseInput:
     idempotency_key: str
-    consumer_id: ID | None = part(mine="consumer_id")
+    consumer_id: ID | None = input_field(session_default="consumer_id")
     variant_id: ID
     store_id: ID
     quantity: Long | None
@@ -75,10 +75,10 @@ class HoldPromiseInput:
     needed_by: DateTime | None
 
 
-@view(discovery_pb2.HoldPromiseResponse)
+@object_type(discovery_pb2.HoldPromiseResponse)
 class HoldPromisePayload:
     hold: Hold
 
 
 class Mutations:
-    hold_promise: HoldPromisePayload | None = mutation(HoldPromiseInput)
+    hold_promise: HoldPromisePayload | None = mutation_field(HoldPromiseInput)

@@ -1,4 +1,4 @@
-"""Orders: from goods and coupons to a paid order, exactly once."""
+"""Schema of orders: from held goods and coupons to a paid order."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from strawberry import ID
 
-from gateway.graph.batches import (
+from gateway.graph.batch_loaders import (
     brand_by_id,
     consumer_by_id,
     coupon_by_id,
@@ -18,13 +18,13 @@ from gateway.graph.batches import (
     store_by_id,
     variant_by_id,
 )
-from gateway.schema.connections import connection
-from gateway.schema.inputs import form, part
-from gateway.schema.nodes import by_id
-from gateway.schema.references import edge
-from gateway.schema.rpc_fields import mutation, page
-from gateway.schema.subscription_fields import follow
-from gateway.schema.types import Node, enumeration, view
+from gateway.schema.connections import connection_type
+from gateway.schema.inputs import input_field, input_type
+from gateway.schema.nodes import node_field
+from gateway.schema.references import reference
+from gateway.schema.rpc_fields import connection_field, mutation_field
+from gateway.schema.subscription_fields import subscription_field
+from gateway.schema.types import Node, enum_type, object_type
 from quanyu.commerce.v1 import orders_pb2
 
 if TYPE_CHECKING:
@@ -38,19 +38,19 @@ if TYPE_CHECKING:
     from gateway.schema.scalars import DateTime, Long
 
 
-@enumeration(orders_pb2.OrderState)
+@enum_type(orders_pb2.OrderState)
 class OrderState: ...
 
 
-@enumeration(orders_pb2.CancelReason)
+@enum_type(orders_pb2.CancelReason)
 class CancelReason: ...
 
 
-@enumeration(orders_pb2.PaymentMethod)
+@enum_type(orders_pb2.PaymentMethod)
 class PaymentMethod: ...
 
 
-@view(orders_pb2.Payment)
+@object_type(orders_pb2.Payment)
 class Payment:
     id: ID
     method: PaymentMethod
@@ -58,7 +58,7 @@ class Payment:
     approved_at: DateTime | None
 
 
-@view(orders_pb2.ScenarioBasis)
+@object_type(orders_pb2.ScenarioBasis)
 class ScenarioBasis:
     rules_version: Long
     rule: str
@@ -66,27 +66,27 @@ class ScenarioBasis:
     evidence_at: DateTime | None
 
 
-@view(orders_pb2.OrderLine)
+@object_type(orders_pb2.OrderLine)
 class OrderLine:
     quantity: Long
     price: Money | None
     amount: Money | None
     discount: Money | None
     paid: Money | None
-    variant: Variant | None = edge(by="variant_id", through=variant_by_id)
-    offer: Offer | None = edge(by="offer_id", through=offer_by_id)
-    brand: Brand | None = edge(by="brand_id", through=brand_by_id)
-    hold: Hold | None = edge(by="hold_id", through=hold_by_id)
+    variant: Variant | None = reference(by="variant_id", loader=variant_by_id)
+    offer: Offer | None = reference(by="offer_id", loader=offer_by_id)
+    brand: Brand | None = reference(by="brand_id", loader=brand_by_id)
+    hold: Hold | None = reference(by="hold_id", loader=hold_by_id)
 
 
-@view(orders_pb2.AppliedCoupon)
+@object_type(orders_pb2.AppliedCoupon)
 class AppliedCoupon:
     discount: Money | None
-    coupon: Coupon | None = edge(by="coupon_id", through=coupon_by_id)
-    brand: Brand | None = edge(by="brand_id", through=brand_by_id)
+    coupon: Coupon | None = reference(by="coupon_id", loader=coupon_by_id)
+    brand: Brand | None = reference(by="brand_id", loader=brand_by_id)
 
 
-@view(orders_pb2.Destination)
+@object_type(orders_pb2.Destination)
 class Destination:
     address: str | None
     recipient: str | None
@@ -94,7 +94,7 @@ class Destination:
     position: Point | None
 
 
-@view(orders_pb2.Order, node="ord_", through=order_by_id)
+@object_type(orders_pb2.Order, node="ord_", loader=order_by_id)
 class Order(Node):
     id: ID
     state: OrderState
@@ -116,23 +116,25 @@ class Order(Node):
     total: Money | None
     payment: Payment | None
     partial: bool
-    consumer: Consumer | None = edge(by="consumer_id", through=consumer_by_id)
-    store: Store | None = edge(by="store_id", through=store_by_id)
-    seller: Brand | None = edge(by="seller_id", through=brand_by_id)
-    credit: Credit | None = edge(by="id", through=credit_by_order, description="To whom it is credited, once; null until it is paid.")
-    destination: Destination | None = edge(
+    consumer: Consumer | None = reference(by="consumer_id", loader=consumer_by_id)
+    store: Store | None = reference(by="store_id", loader=store_by_id)
+    seller: Brand | None = reference(by="seller_id", loader=brand_by_id)
+    credit: Credit | None = reference(
+        by="id", loader=credit_by_order, description="The credit of the order, decided once. Null until the order is paid."
+    )
+    destination: Destination | None = reference(
         by="id",
-        through=destination_of_order,
-        description="Where it goes: for the consumer and for those who hand it over in the store; null when it is not delivered.",
+        loader=destination_of_order,
+        description="The delivery address, for the consumer and for the staff who hand the order over. Null if it is not delivered.",
     )
 
 
-@connection(orders_pb2.ListOrdersResponse, orders_pb2.OrdersOfOne, items="orders")
+@connection_type(orders_pb2.ListOrdersResponse, orders_pb2.OrdersOfOne, items="orders")
 class OrderConnection:
     nodes: list[Order]
 
 
-@form(orders_pb2.ListOrdersRequest)
+@input_type(orders_pb2.ListOrdersRequest)
 class OrdersOf:
     consumer_id: ID | None
     store_id: ID | None
@@ -140,33 +142,33 @@ class OrdersOf:
 
 
 class Queries:
-    order: Order | None = by_id(order_by_id)
-    orders: OrderConnection | None = page(orders_pb2.ListOrdersRequest, arguments=OrdersOf)
+    order: Order | None = node_field(order_by_id)
+    orders: OrderConnection | None = connection_field(orders_pb2.ListOrdersRequest, arguments=OrdersOf)
 
 
-@form(orders_pb2.WatchOrderRequest)
+@input_type(orders_pb2.WatchOrderRequest)
 class WatchedOrder:
     order_id: ID
     after: str | None
 
 
-@view(orders_pb2.WatchOrderResponse)
+@object_type(orders_pb2.WatchOrderResponse)
 class OrderEvent:
     order: Order
     cursor: str
 
 
 class Subscriptions:
-    order_changed: OrderEvent = follow(orders_pb2.WatchOrderRequest, arguments=WatchedOrder)
+    order_changed: OrderEvent = subscription_field(orders_pb2.WatchOrderRequest, arguments=WatchedOrder)
 
 
-@form(orders_pb2.NewLine)
+@input_type(orders_pb2.NewLine)
 class NewLineInput:
     variant_id: ID
     quantity: Long
 
 
-@form(orders_pb2.Destination)
+@input_type(orders_pb2.Destination)
 class DestinationInput:
     address: str
     recipient: str | None
@@ -174,10 +176,10 @@ class DestinationInput:
     position: PointInput | None
 
 
-@form(orders_pb2.PlaceOrderRequest)
+@input_type(orders_pb2.PlaceOrderRequest)
 class PlaceOrderInput:
     idempotency_key: str
-    consumer_id: ID | None = part(mine="consumer_id")
+    consumer_id: ID | None = input_field(session_default="consumer_id")
     hold_ids: list[ID] | None
     store_id: ID | None
     lines: list[NewLineInput] | None
@@ -189,12 +191,12 @@ class PlaceOrderInput:
     scenario_hint: Scenario | None
 
 
-@view(orders_pb2.PlaceOrderResponse)
+@object_type(orders_pb2.PlaceOrderResponse)
 class PlaceOrderPayload:
     order: Order
 
 
-@form(orders_pb2.PayOrderRequest)
+@input_type(orders_pb2.PayOrderRequest)
 class PayOrderInput:
     idempotency_key: str
     order_id: ID
@@ -202,23 +204,23 @@ class PayOrderInput:
     sandbox_token: str | None
 
 
-@view(orders_pb2.PayOrderResponse)
+@object_type(orders_pb2.PayOrderResponse)
 class PayOrderPayload:
     order: Order
 
 
-@form(orders_pb2.CancelOrderRequest)
+@input_type(orders_pb2.CancelOrderRequest)
 class CancelOrderInput:
     idempotency_key: str
     order_id: ID
 
 
-@view(orders_pb2.CancelOrderResponse)
+@object_type(orders_pb2.CancelOrderResponse)
 class CancelOrderPayload:
     order: Order
 
 
 class Mutations:
-    place_order: PlaceOrderPayload | None = mutation(PlaceOrderInput)
-    pay_order: PayOrderPayload | None = mutation(PayOrderInput)
-    cancel_order: CancelOrderPayload | None = mutation(CancelOrderInput)
+    place_order: PlaceOrderPayload | None = mutation_field(PlaceOrderInput)
+    pay_order: PayOrderPayload | None = mutation_field(PayOrderInput)
+    cancel_order: CancelOrderPayload | None = mutation_field(CancelOrderInput)

@@ -1,4 +1,4 @@
-"""Stock of every store and warehouse, and the holds on it."""
+"""Schema of stock: the stock of stores and warehouses, and the holds on it."""
 
 from __future__ import annotations
 
@@ -6,13 +6,22 @@ from typing import TYPE_CHECKING
 
 from strawberry import ID
 
-from gateway.graph.batches import brand_by_id, consumer_by_id, hold_by_id, offer_by_id, order_by_id, stock_by_id, store_by_id, variant_by_id
-from gateway.schema.connections import connection
-from gateway.schema.inputs import form, part
-from gateway.schema.nodes import by_id
-from gateway.schema.references import edge
-from gateway.schema.rpc_fields import mutation, page
-from gateway.schema.types import Node, enumeration, view
+from gateway.graph.batch_loaders import (
+    brand_by_id,
+    consumer_by_id,
+    hold_by_id,
+    offer_by_id,
+    order_by_id,
+    stock_by_id,
+    store_by_id,
+    variant_by_id,
+)
+from gateway.schema.connections import connection_type
+from gateway.schema.inputs import input_field, input_type
+from gateway.schema.nodes import node_field
+from gateway.schema.references import reference
+from gateway.schema.rpc_fields import connection_field, mutation_field
+from gateway.schema.types import Node, enum_type, object_type
 from quanyu.commerce.v1 import stock_pb2
 
 if TYPE_CHECKING:
@@ -24,19 +33,19 @@ if TYPE_CHECKING:
     from gateway.schema.scalars import DateTime, Long
 
 
-@enumeration(stock_pb2.Method)
+@enum_type(stock_pb2.Method)
 class FulfilmentMethod: ...
 
 
-@enumeration(stock_pb2.Availability)
+@enum_type(stock_pb2.Availability)
 class Availability: ...
 
 
-@enumeration(stock_pb2.HoldState)
+@enum_type(stock_pb2.HoldState)
 class HoldState: ...
 
 
-@view(stock_pb2.Promise)
+@object_type(stock_pb2.Promise)
 class Promise:
     variant_id: ID
     store_id: ID
@@ -51,26 +60,26 @@ class Promise:
     availability: Availability | None
     name: Text | None
     attributes: list[Attribute]
-    variant: Variant | None = edge(by="variant_id", through=variant_by_id)
-    offer: Offer | None = edge(by="offer_id", through=offer_by_id)
-    brand: Brand | None = edge(by="brand_id", through=brand_by_id)
-    store: Store | None = edge(by="store_id", through=store_by_id)
+    variant: Variant | None = reference(by="variant_id", loader=variant_by_id)
+    offer: Offer | None = reference(by="offer_id", loader=offer_by_id)
+    brand: Brand | None = reference(by="brand_id", loader=brand_by_id)
+    store: Store | None = reference(by="store_id", loader=store_by_id)
 
 
-@view(stock_pb2.Stock)
+@object_type(stock_pb2.Stock)
 class Stock:
     id: ID
     on_hand: Long
     reserved: Long
     safety: Long
     available: Long
-    store: Store | None = edge(by="store_id", through=store_by_id)
-    variant: Variant | None = edge(by="variant_id", through=variant_by_id)
-    brand: Brand | None = edge(by="brand_id", through=brand_by_id)
-    seller: Brand | None = edge(by="seller_id", through=brand_by_id)
+    store: Store | None = reference(by="store_id", loader=store_by_id)
+    variant: Variant | None = reference(by="variant_id", loader=variant_by_id)
+    brand: Brand | None = reference(by="brand_id", loader=brand_by_id)
+    seller: Brand | None = reference(by="seller_id", loader=brand_by_id)
 
 
-@view(stock_pb2.Hold, node="hld_", through=hold_by_id)
+@object_type(stock_pb2.Hold, node="hld_", loader=hold_by_id)
 class Hold(Node):
     id: ID
     quantity: Long
@@ -79,37 +88,37 @@ class Hold(Node):
     expires_at: DateTime | None
     needed_by: DateTime | None
     promise: Promise | None
-    store: Store | None = edge(by="store_id", through=store_by_id)
-    seller: Brand | None = edge(by="seller_id", through=brand_by_id)
-    variant: Variant | None = edge(by="variant_id", through=variant_by_id)
-    brand: Brand | None = edge(by="brand_id", through=brand_by_id)
-    consumer: Consumer | None = edge(by="consumer_id", through=consumer_by_id)
-    order: Order | None = edge(by="order_id", through=order_by_id)
+    store: Store | None = reference(by="store_id", loader=store_by_id)
+    seller: Brand | None = reference(by="seller_id", loader=brand_by_id)
+    variant: Variant | None = reference(by="variant_id", loader=variant_by_id)
+    brand: Brand | None = reference(by="brand_id", loader=brand_by_id)
+    consumer: Consumer | None = reference(by="consumer_id", loader=consumer_by_id)
+    order: Order | None = reference(by="order_id", loader=order_by_id)
 
 
-@connection(stock_pb2.ListStocksResponse, stock_pb2.StocksOfOne, items="stocks")
+@connection_type(stock_pb2.ListStocksResponse, stock_pb2.StocksOfOne, items="stocks")
 class StockConnection:
     nodes: list[Stock]
 
 
-@connection(stock_pb2.ListHoldsResponse, stock_pb2.HoldsOfOne, items="holds")
+@connection_type(stock_pb2.ListHoldsResponse, stock_pb2.HoldsOfOne, items="holds")
 class HoldConnection:
     nodes: list[Hold]
 
 
-@form(stock_pb2.ListStocksRequest)
+@input_type(stock_pb2.ListStocksRequest)
 class StocksOf:
     store_id: ID | None
     variant_id: ID | None
 
 
 class Queries:
-    hold: Hold | None = by_id(hold_by_id)
-    stock: Stock | None = by_id(stock_by_id)
-    stocks: StockConnection | None = page(stock_pb2.ListStocksRequest, arguments=StocksOf)
+    hold: Hold | None = node_field(hold_by_id)
+    stock: Stock | None = node_field(stock_by_id)
+    stocks: StockConnection | None = connection_field(stock_pb2.ListStocksRequest, arguments=StocksOf)
 
 
-@form(stock_pb2.SetStockRequest)
+@input_type(stock_pb2.SetStockRequest)
 class SetStockInput:
     idempotency_key: str
     store_id: ID
@@ -118,12 +127,12 @@ class SetStockInput:
     safety: Long | None
 
 
-@view(stock_pb2.SetStockResponse)
+@object_type(stock_pb2.SetStockResponse)
 class SetStockPayload:
     stock: Stock
 
 
-@form(stock_pb2.AdjustStockRequest)
+@input_type(stock_pb2.AdjustStockRequest)
 class AdjustStockInput:
     idempotency_key: str
     store_id: ID
@@ -131,39 +140,39 @@ class AdjustStockInput:
     change: Long
 
 
-@view(stock_pb2.AdjustStockResponse)
+@object_type(stock_pb2.AdjustStockResponse)
 class AdjustStockPayload:
     stock: Stock
 
 
-@form(stock_pb2.HoldStockRequest)
+@input_type(stock_pb2.HoldStockRequest)
 class HoldStockInput:
     idempotency_key: str
     store_id: ID
     variant_id: ID
     quantity: Long
-    consumer_id: ID | None = part(mine="consumer_id")
+    consumer_id: ID | None = input_field(session_default="consumer_id")
     needed_by: DateTime | None
 
 
-@view(stock_pb2.HoldStockResponse)
+@object_type(stock_pb2.HoldStockResponse)
 class HoldStockPayload:
     hold: Hold
 
 
-@form(stock_pb2.ReleaseHoldRequest)
+@input_type(stock_pb2.ReleaseHoldRequest)
 class ReleaseHoldInput:
     idempotency_key: str
     hold_id: ID
 
 
-@view(stock_pb2.ReleaseHoldResponse)
+@object_type(stock_pb2.ReleaseHoldResponse)
 class ReleaseHoldPayload:
     hold: Hold
 
 
 class Mutations:
-    set_stock: SetStockPayload | None = mutation(SetStockInput)
-    adjust_stock: AdjustStockPayload | None = mutation(AdjustStockInput)
-    hold_stock: HoldStockPayload | None = mutation(HoldStockInput)
-    release_hold: ReleaseHoldPayload | None = mutation(ReleaseHoldInput)
+    set_stock: SetStockPayload | None = mutation_field(SetStockInput)
+    adjust_stock: AdjustStockPayload | None = mutation_field(AdjustStockInput)
+    hold_stock: HoldStockPayload | None = mutation_field(HoldStockInput)
+    release_hold: ReleaseHoldPayload | None = mutation_field(ReleaseHoldInput)

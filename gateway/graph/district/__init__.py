@@ -1,1 +1,1 @@
-"""What `district` shows in the graph."""
+"""The schema of the district service, one file for each use case."""

@@ -1,4 +1,4 @@
-"""Campaigns: what a district stages with its brands, and the budgets of those brands."""
+"""Schema of campaigns: a district's campaigns, the participating brands and their budgets."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING
 
 from strawberry import ID
 
-from gateway.graph.batches import brand_by_id, budget_by_id, campaign_by_id, district_by_id, participants_of_campaign
-from gateway.graph.common import bilingual
-from gateway.schema.connections import connection
-from gateway.schema.inputs import form
-from gateway.schema.nodes import by_id
-from gateway.schema.references import edge
-from gateway.schema.rpc_fields import mutation, page
-from gateway.schema.types import Node, view
+from gateway.graph.batch_loaders import brand_by_id, budget_by_id, campaign_by_id, district_by_id, participants_of_campaign
+from gateway.graph.common import bilingual_field
+from gateway.schema.connections import connection_type
+from gateway.schema.inputs import input_type
+from gateway.schema.nodes import node_field
+from gateway.schema.references import reference
+from gateway.schema.rpc_fields import connection_field, mutation_field
+from gateway.schema.types import Node, object_type
 from quanyu.district.v1 import campaigns_pb2
 
 if TYPE_CHECKING:
@@ -23,35 +23,35 @@ if TYPE_CHECKING:
     from gateway.schema.scalars import DateTime, Long
 
 
-@view(campaigns_pb2.CouponTerms)
+@object_type(campaigns_pb2.CouponTerms)
 class CouponTerms:
-    name: Text = bilingual("What the coupon is called, like 满200减30.")
+    name: Text = bilingual_field("The name of the coupon, such as 满200减30.")
     value: Money | None
     minimum_spend: Money | None
     validity_days: int
 
 
-@view(campaigns_pb2.Campaign, node="cmp_", through=campaign_by_id)
+@object_type(campaigns_pb2.Campaign, node="cmp_", loader=campaign_by_id)
 class Campaign(Node):
     id: ID
-    name: Text = bilingual("What it is called.")
+    name: Text = bilingual_field("The name.")
     starts_at: DateTime | None
     ends_at: DateTime | None
     brand_count: Long
-    district: District | None = edge(by="district_id", through=district_by_id)
-    participants: ParticipantConnection | None = page(
-        campaigns_pb2.ListParticipantsRequest, by={"campaign_id": "id"}, first=participants_of_campaign
+    district: District | None = reference(by="district_id", loader=district_by_id)
+    participants: ParticipantConnection | None = connection_field(
+        campaigns_pb2.ListParticipantsRequest, by={"campaign_id": "id"}, loader=participants_of_campaign
     )
 
 
-@view(campaigns_pb2.Participant)
+@object_type(campaigns_pb2.Participant)
 class Participant:
     terms: CouponTerms | None
-    campaign: Campaign | None = edge(by="campaign_id", through=campaign_by_id)
-    brand: Brand | None = edge(by="brand_id", through=brand_by_id)
+    campaign: Campaign | None = reference(by="campaign_id", loader=campaign_by_id)
+    brand: Brand | None = reference(by="brand_id", loader=brand_by_id)
 
 
-@view(campaigns_pb2.Budget, node="bdg_", through=budget_by_id)
+@object_type(campaigns_pb2.Budget, node="bdg_", loader=budget_by_id)
 class Budget(Node):
     id: ID
     terms: CouponTerms | None
@@ -59,37 +59,37 @@ class Budget(Node):
     issued: Long
     starts_at: DateTime | None
     ends_at: DateTime | None
-    campaign: Campaign | None = edge(by="campaign_id", through=campaign_by_id)
-    district: District | None = edge(by="district_id", through=district_by_id)
-    brand: Brand | None = edge(by="brand_id", through=brand_by_id)
+    campaign: Campaign | None = reference(by="campaign_id", loader=campaign_by_id)
+    district: District | None = reference(by="district_id", loader=district_by_id)
+    brand: Brand | None = reference(by="brand_id", loader=brand_by_id)
 
 
-@connection(campaigns_pb2.ListCampaignsResponse, items="campaigns")
+@connection_type(campaigns_pb2.ListCampaignsResponse, items="campaigns")
 class CampaignConnection:
     nodes: list[Campaign]
 
 
-@connection(campaigns_pb2.ListParticipantsResponse, items="participants")
+@connection_type(campaigns_pb2.ListParticipantsResponse, items="participants")
 class ParticipantConnection:
     nodes: list[Participant]
 
 
-@connection(campaigns_pb2.ListBudgetsResponse, items="budgets")
+@connection_type(campaigns_pb2.ListBudgetsResponse, items="budgets")
 class BudgetConnection:
     nodes: list[Budget]
 
 
-@form(campaigns_pb2.ListCampaignsRequest)
+@input_type(campaigns_pb2.ListCampaignsRequest)
 class CampaignFilter:
     running_only: bool | None
 
 
 class Queries:
-    campaign: Campaign | None = by_id(campaign_by_id)
-    budget: Budget | None = by_id(budget_by_id)
+    campaign: Campaign | None = node_field(campaign_by_id)
+    budget: Budget | None = node_field(budget_by_id)
 
 
-@form(campaigns_pb2.CreateCampaignRequest)
+@input_type(campaigns_pb2.CreateCampaignRequest)
 class CreateCampaignInput:
     idempotency_key: str | None
     id: ID | None
@@ -100,12 +100,12 @@ class CreateCampaignInput:
     ends_at: DateTime
 
 
-@view(campaigns_pb2.CreateCampaignResponse)
+@object_type(campaigns_pb2.CreateCampaignResponse)
 class CreateCampaignPayload:
     campaign: Campaign
 
 
-@form(campaigns_pb2.CouponTerms)
+@input_type(campaigns_pb2.CouponTerms)
 class CouponTermsInput:
     name: str
     name_en: str | None
@@ -114,7 +114,7 @@ class CouponTermsInput:
     validity_days: int
 
 
-@form(campaigns_pb2.JoinCampaignRequest)
+@input_type(campaigns_pb2.JoinCampaignRequest)
 class JoinCampaignInput:
     idempotency_key: str
     campaign_id: ID
@@ -123,11 +123,11 @@ class JoinCampaignInput:
     total: Long
 
 
-@view(campaigns_pb2.JoinCampaignResponse)
+@object_type(campaigns_pb2.JoinCampaignResponse)
 class JoinCampaignPayload:
     budget: Budget
 
 
 class Mutations:
-    create_campaign: CreateCampaignPayload | None = mutation(CreateCampaignInput)
-    join_campaign: JoinCampaignPayload | None = mutation(JoinCampaignInput)
+    create_campaign: CreateCampaignPayload | None = mutation_field(CreateCampaignInput)
+    join_campaign: JoinCampaignPayload | None = mutation_field(JoinCampaignInput)

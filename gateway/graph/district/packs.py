@@ -1,4 +1,4 @@
-"""Packs: coupons of several brands in one bundle, each with its reason."""
+"""Schema of packs: coupons of several brands in one bundle, each with the reason for its choice."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING
 
 from strawberry import ID
 
-from gateway.graph.batches import brand_by_id, campaign_by_id, consumer_by_id, coupon_by_id, district_by_id, pack_by_id, visit_by_id
-from gateway.graph.common import bilingual
-from gateway.schema.connections import connection
-from gateway.schema.inputs import form, part
-from gateway.schema.nodes import by_id
-from gateway.schema.references import edge
-from gateway.schema.rpc_fields import mutation
-from gateway.schema.types import Node, enumeration, view
+from gateway.graph.batch_loaders import brand_by_id, campaign_by_id, consumer_by_id, coupon_by_id, district_by_id, pack_by_id, visit_by_id
+from gateway.graph.common import bilingual_field
+from gateway.schema.connections import connection_type
+from gateway.schema.inputs import input_field, input_type
+from gateway.schema.nodes import node_field
+from gateway.schema.references import reference
+from gateway.schema.rpc_fields import mutation_field
+from gateway.schema.types import Node, enum_type, object_type
 from quanyu.district.v1 import packs_pb2
 
 if TYPE_CHECKING:
@@ -26,15 +26,15 @@ if TYPE_CHECKING:
     from gateway.schema.scalars import DateTime, Long
 
 
-@enumeration(packs_pb2.PickKind)
+@enum_type(packs_pb2.PickKind)
 class PickKind: ...
 
 
-@enumeration(packs_pb2.DeclineReason)
+@enum_type(packs_pb2.DeclineReason)
 class DeclineReason: ...
 
 
-@view(packs_pb2.PickReason)
+@object_type(packs_pb2.PickReason)
 class PickReason:
     kind: PickKind
     purchase_count: Long
@@ -42,57 +42,57 @@ class PickReason:
     decayed_frequency: float
 
 
-@view(packs_pb2.PackEntry)
+@object_type(packs_pb2.PackEntry)
 class PackEntry:
     coupon_id: ID
-    name: Text = bilingual("What the coupon is called.")
+    name: Text = bilingual_field("The name of the coupon.")
     value: Money | None
     minimum_spend: Money | None
     expires_at: DateTime | None
     reason: PickReason | None
-    coupon: Coupon | None = edge(by="coupon_id", through=coupon_by_id)
-    brand: Brand | None = edge(by="brand_id", through=brand_by_id)
-    campaign: Campaign | None = edge(by="campaign_id", through=campaign_by_id)
+    coupon: Coupon | None = reference(by="coupon_id", loader=coupon_by_id)
+    brand: Brand | None = reference(by="brand_id", loader=brand_by_id)
+    campaign: Campaign | None = reference(by="campaign_id", loader=campaign_by_id)
 
 
-@view(packs_pb2.Declined)
+@object_type(packs_pb2.Declined)
 class Declined:
     reason: DeclineReason
-    brand: Brand | None = edge(by="brand_id", through=brand_by_id)
+    brand: Brand | None = reference(by="brand_id", loader=brand_by_id)
 
 
-@view(packs_pb2.Pack, node="pck_", through=pack_by_id)
+@object_type(packs_pb2.Pack, node="pck_", loader=pack_by_id)
 class Pack(Node):
     id: ID
     day: str
     issued_at: DateTime | None
     entries: list[PackEntry]
     declined: list[Declined]
-    consumer: Consumer | None = edge(by="consumer_id", through=consumer_by_id)
-    district: District | None = edge(by="district_id", through=district_by_id)
-    visit: Visit | None = edge(by="visit_id", through=visit_by_id)
+    consumer: Consumer | None = reference(by="consumer_id", loader=consumer_by_id)
+    district: District | None = reference(by="district_id", loader=district_by_id)
+    visit: Visit | None = reference(by="visit_id", loader=visit_by_id)
 
 
-@connection(packs_pb2.ListPacksResponse, items="packs")
+@connection_type(packs_pb2.ListPacksResponse, items="packs")
 class PackConnection:
     nodes: list[Pack]
 
 
 class Queries:
-    pack: Pack | None = by_id(pack_by_id)
+    pack: Pack | None = node_field(pack_by_id)
 
 
-@form(packs_pb2.ClaimPackRequest)
+@input_type(packs_pb2.ClaimPackRequest)
 class ClaimPackInput:
     idempotency_key: str
-    consumer_id: ID | None = part(mine="consumer_id")
+    consumer_id: ID | None = input_field(session_default="consumer_id")
     visit_id: ID
 
 
-@view(packs_pb2.ClaimPackResponse)
+@object_type(packs_pb2.ClaimPackResponse)
 class ClaimPackPayload:
     pack: Pack
 
 
 class Mutations:
-    claim_pack: ClaimPackPayload | None = mutation(ClaimPackInput)
+    claim_pack: ClaimPackPayload | None = mutation_field(ClaimPackInput)

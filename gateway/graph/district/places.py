@@ -1,4 +1,4 @@
-"""Districts, the venues that stand in them, and consumers' visits."""
+"""Schema of places: districts, their venues, and the visits of consumers."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from strawberry import ID
 
-from gateway.graph.batches import (
+from gateway.graph.batch_loaders import (
     brand_by_id,
     campaigns_of_district,
     consumer_by_id,
@@ -16,14 +16,14 @@ from gateway.graph.batches import (
     venues_of_district,
     visit_by_id,
 )
-from gateway.graph.common import bilingual
+from gateway.graph.common import bilingual_field
 from gateway.graph.district.campaigns import CampaignFilter
-from gateway.schema.connections import connection
-from gateway.schema.inputs import form, part
-from gateway.schema.nodes import by_id
-from gateway.schema.references import edge
-from gateway.schema.rpc_fields import mutation, page
-from gateway.schema.types import Node, enumeration, view
+from gateway.schema.connections import connection_type
+from gateway.schema.inputs import input_field, input_type
+from gateway.schema.nodes import node_field
+from gateway.schema.references import reference
+from gateway.schema.rpc_fields import connection_field, mutation_field
+from gateway.schema.types import Node, enum_type, object_type
 from quanyu.district.v1 import campaigns_pb2, places_pb2
 
 if TYPE_CHECKING:
@@ -34,52 +34,52 @@ if TYPE_CHECKING:
     from gateway.schema.scalars import DateTime
 
 
-@enumeration(places_pb2.VenueKind)
+@enum_type(places_pb2.VenueKind)
 class VenueKind: ...
 
 
-@enumeration(places_pb2.VisitState)
+@enum_type(places_pb2.VisitState)
 class VisitState: ...
 
 
-@view(places_pb2.Geofence)
+@object_type(places_pb2.Geofence)
 class Geofence:
     corners: list[Point]
     radius_metres: int
 
 
-@form(places_pb2.ListVenuesRequest)
+@input_type(places_pb2.ListVenuesRequest)
 class VenueFilter:
     kinds: list[VenueKind] | None
 
 
-@view(places_pb2.District, node="dst_", through=district_by_id)
+@object_type(places_pb2.District, node="dst_", loader=district_by_id)
 class District(Node):
     id: ID
-    name: Text = bilingual("What it is called.")
+    name: Text = bilingual_field("The name.")
     position: Point | None
     zone: str
     geofence: Geofence | None
-    venues: VenueConnection | None = page(
-        places_pb2.ListVenuesRequest, by={"district_id": "id"}, arguments=VenueFilter, first=venues_of_district
+    venues: VenueConnection | None = connection_field(
+        places_pb2.ListVenuesRequest, by={"district_id": "id"}, arguments=VenueFilter, loader=venues_of_district
     )
-    campaigns: CampaignConnection | None = page(
-        campaigns_pb2.ListCampaignsRequest, by={"district_id": "id"}, arguments=CampaignFilter, first=campaigns_of_district
+    campaigns: CampaignConnection | None = connection_field(
+        campaigns_pb2.ListCampaignsRequest, by={"district_id": "id"}, arguments=CampaignFilter, loader=campaigns_of_district
     )
 
 
-@view(places_pb2.Venue, node="ven_", through=venue_by_id)
+@object_type(places_pb2.Venue, node="ven_", loader=venue_by_id)
 class Venue(Node):
     id: ID
     kind: VenueKind
-    name: Text = bilingual("What it is called.")
+    name: Text = bilingual_field("The name.")
     position: Point | None
-    district: District | None = edge(by="district_id", through=district_by_id)
-    brand: Brand | None = edge(by="brand_id", through=brand_by_id)
-    store: Store | None = edge(by="store_id", through=store_by_id)
+    district: District | None = reference(by="district_id", loader=district_by_id)
+    brand: Brand | None = reference(by="brand_id", loader=brand_by_id)
+    store: Store | None = reference(by="store_id", loader=store_by_id)
 
 
-@view(places_pb2.Visit, node="vis_", through=visit_by_id)
+@object_type(places_pb2.Visit, node="vis_", loader=visit_by_id)
 class Visit(Node):
     id: ID
     day: str
@@ -87,59 +87,59 @@ class Visit(Node):
     touchpoint: Touchpoint | None
     entered_at: DateTime | None
     left_at: DateTime | None
-    consumer: Consumer | None = edge(by="consumer_id", through=consumer_by_id)
-    district: District | None = edge(by="district_id", through=district_by_id)
+    consumer: Consumer | None = reference(by="consumer_id", loader=consumer_by_id)
+    district: District | None = reference(by="district_id", loader=district_by_id)
 
 
-@connection(places_pb2.ListDistrictsResponse, items="districts")
+@connection_type(places_pb2.ListDistrictsResponse, items="districts")
 class DistrictConnection:
     nodes: list[District]
 
 
-@connection(places_pb2.ListVenuesResponse, items="venues")
+@connection_type(places_pb2.ListVenuesResponse, items="venues")
 class VenueConnection:
     nodes: list[Venue]
 
 
 class Queries:
-    district: District | None = by_id(district_by_id)
-    districts: DistrictConnection | None = page(places_pb2.ListDistrictsRequest)
-    venue: Venue | None = by_id(venue_by_id)
-    visit: Visit | None = by_id(visit_by_id)
+    district: District | None = node_field(district_by_id)
+    districts: DistrictConnection | None = connection_field(places_pb2.ListDistrictsRequest)
+    venue: Venue | None = node_field(venue_by_id)
+    visit: Visit | None = node_field(visit_by_id)
 
 
-@form(places_pb2.EnterDistrictRequest)
+@input_type(places_pb2.EnterDistrictRequest)
 class EnterDistrictInput:
     idempotency_key: str | None
-    consumer_id: ID | None = part(mine="consumer_id")
+    consumer_id: ID | None = input_field(session_default="consumer_id")
     district_id: ID
     touchpoint: Touchpoint
     position: PointInput | None
 
 
-@view(places_pb2.EnterDistrictResponse)
+@object_type(places_pb2.EnterDistrictResponse)
 class EnterDistrictPayload:
     visit: Visit
 
 
-@form(places_pb2.LeaveDistrictRequest)
+@input_type(places_pb2.LeaveDistrictRequest)
 class LeaveDistrictInput:
     idempotency_key: str | None
     visit_id: ID
 
 
-@view(places_pb2.LeaveDistrictResponse)
+@object_type(places_pb2.LeaveDistrictResponse)
 class LeaveDistrictPayload:
     visit: Visit
 
 
-@form(places_pb2.Geofence)
+@input_type(places_pb2.Geofence)
 class GeofenceInput:
     corners: list[PointInput] | None
     radius_metres: int | None
 
 
-@form(places_pb2.CreateDistrictRequest)
+@input_type(places_pb2.CreateDistrictRequest)
 class CreateDistrictInput:
     idempotency_key: str | None
     id: ID | None
@@ -150,12 +150,12 @@ class CreateDistrictInput:
     geofence: GeofenceInput
 
 
-@view(places_pb2.CreateDistrictResponse)
+@object_type(places_pb2.CreateDistrictResponse)
 class CreateDistrictPayload:
     district: District
 
 
-@form(places_pb2.NewVenue)
+@input_type(places_pb2.NewVenue)
 class NewVenueInput:
     id: ID | None
     kind: VenueKind
@@ -166,20 +166,20 @@ class NewVenueInput:
     store_id: ID | None
 
 
-@form(places_pb2.CreateVenueRequest)
+@input_type(places_pb2.CreateVenueRequest)
 class CreateVenueInput:
     idempotency_key: str | None
     district_id: ID
     venue: NewVenueInput
 
 
-@view(places_pb2.CreateVenueResponse)
+@object_type(places_pb2.CreateVenueResponse)
 class CreateVenuePayload:
     venue: Venue
 
 
 class Mutations:
-    enter_district: EnterDistrictPayload | None = mutation(EnterDistrictInput)
-    leave_district: LeaveDistrictPayload | None = mutation(LeaveDistrictInput)
-    create_district: CreateDistrictPayload | None = mutation(CreateDistrictInput)
-    create_venue: CreateVenuePayload | None = mutation(CreateVenueInput)
+    enter_district: EnterDistrictPayload | None = mutation_field(EnterDistrictInput)
+    leave_district: LeaveDistrictPayload | None = mutation_field(LeaveDistrictInput)
+    create_district: CreateDistrictPayload | None = mutation_field(CreateDistrictInput)
+    create_venue: CreateVenuePayload | None = mutation_field(CreateVenueInput)

@@ -1,4 +1,4 @@
-"""Coupons that consumers hold."""
+"""Schema of the wallet: the coupons of consumers."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING
 
 from strawberry import ID
 
-from gateway.graph.batches import brand_by_id, campaign_by_id, consumer_by_id, coupon_by_id, district_by_id, order_by_id, pack_by_id
-from gateway.graph.common import bilingual
-from gateway.schema.connections import connection
-from gateway.schema.inputs import form
-from gateway.schema.nodes import by_id
-from gateway.schema.references import edge
-from gateway.schema.types import Node, enumeration, view
+from gateway.graph.batch_loaders import brand_by_id, campaign_by_id, consumer_by_id, coupon_by_id, district_by_id, order_by_id, pack_by_id
+from gateway.graph.common import bilingual_field
+from gateway.schema.connections import connection_type
+from gateway.schema.inputs import input_type
+from gateway.schema.nodes import node_field
+from gateway.schema.references import reference
+from gateway.schema.types import Node, enum_type, object_type
 from quanyu.district.v1 import wallet_pb2
 
 if TYPE_CHECKING:
@@ -26,14 +26,14 @@ if TYPE_CHECKING:
     from gateway.schema.scalars import DateTime, Long
 
 
-@enumeration(wallet_pb2.CouponState)
+@enum_type(wallet_pb2.CouponState)
 class CouponState: ...
 
 
-@view(wallet_pb2.Coupon, node="cpn_", through=coupon_by_id)
+@object_type(wallet_pb2.Coupon, node="cpn_", loader=coupon_by_id)
 class Coupon(Node):
     id: ID
-    name: Text = bilingual("What it is called.")
+    name: Text = bilingual_field("The name.")
     value: Money | None
     minimum_spend: Money | None
     state: CouponState
@@ -42,23 +42,23 @@ class Coupon(Node):
     locked_at: DateTime | None
     redeemed_at: DateTime | None
     rollback_count: Long
-    consumer: Consumer | None = edge(by="consumer_id", through=consumer_by_id)
-    brand: Brand | None = edge(by="brand_id", through=brand_by_id)
-    campaign: Campaign | None = edge(by="campaign_id", through=campaign_by_id)
-    district: District | None = edge(by="district_id", through=district_by_id)
-    pack: Pack | None = edge(by="pack_id", through=pack_by_id)
-    order: Order | None = edge(by="order_id", through=order_by_id)
+    consumer: Consumer | None = reference(by="consumer_id", loader=consumer_by_id)
+    brand: Brand | None = reference(by="brand_id", loader=brand_by_id)
+    campaign: Campaign | None = reference(by="campaign_id", loader=campaign_by_id)
+    district: District | None = reference(by="district_id", loader=district_by_id)
+    pack: Pack | None = reference(by="pack_id", loader=pack_by_id)
+    order: Order | None = reference(by="order_id", loader=order_by_id)
 
 
-@connection(wallet_pb2.ListCouponsResponse, items="coupons")
+@connection_type(wallet_pb2.ListCouponsResponse, items="coupons")
 class CouponConnection:
     nodes: list[Coupon]
 
 
-@form(wallet_pb2.ListCouponsRequest)
+@input_type(wallet_pb2.ListCouponsRequest)
 class CouponFilter:
     state: CouponState | None
 
 
 class Queries:
-    coupon: Coupon | None = by_id(coupon_by_id)
+    coupon: Coupon | None = node_field(coupon_by_id)

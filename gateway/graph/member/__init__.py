@@ -1,1 +1,1 @@
-"""What `member` shows in the graph."""
+"""The schema of the member service, one file for each use case."""

@@ -1,4 +1,4 @@
-"""Consumers: one person behind many identities."""
+"""Schema of identity: consumers, their identities, and the links between consumers of one person."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from strawberry import ID
 
-from gateway.graph.batches import (
+from gateway.graph.batch_loaders import (
     brand_by_id,
     consents_of_consumer,
     consumer_by_id,
@@ -21,11 +21,11 @@ from gateway.graph.batches import (
 )
 from gateway.graph.district.wallet import CouponFilter
 from gateway.graph.member.consent import ConsentFilter
-from gateway.schema.inputs import form
-from gateway.schema.nodes import by_id
-from gateway.schema.references import edge
-from gateway.schema.rpc_fields import mutation, page
-from gateway.schema.types import Node, enumeration, view
+from gateway.schema.inputs import input_type
+from gateway.schema.nodes import node_field
+from gateway.schema.references import reference
+from gateway.schema.rpc_fields import connection_field, mutation_field
+from gateway.schema.types import Node, enum_type, object_type
 from quanyu.commerce.v1 import orders_pb2, stock_pb2
 from quanyu.district.v1 import packs_pb2, wallet_pb2
 from quanyu.member.v1 import consent_pb2, identity_pb2, outreach_pb2, relation_pb2
@@ -43,11 +43,11 @@ if TYPE_CHECKING:
     from gateway.schema.scalars import DateTime
 
 
-@enumeration(identity_pb2.IdentityKind)
+@enum_type(identity_pb2.IdentityKind)
 class IdentityKind: ...
 
 
-@view(identity_pb2.Consumer, node="con_", through=consumer_by_id)
+@object_type(identity_pb2.Consumer, node="con_", loader=consumer_by_id)
 class Consumer(Node):
     id: ID
     person_id: ID
@@ -57,31 +57,33 @@ class Consumer(Node):
     preferences: list[Attribute]
     created_at: DateTime | None
     consumer_ids: list[ID]
-    identities: list[Identity] | None = edge(
+    identities: list[Identity] | None = reference(
         by="id",
-        through=identities_of_consumer,
-        description="How the person is known, oldest first; a brand and its staff see only what the brand supplied.",
+        loader=identities_of_consumer,
+        description="The identities of the person, oldest first. A brand and its staff see only those that the brand supplied.",
     )
-    links: list[Link] | None = edge(
+    links: list[Link] | None = reference(
         by="id",
-        through=links_of_consumer,
-        description="Which consumers are this person, latest link first, undone ones included: at most 100, between consumers within the "
-        "caller's scope. Who could not link them sees no remarks.",
+        loader=links_of_consumer,
+        description="At most 100 links between the consumers of this person, latest first, with undone ones. You see links between "
+        "consumers in your scope, and their notes only if you may link the consumers.",
     )
-    relations: RelationConnection | None = page(relation_pb2.ListRelationsRequest, by={"consumer_id": "id"}, first=relations_of_consumer)
-    consents: ConsentConnection | None = page(
-        consent_pb2.ListConsentsRequest, by={"consumer_id": "id"}, arguments=ConsentFilter, first=consents_of_consumer
+    relations: RelationConnection | None = connection_field(
+        relation_pb2.ListRelationsRequest, by={"consumer_id": "id"}, loader=relations_of_consumer
     )
-    inbox: InboxConnection | None = page(outreach_pb2.ListInboxRequest, by={"consumer_id": "id"}, first=inbox_of_consumer)
-    holds: HoldConnection | None = page(stock_pb2.ListHoldsRequest, by={"consumer_id": "id"}, first=holds_of_consumer)
-    orders: OrderConnection | None = page(orders_pb2.ListOrdersRequest, by={"consumer_id": "id"}, first=orders_of_consumer)
-    packs: PackConnection | None = page(packs_pb2.ListPacksRequest, by={"consumer_id": "id"}, first=packs_of_consumer)
-    coupons: CouponConnection | None = page(
-        wallet_pb2.ListCouponsRequest, by={"consumer_id": "id"}, arguments=CouponFilter, first=coupons_of_consumer
+    consents: ConsentConnection | None = connection_field(
+        consent_pb2.ListConsentsRequest, by={"consumer_id": "id"}, arguments=ConsentFilter, loader=consents_of_consumer
+    )
+    inbox: InboxConnection | None = connection_field(outreach_pb2.ListInboxRequest, by={"consumer_id": "id"}, loader=inbox_of_consumer)
+    holds: HoldConnection | None = connection_field(stock_pb2.ListHoldsRequest, by={"consumer_id": "id"}, loader=holds_of_consumer)
+    orders: OrderConnection | None = connection_field(orders_pb2.ListOrdersRequest, by={"consumer_id": "id"}, loader=orders_of_consumer)
+    packs: PackConnection | None = connection_field(packs_pb2.ListPacksRequest, by={"consumer_id": "id"}, loader=packs_of_consumer)
+    coupons: CouponConnection | None = connection_field(
+        wallet_pb2.ListCouponsRequest, by={"consumer_id": "id"}, arguments=CouponFilter, loader=coupons_of_consumer
     )
 
 
-@view(identity_pb2.Identity)
+@object_type(identity_pb2.Identity)
 class Identity:
     id: ID
     kind: IdentityKind
@@ -89,25 +91,25 @@ class Identity:
     shown: str
     verified: bool
     created_at: DateTime | None
-    brands: list[Brand | None] | None = edge(by="brand_ids", through=brand_by_id)
+    brands: list[Brand | None] | None = reference(by="brand_ids", loader=brand_by_id)
 
 
-@view(identity_pb2.Link)
+@object_type(identity_pb2.Link)
 class Link:
     id: ID
     evidence: list[IdentityKind]
     note: str | None
     linked_at: DateTime | None
     undone_at: DateTime | None
-    consumer: Consumer | None = edge(by="consumer_id", through=consumer_by_id)
-    linked_consumer: Consumer | None = edge(by="linked_consumer_id", through=consumer_by_id)
+    consumer: Consumer | None = reference(by="consumer_id", loader=consumer_by_id)
+    linked_consumer: Consumer | None = reference(by="linked_consumer_id", loader=consumer_by_id)
 
 
 class Queries:
-    consumer: Consumer | None = by_id(consumer_by_id)
+    consumer: Consumer | None = node_field(consumer_by_id)
 
 
-@form(identity_pb2.NewIdentity)
+@input_type(identity_pb2.NewIdentity)
 class IdentityInput:
     kind: IdentityKind
     namespace: str | None
@@ -115,7 +117,7 @@ class IdentityInput:
     verified: bool | None
 
 
-@form(identity_pb2.RegisterConsumerRequest)
+@input_type(identity_pb2.RegisterConsumerRequest)
 class RegisterConsumerInput:
     idempotency_key: str | None
     consumer_id: ID | None
@@ -127,14 +129,14 @@ class RegisterConsumerInput:
     store_id: ID | None
 
 
-@view(identity_pb2.RegisterConsumerResponse)
+@object_type(identity_pb2.RegisterConsumerResponse)
 class RegisterConsumerPayload:
     consumer_id: ID
     created: bool
-    consumer: Consumer | None = edge(by="consumer_id", through=consumer_by_id)
+    consumer: Consumer | None = reference(by="consumer_id", loader=consumer_by_id)
 
 
-@form(identity_pb2.AddIdentityRequest)
+@input_type(identity_pb2.AddIdentityRequest)
 class AddIdentityInput:
     idempotency_key: str | None
     consumer_id: ID
@@ -142,13 +144,13 @@ class AddIdentityInput:
     identity: IdentityInput
 
 
-@view(identity_pb2.AddIdentityResponse)
+@object_type(identity_pb2.AddIdentityResponse)
 class AddIdentityPayload:
     identity_id: ID
     created: bool
 
 
-@form(identity_pb2.LinkConsumersRequest)
+@input_type(identity_pb2.LinkConsumersRequest)
 class LinkConsumersInput:
     idempotency_key: str | None
     consumer_id: ID
@@ -157,13 +159,13 @@ class LinkConsumersInput:
     note: str | None
 
 
-@view(identity_pb2.LinkConsumersResponse)
+@object_type(identity_pb2.LinkConsumersResponse)
 class LinkConsumersPayload:
     link_id: ID
-    consumer: Consumer | None = edge(by="consumer_id", through=consumer_by_id)
+    consumer: Consumer | None = reference(by="consumer_id", loader=consumer_by_id)
 
 
-@form(identity_pb2.UnlinkConsumersRequest)
+@input_type(identity_pb2.UnlinkConsumersRequest)
 class UnlinkConsumersInput:
     idempotency_key: str | None
     consumer_id: ID
@@ -171,14 +173,14 @@ class UnlinkConsumersInput:
     note: str | None
 
 
-@view(identity_pb2.UnlinkConsumersResponse)
+@object_type(identity_pb2.UnlinkConsumersResponse)
 class UnlinkConsumersPayload:
-    consumer: Consumer | None = edge(by="consumer_id", through=consumer_by_id)
-    linked_consumer: Consumer | None = edge(by="linked_consumer_id", through=consumer_by_id)
+    consumer: Consumer | None = reference(by="consumer_id", loader=consumer_by_id)
+    linked_consumer: Consumer | None = reference(by="linked_consumer_id", loader=consumer_by_id)
 
 
 class Mutations:
-    register_consumer: RegisterConsumerPayload | None = mutation(RegisterConsumerInput)
-    add_identity: AddIdentityPayload | None = mutation(AddIdentityInput)
-    link_consumers: LinkConsumersPayload | None = mutation(LinkConsumersInput)
-    unlink_consumers: UnlinkConsumersPayload | None = mutation(UnlinkConsumersInput)
+    register_consumer: RegisterConsumerPayload | None = mutation_field(RegisterConsumerInput)
+    add_identity: AddIdentityPayload | None = mutation_field(AddIdentityInput)
+    link_consumers: LinkConsumersPayload | None = mutation_field(LinkConsumersInput)
+    unlink_consumers: UnlinkConsumersPayload | None = mutation_field(UnlinkConsumersInput)

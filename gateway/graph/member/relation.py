@@ -1,4 +1,4 @@
-"""The consumer asset: for each person and brand a stage and a closeness, with the events they follow from."""
+"""Schema of relations: the stage and closeness of each person to each brand, with the interactions they follow from."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING
 
 from strawberry import ID
 
-from gateway.graph.batches import binding_by_consumer, brand_by_id, consumer_by_id, interactions_of_relation, transitions_of_relation
-from gateway.schema.connections import connection
-from gateway.schema.inputs import form, part
-from gateway.schema.references import edge
-from gateway.schema.rpc_fields import ask, mutation, page
-from gateway.schema.types import enumeration, view
+from gateway.graph.batch_loaders import binding_by_consumer, brand_by_id, consumer_by_id, interactions_of_relation, transitions_of_relation
+from gateway.schema.connections import connection_type
+from gateway.schema.inputs import input_field, input_type
+from gateway.schema.references import reference
+from gateway.schema.rpc_fields import connection_field, mutation_field, rpc_field
+from gateway.schema.types import enum_type, object_type
 from quanyu.member.v1 import relation_pb2
 
 if TYPE_CHECKING:
@@ -22,26 +22,26 @@ if TYPE_CHECKING:
     from gateway.schema.scalars import DateTime, Long
 
 
-@enumeration(relation_pb2.Stage)
+@enum_type(relation_pb2.Stage)
 class Stage: ...
 
 
-@enumeration(relation_pb2.Direction)
+@enum_type(relation_pb2.Direction)
 class Direction: ...
 
 
-@enumeration(relation_pb2.InteractionKind)
+@enum_type(relation_pb2.InteractionKind)
 class InteractionKind: ...
 
 
-@view(relation_pb2.Cause)
+@object_type(relation_pb2.Cause)
 class Cause:
     interaction_id: ID
     kind: InteractionKind | None
     ref: str | None
 
 
-@view(relation_pb2.Relation)
+@object_type(relation_pb2.Relation)
 class Relation:
     id: ID
     stage: Stage | None
@@ -55,29 +55,29 @@ class Relation:
     order_count: Long
     spent: list[Money]
     transition_count: Long
-    consumer: Consumer | None = edge(by="consumer_id", through=consumer_by_id)
-    brand: Brand | None = edge(by="brand_id", through=brand_by_id)
-    binding: Binding | None = edge(
+    consumer: Consumer | None = reference(by="consumer_id", loader=consumer_by_id)
+    brand: Brand | None = reference(by="brand_id", loader=brand_by_id)
+    binding: Binding | None = reference(
         by="consumer_id",
-        through=binding_by_consumer,
-        using={"brand_id": "brand_id"},
-        description="Which guide looks after the consumer for this brand.",
+        loader=binding_by_consumer,
+        parameters={"brand_id": "brand_id"},
+        description="The binding of the consumer to a guide of this brand.",
     )
-    transitions: TransitionConnection | None = page(
+    transitions: TransitionConnection | None = connection_field(
         relation_pb2.ListTransitionsRequest,
         by={"consumer_id": "consumer_id", "brand_id": "brand_id"},
-        first=transitions_of_relation,
+        loader=transitions_of_relation,
         key="id",
     )
-    interactions: InteractionConnection | None = page(
+    interactions: InteractionConnection | None = connection_field(
         relation_pb2.ListInteractionsRequest,
         by={"consumer_id": "consumer_id", "brand_id": "brand_id"},
-        first=interactions_of_relation,
+        loader=interactions_of_relation,
         key="id",
     )
 
 
-@view(relation_pb2.Transition)
+@object_type(relation_pb2.Transition)
 class Transition:
     id: ID
     from_stage: Stage | None
@@ -85,11 +85,11 @@ class Transition:
     at: DateTime | None
     direction: Direction | None
     cause: Cause | None
-    consumer: Consumer | None = edge(by="consumer_id", through=consumer_by_id)
-    brand: Brand | None = edge(by="brand_id", through=brand_by_id)
+    consumer: Consumer | None = reference(by="consumer_id", loader=consumer_by_id)
+    brand: Brand | None = reference(by="brand_id", loader=brand_by_id)
 
 
-@view(relation_pb2.Interaction)
+@object_type(relation_pb2.Interaction)
 class Interaction:
     id: ID
     kind: InteractionKind
@@ -98,43 +98,43 @@ class Interaction:
     at: DateTime | None
     ref: str | None
     paid: Money | None
-    consumer: Consumer | None = edge(by="consumer_id", through=consumer_by_id)
-    brand: Brand | None = edge(by="brand_id", through=brand_by_id)
+    consumer: Consumer | None = reference(by="consumer_id", loader=consumer_by_id)
+    brand: Brand | None = reference(by="brand_id", loader=brand_by_id)
 
 
-@connection(relation_pb2.ListRelationsResponse, relation_pb2.RelationsOfConsumer, relation_pb2.RelationsOfBrand, items="relations")
+@connection_type(relation_pb2.ListRelationsResponse, relation_pb2.RelationsOfConsumer, relation_pb2.RelationsOfBrand, items="relations")
 class RelationConnection:
     nodes: list[Relation]
 
 
-@connection(relation_pb2.ListTransitionsResponse, relation_pb2.TransitionsOfRelation, items="transitions")
+@connection_type(relation_pb2.ListTransitionsResponse, relation_pb2.TransitionsOfRelation, items="transitions")
 class TransitionConnection:
     nodes: list[Transition]
 
 
-@connection(relation_pb2.ListInteractionsResponse, relation_pb2.InteractionsOfRelation, items="interactions")
+@connection_type(relation_pb2.ListInteractionsResponse, relation_pb2.InteractionsOfRelation, items="interactions")
 class InteractionConnection:
     nodes: list[Interaction]
 
 
-@form(relation_pb2.GetRelationRequest)
+@input_type(relation_pb2.GetRelationRequest)
 class RelationOf:
-    consumer_id: ID | None = part(mine="consumer_id")
+    consumer_id: ID | None = input_field(session_default="consumer_id")
     brand_id: ID
 
 
-@form(relation_pb2.ListInteractionsRequest)
+@input_type(relation_pb2.ListInteractionsRequest)
 class InteractionsOf:
-    consumer_id: ID | None = part(mine="consumer_id")
+    consumer_id: ID | None = input_field(session_default="consumer_id")
     brand_id: ID | None
 
 
 class Queries:
-    relation: Relation | None = ask(relation_pb2.GetRelationRequest, arguments=RelationOf, item="relation")
-    interactions: InteractionConnection | None = page(relation_pb2.ListInteractionsRequest, arguments=InteractionsOf)
+    relation: Relation | None = rpc_field(relation_pb2.GetRelationRequest, arguments=RelationOf, item="relation")
+    interactions: InteractionConnection | None = connection_field(relation_pb2.ListInteractionsRequest, arguments=InteractionsOf)
 
 
-@form(relation_pb2.RecordInteractionRequest)
+@input_type(relation_pb2.RecordInteractionRequest)
 class RecordInteractionInput:
     idempotency_key: str | None
     consumer_id: ID
@@ -147,11 +147,11 @@ class RecordInteractionInput:
     store_id: ID | None
 
 
-@view(relation_pb2.RecordInteractionResponse)
+@object_type(relation_pb2.RecordInteractionResponse)
 class RecordInteractionPayload:
     interaction_id: ID
     stage: Stage | None
 
 
 class Mutations:
-    record_interaction: RecordInteractionPayload | None = mutation(RecordInteractionInput)
+    record_interaction: RecordInteractionPayload | None = mutation_field(RecordInteractionInput)

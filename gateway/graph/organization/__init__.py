@@ -1,1 +1,1 @@
-"""What `organization` shows in the graph."""
+"""The schema of the organization service, one file for each use case."""

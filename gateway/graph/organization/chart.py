@@ -1,4 +1,4 @@
-"""Brands, the units of their organisation, stores and the people who work there."""
+"""Schema of the chart: brands, org units, stores, staff and their grants."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from strawberry import ID
 
-from gateway.graph.batches import (
+from gateway.graph.batch_loaders import (
     brand_by_id,
     budgets_of_brand,
     clients_of_staff,
@@ -37,12 +37,12 @@ from gateway.graph.commerce.catalog import BrandOffers
 from gateway.graph.district.wallet import CouponFilter
 from gateway.graph.organization.targets import SOLD, Period
 from gateway.graph.organization.tasks import TaskFilter
-from gateway.schema.connections import connection
-from gateway.schema.inputs import form
-from gateway.schema.nodes import by_id
-from gateway.schema.references import edge
-from gateway.schema.rpc_fields import mutation, page
-from gateway.schema.types import Node, enumeration, view
+from gateway.schema.connections import connection_type
+from gateway.schema.inputs import input_type
+from gateway.schema.nodes import node_field
+from gateway.schema.references import reference
+from gateway.schema.rpc_fields import connection_field, mutation_field
+from gateway.schema.types import Node, enum_type, object_type
 from quanyu.access.v1 import access_pb2
 from quanyu.commerce.v1 import catalog_pb2, orders_pb2, stock_pb2
 from quanyu.district.v1 import campaigns_pb2, wallet_pb2
@@ -63,27 +63,27 @@ if TYPE_CHECKING:
     from gateway.schema.scalars import DateTime
 
 
-@enumeration(chart_pb2.BrandKind)
+@enum_type(chart_pb2.BrandKind)
 class BrandKind: ...
 
 
-@enumeration(chart_pb2.OrgUnitKind)
+@enum_type(chart_pb2.OrgUnitKind)
 class OrgUnitKind: ...
 
 
-@enumeration(chart_pb2.StoreKind)
+@enum_type(chart_pb2.StoreKind)
 class StoreKind: ...
 
 
-@enumeration(access_pb2.Role)
+@enum_type(access_pb2.Role)
 class Role: ...
 
 
-@enumeration(access_pb2.ScopeKind)
+@enum_type(access_pb2.ScopeKind)
 class ScopeKind: ...
 
 
-@view(chart_pb2.Brand, node=("brd_", "rtl_"), through=brand_by_id)
+@object_type(chart_pb2.Brand, node=("brd_", "rtl_"), loader=brand_by_id)
 class Brand(Node):
     id: ID
     kind: BrandKind
@@ -91,41 +91,45 @@ class Brand(Node):
     zone: str
     currency: str
     franchised: bool
-    headquarters: OrgUnit | None = edge(by="headquarters_org_unit_id", through=org_unit_by_id)
-    offers: OfferConnection | None = page(
-        catalog_pb2.SearchOffersRequest, by={"brand_id": "id"}, arguments=BrandOffers, first=offers_of_brand
+    headquarters: OrgUnit | None = reference(by="headquarters_org_unit_id", loader=org_unit_by_id)
+    offers: OfferConnection | None = connection_field(
+        catalog_pb2.SearchOffersRequest, by={"brand_id": "id"}, arguments=BrandOffers, loader=offers_of_brand
     )
-    orders: OrderConnection | None = page(orders_pb2.ListOrdersRequest, by={"brand_id": "id"}, first=orders_of_brand)
-    budgets: BudgetConnection | None = page(campaigns_pb2.ListBudgetsRequest, by={"brand_id": "id"}, first=budgets_of_brand)
-    coupons: CouponConnection | None = page(
-        wallet_pb2.ListCouponsRequest, by={"brand_id": "id"}, arguments=CouponFilter, first=coupons_of_brand
+    orders: OrderConnection | None = connection_field(orders_pb2.ListOrdersRequest, by={"brand_id": "id"}, loader=orders_of_brand)
+    budgets: BudgetConnection | None = connection_field(campaigns_pb2.ListBudgetsRequest, by={"brand_id": "id"}, loader=budgets_of_brand)
+    coupons: CouponConnection | None = connection_field(
+        wallet_pb2.ListCouponsRequest, by={"brand_id": "id"}, arguments=CouponFilter, loader=coupons_of_brand
     )
-    relations: RelationConnection | None = page(relation_pb2.ListRelationsRequest, by={"brand_id": "id"}, first=relations_of_brand)
-    outreaches: OutreachConnection | None = page(outreach_pb2.ListOutreachesRequest, by={"brand_id": "id"}, first=outreaches_of_brand)
-    scorecard: Scorecard | None = edge(
+    relations: RelationConnection | None = connection_field(
+        relation_pb2.ListRelationsRequest, by={"brand_id": "id"}, loader=relations_of_brand
+    )
+    outreaches: OutreachConnection | None = connection_field(
+        outreach_pb2.ListOutreachesRequest, by={"brand_id": "id"}, loader=outreaches_of_brand
+    )
+    scorecard: Scorecard | None = reference(
         by="id",
-        through=scorecard_of_brand,
+        loader=scorecard_of_brand,
         arguments=Period,
-        description="What was sold of its products, wherever that was, in a period of at most 366 days; null outside the caller's scope.",
+        description="The sales of the brand's products in all stores, in a period of at most 366 days. Null outside your scope.",
     )
 
 
-@view(chart_pb2.OrgUnit, node="unt_", through=org_unit_by_id)
+@object_type(chart_pb2.OrgUnit, node="unt_", loader=org_unit_by_id)
 class OrgUnit(Node):
     id: ID
     kind: OrgUnitKind
     name: Text | None
     valid_from: str | None
     valid_until: str | None
-    brand: Brand | None = edge(by="brand_id", through=brand_by_id)
-    parent: OrgUnit | None = edge(by="parent_id", through=org_unit_by_id)
-    path: list[OrgUnit | None] | None = edge(by="org_unit_ids", through=org_unit_by_id)
-    store: Store | None = edge(by="store_id", through=store_by_id)
-    org_units: OrgUnitConnection | None = page(chart_pb2.ListOrgUnitsRequest, by={"org_unit_id": "id"}, first=org_units_below)
-    scorecard: Scorecard | None = edge(by="id", through=scorecard_of_org_unit, arguments=Period, description=SOLD)
+    brand: Brand | None = reference(by="brand_id", loader=brand_by_id)
+    parent: OrgUnit | None = reference(by="parent_id", loader=org_unit_by_id)
+    path: list[OrgUnit | None] | None = reference(by="org_unit_ids", loader=org_unit_by_id)
+    store: Store | None = reference(by="store_id", loader=store_by_id)
+    org_units: OrgUnitConnection | None = connection_field(chart_pb2.ListOrgUnitsRequest, by={"org_unit_id": "id"}, loader=org_units_below)
+    scorecard: Scorecard | None = reference(by="id", loader=scorecard_of_org_unit, arguments=Period, description=SOLD)
 
 
-@view(chart_pb2.Store, node="str_", through=store_by_id)
+@object_type(chart_pb2.Store, node="str_", loader=store_by_id)
 class Store(Node):
     id: ID
     kind: StoreKind
@@ -136,34 +140,42 @@ class Store(Node):
     closes_minute: int
     delivers: bool
     active: bool
-    brand: Brand | None = edge(by="brand_id", through=brand_by_id)
-    org_unit: OrgUnit | None = edge(by="org_unit_id", through=org_unit_by_id)
-    staff: StaffConnection | None = page(chart_pb2.ListStaffRequest, by={"store_id": "id"}, first=staff_of_store)
-    tasks: TaskConnection | None = page(tasks_pb2.ListTasksRequest, by={"store_id": "id"}, arguments=TaskFilter, first=tasks_of_store)
-    stocks: StockConnection | None = page(stock_pb2.ListStocksRequest, by={"store_id": "id"}, first=stocks_of_store)
-    holds: HoldConnection | None = page(stock_pb2.ListHoldsRequest, by={"store_id": "id"}, first=holds_of_store)
-    orders: OrderConnection | None = page(orders_pb2.ListOrdersRequest, by={"store_id": "id"}, first=orders_of_store)
-    outreaches: OutreachConnection | None = page(outreach_pb2.ListOutreachesRequest, by={"store_id": "id"}, first=outreaches_of_store)
-    credits: CreditConnection | None = page(targets_pb2.ListCreditsRequest, by={"store_id": "id"}, first=credits_of_store)
-    scorecard: Scorecard | None = edge(by="id", through=scorecard_of_store, arguments=Period, description=SOLD)
+    brand: Brand | None = reference(by="brand_id", loader=brand_by_id)
+    org_unit: OrgUnit | None = reference(by="org_unit_id", loader=org_unit_by_id)
+    staff: StaffConnection | None = connection_field(chart_pb2.ListStaffRequest, by={"store_id": "id"}, loader=staff_of_store)
+    tasks: TaskConnection | None = connection_field(
+        tasks_pb2.ListTasksRequest, by={"store_id": "id"}, arguments=TaskFilter, loader=tasks_of_store
+    )
+    stocks: StockConnection | None = connection_field(stock_pb2.ListStocksRequest, by={"store_id": "id"}, loader=stocks_of_store)
+    holds: HoldConnection | None = connection_field(stock_pb2.ListHoldsRequest, by={"store_id": "id"}, loader=holds_of_store)
+    orders: OrderConnection | None = connection_field(orders_pb2.ListOrdersRequest, by={"store_id": "id"}, loader=orders_of_store)
+    outreaches: OutreachConnection | None = connection_field(
+        outreach_pb2.ListOutreachesRequest, by={"store_id": "id"}, loader=outreaches_of_store
+    )
+    credits: CreditConnection | None = connection_field(targets_pb2.ListCreditsRequest, by={"store_id": "id"}, loader=credits_of_store)
+    scorecard: Scorecard | None = reference(by="id", loader=scorecard_of_store, arguments=Period, description=SOLD)
 
 
-@view(chart_pb2.Staff, node="stf_", through=staff_by_id)
+@object_type(chart_pb2.Staff, node="stf_", loader=staff_by_id)
 class Staff(Node):
     id: ID
     name: str | None
     title: str | None
     active: bool
-    brand: Brand | None = edge(by="brand_id", through=brand_by_id)
-    org_unit: OrgUnit | None = edge(by="org_unit_id", through=org_unit_by_id)
-    store: Store | None = edge(by="store_id", through=store_by_id)
-    tasks: TaskConnection | None = page(tasks_pb2.ListTasksRequest, by={"staff_id": "id"}, arguments=TaskFilter, first=tasks_of_staff)
-    clients: ClientConnection | None = page(outreach_pb2.ListClientsRequest, by={"staff_id": "id"}, first=clients_of_staff)
-    outreaches: OutreachConnection | None = page(outreach_pb2.ListOutreachesRequest, by={"staff_id": "id"}, first=outreaches_of_staff)
-    credits: CreditConnection | None = page(targets_pb2.ListCreditsRequest, by={"staff_id": "id"}, first=credits_of_staff)
+    brand: Brand | None = reference(by="brand_id", loader=brand_by_id)
+    org_unit: OrgUnit | None = reference(by="org_unit_id", loader=org_unit_by_id)
+    store: Store | None = reference(by="store_id", loader=store_by_id)
+    tasks: TaskConnection | None = connection_field(
+        tasks_pb2.ListTasksRequest, by={"staff_id": "id"}, arguments=TaskFilter, loader=tasks_of_staff
+    )
+    clients: ClientConnection | None = connection_field(outreach_pb2.ListClientsRequest, by={"staff_id": "id"}, loader=clients_of_staff)
+    outreaches: OutreachConnection | None = connection_field(
+        outreach_pb2.ListOutreachesRequest, by={"staff_id": "id"}, loader=outreaches_of_staff
+    )
+    credits: CreditConnection | None = connection_field(targets_pb2.ListCreditsRequest, by={"staff_id": "id"}, loader=credits_of_staff)
 
 
-@view(chart_pb2.Grant)
+@object_type(chart_pb2.Grant)
 class Grant:
     id: ID
     role: Role
@@ -171,27 +183,27 @@ class Grant:
     scope_id: ID | None
     valid_from: DateTime | None
     valid_until: DateTime | None
-    staff: Staff | None = edge(by="staff_id", through=staff_by_id)
+    staff: Staff | None = reference(by="staff_id", loader=staff_by_id)
 
 
-@connection(chart_pb2.ListOrgUnitsResponse, items="org_units")
+@connection_type(chart_pb2.ListOrgUnitsResponse, items="org_units")
 class OrgUnitConnection:
     nodes: list[OrgUnit]
 
 
-@connection(chart_pb2.ListStaffResponse, items="staff")
+@connection_type(chart_pb2.ListStaffResponse, items="staff")
 class StaffConnection:
     nodes: list[Staff]
 
 
 class Queries:
-    brand: Brand | None = by_id(brand_by_id)
-    org_unit: OrgUnit | None = by_id(org_unit_by_id)
-    store: Store | None = by_id(store_by_id)
-    staff: Staff | None = by_id(staff_by_id)
+    brand: Brand | None = node_field(brand_by_id)
+    org_unit: OrgUnit | None = node_field(org_unit_by_id)
+    store: Store | None = node_field(store_by_id)
+    staff: Staff | None = node_field(staff_by_id)
 
 
-@form(chart_pb2.CreateBrandRequest)
+@input_type(chart_pb2.CreateBrandRequest)
 class CreateBrandInput:
     idempotency_key: str | None
     brand_id: ID | None
@@ -202,12 +214,12 @@ class CreateBrandInput:
     franchised: bool | None
 
 
-@view(chart_pb2.CreateBrandResponse)
+@object_type(chart_pb2.CreateBrandResponse)
 class CreateBrandPayload:
     brand: Brand
 
 
-@form(chart_pb2.CreateOrgUnitRequest)
+@input_type(chart_pb2.CreateOrgUnitRequest)
 class CreateOrgUnitInput:
     idempotency_key: str | None
     org_unit_id: ID | None
@@ -218,24 +230,24 @@ class CreateOrgUnitInput:
     valid_until: str | None
 
 
-@view(chart_pb2.CreateOrgUnitResponse)
+@object_type(chart_pb2.CreateOrgUnitResponse)
 class CreateOrgUnitPayload:
     org_unit: OrgUnit
 
 
-@form(chart_pb2.MoveOrgUnitRequest)
+@input_type(chart_pb2.MoveOrgUnitRequest)
 class MoveOrgUnitInput:
     idempotency_key: str | None
     org_unit_id: ID
     parent_id: ID
 
 
-@view(chart_pb2.MoveOrgUnitResponse)
+@object_type(chart_pb2.MoveOrgUnitResponse)
 class MoveOrgUnitPayload:
     org_unit: OrgUnit
 
 
-@form(chart_pb2.CreateStoreRequest)
+@input_type(chart_pb2.CreateStoreRequest)
 class CreateStoreInput:
     idempotency_key: str | None
     store_id: ID | None
@@ -249,12 +261,12 @@ class CreateStoreInput:
     delivers: bool | None
 
 
-@view(chart_pb2.CreateStoreResponse)
+@object_type(chart_pb2.CreateStoreResponse)
 class CreateStorePayload:
     store: Store
 
 
-@form(chart_pb2.UpdateStoreRequest)
+@input_type(chart_pb2.UpdateStoreRequest)
 class UpdateStoreInput:
     idempotency_key: str | None
     store_id: ID
@@ -267,12 +279,12 @@ class UpdateStoreInput:
     active: bool | None
 
 
-@view(chart_pb2.UpdateStoreResponse)
+@object_type(chart_pb2.UpdateStoreResponse)
 class UpdateStorePayload:
     store: Store
 
 
-@form(chart_pb2.HireStaffRequest)
+@input_type(chart_pb2.HireStaffRequest)
 class HireStaffInput:
     idempotency_key: str | None
     staff_id: ID | None
@@ -283,12 +295,12 @@ class HireStaffInput:
     subject: str | None
 
 
-@view(chart_pb2.HireStaffResponse)
+@object_type(chart_pb2.HireStaffResponse)
 class HireStaffPayload:
-    staff: Staff | None = edge(by="staff_id", through=staff_by_id)
+    staff: Staff | None = reference(by="staff_id", loader=staff_by_id)
 
 
-@form(chart_pb2.MoveStaffRequest)
+@input_type(chart_pb2.MoveStaffRequest)
 class MoveStaffInput:
     idempotency_key: str | None
     staff_id: ID
@@ -296,25 +308,25 @@ class MoveStaffInput:
     org_unit_id: ID | None
 
 
-@view(chart_pb2.MoveStaffResponse)
+@object_type(chart_pb2.MoveStaffResponse)
 class MoveStaffPayload:
-    staff: Staff | None = edge(by="staff_id", through=staff_by_id)
+    staff: Staff | None = reference(by="staff_id", loader=staff_by_id)
     ended_grant_ids: list[ID]
 
 
-@form(chart_pb2.DismissStaffRequest)
+@input_type(chart_pb2.DismissStaffRequest)
 class DismissStaffInput:
     idempotency_key: str | None
     staff_id: ID
 
 
-@view(chart_pb2.DismissStaffResponse)
+@object_type(chart_pb2.DismissStaffResponse)
 class DismissStaffPayload:
-    staff: Staff | None = edge(by="staff_id", through=staff_by_id)
+    staff: Staff | None = reference(by="staff_id", loader=staff_by_id)
     ended_grant_ids: list[ID]
 
 
-@form(chart_pb2.GrantRoleRequest)
+@input_type(chart_pb2.GrantRoleRequest)
 class GrantRoleInput:
     idempotency_key: str | None
     staff_id: ID
@@ -325,30 +337,30 @@ class GrantRoleInput:
     valid_until: DateTime | None
 
 
-@view(chart_pb2.GrantRoleResponse)
+@object_type(chart_pb2.GrantRoleResponse)
 class GrantRolePayload:
     grant: Grant
 
 
-@form(chart_pb2.RevokeGrantRequest)
+@input_type(chart_pb2.RevokeGrantRequest)
 class RevokeGrantInput:
     idempotency_key: str | None
     grant_id: ID
 
 
-@view(chart_pb2.RevokeGrantResponse)
+@object_type(chart_pb2.RevokeGrantResponse)
 class RevokeGrantPayload:
     grant: Grant
 
 
 class Mutations:
-    create_brand: CreateBrandPayload | None = mutation(CreateBrandInput)
-    create_org_unit: CreateOrgUnitPayload | None = mutation(CreateOrgUnitInput)
-    move_org_unit: MoveOrgUnitPayload | None = mutation(MoveOrgUnitInput)
-    create_store: CreateStorePayload | None = mutation(CreateStoreInput)
-    update_store: UpdateStorePayload | None = mutation(UpdateStoreInput)
-    hire_staff: HireStaffPayload | None = mutation(HireStaffInput)
-    move_staff: MoveStaffPayload | None = mutation(MoveStaffInput)
-    dismiss_staff: DismissStaffPayload | None = mutation(DismissStaffInput)
-    grant_role: GrantRolePayload | None = mutation(GrantRoleInput)
-    revoke_grant: RevokeGrantPayload | None = mutation(RevokeGrantInput)
+    create_brand: CreateBrandPayload | None = mutation_field(CreateBrandInput)
+    create_org_unit: CreateOrgUnitPayload | None = mutation_field(CreateOrgUnitInput)
+    move_org_unit: MoveOrgUnitPayload | None = mutation_field(MoveOrgUnitInput)
+    create_store: CreateStorePayload | None = mutation_field(CreateStoreInput)
+    update_store: UpdateStorePayload | None = mutation_field(UpdateStoreInput)
+    hire_staff: HireStaffPayload | None = mutation_field(HireStaffInput)
+    move_staff: MoveStaffPayload | None = mutation_field(MoveStaffInput)
+    dismiss_staff: DismissStaffPayload | None = mutation_field(DismissStaffInput)
+    grant_role: GrantRolePayload | None = mutation_field(GrantRoleInput)
+    revoke_grant: RevokeGrantPayload | None = mutation_field(RevokeGrantInput)

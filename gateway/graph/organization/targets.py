@@ -1,4 +1,4 @@
-"""Targets, scorecards and to whom an order is credited."""
+"""Schema of targets: sales targets, scorecards, and the credit of each order."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING
 
 from strawberry import ID
 
-from gateway.graph.batches import brand_by_id, order_by_id, org_unit_by_id, outreach_by_id, staff_by_id, store_by_id
-from gateway.schema.connections import connection
-from gateway.schema.inputs import form, part
-from gateway.schema.references import edge
-from gateway.schema.rpc_fields import ask, mutation
-from gateway.schema.types import enumeration, view
+from gateway.graph.batch_loaders import brand_by_id, order_by_id, org_unit_by_id, outreach_by_id, staff_by_id, store_by_id
+from gateway.schema.connections import connection_type
+from gateway.schema.inputs import input_field, input_type
+from gateway.schema.references import reference
+from gateway.schema.rpc_fields import mutation_field, rpc_field
+from gateway.schema.types import enum_type, object_type
 from quanyu.organization.v1 import targets_pb2
 
 if TYPE_CHECKING:
@@ -22,15 +22,15 @@ if TYPE_CHECKING:
     from gateway.schema.scalars import DateTime, Long
 
 
-@enumeration(targets_pb2.Taken)
+@enum_type(targets_pb2.Taken)
 class Taken: ...
 
 
-@enumeration(targets_pb2.CreditBasis)
+@enum_type(targets_pb2.CreditBasis)
 class CreditBasis: ...
 
 
-@view(targets_pb2.Target)
+@object_type(targets_pb2.Target)
 class Target:
     id: ID
     month: str
@@ -38,18 +38,18 @@ class Target:
     online: Money | None
     offline: Money | None
     total: Money | None
-    org_unit: OrgUnit | None = edge(by="org_unit_id", through=org_unit_by_id)
-    brand: Brand | None = edge(by="brand_id", through=brand_by_id)
+    org_unit: OrgUnit | None = reference(by="org_unit_id", loader=org_unit_by_id)
+    brand: Brand | None = reference(by="brand_id", loader=brand_by_id)
 
 
-@view(targets_pb2.Figures)
+@object_type(targets_pb2.Figures)
 class Figures:
     orders: Long
     items: Long
     amount: Money | None
 
 
-@view(targets_pb2.ScenarioFigures)
+@object_type(targets_pb2.ScenarioFigures)
 class ScenarioFigures:
     scenario: Scenario
     total: Figures | None
@@ -57,15 +57,15 @@ class ScenarioFigures:
     offline: Figures | None
 
 
-@view(targets_pb2.StoreFigures)
+@object_type(targets_pb2.StoreFigures)
 class StoreFigures:
-    store: Store | None = edge(by="store_id", through=store_by_id)
+    store: Store | None = reference(by="store_id", loader=store_by_id)
     total: Figures | None
     online: Figures | None
     offline: Figures | None
 
 
-@view(targets_pb2.Attainment)
+@object_type(targets_pb2.Attainment)
 class Attainment:
     target: Target | None
     online: Figures | None
@@ -76,7 +76,7 @@ class Attainment:
     total_ratio: float | None
 
 
-@view(targets_pb2.Scorecard)
+@object_type(targets_pb2.Scorecard)
 class Scorecard:
     from_day: str
     until_day: str
@@ -87,12 +87,12 @@ class Scorecard:
     by_store: list[StoreFigures]
     attainments: list[Attainment]
     other_currencies: list[str]
-    org_unit: OrgUnit | None = edge(by="org_unit_id", through=org_unit_by_id)
-    store: Store | None = edge(by="store_id", through=store_by_id)
-    brand: Brand | None = edge(by="brand_id", through=brand_by_id)
+    org_unit: OrgUnit | None = reference(by="org_unit_id", loader=org_unit_by_id)
+    store: Store | None = reference(by="store_id", loader=store_by_id)
+    brand: Brand | None = reference(by="brand_id", loader=brand_by_id)
 
 
-@view(targets_pb2.Credit)
+@object_type(targets_pb2.Credit)
 class Credit:
     id: ID
     basis: CreditBasis | None
@@ -102,46 +102,46 @@ class Credit:
     taken: Taken | None
     items: Long
     amount: Money | None
-    order: Order | None = edge(by="id", through=order_by_id)
-    store: Store | None = edge(by="store_id", through=store_by_id)
-    brand: Brand | None = edge(by="brand_id", through=brand_by_id)
-    staff: Staff | None = edge(by="staff_id", through=staff_by_id)
-    bound_brand: Brand | None = edge(by="bound_brand_id", through=brand_by_id)
-    outreach: Outreach | None = edge(by="outreach_id", through=outreach_by_id)
+    order: Order | None = reference(by="id", loader=order_by_id)
+    store: Store | None = reference(by="store_id", loader=store_by_id)
+    brand: Brand | None = reference(by="brand_id", loader=brand_by_id)
+    staff: Staff | None = reference(by="staff_id", loader=staff_by_id)
+    bound_brand: Brand | None = reference(by="bound_brand_id", loader=brand_by_id)
+    outreach: Outreach | None = reference(by="outreach_id", loader=outreach_by_id)
 
 
-@connection(targets_pb2.ListCreditsResponse, items="credits")
+@connection_type(targets_pb2.ListCreditsResponse, items="credits")
 class CreditConnection:
     nodes: list[Credit]
 
 
-FIRST_DAY = "The first day, like 2024-05-01."
-SOLD = "What was sold in a period of at most 366 days, and how its targets stand; null outside the caller's scope."
-LAST_DAY = "The last day, included; at most 366 days after the first."
+FIRST_DAY = "The first day, such as 2024-05-01."
+SOLD = "The sales in a period of at most 366 days, and how far they meet its targets. Null outside your scope."
+LAST_DAY = "The last day, included. The period has at most 366 days."
 
 
-@form(targets_pb2.BatchGetScorecardsRequest)
+@input_type(targets_pb2.BatchGetScorecardsRequest)
 class Period:
-    from_day: str = part(description=FIRST_DAY)
-    until_day: str = part(description=LAST_DAY)
+    from_day: str = input_field(description=FIRST_DAY)
+    until_day: str = input_field(description=LAST_DAY)
     currency: str | None
 
 
-@form(targets_pb2.GetScorecardRequest)
+@input_type(targets_pb2.GetScorecardRequest)
 class ScorecardOf:
     org_unit_id: ID | None
     store_id: ID | None
     brand_id: ID | None
-    from_day: str = part(description=FIRST_DAY)
-    until_day: str = part(description=LAST_DAY)
+    from_day: str = input_field(description=FIRST_DAY)
+    until_day: str = input_field(description=LAST_DAY)
     currency: str | None
 
 
 class Queries:
-    scorecard: Scorecard | None = ask(targets_pb2.GetScorecardRequest, arguments=ScorecardOf, item="scorecard")
+    scorecard: Scorecard | None = rpc_field(targets_pb2.GetScorecardRequest, arguments=ScorecardOf, item="scorecard")
 
 
-@form(targets_pb2.SetTargetRequest)
+@input_type(targets_pb2.SetTargetRequest)
 class SetTargetInput:
     idempotency_key: str | None
     org_unit_id: ID
@@ -151,10 +151,10 @@ class SetTargetInput:
     offline_minor: Long
 
 
-@view(targets_pb2.SetTargetResponse)
+@object_type(targets_pb2.SetTargetResponse)
 class SetTargetPayload:
     target: Target
 
 
 class Mutations:
-    set_target: SetTargetPayload | None = mutation(SetTargetInput)
+    set_target: SetTargetPayload | None = mutation_field(SetTargetInput)

@@ -1,4 +1,4 @@
-"""Tasks: what an event asks of a member of staff, from birth to outcome."""
+"""Schema of tasks: work that an event creates for a member of staff, from creation to outcome."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from strawberry import ID
 
-from gateway.graph.batches import (
+from gateway.graph.batch_loaders import (
     brand_by_id,
     consumer_by_id,
     district_by_id,
@@ -16,14 +16,14 @@ from gateway.graph.batches import (
     store_by_id,
     task_by_id,
 )
-from gateway.graph.common import bilingual
-from gateway.schema.connections import connection
-from gateway.schema.inputs import form
-from gateway.schema.nodes import by_id
-from gateway.schema.references import edge
-from gateway.schema.rpc_fields import mutation
-from gateway.schema.subscription_fields import follow
-from gateway.schema.types import Node, enumeration, view
+from gateway.graph.common import bilingual_field
+from gateway.schema.connections import connection_type
+from gateway.schema.inputs import input_type
+from gateway.schema.nodes import node_field
+from gateway.schema.references import reference
+from gateway.schema.rpc_fields import mutation_field
+from gateway.schema.subscription_fields import subscription_field
+from gateway.schema.types import Node, enum_type, object_type
 from quanyu.organization.v1 import tasks_pb2
 
 if TYPE_CHECKING:
@@ -36,28 +36,28 @@ if TYPE_CHECKING:
     from gateway.schema.scalars import DateTime
 
 
-@enumeration(tasks_pb2.TaskKind)
+@enum_type(tasks_pb2.TaskKind)
 class TaskKind: ...
 
 
-@enumeration(tasks_pb2.TaskState)
+@enum_type(tasks_pb2.TaskState)
 class TaskState: ...
 
 
-@enumeration(tasks_pb2.TaskOutcome)
+@enum_type(tasks_pb2.TaskOutcome)
 class TaskOutcome: ...
 
 
-@view(tasks_pb2.TaskCoupon)
+@object_type(tasks_pb2.TaskCoupon)
 class TaskCoupon:
     coupon_id: ID
-    name: Text = bilingual("What it is called.")
+    name: Text = bilingual_field("The name.")
     value: Money | None
     minimum_spend: Money | None
     expires_at: DateTime | None
 
 
-@view(tasks_pb2.Task, node="tsk_", through=task_by_id)
+@object_type(tasks_pb2.Task, node="tsk_", loader=task_by_id)
 class Task(Node):
     id: ID
     kind: TaskKind
@@ -67,75 +67,75 @@ class Task(Node):
     due_at: DateTime | None
     acknowledged_at: DateTime | None
     closed_at: DateTime | None
-    assignee: Staff | None = edge(by="staff_id", through=staff_by_id)
-    store: Store | None = edge(by="store_id", through=store_by_id)
-    brand: Brand | None = edge(by="brand_id", through=brand_by_id)
-    consumer: Consumer | None = edge(by="consumer_id", through=consumer_by_id)
-    relation: Relation | None = edge(
+    assignee: Staff | None = reference(by="staff_id", loader=staff_by_id)
+    store: Store | None = reference(by="store_id", loader=store_by_id)
+    brand: Brand | None = reference(by="brand_id", loader=brand_by_id)
+    consumer: Consumer | None = reference(by="consumer_id", loader=consumer_by_id)
+    relation: Relation | None = reference(
         by="consumer_id",
-        through=relation_by_consumer,
-        using={"brand_id": "brand_id"},
-        description="How the consumer stands with the brand the task is done for.",
+        loader=relation_by_consumer,
+        parameters={"brand_id": "brand_id"},
+        description="The consumer's relation to the brand of the task.",
     )
-    district: District | None = edge(by="district_id", through=district_by_id)
+    district: District | None = reference(by="district_id", loader=district_by_id)
     coupons: list[TaskCoupon]
-    outreach: Outreach | None = edge(by="outreach_id", through=outreach_by_id)
+    outreach: Outreach | None = reference(by="outreach_id", loader=outreach_by_id)
 
 
-@connection(tasks_pb2.ListTasksResponse, items="tasks")
+@connection_type(tasks_pb2.ListTasksResponse, items="tasks")
 class TaskConnection:
     nodes: list[Task]
 
 
-@form(tasks_pb2.ListTasksRequest)
+@input_type(tasks_pb2.ListTasksRequest)
 class TaskFilter:
     state: TaskState | None
 
 
 class Queries:
-    task: Task | None = by_id(task_by_id)
+    task: Task | None = node_field(task_by_id)
 
 
-@form(tasks_pb2.WatchTasksRequest)
+@input_type(tasks_pb2.WatchTasksRequest)
 class WatchedTasks:
     staff_id: ID | None
     store_id: ID | None
     after: str | None
 
 
-@view(tasks_pb2.WatchTasksResponse)
+@object_type(tasks_pb2.WatchTasksResponse)
 class TaskEvent:
     task: Task
     cursor: str
 
 
 class Subscriptions:
-    task_changed: TaskEvent = follow(tasks_pb2.WatchTasksRequest, arguments=WatchedTasks)
+    task_changed: TaskEvent = subscription_field(tasks_pb2.WatchTasksRequest, arguments=WatchedTasks)
 
 
-@form(tasks_pb2.AcknowledgeTaskRequest)
+@input_type(tasks_pb2.AcknowledgeTaskRequest)
 class AcknowledgeTaskInput:
     idempotency_key: str | None
     task_id: ID
 
 
-@view(tasks_pb2.AcknowledgeTaskResponse)
+@object_type(tasks_pb2.AcknowledgeTaskResponse)
 class AcknowledgeTaskPayload:
     task: Task
 
 
-@form(tasks_pb2.CompleteTaskRequest)
+@input_type(tasks_pb2.CompleteTaskRequest)
 class CompleteTaskInput:
     idempotency_key: str | None
     task_id: ID
     outcome: TaskOutcome
 
 
-@view(tasks_pb2.CompleteTaskResponse)
+@object_type(tasks_pb2.CompleteTaskResponse)
 class CompleteTaskPayload:
     task: Task
 
 
 class Mutations:
-    acknowledge_task: AcknowledgeTaskPayload | None = mutation(AcknowledgeTaskInput)
-    complete_task: CompleteTaskPayload | None = mutation(CompleteTaskInput)
+    acknowledge_task: AcknowledgeTaskPayload | None = mutation_field(AcknowledgeTaskInput)
+    complete_task: CompleteTaskPayload | None = mutation_field(CompleteTaskInput)

@@ -23,8 +23,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from gateway.graph.common import amount
-from gateway.schema.types import moment
+from gateway.graph.common import format_amount
+from gateway.schema.types import format_timestamp
 from quanyu.commerce.v1 import catalog_pb2, catalog_pb2_grpc, orders_pb2, orders_pb2_grpc
 from quanyu.common.v1.page_pb2 import PageRequest
 from quanyu.member.v1 import identity_pb2, identity_pb2_grpc
@@ -39,7 +39,7 @@ STATES = {value.number: value.name.removeprefix("ORDER_STATE_") for value in ord
 
 
 def money(value: Any) -> dict[str, Any]:
-    return {"amount": amount(value), "currency": value.currency}
+    return {"amount": format_amount(value), "currency": value.currency}
 
 
 def offer(value: Any) -> dict[str, Any]:
@@ -64,7 +64,7 @@ def order(value: Any, offers: dict[str, Any]) -> dict[str, Any]:
     return {
         "id": value.id,
         "state": STATES[value.state],
-        "placedAt": moment(value.placed_at),
+        "placedAt": format_timestamp(value.placed_at),
         "total": money(value.total),
         "lines": [{"quantity": line.quantity, "paid": money(line.paid), "offer": offers.get(line.offer_id)} for line in value.lines],
     }

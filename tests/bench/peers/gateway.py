@@ -27,7 +27,7 @@ def main(way: str) -> None:
     logs.configure(settings, "gateway")
     app = build(settings)
     if way == "core":
-        app.state.executor.engine.begin = _uncompiled
+        app.state.executor.engine.create_run = _uncompiled
     with listen("127.0.0.1:0") as listening:
         app.state.address = "{}:{}".format(*listening.getsockname()[:2])
         sys.stderr.write(f"{app.state.address}\n")

@@ -1,4 +1,4 @@
-"""Random operations through both executors: at its size, small in pytest and full by `python -m tests.proofs engine`."""
+"""Agreement of both executors on random operations: few in pytest, all with `python -m tests.proofs engine`."""
 
 import random
 from collections import Counter
@@ -11,31 +11,34 @@ from hypothesis import strategies as st
 from hypothesis_graphql import from_schema
 
 from gateway.graph import schema
-from tests.gateway.engine.both import Both
-from tests.gateway.engine.documents import SMALL, drawn, rewritten
+from tests.gateway.engine.both import BothExecutors
+from tests.gateway.engine.documents import SCALAR_VALUES, random_document, rewrite
 
-DOCUMENTS_A_WORLD = 7
-FLAWS = (0.0, 0.02, 0.1)
-OURS = (*(OperationType.QUERY,) * 7, *(OperationType.MUTATION,) * 2, OperationType.SUBSCRIPTION)
-"""The kinds of documents that are not of hypothesis-graphql, in turn. Of a subscription, the answer to an event is compared."""
+DOCUMENTS_PER_SEED = 7
+"""So many consecutive documents meet the same simulated data and failures."""
+FLAW_RATES = (0.0, 0.02, 0.1)
+OWN_KINDS = (*(OperationType.QUERY,) * 7, *(OperationType.MUTATION,) * 2, OperationType.SUBSCRIPTION)
+"""The kinds of our own random documents, in turn. For a subscription, the answer to one event is compared."""
 HANGS_EVERY = 20
-"""One of so many documents waits in vain for some of the services."""
-AT_ONCE = 200
-"""Documents that hypothesis-graphql draws in one go."""
+"""One of so many documents meets services that never answer."""
+HYPOTHESIS_BATCH = 200
+"""hypothesis-graphql generates so many documents at a time."""
 
 
-def drawn_by_hypothesis(count: int, number: int) -> Iterator[str]:
-    """Documents of hypothesis-graphql, over the printed schema."""
-    scalars = {name: st.sampled_from([graphql.parse_value(f'"{text}"') for text in SMALL[name]]) for name in ("DateTime", "Decimal")}
+def hypothesis_documents(count: int, number: int) -> Iterator[str]:
+    """Yields documents of hypothesis-graphql over the printed schema."""
+    scalars = {
+        name: st.sampled_from([graphql.parse_value(f'"{text}"') for text in SCALAR_VALUES[name]]) for name in ("DateTime", "Decimal")
+    }
     scalars["Long"] = st.integers(-(2**40), 2**40).map(lambda value: graphql.parse_value(str(value)))
-    documents = from_schema(graphql.build_schema(schema.printed()), custom_scalars=scalars)
+    documents = from_schema(graphql.build_schema(schema.print_schema()), custom_scalars=scalars)
     while count > 0:
-        found = _collected(documents, min(count, AT_ONCE), number)
-        yield from found[:count]
-        count, number = count - max(len(found), 1), number + 1
+        batch = _generate(documents, min(count, HYPOTHESIS_BATCH), number)
+        yield from batch[:count]
+        count, number = count - max(len(batch), 1), number + 1
 
 
-def _collected(documents: st.SearchStrategy[str], count: int, number: int) -> list[str]:
+def _generate(documents: st.SearchStrategy[str], count: int, number: int) -> list[str]:
     found: list[str] = []
 
     @seed(number)
@@ -48,32 +51,32 @@ def _collected(documents: st.SearchStrategy[str], count: int, number: int) -> li
     return found
 
 
-async def executors_agree(both: Both, count: int, *, of_hypothesis: int, number: int) -> Counter[str]:
-    """Asserts that `count` operations have one answer, `of_hypothesis` of them written by hypothesis-graphql; what they were like.
+async def executors_agree(both: BothExecutors, count: int, *, of_hypothesis: int, number: int) -> Counter[str]:
+    """Asserts that `count` operations have equal answers; returns how many there were of each kind.
 
-    `number` chooses them: the same number, the same operations.
+    hypothesis-graphql writes `of_hypothesis` of them. `number` is the random seed: the same number gives the same operations.
     """
     seen: Counter[str] = Counter()
-    theirs = drawn_by_hypothesis(of_hypothesis, number)
+    generated = hypothesis_documents(of_hypothesis, number)
     done, tried = 0, 0
     while done < count:
         chance = random.Random(f"{number} {tried}")
         tried += 1
-        text = next(theirs, None) or drawn(chance, OURS[tried % len(OURS)])
-        request = rewritten(text, chance)
-        both.memory.seed = tried // DOCUMENTS_A_WORLD
-        both.memory.flaws = chance.choice(FLAWS)
+        text = next(generated, None) or random_document(chance, OWN_KINDS[tried % len(OWN_KINDS)])
+        request = rewrite(text, chance)
+        both.memory.seed = tried // DOCUMENTS_PER_SEED
+        both.memory.flaw_rate = chance.choice(FLAW_RATES)
         both.memory.hangs = tried % HANGS_EVERY == 0
-        pair = await both.same(request.query, request.variables, request.operation_name)
+        pair = await both.compare(request.query, request.variables, request.operation_name)
         if pair is None:
             seen["not valid"] += 1
             continue
         done += 1
-        seen["compiled" if not pair.reason else "left to graphql-core"] += 1
+        seen["compiled" if not pair.reason else "not compiled"] += 1
         seen["with errors"] += b'"errors"' in pair.core
         seen["subscriptions"] += request.query.startswith("subscription")
         seen["unanswered"] += any(both.memory.mode(name) == "never" for name in pair.calls[1])
         seen["rpcs of graphql-core"] += len(pair.calls[0])
         seen["rpcs of the engine"] += len(pair.calls[1])
-    assert seen["not valid"] < max(tried // 10, 10), "most documents should be worth running"
+    assert seen["not valid"] < max(tried // 10, 10), "most documents must be valid"
     return seen

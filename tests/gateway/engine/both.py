@@ -1,4 +1,4 @@
-"""One operation through both executors: graphql-core's and the engine. Their answers must be the same."""
+"""One operation through both executors, graphql-core and the engine. Their answers must be equal."""
 
 import time
 from collections.abc import AsyncIterator
@@ -22,16 +22,16 @@ from services.kit.runtime.runtime import SERVICES
 from services.kit.security.principals import Grant, Principal
 from services.kit.settings import Settings
 from services.local.keys import new_keys
-from tests.gateway.engine.services import Memory, serving
+from tests.gateway.engine.services import Memory, serve
 
 SESSION = Session(Principal(id="stf_1", grants=(Grant("ROLE_GUIDE", "SCOPE_KIND_STORE", "str_1"),)), staff_id="stf_1", consumer_id="con_1")
 SECONDS = 20.0
 HANGING_SECONDS = (0.15, 1.0, 5.0)
-"""For an operation in a world that hangs. What came too late for one executor only is tried again with more: the machine may be busy."""
+"""Deadlines of an operation with services that never answer. A difference is retried with the next one: the machine may be busy."""
 
 
 class Pair(Struct, frozen=True):
-    """What the two made of it. `reason` is why the engine left it to the other, empty when it did not."""
+    """The two answers. `reason` is why the engine did not compile the operation; empty if it did."""
 
     core: Any
     engine: Any
@@ -39,8 +39,8 @@ class Pair(Struct, frozen=True):
     calls: tuple[list[str], list[str]]
 
 
-class Both:
-    """Two ways to run an operation before services that answer from memory."""
+class BothExecutors:
+    """Runs an operation with both executors, on services that answer from memory."""
 
     def __init__(self, memory: Memory, clients: Clients) -> None:
         self.memory, self.clients = memory, clients
@@ -55,7 +55,7 @@ class Both:
         session: Session = SESSION,
         seconds: float | None = None,
     ) -> Pair | None:
-        """Both answers in comparable form; None when the document is not valid."""
+        """Returns both answers in comparable form; None if the document is invalid."""
         document = parse(query)
         if validate(self.executor.core, document):
             return None
@@ -71,17 +71,17 @@ class Both:
             return await self.executor.answer(prepared, context, variables, operation_name)
 
         answers, called = [], []
-        for way in (core, engine):
+        for execute in (core, engine):
             self.memory.calls.clear()
             channel.deadline.set(time.monotonic() + (seconds or self.seconds))
             with acting_as(session.principal):
-                answers.append(comparable(await way(Context(session, self.clients, event))))
+                answers.append(comparable(await execute(Context(session, self.clients, event))))
             called.append(sorted(self.memory.calls))
         reason = compiled.reason if isinstance(compiled, Uncompiled) else self._reason(compiled, variables)
         return Pair(*answers, reason, (called[0], called[1]))
 
-    async def alone(self, query: str, variables: dict[str, Any] | None = None) -> tuple[Any, list[str]]:
-        """The engine's answer and the rpcs it asked. Of those that graphql-core gives up some may come late and be taken for ours."""
+    async def run_engine(self, query: str, variables: dict[str, Any] | None = None) -> tuple[Any, list[str]]:
+        """Returns the engine's answer and its rpcs, without graphql-core, whose cancelled rpcs may be counted late."""
         self.memory.calls.clear()
         channel.deadline.set(time.monotonic() + self.seconds)
         with acting_as(SESSION.principal):
@@ -90,7 +90,7 @@ class Both:
         return orjson.loads(answered.body), sorted(self.memory.calls)
 
     def _event(self, document: DocumentNode, operation_name: str | None) -> Any:
-        """What a subscription is told, which both ways answer to; None for other operations."""
+        """Returns an event of a subscription, which both executors answer; None for other operations."""
         operation: Any = get_operation_ast(document, operation_name)
         if operation is None or operation.operation is not OperationType.SUBSCRIPTION:
             return None
@@ -100,11 +100,11 @@ class Both:
             inner = fragments[field.name.value] if isinstance(field, FragmentSpreadNode) else field
             field = inner.selection_set.selections[0]
         definition: Any = self.executor.core.subscription_type.fields[field.name.value].extensions["strawberry-definition"]  # type: ignore[union-attr]
-        return self.memory.made(definition.rpc.response(), "an event")
+        return self.memory.create(definition.rpc.response(), "an event")
 
     @staticmethod
     def _reason(compiled: Any, variables: dict[str, Any] | None) -> str:
-        coerced = compiled.variables.coerced(variables or {})
+        coerced = compiled.variables.coerce(variables or {})
         if isinstance(coerced, list):
             return ""
         try:
@@ -113,8 +113,8 @@ class Both:
             return uncompiled.reason
         return ""
 
-    async def same(self, query: str, variables: dict[str, Any] | None = None, operation_name: str | None = None) -> Pair | None:
-        """Runs both and asserts that they say the same."""
+    async def compare(self, query: str, variables: dict[str, Any] | None = None, operation_name: str | None = None) -> Pair | None:
+        """Runs both and asserts that the answers are equal; returns None if the document is invalid."""
         differing = ""
         for seconds in HANGING_SECONDS if self.memory.hangs else (self.seconds,):
             pair = await self.run(query, variables, operation_name, seconds=seconds)
@@ -125,7 +125,7 @@ class Both:
 
 
 def comparable(answered: Answered) -> bytes:
-    """The answer's bytes, its errors sorted and the ids of bugs, which are new each time, made equal."""
+    """Returns the body with sorted errors and with one id for all bugs, whose ids are random."""
     body = orjson.loads(answered.body)
     for error in body.get("errors", ()):
         if "id" in error.get("extensions", {}):
@@ -138,17 +138,17 @@ def comparable(answered: Answered) -> bytes:
 
 
 @asynccontextmanager
-async def both() -> AsyncIterator[Both]:
-    """The two executors before services in this process."""
+async def open_executors() -> AsyncIterator[BothExecutors]:
+    """Yields both executors with simulated services in this process."""
     memory = Memory()
-    # A line and a traceback for each bug that is masked, and bugs are what the services are asked for here.
+    # Each masked bug would write a traceback, and the simulated services cause many.
     structlog.configure(processors=[lambda *_: ""], logger_factory=structlog.ReturnLoggerFactory())
-    async with serving(memory) as address:
+    async with serve(memory) as address:
         addresses: dict[str, Any] = {f"{name}_address": address for name in SERVICES}
         clients = Clients(Settings(**addresses, signing_key=new_keys().signing_setting("gateway")))
         await clients.open()
         try:
-            yield Both(memory, clients)
+            yield BothExecutors(memory, clients)
         finally:
             await clients.close()
             structlog.reset_defaults()

@@ -1,14 +1,13 @@
-"""Both executors before services in this process."""
+"""Fixture of the engine tests: both executors with simulated services."""
 
 from collections.abc import AsyncIterator
 
 import pytest
 
-from tests.gateway.engine.both import Both
-from tests.gateway.engine.both import both as open_both
+from tests.gateway.engine.both import BothExecutors, open_executors
 
 
 @pytest.fixture
-async def both() -> AsyncIterator[Both]:
-    async with open_both() as opened:
+async def both() -> AsyncIterator[BothExecutors]:
+    async with open_executors() as opened:
         yield opened

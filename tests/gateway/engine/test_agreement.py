@@ -1,13 +1,13 @@
-"""Random operations say the same through both executors. `python -m tests.proofs engine` does 24,000."""
+"""Both executors answer random operations equally. `python -m tests.proofs engine` runs 24,000."""
 
 import pytest
 
 from tests.gateway.engine.agreement import executors_agree
-from tests.gateway.engine.both import Both
+from tests.gateway.engine.both import BothExecutors
 
 
 @pytest.mark.parametrize("number", range(4))
-async def test_both_executors_say_the_same(both: Both, number: int) -> None:
+async def test_executors_random_operations_answer_equally(both: BothExecutors, number: int) -> None:
     seen = await executors_agree(both, 150, of_hypothesis=125, number=number)
     assert seen["compiled"] > 75
     assert seen["subscriptions"] and seen["unanswered"]

@@ -1,16 +1,16 @@
-"""Plans: what is asked at which level, what is compiled and what is not, and that a plan keeps nothing of a request."""
+"""Plans: the rpcs of each level, which operations are compiled, and that a plan keeps no state of a request."""
 
 import pytest
 from graphql import GraphQLError, parse
 
 from gateway.engine.collect_fields import CONDITIONS_MAX, FIELDS_MAX, Uncompiled
-from gateway.engine.engine import UNCOMPILED, Compiled, Engine
+from gateway.engine.engine import UNCOMPILED, CompiledOperation, Engine
 from gateway.execution.context import Context
 from gateway.execution.executor import Executor, Prepared
 from gateway.graph import schema
 from gateway.tools import plan
 from tests.gateway.conftest import OPERATIONS
-from tests.gateway.engine.both import SESSION, Both
+from tests.gateway.engine.both import SESSION, BothExecutors
 
 MY_ORDERS = """\
 query MyOrders
@@ -27,16 +27,16 @@ query MyOrders
       viewer.consumer.orders.nodes.lines.variant"""
 
 
-def compiled(query: str) -> Compiled | Uncompiled:
+def compile_operation(query: str) -> CompiledOperation | Uncompiled:
     document = parse(query)
-    return Engine(schema.build(), suggestions=True).compiled(document, document.definitions[0])  # type: ignore[arg-type]
+    return Engine(schema.build(), suggestions=True).compile(document, document.definitions[0])  # type: ignore[arg-type]
 
 
-def test_a_plan_prints_its_batches_by_level() -> None:
+def test_plan_prints_rpcs_by_level() -> None:
     assert plan.printed((OPERATIONS / "my_orders.graphql").read_text()) == MY_ORDERS
 
 
-def test_a_plan_tells_what_is_asked_for_each_item_of_a_list() -> None:
+def test_plan_marks_rpcs_called_for_each_item() -> None:
     printed = plan.printed(
         """query ($after: String) { store(id: "str_1") {
             tasks { nodes { assignee { tasks(after: $after) { nodes { id } } } } }
@@ -52,27 +52,27 @@ def test_a_plan_tells_what_is_asked_for_each_item_of_a_list() -> None:
     ]
 
 
-def test_a_plan_without_a_document_is_refused() -> None:
+def test_plan_of_invalid_document_is_refused() -> None:
     with pytest.raises(GraphQLError, match="Cannot query field"):
         plan.printed("{ nothing }")
     with pytest.raises(GraphQLError, match="name one"):
         plan.printed("query A { __typename } query B { __typename }")
 
 
-def test_nothing_a_client_writes_becomes_source() -> None:
-    told = plan.printed('{ a: brand(id: "\\"); import os #") { a1: id } }', source=True)
-    assert "import" not in told
+def test_client_text_never_becomes_source() -> None:
+    source = plan.printed('{ a: brand(id: "\\"); import os #") { a1: id } }', source=True)
+    assert "import" not in source
 
 
-def test_fragments_within_fragments_are_left_out_of_plans() -> None:
+def test_exponential_fragments_are_not_compiled() -> None:
     levels = 12
     fragments = "".join(
         f"fragment F{n} on Brand {{ a: headquarters {{ brand {{ ...F{n + 1} }} }} b: headquarters {{ brand {{ ...F{n + 1} }} }} }} "
         for n in range(levels)
     )
     document = parse('{ brand(id: "brd_1") { ...F0 } } ' + fragments + f"fragment F{levels} on Brand {{ id }}")
-    found = Engine(schema.build(), suggestions=True).compiled(document, document.definitions[0])  # type: ignore[arg-type]
-    assert isinstance(found, Compiled)
+    found = Engine(schema.build(), suggestions=True).compile(document, document.definitions[0])  # type: ignore[arg-type]
+    assert isinstance(found, CompiledOperation)
     assert 2**levels > FIELDS_MAX
     with pytest.raises(Uncompiled, match="size"):
         found.plan({})
@@ -80,46 +80,46 @@ def test_fragments_within_fragments_are_left_out_of_plans() -> None:
         found.plan({})
 
 
-def test_each_combination_of_conditions_is_compiled_once() -> None:
+def test_combination_of_conditions_is_compiled_once() -> None:
     names = [f"c{number}" for number in range(CONDITIONS_MAX)]
     declared = ", ".join(f"${name}: Boolean!" for name in names)
     fields = " ".join(f'b{name}: brand(id: "brd_1") @include(if: ${name}) {{ id }}' for name in names)
-    found = compiled(f"query ({declared}) {{ {fields} }}")
-    assert isinstance(found, Compiled)
-    given = [{name: bool(number >> place & 1) for place, name in enumerate(names)} for number in range(2**CONDITIONS_MAX)]
-    made = [found.plan(each) for each in given]
-    assert [found.plan(each) for each in given] == made, "whoever asks for others drives none of them out"
+    found = compile_operation(f"query ({declared}) {{ {fields} }}")
+    assert isinstance(found, CompiledOperation)
+    combinations = [{name: bool(number >> place & 1) for place, name in enumerate(names)} for number in range(2**CONDITIONS_MAX)]
+    plans = [found.plan(each) for each in combinations]
+    assert [found.plan(each) for each in combinations] == plans, "other combinations evict none"
 
 
-async def test_what_is_not_compiled_is_counted_and_answered(both: Both) -> None:
+async def test_uncompiled_operation_is_counted_and_answered(both: BothExecutors) -> None:
     def count() -> float:
         return UNCOMPILED.labels("introspection")._value.get()
 
     before = count()
     for query in ("{ __schema { queryType { name } } }", "{ __typename }"):
-        assert await both.same(query) is not None
+        assert await both.compare(query) is not None
     assert count() == before + 1
 
 
-async def test_a_bug_of_the_compiler_is_left_to_graphql_core(both: Both, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_compiler_bug_falls_back_to_graphql_core(both: BothExecutors, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: object) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr("gateway.engine.plan.objects.function", broken)
-    pair = await both.same('{ brand(id: "brd_1") { id } }')
+    monkeypatch.setattr("gateway.engine.plan.codegen.object_function", broken)
+    pair = await both.compare('{ brand(id: "brd_1") { id } }')
     assert pair is not None
     assert pair.reason == "bug"
 
 
-async def test_plans_live_as_long_as_their_documents_and_keep_no_request(both: Both) -> None:
+async def test_plan_is_reused_and_keeps_no_request(both: BothExecutors) -> None:
     executor = Executor(schema.build(), suggestions=True)
     query = "query ($id: ID!) { offer(id: $id) { id brand { id } } }"
     for number in range(3):
         await executor.answer(executor.prepare(query), Context(SESSION, both.clients), {"id": f"ofr_{number}"})
     prepared: Prepared = executor.prepare(query)
     (found,) = prepared.compiled.values()
-    assert isinstance(found, Compiled)
-    (made,) = found.plans.values()
-    assert not isinstance(made, Uncompiled)
-    held = repr([vars(field.deferred) for field in made.selection.fields]) + repr(vars(made)) + repr(vars(found.variables))
-    assert "ofr_" not in held
+    assert isinstance(found, CompiledOperation)
+    (only,) = found.plans.values()
+    assert not isinstance(only, Uncompiled)
+    kept = repr([vars(field.deferred) for field in only.selection.fields]) + repr(vars(only)) + repr(vars(found.variables))
+    assert "ofr_" not in kept

@@ -14,7 +14,7 @@ from graphql import OperationDefinitionNode
 
 from gateway.auth.sessions import ANONYMOUS
 from gateway.engine.collect_fields import Uncompiled
-from gateway.engine.engine import Compiled
+from gateway.engine.engine import CompiledOperation
 from gateway.execution import executor as executor_module
 from gateway.execution.context import Context
 from gateway.execution.executor import FRESH_BYTES_MAX, PLANS_BYTES_MAX, PREPARED_BYTES_MAX, PREPARED_MAX, Documents, Executor
@@ -129,7 +129,7 @@ def test_what_front_ends_ask_keeps_its_plans(executor: Executor, text: str) -> N
     prepared = executor.prepare(text)
     (operation,) = [each for each in prepared.document.definitions if isinstance(each, OperationDefinitionNode)]  # type: ignore[union-attr]
     found = executor.engine.compiled(prepared.document, operation)  # type: ignore[arg-type]
-    assert isinstance(found, Compiled)
+    assert isinstance(found, CompiledOperation)
     with suppress(Uncompiled):
         found.plan({})
     assert found.weight * 16 < PLANS_BYTES_MAX

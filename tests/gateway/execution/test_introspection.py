@@ -10,7 +10,7 @@ from graphql import get_introspection_query
 from gateway.execution.introspection import CACHED_ANSWERS_MAX
 from gateway.limits.document import MESSAGES
 from tests.gateway.conftest import Gateway
-from tests.gateway.engine.both import Both
+from tests.gateway.engine.both import BothExecutors
 from tests.gateway.engine.conftest import both
 
 __all__ = ["both"]
@@ -32,15 +32,15 @@ def values(answer: Any) -> int:
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)
-async def test_it_is_what_graphql_core_makes_of_it(both: Both, document: str) -> None:
+async def test_it_is_what_graphql_core_makes_of_it(both: BothExecutors, document: str) -> None:
     for _ in range(2):
-        assert await both.same(DOCUMENTS[document]) is not None
+        assert await both.compare(DOCUMENTS[document]) is not None
     assert len(both.executor.told.cache) == 1
 
 
-async def test_variables_are_heeded(both: Both) -> None:
+async def test_variables_are_heeded(both: BothExecutors) -> None:
     for name in ("Order", "Brand", "Order"):
-        pair = await both.same("query ($name: String!) { __type(name: $name) { name } }", {"name": name})
+        pair = await both.compare("query ($name: String!) { __type(name: $name) { name } }", {"name": name})
         assert pair is not None
         assert orjson.loads(pair.engine)["data"]["__type"]["name"] == name
     assert not both.executor.told.cache

@@ -11,10 +11,10 @@ from gateway.execution.executor import Executor
 from gateway.graph import schema
 from gateway.limits import field_costs
 from gateway.schema.fields import GraphField
-from gateway.schema.types import computed, view
+from gateway.schema.types import computed_field, object_type
 from quanyu.organization.v1 import targets_pb2
 from tests.gateway.conftest import OPERATIONS
-from tests.gateway.graph import CORE, declared
+from tests.gateway.graph import CORE, declared_fields
 
 SNAPSHOT = Path(__file__).with_name("operation_costs.toml")
 
@@ -34,15 +34,15 @@ def test_operation_costs_match_the_snapshot() -> None:
 
 
 def test_every_list_has_a_size() -> None:
-    unsized = [where for where, field in declared(GraphField) if field.wanted.many and field.list_size < 1]
+    unsized = [where for where, field in declared_fields(GraphField) if field.annotation_info.is_list and field.list_size < 1]
     assert unsized == []
 
 
-@pytest.mark.parametrize(("name", "field"), [("staff_ids", None), ("other", computed(lambda _: [], "Others."))])
+@pytest.mark.parametrize(("name", "field"), [("staff_ids", None), ("other", computed_field(lambda _: [], "Others."))])
 def test_list_without_size_is_refused(name: str, field: Any) -> None:
     members = {"__annotations__": {name: "list[ID]"}} | ({name: field} if field is not None else {})
     with pytest.raises(TypeError, match=rf"BatchListCreditsRequest\.{name} is a list: set .*list_size"):
-        view(targets_pb2.BatchListCreditsRequest)(type("Unsized", (), members))
+        object_type(targets_pb2.BatchListCreditsRequest)(type("Unsized", (), members))
 
 
 def test_table_shows_rpcs_and_list_sizes() -> None:

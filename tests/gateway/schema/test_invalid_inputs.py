@@ -1,4 +1,4 @@
-"""Whatever part of an input is wrong: a refusal names parts as the client wrote them, and none that the input does not have."""
+"""Invalid inputs: a refusal names the field in the client's spelling, and only fields that the input has."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -13,8 +13,8 @@ from tests.gateway.conftest import Gateway, Open
 from tests.gateway.world import build, key
 
 ENDING = re.compile(r"cancel|release|dismiss|revoke|unbind|unlink|leave|move|complete")
-"""What ends things comes last."""
-SPOILT: Mapping[str, tuple[Any, ...]] = {
+"""Mutations that end something run last."""
+INVALID_VALUES: Mapping[str, tuple[Any, ...]] = {
     "ID": ("😀", "str_ a", "brd_😀", "stf_😀"),
     "String": ("\0", "  ", "a\u202eb", "字" * 3_000),
     "Int": (-1, 2**31 - 1),
@@ -23,7 +23,7 @@ SPOILT: Mapping[str, tuple[Any, ...]] = {
     "Decimal": ("-1", "0.0001", "1" + "0" * 15),
     "DateTime": ("1970-01-01T00:00:00Z", "9999-01-01T00:00:00Z"),
 }
-"""By type: what hardly any part of it may be."""
+"""Values of each type that almost no field accepts."""
 IDS = {
     "brand": ["brd_a"], "store": ["str_a1"], "unit": ["unt_a"], "staff": ["stf_guide"], "consumer": ["con_anna"],
     "linked_consumer": ["con_bea"],
@@ -31,15 +31,15 @@ IDS = {
     "hold": ["hld_x"], "order": ["ord_x"], "grant": ["grt_x"],
     "visit": ["vis_x"], "coupon": ["cpn_x"], "task": ["tsk_x"], "outreach": ["out_x"], "venue": ["ven_x"],
 }  # fmt: skip
-WHO = {"sendOutreach": "stf_guide"}
+CALLERS = {"sendOutreach": "stf_guide"}
 NAMES = {"name", "nameEn", "zh", "en", "displayName", "title"}
-"""What a person writes to be called by."""
-EITHER = {"hireStaff": "orgUnitId", "moveStaff": "orgUnitId", "placeOrder": "holdId"}
-"""Of two parts the one that is left out."""
+"""Fields with a text that people choose, which must not be empty."""
+OMITTED = {"hireStaff": "orgUnitId", "moveStaff": "orgUnitId", "placeOrder": "holdId"}
+"""Of two exclusive fields, the one that is left out."""
 
 
 def paths(kind: Any) -> set[str]:
-    """The paths of all parts of an input, places in lists left out."""
+    """Returns the paths of all fields of an input type, without list indexes."""
     found = set()
     for name, field in kind.fields.items():
         inner = get_named_type(field.type)
@@ -47,18 +47,18 @@ def paths(kind: Any) -> set[str]:
     return found
 
 
-def spoilt(kind: Any, given: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The input with one part, however deep, left out or wrong at a time."""
+def invalid_inputs(kind: Any, given: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yields the input with one field, at any depth, left out or invalid."""
     for name, value in given.items():
         inner = get_named_type(kind.fields[name].type)
         if is_input_object_type(inner):
             part = value[0] if isinstance(value, list) else value
-            for path, wrong in spoilt(inner, part):
+            for path, wrong in invalid_inputs(inner, part):
                 yield f"{name}.{path}", given | {name: [wrong] if isinstance(value, list) else wrong}
             if isinstance(value, list):
                 yield name, given | {name: []}
                 yield name, given | {name: value * 501}
-        for wrong in SPOILT.get(inner.name, ()):
+        for wrong in INVALID_VALUES.get(inner.name, ()):
             yield name, given | {name: [wrong] if isinstance(value, list) else wrong}
         if kind.fields[name].type == inner:
             yield f"without {name}", {each: kept for each, kept in given.items() if each != name}
@@ -71,25 +71,25 @@ async def gateway(open_gateway: Open) -> Gateway:
     return gateway
 
 
-async def test_a_refusal_names_what_the_input_has(gateway: Gateway) -> None:
+async def test_refusal_names_a_field_of_the_input(gateway: Gateway) -> None:
     schema = gateway.app.state.executor.core
     asking = Asking(schema, datetime.now(UTC))
     whole = {name: given for name, _, given in asking.mutations({"own": IDS})}
     assert not asking.unknown
-    astray, told = [], 0
+    wrong_paths, refused = [], 0
     for name, given in sorted(whole.items(), key=lambda one: bool(ENDING.search(one[0]))):
         kind: Any = get_named_type(schema.mutation_type.fields[name].args["input"].type)
         known, noun = paths(kind), name[0].upper() + name[1:]
         query = f"mutation($input:{noun}Input!){{{name}(input:$input){{__typename ...on InvalidInput{{field message}}}}}}"
-        given.pop(EITHER.get(name), None)
-        for path, wrong in spoilt(kind, given):
+        given.pop(OMITTED.get(name), None)
+        for path, wrong in invalid_inputs(kind, given):
             keyed = {} if path == "idempotencyKey" else {"idempotencyKey": key()}
-            answer = (await gateway.data(query, {"input": wrong | keyed}, who=WHO.get(name, "operator")))[name]
+            answer = (await gateway.data(query, {"input": wrong | keyed}, who=CALLERS.get(name, "operator")))[name]
             if answer["__typename"] == "InvalidInput":
-                told += 1
+                refused += 1
                 if re.sub(r"\.\d+", "", answer["field"] or "") not in known:
-                    astray.append((name, path, answer))
+                    wrong_paths.append((name, path, answer))
             elif path.rpartition(".")[2] in NAMES:
-                astray.append((name, path, answer))
-    assert astray == []
-    assert told > 300
+                wrong_paths.append((name, path, answer))
+    assert wrong_paths == []
+    assert refused > 300

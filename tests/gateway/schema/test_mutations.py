@@ -8,12 +8,12 @@ from gateway.schema import descriptions, refusal_types
 from gateway.schema.rpc_fields import MutationField
 from services.kit.errors import FAMILY
 from services.kit.security import authorization
-from tests.gateway.graph import CORE, declared, files, reasons
+from tests.gateway.graph import CORE, declared_fields, proto_files, proto_reasons
 
-MUTATIONS = {where.removeprefix("Mutation."): field for where, field in declared(MutationField)}
+MUTATIONS = {where.removeprefix("Mutation."): field for where, field in declared_fields(MutationField)}
 
 
-def test_a_mutation_answers_with_its_payload_or_a_refusal() -> None:
+def test_result_is_payload_or_refusal() -> None:
     assert CORE.mutation_type is not None
     for name, field in CORE.mutation_type.fields.items():
         union = get_named_type(field.type)
@@ -34,11 +34,11 @@ MOVING = {
     "payOrder": "money",
     "placeOrder": "stock and coupons",
     "releaseHold": "stock",
-    "sendOutreach": "one of the messages a consumer may be sent",
-    "setPrice": "what money is asked",
+    "sendOutreach": "a consumer's message quota",
+    "setPrice": "the price of goods",
     "setStock": "stock",
 }
-"""What each of these moves: carried out twice, it would be gone twice."""
+"""What each of these mutations moves. Executed twice, it would move twice."""
 NOT_MOVING = {
     "acknowledgeTask": "marks",
     "addIdentity": "identifies",
@@ -69,20 +69,20 @@ NOT_MOVING = {
     "unlinkConsumers": "identifies",
     "updateStore": "describes",
 }
-"""What each of these does instead. Carried out twice, there may be something twice, and nothing is gone."""
+"""What each of these mutations does instead. Executed twice, it may create something twice, but nothing is lost."""
 
 
-def test_what_moves_money_stock_coupons_or_messages_requires_a_key() -> None:
-    assert sorted([*MOVING, *NOT_MOVING]) == sorted(MUTATIONS), "say of each mutation once whether it moves anything"
+def test_moving_mutation_requires_idempotency_key() -> None:
+    assert sorted([*MOVING, *NOT_MOVING]) == sorted(MUTATIONS), "each mutation belongs in one of the two tables"
     required = set()
     for name, field in MUTATIONS.items():
-        given = CORE.type_map[field.given.__name__]
+        given = CORE.type_map[field.input_class.__name__]
         assert isinstance(given, GraphQLInputObjectType)
         required |= {name} if isinstance(given.fields["idempotencyKey"].type, GraphQLNonNull) else set()
     assert required == set(MOVING)
 
 
-TOLD_BY_FAMILY = {
+FAMILY_REASONS = {
     "ALREADY_LINKED", "BEYOND_OWN_REACH", "BRAND_EXISTS", "BRAND_NOT_FOUND", "BRAND_NOT_YOURS", "CAMPAIGN_EXISTS",
     "CAMPAIGN_FULL", "CAMPAIGN_NOT_FOUND", "CAMPAIGN_OVER", "CONSUMER_ID_TAKEN", "CONSUMER_NOT_FOUND", "CURRENCY_MIXED",
     "DATES_INVALID", "DESTINATION_MISSING", "DISTRICT_EXISTS", "DISTRICT_FULL", "DISTRICT_NOT_FOUND", "EMPTY_TARGET",
@@ -97,15 +97,15 @@ TOLD_BY_FAMILY = {
     "ORG_UNIT_CYCLE", "ORG_UNIT_EXISTS", "ORG_UNIT_IS_ROOT", "ORG_UNIT_KIND_NOT_ALLOWED", "ORG_UNIT_NOT_FOUND", "ORG_UNIT_OF_ANOTHER_BRAND",
     "ORG_UNIT_TOO_DEEP", "VARIANT_EXISTS", "VARIANT_NOT_FOUND", "VARIANT_REPEATED", "VENUE_EXISTS", "VISIT_NOT_FOUND",
 }  # fmt: skip
-"""Reasons of which a front end needs to know no more than their family's type, `code` and message say."""
+"""Reasons without fields that a front end uses: their refusals have the type of their family."""
 
 
-def test_every_reason_of_a_mutation_has_its_type() -> None:
-    """A reason in neither table is new: does it have fields that a front end acts on? A reason that no mutation declares is removed."""
-    of_own_type = set(refusal_types.BY_REASON)
-    named = {reason for field in MUTATIONS.values() for reason in authorization.reasons_of(field.rpc.method)}
-    assert named - of_own_type == TOLD_BY_FAMILY
-    assert of_own_type <= named
+def test_reason_of_mutation_has_a_type() -> None:
+    """A reason in neither table is new: give it a type if a front end uses its fields. Remove a reason that no mutation declares."""
+    typed = set(refusal_types.BY_REASON)
+    declared = {reason for field in MUTATIONS.values() for reason in authorization.reasons_of(field.rpc.method)}
+    assert declared - typed == FAMILY_REASONS
+    assert typed <= declared
 
 
 def test_union_has_the_types_of_declared_reasons() -> None:
@@ -124,18 +124,18 @@ def test_union_has_the_types_of_declared_reasons() -> None:
 
 REASON = re.compile(r"\b[A-Z][A-Z0-9]*(?:_[A-Z0-9]+)+\b")
 """A reason or the label of an enum in a comment."""
-ENUM_LABELS = {value.name for file in files() for enum in file.enum_types_by_name.values() for value in enum.values}
+ENUM_LABELS = {value.name for file in proto_files() for enum in file.enum_types_by_name.values() for value in enum.values}
 """Labels that comments also name."""
 
 
-def test_what_an_rpcs_comment_calls_a_reason_is_one() -> None:
+def test_reason_in_comment_exists() -> None:
     """A misspelt reason would mislead the readers of the description."""
-    known, unknown = reasons() | ENUM_LABELS, {}
-    for file in files():
+    known, unknown = proto_reasons() | ENUM_LABELS, {}
+    for file in proto_files():
         for method in (method for service in file.services_by_name.values() for method in service.methods):
-            words = REASON.findall(descriptions.of(method.full_name) or "")
-            if strange := {word for word in words if word not in known and not word.startswith(("ROLE_", "QUANYU_"))}:
-                unknown[method.full_name] = strange
+            words = REASON.findall(descriptions.find_comment(method.full_name) or "")
+            if misspelt := {word for word in words if word not in known and not word.startswith(("ROLE_", "QUANYU_"))}:
+                unknown[method.full_name] = misspelt
     assert unknown == {}
 
 

@@ -1,4 +1,4 @@
-"""Which part of the input a refusal means: its path, as the client wrote it."""
+"""Refusals name the invalid field by its path in the client's input."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ import pytest
 
 import gateway.graph.schema
 from gateway.schema import refusal_types
-from gateway.schema.registry import NAMES
+from gateway.schema.registry import TYPES
 from services.kit.errors import Conflict
 from tests.gateway.conftest import Gateway, Open
 
@@ -30,28 +30,32 @@ async def refused(gateway: Gateway, mutation: str, given: dict[str, Any]) -> dic
     ("variant", "field", "message"),
     [
         ({"price": {"amount": "-1", "currency": "CNY"}}, "price.amount", "The price must be 0 or more."),
-        ({"price": {"amount": "1.234", "currency": "CNY"}}, "price.amount", "1.234 is no amount of CNY"),
-        ({"attributes": [{"name": "a", "value": "b"}] * 2}, "attributes", "give each name once"),
+        (
+            {"price": {"amount": "1.234", "currency": "CNY"}},
+            "price.amount",
+            "`amount` has too many decimals. An amount of CNY has at most 2.",
+        ),
+        ({"attributes": [{"name": "a", "value": "b"}] * 2}, "attributes", "A name is given twice. Give each name once."),
         ({"attributes": [{"name": "a", "value": ""}]}, "attributes", "The attributes must not be empty."),
         ({"variantId": "shirt"}, "variantId", "The variant id must match ^var_[A-Za-z0-9_-]{1,60}\\Z"),
     ],
 )
-async def test_a_part_of_a_part_has_the_path_to_it(gateway: Gateway, variant: dict[str, Any], field: str, message: str) -> None:
-    """Whether the gateway refuses it or the service."""
+async def test_nested_field_has_its_full_path(gateway: Gateway, variant: dict[str, Any], field: str, message: str) -> None:
+    """The gateway or the service may refuse it."""
     product = {"name": {"zh": "白衬衫"}, "variants": [{"price": YUAN}, {"price": YUAN, **variant}]}
     assert await refused(gateway, "createProduct", {"product": product}) == {
         "field": f"product.variants.1.{field}", "message": message
     }  # fmt: skip
 
 
-async def test_of_several_identities_the_wrong_one_is_named(gateway: Gateway) -> None:
+async def test_invalid_identity_is_named_by_its_index(gateway: Gateway) -> None:
     for value, message in (("1", "there can be no such phone number"), ("1" * 201, "The value must have at most 200 characters.")):
         identities = [{"kind": "PHONE", "value": "19900000001"}, {"kind": "PHONE", "value": value}]
         assert await refused(gateway, "registerConsumer", {"identities": identities}) == {"field": "identities.1.value", "message": message}
 
 
 @pytest.mark.parametrize(
-    ("form", "field", "path"),
+    ("input_name", "field", "path"),
     [
         ("CreateProductInput", "request_id", "idempotencyKey"),
         ("CreateProductInput", "brand_id", "brandId"),
@@ -62,13 +66,13 @@ async def test_of_several_identities_the_wrong_one_is_named(gateway: Gateway) ->
         ("PlaceOrderInput", "lines[0]", "lines.0"),
     ],
 )
-def test_a_services_field_as_a_client_writes_it(form: str, field: str, path: str) -> None:
-    assert NAMES[form].__form__.written(field) == path
+def test_service_field_becomes_client_path(input_name: str, field: str, path: str) -> None:
+    assert TYPES[input_name].__input_type__.client_path(field) == path
 
 
-def test_a_reason_that_the_rpc_does_not_name_is_told_as_its_family() -> None:
-    """A service of a later version may have reasons that this graph's union has no type for."""
-    members = refusal_types.family_types()
-    told = refusal_types.as_refusal_type(Conflict("TASK_CLOSED", "it is over"), members, str)
-    assert type(told) in members and type(told) is not refusal_types.type_of(Conflict("TASK_CLOSED", ""))
-    assert (told.code, told.message) == ("TASK_CLOSED", "it is over")
+def test_undeclared_reason_has_type_of_family() -> None:
+    """A later version of a service may use reasons without a member in this union."""
+    members = refusal_types.family_refusal_types()
+    refusal = refusal_types.build_refusal(Conflict("TASK_CLOSED", "The task is closed."), members, str)
+    assert type(refusal) in members and type(refusal) is not refusal_types.refusal_type_of(Conflict("TASK_CLOSED", ""))
+    assert (refusal.code, refusal.message) == ("TASK_CLOSED", "The task is closed.")

@@ -1,4 +1,4 @@
-"""The schema is golden, described, and true to the protos and to the front ends' operations."""
+"""The schema: its committed copy, its descriptions, and its agreement with the protos and the front ends' operations."""
 
 import re
 from importlib import resources
@@ -24,27 +24,27 @@ from graphql import (
 from gateway.graph import schema
 from gateway.rpc.clients import rpc_of
 from gateway.schema.nodes import NodeField
-from gateway.schema.references import EdgeField
-from gateway.schema.rpc_fields import CallField, MutationField
-from gateway.schema.subscription_fields import FollowField
-from gateway.schema.types import ENUMS, NODES, MessageField
+from gateway.schema.references import ReferenceField
+from gateway.schema.rpc_fields import MutationField, RpcField
+from gateway.schema.subscription_fields import SubscriptionField
+from gateway.schema.types import ENUMS, NODE_TYPES, MessageField
 from quanyu.common.v1 import money_pb2
 from services.kit.security import authorization
 from tests.gateway.conftest import OPERATIONS
-from tests.gateway.graph import CORE, TYPES, declared, files
+from tests.gateway.graph import CORE, TYPES, declared_fields, proto_files
 
 
-def test_the_schema_is_the_golden_one() -> None:
-    golden = (resources.files("gateway") / "schema.graphql").read_text()
-    assert golden == schema.printed(), "run python -m gateway.graph > gateway/schema.graphql"
+def test_schema_equals_committed_copy() -> None:
+    committed = (resources.files("gateway") / "schema.graphql").read_text()
+    assert committed == schema.print_schema(), "run python -m gateway.graph > gateway/schema.graphql"
 
 
-def test_the_schema_is_valid() -> None:
+def test_schema_is_valid() -> None:
     assert validate_schema(CORE) == []
 
 
 @pytest.mark.parametrize("type_", TYPES.values(), ids=str)
-def test_everything_is_described(type_: GraphQLNamedType) -> None:
+def test_type_and_its_fields_have_descriptions(type_: GraphQLNamedType) -> None:
     assert type_.description
     if isinstance(type_, GraphQLObjectType | GraphQLInterfaceType | GraphQLInputObjectType):
         fields: dict[str, Any] = dict(type_.fields)
@@ -56,25 +56,25 @@ def test_everything_is_described(type_: GraphQLNamedType) -> None:
 
 
 @pytest.mark.parametrize("path", sorted(OPERATIONS.glob("*.graphql")), ids=lambda path: path.stem)
-def test_the_front_ends_operations_are_valid_and_say_whose_they_are(path: Path) -> None:
+def test_front_end_operation_is_valid_and_commented(path: Path) -> None:
     text = path.read_text()
     assert text.startswith("# ")
     assert validate(CORE, parse(text)) == []
 
 
-def test_views_are_true_to_their_messages() -> None:
-    for where, field in declared(MessageField):
+def test_object_types_fit_their_messages() -> None:
+    for where, field in declared_fields(MessageField):
         if field.owner is None:
             continue
         proto: FieldDescriptor = field.owner.fields_by_name[field.python_name]
         if proto.enum_type is not None:
-            assert field.wanted.name == ENUMS[proto.enum_type.full_name], where
+            assert field.annotation_info.name == ENUMS[proto.enum_type.full_name], where
         elif proto.message_type is not None and not proto.message_type.GetOptions().map_entry:
             if proto.message_type.full_name == "google.protobuf.Timestamp":
-                assert field.wanted.name == "DateTime", where
+                assert field.annotation_info.name == "DateTime", where
             else:
-                view: Any = TYPES[field.wanted.name]
-                assert view.is_type_of(_message_of(proto), None), where
+                type_: Any = TYPES[field.annotation_info.name]
+                assert type_.is_type_of(_message_of(proto), None), where
 
 
 def _message_of(field: FieldDescriptor) -> Any:
@@ -82,53 +82,53 @@ def _message_of(field: FieldDescriptor) -> Any:
     return GetMessageClass(field.message_type)()
 
 
-def test_edges_lead_to_what_their_batch_finds() -> None:
-    for where, field in declared(EdgeField):
-        if field.through.value:
+def test_reference_has_type_of_loaded_object() -> None:
+    for where, field in declared_fields(ReferenceField):
+        if field.loader.value_name:
             continue
-        item = _message_of(field.through.rpc.response.DESCRIPTOR.fields_by_name[field.through.items])
-        view: Any = TYPES[field.wanted.name]
-        assert view.is_type_of(item, None), where
+        item = _message_of(field.loader.rpc.response.DESCRIPTOR.fields_by_name[field.loader.items])
+        type_: Any = TYPES[field.annotation_info.name]
+        assert type_.is_type_of(item, None), where
 
 
-def test_whatever_asks_a_service_may_fail_alone() -> None:
+def test_field_calling_a_service_is_nullable() -> None:
     for type_ in TYPES.values():
         if isinstance(type_, GraphQLObjectType):
             for name, field in type_.fields.items():
                 own = field.extensions["strawberry-definition"]
-                if isinstance(own, CallField | MutationField) or (isinstance(own, EdgeField) and not own.wanted.many):
+                if isinstance(own, RpcField | MutationField) or (isinstance(own, ReferenceField) and not own.annotation_info.is_list):
                     assert not isinstance(field.type, GraphQLNonNull), f"{type_.name}.{name}"
 
 
-def test_every_type_with_an_id_of_its_own_prefix_is_a_node() -> None:
+def test_type_with_id_prefix_is_node() -> None:
     node = CORE.type_map["Node"]
     assert isinstance(node, GraphQLInterfaceType)
-    assert {type_.name for type_ in CORE.get_possible_types(node)} == {each.name for each in NODES.values()}
+    assert {type_.name for type_ in CORE.get_possible_types(node)} == {each.name for each in NODE_TYPES.values()}
 
 
-MEASURES = re.compile(r"first|\w+Metres(Max)?|\w+Minute|\w+Days")
-"""What is of 32 bits: pages, distances, times of the day and terms."""
+SMALL_NUMBERS = re.compile(r"first|\w+Metres(Max)?|\w+Minute|\w+Days")
+"""Fields and arguments of 32 bits: page sizes, distances, times of the day, and terms in days."""
 
 
-def test_amounts_counts_and_versions_are_never_of_32_bits() -> None:
+def test_amounts_counts_and_versions_have_64_bits() -> None:
     small = set()
     for type_ in TYPES.values():
         if isinstance(type_, GraphQLObjectType | GraphQLInterfaceType | GraphQLInputObjectType):
             for name, field in type_.fields.items():
                 small |= {name} if get_named_type(field.type).name == "Int" else set()
                 small |= {arg for arg, of in getattr(field, "args", {}).items() if get_named_type(of.type).name == "Int"}
-    assert {name for name in small if not MEASURES.fullmatch(name)} == set()
+    assert {name for name in small if not SMALL_NUMBERS.fullmatch(name)} == set()
 
 
-def test_every_rpc_of_the_walk_for_people_is_in_the_graph() -> None:
-    """All but bulk imports, what only services may call, and events. A `Get…` or `List…` beside its batch is reached by the latter."""
-    fields = [field for kind in (CallField, MutationField, FollowField) for _, field in declared(kind)]
-    batches = [field.through for kind in (EdgeField, NodeField) for _, field in declared(kind) if field.through is not None]
-    batches += [field.first for field in fields if getattr(field, "first", None) is not None]
-    used = {each.rpc.method.full_name for each in (*fields, *batches)}
+def test_rpc_for_people_is_in_the_graph() -> None:
+    """Bulk imports, events and rpcs for services only are exceptions. The graph uses the batch rpc in place of its `Get…` or `List…`."""
+    fields = [field for kind in (RpcField, MutationField, SubscriptionField) for _, field in declared_fields(kind)]
+    loaders = [field.loader for kind in (ReferenceField, NodeField) for _, field in declared_fields(kind) if field.loader is not None]
+    loaders += [field.loader for field in fields if getattr(field, "loader", None) is not None]
+    used = {each.rpc.method.full_name for each in (*fields, *loaders)}
     used |= {re.sub(r"BatchGet(\w+?)s?$", r"Get\1", name).replace(".BatchList", ".List") for name in used}
     missing = set()
-    for service in (service for file in files() for service in file.services_by_name.values() if file.package != "quanyu.events.v1"):
+    for service in (service for file in proto_files() for service in file.services_by_name.values() if file.package != "quanyu.events.v1"):
         for method in service.methods:
             internal = authorization.roles_of(method) == {"ROLE_SERVICE"}
             if not internal and not method.name.startswith("Import") and method.full_name not in used:
@@ -136,6 +136,6 @@ def test_every_rpc_of_the_walk_for_people_is_in_the_graph() -> None:
     assert missing == set()
 
 
-def test_a_request_belongs_to_one_rpc() -> None:
+def test_message_without_rpc_is_refused() -> None:
     with pytest.raises(TypeError):
         rpc_of(money_pb2.Money)
