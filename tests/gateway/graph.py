@@ -1,4 +1,4 @@
-"""The graph as it is declared, and the protos it stands on."""
+"""The declared fields of the graph, and the protos behind them."""
 
 from importlib import import_module, resources
 from typing import Any
@@ -13,25 +13,25 @@ TYPES = {name: type_ for name, type_ in CORE.type_map.items() if not name.starts
 
 
 def declared_fields(kind: type[Any]) -> list[tuple[str, Any]]:
-    """Every field of the graph that was declared so, and where."""
+    """Returns all fields of the graph of this kind, each with its place."""
     found = []
     for type_ in TYPES.values():
         if isinstance(type_, GraphQLObjectType):
             for name, field in type_.fields.items():
-                own = field.extensions["strawberry-definition"]
-                if isinstance(own, kind):
-                    found.append((f"{type_.name}.{name}", own))
+                definition = field.extensions["strawberry-definition"]
+                if isinstance(definition, kind):
+                    found.append((f"{type_.name}.{name}", definition))
     return found
 
 
 def proto_files() -> list[Any]:
-    """Every file of the protos whose messages the graph may show."""
+    """Returns the descriptors of all proto files of the suite."""
     set_ = FileDescriptorSet.FromString((resources.files("quanyu") / "descriptors.binpb").read_bytes())
     return [import_module(file.name.removesuffix(".proto").replace("/", ".") + "_pb2").DESCRIPTOR for file in set_.file]
 
 
 def proto_reasons() -> set[str]:
-    """Every reason of the protos, as it goes over the wire."""
+    """Returns every reason of the protos, without its prefix."""
     found = set()
     for file in proto_files():
         for enum in file.enum_types_by_name.values():

@@ -24,7 +24,7 @@ from services.local.token import bearer
 from tests.gateway import world
 from tests.gateway.conftest import FAULTS, GRAPHQL, Gateway
 from tests.gateway.serving import operation
-from tests.gateway.test_operations import walked
+from tests.gateway.test_operations import run_story
 from tests.proofs._conversations import BUGS, CHANGES, QUIET_SECONDS, conversation, talked
 from tests.proofs._mutations import MUTATIONS, Asked, mutated
 from tests.suite import with_suite
@@ -93,7 +93,7 @@ async def nothing_breaks(uri: str, requests: int, seed: int) -> Table:
         gateway = Remote(f"http://{processes['gateway'].address}", keys)
         async with gateway.http:
             await world.build(gateway)
-            await walked(gateway)
+            await run_story(gateway)
             await gateway.turn_pages()
             return await _fuzzed(gateway, requests, random.Random(seed))
 

@@ -25,7 +25,7 @@ INVALID_VALUES: Mapping[str, tuple[Any, ...]] = {
 }
 """Values of each type that almost no field accepts."""
 IDS = {
-    "brand": ["brd_a"], "store": ["str_a1"], "unit": ["unt_a"], "staff": ["stf_guide"], "consumer": ["con_anna"],
+    "brand": ["brd_a"], "store": ["str_a1"], "org_unit": ["unt_a"], "unit": ["unt_a"], "staff": ["stf_guide"], "consumer": ["con_anna"],
     "linked_consumer": ["con_bea"],
     "variant": ["var_40"], "product": ["prd_shirt"], "district": ["dst_d"], "campaign": ["cmp_c"],
     "hold": ["hld_x"], "order": ["ord_x"], "grant": ["grt_x"],
