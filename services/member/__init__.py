@@ -1,1 +1,1 @@
-"""The member service: people, what they allow, how near they are to brands, and who looks after them."""
+"""The member service: consumer identity, consents, relations with brands, bindings and outreach."""

@@ -16,7 +16,7 @@ from services.member.store_projection import StoreProjection
 
 
 def define(runtime: Runtime) -> ServiceDefinition:
-    """Stores first, then the servicers over them; identity hears from the use cases uphill what follows in its writes."""
+    """Builds the repositories, then the servicers; identity notifies consent of imports and relation of links."""
     stores, consumers, consents = StoreProjection(runtime), ConsumerRepository(runtime), ConsentRepository(runtime)
     relations = RelationRepository(runtime, consumers)
     bindings, outreaches = BindingRepository(runtime, consumers), OutreachRepository(runtime, consumers)
@@ -25,7 +25,9 @@ def define(runtime: Runtime) -> ServiceDefinition:
         servicers=[
             (
                 identity_pb2_grpc.add_IdentityServiceServicer_to_server,
-                IdentityServicer(runtime, consumers, stores, imported=consent.imported, moved=relations.moved),
+                IdentityServicer(
+                    runtime, consumers, stores, on_import=consent.import_consents, on_people_change=relations.recount
+                ),
             ),
             (consent_pb2_grpc.add_ConsentServiceServicer_to_server, consent),
             (relation_pb2_grpc.add_RelationServiceServicer_to_server, RelationServicer(runtime, relations, consumers, stores)),
@@ -35,12 +37,12 @@ def define(runtime: Runtime) -> ServiceDefinition:
             ),
         ],
         tables=[
-            stores.table, consumers.table, consumers.identities, consumers.links,
-            consents.standing, consents.changes, consents.addressed,
+            stores.stores, consumers.consumers, consumers.identities, consumers.links,
+            consents.consents, consents.changes, consents.consented_brands,
             relations.interactions, relations.relations, relations.transitions,
-            bindings.staff, bindings.table, outreaches.table, outreaches.sent,
+            bindings.staff, bindings.bindings, outreaches.outreaches, outreaches.caps,
         ],
-        events=events.handlers(stores, consumers, relations, bindings, outreaches),
+        events=events.build_handlers(stores, consumers, relations, bindings, outreaches),
     )  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""What member does about each event it hears. A test holds this table against the routes in events.proto."""
+"""Event handlers of the member service. A test compares the handled events with the routes in events.proto."""
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC
@@ -15,36 +15,36 @@ from services.member.relation.repository import RelationRepository
 from services.member.store_projection import StoreProjection
 
 
-def handlers(
+def build_handlers(
     stores: StoreProjection,
     consumers: ConsumerRepository,
     relations: RelationRepository,
     bindings: BindingRepository,
     outreaches: OutreachRepository,
 ) -> Mapping[str, Handler]:
-    """Event -> effect."""
+    """Returns the handler of each event."""
 
-    async def pack_issued(uow: UnitOfWork, event: events_pb2.Event) -> None:
-        """Each brand with a coupon in the pack reached the consumer."""
-        await relations.record(uow, interactions.of_pack(fields(event.pack_issued), event.at.ToDatetime(tzinfo=UTC)))
+    async def record_pack(uow: UnitOfWork, event: events_pb2.Event) -> None:
+        """Records an interaction with each brand that has a coupon in the pack."""
+        await relations.record(uow, interactions.from_pack(fields(event.pack_issued), event.at.ToDatetime(tzinfo=UTC)))
 
-    async def order_paid(uow: UnitOfWork, event: events_pb2.Event) -> None:
-        """A purchase with each brand in the order; the outcome of what a guide wrote before."""
+    async def record_order(uow: UnitOfWork, event: events_pb2.Event) -> None:
+        """Records a purchase with each brand of the order, and the order as the outcome of earlier messages."""
         order = event.order_paid.order
-        await relations.record(uow, interactions.of_order(order))
+        await relations.record(uow, interactions.from_order(order))
         if order.consumer_id:
-            people = await consumers.people([order.consumer_id], uow.session)
-            await outreaches.ordered(uow, fields(order), people.ids_of(order.consumer_id))
+            people = await consumers.find_people([order.consumer_id], uow.session)
+            await outreaches.record_order(uow, fields(order), people.list_consumer_ids(order.consumer_id))
 
-    async def orders_imported(happened: Sequence[Happened]) -> None:
-        """Purchases of the past; nobody wrote to anybody then."""
-        orders = (order for _, event in happened for order in event.orders_imported.orders)
-        await relations.record(happened[0][0], [one for order in orders for one in interactions.of_order(order)])
+    async def record_imported_orders(batch: Sequence[Happened]) -> None:
+        """Records past purchases; they are no outcome of messages."""
+        orders = (order for _, event in batch for order in event.orders_imported.orders)
+        await relations.record(batch[0][0], [interaction for order in orders for interaction in interactions.from_order(order)])
 
     return {
-        "store_changed": stores.changed,
-        "staff_changed": bindings.staff_changed,
-        "pack_issued": pack_issued,
-        "order_paid": order_paid,
-        "orders_imported": BatchHandler(orders_imported),
+        "store_changed": stores.apply_store_changed,
+        "staff_changed": bindings.apply_staff_changed,
+        "pack_issued": record_pack,
+        "order_paid": record_order,
+        "orders_imported": BatchHandler(record_imported_orders),
     }

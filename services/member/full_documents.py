@@ -1,4 +1,4 @@
-"""Rows that were found in scope, whole: answers that follow from more than the message's own fields need them."""
+"""Look-up of complete documents: a page contains only the fields of its message, and some responses need the other fields too."""
 
 from collections.abc import Mapping, Sequence
 from typing import TypeVar
@@ -13,14 +13,15 @@ from services.kit.mongo.scoped_collection import Page, ScopedCollection
 S = TypeVar("S", bound=Struct)
 
 
-async def whole(table: ScopedCollection[S], found: Sequence[Shaped]) -> list[S]:
-    """The rows behind message-shaped ones, as the rules' structs, in their order; a row that went meanwhile is left out."""
-    (rows,) = (await whole_pages(table, {"": (list(found), PageInfo())})).values()
-    return rows[0]
+async def find_full(collection: ScopedCollection[S], found: Sequence[Shaped]) -> list[S]:
+    """Returns the complete documents of message-shaped ones as structs, in the same order; deleted documents are left out."""
+    (documents,) = (await find_full_pages(collection, {"": (list(found), PageInfo())})).values()
+    return documents[0]
 
 
-async def whole_pages(table: ScopedCollection[S], found: Mapping[str, Page]) -> dict[str, tuple[list[S], PageInfo]]:
-    """The same of the rows of several pages, by their keys."""
-    ids = [row["id"] for shown, _ in found.values() for row in shown]
-    rows = {row["_id"]: as_struct(row, table.struct) async for row in table.collection.find({"_id": {"$in": ids}})}
-    return {key: ([rows[row["id"]] for row in shown if row["id"] in rows], page) for key, (shown, page) in found.items()}
+async def find_full_pages(collection: ScopedCollection[S], pages: Mapping[str, Page]) -> dict[str, tuple[list[S], PageInfo]]:
+    """Returns the complete documents of several pages, by the key of each page, with one query."""
+    ids = [item["id"] for items, _ in pages.values() for item in items]
+    cursor = collection.collection.find({"_id": {"$in": ids}})
+    full = {document["_id"]: as_struct(document, collection.struct) async for document in cursor}
+    return {key: ([full[item["id"]] for item in items if item["id"] in full], info) for key, (items, info) in pages.items()}

@@ -1,4 +1,4 @@
-"""`store_view`: which brand a store belongs to and which clock hangs there. Fed by StoreChanged, never written otherwise."""
+"""Projection `store_view`: the brand and the time zone of each store, written by StoreChanged events only."""
 
 from msgspec import Struct
 
@@ -13,7 +13,7 @@ from services.kit.transactions.unit_of_work import UnitOfWork
 
 
 class Store(Struct, frozen=True):
-    """A store as organization told of it last."""
+    """A store as of its latest StoreChanged event."""
 
     id: str
     brand_id: str
@@ -22,31 +22,32 @@ class Store(Struct, frozen=True):
 
 
 class StoreProjection:
-    """What member knows of stores."""
+    """The stores of all brands."""
 
     def __init__(self, runtime: Runtime) -> None:
         self.scopes = runtime.scopes
-        self.table = ScopedCollection(
+        self.stores = ScopedCollection(
             runtime.database, "store_view", noun="STORE", struct=Store, scopes={ScopeKind.STORE: "_id", ScopeKind.BRAND: "brand_id"}
         )
 
-    async def changed(self, uow: UnitOfWork, event: events_pb2.Event) -> None:
-        """Keeps what a StoreChanged says, here and in the scopes."""
+    async def apply_store_changed(self, uow: UnitOfWork, event: events_pb2.Event) -> None:
+        """Saves the state of a StoreChanged event, here and in the scope projection."""
         await self.scopes.store_changed(uow, event)
-        told = event.store_changed
-        row = {"brand_id": told.brand_id, "zone": told.zone}
-        await self.table.collection.update_one({"_id": told.store_id}, {"$set": row}, upsert=True, session=uow.session)
+        store = event.store_changed
+        values = {"brand_id": store.brand_id, "zone": store.zone}
+        await self.stores.collection.update_one({"_id": store.store_id}, {"$set": values}, upsert=True, session=uow.session)
 
     async def find(self, id: str, session: Session = None) -> Store | None:
-        """A store whatever the caller reaches; None when it is unknown."""
-        row = await self.table.collection.find_one({"_id": id}, session=session)
-        return Store(row["_id"], row["brand_id"], row["zone"]) if row else None
+        """Returns a store regardless of the caller's scope; None if it is unknown."""
+        document = await self.stores.collection.find_one({"_id": id}, session=session)
+        return Store(document["_id"], document["brand_id"], document["zone"]) if document else None
 
     async def require_brand(self, brand_id: str, store_id: str, session: Session = None) -> None:
-        """`Denied` (BRAND_NOT_YOURS) unless the caller acts for the brand, or for this store of it."""
-        who = caller()
-        if who.reaches(ScopeKind.BRAND, brand_id):
+        """Raises `Denied` (BRAND_NOT_YOURS) unless the caller acts for the brand or for this store of the brand."""
+        current_caller = caller()
+        if current_caller.reaches(ScopeKind.BRAND, brand_id):
             return
-        store = await self.find(store_id, session) if store_id and who.reaches(ScopeKind.STORE, store_id) else None
+        is_own_store = bool(store_id) and current_caller.reaches(ScopeKind.STORE, store_id)
+        store = await self.find(store_id, session) if is_own_store else None
         if store is None or store.brand_id != brand_id:
-            raise Denied("BRAND_NOT_YOURS", "you do not act for this brand; give your store if it is one of it")
+            raise Denied("BRAND_NOT_YOURS", "You do not act for this brand. Give `storeId` if you act for one of its stores.")

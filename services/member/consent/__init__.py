@@ -1,1 +1,1 @@
-"""What consumers allow brands."""
+"""Consents: what consumers allow brands to do."""

@@ -1,6 +1,7 @@
-"""Every word is kept in `consent_changes`; `consents` has the newest one per consumer, brand and purpose.
+"""Collections of consents: `consent_changes` keeps every change, `consents` the latest per consumer, brand and purpose.
 
-`consented_brands` says for which brands a consumer has words, so that those who add some at once meet in one row and the bound is exact.
+`consented_brands` has the brands for which a consumer has consents. Concurrent changes for new brands conflict in that document, so that
+the limit is exact.
 """
 
 from collections import defaultdict
@@ -22,101 +23,111 @@ from services.kit.runtime.runtime import Runtime
 from services.kit.transactions.unit_of_work import UnitOfWork
 from services.member.consent import rules
 from services.member.consent.enums import Purpose
-from services.member.consent.rules import Addressed, Consent
+from services.member.consent.rules import Consent, ConsentedBrands
 
-STANDING_ORDER = [("brand_id", 1), ("purpose", 1)]
+BY_BRAND_AND_PURPOSE = [("brand_id", 1), ("purpose", 1)]
+"""The order of a person's latest consents."""
 
 
 class ConsentRepository:
-    """What consumers allow brands."""
+    """The consents of consumers."""
 
     def __init__(self, runtime: Runtime) -> None:
-        self.standing = self._table(runtime, "consents", [("consumer_id", ASCENDING), ("brand_id", ASCENDING), ("purpose", ASCENDING)])
-        self.changes = self._table(runtime, "consent_changes", [("consumer_id", ASCENDING), ("at", DESCENDING), ("_id", ASCENDING)])
-        self.addressed = ScopedCollection(
-            runtime.database, "consented_brands", noun="CONSENTED_BRANDS", struct=Addressed, scopes={ScopeKind.CONSUMER: "_id"}
+        key = [("consumer_id", ASCENDING), ("brand_id", ASCENDING), ("purpose", ASCENDING)]
+        self.consents = _build_collection(runtime, "consents", key)
+        timeline = [("consumer_id", ASCENDING), ("at", DESCENDING), ("_id", ASCENDING)]
+        self.changes = _build_collection(runtime, "consent_changes", timeline)
+        self.consented_brands = ScopedCollection(
+            runtime.database, "consented_brands", noun="CONSENTED_BRANDS", struct=ConsentedBrands, scopes={ScopeKind.CONSUMER: "_id"}
         )
 
-    @staticmethod
-    def _table(runtime: Runtime, name: str, index: Sequence[tuple[str, int]]) -> ScopedCollection[Consent]:
-        return ScopedCollection(
-            runtime.database,
-            name,
-            noun="CONSENT",
-            struct=Consent,
-            message=consent_pb2.Consent,
-            scopes={ScopeKind.CONSUMER: "consumer_id", ScopeKind.BRAND: "brand_id"},
-            indexes=[IndexModel(index)],
-            shard_key="consumer_id",
-        )
+    async def record(self, uow: UnitOfWork, changes: Sequence[Consent]) -> dict[str, Refusal]:
+        """Records changes, whatever their order, and replaces the consents that they supersede.
 
-    async def say(self, uow: UnitOfWork, words: Sequence[Consent]) -> dict[str, Refusal]:
-        """Keeps words and lets the newest ones stand whatever their order. The refusals of consumers of whom nothing was kept, by id."""
-        refused = await self._address(uow, words)
-        words = [word for word in words if word.consumer_id not in refused]
-        if not words:
-            return refused
-        places = {rules.standing_id(word) for word in words}
-        rows = self.standing.collection.find({"_id": {"$in": sorted(places)}}, session=uow.session)
-        earlier = {row["_id"]: as_struct(row, Consent) async for row in rows}
-        stand = {place: replace(word, id=place) for place, word in rules.by_place([*earlier.values(), *words]).items()}
-        changed = [word for word in stand.values() if word != earlier.get(word.id)]
-        if new := as_documents([word for word in changed if word.id not in earlier]):
-            await self.standing.collection.insert_many(new, ordered=False, session=uow.session)
-        again = as_documents([word for word in changed if word.id in earlier])
-        if replaced := [ReplaceOne({"_id": document["_id"]}, document) for document in again]:
-            await self.standing.collection.bulk_write(replaced, ordered=False, session=uow.session)
-        await self.changes.collection.insert_many(as_documents(words), ordered=False, session=uow.session)
-        return refused
+        Returns refusals by consumer id; nothing is recorded for a refused consumer.
+        """
+        refusals = await self._record_brands(uow, changes)
+        changes = [change for change in changes if change.consumer_id not in refusals]
+        if not changes:
+            return refusals
+        ids = {rules.build_consent_id(change) for change in changes}
+        cursor = self.consents.collection.find({"_id": {"$in": sorted(ids)}}, session=uow.session)
+        earlier = {document["_id"]: as_struct(document, Consent) async for document in cursor}
+        latest = {id: replace(change, id=id) for id, change in rules.select_latest_by_id([*earlier.values(), *changes]).items()}
+        superseding = [consent for consent in latest.values() if consent != earlier.get(consent.id)]
+        if new := as_documents([consent for consent in superseding if consent.id not in earlier]):
+            await self.consents.collection.insert_many(new, ordered=False, session=uow.session)
+        replacements = as_documents([consent for consent in superseding if consent.id in earlier])
+        if operations := [ReplaceOne({"_id": document["_id"]}, document) for document in replacements]:
+            await self.consents.collection.bulk_write(operations, ordered=False, session=uow.session)
+        await self.changes.collection.insert_many(as_documents(changes), ordered=False, session=uow.session)
+        return refusals
 
-    async def _address(self, uow: UnitOfWork, words: Sequence[Consent]) -> dict[str, Refusal]:
-        """Notes for which brands these words are; the refusals of consumers for whom those would be too many."""
-        asked: dict[str, set[str]] = defaultdict(set)
-        for word in words:
-            asked[word.consumer_id].add(word.brand_id)
-        rows = self.addressed.collection.find({"_id": {"$in": sorted(asked)}}, session=uow.session)
-        earlier = {row["_id"]: as_struct(row, Addressed) async for row in rows}
-        refused: dict[str, Refusal] = {}
-        writes = []
-        for consumer_id, brand_ids in asked.items():
-            before = earlier.get(consumer_id, Addressed(consumer_id))
+    async def _record_brands(self, uow: UnitOfWork, changes: Sequence[Consent]) -> dict[str, Refusal]:
+        """Records the brands of these changes; returns the refusals of consumers who would exceed the limit, by consumer id."""
+        brands: dict[str, set[str]] = defaultdict(set)
+        for change in changes:
+            brands[change.consumer_id].add(change.brand_id)
+        cursor = self.consented_brands.collection.find({"_id": {"$in": sorted(brands)}}, session=uow.session)
+        earlier = {document["_id"]: as_struct(document, ConsentedBrands) async for document in cursor}
+        refusals: dict[str, Refusal] = {}
+        operations = []
+        for consumer_id, brand_ids in brands.items():
+            before = earlier.get(consumer_id, ConsentedBrands(consumer_id))
             try:
-                after = rules.address(before, brand_ids)
+                after = rules.add_brands(before, brand_ids)
             except Refusal as refusal:
-                refused[consumer_id] = refusal
+                refusals[consumer_id] = refusal
                 continue
             if after != before:
-                writes.append(UpdateOne({"_id": consumer_id}, {"$set": {"brand_ids": sorted(after.brand_ids)}}, upsert=True))
-        if writes:
-            await self.addressed.collection.bulk_write(writes, ordered=False, session=uow.session)
-        return refused
+                operations.append(UpdateOne({"_id": consumer_id}, {"$set": {"brand_ids": sorted(after.brand_ids)}}, upsert=True))
+        if operations:
+            await self.consented_brands.collection.bulk_write(operations, ordered=False, session=uow.session)
+        return refusals
 
-    async def granted(self, consumer_ids: Iterable[str], brand_ids: Sequence[str], purpose: Purpose, session: Session = None) -> list[str]:
-        """Those of the brands whose newest word from any of these consumers (one person's) is yes."""
+    async def find_granted(
+        self, consumer_ids: Iterable[str], brand_ids: Sequence[str], purpose: Purpose, session: Session = None
+    ) -> list[str]:
+        """Returns those of the brands to which the person with these consumer ids grants `purpose`."""
         query: dict[str, Any] = {"consumer_id": {"$in": sorted(consumer_ids)}, "brand_id": {"$in": sorted(set(brand_ids))}}
-        rows = self.standing.collection.find(query | {"purpose": purpose}, session=session)
-        return rules.granted([as_struct(row, Consent) async for row in rows], brand_ids, purpose)
+        cursor = self.consents.collection.find(query | {"purpose": purpose}, session=session)
+        return rules.filter_granted([as_struct(document, Consent) async for document in cursor], brand_ids, purpose)
 
-    async def stand(
+    async def list_latest(
         self, queries: Mapping[str, Document], members: Mapping[str, Sequence[str]], first: int
     ) -> dict[str, tuple[list[Consent], PageInfo]]:
-        """For each key the first of what stands for one person (`members` are its ids), by brand and purpose, of the words that a query
-        finds; where that is nothing there is no entry."""
+        """Returns the first page of the latest consents of each person, by brand and purpose, among those that the person's query finds.
+
+        `members` has the consumer ids of each person, by the key of the query. A person without consents has no entry.
+        """
         branches: list[list[Document]] = [
             [
                 {"$match": query},
-                {"$sort": dict(STANDING_ORDER)},
-                {"$limit": (first + 1) * len(members[key])},  # in each place there may be a word of each of the person's ids
-                {"$project": {"word": "$$ROOT", "key": {"$literal": key}}},
+                {"$sort": dict(BY_BRAND_AND_PURPOSE)},
+                {"$limit": (first + 1) * len(members[key])},  # each consumer id of the person may have a consent for the brand and purpose
+                {"$project": {"consent": "$$ROOT", "key": {"$literal": key}}},
             ]
             for key, query in queries.items()
         ]
-        words: dict[str, list[Consent]] = defaultdict(list)
-        async for row in await self.standing.database.aggregate_each(self.standing.name, branches):
-            words[row["key"]].append(as_struct(row["word"], Consent))
-        return {key: self._page(rules.newest(said), first) for key, said in words.items()}
+        found: dict[str, list[Consent]] = defaultdict(list)
+        async for document in await self.consents.database.aggregate_each(self.consents.name, branches):
+            found[document["key"]].append(as_struct(document["consent"], Consent))
+        return {key: self._build_page(rules.select_latest(consents), first) for key, consents in found.items()}
 
-    def _page(self, stands: Mapping[tuple[str, Purpose], Consent], first: int) -> tuple[list[Consent], PageInfo]:
-        places = sorted(stands)
-        end = pagination.cursor(self.standing.name, places[min(first, len(places)) - 1])
-        return [stands[place] for place in places[:first]], PageInfo(end_cursor=end, has_next_page=len(places) > first)
+    def _build_page(self, latest: Mapping[tuple[str, Purpose], Consent], first: int) -> tuple[list[Consent], PageInfo]:
+        keys = sorted(latest)
+        end = pagination.cursor(self.consents.name, keys[min(first, len(keys)) - 1])
+        return [latest[key] for key in keys[:first]], PageInfo(end_cursor=end, has_next_page=len(keys) > first)
+
+
+def _build_collection(runtime: Runtime, name: str, index: Sequence[tuple[str, int]]) -> ScopedCollection[Consent]:
+    return ScopedCollection(
+        runtime.database,
+        name,
+        noun="CONSENT",
+        struct=Consent,
+        message=consent_pb2.Consent,
+        scopes={ScopeKind.CONSUMER: "consumer_id", ScopeKind.BRAND: "brand_id"},
+        indexes=[IndexModel(index)],
+        shard_key="consumer_id",
+    )

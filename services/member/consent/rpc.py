@@ -1,4 +1,4 @@
-"""ConsentService. Word ids are born in the order of recording."""
+"""ConsentService: records, checks and lists consents. Ids of changes are created in the order of recording."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -19,14 +19,14 @@ from services.kit.rpc import batch_lists
 from services.kit.runtime.runtime import Runtime
 from services.kit.transactions.unit_of_work import UnitOfWork, transactional
 from services.member.consent.enums import Purpose
-from services.member.consent.repository import STANDING_ORDER, ConsentRepository
+from services.member.consent.repository import BY_BRAND_AND_PURPOSE, ConsentRepository
 from services.member.consent.rules import Consent
 from services.member.identity.repository import ConsumerRepository
 from services.member.store_projection import StoreProjection
 
 
-class Check(Struct, frozen=True):
-    """What CheckConsents asks, its purpose checked."""
+class ConsentCheck(Struct, frozen=True):
+    """The validated purpose of a CheckConsents request."""
 
     purpose: Purpose
 
@@ -39,72 +39,80 @@ class ConsentServicer(consent_pb2_grpc.ConsentServiceServicer):
     async def SetConsent(self, request: consent_pb2.SetConsentRequest, uow: UnitOfWork) -> consent_pb2.SetConsentResponse:
         if not uow.caller.reaches(ScopeKind.CONSUMER, request.consumer_id):
             await self.stores.require_brand(request.brand_id, request.store_id, uow.session)
-        await self.consumers.known(request.consumer_id, request.brand_id, uow.session)
-        word = _word(request, request.consumer_id, uow)
-        for refusal in (await self.consents.say(uow, [word])).values():
+        await self.consumers.get_known(request.consumer_id, request.brand_id, uow.session)
+        consent = _build_consent(request, request.consumer_id, uow)
+        for refusal in (await self.consents.record(uow, [consent])).values():
             raise refusal
-        return consent_pb2.SetConsentResponse(consent=_shaped(word))
+        return consent_pb2.SetConsentResponse(consent=_shape(consent))
 
-    async def imported(self, uow: UnitOfWork, rows: Sequence[tuple[str, identity_pb2.ImportedConsumer]]) -> Mapping[str, Refusal]:
-        """Keeps the consents of imported consumers, dated like these; what was said since stays newer. Refusals by consumer id."""
-        words = []
-        for consumer_id, row in rows:
-            dated = fields(row).get("created_at", uow.at)
-            words += [replace(_word(consent, consumer_id, uow), at=dated) for consent in row.consents]
-        return await self.consents.say(uow, words)
+    async def import_consents(
+        self, uow: UnitOfWork, consumers: Sequence[tuple[str, identity_pb2.ImportedConsumer]]
+    ) -> Mapping[str, Refusal]:
+        """Records the consents of imported consumers as of the consumer's creation, so that later consents count.
+
+        Returns refusals by consumer id.
+        """
+        changes = []
+        for consumer_id, consumer in consumers:
+            created_at = fields(consumer).get("created_at", uow.at)
+            changes += [replace(_build_consent(consent, consumer_id, uow), at=created_at) for consent in consumer.consents]
+        return await self.consents.record(uow, changes)
 
     async def CheckConsents(self, request: consent_pb2.CheckConsentsRequest, context: Any) -> consent_pb2.CheckConsentsResponse:
         if len(request.brand_ids) > BATCH_MAX:
-            raise Invalid("BATCH_TOO_LARGE", f"ask for at most {BATCH_MAX} at a time", field="brand_ids")
-        purpose = as_struct(fields(request), Check).purpose
-        people = await self.consumers.people([request.consumer_id])
-        granted = await self.consents.granted(people.ids_of(request.consumer_id), list(request.brand_ids), purpose)
+            message = f"`brandIds` must contain at most {BATCH_MAX} ids. Split the request."
+            raise Invalid("BATCH_TOO_LARGE", message, field="brand_ids")
+        purpose = as_struct(fields(request), ConsentCheck).purpose
+        people = await self.consumers.find_people([request.consumer_id])
+        granted = await self.consents.find_granted(people.list_consumer_ids(request.consumer_id), list(request.brand_ids), purpose)
         return consent_pb2.CheckConsentsResponse(brand_ids=granted)
 
     async def ListConsents(self, request: consent_pb2.ListConsentsRequest, context: Any) -> consent_pb2.ListConsentsResponse:
-        first, table, members = pagination.size(request.page), self.consents.standing, await self._members([request.consumer_id])
-        queries = await self._words(table, members, request.brand_id)
+        first, collection, members = pagination.size(request.page), self.consents.consents, await self._list_members([request.consumer_id])
+        queries = await self._build_queries(collection, members, request.brand_id)
         if request.page.after:
-            last = pagination.values(table.name, STANDING_ORDER, request.page.after, kinds=(str, str))
-            queries = {id: {"$and": [query, pagination.after(STANDING_ORDER, last)]} for id, query in queries.items()}
-        stand, page = (await self.consents.stand(queries, members, first)).get(request.consumer_id, ([], PageInfo()))
-        return consent_pb2.ListConsentsResponse(consents=[_shaped(word) for word in stand], page=page)
+            last = pagination.values(collection.name, BY_BRAND_AND_PURPOSE, request.page.after, kinds=(str, str))
+            queries = {id: {"$and": [query, pagination.after(BY_BRAND_AND_PURPOSE, last)]} for id, query in queries.items()}
+        consents, page = (await self.consents.list_latest(queries, members, first)).get(request.consumer_id, ([], PageInfo()))
+        return consent_pb2.ListConsentsResponse(consents=[_shape(consent) for consent in consents], page=page)
 
     async def BatchListConsents(
         self, request: consent_pb2.BatchListConsentsRequest, context: Any
     ) -> consent_pb2.BatchListConsentsResponse:  # fmt: skip
         name, consumer_ids = batch_lists.asked(request, "consumer_ids")
-        first, members = pagination.size(PageRequest(first=request.first)), await self._members(consumer_ids)
-        queries = await self._words(self.consents.standing, members, request.brand_id)
-        found = await self.consents.stand(queries, members, first)
-        shown = {id: ([_shaped(word) for word in stand], page) for id, (stand, page) in found.items()}
+        first, members = pagination.size(PageRequest(first=request.first)), await self._list_members(consumer_ids)
+        queries = await self._build_queries(self.consents.consents, members, request.brand_id)
+        found = await self.consents.list_latest(queries, members, first)
+        shown = {id: ([_shape(consent) for consent in consents], page) for id, (consents, page) in found.items()}
         return consent_pb2.BatchListConsentsResponse(consumers=batch_lists.answered(name, "consents", shown))
 
     async def ListConsentChanges(
         self, request: consent_pb2.ListConsentChangesRequest, context: Any
     ) -> consent_pb2.ListConsentChangesResponse:  # fmt: skip
-        table, members = self.consents.changes, await self._members([request.consumer_id])
-        (query,) = (await self._words(table, members, request.brand_id)).values()
-        rows, info = await table.unscoped.page(query, request.page, order=[("at", -1)])
-        return consent_pb2.ListConsentChangesResponse(consents=rows, page=info)
+        collection, members = self.consents.changes, await self._list_members([request.consumer_id])
+        (query,) = (await self._build_queries(collection, members, request.brand_id)).values()
+        changes, info = await collection.unscoped.page(query, request.page, order=[("at", -1)])
+        return consent_pb2.ListConsentChangesResponse(consents=changes, page=info)
 
-    async def _members(self, consumer_ids: Sequence[str]) -> dict[str, list[str]]:
-        people = await self.consumers.people(consumer_ids)
-        return {id: people.ids_of(id) for id in consumer_ids}
+    async def _list_members(self, consumer_ids: Sequence[str]) -> dict[str, list[str]]:
+        people = await self.consumers.find_people(consumer_ids)
+        return {id: people.list_consumer_ids(id) for id in consumer_ids}
 
-    async def _words(self, table: ScopedCollection[Consent], members: Mapping[str, Sequence[str]], brand_id: str) -> dict[str, Document]:
-        """How to read each person's words, said under any of the ids: see `ConsumerRepository.readable`."""
+    async def _build_queries(
+        self, collection: ScopedCollection[Consent], members: Mapping[str, Sequence[str]], brand_id: str
+    ) -> dict[str, Document]:
+        """Returns the query for each person's consents under all consumer ids, restricted by `ConsumerRepository.restrict_to_readable`."""
         with_brand = {"brand_id": brand_id} if brand_id else {}
         queries: dict[str, Document] = {id: {"consumer_id": {"$in": list(ids)}} | with_brand for id, ids in members.items()}
-        return await self.consumers.readable(table, queries, members)
+        return await self.consumers.restrict_to_readable(collection, queries, members)
 
 
-def _word(said: consent_pb2.SetConsentRequest | identity_pb2.ImportedConsent, consumer_id: str, uow: UnitOfWork) -> Consent:
-    """What was said, as a word recorded now."""
+def _build_consent(requested: consent_pb2.SetConsentRequest | identity_pb2.ImportedConsent, consumer_id: str, uow: UnitOfWork) -> Consent:
+    """Returns a requested consent as a change that is recorded now."""
     id = ids.new("cns")
     recorded = {"id": id, "word_id": id, "at": uow.at, "recorded_by": uow.caller.id, "consumer_id": consumer_id}
-    return as_struct({"granted": False, **fields(said), **recorded}, Consent)
+    return as_struct({"granted": False, **fields(requested), **recorded}, Consent)
 
 
-def _shaped(word: Consent) -> Shaped:
-    return shaped(as_document(word), consent_pb2.Consent.DESCRIPTOR)
+def _shape(consent: Consent) -> Shaped:
+    return shaped(as_document(consent), consent_pb2.Consent.DESCRIPTOR)

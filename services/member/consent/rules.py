@@ -1,4 +1,4 @@
-"""What stands is the newest word: by the time it was said, then by the order of recording."""
+"""Rules of consent: the latest consent counts, by the time it was given and then by the order of recording."""
 
 from collections.abc import Iterable, Sequence
 from datetime import datetime
@@ -10,14 +10,16 @@ from services.member.consent.enums import Purpose, Reason
 from services.member.identity.rules import BrandId
 
 BRANDS_MAX = 500
-"""Brands for which a consumer may have words: as many as take part in one campaign."""
+"""A consumer has consents for at most this many brands: as many as take part in one campaign."""
 
 
 class Consent(Struct, frozen=True):
-    """One word of a consumer to a brand. Word ids of later recordings are greater; what stands has an id of its own."""
+    """A consent that a consumer gave to a brand or withdrew from it."""
 
     id: str
+    """The id of the change in `consent_changes`; consumer, brand and purpose in `consents`."""
     word_id: str
+    """The id of the change: a later recording has a greater one."""
     consumer_id: str
     brand_id: BrandId
     purpose: Purpose
@@ -28,53 +30,53 @@ class Consent(Struct, frozen=True):
     version: int = 1
 
 
-class Addressed(Struct, frozen=True):
-    """The brands for which a consumer (`id`) has words."""
+class ConsentedBrands(Struct, frozen=True):
+    """The brands for which a consumer (`id`) has consents, given or withdrawn."""
 
     id: str
     brand_ids: frozenset[str] = frozenset()
 
 
-def address(before: Addressed, brand_ids: Iterable[str]) -> Addressed:
-    """The consumer with words for these brands too. `Conflict` TOO_MANY_CONSENTS when those would be too many."""
+def add_brands(before: ConsentedBrands, brand_ids: Iterable[str]) -> ConsentedBrands:
+    """Returns the consumer's brands with these added. Raises `Conflict` (TOO_MANY_CONSENTS) above BRANDS_MAX."""
     brands = before.brand_ids | frozenset(brand_ids)
     if len(brands) > BRANDS_MAX:
-        raise Conflict(
-            Reason.TOO_MANY_CONSENTS, f"a consumer has consents for at most {BRANDS_MAX} brands, given or taken back", consumer_id=before.id
-        )
-    return Addressed(before.id, brands)
+        message = f"A consumer has consents for at most {BRANDS_MAX} brands, given or withdrawn. Change the consent of one of these brands."
+        raise Conflict(Reason.TOO_MANY_CONSENTS, message, consumer_id=before.id)
+    return ConsentedBrands(before.id, brands)
 
 
-def standing_id(word: Consent) -> str:
-    """The id of what stands for a consumer, brand and purpose."""
-    return f"{word.consumer_id}:{word.brand_id}:{word.purpose}"
+def build_consent_id(consent: Consent) -> str:
+    """Returns the id of the latest consent of a consumer, brand and purpose."""
+    return f"{consent.consumer_id}:{consent.brand_id}:{consent.purpose}"
 
 
-def by_place(words: Iterable[Consent]) -> dict[str, Consent]:
-    """What stands, by `standing_id`. The order in which the words come does not matter."""
-    stands: dict[str, Consent] = {}
-    for word in words:
-        place = standing_id(word)
-        if place not in stands or is_newer(word, stands[place]):
-            stands[place] = word
-    return stands
+def select_latest_by_id(consents: Iterable[Consent]) -> dict[str, Consent]:
+    """Returns the latest consent of each consumer, brand and purpose, by `build_consent_id`, whatever the order of `consents`."""
+    latest: dict[str, Consent] = {}
+    for consent in consents:
+        id = build_consent_id(consent)
+        if id not in latest or is_later(consent, latest[id]):
+            latest[id] = consent
+    return latest
 
 
-def newest(words: Iterable[Consent]) -> dict[tuple[str, Purpose], Consent]:
-    """What stands for one person, by brand and purpose, whichever of the person's consumers said it."""
-    stands: dict[tuple[str, Purpose], Consent] = {}
-    for word in words:
-        place = (word.brand_id, word.purpose)
-        if place not in stands or is_newer(word, stands[place]):
-            stands[place] = word
-    return stands
+def select_latest(consents: Iterable[Consent]) -> dict[tuple[str, Purpose], Consent]:
+    """Returns the latest consent of one person for each brand and purpose, over all consumer ids of the person."""
+    latest: dict[tuple[str, Purpose], Consent] = {}
+    for consent in consents:
+        key = (consent.brand_id, consent.purpose)
+        if key not in latest or is_later(consent, latest[key]):
+            latest[key] = consent
+    return latest
 
 
-def is_newer(word: Consent, other: Consent) -> bool:
-    return (word.at, word.word_id) > (other.at, other.word_id)
+def is_later(consent: Consent, other: Consent) -> bool:
+    """True if `consent` counts rather than `other`."""
+    return (consent.at, consent.word_id) > (other.at, other.word_id)
 
 
-def granted(words: Iterable[Consent], brand_ids: Sequence[str], purpose: Purpose) -> list[str]:
-    """Those of `brand_ids`, in their order, whose newest word for `purpose` is yes."""
-    stands = newest(words)
-    return [id for id in brand_ids if (word := stands.get((id, purpose))) and word.granted]
+def filter_granted(consents: Iterable[Consent], brand_ids: Sequence[str], purpose: Purpose) -> list[str]:
+    """Returns those of `brand_ids`, in their order, for which the person's latest consent grants `purpose`."""
+    latest = select_latest(consents)
+    return [id for id in brand_ids if (consent := latest.get((id, purpose))) and consent.granted]

@@ -1,1 +1,1 @@
-"""One person behind many identities."""
+"""Identity: one person behind many consumer ids and identities (OneID)."""

@@ -1,4 +1,4 @@
-"""Consumers, identities and links as they are kept. Rows of one person share what `rules.arranged` derives, written together."""
+"""Collections of consumers, identities and links. All documents of a person are written together, with the fields that they share."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -21,32 +21,34 @@ from services.kit.security.encryption import FieldEncryption
 from services.kit.transactions.unit_of_work import UnitOfWork
 from services.member.identity import rules
 from services.member.identity.enums import IdentityKind
-from services.member.identity.registration import Book, Entered, Entry, Given
-from services.member.identity.rules import Consumer, Identity, Link, NewIdentity, Registration, Served
+from services.member.identity.registration import EncryptedIdentity, EncryptedRegistration, PersonRegistry, RegistrationResult
+from services.member.identity.rules import BoundGuide, Consumer, Identity, Link, NewIdentity, Registration
 
 LINKS_SHOWN_MAX = 100
+"""A list of a person's links contains at most this many, the latest ones."""
 
 
 class People(Struct, frozen=True):
-    """Who is who among some consumers. An id nobody registered stands for itself."""
+    """The people of some consumers. An id that is not registered is a person of one consumer."""
 
-    persons: Mapping[str, str]
-    members: Mapping[str, list[str]]
+    person_ids: Mapping[str, str]
+    consumer_ids: Mapping[str, list[str]]
 
-    def person_of(self, id: str) -> str:
-        return self.persons.get(id, id)
+    def find_person(self, consumer_id: str) -> str:
+        """Returns the id of a consumer's person."""
+        return self.person_ids.get(consumer_id, consumer_id)
 
-    def ids_of(self, id: str) -> list[str]:
-        """All consumer ids of the person `id` belongs to."""
-        return self.members.get(self.person_of(id), [id])
+    def list_consumer_ids(self, consumer_id: str) -> list[str]:
+        """Returns all consumer ids of a consumer's person."""
+        return self.consumer_ids.get(self.find_person(consumer_id), [consumer_id])
 
 
 class ConsumerRepository:
-    """The people of this installation."""
+    """The consumers of the installation, with their identities and links."""
 
     def __init__(self, runtime: Runtime) -> None:
         self.encryption: FieldEncryption = runtime.encryption
-        self.table = ScopedCollection(
+        self.consumers = ScopedCollection(
             runtime.database,
             "consumers",
             noun="CONSUMER",
@@ -71,8 +73,8 @@ class ConsumerRepository:
                 IndexModel([("consumer_id", ASCENDING), ("created_at", ASCENDING)]),
             ],
         )
-        # Who is one person changes with a link that is made or undone, and with nothing else.
-        self.relinked = WatchedCollection("links", keys=("consumer_id", "linked_consumer_id"), kinds=("insert", "update"))
+        # The consumers of a person change only if a link is made or undone.
+        self.link_changes = WatchedCollection("links", keys=("consumer_id", "linked_consumer_id"), kinds=("insert", "update"))
         self.links = ScopedCollection(
             runtime.database,
             "links",
@@ -86,218 +88,237 @@ class ConsumerRepository:
             ],
         )
 
-    # who is who ------------------------------------------------------------------------------------------------------
+    # people ----------------------------------------------------------------------------------------------------------
 
-    async def people(self, consumer_ids: Iterable[str], session: Session = None) -> People:
-        """The people behind these consumers, whatever the caller reaches."""
+    async def find_people(self, consumer_ids: Iterable[str], session: Session = None) -> People:
+        """Returns the people of these consumers, regardless of the caller's scope."""
         query = {"_id": {"$in": sorted(set(consumer_ids))}}
-        rows = self.table.collection.find(query, {"person_id": 1}, session=session)
-        persons = {row["_id"]: row["person_id"] async for row in rows}
+        cursor = self.consumers.collection.find(query, {"person_id": 1}, session=session)
+        person_ids = {document["_id"]: document["person_id"] async for document in cursor}
         members: dict[str, list[str]] = {}
-        query = {"person_id": {"$in": sorted(set(persons.values()))}}
-        async for row in self.table.collection.find(query, {"person_id": 1}, session=session):
-            members.setdefault(row["person_id"], []).append(row["_id"])
-            persons[row["_id"]] = row["person_id"]
-        return People(persons, members)
+        query = {"person_id": {"$in": sorted(set(person_ids.values()))}}
+        async for document in self.consumers.collection.find(query, {"person_id": 1}, session=session):
+            members.setdefault(document["person_id"], []).append(document["_id"])
+            person_ids[document["_id"]] = document["person_id"]
+        return People(person_ids, members)
 
-    async def ids_of(self, consumer_id: str) -> list[str]:
-        """All consumer ids of the person one belongs to, whatever the caller reaches."""
-        return (await self.people([consumer_id])).ids_of(consumer_id)
+    async def list_consumer_ids(self, consumer_id: str) -> list[str]:
+        """Returns all consumer ids of a consumer's person, regardless of the caller's scope."""
+        return (await self.find_people([consumer_id])).list_consumer_ids(consumer_id)
 
-    async def rows(self, person_ids: Iterable[str], session: Session = None) -> list[Consumer]:
-        """All rows of these people, whatever the caller reaches."""
-        found = self.table.collection.find({"person_id": {"$in": sorted(set(person_ids))}}, session=session)
-        return [as_struct(row, Consumer) async for row in found]
+    async def list_members(self, person_ids: Iterable[str], session: Session = None) -> list[Consumer]:
+        """Returns all consumers of these people, regardless of the caller's scope."""
+        cursor = self.consumers.collection.find({"person_id": {"$in": sorted(set(person_ids))}}, session=session)
+        return [as_struct(document, Consumer) async for document in cursor]
 
-    async def known(self, id: str, brand_id: str, session: Session = None) -> Consumer:
-        """A consumer the brand knows, or the caller's own; CONSUMER_NOT_FOUND otherwise."""
-        found = await self.all_known([id], brand_id, session)
+    async def get_known(self, id: str, brand_id: str, session: Session = None) -> Consumer:
+        """Returns a consumer that the brand knows or the caller is; raises `NotFound` (CONSUMER_NOT_FOUND) otherwise."""
+        found = await self.find_known([id], brand_id, session)
         if id not in found:
-            raise rules.missing(id)
+            raise rules.consumer_not_found(id)
         return found[id]
 
-    async def all_known(self, ids: Iterable[str], brand_id: str, session: Session = None) -> dict[str, Consumer]:
-        """Those of these consumers whom the brand knows or who are the caller; an operator or service may name anybody."""
-        rows = self.table.collection.find({"_id": {"$in": sorted(set(ids))}}, session=session)
-        found = [as_struct(row, Consumer) async for row in rows]
-        return {row.id: row for row in found if brand_id in row.known_to or caller().reaches(ScopeKind.CONSUMER, row.id)}
+    async def find_known(self, ids: Iterable[str], brand_id: str, session: Session = None) -> dict[str, Consumer]:
+        """Returns, by id, those of these consumers that the brand knows or the caller is.
 
-    async def persons_within_reach(self, ids: Iterable[str]) -> dict[str, str]:
-        """Those of these consumers whom the caller reaches, with the person each belongs to."""
-        query = self.table.within({"_id": {"$in": sorted(set(ids))}})
-        return {row["_id"]: row["person_id"] async for row in self.table.collection.find(query, {"person_id": 1})}
+        An operator or a service finds every consumer.
+        """
+        cursor = self.consumers.collection.find({"_id": {"$in": sorted(set(ids))}}, session=session)
+        consumers = [as_struct(document, Consumer) async for document in cursor]
+        return {one.id: one for one in consumers if brand_id in one.known_to or caller().reaches(ScopeKind.CONSUMER, one.id)}
 
-    async def reached(self, id: str, session: Session = None) -> Consumer:
-        """A consumer within the caller's scope; CONSUMER_NOT_FOUND otherwise."""
-        row = await self.table.collection.find_one(self.table.within({"_id": id}), session=session)
-        if row is None:
-            raise rules.missing(id)
-        return as_struct(row, Consumer)
+    async def find_reachable_person_ids(self, ids: Iterable[str]) -> dict[str, str]:
+        """Returns the person of each of these consumers within the caller's scope."""
+        query = self.consumers.within({"_id": {"$in": sorted(set(ids))}})
+        cursor = self.consumers.collection.find(query, {"person_id": 1})
+        return {document["_id"]: document["person_id"] async for document in cursor}
 
-    async def served_brands(self, consumer_ids: Iterable[str]) -> dict[str, set[str]]:
-        """Per consumer the brands for which the caller, or the caller's store, looks after them."""
-        who = caller()
-        if who.everywhere or not (who.reach.get(ScopeKind.STORE) or who.reach.get(ScopeKind.STAFF)):
+    async def get_reachable(self, id: str, session: Session = None) -> Consumer:
+        """Returns a consumer within the caller's scope; raises `NotFound` (CONSUMER_NOT_FOUND) otherwise."""
+        document = await self.consumers.collection.find_one(self.consumers.within({"_id": id}), session=session)
+        if document is None:
+            raise rules.consumer_not_found(id)
+        return as_struct(document, Consumer)
+
+    async def find_served_brands(self, consumer_ids: Iterable[str]) -> dict[str, set[str]]:
+        """Returns, for each consumer, the brands that bound the consumer to the caller or to the caller's store."""
+        reader = caller()
+        if reader.everywhere or not (reader.reach.get(ScopeKind.STORE) or reader.reach.get(ScopeKind.STAFF)):
             return {}
-        query = self.table.within({"_id": {"$in": sorted(set(consumer_ids))}})
+        query = self.consumers.within({"_id": {"$in": sorted(set(consumer_ids))}})
         brands: dict[str, set[str]] = {}
-        async for row in self.table.collection.find(query, {"served": 1}):
-            for one in row.get("served", []):
-                if who.reaches(ScopeKind.STORE, one["store_id"]) or who.reaches(ScopeKind.STAFF, one["staff_id"]):
-                    brands.setdefault(row["_id"], set()).add(one["brand_id"])
+        async for document in self.consumers.collection.find(query, {"served": 1}):
+            for guide in document.get("served", []):
+                if reader.reaches(ScopeKind.STORE, guide["store_id"]) or reader.reaches(ScopeKind.STAFF, guide["staff_id"]):
+                    brands.setdefault(document["_id"], set()).add(guide["brand_id"])
         return brands
 
-    async def readable(
-        self, table: ScopedCollection[Any], queries: Mapping[str, Document], members: Mapping[str, Sequence[str]]
+    async def restrict_to_readable(
+        self, collection: ScopedCollection[Any], queries: Mapping[str, Document], members: Mapping[str, Sequence[str]]
     ) -> dict[str, Document]:
-        """Queries for rows of one person each (by the same key all ids of that person) in a table that is scoped by brand and consumer,
-        narrowed to what the caller may read: they are put to the table `unscoped`.
+        """Returns queries, each for the documents of one person, restricted to what the caller may read.
 
-        The person reads all of their own rows, staff what belongs to the brands for which they, or their store, look after the
-        person; everybody else keeps the scope.
+        `members` has all consumer ids of each person, by the key of the query. The collection is scoped by brand and consumer; the results
+        are for the collection `unscoped`. The person reads all of their documents. Staff read those of the brands that bound the person
+        to them or to their store. For other callers the scope applies.
         """
-        served = await self.served_brands({id for ids in members.values() for id in ids})
+        served = await self.find_served_brands({id for ids in members.values() for id in ids})
         own = caller().reach.get(ScopeKind.BRAND, frozenset())
-        found = {}
+        restricted = {}
         for key, query in queries.items():
-            theirs = [served[id] for id in members[key] if id in served]
+            brands = [served[id] for id in members[key] if id in served]
             if is_self(members[key]):
-                found[key] = query
-            elif theirs:
-                found[key] = {"$and": [query, {"brand_id": {"$in": sorted(own.union(*theirs))}}]}
+                restricted[key] = query
+            elif brands:
+                restricted[key] = {"$and": [query, {"brand_id": {"$in": sorted(own.union(*brands))}}]}
             else:
-                found[key] = table.within(query)
-        return found
+                restricted[key] = collection.within(query)
+        return restricted
 
-    # registering -----------------------------------------------------------------------------------------------------
+    # registration ----------------------------------------------------------------------------------------------------
 
-    def entry(self, registration: Registration, brand_id: str) -> Entry:
-        """A registration with its personal values hashed and encrypted; `Invalid` when one cannot be."""
+    def encrypt_registration(self, registration: Registration, brand_id: str) -> EncryptedRegistration:
+        """Returns a registration with hashed and encrypted personal values; raises `Invalid` for a bad identity."""
         name = self.encryption.encrypt(registration.display_name) if registration.display_name else None
-        given: list[Given] = []
-        for place, identity in enumerate(registration.identities):
-            with under(f"identities[{place}]"):
-                given.append(self.given(identity, brand_id))
-        return Entry(registration, given, name)
+        identities: list[EncryptedIdentity] = []
+        for index, identity in enumerate(registration.identities):
+            with under(f"identities[{index}]"):
+                identities.append(self.encrypt_identity(identity, brand_id))
+        return EncryptedRegistration(registration, identities, name)
 
-    def given(self, identity: NewIdentity, brand_id: str) -> Given:
-        """An identity with its look-up hashes and its ciphertext; a refusal when it cannot be, or not by this caller."""
-        rules.may_give(identity.kind, everywhere=caller().everywhere)
-        claim = rules.claim(identity, brand_id)
-        return Given(claim, self.encryption.hashes(claim.kind, claim.hashed), self.encryption.encrypt(claim.value))
+    def encrypt_identity(self, identity: NewIdentity, brand_id: str) -> EncryptedIdentity:
+        """Returns an identity with look-up hashes and ciphertext; raises a refusal if it is bad or the caller may not supply it."""
+        rules.check_kind(identity.kind, is_unrestricted=caller().everywhere)
+        normalized = rules.normalize(identity, brand_id)
+        hashes = self.encryption.hashes(normalized.kind, normalized.hash_input)
+        return EncryptedIdentity(normalized, hashes, self.encryption.encrypt(normalized.value))
 
-    async def register(self, uow: UnitOfWork, entries: Sequence[Entry], brand_id: str, *, linking: bool = False) -> list[Entered | Refusal]:
-        """Enters registrations one after the other: each sees the ones before it. What cannot be is answered, not raised.
+    async def register(
+        self, uow: UnitOfWork, entries: Sequence[EncryptedRegistration], brand_id: str, *, keeps_ids: bool = False
+    ) -> list[RegistrationResult | Refusal]:
+        """Registers one entry after the other, each on the state that the earlier ones left; returns a refusal in place of a bad one.
 
-        `linking`: see `Book.enter`.
+        `keeps_ids`: see `PersonRegistry.register`.
         """
-        named = [entry.registration.consumer_id for entry in entries if entry.registration.consumer_id]
-        book = await self._book(uow, [given for entry in entries for given in entry.given], named)
-        answers: list[Entered | Refusal] = []
+        named_ids = [entry.registration.consumer_id for entry in entries if entry.registration.consumer_id]
+        registry = await self._load_registry(uow, [identity for entry in entries for identity in entry.identities], named_ids)
+        results: list[RegistrationResult | Refusal] = []
+        is_unrestricted = uow.caller.everywhere
         for entry in entries:
             try:
-                everywhere = uow.caller.everywhere
-                answers.append(book.enter(entry, brand_id, uow.at, everywhere=everywhere, new_id=ids.new, linking=linking))
+                result = registry.register(
+                    entry, brand_id, uow.at, is_unrestricted=is_unrestricted, new_id=ids.new, keeps_id=keeps_ids
+                )  # fmt: skip
+                results.append(result)
             except Refusal as refusal:
-                answers.append(refusal)
-        await self._save(uow, book)
-        return answers
+                results.append(refusal)
+        await self._save(uow, registry)
+        return results
 
-    async def sign_up(self, uow: UnitOfWork, entry: Entry, brand_id: str) -> Entered:
-        """Enters what staff of a store give: somebody their brand knows, who stays as they are, or else somebody new.
+    async def sign_up(self, uow: UnitOfWork, entry: EncryptedRegistration, brand_id: str) -> RegistrationResult:
+        """Finds the consumer of a store's registration if the brand knows the consumer, unchanged; creates a consumer otherwise.
 
-        Whether others know them shows in nothing: not in the answer, nor in what is kept.
+        Neither the result nor the written documents show whether other brands know the consumer.
         """
-        sought = [replace(given, claim=replace(given.claim, stands=True)) for given in entry.given]
-        book = await self._book(uow, sought, [])
-        if found := book.known(sought, brand_id):
-            return Entered(found.person_id, found.id, False, [])
-        given = [replace(given, claim=rules.unproved(given.claim)) for given in entry.given]
-        entered = book.enter(replace(entry, given=given), brand_id, uow.at, everywhere=False, new_id=ids.new)
-        await self._save(uow, book)
-        return entered
+        sought = [replace(one, identity=replace(one.identity, is_identifying=True)) for one in entry.identities]
+        registry = await self._load_registry(uow, sought, [])
+        if found := registry.find_known(sought, brand_id):
+            return RegistrationResult(found.person_id, found.id, False, [])
+        identities = [replace(one, identity=rules.remove_proof(one.identity)) for one in entry.identities]
+        new = replace(entry, identities=identities)
+        result = registry.register(new, brand_id, uow.at, is_unrestricted=False, new_id=ids.new)
+        await self._save(uow, registry)
+        return result
 
-    async def add(self, uow: UnitOfWork, consumer_id: str, given: Given, brand_id: str) -> tuple[str, bool]:
-        """Adds an identity to a consumer; its id and whether it is new."""
-        book = await self._book(uow, [given], [consumer_id])
-        answer = book.add(consumer_id, given, brand_id, uow.at, ids.new)
-        await self._save(uow, book)
-        return answer
+    async def add_identity(self, uow: UnitOfWork, consumer_id: str, identity: EncryptedIdentity, brand_id: str) -> tuple[str, bool]:
+        """Adds an identity to a consumer; returns its id and whether it is new."""
+        registry = await self._load_registry(uow, [identity], [consumer_id])
+        result = registry.add_identity(consumer_id, identity, brand_id, uow.at, ids.new)
+        await self._save(uow, registry)
+        return result
 
-    async def _book(self, uow: UnitOfWork, all_given: Sequence[Given], named: Sequence[str]) -> Book:
-        """Everybody these identities and ids may mean, whole."""
-        hashes = sorted({hash for given in all_given if given.claim.stands for hash in given.hashes})
-        standing = self.identities.collection.find({"hash": {"$in": hashes}, "stands": True}, {"consumer_id": 1}, session=uow.session)
-        touched = {row["consumer_id"] async for row in standing} | set(named)
-        persons = self.table.collection.find({"_id": {"$in": sorted(touched)}}, {"person_id": 1}, session=uow.session)
-        rows = await self.rows([row["person_id"] async for row in persons], uow.session)
-        held = self.identities.collection.find({"consumer_id": {"$in": sorted(row.id for row in rows)}}, session=uow.session)
-        return Book(rows, [as_struct(row, Identity) async for row in held])
+    async def _load_registry(self, uow: UnitOfWork, identities: Sequence[EncryptedIdentity], named_ids: Sequence[str]) -> PersonRegistry:
+        """Loads the complete people that these identities and consumer ids may belong to."""
+        hashes = sorted({hash for one in identities if one.identity.is_identifying for hash in one.hashes})
+        query = {"hash": {"$in": hashes}, "stands": True}
+        owners = self.identities.collection.find(query, {"consumer_id": 1}, session=uow.session)
+        consumer_ids = {document["consumer_id"] async for document in owners} | set(named_ids)
+        persons = self.consumers.collection.find({"_id": {"$in": sorted(consumer_ids)}}, {"person_id": 1}, session=uow.session)
+        consumers = await self.list_members([document["person_id"] async for document in persons], uow.session)
+        query = {"consumer_id": {"$in": sorted(consumer.id for consumer in consumers)}}
+        cursor = self.identities.collection.find(query, session=uow.session)
+        return PersonRegistry(consumers, [as_struct(document, Identity) async for document in cursor])
 
-    async def _save(self, uow: UnitOfWork, book: Book) -> None:
-        consumers, identities = book.changed()
-        for table, rows in ((self.table, consumers), (self.identities, identities)):
-            if rows:
-                await table.collection.bulk_write([_written(as_document(row)) for row in rows], ordered=False, session=uow.session)
+    async def _save(self, uow: UnitOfWork, registry: PersonRegistry) -> None:
+        consumers, identities = registry.list_changes()
+        for collection, changed in ((self.consumers, consumers), (self.identities, identities)):
+            if changed:
+                operations = [_build_replacement(as_document(one)) for one in changed]
+                await collection.collection.bulk_write(operations, ordered=False, session=uow.session)
 
-    # people change ---------------------------------------------------------------------------------------------------
+    # changes of people -----------------------------------------------------------------------------------------------
 
-    async def rearrange(self, uow: UnitOfWork, rows: Sequence[Consumer], parents: rules.Parents | None = None) -> list[Consumer]:
-        """Writes the rows of whole people as they follow from `parents` and from what each owns; every row, so that writers meet."""
-        after = rules.arranged(rows, parents)
-        await self.table.collection.bulk_write([_written(as_document(row)) for row in after], ordered=False, session=uow.session)
-        return after
+    async def save_people(self, uow: UnitOfWork, consumers: Sequence[Consumer], parents: rules.Parents | None = None) -> list[Consumer]:
+        """Saves all consumers of complete people after `parents` or a consumer changed; returns them with derived fields.
 
-    async def meet(self, uow: UnitOfWork, met: Mapping[str, set[str]], people: People) -> None:
-        """Notes that consumers had their first interaction with brands, which know them from now on."""
+        Unchanged documents are written too, so that concurrent writers of a person conflict.
+        """
+        changed = rules.derive_shared_fields(consumers, parents)
+        operations = [_build_replacement(as_document(consumer)) for consumer in changed]
+        await self.consumers.collection.bulk_write(operations, ordered=False, session=uow.session)
+        return changed
+
+    async def record_first_interactions(self, uow: UnitOfWork, brand_ids: Mapping[str, set[str]], people: People) -> None:
+        """Records that consumers had their first interaction with brands; these brands know them from then on."""
         operations: list[UpdateOne | UpdateMany] = []
-        for id, brands in met.items():
+        for id, brands in brand_ids.items():
             each = {"$each": sorted(brands)}
             operations.append(UpdateOne({"_id": id}, {"$addToSet": {"met_ids": each, "known_to": each}, "$inc": {"version": 1}}))
-            if len(people.ids_of(id)) > 1:
-                operations.append(UpdateMany({"person_id": people.person_of(id)}, {"$addToSet": {"known_to": each}}))
+            if len(people.list_consumer_ids(id)) > 1:
+                operations.append(UpdateMany({"person_id": people.find_person(id)}, {"$addToSet": {"known_to": each}}))
         if operations:
-            await self.table.collection.bulk_write(operations, session=uow.session)
+            await self.consumers.collection.bulk_write(operations, session=uow.session)
 
-    async def serve(self, uow: UnitOfWork, bound: Mapping[str, Sequence[Served]], brand_id: str) -> None:
-        """Notes who looks after consumers for a brand from now on (nobody: an empty sequence)."""
-        people = await self.people(bound, uow.session)
-        rows = await self.rows({people.person_of(id) for id in bound}, uow.session)
-        if rows:
-            await self.rearrange(uow, [rules.served_by(row, brand_id, bound[row.id]) if row.id in bound else row for row in rows])
+    async def save_guides(self, uow: UnitOfWork, guides: Mapping[str, Sequence[BoundGuide]], brand_id: str) -> None:
+        """Saves the guides of consumers for a brand; an empty sequence removes them."""
+        people = await self.find_people(guides, uow.session)
+        consumers = await self.list_members({people.find_person(id) for id in guides}, uow.session)
+        if consumers:
+            changed = [rules.replace_guides(one, brand_id, guides[one.id]) if one.id in guides else one for one in consumers]
+            await self.save_people(uow, changed)
 
-    # looking up ------------------------------------------------------------------------------------------------------
+    # look-up ---------------------------------------------------------------------------------------------------------
 
-    async def by_identity(self, identity: NewIdentity) -> str | None:
-        """The consumer an identity that joins people stands for."""
-        claim = rules.claim(identity, "")
-        query = {"hash": {"$in": self.encryption.hashes(claim.kind, claim.hashed)}, "stands": True}
-        row: Document | None = await self.identities.collection.find_one(query, {"consumer_id": 1})
-        return row["consumer_id"] if row else None
+    async def find_by_identity(self, identity: NewIdentity) -> str | None:
+        """Returns the consumer of an identity of a cross-brand kind."""
+        normalized = rules.normalize(identity, "")
+        query = {"hash": {"$in": self.encryption.hashes(normalized.kind, normalized.hash_input)}, "stands": True}
+        document: Document | None = await self.identities.collection.find_one(query, {"consumer_id": 1})
+        return document["consumer_id"] if document else None
 
-    async def links_of(self, people: Mapping[str, Sequence[str]]) -> dict[str, list[Document]]:
-        """The latest links of each of these people (all consumer ids of a person by whom it is), whatever the caller reaches."""
+    async def list_links(self, people: Mapping[str, Sequence[str]]) -> dict[str, list[Document]]:
+        """Returns the latest links of each person, regardless of the caller's scope. `people` has all consumer ids by person."""
         queries: dict[str, Document] = {
             person: {"$or": [{"consumer_id": {"$in": ids}}, {"linked_consumer_id": {"$in": ids}}]} for person, ids in people.items()
         }
         found = await self.links.unscoped.first_pages(queries, LINKS_SHOWN_MAX, order=[("linked_at", -1), ("_id", -1)])
         return {person: links for person, (links, _) in found.items()}
 
-    async def identities_of(self, consumer_ids: Iterable[str], kind: IdentityKind | None = None) -> list[Identity]:
-        """Identities of these consumers, oldest first, whatever the caller reaches."""
+    async def list_identities(self, consumer_ids: Iterable[str], kind: IdentityKind | None = None) -> list[Identity]:
+        """Returns the identities of these consumers, oldest first, regardless of the caller's scope."""
         ids = sorted(set(consumer_ids))
         query: dict[str, Any] = {"consumer_id": {"$in": ids}}
         if kind is not None:
             query["kind"] = kind
-        found = self.identities.collection.find(query).sort([("created_at", 1), ("_id", 1)]).limit(len(ids) * rules.IDENTITIES_MAX)
-        return [as_struct(row, Identity) async for row in found]
+        cursor = self.identities.collection.find(query).sort([("created_at", 1), ("_id", 1)]).limit(len(ids) * rules.IDENTITIES_MAX)
+        return [as_struct(document, Identity) async for document in cursor]
 
 
 def is_self(consumer_ids: Iterable[str]) -> bool:
-    """Whether the caller is the person with these ids. A person who was linked reaches all of them through any."""
+    """True if the caller is the person with these consumer ids; one id that the caller reaches is enough."""
     return not caller().reach.get(ScopeKind.CONSUMER, frozenset()).isdisjoint(consumer_ids)
 
 
-def _written(document: Document) -> ReplaceOne[Document]:
-    """The row in its next version, so that even a row that stays as it is conflicts with whoever writes it meanwhile."""
+def _build_replacement(document: Document) -> ReplaceOne[Document]:
+    """Returns the write of a document's next version: even an unchanged document conflicts with concurrent writers."""
     return ReplaceOne({"_id": document["_id"]}, document | {"version": document["version"] + 1}, upsert=True)

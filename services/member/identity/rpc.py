@@ -1,4 +1,4 @@
-"""IdentityService. Reads answer what the caller may know of a person; writes answer ids only."""
+"""IdentityService: registers, links and shows consumers. Reads return what the caller may see of a person; writes return ids only."""
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -18,27 +18,38 @@ from services.kit.security.authorization import caller
 from services.kit.transactions.unit_of_work import UnitOfWork, transactional
 from services.member.identity import rules
 from services.member.identity.enums import IdentityKind, Reason
-from services.member.identity.registration import Entered, Entry
+from services.member.identity.registration import EncryptedRegistration, RegistrationResult
 from services.member.identity.repository import ConsumerRepository
 from services.member.identity.rules import Consumer, ConsumerLinked, ConsumerUnlinked, Identity, Link, NewIdentity, Registration
 from services.member.store_projection import StoreProjection
 
-READS_MAX = 3
-"""Of people who are being linked meanwhile; who is not found whole then is left out."""
-ROWS_MAX = 500
-REMARKS = ("note", "linked_by", "undone_by")
+READ_ATTEMPTS_MAX = 3
+"""People that are linked during a read are read at most this often; consumers that are still incomplete are left out."""
+IMPORT_ROWS_MAX = 500
+"""An import contains at most this many consumers."""
+REMARK_FIELDS = ("note", "linked_by", "undone_by")
+"""These fields of a link are visible only to callers who may decide on the link."""
 
-Import = Callable[[UnitOfWork, Sequence[tuple[str, identity_pb2.ImportedConsumer]]], Awaitable[Mapping[str, Refusal]]]
-"""What another use case takes from imported rows: (consumer id, row). It answers why it took nothing of some consumers, by id."""
-Move = Callable[[UnitOfWork, Mapping[str, list[str]]], Awaitable[None]]
-"""What another use case does when people change: person -> all its consumer ids."""
+ImportListener = Callable[[UnitOfWork, Sequence[tuple[str, identity_pb2.ImportedConsumer]]], Awaitable[Mapping[str, Refusal]]]
+"""Another use case's part of an import of (consumer id, imported consumer); returns its refusals by consumer id."""
+PeopleListener = Callable[[UnitOfWork, Mapping[str, list[str]]], Awaitable[None]]
+"""Another use case's part of a link or unlink; receives all consumer ids of each changed person."""
 
 
 class IdentityServicer(identity_pb2_grpc.IdentityServiceServicer):
-    """`imported` and `moved` are the use cases uphill that follow in the same write; the wiring hands them in."""
+    """The servicer. Its listeners are use cases of higher layers that write in the same transaction; the wiring passes them in."""
 
-    def __init__(self, runtime: Runtime, consumers: ConsumerRepository, stores: StoreProjection, *, imported: Import, moved: Move) -> None:
-        self.transactions, self.consumers, self.stores, self.imported, self.moved = runtime.transactions, consumers, stores, imported, moved
+    def __init__(
+        self,
+        runtime: Runtime,
+        consumers: ConsumerRepository,
+        stores: StoreProjection,
+        *,
+        on_import: ImportListener,
+        on_people_change: PeopleListener,
+    ) -> None:
+        self.transactions, self.consumers, self.stores = runtime.transactions, consumers, stores
+        self.on_import, self.on_people_change = on_import, on_people_change
 
     @transactional
     async def RegisterConsumer(
@@ -46,116 +57,121 @@ class IdentityServicer(identity_pb2_grpc.IdentityServiceServicer):
     ) -> identity_pb2.RegisterConsumerResponse:  # fmt: skip
         registration = as_struct(fields(request), Registration)
         if not registration.identities:
-            raise Invalid(Reason.INVALID_FIELD, "give at least one identity", field="identities")
-        entry = self.consumers.entry(registration, request.brand_id)
+            raise Invalid(Reason.INVALID_FIELD, "`identities` must not be empty. Give at least one identity.", field="identities")
+        entry = self.consumers.encrypt_registration(registration, request.brand_id)
+        result: RegistrationResult | Refusal
         if uow.caller.reaches(ScopeKind.BRAND, request.brand_id):
-            (entered,) = await self.consumers.register(uow, [entry], request.brand_id)
+            (result,) = await self.consumers.register(uow, [entry], request.brand_id)
         else:
             await self.stores.require_brand(request.brand_id, request.store_id, uow.session)
             if registration.consumer_id:
-                raise Invalid(Reason.INVALID_FIELD, "leave it out: whom a store signs up gets a fresh id", field="consumer_id")
-            entered = await self.consumers.sign_up(uow, entry, request.brand_id)
-        if isinstance(entered, Refusal):
-            raise entered
-        return identity_pb2.RegisterConsumerResponse(consumer_id=entered.person_id, created=entered.created)
+                message = "`consumerId` is not allowed for stores. Leave it out: the consumer gets a new id."
+                raise Invalid(Reason.INVALID_FIELD, message, field="consumer_id")
+            result = await self.consumers.sign_up(uow, entry, request.brand_id)
+        if isinstance(result, Refusal):
+            raise result
+        return identity_pb2.RegisterConsumerResponse(consumer_id=result.person_id, created=result.created)
 
     @transactional
     async def AddIdentity(self, request: identity_pb2.AddIdentityRequest, uow: UnitOfWork) -> identity_pb2.AddIdentityResponse:
-        consumer = await self.consumers.known(request.consumer_id, request.brand_id, uow.session)
+        consumer = await self.consumers.get_known(request.consumer_id, request.brand_id, uow.session)
         with under("identity"):
-            given = self.consumers.given(as_struct(fields(request.identity), NewIdentity), request.brand_id)
-        id, created = await self.consumers.add(uow, consumer.id, given, request.brand_id)
+            identity = self.consumers.encrypt_identity(as_struct(fields(request.identity), NewIdentity), request.brand_id)
+        id, created = await self.consumers.add_identity(uow, consumer.id, identity, request.brand_id)
         return identity_pb2.AddIdentityResponse(identity_id=id, created=created)
 
     @transactional
     async def ImportConsumers(
         self, request: identity_pb2.ImportConsumersRequest, uow: UnitOfWork
     ) -> identity_pb2.ImportConsumersResponse:  # fmt: skip
-        if not 1 <= len(request.consumers) <= ROWS_MAX:
-            raise Invalid(Reason.INVALID_FIELD, f"give 1 to {ROWS_MAX} rows", field="consumers")
-        entries: dict[int, Entry] = {}
-        answers: dict[int, Entered | Refusal] = {}
-        for index, row in enumerate(request.consumers):
+        if not 1 <= len(request.consumers) <= IMPORT_ROWS_MAX:
+            raise Invalid(
+                Reason.INVALID_FIELD, f"`consumers` must contain 1 to {IMPORT_ROWS_MAX} rows. Split a larger import.", field="consumers"
+            )
+        entries: dict[int, EncryptedRegistration] = {}
+        results: dict[int, RegistrationResult | Refusal] = {}
+        for index, consumer in enumerate(request.consumers):
             try:
-                entries[index] = self._entry(row, request.brand_id)
+                entries[index] = self._encrypt(consumer, request.brand_id)
             except Refusal as refusal:
-                answers[index] = refusal
-        registered = await self.consumers.register(uow, list(entries.values()), request.brand_id, linking=True)
-        answers |= zip(entries, registered, strict=True)
-        stand = {index: entered for index, entered in answers.items() if isinstance(entered, Entered)}
-        await self._linked([entered for entered in stand.values() if entered.linked_to_id], uow)
-        left_out = await self.imported(uow, [(entered.consumer_id, request.consumers[index]) for index, entered in stand.items()])
-        answers |= {index: left_out[entered.consumer_id] for index, entered in stand.items() if entered.consumer_id in left_out}
+                results[index] = refusal
+        registered = await self.consumers.register(uow, list(entries.values()), request.brand_id, keeps_ids=True)
+        results |= zip(entries, registered, strict=True)
+        accepted = {index: result for index, result in results.items() if isinstance(result, RegistrationResult)}
+        await self._record_links([result for result in accepted.values() if result.linked_to_id], uow)
+        refusals = await self.on_import(uow, [(result.consumer_id, request.consumers[index]) for index, result in accepted.items()])
+        results |= {index: refusals[result.consumer_id] for index, result in accepted.items() if result.consumer_id in refusals}
         return identity_pb2.ImportConsumersResponse(
-            created=sum(entered.created for entered in stand.values()),
-            found=sum(not entered.created for entered in stand.values()),
-            consumer_ids=[stand[index].person_id if index in stand else "" for index in range(len(request.consumers))],
+            created=sum(result.created for result in accepted.values()),
+            found=sum(not result.created for result in accepted.values()),
+            consumer_ids=[accepted[index].person_id if index in accepted else "" for index in range(len(request.consumers))],
             rejects=[
                 identity_pb2.ImportReject(index=index, reason=refusal.reason, message=refusal.message)
-                for index, refusal in sorted(answers.items())
+                for index, refusal in sorted(results.items())
                 if isinstance(refusal, Refusal)
             ],
         )
 
-    async def _linked(self, entries: Sequence[Entered], uow: UnitOfWork) -> None:
-        """Keeps and tells the links of imported rows to who was there before."""
-        if not entries:
+    async def _record_links(self, results: Sequence[RegistrationResult], uow: UnitOfWork) -> None:
+        """Saves and publishes the links of imported consumers to existing ones."""
+        if not results:
             return
-        for entry in entries:
-            id, linked_id = entry.linked_to_id, entry.consumer_id
-            link = Link(ids.new("lnk"), id, linked_id, entry.evidence, uow.at, uow.caller.id, "imported with the same identity")
+        for result in results:
+            id, linked_id = result.linked_to_id, result.consumer_id
+            link = Link(ids.new("lnk"), id, linked_id, result.evidence, uow.at, uow.caller.id, "Imported with the same identity.")
             await self.consumers.links.unscoped.insert(uow, link)
             uow.publish(ConsumerLinked(id, linked_id))
-        people = await self.consumers.people([entry.person_id for entry in entries], uow.session)
-        await self.moved(uow, {person: people.ids_of(person) for person in {entry.person_id for entry in entries}})
+        people = await self.consumers.find_people([result.person_id for result in results], uow.session)
+        persons = {result.person_id for result in results}
+        await self.on_people_change(uow, {person: people.list_consumer_ids(person) for person in persons})
 
-    def _entry(self, row: identity_pb2.ImportedConsumer, brand_id: str) -> Entry:
-        registration = as_struct(fields(row), Registration)
+    def _encrypt(self, consumer: identity_pb2.ImportedConsumer, brand_id: str) -> EncryptedRegistration:
+        registration = as_struct(fields(consumer), Registration)
         if not registration.identities and not registration.consumer_id:
-            raise Invalid(Reason.INVALID_FIELD, "give an id or an identity", field="consumer_id")
-        if not all(caller().reaches(ScopeKind.BRAND, consent.brand_id) for consent in row.consents):
-            raise Invalid(Reason.BRAND_NOT_YOURS, "a consent belongs to another brand", field="consents")
-        return self.consumers.entry(registration, brand_id)
+            raise Invalid(Reason.INVALID_FIELD, "Give `consumerId` or at least one identity.", field="consumer_id")
+        if not all(caller().reaches(ScopeKind.BRAND, consent.brand_id) for consent in consumer.consents):
+            raise Invalid(Reason.BRAND_NOT_YOURS, "A consent names a brand that you do not act for. Leave it out.", field="consents")
+        return self.consumers.encrypt_registration(registration, brand_id)
 
     @transactional
     async def LinkConsumers(self, request: identity_pb2.LinkConsumersRequest, uow: UnitOfWork) -> identity_pb2.LinkConsumersResponse:
-        rows = await self._both(request.consumer_id, request.linked_consumer_id, uow)
-        parents = rules.link({row.id: row.linked_to_id for row in rows}, request.consumer_id, request.linked_consumer_id)
+        consumers = await self._load_both(request.consumer_id, request.linked_consumer_id, uow)
+        parents = rules.link({one.id: one.linked_to_id for one in consumers}, request.consumer_id, request.linked_consumer_id)
         link = as_struct(fields(request) | {"id": ids.new("lnk"), "linked_at": uow.at, "linked_by": uow.caller.id}, Link)
         await self.consumers.links.unscoped.insert(uow, link)
-        after = await self._rearranged(uow, rows, parents)
+        persons = await self._save_people(uow, consumers, parents)
         uow.publish(ConsumerLinked(link.consumer_id, link.linked_consumer_id))
-        return identity_pb2.LinkConsumersResponse(consumer_id=after[link.linked_consumer_id], link_id=link.id)
+        return identity_pb2.LinkConsumersResponse(consumer_id=persons[link.linked_consumer_id], link_id=link.id)
 
     @transactional
     async def UnlinkConsumers(
         self, request: identity_pb2.UnlinkConsumersRequest, uow: UnitOfWork
     ) -> identity_pb2.UnlinkConsumersResponse:  # fmt: skip
         id, linked_id = request.consumer_id, request.linked_consumer_id
-        rows = await self._both(id, linked_id, uow)
-        parents = rules.unlink({row.id: row.linked_to_id for row in rows}, id, linked_id)
+        consumers = await self._load_both(id, linked_id, uow)
+        parents = rules.unlink({one.id: one.linked_to_id for one in consumers}, id, linked_id)
         links = self.consumers.links.unscoped
-        standing = {"consumer_id": id, "linked_consumer_id": linked_id, "undone_at": None}
-        document = await links.collection.find_one(standing, session=uow.session)
+        query = {"consumer_id": id, "linked_consumer_id": linked_id, "undone_at": None}
+        document = await links.collection.find_one(query, session=uow.session)
         link = as_struct(document, Link)
         note = "; ".join(part for part in (link.note, request.note) if part)
         await links.replace(uow, replace(link, undone_at=uow.at, undone_by=uow.caller.id, note=note))
-        after = await self._rearranged(uow, rows, parents)
+        persons = await self._save_people(uow, consumers, parents)
         uow.publish(ConsumerUnlinked(id, linked_id))
-        return identity_pb2.UnlinkConsumersResponse(consumer_id=after[id], linked_consumer_id=linked_id)
+        return identity_pb2.UnlinkConsumersResponse(consumer_id=persons[id], linked_consumer_id=linked_id)
 
-    async def _both(self, id: str, linked_id: str, uow: UnitOfWork) -> list[Consumer]:
-        """All rows of both people, if the caller may decide on them."""
-        persons = {(await self.consumers.reached(one, uow.session)).person_id for one in (id, linked_id)}
-        rows = await self.consumers.rows(persons, uow.session)
-        rules.may_link(rows, _reaches_brand)
-        return rows
+    async def _load_both(self, id: str, linked_id: str, uow: UnitOfWork) -> list[Consumer]:
+        """Returns all consumers of both people; raises `Denied` unless the caller may decide on their links."""
+        persons = {(await self.consumers.get_reachable(one, uow.session)).person_id for one in (id, linked_id)}
+        consumers = await self.consumers.list_members(persons, uow.session)
+        rules.check_link_authority(consumers, _can_reach_brand)
+        return consumers
 
-    async def _rearranged(self, uow: UnitOfWork, rows: Sequence[Consumer], parents: rules.Parents) -> dict[str, str]:
-        """Writes people anew, has the use cases uphill follow, and answers consumer -> person."""
-        after = await self.consumers.rearrange(uow, rows, parents)
-        persons = {row.id: row.person_id for row in after}
-        await self.moved(uow, {person: rules.ids_of(person, after) for person in set(persons.values())})
+    async def _save_people(self, uow: UnitOfWork, consumers: Sequence[Consumer], parents: rules.Parents) -> dict[str, str]:
+        """Saves changed people, notifies the listener and returns the person of each consumer."""
+        changed = await self.consumers.save_people(uow, consumers, parents)
+        persons = {consumer.id: consumer.person_id for consumer in changed}
+        await self.on_people_change(uow, {person: rules.list_consumer_ids(person, changed) for person in set(persons.values())})
         return persons
 
     async def ResolveConsumer(
@@ -163,154 +179,159 @@ class IdentityServicer(identity_pb2_grpc.IdentityServiceServicer):
     ) -> identity_pb2.ResolveConsumerResponse:  # fmt: skip
         id: str | None = request.subject
         if request.issuer:
-            id = await self.consumers.by_identity(NewIdentity(IdentityKind.OIDC_SUBJECT, request.subject, request.issuer, True))
-        people = await self.consumers.people([id] if id else [])
-        if id is None or id not in people.persons:
-            raise rules.missing("")
-        person = people.person_of(id)
-        others = sorted(set(people.ids_of(id)) - {person})
+            id = await self.consumers.find_by_identity(NewIdentity(IdentityKind.OIDC_SUBJECT, request.subject, request.issuer, True))
+        people = await self.consumers.find_people([id] if id else [])
+        if id is None or id not in people.person_ids:
+            raise rules.consumer_not_found("")
+        person = people.find_person(id)
+        others = sorted(set(people.list_consumer_ids(id)) - {person})
         return identity_pb2.ResolveConsumerResponse(consumer_id=person, consumer_ids=[person, *others])
 
     async def GetConsumer(self, request: identity_pb2.GetConsumerRequest, context: Any) -> identity_pb2.GetConsumerResponse:
-        found = await self._seen([request.id])
+        found = await self._find_visible([request.id])
         if not found:
-            raise rules.missing(request.id)
+            raise rules.consumer_not_found(request.id)
         return identity_pb2.GetConsumerResponse(consumer=found[0])
 
     async def BatchGetConsumers(
         self, request: identity_pb2.BatchGetConsumersRequest, context: Any
     ) -> identity_pb2.BatchGetConsumersResponse:  # fmt: skip
-        return identity_pb2.BatchGetConsumersResponse(consumers=await self._seen(request.ids))
+        return identity_pb2.BatchGetConsumersResponse(consumers=await self._find_visible(request.ids))
 
-    async def _seen(self, asked: Sequence[str]) -> list[identity_pb2.Consumer]:
-        """Those of these consumers whom the caller reaches, as the caller may see them."""
-        if len(asked) > BATCH_MAX:
-            raise Invalid("BATCH_TOO_LARGE", f"ask for at most {BATCH_MAX} at a time", field="ids")
-        reached, people = await self._reached(asked)
-        phones = await self.consumers.identities_of(people.rows, IdentityKind.PHONE)
-        for phone in sorted(phones, key=lambda one: one.verified):
-            person = people.person_of(phone.consumer_id)
-            if people.viewers[person].sees(phone.brand_ids):
-                people.phones[person] = self._shown(phone, people.viewers[person])
-        return [self._consumer(id, person, people) for id, person in reached.items()]
+    async def _find_visible(self, consumer_ids: Sequence[str]) -> list[identity_pb2.Consumer]:
+        """Returns those of these consumers within the caller's scope, as the caller may see them."""
+        if len(consumer_ids) > BATCH_MAX:
+            message = f"`ids` must contain at most {BATCH_MAX} ids. Split the request."
+            raise Invalid("BATCH_TOO_LARGE", message, field="ids")
+        persons, people = await self._find_reachable(consumer_ids)
+        phones = await self.consumers.list_identities(people.consumers, IdentityKind.PHONE)
+        for phone in sorted(phones, key=lambda phone: phone.verified):
+            person = people.find_person(phone.consumer_id)
+            if people.viewers[person].can_see(phone.brand_ids):
+                people.phones[person] = self._format_value(phone, people.viewers[person])
+        return [self._build_consumer(id, person, people) for id, person in persons.items()]
 
-    async def _reached(self, asked: Iterable[str]) -> tuple[dict[str, str], "_People"]:
-        """Those of these consumers whom the caller reaches, with the person each belongs to, and those people whole."""
-        wanted = list(asked)
-        for _ in range(READS_MAX):
-            reached = await self.consumers.persons_within_reach(wanted)
-            people = _People(await self.consumers.rows(reached.values()))
-            if reached.keys() <= people.rows.keys():  # else somebody was linked between the two
+    async def _find_reachable(self, consumer_ids: Iterable[str]) -> tuple[dict[str, str], "VisiblePeople"]:
+        """Returns the person of each consumer within the caller's scope, and these people completely."""
+        wanted = list(consumer_ids)
+        for _ in range(READ_ATTEMPTS_MAX):
+            reachable = await self.consumers.find_reachable_person_ids(wanted)
+            people = VisiblePeople(await self.consumers.list_members(reachable.values()))
+            if reachable.keys() <= people.consumers.keys():  # otherwise a consumer was linked between the two queries
                 break
-        return {id: people.rows[id].person_id for id in reached if id in people.rows}, people
+        return {id: people.consumers[id].person_id for id in reachable if id in people.consumers}, people
 
-    def _consumer(self, id: str, person: str, people: "_People") -> identity_pb2.Consumer:
+    def _build_consumer(self, id: str, person: str, people: "VisiblePeople") -> identity_pb2.Consumer:
         members, viewer = people.members[person], people.viewers[person]
-        profile = rules.seen_profile(members, viewer, id)
-        seen: dict[str, Any] = {
+        profile = rules.merge_visible_profiles(members, viewer, id)
+        values: dict[str, Any] = {
             "id": id,
             "person_id": person,
             "display_name": self.consumers.encryption.decrypt(profile.display_name) if profile.display_name else "",
             "phone": people.phones.get(person, ""),
             "sizes": profile.sizes,
             "preferences": profile.preferences,
-            "created_at": people.rows[id].created_at,
-            "consumer_ids": rules.ids_of(person, members),
+            "created_at": people.consumers[id].created_at,
+            "consumer_ids": rules.list_consumer_ids(person, members),
         }
-        return identity_pb2.Consumer(**seen)
+        return identity_pb2.Consumer(**values)
 
-    def _shown(self, identity: Identity, viewer: rules.Viewer) -> str:
-        """An identity's value: whole for its person, masked for everybody else."""
+    def _format_value(self, identity: Identity, viewer: rules.Viewer) -> str:
+        """Returns an identity's value: unmasked for its person, masked for other viewers."""
         value = self.consumers.encryption.decrypt(identity.value)
-        return (rules.whole if viewer.self_ else rules.masked)(identity.kind, value)
+        return (rules.format_value if viewer.is_person else rules.mask)(identity.kind, value)
 
     async def ListIdentities(
         self, request: identity_pb2.ListIdentitiesRequest, context: Any
     ) -> identity_pb2.ListIdentitiesResponse:  # fmt: skip
-        found = await self._identities([request.consumer_id])
-        return identity_pb2.ListIdentitiesResponse(identities=_of_one(request.consumer_id, found))
+        found = await self._list_identities([request.consumer_id])
+        return identity_pb2.ListIdentitiesResponse(identities=_require(request.consumer_id, found))
 
     async def BatchListIdentities(
         self, request: identity_pb2.BatchListIdentitiesRequest, context: Any
     ) -> identity_pb2.BatchListIdentitiesResponse:  # fmt: skip
-        key, asked = batch_lists.asked(request, "consumer_ids")
-        found: list[Any] = [{key: id, "identities": rows} for id, rows in (await self._identities(asked)).items()]
-        return identity_pb2.BatchListIdentitiesResponse(consumers=found)
+        key, consumer_ids = batch_lists.asked(request, "consumer_ids")
+        found = await self._list_identities(consumer_ids)
+        lists: list[Any] = [{key: id, "identities": identities} for id, identities in found.items()]
+        return identity_pb2.BatchListIdentitiesResponse(consumers=lists)
 
-    async def _identities(self, asked: Sequence[str]) -> dict[str, list[Any]]:
-        """The identities of each of these consumers whom the caller reaches, as the caller may see them."""
-        reached, people = await self._reached(asked)
-        seen: dict[str, list[Any]] = {person: [] for person in people.members}
-        for one in await self.consumers.identities_of(people.rows):
-            person = people.person_of(one.consumer_id)
-            if people.viewers[person].sees(one.brand_ids):
-                seen[person].append(self._identity(one, people.viewers[person]))
-        return {id: seen[person] for id, person in reached.items()}
+    async def _list_identities(self, consumer_ids: Sequence[str]) -> dict[str, list[Any]]:
+        """Returns the visible identities of each of these consumers within the caller's scope."""
+        persons, people = await self._find_reachable(consumer_ids)
+        visible: dict[str, list[Any]] = {person: [] for person in people.members}
+        for identity in await self.consumers.list_identities(people.consumers):
+            person = people.find_person(identity.consumer_id)
+            if people.viewers[person].can_see(identity.brand_ids):
+                visible[person].append(self._build_identity(identity, people.viewers[person]))
+        return {id: visible[person] for id, person in persons.items()}
 
-    def _identity(self, identity: Identity, viewer: rules.Viewer) -> Any:
-        brands = [id for id in identity.brand_ids if viewer.sees([id])]
-        row = as_document(replace(identity, brand_ids=brands)) | {"shown": self._shown(identity, viewer)}
-        return shaped(row, identity_pb2.Identity.DESCRIPTOR)
+    def _build_identity(self, identity: Identity, viewer: rules.Viewer) -> Any:
+        brands = [id for id in identity.brand_ids if viewer.can_see([id])]
+        document = as_document(replace(identity, brand_ids=brands)) | {"shown": self._format_value(identity, viewer)}
+        return shaped(document, identity_pb2.Identity.DESCRIPTOR)
 
     async def ListLinks(self, request: identity_pb2.ListLinksRequest, context: Any) -> identity_pb2.ListLinksResponse:
-        found = await self._links([request.consumer_id])
-        return identity_pb2.ListLinksResponse(links=_of_one(request.consumer_id, found))
+        found = await self._list_links([request.consumer_id])
+        return identity_pb2.ListLinksResponse(links=_require(request.consumer_id, found))
 
     async def BatchListLinks(self, request: identity_pb2.BatchListLinksRequest, context: Any) -> identity_pb2.BatchListLinksResponse:
-        key, asked = batch_lists.asked(request, "consumer_ids")
-        found: list[Any] = [{key: id, "links": rows} for id, rows in (await self._links(asked)).items()]
-        return identity_pb2.BatchListLinksResponse(consumers=found)
+        key, consumer_ids = batch_lists.asked(request, "consumer_ids")
+        found = await self._list_links(consumer_ids)
+        lists: list[Any] = [{key: id, "links": links} for id, links in found.items()]
+        return identity_pb2.BatchListLinksResponse(consumers=lists)
 
-    async def _links(self, asked: Sequence[str]) -> dict[str, list[Any]]:
-        """The links of each of these consumers whom the caller reaches, as the caller may see them."""
-        reached, people = await self._reached(asked)
-        links = await self.consumers.links_of({person: [row.id for row in rows] for person, rows in people.members.items()})
+    async def _list_links(self, consumer_ids: Sequence[str]) -> dict[str, list[Any]]:
+        """Returns the visible links of each of these consumers within the caller's scope."""
+        persons, people = await self._find_reachable(consumer_ids)
+        links = await self.consumers.list_links({person: [member.id for member in members] for person, members in people.members.items()})
         if not caller().everywhere:
-            # An undone link may name somebody who is none of the caller's business, and remarks are for those who decide on links.
-            known = await self.consumers.persons_within_reach(id for rows in links.values() for link in rows for id in _linked(link))
-            for person, rows in links.items():
-                hidden = {} if rules.decides(people.members[person], _reaches_brand) else dict.fromkeys(REMARKS, "")
-                links[person] = [link | hidden for link in rows if known.keys() >= _linked(link)]
-        return {id: links.get(person, []) for id, person in reached.items()}
+            # An undone link may name a consumer outside the caller's scope; remarks are for callers who may decide on links.
+            linked_ids = (id for found in links.values() for link in found for id in _list_linked_ids(link))
+            reachable = await self.consumers.find_reachable_person_ids(linked_ids)
+            for person, found in links.items():
+                hidden = {} if rules.can_decide_links(people.members[person], _can_reach_brand) else dict.fromkeys(REMARK_FIELDS, "")
+                links[person] = [link | hidden for link in found if reachable.keys() >= _list_linked_ids(link)]
+        return {id: links.get(person, []) for id, person in persons.items()}
 
 
-def _linked(link: Document) -> set[str]:
-    """The two consumers of a link."""
+def _list_linked_ids(link: Document) -> set[str]:
+    """Returns the two consumers of a link."""
     return {link["consumer_id"], link["linked_consumer_id"]}
 
 
-def _of_one(consumer_id: str, found: Mapping[str, list[Any]]) -> list[Any]:
-    """What was found of one consumer; CONSUMER_NOT_FOUND when the caller does not reach them."""
+def _require(consumer_id: str, found: Mapping[str, list[Any]]) -> list[Any]:
+    """Returns the results of one consumer; raises `NotFound` (CONSUMER_NOT_FOUND) if there are none within the caller's scope."""
     if consumer_id not in found:
-        raise rules.missing(consumer_id)
+        raise rules.consumer_not_found(consumer_id)
     return found[consumer_id]
 
 
-def _reaches_brand(brand_id: str) -> bool:
+def _can_reach_brand(brand_id: str) -> bool:
     return caller().reaches(ScopeKind.BRAND, brand_id)
 
 
-class _People:
-    """Rows by person, how the caller sees each, and the phone to show."""
+class VisiblePeople:
+    """Complete people: the members, the caller's view and the visible phone number of each."""
 
-    def __init__(self, rows: Iterable[Consumer]) -> None:
-        self.rows = {row.id: row for row in rows}
+    def __init__(self, consumers: Iterable[Consumer]) -> None:
+        self.consumers = {consumer.id: consumer for consumer in consumers}
         self.members: dict[str, list[Consumer]] = {}
-        for row in self.rows.values():
-            self.members.setdefault(row.person_id, []).append(row)
-        self.viewers = {person: _viewer(members) for person, members in self.members.items()}
+        for consumer in self.consumers.values():
+            self.members.setdefault(consumer.person_id, []).append(consumer)
+        self.viewers = {person: _build_viewer(members) for person, members in self.members.items()}
         self.phones: dict[str, str] = {}
 
-    def person_of(self, id: str) -> str:
-        return self.rows[id].person_id
+    def find_person(self, consumer_id: str) -> str:
+        """Returns the id of a consumer's person."""
+        return self.consumers[consumer_id].person_id
 
 
-def _viewer(rows: Sequence[Consumer]) -> rules.Viewer:
-    who = caller()
-    reach = {kind: who.reach.get(kind, frozenset()) for kind in (ScopeKind.CONSUMER, ScopeKind.BRAND, ScopeKind.STORE, ScopeKind.STAFF)}
-    return rules.viewer(
-        rows,
-        everywhere=who.everywhere,
+def _build_viewer(members: Sequence[Consumer]) -> rules.Viewer:
+    reader = caller()
+    reach = {kind: reader.reach.get(kind, frozenset()) for kind in (ScopeKind.CONSUMER, ScopeKind.BRAND, ScopeKind.STORE, ScopeKind.STAFF)}
+    return rules.build_viewer(
+        members,
+        is_unrestricted=reader.everywhere,
         consumers=reach[ScopeKind.CONSUMER],
         brands=reach[ScopeKind.BRAND],
         stores=reach[ScopeKind.STORE],

@@ -1,7 +1,7 @@
-"""Who is who: identities stand for consumers, and links make several consumers one person without mixing what belongs to each.
+"""Rules of consumer identity: identities belong to consumers, and links join several consumers into one person.
 
-Links form a forest: a consumer is linked to at most one other, a person is a tree, the root stands for it. Undoing a link cuts one edge,
-so that everything is as it was. What a person's rows share (`known_to`, `served`) is derived anew from what each row owns.
+Links form a forest: a consumer is linked to at most one other, a person is a tree, and the root is the person's id. Undoing a link cuts
+one edge and restores the state before. The fields that all documents of a person share (`known_to`, `served`) are derived from each.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -19,12 +19,13 @@ from services.kit.values.validation import WRITTEN
 from services.member.identity.enums import IdentityKind, Reason
 
 IDENTITIES_MAX = 50
+"""A consumer has at most this many identities."""
 LINKED_MAX = 50
-
-
-ACROSS_BRANDS = frozenset({IdentityKind.PHONE, IdentityKind.UNION_ID, IdentityKind.OIDC_SUBJECT})
-"""What means the same person whoever says it; the other kinds mean it only to the brand that supplied them."""
-NEEDS_NAMESPACE = frozenset({IdentityKind.OPEN_ID, IdentityKind.UNION_ID, IdentityKind.OIDC_SUBJECT})
+"""A person consists of at most this many linked consumers."""
+CROSS_BRAND_KINDS = frozenset({IdentityKind.PHONE, IdentityKind.UNION_ID, IdentityKind.OIDC_SUBJECT})
+"""Identities of these kinds mean the same person to every brand; all other kinds are private to the brand that supplied them."""
+NAMESPACED_KINDS = frozenset({IdentityKind.OPEN_ID, IdentityKind.UNION_ID, IdentityKind.OIDC_SUBJECT})
+"""Identities of these kinds are unique only within a namespace, such as an app or an issuer."""
 
 Name = Annotated[str, Meta(max_length=100, pattern=WRITTEN)]
 Short = Annotated[str, Meta(max_length=100)]
@@ -35,7 +36,7 @@ Traits = Annotated[dict[Trait, Short], Meta(max_length=50)]
 
 
 class NewIdentity(Struct, frozen=True):
-    """An identity as it was given."""
+    """An identity as a request contains it."""
 
     kind: IdentityKind
     value: Annotated[str, Meta(min_length=1, max_length=200)]
@@ -44,14 +45,14 @@ class NewIdentity(Struct, frozen=True):
 
 
 class NewConsent(Struct, frozen=True):
-    """As much of a consent that comes with a consumer as matters here: whose it is, and that it is one."""
+    """The part of an imported consent that identity checks: its brand and its purpose."""
 
     brand_id: BrandId
     purpose: str
 
 
 class Registration(Struct, frozen=True):
-    """A consumer to register or to find."""
+    """A consumer to find or to create."""
 
     identities: Annotated[list[NewIdentity], Meta(max_length=20)] = []
     consumer_id: ConsumerId = ""
@@ -62,15 +63,17 @@ class Registration(Struct, frozen=True):
     created_at: datetime | None = None
 
 
-class Claim(Struct, frozen=True):
-    """An identity in its one usual writing. `hashed` is what is hashed; one that `stands` is held by one consumer only."""
+class NormalizedIdentity(Struct, frozen=True):
+    """An identity in canonical form."""
 
     kind: IdentityKind
     namespace: str
     value: str
-    hashed: str
+    hash_input: str
+    """The look-up hash is computed from this text; it contains the brand for kinds that are private to a brand."""
     verified: bool
-    stands: bool
+    is_identifying: bool
+    """True if the identity belongs to one consumer only and finds that consumer; false for an unverified phone number."""
 
 
 class Identity(Struct, frozen=True):
@@ -84,13 +87,14 @@ class Identity(Struct, frozen=True):
     value: bytes
     verified: bool
     stands: bool
+    """True if the identity is identifying: a unique index allows one such identity for each hash."""
     brand_ids: list[str]
     created_at: datetime
     version: int = 1
 
 
 class Profile(Struct, frozen=True):
-    """What one brand knows of a consumer; the name is ciphertext."""
+    """The name, sizes and preferences that one brand supplied for a consumer; the name is ciphertext."""
 
     brand_id: str
     display_name: bytes | None = None
@@ -98,8 +102,8 @@ class Profile(Struct, frozen=True):
     preferences: dict[str, str] = {}
 
 
-class Served(Struct, frozen=True):
-    """Who looks after a consumer for a brand."""
+class BoundGuide(Struct, frozen=True):
+    """A guide, with the guide's store, that a brand bound a consumer to."""
 
     brand_id: str
     staff_id: str
@@ -107,28 +111,28 @@ class Served(Struct, frozen=True):
 
 
 class Consumer(Struct, frozen=True):
-    """A consumer's row: what it owns, and what all rows of one person share."""
+    """A consumer: fields of its own, and fields that all consumers of one person share."""
 
     id: str
     person_id: str
     created_at: datetime
     linked_to_id: str | None = None
     brand_ids: list[str] = []
-    """Brands that supplied an identity or registered the consumer."""
+    """The brands that registered the consumer or supplied an identity."""
     met_ids: list[str] = []
-    """Brands the consumer had an interaction with under this id."""
-    bound: list[Served] = []
-    """Who looks after the consumer under this id."""
+    """The brands with which the consumer had an interaction under this id."""
+    bound: list[BoundGuide] = []
+    """The guides that the consumer is bound to under this id."""
     profiles: list[Profile] = []
     known_to: list[str] = []
-    """Shared by the person's rows: the union of `brand_ids` and `met_ids`."""
-    served: list[Served] = []
-    """Shared by the person's rows: the union of `bound`."""
+    """The brands that know the person: the union of `brand_ids` and `met_ids` over all consumers of the person."""
+    served: list[BoundGuide] = []
+    """The guides of the person: the union of `bound` over all consumers of the person."""
     version: int = 1
 
 
 class Link(Struct, frozen=True):
-    """That two consumers are one person, by which evidence, and whether it was undone."""
+    """The statement that two consumers are one person, with its evidence; an undone link stays on record."""
 
     id: str
     consumer_id: str
@@ -157,176 +161,195 @@ class ConsumerUnlinked(Event, frozen=True):
 # identities ----------------------------------------------------------------------------------------------------------
 
 
-def claim(given: NewIdentity, brand_id: str) -> Claim:
-    """What `given` by a brand claims; `Invalid` for a phone that cannot exist or a namespace that is missing."""
-    namespace, value = given.namespace.strip(), given.value.strip()
-    if given.kind is IdentityKind.PHONE:
+def normalize(identity: NewIdentity, brand_id: str) -> NormalizedIdentity:
+    """Returns the canonical form of an identity that a brand supplied.
+
+    Raises `Invalid` for an impossible phone number, an empty value or a missing namespace.
+    """
+    namespace, value = identity.namespace.strip(), identity.value.strip()
+    if identity.kind is IdentityKind.PHONE:
         with under("value"):
             namespace, value = "", e164(value)
-    elif not value or (given.kind in NEEDS_NAMESPACE and not namespace):
-        raise Invalid(Reason.INVALID_FIELD, "give a value, and the namespace it is unique in", field="namespace" if value else "value")
-    owner = "" if given.kind in ACROSS_BRANDS else brand_id
-    stands = given.verified or given.kind is not IdentityKind.PHONE
-    return Claim(given.kind, namespace, value, f"{owner}\0{namespace}\0{value}", given.verified, stands)
+    elif not value:
+        raise Invalid(Reason.INVALID_FIELD, "`value` must not be blank. Give the identifier itself.", field="value")
+    elif identity.kind in NAMESPACED_KINDS and not namespace:
+        message = "`namespace` is missing. Give the app or issuer in which the value is unique."
+        raise Invalid(Reason.INVALID_FIELD, message, field="namespace")
+    owner = "" if identity.kind in CROSS_BRAND_KINDS else brand_id
+    is_identifying = identity.verified or identity.kind is not IdentityKind.PHONE
+    return NormalizedIdentity(identity.kind, namespace, value, f"{owner}\0{namespace}\0{value}", identity.verified, is_identifying)
 
 
-def unproved(claim: Claim) -> Claim:
-    """The claim as a store makes it, who proves nothing: what would mean a person to every brand means nobody yet."""
-    return replace(claim, verified=False, stands=False) if claim.kind in ACROSS_BRANDS else claim
+def remove_proof(identity: NormalizedIdentity) -> NormalizedIdentity:
+    """Returns the identity as a store may record it: stores verify nothing, so cross-brand kinds identify no person yet."""
+    return replace(identity, verified=False, is_identifying=False) if identity.kind in CROSS_BRAND_KINDS else identity
 
 
-def may_give(kind: IdentityKind, *, everywhere: bool) -> None:
-    """`Denied` for what signs people in, unless the installation states it: whoever gives it could be anybody they know."""
-    if kind is IdentityKind.OIDC_SUBJECT and not everywhere:
-        raise Denied(Reason.SUBJECT_NOT_YOURS, "whom a sign-in stands for is stated by the installation, not by a brand")
+def check_kind(kind: IdentityKind, *, is_unrestricted: bool) -> None:
+    """Raises `Denied` for a sign-in subject unless the caller is unrestricted: a brand could sign in as any consumer it knows."""
+    if kind is IdentityKind.OIDC_SUBJECT and not is_unrestricted:
+        message = "Only the installation's operator may add sign-in subjects. Ask the operator."
+        raise Denied(Reason.SUBJECT_NOT_YOURS, message)
 
 
-def whole(kind: IdentityKind, value: str) -> str:
-    """A value as its owner writes it: Chinese phones without the country code."""
+def format_value(kind: IdentityKind, value: str) -> str:
+    """Returns an identity's value as its owner writes it: Chinese phone numbers without the country code."""
     return value.removeprefix("+86") if kind is IdentityKind.PHONE else value
 
 
-def masked(kind: IdentityKind, value: str) -> str:
-    """A value that others recognise but cannot use: 138****1234."""
-    value = whole(kind, value)
+def mask(kind: IdentityKind, value: str) -> str:
+    """Returns a value that others recognise but cannot use: 138****1234."""
+    value = format_value(kind, value)
     if kind is IdentityKind.PHONE and len(value) >= 10:
         return f"{value[:3]}****{value[-4:]}"
     return f"****{value[-4:]}" if len(value) >= 8 else "****"
 
 
-def holder(consumer_id: str, held_by: Iterable[str], person_of: Mapping[str, str], *, everywhere: bool) -> str | None:
-    """The consumer to whom a registration belongs: the first of those its identities stand for and of the one it names.
+def find_owner(consumer_id: str, owner_ids: Iterable[str], person_ids: Mapping[str, str], *, is_unrestricted: bool) -> str | None:
+    """Returns the consumer of a registration: the first owner of its identities, else the consumer it names.
 
-    None when it is somebody new. `Conflict` when they are different people; who they are is told to a caller who reaches `everywhere`
-    only, since some may be other brands' consumers. `person_of` has every known consumer.
+    Returns None if the registration is of a new consumer. `person_ids` maps every existing consumer to its person. Raises `Conflict` if
+    they are different people. The refusal names them to an unrestricted caller only, since some may be other brands' consumers.
     """
-    found = [*held_by, *([consumer_id] if consumer_id in person_of else [])]
-    if len({person_of[id] for id in found}) > 1:
-        who: dict[str, Any] = {"consumer_ids": sorted(found)} if everywhere else {}
-        raise Conflict(Reason.IDENTITIES_DISAGREE, "these identities stand for different people; link them first", **who)
+    found = [*owner_ids, *([consumer_id] if consumer_id in person_ids else [])]
+    if len({person_ids[id] for id in found}) > 1:
+        details: dict[str, Any] = {"consumer_ids": sorted(found)} if is_unrestricted else {}
+        message = "These identities belong to different people. Link these people first if they are one."
+        raise Conflict(Reason.IDENTITIES_DISAGREE, message, **details)
     return found[0] if found else None
 
 
-def merged(profiles: Sequence[Profile], new: Profile) -> list[Profile]:
-    """The profiles with what a brand says now: given values replace earlier ones of the same brand, others stay."""
+def merge_profile(profiles: Sequence[Profile], new: Profile) -> list[Profile]:
+    """Returns the profiles after a brand supplied `new`: its values replace the brand's earlier ones, other values stay."""
     old = next((profile for profile in profiles if profile.brand_id == new.brand_id), Profile(new.brand_id))
-    newest = Profile(
+    merged = Profile(
         new.brand_id, new.display_name or old.display_name, old.sizes | new.sizes, old.preferences | new.preferences
     )  # fmt: skip
-    return [*(profile for profile in profiles if profile.brand_id != new.brand_id), newest]
+    return [*(profile for profile in profiles if profile.brand_id != new.brand_id), merged]
 
 
 # people --------------------------------------------------------------------------------------------------------------
 
 Parents = Mapping[str, str | None]
-"""Consumer id -> the consumer it is linked to; None: it stands for itself."""
+"""Each consumer id mapped to the consumer it is linked to; None marks a root."""
 
 
-def person_of(parents: Parents, id: str) -> str:
-    """The consumer that stands for the person `id` belongs to."""
+def find_person(parents: Parents, id: str) -> str:
+    """Returns the id of a consumer's person: the root of its tree."""
     while (parent := parents[id]) is not None:
         id = parent
     return id
 
 
 def link(parents: Parents, id: str, linked_id: str) -> dict[str, str | None]:
-    """`linked_id` and all below it belong to the person of `id` from now on. `parents` holds both people whole."""
-    person = person_of(parents, id)
-    if person_of(parents, linked_id) == person:
-        raise Conflict(Reason.SAME_PERSON, "these consumers are one person already")
+    """Returns the forest after `linked_id`, with all consumers below it, joined the person of `id`.
+
+    `parents` contains both people completely. Raises `Conflict` if they are one person or `linked_id` is linked, or for too many consumers.
+    """
+    person = find_person(parents, id)
+    if find_person(parents, linked_id) == person:
+        raise Conflict(Reason.SAME_PERSON, "These consumers are one person already. No further link is needed.")
     if (parent := parents[linked_id]) is not None:
-        raise Conflict(Reason.ALREADY_LINKED, "this consumer is linked to another one; link that one, or undo it first", consumer_id=parent)
+        message = "`linkedConsumerId` is linked to another consumer. Link that consumer, or undo its link first."
+        raise Conflict(Reason.ALREADY_LINKED, message, consumer_id=parent)
     if len(parents) > LINKED_MAX:
         raise too_many_linked()
     return {**parents, linked_id: id}
 
 
 def too_many_linked() -> Conflict:
-    """A person is as many consumers as may be."""
-    return Conflict(Reason.TOO_MANY_LINKED, f"one person consists of at most {LINKED_MAX} consumers")
+    """Returns the refusal of a link that would exceed LINKED_MAX."""
+    message = f"A person consists of at most {LINKED_MAX} consumers. Undo a link that is not needed."
+    return Conflict(Reason.TOO_MANY_LINKED, message)
 
 
 def unlink(parents: Parents, id: str, linked_id: str) -> dict[str, str | None]:
-    """`linked_id` stands for itself again, with all below it."""
+    """Returns the forest after `linked_id`, with all consumers below it, became a person again. Raises `Conflict` without such a link."""
     if parents.get(linked_id) != id:
-        raise Conflict(Reason.NOT_LINKED, "these consumers are not linked to one another")
+        message = "`linkedConsumerId` is not linked to `consumerId`. Look up the person's links."
+        raise Conflict(Reason.NOT_LINKED, message)
     return {**parents, linked_id: None}
 
 
-def decides(rows: Iterable[Consumer], reaches: Callable[[str], bool]) -> bool:
-    """Whether every brand that registered one of these consumers lies within the caller's scope."""
-    return all(reaches(brand_id) for row in rows for brand_id in row.brand_ids)
+def can_decide_links(consumers: Iterable[Consumer], can_reach_brand: Callable[[str], bool]) -> bool:
+    """True if every brand that registered one of these consumers is within the caller's scope."""
+    return all(can_reach_brand(brand_id) for consumer in consumers for brand_id in consumer.brand_ids)
 
 
-def may_link(rows: Iterable[Consumer], reaches: Callable[[str], bool]) -> None:
-    """`Denied` unless the caller decides on all of these consumers."""
-    if not decides(rows, reaches):
-        raise Denied(Reason.LINK_NOT_YOURS, "another brand registered one of them; the installation's operator decides")
+def check_link_authority(consumers: Iterable[Consumer], can_reach_brand: Callable[[str], bool]) -> None:
+    """Raises `Denied` unless the caller may decide on links of these consumers."""
+    if not can_decide_links(consumers, can_reach_brand):
+        message = "Another brand registered one of these consumers. Ask the installation's operator to link or unlink them."
+        raise Denied(Reason.LINK_NOT_YOURS, message)
 
 
-def arranged(rows: Sequence[Consumer], parents: Parents | None = None) -> list[Consumer]:
-    """The rows of whole people after `parents` changed (or after a row did): person and shared fields as they follow from each row."""
-    parents = {row.id: row.linked_to_id for row in rows} if parents is None else parents
-    people = {row.id: person_of(parents, row.id) for row in rows}
-    members = {person: [row for row in rows if people[row.id] == person] for person in set(people.values())}
-    known = {person: sorted({id for row in all_rows for id in (*row.brand_ids, *row.met_ids)}) for person, all_rows in members.items()}
-    served = {person: [one for row in all_rows for one in row.bound] for person, all_rows in members.items()}
+def derive_shared_fields(consumers: Sequence[Consumer], parents: Parents | None = None) -> list[Consumer]:
+    """Returns the consumers of complete people with person and shared fields derived again, after links or a consumer changed."""
+    parents = {consumer.id: consumer.linked_to_id for consumer in consumers} if parents is None else parents
+    people = {consumer.id: find_person(parents, consumer.id) for consumer in consumers}
+    members: dict[str, list[Consumer]] = {}
+    for consumer in consumers:
+        members.setdefault(people[consumer.id], []).append(consumer)
+    known_to = {person: sorted({id for one in group for id in (*one.brand_ids, *one.met_ids)}) for person, group in members.items()}
+    served = {person: [guide for one in group for guide in one.bound] for person, group in members.items()}
     return [
-        replace(row, linked_to_id=parents[row.id], person_id=people[row.id], known_to=known[people[row.id]], served=served[people[row.id]])
-        for row in rows
+        replace(one, linked_to_id=parents[one.id], person_id=person, known_to=known_to[person], served=served[person])
+        for one, person in ((consumer, people[consumer.id]) for consumer in consumers)
     ]
 
 
-def served_by(row: Consumer, brand_id: str, served: Sequence[Served]) -> Consumer:
-    """The row once these look after the consumer for a brand."""
-    return replace(row, bound=[*(one for one in row.bound if one.brand_id != brand_id), *served])
+def replace_guides(consumer: Consumer, brand_id: str, guides: Sequence[BoundGuide]) -> Consumer:
+    """Returns the consumer with `guides` as the only guides of a brand."""
+    return replace(consumer, bound=[*(guide for guide in consumer.bound if guide.brand_id != brand_id), *guides])
 
 
-def ids_of(person_id: str, rows: Iterable[Consumer]) -> list[str]:
-    """All consumer ids of a person, the one that stands for it first."""
-    return [person_id, *sorted(row.id for row in rows if row.person_id == person_id and row.id != person_id)]
+def list_consumer_ids(person_id: str, consumers: Iterable[Consumer]) -> list[str]:
+    """Returns all consumer ids of a person, the person's own id first."""
+    return [person_id, *sorted(one.id for one in consumers if one.person_id == person_id and one.id != person_id)]
 
 
-# what a caller sees --------------------------------------------------------------------------------------------------
+# visibility ----------------------------------------------------------------------------------------------------------
 
 
 class Viewer(Struct, frozen=True):
-    """Who looks at a person: everybody's brands (`brands` None), or those of some brands. The person sees values whole."""
+    """The view of a person: data of `brands` (None: of all brands). The person sees unmasked values."""
 
     brands: frozenset[str] | None = None
-    self_: bool = False
+    is_person: bool = False
 
-    def sees(self, brand_ids: Iterable[str]) -> bool:
-        """Whether something that these brands supplied may be seen."""
+    def can_see(self, brand_ids: Iterable[str]) -> bool:
+        """True if data that these brands supplied is visible."""
         return self.brands is None or not self.brands.isdisjoint(brand_ids)
 
 
-def viewer(rows: Sequence[Consumer], *, everywhere: bool, consumers: Iterable[str], brands: Iterable[str], stores: Iterable[str],
-           staff: Iterable[str]) -> Viewer:  # fmt: skip
-    """How somebody who reaches these consumers, brands, stores and staff sees the person of `rows`.
+def build_viewer(
+    members: Sequence[Consumer], *, is_unrestricted: bool, consumers: Iterable[str], brands: Iterable[str], stores: Iterable[str],
+    staff: Iterable[str],
+) -> Viewer:  # fmt: skip
+    """Returns how a caller who reaches these consumers, brands, stores and staff sees the person with these members.
 
-    Staff see what the brand knows for which they, or their store, look after the person.
+    Staff see the data of those brands that bound the person to them or to their store.
     """
-    if not {row.id for row in rows}.isdisjoint(consumers):
-        return Viewer(self_=True)
-    if everywhere:
+    if not {member.id for member in members}.isdisjoint(consumers):
+        return Viewer(is_person=True)
+    if is_unrestricted:
         return Viewer()
     stores, staff = frozenset(stores), frozenset(staff)
-    bound = (one for row in rows for one in row.bound)
-    return Viewer(frozenset(brands) | {one.brand_id for one in bound if one.store_id in stores or one.staff_id in staff})
+    guides = (guide for member in members for guide in member.bound)
+    return Viewer(frozenset(brands) | {guide.brand_id for guide in guides if guide.store_id in stores or guide.staff_id in staff})
 
 
-def seen_profile(rows: Sequence[Consumer], viewer: Viewer, first: str) -> Profile:
-    """What `viewer` may know of the person: profiles of the brands they may see, later ones over earlier, those of row `first` over all."""
-    seen = Profile("")
-    for row in sorted(rows, key=lambda row: (row.id == first, row.created_at, row.id)):
-        for profile in row.profiles:
-            if viewer.sees([profile.brand_id]):
-                name = profile.display_name or seen.display_name
-                seen = Profile("", name, seen.sizes | profile.sizes, seen.preferences | profile.preferences)
-    return seen
+def merge_visible_profiles(members: Sequence[Consumer], viewer: Viewer, preferred_id: str) -> Profile:
+    """Returns the visible profiles of a person merged into one: newer over older, those of consumer `preferred_id` over all."""
+    merged = Profile("")
+    for member in sorted(members, key=lambda member: (member.id == preferred_id, member.created_at, member.id)):
+        for profile in member.profiles:
+            if viewer.can_see([profile.brand_id]):
+                name = profile.display_name or merged.display_name
+                merged = Profile("", name, merged.sizes | profile.sizes, merged.preferences | profile.preferences)
+    return merged
 
 
-def missing(consumer_id: str) -> NotFound:
-    """There is no such consumer for this caller."""
-    return NotFound(Reason.CONSUMER_NOT_FOUND, "there is no such consumer for you", consumer_id=consumer_id)
+def consumer_not_found(consumer_id: str) -> NotFound:
+    """Returns the refusal for a consumer that does not exist or is outside the caller's scope."""
+    return NotFound(Reason.CONSUMER_NOT_FOUND, "No such consumer, or you may not see it. Check the id.", consumer_id=consumer_id)

@@ -1,1 +1,1 @@
-"""Which guide looks after whom, and what they write."""
+"""Outreach: bindings of consumers to guides, and the messages of guides."""

@@ -1,4 +1,4 @@
-"""Bindings, the messages guides sent, and what the cap counts. `staff_view` is fed by StaffChanged and never written otherwise."""
+"""Collections of bindings, messages of guides, and frequency caps; `staff_view` is written by StaffChanged events only."""
 
 from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from contextlib import aclosing
@@ -15,11 +15,11 @@ from services.kit.mongo.scoped_collection import ScopedCollection
 from services.kit.rpc.change_feed import ChangeFeed, feed_index
 from services.kit.runtime.runtime import Runtime
 from services.kit.transactions.unit_of_work import UnitOfWork
-from services.member.full_documents import whole
+from services.member.full_documents import find_full
 from services.member.identity.repository import ConsumerRepository, People
-from services.member.identity.rules import Served
+from services.member.identity.rules import BoundGuide
 from services.member.outreach import rules
-from services.member.outreach.rules import Binding, Outreach, Sent, Staff
+from services.member.outreach.rules import Binding, Outreach, OutreachCap, Staff
 
 SCOPES: dict[ScopeKind, str | tuple[str, ...]] = {
     ScopeKind.CONSUMER: "consumer_id",
@@ -28,18 +28,20 @@ SCOPES: dict[ScopeKind, str | tuple[str, ...]] = {
     ScopeKind.STAFF: "staff_id",
 }
 UNREAD_COUNTED_MAX = 1_000
-FOLLOWED_MAX = 1_000
+"""Unread messages are counted up to this number."""
+CREDITED_MAX = 1_000
+"""At most this many recent messages are considered as the cause of one order."""
 
 
 class BindingRepository:
-    """Who looks after whom."""
+    """The bindings of consumers to guides."""
 
     def __init__(self, runtime: Runtime, consumers: ConsumerRepository) -> None:
         self.consumers = consumers
         self.staff = ScopedCollection(
             runtime.database, "staff_view", noun="STAFF", struct=Staff, scopes={ScopeKind.STAFF: "_id", ScopeKind.BRAND: "brand_id"}
         )
-        self.table = ScopedCollection(
+        self.bindings = ScopedCollection(
             runtime.database,
             "bindings",
             noun="BINDING",
@@ -53,47 +55,47 @@ class BindingRepository:
             shard_key="consumer_id",
         )
 
-    async def staff_changed(self, uow: UnitOfWork, event: events_pb2.Event) -> None:
-        """Keeps what a StaffChanged says. Bindings stay with whom they were made until somebody hands them over."""
-        told = event.staff_changed
-        row = as_document(Staff(told.staff_id, told.brand_id, told.store_id, told.active))
-        await self.staff.collection.replace_one({"_id": told.staff_id}, row, upsert=True, session=uow.session)
+    async def apply_staff_changed(self, uow: UnitOfWork, event: events_pb2.Event) -> None:
+        """Saves the state of a StaffChanged event. Bindings stay as they were made until a handover."""
+        staff = event.staff_changed
+        document = as_document(Staff(staff.staff_id, staff.brand_id, staff.store_id, staff.active))
+        await self.staff.collection.replace_one({"_id": staff.staff_id}, document, upsert=True, session=uow.session)
 
-    async def staff_of(self, ids: Iterable[str], session: Session = None) -> dict[str, Staff]:
-        """These members of staff, as far as they are known."""
-        rows = self.staff.collection.find({"_id": {"$in": sorted(set(ids))}}, session=session)
-        return {row["_id"]: as_struct(row, Staff) async for row in rows}
+    async def find_staff(self, ids: Iterable[str], session: Session = None) -> dict[str, Staff]:
+        """Returns the known members of staff among these ids, by id."""
+        cursor = self.staff.collection.find({"_id": {"$in": sorted(set(ids))}}, session=session)
+        return {document["_id"]: as_struct(document, Staff) async for document in cursor}
 
-    async def active(self, consumer_ids: Iterable[str], brand_id: str, session: Session = None) -> list[Binding]:
-        """The active bindings of these consumers for a brand, whatever the caller reaches."""
+    async def find_active(self, consumer_ids: Iterable[str], brand_id: str, session: Session = None) -> list[Binding]:
+        """Returns the active bindings of these consumers to a brand, regardless of the caller's scope."""
         query = {"consumer_id": {"$in": sorted(set(consumer_ids))}, "brand_id": brand_id, "active": True}
-        return [as_struct(row, Binding) async for row in self.table.collection.find(query, session=session)]
+        return [as_struct(document, Binding) async for document in self.bindings.collection.find(query, session=session)]
 
-    async def in_scope(self, consumer_ids: Iterable[str], brand_id: str) -> list[Binding]:
-        """The active bindings of these consumers that the caller may read; `brand_id` may be empty."""
+    async def find_active_in_scope(self, consumer_ids: Iterable[str], brand_id: str) -> list[Binding]:
+        """Returns the active bindings of these consumers within the caller's scope; an empty `brand_id` means all brands."""
         query: Document = {"consumer_id": {"$in": sorted(set(consumer_ids))}, "active": True}
         if brand_id:
             query["brand_id"] = brand_id
-        return [as_struct(row, Binding) async for row in self.table.collection.find(self.table.within(query))]
+        return [as_struct(document, Binding) async for document in self.bindings.collection.find(self.bindings.within(query))]
 
-    async def write(self, uow: UnitOfWork, brand_id: str, new: Sequence[Binding], ended: Sequence[Binding]) -> None:
-        """Ends and makes bindings, and shows the consumers to whoever looks after them now."""
-        rows = [ReplaceOne({"_id": row.id}, as_document(row), upsert=True) for row in (*ended, *new)]
-        if not rows:
+    async def save(self, uow: UnitOfWork, brand_id: str, new: Sequence[Binding], ended: Sequence[Binding]) -> None:
+        """Saves ended and new bindings, and the consumers' guides that follow from them."""
+        operations = [ReplaceOne({"_id": binding.id}, as_document(binding), upsert=True) for binding in (*ended, *new)]
+        if not operations:
             return
         # In order: the earlier binding of a consumer ends before the next one begins.
-        await self.table.collection.bulk_write(rows, session=uow.session)
-        served: dict[str, Sequence[Served]] = {row.consumer_id: [] for row in ended}
-        served |= {row.consumer_id: [Served(brand_id, row.staff_id, row.store_id)] for row in new}
-        await self.consumers.serve(uow, served, brand_id)
+        await self.bindings.collection.bulk_write(operations, session=uow.session)
+        guides: dict[str, Sequence[BoundGuide]] = {binding.consumer_id: [] for binding in ended}
+        guides |= {binding.consumer_id: [BoundGuide(brand_id, binding.staff_id, binding.store_id)] for binding in new}
+        await self.consumers.save_guides(uow, guides, brand_id)
 
 
 class OutreachRepository:
-    """What guides wrote, and what came of it."""
+    """The messages of guides and their outcomes."""
 
     def __init__(self, runtime: Runtime, consumers: ConsumerRepository) -> None:
         self.consumers = consumers
-        self.table = ScopedCollection(
+        self.outreaches = ScopedCollection(
             runtime.database,
             "outreaches",
             noun="OUTREACH",
@@ -107,66 +109,71 @@ class OutreachRepository:
             + [IndexModel([("consumer_id", ASCENDING), ("unread", ASCENDING)]), feed_index("consumer_id", births=True)],
             shard_key="consumer_id",
         )
-        # Whoever may read somebody's inbox reads all of it; who that is changes with a link.
+        # Each reader of an inbox may read all of it; the consumer ids that belong to it change with a link.
         self.inbox = ChangeFeed(
-            runtime.change_streams, self.table.unscoped, keys=("consumer_id",), born_as="out", ids_of=consumers.ids_of, until=consumers.relinked
-        )  # fmt: skip
-        self.sent = ScopedCollection(runtime.database, "outreach_caps", noun="OUTREACH_CAP", struct=Sent, scopes={})
+            runtime.change_streams,
+            self.outreaches.unscoped,
+            keys=("consumer_id",),
+            born_as="out",
+            ids_of=consumers.list_consumer_ids,
+            until=consumers.link_changes,
+        )
+        self.caps = ScopedCollection(runtime.database, "outreach_caps", noun="OUTREACH_CAP", struct=OutreachCap, scopes={})
 
-    async def sent_to(self, people: People, consumer_id: str, brand_id: str, session: Session) -> list[Sent]:
-        """When the brand wrote to the person lately, under each of the ids."""
-        ids = [_cap_id(id, brand_id) for id in people.ids_of(consumer_id)]
-        rows = self.sent.collection.find({"_id": {"$in": ids}}, session=session)
-        return [as_struct(row, Sent) async for row in rows]
+    async def find_caps(self, people: People, consumer_id: str, brand_id: str, session: Session) -> list[OutreachCap]:
+        """Returns the recent messages of a brand to a person, under each consumer id of the person."""
+        ids = [_build_cap_id(id, brand_id) for id in people.list_consumer_ids(consumer_id)]
+        cursor = self.caps.collection.find({"_id": {"$in": ids}}, session=session)
+        return [as_struct(document, OutreachCap) async for document in cursor]
 
-    async def send(self, uow: UnitOfWork, people: People, outreach: Outreach, earlier: Sequence[Sent]) -> None:
-        """Puts a message into the inbox and counts it: senders to one person meet in one row, so that the cap is exact."""
-        id = _cap_id(people.person_of(outreach.consumer_id), outreach.brand_id)
-        own = next((row for row in earlier if row.id == id), Sent(id))
-        row = as_document(Sent(id, [*rules.within_cap(own.times, uow.at), outreach.sent_at], own.version + 1))
-        await self.sent.collection.replace_one({"_id": id}, row, upsert=True, session=uow.session)
-        await self.table.unscoped.insert(uow, outreach)
+    async def send(self, uow: UnitOfWork, people: People, outreach: Outreach, earlier: Sequence[OutreachCap]) -> None:
+        """Saves a message and counts it; concurrent senders to a person conflict in one document, so that the cap is exact."""
+        id = _build_cap_id(people.find_person(outreach.consumer_id), outreach.brand_id)
+        own = next((cap for cap in earlier if cap.id == id), OutreachCap(id))
+        document = as_document(OutreachCap(id, [*rules.select_recent(own.times, uow.at), outreach.sent_at], own.version + 1))
+        await self.caps.collection.replace_one({"_id": id}, document, upsert=True, session=uow.session)
+        await self.outreaches.unscoped.insert(uow, outreach)
 
-    async def ordered(self, uow: UnitOfWork, order: Mapping[str, object], consumer_ids: Sequence[str]) -> None:
-        """Notes a paid order (an OrderSummary's fields) as the outcome of the messages it followed."""
-        told = as_struct(dict(order), rules.Ordered)
+    async def record_order(self, uow: UnitOfWork, fields: Mapping[str, object], consumer_ids: Sequence[str]) -> None:
+        """Records a paid order, given as the fields of an OrderSummary, as the outcome of the messages before it."""
+        order = as_struct(dict(fields), rules.PaidOrder)
         query: Document = {
             "consumer_id": {"$in": sorted(consumer_ids)},
-            "sent_at": {"$gte": told.paid_at - rules.ORDERED_WITHIN, "$lte": told.paid_at},
+            "sent_at": {"$gte": order.paid_at - rules.CREDIT_WINDOW, "$lte": order.paid_at},
         }
-        rows = self.table.collection.find(query, session=uow.session).limit(FOLLOWED_MAX)
-        found = [as_struct(row, Outreach) async for row in rows]
-        brands = {line.brand_id for line in told.lines} | {told.seller_id}
-        await self.replace(uow, rules.followed(found, brands, told.order_id, told.paid_at))
+        cursor = self.outreaches.collection.find(query, session=uow.session).limit(CREDITED_MAX)
+        recent = [as_struct(document, Outreach) async for document in cursor]
+        brands = {line.brand_id for line in order.lines} | {order.seller_id}
+        await self.save_outcomes(uow, rules.credit_order(recent, brands, order.order_id, order.paid_at))
 
-    async def sent_to_one(self, uow: UnitOfWork, ids: Sequence[str], consumer_ids: Sequence[str]) -> list[Outreach]:
-        """Those of these messages that went to one person."""
+    async def find_received(self, uow: UnitOfWork, ids: Sequence[str], consumer_ids: Sequence[str]) -> list[Outreach]:
+        """Returns those of these messages that were sent to the person with these consumer ids."""
         query = {"_id": {"$in": list(ids)}, "consumer_id": {"$in": list(consumer_ids)}}
-        return [as_struct(row, Outreach) async for row in self.table.collection.find(query, session=uow.session)]
+        return [as_struct(document, Outreach) async for document in self.outreaches.collection.find(query, session=uow.session)]
 
-    async def replace(self, uow: UnitOfWork, changed: Sequence[Outreach]) -> None:
-        """Writes messages whose outcome moved on."""
-        rows = [ReplaceOne({"_id": row.id}, as_document(row)) for row in changed]
-        if rows:
-            await self.table.collection.bulk_write(rows, ordered=False, session=uow.session)
+    async def save_outcomes(self, uow: UnitOfWork, changed: Sequence[Outreach]) -> None:
+        """Saves messages with a changed outcome."""
+        operations = [ReplaceOne({"_id": outreach.id}, as_document(outreach)) for outreach in changed]
+        if operations:
+            await self.outreaches.collection.bulk_write(operations, ordered=False, session=uow.session)
 
     async def follow(self, context: Any, after: str, consumer_id: str) -> AsyncGenerator[tuple[Outreach, str, int], None]:
-        """Each message the person behind a consumer gets, with the cursor to go on from and how many are unread then."""
+        """Yields each new message to a consumer's person, with its cursor and the number of unread messages."""
         async with aclosing(self.inbox.follow(context, after, "consumer_id", consumer_id)) as feed:
-            async for several in feed:
-                unread = await self.unread(await self.consumers.ids_of(consumer_id))
-                cursors = {told.row["id"]: told.cursor for told in several}
-                for outreach in await whole(self.table, [told.row for told in several]):
+            async for batch in feed:
+                unread = await self.count_unread(await self.consumers.list_consumer_ids(consumer_id))
+                cursors = {change.row["id"]: change.cursor for change in batch}
+                for outreach in await find_full(self.outreaches, [change.row for change in batch]):
                     yield outreach, cursors[outreach.id], unread
 
-    async def unread(self, consumer_ids: Sequence[str]) -> int:
-        """How many messages these consumers have not read, counted up to UNREAD_COUNTED_MAX."""
+    async def count_unread(self, consumer_ids: Sequence[str]) -> int:
+        """Returns the number of unread messages of these consumers, counted up to UNREAD_COUNTED_MAX."""
         query = {"consumer_id": {"$in": sorted(consumer_ids)}, "unread": True}
-        count: int = await self.table.collection.count_documents(query, limit=UNREAD_COUNTED_MAX)
+        count: int = await self.outreaches.collection.count_documents(query, limit=UNREAD_COUNTED_MAX)
         return count
 
-    async def unread_each(self, queries: Mapping[str, Document]) -> dict[str, int]:
-        """The same of the messages that each of several queries (at least one) finds, by its key; none without any."""
+    async def count_unread_by_key(self, queries: Mapping[str, Document]) -> dict[str, int]:
+        """Returns the number of unread messages that each query (at least one) finds, by its key; zeros are left out."""
         branches: list[list[Document]] = [
             [
                 {"$match": query | {"unread": True}},
@@ -175,8 +182,9 @@ class OutreachRepository:
             ]
             for key, query in queries.items()
         ]
-        return {row["_id"]: row["count"] async for row in await self.table.database.aggregate_each(self.table.name, branches)}
+        counts = await self.outreaches.database.aggregate_each(self.outreaches.name, branches)
+        return {document["_id"]: document["count"] async for document in counts}
 
 
-def _cap_id(consumer_id: str, brand_id: str) -> str:
+def _build_cap_id(consumer_id: str, brand_id: str) -> str:
     return f"{consumer_id}:{brand_id}"

@@ -1,4 +1,7 @@
-"""Who may bind whom, and when a guide may write: bound, consented, within the cap, by day."""
+"""Rules of bindings and outreach: who may bind a consumer, and when a guide may write.
+
+A guide writes only to bound consumers who consented, within the frequency cap, and outside quiet hours.
+"""
 
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
@@ -12,16 +15,22 @@ from services.kit.values import opening_hours
 from services.kit.values.event import Event
 from services.member.outreach.enums import Channel, Outcome, Reason
 
-CAP = 3
-CAP_WITHIN = timedelta(days=7)
+CAP_MESSAGES_MAX = 3
+"""A brand sends a person at most this many messages within CAP_WINDOW."""
+CAP_WINDOW = timedelta(days=7)
+"""The frequency cap counts the messages of this time."""
 QUIET_FROM_MINUTE = 22 * 60
+"""Quiet hours begin at this minute of the store's day."""
 QUIET_UNTIL_MINUTE = 8 * 60
+"""Quiet hours end at this minute of the store's day."""
 DEFAULT_ZONE = "Asia/Shanghai"
-ORDERED_WITHIN = timedelta(days=7)
+"""Quiet hours follow this time zone if the store's zone is unknown."""
+CREDIT_WINDOW = timedelta(days=7)
+"""An order is the outcome of a message sent at most this long before it."""
 
 
 class Staff(Struct, frozen=True):
-    """A member of staff as organization told of them last."""
+    """A member of staff as of the latest StaffChanged event."""
 
     id: str
     brand_id: str
@@ -31,7 +40,7 @@ class Staff(Struct, frozen=True):
 
 
 class Binding(Struct, frozen=True):
-    """That a guide looks after a consumer for a brand."""
+    """The binding of a consumer to a guide of a brand."""
 
     id: str
     consumer_id: str
@@ -63,8 +72,8 @@ class Outreach(Struct, frozen=True):
     version: int = 1
 
 
-class Sent(Struct, frozen=True):
-    """When a brand wrote to a consumer lately."""
+class OutreachCap(Struct, frozen=True):
+    """The times of a brand's recent messages to a consumer."""
 
     id: str
     times: list[datetime] = []
@@ -72,7 +81,7 @@ class Sent(Struct, frozen=True):
 
 
 class Draft(Struct, frozen=True):
-    """What a guide asks to be sent."""
+    """A message that a guide wants to send."""
 
     consumer_id: str
     brand_id: str
@@ -82,22 +91,24 @@ class Draft(Struct, frozen=True):
     channel: Channel = Channel.IN_APP
 
 
-class OrderedLine(Struct, frozen=True):
+class PaidOrderLine(Struct, frozen=True):
+    """A line of a paid order."""
+
     brand_id: str
 
 
-class Ordered(Struct, frozen=True):
-    """What an outreach needs to know of a paid order."""
+class PaidOrder(Struct, frozen=True):
+    """The fields of a paid order that decide the outcome of messages."""
 
     order_id: str
     consumer_id: str
     paid_at: datetime
     seller_id: str = ""
-    lines: list[OrderedLine] = []
+    lines: list[PaidOrderLine] = []
 
 
-class ImportedBinding(Struct, frozen=True):
-    """A binding as it is asked for."""
+class BindingRequest(Struct, frozen=True):
+    """A binding to make."""
 
     consumer_id: str = ""
     staff_id: str = ""
@@ -112,7 +123,7 @@ class ConsumerBound(Event, frozen=True):
     store_id: str = ""
     bound_at: datetime | None = None
     ended_consumer_ids: tuple[str, ...] = ()
-    """The person's other ids that were bound until now."""
+    """The person's other consumer ids whose bindings ended."""
 
 
 class OutreachSent(Event, frozen=True):
@@ -125,118 +136,138 @@ class OutreachSent(Event, frozen=True):
     task_id: str = ""
 
 
-class Binder(Struct, frozen=True):
-    """Who binds: somebody for the whole brand, for one's store, or for oneself."""
+class BindingAuthority(Struct, frozen=True):
+    """The caller's authority over bindings: for the whole brand, for some stores, or for some staff."""
 
     brand: bool = False
     stores: frozenset[str] = frozenset()
     staff: frozenset[str] = frozenset()
 
-    def may_bind_to(self, staff: Staff) -> bool:
-        """Whether consumers may be bound to this member of staff."""
+    def can_bind_to(self, staff: Staff) -> bool:
+        """True if the caller may bind consumers to this member of staff."""
         return self.brand or staff.store_id in self.stores or staff.id in self.staff
 
-    def may_take_from(self, binding: Binding) -> bool:
-        """Whether a consumer may be taken out of this binding: a guide only gives up their own, a manager moves within the store."""
+    def can_take_from(self, binding: Binding) -> bool:
+        """True if the caller may end this binding: a guide ends only their own, a store manager those of the store."""
         return self.brand or binding.store_id in self.stores or binding.staff_id in self.staff
 
 
 def bind(
-    id: str, asked: ImportedBinding, brand_id: str, staff: Staff | None, current: Sequence[Binding], binder: Binder, at: datetime
+    id: str,
+    request: BindingRequest,
+    brand_id: str,
+    staff: Staff | None,
+    current: Sequence[Binding],
+    authority: BindingAuthority,
+    at: datetime,
 ) -> tuple[Binding, list[Binding], list[ConsumerBound]]:
-    """The binding that stands, the earlier ones that end, and the events. `current`: the person's active ones for this brand."""
-    if staff is None or not staff.active or staff.brand_id != brand_id or not binder.may_bind_to(staff):
-        raise NotFound(Reason.STAFF_UNKNOWN, "there is no such active member of staff of this brand for you")
-    if not all(binder.may_take_from(binding) for binding in current):
-        raise Conflict(Reason.BOUND_ELSEWHERE, "this consumer is bound to somebody else; ask the brand's operator to move them")
+    """Returns the active binding, the bindings that end, and the events. `current` has the person's active bindings to this brand.
+
+    Raises `NotFound` (STAFF_UNKNOWN) or `Conflict` (BOUND_ELSEWHERE).
+    """
+    if staff is None or not staff.active or staff.brand_id != brand_id or not authority.can_bind_to(staff):
+        message = "No such active member of staff of this brand, or you may not bind to them. Check `staffId`."
+        raise NotFound(Reason.STAFF_UNKNOWN, message)
+    if not all(authority.can_take_from(binding) for binding in current):
+        message = "This consumer is bound to another guide. Ask the brand's operator to move the consumer."
+        raise Conflict(Reason.BOUND_ELSEWHERE, message)
     if len(current) == 1 and (current[0].staff_id, current[0].store_id) == (staff.id, staff.store_id):
         return current[0], [], []
-    new = Binding(id, asked.consumer_id, brand_id, staff.id, staff.store_id, asked.bound_at or at)
-    told = ConsumerBound(new.consumer_id, brand_id, staff.id, staff.store_id, new.bound_at, _others(new.consumer_id, current))
-    return new, [end(binding, at) for binding in current], [told]
+    new = Binding(id, request.consumer_id, brand_id, staff.id, staff.store_id, request.bound_at or at)
+    event = ConsumerBound(new.consumer_id, brand_id, staff.id, staff.store_id, new.bound_at, _list_other_ids(new.consumer_id, current))
+    return new, [end(binding, at) for binding in current], [event]
 
 
-def unknown(consumer_id: str) -> NotFound:
-    """The brand does not know this consumer."""
-    return NotFound(Reason.CONSUMER_NOT_FOUND, "there is no such consumer for you", consumer_id=consumer_id)
+def consumer_not_found(consumer_id: str) -> NotFound:
+    """Returns the refusal for a consumer that the brand does not know."""
+    return NotFound(Reason.CONSUMER_NOT_FOUND, "No such consumer, or you may not see it. Check the id.", consumer_id=consumer_id)
 
 
-def bound_twice() -> Invalid:
-    """A batch binds a person once."""
-    return Invalid(Reason.INVALID_FIELD, "this person stands in an earlier row", field="consumer_id")
+def repeated_consumer() -> Invalid:
+    """Returns the refusal for a person that an earlier row of the same batch binds."""
+    return Invalid(Reason.INVALID_FIELD, "An earlier row binds the same person. Remove one of the rows.", field="consumer_id")
 
 
 def unbind(
-    consumer_id: str, brand_id: str, current: Sequence[Binding], binder: Binder, at: datetime
+    consumer_id: str, brand_id: str, current: Sequence[Binding], authority: BindingAuthority, at: datetime
 ) -> tuple[list[Binding], list[ConsumerBound]]:
-    """The bindings that end and the event; NOT_BOUND when there is none that the caller may end."""
-    if not current or not all(binder.may_take_from(binding) for binding in current):
-        raise NotFound(Reason.NOT_BOUND, "this consumer is bound to nobody of yours")
-    told = ConsumerBound(consumer_id, brand_id, ended_consumer_ids=_others(consumer_id, current))
-    return [end(binding, at) for binding in current], [told]
+    """Returns the bindings that end, and the event. Raises `NotFound` (NOT_BOUND) if there is none that the caller may end."""
+    if not current or not all(authority.can_take_from(binding) for binding in current):
+        message = "No binding of this consumer to this brand, or you may not end it. Check both ids."
+        raise NotFound(Reason.NOT_BOUND, message)
+    event = ConsumerBound(consumer_id, brand_id, ended_consumer_ids=_list_other_ids(consumer_id, current))
+    return [end(binding, at) for binding in current], [event]
 
 
-def _others(consumer_id: str, bindings: Iterable[Binding]) -> tuple[str, ...]:
-    """The further ids under which the person is bound."""
+def _list_other_ids(consumer_id: str, bindings: Iterable[Binding]) -> tuple[str, ...]:
+    """Returns the other consumer ids of these bindings."""
     return tuple(sorted({binding.consumer_id for binding in bindings} - {consumer_id}))
 
 
 def end(binding: Binding, at: datetime) -> Binding:
+    """Returns the binding ended."""
     return replace(binding, active=False, ended_at=at)
 
 
-def current(bindings: Iterable[Binding]) -> Binding | None:
-    """The binding that counts for a person: the latest of those that stand (people who were linked may have one each)."""
+def select_current(bindings: Iterable[Binding]) -> Binding | None:
+    """Returns the binding that counts for a person: the latest active one, since linked consumers may have one each."""
     return max((one for one in bindings if one.active), key=lambda one: (one.bound_at, one.id), default=None)
 
 
-def legible(draft: Draft) -> Draft:
-    """The draft, if there is something to read in it: a blank message would only use up the cap."""
+def check_text(draft: Draft) -> Draft:
+    """Returns the draft; raises `Invalid` if its text is blank, since a blank message would use up the cap."""
     if not draft.text.strip():
-        raise Invalid(Reason.INVALID_FIELD, "write something", field="text")
+        raise Invalid(Reason.INVALID_FIELD, "`text` must not be blank. Write a message.", field="text")
     return draft
 
 
-def may_send(
+def authorize_send(
     staff: Staff | None, staff_id: str, bindings: Sequence[Binding], consented: bool, times: Iterable[datetime], at: datetime, zone: str
 ) -> tuple[Binding, int]:
-    """The binding in whose name a guide writes, and how many more may follow; a refusal says which rule is against it."""
-    binding = current(bindings)
+    """Returns the binding under which a guide writes, and the number of messages left; raises the refusal of the first broken rule."""
+    binding = select_current(bindings)
     if binding is None or binding.staff_id != staff_id:
-        raise Denied(Reason.NOT_BOUND, "this consumer is not bound to you; ask the store's manager or the brand's operator to bind them")
+        message = "This consumer is not bound to you. Ask the store's manager or the brand's operator for a binding."
+        raise Denied(Reason.NOT_BOUND, message)
     if staff is None or not staff.active or staff.brand_id != binding.brand_id:
-        raise Denied(Reason.STAFF_UNKNOWN, "you are no active member of staff of this brand")
+        message = "You are not an active member of staff of this brand. Ask the brand's operator."
+        raise Denied(Reason.STAFF_UNKNOWN, message)
     if not consented:
-        raise Conflict(Reason.NO_CONSENT, "the consumer did not allow the brand to write; they may allow it in their consents")
-    recent = within_cap(times, at)
-    if len(recent) >= CAP:
-        free_at = (recent[-CAP] + CAP_WITHIN).isoformat()
+        message = "The consumer did not consent to messages of this brand. Ask the consumer to allow outreach in their consents."
+        raise Conflict(Reason.NO_CONSENT, message)
+    recent = select_recent(times, at)
+    if len(recent) >= CAP_MESSAGES_MAX:
+        free_at = (recent[-CAP_MESSAGES_MAX] + CAP_WINDOW).isoformat()
         raise Exhausted(
             Reason.FREQUENCY_CAP,
-            f"the brand wrote {CAP} times within {CAP_WITHIN.days} days; write when the first of them is older",
+            f"The brand sent {CAP_MESSAGES_MAX} messages within {CAP_WINDOW.days} days. Write again at the time in `freeAt`.",
             free_at=free_at,
-            limit=CAP,
+            limit=CAP_MESSAGES_MAX,
         )
-    if (until := quiet_until(at, zone)) is not None:
-        raise Conflict(Reason.QUIET_HOURS, "not between 22:00 and 08:00; write in the morning", free_at=until.isoformat())
-    return binding, CAP - len(recent) - 1
+    if (until := find_quiet_end(at, zone)) is not None:
+        message = "Messages are not sent between 22:00 and 08:00. Write again at the time in `freeAt`."
+        raise Conflict(Reason.QUIET_HOURS, message, free_at=until.isoformat())
+    return binding, CAP_MESSAGES_MAX - len(recent) - 1
 
 
-def within_cap(times: Iterable[datetime], at: datetime) -> list[datetime]:
-    """The times that count against the cap at `at`, in order."""
-    return sorted(time for time in times if time > at - CAP_WITHIN)
+def select_recent(times: Iterable[datetime], at: datetime) -> list[datetime]:
+    """Returns the times that count against the cap at `at`, in order."""
+    return sorted(time for time in times if time > at - CAP_WINDOW)
 
 
-def quiet_until(at: datetime, zone: str) -> datetime | None:
-    """When the quiet hours end; None while it is day."""
+def find_quiet_end(at: datetime, zone: str) -> datetime | None:
+    """Returns the end of the quiet hours; None outside of quiet hours."""
     return opening_hours.closes_at(QUIET_FROM_MINUTE, QUIET_UNTIL_MINUTE, at, zone)
 
 
-def followed(outreaches: Iterable[Outreach], brand_ids: Iterable[str], order_id: str, paid_at: datetime) -> list[Outreach]:
-    """For each brand of an order the latest message before it, within ORDERED_WITHIN, with the order as its outcome."""
+def credit_order(outreaches: Iterable[Outreach], brand_ids: Iterable[str], order_id: str, paid_at: datetime) -> list[Outreach]:
+    """Returns, for each brand of an order, the latest message before it within CREDIT_WINDOW, with the order as its outcome.
+
+    Messages that have an order as their outcome already are left out.
+    """
     brands, latest = frozenset(brand_ids), dict[str, Outreach]()
     for outreach in sorted(outreaches, key=lambda one: (one.sent_at, one.id)):
-        if outreach.brand_id in brands and paid_at - ORDERED_WITHIN <= outreach.sent_at <= paid_at:
+        if outreach.brand_id in brands and paid_at - CREDIT_WINDOW <= outreach.sent_at <= paid_at:
             latest[outreach.brand_id] = outreach
     return [
         replace(outreach, outcome=Outcome.ORDERED, order_id=order_id)
@@ -245,7 +276,7 @@ def followed(outreaches: Iterable[Outreach], brand_ids: Iterable[str], order_id:
     ]
 
 
-def read(outreach: Outreach, at: datetime) -> Outreach:
-    """The message once its receiver saw it; what is known further stays."""
+def mark_read(outreach: Outreach, at: datetime) -> Outreach:
+    """Returns the message as read by its receiver; a later outcome stays."""
     outcome = Outcome.READ if outreach.outcome is Outcome.SENT else outreach.outcome
     return replace(outreach, read_at=outreach.read_at or at, unread=False, outcome=outcome)

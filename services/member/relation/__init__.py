@@ -1,1 +1,1 @@
-"""The consumer asset: interactions, and the stage and closeness that follow from them."""
+"""Relations (consumer assets): interactions, and the stage and closeness that follow from them."""

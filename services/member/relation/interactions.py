@@ -1,4 +1,4 @@
-"""What events mean for relations: the interactions they stand for. The same event means the same interactions."""
+"""Translation of events into interactions. A repeated event gives the same interactions with the same ids."""
 
 from datetime import UTC, datetime
 from typing import Any
@@ -9,8 +9,8 @@ from services.member.relation.enums import InteractionKind
 from services.member.relation.rules import Interaction, Money, interaction_id
 
 
-def of_order(order: events_pb2.OrderSummary) -> list[Interaction]:
-    """What a paid order means: a purchase with each brand in it, and with the seller if that is none of them."""
+def from_order(order: events_pb2.OrderSummary) -> list[Interaction]:
+    """Returns a purchase with each brand of a paid order's lines, and with the seller if it is none of them."""
     if not order.consumer_id:
         return []
     paid: dict[str, int] = {}
@@ -40,8 +40,8 @@ def of_order(order: events_pb2.OrderSummary) -> list[Interaction]:
     ]
 
 
-def of_pack(pack: dict[str, Any], at: datetime) -> list[Interaction]:
-    """What a given pack (a PackIssued's fields) means: each brand with a coupon in it reached the consumer."""
+def from_pack(pack: dict[str, Any], at: datetime) -> list[Interaction]:
+    """Returns an interaction with each brand that has a coupon in an issued pack, given as the fields of a PackIssued event."""
     return [
         Interaction(
             id=interaction_id(pack["pack_id"], brand_id),

@@ -1,4 +1,4 @@
-"""Interactions as they happened, and the relations and transitions that follow from them, in the same write."""
+"""Collections of interactions, relations and transitions; interactions and what follows from them are written in one transaction."""
 
 from collections.abc import Container, Iterable, Mapping, Sequence
 
@@ -15,13 +15,13 @@ from services.member.identity.repository import ConsumerRepository, People
 from services.member.relation import rules
 from services.member.relation.rules import Interaction, Relation, Transition
 
-Place = tuple[str, str]
-"""A person and a brand."""
+RelationKey = tuple[str, str]
+"""The person id and the brand id of a relation."""
 SCOPES: dict[ScopeKind, str | tuple[str, ...]] = {ScopeKind.CONSUMER: "consumer_id", ScopeKind.BRAND: "brand_id"}
 
 
 class RelationRepository:
-    """What happened between people and brands, and what follows."""
+    """The interactions, relations and transitions of people and brands."""
 
     def __init__(self, runtime: Runtime, consumers: ConsumerRepository) -> None:
         self.consumers = consumers
@@ -33,7 +33,7 @@ class RelationRepository:
             message=relation_pb2.Interaction,
             scopes=SCOPES,
             indexes=[
-                # One index, since every order writes here: the brand at its end is looked at without fetching other brands' rows.
+                # One index, since every order writes here: with the brand at its end, other brands' documents are not fetched.
                 IndexModel([("consumer_id", ASCENDING), ("at", DESCENDING), ("_id", ASCENDING), ("brand_id", ASCENDING)]),
             ],
             shard_key="consumer_id",
@@ -62,107 +62,121 @@ class RelationRepository:
             shard_key="consumer_id",
         )
 
-    async def record(self, uow: UnitOfWork, happened: Sequence[Interaction]) -> dict[Place, Relation]:
-        """Records interactions (one that is recorded already changes nothing) and answers the relations they touched.
+    async def record(self, uow: UnitOfWork, interactions: Sequence[Interaction]) -> dict[RelationKey, Relation]:
+        """Records new interactions and returns the relations that changed; an interaction that is recorded already changes nothing.
 
-        What comes in time goes on from the relation as it stands; where something comes late, the relation is counted anew.
+        The stored relation is continued, unless an interaction is late: then the relation is folded again from the start.
         """
-        new = await self._new(uow, happened)
+        new = await self._find_new(uow, interactions)
         if not new:
             return {}
-        people = await self.consumers.people({one.consumer_id for one in new}, uow.session)
-        by_place: dict[Place, list[Interaction]] = {}
-        for one in sorted(new, key=rules.order):
-            by_place.setdefault((people.person_of(one.consumer_id), one.brand_id), []).append(one)
-        standing = await self._standing(uow, by_place)
-        late = {place for place, ones in by_place.items() if rules.is_late(standing.get(place), ones[0])}
-        earlier = await self._happened(uow, late, people)
+        people = await self.consumers.find_people({one.consumer_id for one in new}, uow.session)
+        by_key: dict[RelationKey, list[Interaction]] = {}
+        for interaction in sorted(new, key=rules.fold_key):
+            by_key.setdefault((people.find_person(interaction.consumer_id), interaction.brand_id), []).append(interaction)
+        relations = await self._find_relations(uow, by_key)
+        late = {key for key, group in by_key.items() if rules.is_late(relations.get(key), group[0])}
+        earlier = await self._find_interactions(uow, late, people)
         await self.interactions.collection.insert_many(as_documents(new), ordered=False, session=uow.session)
-        folded: dict[Place, rules.Folded] = {}
-        for (person, brand), ones in by_place.items():
+        folded: dict[RelationKey, rules.FoldResult] = {}
+        for (person, brand), group in by_key.items():
             if (person, brand) in late:
-                folded[person, brand] = rules.recount(person, brand, [*earlier[person, brand], *ones])
+                folded[person, brand] = rules.recount(person, brand, [*earlier[person, brand], *group])
             else:
-                folded[person, brand] = rules.advance(standing.get((person, brand)), person, brand, ones)
-        await self._write(uow, folded, standing, late)
-        await self._meet(uow, new, standing, people)
-        return {place: relation for place, (relation, _) in folded.items() if relation}
+                folded[person, brand] = rules.advance(relations.get((person, brand)), person, brand, group)
+        await self._save(uow, folded, relations, late)
+        await self._record_first_interactions(uow, new, relations, people)
+        return {key: relation for key, (relation, _) in folded.items() if relation}
 
-    async def moved(self, uow: UnitOfWork, people: Mapping[str, list[str]]) -> None:
-        """Counts the relations of people anew after their consumers were linked or unlinked: `people` is person -> consumer ids."""
+    async def recount(self, uow: UnitOfWork, people: Mapping[str, list[str]]) -> None:
+        """Folds the relations of people again after a link or unlink; `people` has the consumer ids of each person."""
         persons = {id: person for person, members in people.items() for id in members}
-        rows = self.interactions.collection.find({"consumer_id": {"$in": sorted(persons)}}, session=uow.session)
-        by_place: dict[Place, list[Interaction]] = {}
-        async for row in rows:
-            by_place.setdefault((persons[row["consumer_id"]], row["brand_id"]), []).append(as_struct(row, Interaction))
+        cursor = self.interactions.collection.find({"consumer_id": {"$in": sorted(persons)}}, session=uow.session)
+        by_key: dict[RelationKey, list[Interaction]] = {}
+        async for document in cursor:
+            key = (persons[document["consumer_id"]], document["brand_id"])
+            by_key.setdefault(key, []).append(as_struct(document, Interaction))
         before = self.relations.collection.find(
             {"consumer_id": {"$in": sorted(persons)}}, {"brand_id": 1, "consumer_id": 1}, session=uow.session
         )
-        gone: dict[Place, rules.Folded] = {(row["consumer_id"], row["brand_id"]): (None, []) async for row in before}
-        folded = gone | {(person, brand): rules.recount(person, brand, ones) for (person, brand), ones in by_place.items()}
-        await self._write(uow, folded, gone, folded.keys())
+        deleted: dict[RelationKey, rules.FoldResult] = {
+            (document["consumer_id"], document["brand_id"]): (None, []) async for document in before
+        }
+        folded = deleted | {(person, brand): rules.recount(person, brand, group) for (person, brand), group in by_key.items()}
+        await self._save(uow, folded, deleted, folded.keys())
 
-    # inside a write --------------------------------------------------------------------------------------------------
+    # steps of a write ------------------------------------------------------------------------------------------------
 
-    async def _new(self, uow: UnitOfWork, happened: Sequence[Interaction]) -> list[Interaction]:
-        by_id = {one.id: one for one in happened}
-        rows = self.interactions.collection.find({"_id": {"$in": list(by_id)}}, {"_id": 1}, session=uow.session)
-        known = {row["_id"] for row in await rows.to_list(None)}
-        return [one for id, one in by_id.items() if id not in known]
+    async def _find_new(self, uow: UnitOfWork, interactions: Sequence[Interaction]) -> list[Interaction]:
+        """Returns those of these interactions that are not recorded yet."""
+        by_id = {interaction.id: interaction for interaction in interactions}
+        cursor = self.interactions.collection.find({"_id": {"$in": list(by_id)}}, {"_id": 1}, session=uow.session)
+        recorded = {document["_id"] for document in await cursor.to_list(None)}
+        return [interaction for id, interaction in by_id.items() if id not in recorded]
 
-    async def _standing(self, uow: UnitOfWork, places: Iterable[Place]) -> dict[Place, Relation]:
-        ids = [rules.relation_id(person, brand) for person, brand in places]
-        rows = self.relations.collection.find({"_id": {"$in": ids}}, session=uow.session)
-        return {(row["consumer_id"], row["brand_id"]): as_struct(row, Relation) for row in await rows.to_list(None)}
+    async def _find_relations(self, uow: UnitOfWork, keys: Iterable[RelationKey]) -> dict[RelationKey, Relation]:
+        ids = [rules.relation_id(person, brand) for person, brand in keys]
+        cursor = self.relations.collection.find({"_id": {"$in": ids}}, session=uow.session)
+        documents = await cursor.to_list(None)
+        return {(document["consumer_id"], document["brand_id"]): as_struct(document, Relation) for document in documents}
 
-    async def _happened(self, uow: UnitOfWork, places: Iterable[Place], people: People) -> dict[Place, list[Interaction]]:
-        """Everything that is recorded of these people and brands."""
-        found: dict[Place, list[Interaction]] = {place: [] for place in places}
+    async def _find_interactions(
+        self, uow: UnitOfWork, keys: Iterable[RelationKey], people: People
+    ) -> dict[RelationKey, list[Interaction]]:
+        """Returns all recorded interactions of these people and brands."""
+        found: dict[RelationKey, list[Interaction]] = {key: [] for key in keys}
         if not found:
             return found
-        members = sorted({id for person, _ in found for id in people.ids_of(person)})
+        members = sorted({id for person, _ in found for id in people.list_consumer_ids(person)})
         query = {"consumer_id": {"$in": members}, "brand_id": {"$in": sorted({brand for _, brand in found})}}
-        async for row in self.interactions.collection.find(query, session=uow.session):
-            place = (people.person_of(row["consumer_id"]), row["brand_id"])
-            if place in found:
-                found[place].append(as_struct(row, Interaction))
+        async for document in self.interactions.collection.find(query, session=uow.session):
+            key = (people.find_person(document["consumer_id"]), document["brand_id"])
+            if key in found:
+                found[key].append(as_struct(document, Interaction))
         return found
 
-    async def _write(
-        self, uow: UnitOfWork, folded: Mapping[Place, rules.Folded], standing: Container[Place], anew: Iterable[Place]
+    async def _save(
+        self,
+        uow: UnitOfWork,
+        folded: Mapping[RelationKey, rules.FoldResult],
+        existing: Container[RelationKey],
+        recounted: Iterable[RelationKey],
     ) -> None:
-        """Relations as they stand now and their new moves. `standing`: where there is one; `anew`: where moves replace all earlier ones.
+        """Saves folded relations and their transitions; deletes a relation without interactions.
 
-        The fold keeps the bounds of what it folds.
+        `existing` has the keys of stored relations, `recounted` those whose transitions replace all earlier ones.
         """
         if not folded:
             return
-        changed: list[ReplaceOne[Document] | DeleteOne] = [
-            DeleteOne({"_id": rules.relation_id(*place)}) for place, (relation, _) in folded.items() if relation is None
+        changes: list[ReplaceOne[Document] | DeleteOne] = [
+            DeleteOne({"_id": rules.relation_id(*key)}) for key, (relation, _) in folded.items() if relation is None
         ]
-        after = as_documents([relation for place, (relation, _) in folded.items() if relation and place in standing])
-        changed += [ReplaceOne({"_id": document["_id"]}, document) for document in after]
-        born = as_documents([relation for place, (relation, _) in folded.items() if relation and place not in standing])
-        gone = [DeleteMany({"consumer_id": person, "brand_id": brand}) for person, brand in anew]
-        moves = as_documents([move for _, moves in folded.values() for move in moves])
-        for table, operations in ((self.relations, changed), (self.transitions, gone)):
+        changed = as_documents([relation for key, (relation, _) in folded.items() if relation and key in existing])
+        changes += [ReplaceOne({"_id": document["_id"]}, document) for document in changed]
+        new = as_documents([relation for key, (relation, _) in folded.items() if relation and key not in existing])
+        deletions = [DeleteMany({"consumer_id": person, "brand_id": brand}) for person, brand in recounted]
+        transitions = as_documents([transition for _, transitions in folded.values() for transition in transitions])
+        for collection, operations in ((self.relations, changes), (self.transitions, deletions)):
             if operations:
-                await table.collection.bulk_write(operations, ordered=False, session=uow.session)
-        for table, rows in ((self.relations, born), (self.transitions, moves)):
-            if rows:
-                await table.collection.insert_many(rows, ordered=False, session=uow.session)
+                await collection.collection.bulk_write(operations, ordered=False, session=uow.session)
+        for collection, documents in ((self.relations, new), (self.transitions, transitions)):
+            if documents:
+                await collection.collection.insert_many(documents, ordered=False, session=uow.session)
 
-    async def _meet(self, uow: UnitOfWork, new: Sequence[Interaction], standing: Mapping[Place, Relation], people: People) -> None:
-        """Brands know a consumer from the first interaction on. Of a person with several ids each meets the brand for itself."""
-        met: dict[str, set[str]] = {}
-        for one in new:
-            if (people.person_of(one.consumer_id), one.brand_id) not in standing or len(people.ids_of(one.consumer_id)) > 1:
-                met.setdefault(one.consumer_id, set()).add(one.brand_id)
-        await self.consumers.meet(uow, met, people)
+    async def _record_first_interactions(
+        self, uow: UnitOfWork, new: Sequence[Interaction], relations: Mapping[RelationKey, Relation], people: People
+    ) -> None:
+        """Records which brands know a consumer from now on; each consumer id of a person has its own first interaction."""
+        brand_ids: dict[str, set[str]] = {}
+        for interaction in new:
+            id, brand_id = interaction.consumer_id, interaction.brand_id
+            if (people.find_person(id), brand_id) not in relations or len(people.list_consumer_ids(id)) > 1:
+                brand_ids.setdefault(id, set()).add(brand_id)
+        await self.consumers.record_first_interactions(uow, brand_ids, people)
 
-    # reading ---------------------------------------------------------------------------------------------------------
+    # look-up ---------------------------------------------------------------------------------------------------------
 
-    async def places(self, ids: Iterable[str]) -> dict[str, Place]:
-        """Of which person and brand each of these relations is, whatever the caller reaches."""
-        rows = self.relations.collection.find({"_id": {"$in": list(ids)}}, {"consumer_id": 1, "brand_id": 1})
-        return {row["_id"]: (row["consumer_id"], row["brand_id"]) async for row in rows}
+    async def find_keys(self, relation_ids: Iterable[str]) -> dict[str, RelationKey]:
+        """Returns the person and the brand of each of these relations, regardless of the caller's scope."""
+        cursor = self.relations.collection.find({"_id": {"$in": list(relation_ids)}}, {"consumer_id": 1, "brand_id": 1})
+        return {document["_id"]: (document["consumer_id"], document["brand_id"]) async for document in cursor}

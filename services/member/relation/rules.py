@@ -1,17 +1,17 @@
-"""How a person stands with a brand follows from what happened, and from nothing else: a left fold over the interactions in order of time.
+"""Rules of relations: the relation of a person with a brand is a left fold over their interactions in order of time.
 
-**Stage** (AIPL) at a moment t is the deepest that holds then:
+**Stage** (AIPL) at a moment t is the deepest one whose condition holds:
 
 - LOYALTY: at least 3 orders in the 180 days before t; - PURCHASE: an order in the 365 days before t;
-- INTEREST: something the person did towards the brand in the 180 days before t; - AWARENESS: anything at all.
+- INTEREST: an interaction that the consumer initiated in the 180 days before t; - AWARENESS: any interaction before t.
 
-An event can only deepen it (ADVANCE, caused by the event), time can only undo it (LAPSE, at the very moment an event runs out, caused by
-that event). Lapses that are due are part of what a relation is as of now, whether anything happened since or not.
+An interaction only deepens the stage (ADVANCE, caused by the interaction). Time only reduces it (LAPSE, at the moment when an interaction
+expires, caused by that interaction). A relation as of t includes all lapses that are due at t.
 
-**Closeness** = 100 · (1 - 2^(-heat / 40)) where heat = Σ weight(kind) · 2^(-age / 30 days): a fresh order is 29, three of them 65, and what
-nothing is added to halves its heat every 30 days. 100 is never reached.
+**Closeness** = 100 · (1 - 2^(-heat / 40)) with heat = Σ weight(kind) · 2^(-age / 30 days). One new order is 29, three are 65. Without
+interactions the heat halves every 30 days. 100 is never reached.
 
-Interactions that come late make the fold start anew, so that the result is the one it would be had they come in time.
+A late interaction restarts the fold, so that the result does not depend on the order of arrival.
 """
 
 import math
@@ -24,17 +24,21 @@ from msgspec.structs import replace
 
 from services.member.relation.enums import Direction, InteractionKind, Stage
 
-LOYAL_ORDERS = 3
-INSTANT = timedelta(milliseconds=1)
-"""The grain of time in the whole suite."""
+LOYALTY_ORDERS_MIN = 3
+"""This many orders within the loyalty period make a loyal consumer."""
+TIME_RESOLUTION = timedelta(milliseconds=1)
+"""Stored times have this resolution."""
 HALF_LIFE = timedelta(days=30)
+"""Heat halves within this time."""
 HEAT_SCALE = 40.0
-AHEAD_MAX = timedelta(minutes=5)
+"""A relation with this heat has a closeness of 50."""
+FUTURE_MAX = timedelta(minutes=5)
+"""A recorded interaction may lie at most this far in the future, for clocks that run fast."""
 EARLIEST = datetime(2000, 1, 1, tzinfo=UTC)
-"""Nobody records by hand what was before: an earlier time is a mistake."""
+"""An interaction recorded by hand with an earlier time is refused as a mistake."""
 
-WITHIN = {Stage.LOYALTY: timedelta(days=180), Stage.PURCHASE: timedelta(days=365), Stage.INTEREST: timedelta(days=180)}
-"""For how long an event holds a stage up."""
+STAGE_DURATION = {Stage.LOYALTY: timedelta(days=180), Stage.PURCHASE: timedelta(days=365), Stage.INTEREST: timedelta(days=180)}
+"""An interaction supports a stage for this long."""
 
 WEIGHT = {
     InteractionKind.CONTENT_VIEWED: 1.0,
@@ -47,9 +51,14 @@ WEIGHT = {
     InteractionKind.FOLLOWED: 8.0,
     InteractionKind.ORDER_PAID: 20.0,
 }
-TURNS_TO = frozenset(InteractionKind) - {InteractionKind.CONTENT_VIEWED, InteractionKind.PACK_RECEIVED, InteractionKind.OUTREACH_RECEIVED}
-"""What a person does towards a brand, rather than the brand towards the person."""
-FROM_EVENTS = frozenset({InteractionKind.PACK_RECEIVED, InteractionKind.OUTREACH_RECEIVED, InteractionKind.ORDER_PAID})
+CONSUMER_INITIATED = frozenset(InteractionKind) - {
+    InteractionKind.CONTENT_VIEWED,
+    InteractionKind.PACK_RECEIVED,
+    InteractionKind.OUTREACH_RECEIVED,
+}
+"""The consumer initiates interactions of these kinds; the brand initiates all others."""
+RECORDED_FROM_EVENTS = frozenset({InteractionKind.PACK_RECEIVED, InteractionKind.OUTREACH_RECEIVED, InteractionKind.ORDER_PAID})
+"""Interactions of these kinds are recorded from events only; a request to record one is refused."""
 
 
 class Money(Struct, frozen=True):
@@ -58,7 +67,7 @@ class Money(Struct, frozen=True):
 
 
 class Interaction(Struct, frozen=True, omit_defaults=True):
-    """Something that happened between a consumer and a brand."""
+    """An interaction of a consumer with a brand, or of a brand with a consumer."""
 
     id: str
     consumer_id: str
@@ -73,20 +82,22 @@ class Interaction(Struct, frozen=True, omit_defaults=True):
 
 
 class Cause(Struct, frozen=True):
+    """The interaction that caused a transition; `ref` is the id of the order, pack or message behind it."""
+
     interaction_id: str
     kind: InteractionKind
     ref: str = ""
 
 
-class Mark(Struct, frozen=True):
-    """An event that still holds a stage up."""
+class StageEvidence(Struct, frozen=True):
+    """An interaction that may support a stage, and its time."""
 
     at: datetime
     cause: Cause
 
 
 class Relation(Struct, frozen=True, omit_defaults=True):
-    """What the fold knows after the interactions so far. `heat` is as of `last_at`; `closeness` is told by `as_of` only."""
+    """The state of the fold. `heat` is as of `last_at`; `closeness` is computed by `evaluate` only."""
 
     id: str
     consumer_id: str
@@ -103,15 +114,15 @@ class Relation(Struct, frozen=True, omit_defaults=True):
     order_count: int = 0
     spent: list[Money] = []
     transition_count: int = 0
-    orders: list[Mark] = []
-    """The latest LOYAL_ORDERS orders, in order of time."""
-    turned: Mark | None = None
-    """The latest thing the person did towards the brand."""
+    orders: list[StageEvidence] = []
+    """The latest LOYALTY_ORDERS_MIN orders in order of time."""
+    turned: StageEvidence | None = None
+    """The latest interaction that the consumer initiated."""
     version: int = 1
 
 
 class Transition(Struct, frozen=True, omit_defaults=True):
-    """One move of a stage."""
+    """A change of the stage."""
 
     id: str
     consumer_id: str
@@ -122,134 +133,136 @@ class Transition(Struct, frozen=True, omit_defaults=True):
     direction: Direction
     cause: Cause
     number: int
-    """1, 2, 3 … within the relation."""
+    """The position in the relation: 1, 2, 3 …"""
     version: int = 1
 
 
-Folded = tuple[Relation | None, list[Transition]]
+FoldResult = tuple[Relation | None, list[Transition]]
+"""A relation (None without interactions) and the transitions that the fold added."""
 
 
 def relation_id(person_id: str, brand_id: str) -> str:
-    """The relation of a person with a brand has one id, so that two writers meet in one row."""
+    """Returns the id of the relation of a person with a brand; concurrent writers conflict in that document."""
     return f"rel_{person_id}_{brand_id}"
 
 
 def interaction_id(ref: str, brand_id: str) -> str:
-    """The interaction that an event about `ref` means for a brand: the same event means the same interaction."""
+    """Returns the id of the interaction that an event about `ref` is for a brand; a repeated event gives the same id."""
     return f"int_{ref}_{brand_id}"
 
 
-def order(interaction: Interaction) -> tuple[datetime, str]:
-    """What interactions are folded by."""
+def fold_key(interaction: Interaction) -> tuple[datetime, str]:
+    """Returns the sort key in which interactions are folded: time, then id."""
     return interaction.at, interaction.id
 
 
-def closeness(heat: float) -> float:
-    """0 to 100, see above."""
+def compute_closeness(heat: float) -> float:
+    """Returns the closeness, 0 to 100, of a heat."""
     return 100.0 * (1.0 - math.pow(2.0, -heat / HEAT_SCALE))
 
 
-def cooled(heat: float, passed: timedelta) -> float:
-    """Heat after some time in which nothing happened."""
+def decay(heat: float, passed: timedelta) -> float:
+    """Returns the heat after some time without interactions."""
     return heat * math.pow(2.0, -(passed / HALF_LIFE))
 
 
-def recount(person_id: str, brand_id: str, interactions: Iterable[Interaction]) -> Folded:
-    """The relation and all its moves, from scratch. The order in which the interactions come does not matter."""
-    return advance(None, person_id, brand_id, sorted(interactions, key=order))
+def recount(person_id: str, brand_id: str, interactions: Iterable[Interaction]) -> FoldResult:
+    """Returns the relation and all its transitions, folded from the start. The order of `interactions` does not matter."""
+    return advance(None, person_id, brand_id, sorted(interactions, key=fold_key))
 
 
 def is_late(relation: Relation | None, interaction: Interaction) -> bool:
-    """Whether an interaction comes before one that is counted already, so that the fold must start anew."""
-    return relation is not None and order(interaction) <= (relation.last_at, relation.last.interaction_id)
+    """True if an interaction is earlier than one that the relation includes, so that the fold must restart."""
+    return relation is not None and fold_key(interaction) <= (relation.last_at, relation.last.interaction_id)
 
 
-def advance(relation: Relation | None, person_id: str, brand_id: str, interactions: Sequence[Interaction]) -> Folded:
-    """Goes on with a relation by interactions in order of time, none of them late; the relation and its new moves."""
-    moves: list[Transition] = []
+def advance(relation: Relation | None, person_id: str, brand_id: str, interactions: Sequence[Interaction]) -> FoldResult:
+    """Returns the relation after further interactions, in order of time and none of them late, and its new transitions."""
+    transitions: list[Transition] = []
     for interaction in interactions:
         if relation is None:
-            relation = _born(person_id, brand_id, interaction)
-        relation = _lapsed(relation, interaction.at, moves)
-        relation = _after(relation, interaction, moves)
-    return relation, moves
+            relation = _start(person_id, brand_id, interaction)
+        relation = _apply_lapses(relation, interaction.at, transitions)
+        relation = _apply(relation, interaction, transitions)
+    return relation, transitions
 
 
-def as_of(relation: Relation, at: datetime) -> tuple[Relation, list[Transition]]:
-    """The relation at a later moment at which nothing else happened, and the lapses that became due."""
-    moves: list[Transition] = []
-    relation = _lapsed(relation, at, moves)
-    heat = cooled(relation.heat, max(at - relation.last_at, timedelta()))
-    return replace(relation, closeness=closeness(heat)), moves
+def evaluate(relation: Relation, at: datetime) -> tuple[Relation, list[Transition]]:
+    """Returns the relation as of a later moment without further interactions, and the lapses that became due."""
+    transitions: list[Transition] = []
+    relation = _apply_lapses(relation, at, transitions)
+    heat = decay(relation.heat, max(at - relation.last_at, timedelta()))
+    return replace(relation, closeness=compute_closeness(heat)), transitions
 
 
-def _born(person_id: str, brand_id: str, first: Interaction) -> Relation:
+def _start(person_id: str, brand_id: str, first: Interaction) -> Relation:
     cause = Cause(first.id, first.kind, first.ref)
     return Relation(relation_id(person_id, brand_id), person_id, brand_id, Stage.UNSPECIFIED, first.at, first.at, first.at, cause)
 
 
-def _after(relation: Relation, interaction: Interaction, moves: list[Transition]) -> Relation:
-    """One step of the fold: the event itself."""
+def _apply(relation: Relation, interaction: Interaction, transitions: list[Transition]) -> Relation:
+    """Returns the relation after an interaction: one step of the fold without lapses."""
     at, cause = interaction.at, Cause(interaction.id, interaction.kind, interaction.ref)
-    mark = Mark(at, cause)
+    current = StageEvidence(at, cause)
     is_order = interaction.kind is InteractionKind.ORDER_PAID
-    orders = [*relation.orders, mark][-LOYAL_ORDERS:] if is_order else relation.orders
-    turned = mark if interaction.kind in TURNS_TO else relation.turned
-    stage, held_by = _stage(orders, turned, at)
-    if moved := stage is not relation.stage:
-        moves.append(_move(relation, stage, at, Direction.ADVANCE, cause))
+    orders = [*relation.orders, current][-LOYALTY_ORDERS_MIN:] if is_order else relation.orders
+    turned = current if interaction.kind in CONSUMER_INITIATED else relation.turned
+    stage, evidence = _find_stage(orders, turned, at)
+    if has_moved := stage is not relation.stage:
+        transitions.append(_build_transition(relation, stage, at, Direction.ADVANCE, cause))
     return replace(
         relation,
         stage=stage,
-        stage_since=at if moved else relation.stage_since,
-        transition_count=relation.transition_count + moved,
-        lapses_at=held_by.at + WITHIN[stage] if held_by else None,
+        stage_since=at if has_moved else relation.stage_since,
+        transition_count=relation.transition_count + has_moved,
+        lapses_at=evidence.at + STAGE_DURATION[stage] if evidence else None,
         last_at=at,
         last=cause,
-        heat=cooled(relation.heat, at - relation.last_at) + WEIGHT[interaction.kind],
+        heat=decay(relation.heat, at - relation.last_at) + WEIGHT[interaction.kind],
         interaction_count=relation.interaction_count + 1,
         order_count=relation.order_count + is_order,
-        spent=_plus(relation.spent, interaction.paid),
+        spent=_add_payment(relation.spent, interaction.paid),
         orders=orders,
         turned=turned,
     )
 
 
-def _lapsed(relation: Relation, at: datetime, moves: list[Transition]) -> Relation:
-    """The relation after everything that ran out until `at`."""
-    while (then := relation.lapses_at) is not None and then <= at:
-        _, ran_out = _stage(relation.orders, relation.turned, then - INSTANT)
-        assert ran_out is not None
-        stage, held_by = _stage(relation.orders, relation.turned, then)
-        moves.append(_move(relation, stage, then, Direction.LAPSE, ran_out.cause))
+def _apply_lapses(relation: Relation, at: datetime, transitions: list[Transition]) -> Relation:
+    """Returns the relation after all lapses until `at`, and appends them to `transitions`."""
+    while (lapses_at := relation.lapses_at) is not None and lapses_at <= at:
+        _, expired = _find_stage(relation.orders, relation.turned, lapses_at - TIME_RESOLUTION)
+        assert expired is not None
+        stage, evidence = _find_stage(relation.orders, relation.turned, lapses_at)
+        transitions.append(_build_transition(relation, stage, lapses_at, Direction.LAPSE, expired.cause))
         relation = replace(
             relation,
             stage=stage,
-            stage_since=then,
+            stage_since=lapses_at,
             transition_count=relation.transition_count + 1,
-            lapses_at=held_by.at + WITHIN[stage] if held_by else None,
+            lapses_at=evidence.at + STAGE_DURATION[stage] if evidence else None,
         )
     return relation
 
 
-def _move(relation: Relation, stage: Stage, at: datetime, direction: Direction, cause: Cause) -> Transition:
+def _build_transition(relation: Relation, stage: Stage, at: datetime, direction: Direction, cause: Cause) -> Transition:
     number = relation.transition_count + 1
     id, consumer_id, brand_id = f"{relation.id}_{number}", relation.consumer_id, relation.brand_id
     return Transition(id, consumer_id, brand_id, relation.stage, stage, at, direction, cause, number)
 
 
-def _stage(orders: Sequence[Mark], turned: Mark | None, at: datetime) -> tuple[Stage, Mark | None]:
-    """The deepest stage that holds at a moment not before the last event, and the event that holds it up."""
-    if len(orders) == LOYAL_ORDERS and at < orders[0].at + WITHIN[Stage.LOYALTY]:
+def _find_stage(orders: Sequence[StageEvidence], turned: StageEvidence | None, at: datetime) -> tuple[Stage, StageEvidence | None]:
+    """Returns the deepest stage at a moment not before the last interaction, and the interaction that supports it."""
+    if len(orders) == LOYALTY_ORDERS_MIN and at < orders[0].at + STAGE_DURATION[Stage.LOYALTY]:
         return Stage.LOYALTY, orders[0]
-    if orders and at < orders[-1].at + WITHIN[Stage.PURCHASE]:
+    if orders and at < orders[-1].at + STAGE_DURATION[Stage.PURCHASE]:
         return Stage.PURCHASE, orders[-1]
-    if turned and at < turned.at + WITHIN[Stage.INTEREST]:
+    if turned and at < turned.at + STAGE_DURATION[Stage.INTEREST]:
         return Stage.INTEREST, turned
     return Stage.AWARENESS, None
 
 
-def _plus(spent: list[Money], paid: Money | None) -> list[Money]:
+def _add_payment(spent: list[Money], paid: Money | None) -> list[Money]:
+    """Returns the sums per currency with a payment added."""
     if paid is None or not paid.minor:
         return spent
     totals = {money.currency: money.minor for money in spent}

@@ -1,4 +1,4 @@
-"""The newest word counts."""
+"""Consent rules: the latest consent counts."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -10,7 +10,7 @@ from services.member.consent.enums import Purpose
 from services.member.consent.rules import Consent
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
-WORDS = st.lists(
+CONSENTS = st.lists(
     st.builds(
         Consent,
         id=st.just(""),
@@ -22,22 +22,24 @@ WORDS = st.lists(
         at=st.integers(0, 5).map(lambda days: START + timedelta(days=days)),
         recorded_by=st.just("me"),
     ),
-    unique_by=lambda word: word.word_id,
+    unique_by=lambda consent: consent.word_id,
     max_size=12,
 )
 
 
-@given(WORDS, st.randoms())
-def test_the_order_in_which_words_arrive_does_not_matter(words, random):
-    shuffled = random.sample(words, len(words))
-    assert rules.newest(shuffled) == rules.newest(words)
+@given(CONSENTS, st.randoms())
+def test_latest_consents_do_not_depend_on_order(consents, random):
+    shuffled = random.sample(consents, len(consents))
+    assert rules.select_latest(shuffled) == rules.select_latest(consents)
 
 
-@given(WORDS)
-def test_what_stands_is_the_last_word_in_time(words):
-    stands = rules.newest(words)
-    for word in words:
-        standing = stands[word.brand_id, word.purpose]
-        assert (standing.at, standing.word_id) >= (word.at, word.word_id)
-    yes = {brand_id for (brand_id, purpose), word in stands.items() if purpose is Purpose.OUTREACH and word.granted}
-    assert rules.granted(words, ["brd_2", "brd_1", "brd_3"], Purpose.OUTREACH) == [id for id in ["brd_2", "brd_1"] if id in yes]
+@given(CONSENTS)
+def test_latest_consent_counts_for_each_brand_and_purpose(consents):
+    latest = rules.select_latest(consents)
+    for consent in consents:
+        chosen = latest[consent.brand_id, consent.purpose]
+        assert (chosen.at, chosen.word_id) >= (consent.at, consent.word_id)
+    granted = {brand_id for (brand_id, purpose), consent in latest.items() if purpose is Purpose.OUTREACH and consent.granted}
+    assert rules.filter_granted(consents, ["brd_2", "brd_1", "brd_3"], Purpose.OUTREACH) == [
+        id for id in ["brd_2", "brd_1"] if id in granted
+    ]

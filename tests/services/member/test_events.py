@@ -1,4 +1,4 @@
-"""Which events member hears, and that its hot queries follow an index."""
+"""The events that member handles, and the indexes of its frequent queries."""
 
 import pytest
 
@@ -7,7 +7,7 @@ from services.kit.errors import Denied
 from services.kit.transactions.outbox import route
 from services.member.relation.rules import relation_id
 
-HOT = {
+QUERIES = {
     "consumers": [{"_id": {"$in": ["con_1"]}}, {"person_id": {"$in": ["con_1"]}}],
     "identities": [{"hash": {"$in": ["x"]}, "stands": True}, {"consumer_id": {"$in": ["con_1"]}}],
     "links": [{"$or": [{"consumer_id": {"$in": ["con_1"]}}, {"linked_consumer_id": {"$in": ["con_1"]}}]}],
@@ -36,7 +36,7 @@ PAGES = {
 }
 
 
-def test_every_event_that_names_member_has_its_effect_here(member_events):
+def test_every_event_routed_to_member_has_a_handler(member_events):
     body = events_pb2.Event.DESCRIPTOR.oneofs_by_name["body"]
     assert set(member_events) == {field.name for field in body.fields if "member" in route(field.name).subscribers}
 
@@ -46,34 +46,34 @@ async def member_events(member):
     return member.definition.events
 
 
-async def test_a_service_delivers_no_events_but_its_own(member):
-    def changed(source):
+async def test_service_delivers_only_its_own_events(member):
+    def store_changed(source):
         return events_pb2.Event(key="str_1", source=source, store_changed=events_pb2.StoreChanged(store_id="str_1", brand_id="brd_1"))
 
     for signer in ("commerce", "gateway", "local"):
         with pytest.raises(Denied, match="SOURCE_NOT_YOURS"):
-            await member.deliver(changed("organization"), source="organization", signed_by=signer)
+            await member.deliver(store_changed("organization"), source="organization", signed_by=signer)
     with pytest.raises(Denied, match="KIND_NOT_YOURS"):
-        await member.deliver(changed("commerce"), source="commerce")
+        await member.deliver(store_changed("commerce"), source="commerce")
     assert await member.database["store_view"].count_documents({}) == 0
-    (delivery,) = await member.deliver(changed("organization"), source="organization")
+    (delivery,) = await member.deliver(store_changed("organization"), source="organization")
     assert delivery.state == events_pb2.DELIVERY_STATE_APPLIED
     assert await member.database["store_view"].count_documents({}) == 1
 
 
-def stages(plan):
-    """The names of all stages of a winning plan."""
+def list_stages(plan):
+    """Returns the names of all stages of a winning plan."""
     found = [plan["stage"]]
     for inner in [plan.get("inputStage"), *plan.get("inputStages", []), *plan.get("shards", [])]:
-        found += stages(inner) if inner else []
+        found += list_stages(inner) if inner else []
     return found
 
 
-async def test_hot_queries_follow_an_index_and_pages_come_sorted_from_it(member):
-    asked = [(name, query, []) for name, queries in HOT.items() for query in queries]
-    asked += [(name, query, sort) for name, pages in PAGES.items() for query, sort in pages]
-    for name, query, sort in asked:
-        found = member.database[name].find(query)
-        explained = await (found.sort(sort) if sort else found).explain()
-        used = stages(explained["queryPlanner"]["winningPlan"])
+async def test_frequent_queries_use_and_sort_by_index(member):
+    queries = [(name, query, []) for name, found in QUERIES.items() for query in found]
+    queries += [(name, query, sort) for name, pages in PAGES.items() for query, sort in pages]
+    for name, query, sort in queries:
+        cursor = member.database[name].find(query)
+        explained = await (cursor.sort(sort) if sort else cursor).explain()
+        used = list_stages(explained["queryPlanner"]["winningPlan"])
         assert "COLLSCAN" not in used and "SORT" not in used, (name, query, used)

@@ -1,4 +1,4 @@
-"""Following an inbox, under whichever of their ids somebody is written to."""
+"""WatchInbox: the stream of a person's new messages, under all of their consumer ids."""
 
 import pytest
 
@@ -7,98 +7,102 @@ from quanyu.member.v1 import outreach_pb2 as pb
 from services.kit import clock, ids
 from services.kit.errors import Denied, Invalid
 from services.kit.rpc.change_feed import REWIND
-from tests.services.member.conftest import brand, guide, new_request, shopper
-from tests.services.member.test_events import stages
-from tests.services.member.test_identity import link
-from tests.services.member.test_outreach import client, evening, message
+from tests.services.member.conftest import brand_operator, consumer_grants, guide_grants, new_request_id
+from tests.services.member.test_events import list_stages
+from tests.services.member.test_identity import link_request
+from tests.services.member.test_outreach import bind_new_consumer, evening_offset_seconds, send_request
 from tests.services.streams import listening
 
 
-async def write(town, consumer_id, text="Your shirt is back"):
-    await town.speaker(*guide("stf_1", "str_1"), offset=evening()).outreach.SendOutreach(message(consumer_id, text))
+async def send(world, consumer_id, text="Your shirt is back"):
+    await world.client(*guide_grants("stf_1", "str_1"), offset=evening_offset_seconds()).outreach.SendOutreach(
+        send_request(consumer_id, text)
+    )
 
 
-def inbox(town, *ids):
-    return town.speaker(*shopper(*ids)).outreach.WatchInbox
+def watch_rpc(world, *ids):
+    return world.client(*consumer_grants(*ids)).outreach.WatchInbox
 
 
-def watching(consumer_id, after=""):
+def watch_request(consumer_id, after=""):
     return pb.WatchInboxRequest(consumer_id=consumer_id, after=after)
 
 
-async def test_each_message_comes_once_with_how_many_are_unread(town):
-    id = await client(town)
-    await write(town, id, "before")
-    async with listening(inbox(town, id), watching(id)) as stream:
+async def test_watch_yields_each_message_once_with_unread_count(world):
+    id = await bind_new_consumer(world)
+    await send(world, id, "before")
+    async with listening(watch_rpc(world, id), watch_request(id)) as stream:
         await stream.began()
-        begun = stream.cursor
-        await write(town, id, "A white shirt")
+        first_cursor = stream.cursor
+        await send(world, id, "A white shirt")
         (first,) = await stream.came(1)
         assert (first.message.text, first.message.consumer_id, first.unread) == ("A white shirt", id, 2)
-        mark = pb.MarkReadRequest(request_id=new_request(), consumer_id=id, outreach_ids=[first.message.id])
-        await town.speaker(*shopper(id)).outreach.MarkRead(mark)
-        await write(town, id, "size 40")
+        mark = pb.MarkReadRequest(request_id=new_request_id(), consumer_id=id, outreach_ids=[first.message.id])
+        await world.client(*consumer_grants(id)).outreach.MarkRead(mark)
+        await send(world, id, "size 40")
         (_, second) = await stream.came(2)
         assert (second.message.text, second.unread) == ("size 40", 2)
-    async with listening(inbox(town, id), watching(id, first.cursor)) as again:
+    async with listening(watch_rpc(world, id), watch_request(id, first.cursor)) as again:
         assert [one.message.text for one in await again.came(1)] == ["size 40"]
-    async with listening(inbox(town, id), watching(id, begun)) as again:
+    async with listening(watch_rpc(world, id), watch_request(id, first_cursor)) as again:
         (read, unread) = await again.came(2)
         assert [one.message.text for one in (read, unread)] == ["A white shirt", "size 40"]
         assert (read.message.outcome, unread.message.outcome) == (pb.OUTCOME_READ, pb.OUTCOME_SENT)
 
 
-async def test_a_link_ends_the_stream_and_the_next_one_hears_the_whole_person(town):
-    first, second = await client(town), await client(town)
-    async with listening(inbox(town, first), watching(first)) as stream:
+async def test_link_ends_watch_and_next_covers_person(world):
+    first, second = await bind_new_consumer(world), await bind_new_consumer(world)
+    async with listening(watch_rpc(world, first), watch_request(first)) as stream:
         await stream.began()
-        await town.operator.identity.LinkConsumers(link(first, second))
+        await world.operator.identity.LinkConsumers(link_request(first, second))
         assert await stream.ended() is None
-    await write(town, second, "to the other id")
-    async with listening(inbox(town, first), watching(first, stream.cursor)) as again:
-        (told,) = await again.came(1)
-        assert (told.message.text, told.message.consumer_id) == ("to the other id", second)
-        unlink = identity_pb2.UnlinkConsumersRequest(request_id=new_request(), consumer_id=first, linked_consumer_id=second)
-        await town.operator.identity.UnlinkConsumers(unlink)
+    await send(world, second, "to the other id")
+    async with listening(watch_rpc(world, first), watch_request(first, stream.cursor)) as again:
+        (received,) = await again.came(1)
+        assert (received.message.text, received.message.consumer_id) == ("to the other id", second)
+        unlink = identity_pb2.UnlinkConsumersRequest(request_id=new_request_id(), consumer_id=first, linked_consumer_id=second)
+        await world.operator.identity.UnlinkConsumers(unlink)
         assert await again.ended() is None
     async with (
-        listening(inbox(town, first), watching(first, again.cursor)) as mine,
-        listening(inbox(town, second), watching(second)) as theirs,
+        listening(watch_rpc(world, first), watch_request(first, again.cursor)) as mine,
+        listening(watch_rpc(world, second), watch_request(second)) as theirs,
     ):
         await mine.began(), await theirs.began()
-        await write(town, second, "no longer mine")
+        await send(world, second, "no longer mine")
         await theirs.came(1)
-        await write(town, first, "mine")
+        await send(world, first, "mine")
         assert [one.message.text for one in await mine.came(1)] == ["mine"]
 
 
-@pytest.mark.parametrize("grants", [shopper("con_x"), guide("stf_1", "str_1"), [brand("brd_1")]], ids=["neighbour", "guide", "brand"])
-async def test_nobody_else_hears_of_an_inbox(town, grants):
-    id = await client(town)
-    async with listening(town.speaker(*grants).outreach.WatchInbox, watching(id)) as stream:
+@pytest.mark.parametrize(
+    "grants", [consumer_grants("con_x"), guide_grants("stf_1", "str_1"), [brand_operator("brd_1")]], ids=["neighbour", "guide", "brand"]
+)
+async def test_watch_is_denied_to_other_callers(world, grants):
+    id = await bind_new_consumer(world)
+    async with listening(world.client(*grants).outreach.WatchInbox, watch_request(id)) as stream:
         assert isinstance(await stream.ended(), Denied)
         assert not stream.responses
 
 
-async def test_after_anothers_cursor_is_refused(town):
-    id, other = await client(town), await client(town)
-    async with listening(inbox(town, id), watching(id)) as stream:
+async def test_watch_refuses_cursor_of_other_inbox(world):
+    id, other = await bind_new_consumer(world), await bind_new_consumer(world)
+    async with listening(watch_rpc(world, id), watch_request(id)) as stream:
         await stream.began()
     for wrong in (stream.cursor, "x"):
-        async with listening(inbox(town, other), watching(other, wrong)) as refused:
+        async with listening(watch_rpc(world, other), watch_request(other, wrong)) as refused:
             refusal = await refused.ended()
             assert isinstance(refusal, Invalid) and refusal.reason == "INVALID_CURSOR"
 
 
-async def test_what_came_is_read_by_an_index(town):
-    members = [await client(town), "con_linked"]
-    await write(town, members[0])
+async def test_watch_reads_by_index(world):
+    members = [await bind_new_consumer(world), "con_linked"]
+    await send(world, members[0])
     since = {"_id": {"$gte": ids.least("out", clock.real() - REWIND)}}
     found = (
-        town.database["outreaches"]
+        world.database["outreaches"]
         .find({"$and": [{"consumer_id": {"$in": members}}, since]})
         .sort([("_id", 1)])
         .hint([("consumer_id", 1), ("_id", 1)])
     )
     plan = (await found.explain())["queryPlanner"]["winningPlan"]
-    assert "COLLSCAN" not in stages(plan) and "SORT" not in stages(plan) and "consumer_id_1__id_1" in str(plan)
+    assert "COLLSCAN" not in list_stages(plan) and "SORT" not in list_stages(plan) and "consumer_id_1__id_1" in str(plan)

@@ -1,4 +1,4 @@
-"""Registering people: nothing that was given is lost, and what stands is held by one person."""
+"""In-memory registration: no identity is lost, and an identifying identity belongs to one person."""
 
 from datetime import UTC, datetime
 from itertools import count
@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from services.kit.errors import Refusal
 from services.member.identity import rules
 from services.member.identity.enums import IdentityKind
-from services.member.identity.registration import Book, Entry, Given
+from services.member.identity.registration import EncryptedIdentity, EncryptedRegistration, PersonRegistry
 from services.member.identity.rules import NewIdentity, Registration
 
 AT = datetime(2026, 1, 1, tzinfo=UTC)
@@ -33,71 +33,72 @@ ENTRIES = st.lists(
 )
 
 
-def hashed(identity: NewIdentity, brand_id: str) -> Given:
-    claim = rules.claim(identity, brand_id)
-    return Given(claim, [f"{claim.kind}:{claim.hashed}"], claim.value.encode())
+def encrypt(identity: NewIdentity, brand_id: str) -> EncryptedIdentity:
+    normalized = rules.normalize(identity, brand_id)
+    return EncryptedIdentity(normalized, [f"{normalized.kind}:{normalized.hash_input}"], normalized.value.encode())
 
 
-def entered(book, entries, linking=False):
-    """Enters what is not refused; what was given, per consumer that took it."""
+def register_all(registry, entries, keeps_id=False):
+    """Registers all entries; returns result, brand and identities of each entry that is not refused."""
     numbers = count()
-    taken = []
-    for brand_id, identities, named in entries:
-        entry = Entry(Registration(identities, named), [hashed(one, brand_id) for one in identities])
-        before = (dict(book.consumers), dict(book.identities), dict(book.standing))
+    accepted = []
+    for brand_id, new_identities, named_id in entries:
+        entry = EncryptedRegistration(Registration(new_identities, named_id), [encrypt(one, brand_id) for one in new_identities])
+        before = (dict(registry.consumers), dict(registry.identities), dict(registry.identifying))
         try:
-            answer = book.enter(
-                entry, brand_id, AT, everywhere=False, new_id=lambda prefix: f"{prefix}_{next(numbers):03}", linking=linking
+            result = registry.register(
+                entry, brand_id, AT, is_unrestricted=False, new_id=lambda prefix: f"{prefix}_{next(numbers):03}", keeps_id=keeps_id
             )
-            taken.append((answer, brand_id, entry.given))
-            if linking and named:
-                assert answer.consumer_id == named
+            accepted.append((result, brand_id, entry.identities))
+            if keeps_id and named_id:
+                assert result.consumer_id == named_id
         except Refusal:
-            assert before == (book.consumers, book.identities, book.standing)
-    return taken
+            assert before == (registry.consumers, registry.identities, registry.identifying)
+    return accepted
 
 
 @given(ENTRIES)
-def test_nothing_that_was_given_is_lost_and_what_stands_is_held_once(entries):
-    book = Book([], [])
-    for answer, brand_id, all_given in entered(book, entries):
-        held = {identity.hash: identity for identity in book.identities.values() if identity.consumer_id == answer.consumer_id}
-        for given_one in all_given:
-            identity = held[given_one.hashes[0]]
+def test_registration_keeps_identities_and_identifies_one_consumer(entries):
+    registry = PersonRegistry([], [])
+    for result, brand_id, identities in register_all(registry, entries):
+        own = {identity.hash: identity for identity in registry.identities.values() if identity.consumer_id == result.consumer_id}
+        for supplied in identities:
+            identity = own[supplied.hashes[0]]
             assert brand_id in identity.brand_ids
-            assert identity.stands or not given_one.claim.stands
-        assert brand_id in book.consumers[answer.person_id].known_to
-    standing = [identity.hash for identity in book.identities.values() if identity.stands]
-    assert len(standing) == len(set(standing))
+            assert identity.stands or not supplied.identity.is_identifying
+        assert brand_id in registry.consumers[result.person_id].known_to
+    identifying = [identity.hash for identity in registry.identities.values() if identity.stands]
+    assert len(identifying) == len(set(identifying))
 
 
 @given(ENTRIES)
-def test_entering_the_same_again_creates_nobody(entries):
-    book = Book([], [])
-    first = entered(book, entries)
-    again = Book(book.consumers.values(), book.identities.values())
-    for answer, brand_id, all_given in first:
-        if not any(one.claim.stands for one in all_given):
+def test_repeated_registration_creates_no_consumer(entries):
+    registry = PersonRegistry([], [])
+    first = register_all(registry, entries)
+    again = PersonRegistry(registry.consumers.values(), registry.identities.values())
+    for result, brand_id, identities in first:
+        if not any(one.identity.is_identifying for one in identities):
             continue
-        entry = Entry(Registration([]), all_given)
-        repeated = again.enter(entry, brand_id, AT, everywhere=False, new_id=lambda prefix: f"{prefix}_new")
-        assert (repeated.person_id, repeated.created) == (answer.person_id, False)
-    assert again.identities.keys() == book.identities.keys()
-    assert again.changed() == ([], [])
+        entry = EncryptedRegistration(Registration([]), identities)
+        repeated = again.register(entry, brand_id, AT, is_unrestricted=False, new_id=lambda prefix: f"{prefix}_new")
+        assert (repeated.person_id, repeated.created) == (result.person_id, False)
+    assert again.identities.keys() == registry.identities.keys()
+    assert again.list_changes() == ([], [])
 
 
 @given(ENTRIES)
-def test_linking_keeps_every_id_and_mixes_nobody(entries):
-    book = Book([], [])
-    for answer, brand_id, all_given in entered(book, entries, linking=True):
-        row = book.consumers[answer.consumer_id]
-        assert (row.person_id, brand_id in row.brand_ids) == (book.consumers[answer.person_id].id, True)
-        assert (answer.linked_to_id != "") == (answer.evidence != [])
-        if answer.linked_to_id:
-            assert row.linked_to_id == answer.linked_to_id
-        for one in all_given:
-            if one.claim.stands:
-                holder = book.identities[book.standing[one.hashes[0]]].consumer_id
-                assert book.consumers[holder].person_id == row.person_id
-    for row in book.consumers.values():
-        assert rules.person_of({one.id: one.linked_to_id for one in book.consumers.values()}, row.id) == row.person_id
+def test_kept_ids_are_linked_to_the_right_person(entries):
+    registry = PersonRegistry([], [])
+    for result, brand_id, identities in register_all(registry, entries, keeps_id=True):
+        consumer = registry.consumers[result.consumer_id]
+        assert (consumer.person_id, brand_id in consumer.brand_ids) == (registry.consumers[result.person_id].id, True)
+        assert (result.linked_to_id != "") == (result.evidence != [])
+        if result.linked_to_id:
+            assert consumer.linked_to_id == result.linked_to_id
+        for one in identities:
+            if one.identity.is_identifying:
+                owner = registry.identities[registry.identifying[one.hashes[0]]].consumer_id
+                assert registry.consumers[owner].person_id == consumer.person_id
+    parents = {one.id: one.linked_to_id for one in registry.consumers.values()}
+    for consumer in registry.consumers.values():
+        assert rules.find_person(parents, consumer.id) == consumer.person_id
