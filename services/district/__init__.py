@@ -1,1 +1,1 @@
-"""The shopping district: places and visits, campaigns and budgets, matching, packs of coupons and the wallet they go into."""
+"""The district service: districts, venues and visits, campaigns and budgets, matching, packs of coupons, and the wallet."""

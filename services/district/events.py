@@ -1,4 +1,4 @@
-"""What the district does about the events it hears."""
+"""Event handlers of the district service. A test compares the handled events with the routes in events.proto."""
 
 from collections.abc import Mapping
 
@@ -8,12 +8,12 @@ from services.kit.projections.scopes import ScopeProjection
 from services.kit.runtime.runtime import Handler
 
 
-def handlers(scopes: ScopeProjection, persons: PersonProjection, affinity: AffinityRepository) -> Mapping[str, Handler]:
-    """Event -> effect. A test holds the kinds against the routes in events.proto."""
+def build_handlers(scopes: ScopeProjection, persons: PersonProjection, affinity: AffinityRepository) -> Mapping[str, Handler]:
+    """Returns the handler of each event."""
     return {
         "store_changed": scopes.store_changed,
         "consumer_linked": persons.linked,
         "consumer_unlinked": persons.unlinked,
-        "order_paid": affinity.order_paid,
-        "orders_imported": affinity.orders_imported,
+        "order_paid": affinity.apply_order_paid,
+        "orders_imported": affinity.apply_orders_imported,
     }

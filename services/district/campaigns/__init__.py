@@ -1,1 +1,1 @@
-"""What a district stages with its brands, the coupon each gives and how many of them."""
+"""Campaigns of a district, and the coupon budget of each brand that takes part."""

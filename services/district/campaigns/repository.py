@@ -1,4 +1,4 @@
-"""The collections of campaigns and budgets. Participants are budgets without their numbers: the same rows, seen by anybody."""
+"""Collections of campaigns and budgets. Participants are the public view of budgets, without their numbers."""
 
 from datetime import datetime
 
@@ -7,7 +7,7 @@ from pymongo import ASCENDING, DESCENDING, IndexModel
 from quanyu.district.v1 import campaigns_pb2
 from services.district.campaigns import rules
 from services.district.campaigns.enums import Reason
-from services.district.campaigns.rules import Budget, Campaign, Joining
+from services.district.campaigns.rules import Budget, Campaign, JoinRequest
 from services.district.places.rules import District
 from services.kit.enums import ScopeKind
 from services.kit.errors import Conflict
@@ -17,10 +17,11 @@ from services.kit.mongo.scoped_collection import ScopedCollection
 from services.kit.transactions.unit_of_work import UnitOfWork
 
 BUDGETS = "budgets"
+"""The name of the collection of budgets."""
 
 
-def campaign_collection(database: Database) -> ScopedCollection[Campaign]:
-    """Campaigns, written by their district's operator and, through `BudgetRepository.join`, by brands."""
+def build_campaign_collection(database: Database) -> ScopedCollection[Campaign]:
+    """Returns the collection of campaigns. District operators write it; brands write it only through `BudgetRepository.join`."""
     return ScopedCollection(
         database, "campaigns", noun="CAMPAIGN", struct=Campaign, message=campaigns_pb2.Campaign,
         scopes={ScopeKind.DISTRICT: "district_id"}, public=True,
@@ -29,7 +30,7 @@ def campaign_collection(database: Database) -> ScopedCollection[Campaign]:
 
 
 class BudgetRepository(ScopedCollection[Budget]):
-    """Budgets, each seen by its brand. `issued` is moved by the group_commit alone."""
+    """The budgets of brands. Only group commit changes `issued`."""
 
     def __init__(self, database: Database) -> None:
         super().__init__(
@@ -50,40 +51,41 @@ class BudgetRepository(ScopedCollection[Budget]):
             public=True,
         )
 
-    async def running(self, district_id: str, at: datetime) -> list[Budget]:
-        """The budgets of a district from which coupons are given now, spent ones included."""
-        query = {"district_id": district_id} | within_dates(at)
-        rows = await self.collection.find(query).to_list(rules.RUNNING_MAX)
-        return [as_struct(row, Budget) for row in rows]
+    async def find_running(self, district_id: str, at: datetime) -> list[Budget]:
+        """Returns the running budgets of a district, including those with no coupon left."""
+        query = {"district_id": district_id} | build_running_filter(at)
+        documents = await self.collection.find(query).to_list(rules.RUNNING_BUDGETS_MAX)
+        return [as_struct(document, Budget) for document in documents]
 
     async def join(
-        self, uow: UnitOfWork, districts: ScopedCollection[District], campaign_collection: ScopedCollection[Campaign], asked: Joining
+        self, uow: UnitOfWork, districts: ScopedCollection[District], campaigns: ScopedCollection[Campaign], request: JoinRequest
     ) -> Shaped:
-        """The brand's fresh budget. `Conflict` JOINED_ALREADY when there is one."""
-        id = rules.budget_id(asked.campaign_id, asked.brand_id)
+        """Creates the brand's budget in a campaign. Raises `Conflict` (JOINED_ALREADY) if there is one."""
+        id = rules.budget_id(request.campaign_id, request.brand_id)
         if await self.participants.find({"_id": id}, limit=1, session=uow.session):
-            raise Conflict(Reason.JOINED_ALREADY, "this brand takes part already", budget_id=id)
-        before = await campaign_collection.load(asked.campaign_id, session=uow.session)
-        # Brands that join campaigns of one district meet in its row, so that nobody counts what another one changes.
+            message = "This brand takes part in the campaign already. Look up its budget."
+            raise Conflict(Reason.JOINED_ALREADY, message, budget_id=id)
+        before = await campaigns.load(request.campaign_id, session=uow.session)
+        # Brands that join campaigns of one district concurrently conflict in its document, so that the limits are exact.
         await districts.collection.update_one({"_id": before.district_id}, {"$inc": {"version": 1}}, session=uow.session)
-        campaign, budget = rules.join(before, asked, uow.at, await _overlapping(campaign_collection, before, uow))
-        # The campaign is the district's; that a brand joins is what changes it here.
-        await campaign_collection.unscoped.replace(uow, campaign, before=before)
+        campaign, budget = rules.join(before, request, uow.at, await _find_overlapping(campaigns, before, uow))
+        # The campaign is outside the brand's scope; joining changes its brand count.
+        await campaigns.unscoped.replace(uow, campaign, before=before)
         return await self.insert(uow, budget)
 
 
-async def _overlapping(campaign_collection: ScopedCollection[Campaign], campaign: Campaign, uow: UnitOfWork) -> list[Campaign]:
-    """The campaigns with brands that run in a campaign's district while it does, itself included."""
+async def _find_overlapping(campaigns: ScopedCollection[Campaign], campaign: Campaign, uow: UnitOfWork) -> list[Campaign]:
+    """Returns the campaigns with brands that overlap a campaign of the same district, including that one."""
     query = {
         "district_id": campaign.district_id,
-        "starts_at": {"$lt": campaign.ends_at, "$gt": campaign.starts_at - rules.LASTS_MAX},
+        "starts_at": {"$lt": campaign.ends_at, "$gt": campaign.starts_at - rules.DURATION_MAX},
         "ends_at": {"$gt": campaign.starts_at},
         "brand_count": {"$gt": 0},
     }
-    rows = await campaign_collection.collection.find(query, session=uow.session).to_list(rules.OVERLAPPING_MAX)
-    return [as_struct(row, Campaign) for row in rows]
+    documents = await campaigns.collection.find(query, session=uow.session).to_list(rules.OVERLAPPING_CAMPAIGNS_MAX)
+    return [as_struct(document, Campaign) for document in documents]
 
 
-def within_dates(at: datetime) -> Document:
-    """What runs at a moment, of campaigns and budgets alike."""
+def build_running_filter(at: datetime) -> Document:
+    """Returns the filter for campaigns or budgets that run at a moment."""
     return {"ends_at": {"$gt": at}, "starts_at": {"$lte": at}}

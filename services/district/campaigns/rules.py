@@ -1,4 +1,4 @@
-"""When a campaign runs, what a brand gives in it, and what is left of its budget."""
+"""Rules of campaigns: their dates, the terms of coupons, and the budgets of brands."""
 
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
@@ -21,15 +21,17 @@ BrandId = Annotated[str, Meta(pattern=ids.shape("(brd|rtl)"))]
 Coupons = Annotated[int, Meta(ge=0, le=100_000_000)]
 
 BRANDS_MAX = 500
-RUNNING_MAX = 1_000
-"""Budgets of one district that coupons are given from at one moment: packs choose from all of them."""
-OVERLAPPING_MAX = 10_000
-"""Campaigns with brands that overlap another one of their district."""
-LASTS_MAX = timedelta(days=366)
+"""At most this many brands take part in a campaign."""
+RUNNING_BUDGETS_MAX = 1_000
+"""A district has at most this many running budgets at a moment, since packs choose from all of them."""
+OVERLAPPING_CAMPAIGNS_MAX = 10_000
+"""A campaign overlaps at most this many other campaigns of its district that have brands."""
+DURATION_MAX = timedelta(days=366)
+"""A campaign lasts at most this long."""
 
 
 class CouponTerms(Struct, frozen=True):
-    """What a coupon takes off (`value`), for how much spent at the brand, and for how many days of 24 hours."""
+    """The terms of a coupon: its discount (`value`), the minimum spend at the brand, and the validity in days of 24 hours."""
 
     name: Name
     value: Money
@@ -38,8 +40,8 @@ class CouponTerms(Struct, frozen=True):
     name_en: NameEn = ""
 
 
-class Joining(Struct, frozen=True):
-    """What a brand brings to a campaign."""
+class JoinRequest(Struct, frozen=True):
+    """A brand's request to join a campaign."""
 
     campaign_id: str
     brand_id: BrandId
@@ -48,6 +50,8 @@ class Joining(Struct, frozen=True):
 
 
 class Campaign(Struct, frozen=True):
+    """A campaign of a district."""
+
     id: CampaignId
     district_id: str
     name: Name
@@ -59,7 +63,7 @@ class Campaign(Struct, frozen=True):
 
 
 class Budget(Struct, frozen=True):
-    """How many coupons a brand gives in a campaign; `issued` is moved by the group_commit alone and never goes down or past `total`."""
+    """A brand's coupon budget in a campaign. Only group commit changes `issued`, which grows up to `total`."""
 
     id: str
     campaign_id: str
@@ -73,65 +77,69 @@ class Budget(Struct, frozen=True):
     version: int = 1
 
     @property
-    def left(self) -> int:
-        """How many coupons may still be given."""
+    def remaining(self) -> int:
+        """The number of coupons that are not issued yet."""
         return self.total - self.issued
 
-    def runs(self, at: datetime) -> bool:
-        """Whether coupons are given at that moment."""
+    def is_running(self, at: datetime) -> bool:
+        """True if coupons are issued at that moment."""
         return self.starts_at <= at < self.ends_at
 
 
-def stage(campaign: Campaign) -> Campaign:
-    """A campaign that may stand; `Invalid` DATES_INVALID otherwise."""
-    if not timedelta(0) < campaign.ends_at - campaign.starts_at <= LASTS_MAX:
-        raise Invalid(Reason.DATES_INVALID, f"a campaign lasts more than no time and at most {LASTS_MAX.days} days", field="ends_at")
+def check_campaign(campaign: Campaign) -> Campaign:
+    """Returns the campaign; raises `Invalid` (DATES_INVALID) unless it lasts at most DURATION_MAX."""
+    if not timedelta(0) < campaign.ends_at - campaign.starts_at <= DURATION_MAX:
+        message = f"`endsAt` must be later than `startsAt`, by at most {DURATION_MAX.days} days."
+        raise Invalid(Reason.DATES_INVALID, message, field="ends_at")
     return campaign
 
 
 def budget_id(campaign_id: str, brand_id: str) -> str:
-    """The id of a brand's budget in a campaign: there is one."""
+    """Returns the id of a brand's only budget in a campaign."""
     return f"bdg_{campaign_id}:{brand_id}"
 
 
-def most_at_once(campaigns: Iterable[Campaign], since: datetime) -> int:
-    """The most brands that take part in campaigns at one moment from `since` on."""
+def find_brand_count_max(campaigns: Iterable[Campaign], since: datetime) -> int:
+    """Returns the greatest number of brands that take part in these campaigns at one moment from `since` on."""
     changes: list[tuple[datetime, int]] = []
     for campaign in campaigns:
         changes += [(max(campaign.starts_at, since), campaign.brand_count), (max(campaign.ends_at, since), -campaign.brand_count)]
-    # At one moment those that end are gone before others begin.
+    # At the same moment, campaigns end before others begin: negative changes sort first.
     return max(accumulate((change for _, change in sorted(changes)), initial=0))
 
 
-def join(campaign: Campaign, asked: Joining, at: datetime, overlapping: Sequence[Campaign]) -> tuple[Campaign, Budget]:
-    """The campaign with one brand more, and that brand's budget. `overlapping`: the district's campaigns that run while it does, it too.
+def join(campaign: Campaign, request: JoinRequest, at: datetime, overlapping: Sequence[Campaign]) -> tuple[Campaign, Budget]:
+    """Returns the campaign with one brand more, and that brand's budget.
 
-    `Conflict` CAMPAIGN_OVER after its end, `Exhausted` CAMPAIGN_FULL or DISTRICT_FULL, `Invalid` TERMS_INVALID for a coupon that cannot be.
+    `overlapping` has the district's campaigns that overlap this one, and this one. Raises `Conflict` (CAMPAIGN_OVER), `Exhausted`
+    (CAMPAIGN_FULL, DISTRICT_FULL) or `Invalid` (TERMS_INVALID).
     """
     if at >= campaign.ends_at:
-        raise Conflict(Reason.CAMPAIGN_OVER, "this campaign has ended", campaign_id=campaign.id, ended_at=campaign.ends_at)
+        message = "This campaign has ended. Join a campaign that is running or planned."
+        raise Conflict(Reason.CAMPAIGN_OVER, message, campaign_id=campaign.id, ended_at=campaign.ends_at)
     if campaign.brand_count >= BRANDS_MAX:
-        raise Exhausted(Reason.CAMPAIGN_FULL, f"at most {BRANDS_MAX} brands take part in a campaign", campaign_id=campaign.id)
-    meanwhile = (replace(other, ends_at=min(other.ends_at, campaign.ends_at)) for other in overlapping)
-    if len(overlapping) >= OVERLAPPING_MAX or most_at_once(meanwhile, max(campaign.starts_at, at)) >= RUNNING_MAX:
+        message = f"This campaign has {BRANDS_MAX} brands, the maximum. Join another campaign."
+        raise Exhausted(Reason.CAMPAIGN_FULL, message, campaign_id=campaign.id)
+    clipped = (replace(other, ends_at=min(other.ends_at, campaign.ends_at)) for other in overlapping)
+    if len(overlapping) >= OVERLAPPING_CAMPAIGNS_MAX or find_brand_count_max(clipped, max(campaign.starts_at, at)) >= RUNNING_BUDGETS_MAX:
         raise Exhausted(
             Reason.DISTRICT_FULL,
-            f"at most {RUNNING_MAX} kinds of coupons are given in a district at once",
+            f"This district has {RUNNING_BUDGETS_MAX} budgets at one time, the maximum. Join a campaign with other dates.",
             district_id=campaign.district_id,
         )
-    terms = asked.terms
+    terms = request.terms
     if terms.value.minor <= 0:
-        raise Invalid(Reason.TERMS_INVALID, "a coupon takes off more than nothing", field="terms.value")
+        raise Invalid(Reason.TERMS_INVALID, "`terms.value` must be greater than 0.", field="terms.value")
     minimum = terms.minimum_spend or Money(terms.value.currency)
     if minimum.minor < 0 or minimum.currency != terms.value.currency:
         raise Invalid(
-            Reason.TERMS_INVALID, "the minimum spend is nothing or more, in the currency of the value", field="terms.minimum_spend"
+            Reason.TERMS_INVALID, "`terms.minimumSpend` must be 0 or more, in the currency of `terms.value`.", field="terms.minimum_spend"
         )
     if 0 < minimum.minor < terms.value.minor:
-        raise Invalid(Reason.TERMS_INVALID, "the minimum spend is nothing, or as much as the coupon takes off", field="terms.minimum_spend")
+        raise Invalid(Reason.TERMS_INVALID, "`terms.minimumSpend` must be 0 or at least `terms.value`.", field="terms.minimum_spend")
     budget = Budget(
-        id=budget_id(campaign.id, asked.brand_id), campaign_id=campaign.id, district_id=campaign.district_id, brand_id=asked.brand_id,
-        terms=replace(terms, minimum_spend=minimum), total=asked.total, starts_at=campaign.starts_at,
+        id=budget_id(campaign.id, request.brand_id), campaign_id=campaign.id, district_id=campaign.district_id, brand_id=request.brand_id,
+        terms=replace(terms, minimum_spend=minimum), total=request.total, starts_at=campaign.starts_at,
         ends_at=campaign.ends_at,
     )  # fmt: skip
     return replace(campaign, brand_count=campaign.brand_count + 1), budget

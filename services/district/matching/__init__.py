@@ -1,1 +1,1 @@
-"""Which brands a consumer cares about, learned from what was bought."""
+"""Matching: the affinity of consumers for brands, computed from purchases."""

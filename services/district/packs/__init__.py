@@ -1,1 +1,1 @@
-"""The coupons of several brands that a visitor is given in one bundle."""
+"""Packs: one bundle of several brands' coupons for a visitor."""

@@ -1,4 +1,4 @@
-"""The one question asked of another service here: which brands the person lets match them in a district."""
+"""Client of the member service: the consents of a consumer to district coupons."""
 
 from collections.abc import Sequence
 
@@ -6,17 +6,17 @@ from quanyu.member.v1 import consent_pb2, consent_pb2_grpc
 from services.kit.rpc.channel import Channels
 
 BRANDS_MAX = 500
-"""Brands of one call."""
+"""A call has at most this many brands."""
 
 
 class ConsentClient:
-    """Asks member; raises `Unavailable` when it does not answer."""
+    """Checks consents in the member service; raises `Unavailable` if that service is down."""
 
     def __init__(self, channels: Channels) -> None:
         self.channels = channels
 
-    async def granted(self, consumer_id: str, brand_ids: Sequence[str]) -> frozenset[str]:
-        """Those of the brands with the person's consent for district coupons."""
+    async def find_granted(self, consumer_id: str, brand_ids: Sequence[str]) -> frozenset[str]:
+        """Returns those of the brands with the person's consent to district coupons."""
         stub = consent_pb2_grpc.ConsentServiceStub(self.channels.member)
         granted: set[str] = set()
         for start in range(0, len(brand_ids), BRANDS_MAX):

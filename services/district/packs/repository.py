@@ -1,5 +1,7 @@
-"""The collection of packs, the order of brands for a person, and the one command of the group_commit that issues a pack: budgets, pack and
-coupons together or not at all."""
+"""Collection of packs, the ranking of brands for a person, and the group-commit command that issues a pack.
+
+The command writes budgets, pack and coupons together or not at all.
+"""
 
 from collections.abc import Mapping
 from datetime import date, datetime
@@ -18,7 +20,7 @@ from services.district.packs.rules import Candidate, Pack
 from services.district.places.rules import PackedCoupon, Visit
 from services.district.wallet.enums import CouponState
 from services.district.wallet.repository import COUPONS, CouponRepository
-from services.district.wallet.rules import packed, state_at
+from services.district.wallet.rules import compute_state, to_packed_coupon
 from services.kit.enums import ScopeKind
 from services.kit.mongo.client import Database, Document, Session, Shaped
 from services.kit.mongo.codec import as_document, as_struct, shaped
@@ -28,10 +30,11 @@ from services.kit.transactions.group_commit import ChangeSet, DocumentRef, Group
 from services.kit.transactions.idempotency import IdempotencyKey
 
 PACKS, VISITS = "packs", "visits"
+"""The names of the collections of packs and visits."""
 
 
 class Claim(Struct, frozen=True):
-    """A claim of the day's pack with all that a decision on it needs besides the counters."""
+    """A consumer's claim of the day's pack, with all data that the decision needs except the budgets."""
 
     consumer_id: str
     person: Person
@@ -42,37 +45,37 @@ class Claim(Struct, frozen=True):
 
     @property
     def pack_ids(self) -> dict[str, str]:
-        """The ids the day's pack may have: one for each id of the person."""
+        """The possible ids of the day's pack, by consumer id of the person."""
         day = date.fromisoformat(self.visit.day)
         return {id: rules.pack_id(id, self.visit.district_id, day) for id in sorted(self.person.ids)}
 
 
-class Ranking:
-    """Puts the brands whose campaigns run in a district into the order of one person's preference."""
+class BrandRanker:
+    """Ranks the brands with running campaigns of a district for a person."""
 
     def __init__(self, budgets: BudgetRepository, affinity: AffinityRepository, consents: ConsentClient) -> None:
         self.budgets, self.affinity, self.consents = budgets, affinity, consents
 
-    async def ranked(self, claim: Claim) -> tuple[Candidate, ...]:
-        """The candidates for a claim, the best first; `Conflict` VISIT_OVER when the visit allows none."""
+    async def rank(self, claim: Claim) -> tuple[Candidate, ...]:
+        """Returns the candidates for a claim, the best first. Raises `Conflict` (VISIT_OVER) if the visit allows no pack."""
         rules.check_visit(claim.visit, claim.today)
-        budgets = await self.budgets.running(claim.visit.district_id, claim.at)
-        interests = await self.affinity.interests(claim.person.ids, {budget.brand_id for budget in budgets})
+        budgets = await self.budgets.find_running(claim.visit.district_id, claim.at)
+        affinities = await self.affinity.find_affinities(claim.person.ids, {budget.brand_id for budget in budgets})
         seed = f"{claim.person.id}|{claim.visit.day}"
-        brand_ids = matching.rank((budget.brand_id for budget in budgets), interests, claim.at, seed)
-        granted = await self.consents.granted(claim.consumer_id, brand_ids)
-        left: dict[str, tuple[Budget, ...]] = {}
+        brand_ids = matching.rank((budget.brand_id for budget in budgets), affinities, claim.at, seed)
+        granted = await self.consents.find_granted(claim.consumer_id, brand_ids)
+        available: dict[str, tuple[Budget, ...]] = {}
         for budget in budgets:
-            if budget.left > 0:
-                left[budget.brand_id] = (*left.get(budget.brand_id, ()), budget)
+            if budget.remaining > 0:
+                available[budget.brand_id] = (*available.get(budget.brand_id, ()), budget)
         return tuple(
-            Candidate(brand_id, rules.why(interests.get(brand_id), claim.at), left.get(brand_id, ()), brand_id in granted)
+            Candidate(brand_id, rules.explain_pick(affinities.get(brand_id), claim.at), available.get(brand_id, ()), brand_id in granted)
             for brand_id in brand_ids
         )
 
 
 class PackRepository(ScopedCollection[Pack]):
-    """Packs: each the consumer's alone."""
+    """The packs of consumers."""
 
     def __init__(self, database: Database) -> None:
         super().__init__(
@@ -80,21 +83,21 @@ class PackRepository(ScopedCollection[Pack]):
             indexes=[IndexModel([("consumer_id", ASCENDING), ("issued_at", DESCENDING), ("_id", ASCENDING)])],
         )  # fmt: skip
 
-    async def stands(self, claim: Claim) -> bool:
-        """Whether the person has the day's pack already; once they have, they always will."""
+    async def has_pack(self, claim: Claim) -> bool:
+        """True if the person has the day's pack. Packs are never deleted."""
         return await self.collection.find_one({"_id": {"$in": list(claim.pack_ids.values())}}, {"_id": 1}) is not None
 
-    async def unspent(
+    async def find_unspent(
         self, coupons: CouponRepository, visit: Visit, person: Person, at: datetime, session: Session
     ) -> tuple[PackedCoupon, ...]:
-        """The coupons of the pack of a visit's day that can be spent still, in the pack's order."""
+        """Returns the unspent coupons of the pack of a visit's day, in the pack's order."""
         day = date.fromisoformat(visit.day)
         ids = [rules.pack_id(id, visit.district_id, day) for id in sorted(person.ids)]
-        rows = await self.collection.find({"_id": {"$in": ids}}, {"entries.coupon_id": 1}, session=session).to_list(None)
-        given = [entry["coupon_id"] for row in rows for entry in row["entries"]]
-        standing = await coupons.standing(given, session)
-        free = [standing[id] for id in given if id in standing and state_at(standing[id], at) is CouponState.ISSUED]
-        return tuple(map(packed, free))
+        documents = await self.collection.find({"_id": {"$in": ids}}, {"entries.coupon_id": 1}, session=session).to_list(None)
+        coupon_ids = [entry["coupon_id"] for document in documents for entry in document["entries"]]
+        found = await coupons.find_by_ids(coupon_ids, session)
+        unspent = [found[id] for id in coupon_ids if id in found and compute_state(found[id], at) is CouponState.ISSUED]
+        return tuple(map(to_packed_coupon, unspent))
 
     async def issue(self, group_commit: GroupCommit, key: IdempotencyKey, claim: Claim) -> packs_pb2.ClaimPackResponse:
         """The day's pack: the one that stands, or a fresh one."""

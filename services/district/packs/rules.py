@@ -1,4 +1,4 @@
-"""Which coupons go into the day's pack: the best brands that have a coupon left and the consumer's consent, at most six."""
+"""Rules of packs: a pack has one coupon of each of the best brands with budget and consent, at most six."""
 
 from collections.abc import Collection, Mapping, Sequence
 from datetime import date, datetime, timedelta
@@ -7,23 +7,28 @@ from hashlib import blake2b
 from msgspec import Struct
 
 from services.district.campaigns.rules import Budget
-from services.district.matching.rules import Interest, frequency
+from services.district.matching.rules import Affinity, compute_frequency
 from services.district.packs.enums import DeclineReason, PickKind, Reason
 from services.district.places.enums import Reason as VisitReason
 from services.district.places.enums import VisitState
 from services.district.places.rules import PackedCoupon, Visit
-from services.district.wallet.rules import Coupon, packed
+from services.district.wallet.rules import Coupon, to_packed_coupon
 from services.kit.enums import Touchpoint
 from services.kit.errors import Conflict, Exhausted, NotFound
 from services.kit.values.event import Event
 from services.kit.values.money import Money
 
 COUPONS_MAX = 6
+"""A pack has at most this many coupons."""
 CANDIDATES_MAX = 24
+"""A decision reads at most this many budgets."""
 DECLINED_MAX = 24
+"""A pack lists at most this many declined brands."""
 
 
 class PickReason(Struct, frozen=True):
+    """Why a brand is in the pack, with the numbers behind it."""
+
     kind: PickKind
     purchase_count: int = 0
     last_purchase_at: datetime | None = None
@@ -31,11 +36,15 @@ class PickReason(Struct, frozen=True):
 
 
 class Declined(Struct, frozen=True):
+    """A brand that is not in the pack although it ranks high enough, and why."""
+
     brand_id: str
     reason: DeclineReason
 
 
 class PackEntry(Struct, frozen=True):
+    """A coupon in a pack, and why it is there."""
+
     coupon_id: str
     brand_id: str
     campaign_id: str
@@ -48,6 +57,8 @@ class PackEntry(Struct, frozen=True):
 
 
 class Pack(Struct, frozen=True):
+    """A consumer's pack of coupons for one day in one district."""
+
     id: str
     consumer_id: str
     district_id: str
@@ -69,16 +80,16 @@ class PackIssued(Event, frozen=True):
 
 
 class Candidate(Struct, frozen=True):
-    """A brand in the order of preference. `budgets`: of its running campaigns, those that had something left when they were read."""
+    """A ranked brand, and the budgets of its running campaigns that had coupons left when they were read."""
 
     brand_id: str
     reason: PickReason
     budgets: tuple[Budget, ...]
-    consents: bool
+    has_consent: bool
 
 
-class Issue(Struct, frozen=True):
-    """What issuing a pack changes: one coupon off each budget of `taken`, the pack and its coupons."""
+class IssuedPack(Struct, frozen=True):
+    """An issued pack with its coupons and its event; each budget in `taken` has one coupon less."""
 
     pack: Pack
     coupons: tuple[Coupon, ...]
@@ -87,70 +98,75 @@ class Issue(Struct, frozen=True):
 
 
 def pack_id(consumer_id: str, district_id: str, day: date) -> str:
-    """The id of a consumer's pack of that day in that district: there is one."""
+    """Returns the id of a consumer's only pack of that day in that district."""
     return f"pck_{blake2b(f'{consumer_id}|{district_id}|{day.isoformat()}'.encode(), digest_size=16).hexdigest()}"
 
 
 def coupon_id(pack: str, brand_id: str) -> str:
-    """The id of a brand's coupon in a pack: there is one."""
+    """Returns the id of a brand's only coupon in a pack."""
     return f"cpn_{blake2b(f'{pack}|{brand_id}'.encode(), digest_size=16).hexdigest()}"
 
 
 def check_owner(visit: Visit, owners: Collection[str]) -> None:
-    """`NotFound` VISIT_NOT_FOUND unless the visit is this person's, under whichever of their ids."""
+    """Raises `NotFound` (VISIT_NOT_FOUND) unless the visit belongs to one of these consumer ids of a person."""
     if visit.consumer_id not in owners:
-        raise NotFound(VisitReason.VISIT_NOT_FOUND, "there is no such visit for you", id=visit.id)
+        message = "No such visit, or you may not see it. Check the id."
+        raise NotFound(VisitReason.VISIT_NOT_FOUND, message, id=visit.id)
 
 
 def check_visit(visit: Visit, today: date) -> None:
-    """`Conflict` VISIT_OVER unless the visit is open and of today."""
+    """Raises `Conflict` (VISIT_OVER) unless the visit is open and of today."""
     if visit.state is not VisitState.OPEN or visit.day != today.isoformat():
-        raise Conflict(Reason.VISIT_OVER, "a pack is given on an open visit of today; enter the district again", visit_id=visit.id)
+        message = "The visit has ended or is not of today. Enter the district again."
+        raise Conflict(Reason.VISIT_OVER, message, visit_id=visit.id)
 
 
-def why(interest: Interest | None, at: datetime) -> PickReason:
-    """The numbers behind a brand's place in the order."""
-    if interest is None or not interest.orders:
+def explain_pick(affinity: Affinity | None, at: datetime) -> PickReason:
+    """Returns the numbers behind a brand's rank."""
+    if affinity is None or not affinity.orders:
         return PickReason(PickKind.NEW_TO_YOU)
-    return PickReason(PickKind.BOUGHT_BEFORE, interest.orders, interest.last_at, frequency(interest, at))
+    return PickReason(PickKind.BOUGHT_BEFORE, affinity.orders, affinity.last_at, compute_frequency(affinity, at))
 
 
 def shortlist(ranked: Sequence[Candidate]) -> list[str]:
-    """The ids of the budgets that a decision may need: of the best consenting brands, at most CANDIDATES_MAX."""
-    open_ = [budget.id for candidate in ranked if candidate.consents for budget in candidate.budgets]
-    return open_[:CANDIDATES_MAX]
+    """Returns the ids of the budgets of the best brands with consent, at most CANDIDATES_MAX."""
+    budget_ids = [budget.id for candidate in ranked if candidate.has_consent for budget in candidate.budgets]
+    return budget_ids[:CANDIDATES_MAX]
 
 
-def assemble(ranked: Sequence[Candidate], budgets: Mapping[str, Budget], *, id: str, visit: Visit, consumer_id: str, at: datetime) -> Issue:
-    """The pack: walks down the ranked brands until six have a coupon in it; who is passed over on the way is declined.
+def assemble(
+    ranked: Sequence[Candidate], budgets: Mapping[str, Budget], *, id: str, visit: Visit, consumer_id: str, at: datetime
+) -> IssuedPack:
+    """Returns the pack of the first six ranked brands with budget and consent; brands skipped before them are declined.
 
-    `budgets`: the shortlisted ones as they stand now, by id. `Conflict` NO_CAMPAIGN without a brand at all, `Exhausted`
-    NOTHING_TO_GIVE when all had to be declined.
+    `budgets` has the current state of the shortlisted ones by id. Raises `Conflict` (NO_CAMPAIGN) without a brand, `Exhausted`
+    (NOTHING_TO_GIVE) if all brands are declined.
     """
     if not ranked:
-        raise Conflict(Reason.NO_CAMPAIGN, "no campaign runs in this district now", district_id=visit.district_id)
+        message = "No campaign is running in this district. Try again when one has started."
+        raise Conflict(Reason.NO_CAMPAIGN, message, district_id=visit.district_id)
     picked: list[tuple[Candidate, Budget]] = []
     declined: list[Declined] = []
     for candidate in ranked:
         if len(picked) == COUPONS_MAX:
             break
-        standing = [budgets[budget.id] for budget in candidate.budgets if budget.id in budgets]
-        budget = next((budget for budget in standing if budget.left > 0 and budget.runs(at)), None)
-        if not candidate.consents:
+        current_budgets = [budgets[budget.id] for budget in candidate.budgets if budget.id in budgets]
+        budget = next((budget for budget in current_budgets if budget.remaining > 0 and budget.is_running(at)), None)
+        if not candidate.has_consent:
             declined.append(Declined(candidate.brand_id, DeclineReason.CONSENT_MISSING))
         elif budget is not None:
             picked.append((candidate, budget))
-        elif len(standing) == len(candidate.budgets):
+        elif len(current_budgets) == len(candidate.budgets):
             declined.append(Declined(candidate.brand_id, DeclineReason.BUDGET_SPENT))
     if not picked:
-        raise _nothing(declined, visit)
-    return _issue(picked, declined, id=id, visit=visit, consumer_id=consumer_id, at=at)
+        raise _build_empty_pack_refusal(declined, visit)
+    return _build_issued_pack(picked, declined, id=id, visit=visit, consumer_id=consumer_id, at=at)
 
 
-def _issue(
+def _build_issued_pack(
     picked: Sequence[tuple[Candidate, Budget]], declined: Sequence[Declined], *, id: str, visit: Visit, consumer_id: str, at: datetime
-) -> Issue:
-    coupons = tuple(_coupon(id, budget, consumer_id, at) for _, budget in picked)
+) -> IssuedPack:
+    coupons = tuple(_build_coupon(id, budget, consumer_id, at) for _, budget in picked)
     entries = tuple(
         PackEntry(
             coupon_id=coupon.id, brand_id=coupon.brand_id, campaign_id=coupon.campaign_id, name=coupon.name, name_en=coupon.name_en,
@@ -163,12 +179,16 @@ def _issue(
         entries=entries, declined=tuple(declined[:DECLINED_MAX]),
     )  # fmt: skip
     event = PackIssued(
-        pack_id=id, consumer_id=consumer_id, district_id=visit.district_id, coupons=tuple(map(packed, coupons)), touchpoint=visit.touchpoint
+        pack_id=id,
+        consumer_id=consumer_id,
+        district_id=visit.district_id,
+        coupons=tuple(map(to_packed_coupon, coupons)),
+        touchpoint=visit.touchpoint,
     )
-    return Issue(pack=pack, coupons=coupons, taken=tuple(budget.id for _, budget in picked), event=event)
+    return IssuedPack(pack=pack, coupons=coupons, taken=tuple(budget.id for _, budget in picked), event=event)
 
 
-def _coupon(pack: str, budget: Budget, consumer_id: str, at: datetime) -> Coupon:
+def _build_coupon(pack: str, budget: Budget, consumer_id: str, at: datetime) -> Coupon:
     terms = budget.terms
     return Coupon(
         id=coupon_id(pack, budget.brand_id), consumer_id=consumer_id, brand_id=budget.brand_id, campaign_id=budget.campaign_id,
@@ -178,9 +198,9 @@ def _coupon(pack: str, budget: Budget, consumer_id: str, at: datetime) -> Coupon
     )  # fmt: skip
 
 
-def _nothing(declined: Sequence[Declined], visit: Visit) -> Exhausted:
-    missing = sum(item.reason is DeclineReason.CONSENT_MISSING for item in declined)
+def _build_empty_pack_refusal(declined: Sequence[Declined], visit: Visit) -> Exhausted:
+    without_consent = sum(item.reason is DeclineReason.CONSENT_MISSING for item in declined)
     return Exhausted(
-        Reason.NOTHING_TO_GIVE, "every brand had to be declined: no consent for district coupons, or nothing left",
-        district_id=visit.district_id, consent_missing=missing, budget_spent=len(declined) - missing,
+        Reason.NOTHING_TO_GIVE, "No brand has both a coupon left and your consent to district coupons. Check your consents.",
+        district_id=visit.district_id, consent_missing=without_consent, budget_spent=len(declined) - without_consent,
     )  # fmt: skip

@@ -1,1 +1,1 @@
-"""Districts, the venues that stand in them, and consumers' visits."""
+"""Places: districts, their venues, and visits of consumers."""

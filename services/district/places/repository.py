@@ -1,4 +1,4 @@
-"""The collections of districts, venues and visits."""
+"""Collections of districts, venues and visits."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -21,14 +21,16 @@ from services.kit.transactions.unit_of_work import UnitOfWork
 from services.kit.values.opening_hours import day_of
 
 BY_NAME = [("name", ASCENDING)]
+"""The order of districts and venues in lists."""
 IN_CHINESE = Collation(locale="zh")
-"""Names in the order of their pinyin, as Chinese readers look them up; names in other scripts come after.
+"""Chinese names are sorted by pinyin; names in other scripts come after them.
 
-Each character has one place, whatever its reading in a name: MongoDB has 拾, which is shí or shè, at the end of shì, after 示."""
+A character has one position for all its readings: MongoDB sorts 拾 (shí or shè) at the end of shì, after 示.
+"""
 
 
-def district_collection(database: Database) -> ScopedCollection[District]:
-    """All districts; there are few."""
+def build_district_collection(database: Database) -> ScopedCollection[District]:
+    """Returns the collection of districts."""
     return ScopedCollection(
         database, "districts", noun="DISTRICT", struct=District, message=places_pb2.District, scopes={}, public=True,
         indexes=[IndexModel([*BY_NAME, ("_id", ASCENDING)], name="by_name", collation=IN_CHINESE)],
@@ -36,7 +38,7 @@ def district_collection(database: Database) -> ScopedCollection[District]:
 
 
 class VenueRepository(ScopedCollection[Venue]):
-    """Venues, written by their district's operator."""
+    """The venues of districts."""
 
     def __init__(self, database: Database) -> None:
         super().__init__(
@@ -49,29 +51,33 @@ class VenueRepository(ScopedCollection[Venue]):
             shard_key="district_id",
         )  # fmt: skip
 
-    async def districts_of(self, store_id: str, session: Session = None) -> frozenset[str]:
-        """The districts of which a store is a venue."""
+    async def find_districts(self, store_id: str, session: Session = None) -> frozenset[str]:
+        """Returns the districts in which a store is a venue."""
         return frozenset(await self.collection.distinct("district_id", {"store_id": store_id}, session=session))
 
-    async def bring(self, uow: UnitOfWork, district_id: str, venues: Sequence[Venue]) -> tuple[int, int]:
-        """Adds or replaces venues of one district; how many are new, how many stood. `Conflict` VENUE_EXISTS for another district's id."""
+    async def import_venues(self, uow: UnitOfWork, district_id: str, venues: Sequence[Venue]) -> tuple[int, int]:
+        """Adds or replaces venues of one district; returns the numbers of new and of replaced ones.
+
+        Raises `Conflict` (VENUE_EXISTS) for a venue id of another district.
+        """
         query = {"_id": {"$in": [venue.id for venue in venues]}}
-        standing = await self.find(query, limit=len(venues), session=uow.session, projection={"district_id": 1})
-        for row in standing:
-            if row["district_id"] != district_id:
-                raise Conflict(Reason.VENUE_EXISTS, "a venue of this id stands in another district", venue_id=row["_id"])
-        writes = []
+        existing = await self.find(query, limit=len(venues), session=uow.session, projection={"district_id": 1})
+        for document in existing:
+            if document["district_id"] != district_id:
+                message = "Another district has a venue with this id. Choose another id."
+                raise Conflict(Reason.VENUE_EXISTS, message, venue_id=document["_id"])
+        operations = []
         for venue in venues:
             document = as_document(venue)
             key = {"_id": document.pop("_id"), "district_id": document.pop("district_id")}
             del document["version"]
-            writes.append(UpdateOne(key, {"$set": document, "$inc": {"version": 1}}, upsert=True))
-        await self.collection.bulk_write(writes, ordered=False, session=uow.session)
-        return len(venues) - len(standing), len(standing)
+            operations.append(UpdateOne(key, {"$set": document, "$inc": {"version": 1}}, upsert=True))
+        await self.collection.bulk_write(operations, ordered=False, session=uow.session)
+        return len(venues) - len(existing), len(existing)
 
 
 class VisitRepository(ScopedCollection[Visit]):
-    """Visits: the consumer's and the district's."""
+    """The visits of consumers to districts."""
 
     def __init__(self, database: Database) -> None:
         super().__init__(
@@ -83,14 +89,14 @@ class VisitRepository(ScopedCollection[Visit]):
     async def enter(
         self, uow: UnitOfWork, district: District, person: Person, consumer_id: str, touchpoint: Touchpoint, at: datetime
     ) -> Shaped:
-        """The person's open visit of the day, or a fresh one whose start is told."""
+        """Returns the person's open visit of the day, or a new one whose start is published."""
         day = day_of(at, district.zone)
-        # The person may have entered under another of their ids, which this caller need not reach.
-        standing: Document | None = await self.collection.find_one(
+        # The person may have entered under another consumer id, outside the caller's scope.
+        open_visit: Document | None = await self.collection.find_one(
             {"open_key": rules.open_key(person.id, district.id, day)}, session=uow.session
         )
-        if standing is not None:
-            return self.answer(standing)
+        if open_visit is not None:
+            return self.answer(open_visit)
         visit = rules.enter(ids.new("vis"), consumer_id, person.id, district, day, touchpoint, at)
-        uow.publish(rules.started(visit))
+        uow.publish(rules.build_visit_started(visit))
         return await self.insert(uow, visit)

@@ -1,4 +1,4 @@
-"""What stands in a district, and when a consumer is in it."""
+"""Rules of places: districts, venues, and visits of consumers."""
 
 from datetime import date, datetime
 from typing import Annotated
@@ -7,7 +7,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from services.district.places.enums import Reason, VenueKind, VisitState
-from services.district.places.geofence import Geofence, Point, fault, holds
+from services.district.places.geofence import Geofence, Point, contains, describe_fault
 from services.kit import ids
 from services.kit.enums import Touchpoint
 from services.kit.errors import Conflict, Invalid
@@ -24,9 +24,12 @@ VenueId = Annotated[str, Meta(pattern=ids.shape("ven"))]
 BrandId = Annotated[str, Meta(pattern=ids.shape("(brd|rtl)", empty=True))]
 StoreId = Annotated[str, Meta(pattern=ids.shape("str", empty=True))]
 IMPORT_MAX = 500
+"""An import contains at most this many venues."""
 
 
 class District(Struct, frozen=True):
+    """A shopping district."""
+
     id: DistrictId
     name: Name
     position: Point
@@ -37,6 +40,8 @@ class District(Struct, frozen=True):
 
 
 class Venue(Struct, frozen=True):
+    """A place in a district that takes part: a store, a restaurant, a cinema …"""
+
     id: VenueId
     district_id: DistrictId
     kind: VenueKind
@@ -48,8 +53,8 @@ class Venue(Struct, frozen=True):
     version: int = 1
 
 
-class Entering(Struct, frozen=True):
-    """What is said of somebody who enters."""
+class Entry(Struct, frozen=True):
+    """A consumer's entry into a district, as a request contains it."""
 
     consumer_id: ConsumerId
     district_id: str
@@ -58,7 +63,7 @@ class Entering(Struct, frozen=True):
 
 
 class Visit(Struct, frozen=True):
-    """`open_key` is there while the visit is open: a unique index on it makes a second open one impossible."""
+    """A visit of a consumer to a district. `open_key` is set while the visit is open; its unique index allows one open visit."""
 
     id: str
     consumer_id: ConsumerId
@@ -73,7 +78,7 @@ class Visit(Struct, frozen=True):
 
 
 class PackedCoupon(Struct, frozen=True):
-    """A coupon as events carry it."""
+    """A coupon as an event contains it."""
 
     coupon_id: str
     brand_id: str
@@ -100,47 +105,52 @@ class VisitLeft(Event, frozen=True):
     unspent: tuple[PackedCoupon, ...] = ()
 
 
-def found(district: District) -> District:
-    """A district that may stand: known zone, sound border. `Invalid` otherwise."""
+def check_district(district: District) -> District:
+    """Returns the district; raises `Invalid` for an unknown time zone or a bad geofence."""
     zone_of(district.zone)
-    if wrong := fault(district.geofence, district.position):
-        raise Invalid(Reason.GEOFENCE_INVALID, wrong, field="geofence")
+    if message := describe_fault(district.geofence, district.position):
+        raise Invalid(Reason.GEOFENCE_INVALID, message, field="geofence")
     return district
 
 
 def open_key(person_id: str, district_id: str, day: date) -> str:
-    """What only one open visit may have."""
+    """Returns the key that only one open visit may have."""
     return f"{person_id}|{district_id}|{day.isoformat()}"
 
 
 def check_position(district: District, position: Point | None) -> None:
-    """`Conflict` OUTSIDE_DISTRICT for a position outside the border; without a position the caller's word counts."""
-    if position is not None and not holds(district.geofence, district.position, position):
-        raise Conflict(Reason.OUTSIDE_DISTRICT, "the position given is not in this district", district_id=district.id)
+    """Raises `Conflict` (OUTSIDE_DISTRICT) for a position outside the geofence; a missing position is accepted."""
+    if position is not None and not contains(district.geofence, district.position, position):
+        message = "`position` is outside of this district. Enter the district in which you are."
+        raise Conflict(Reason.OUTSIDE_DISTRICT, message, district_id=district.id)
 
 
 def check_venue(district: District, venue: Venue) -> Venue:
-    """A venue that may stand in the district; `Conflict` OUTSIDE_DISTRICT names one beyond its border."""
-    if not holds(district.geofence, district.position, venue.position):
-        raise Conflict(Reason.OUTSIDE_DISTRICT, f"{venue.name} does not stand in this district", district_id=district.id, venue_id=venue.id)
+    """Returns the venue; raises `Conflict` (OUTSIDE_DISTRICT), with its id, if it is outside the geofence."""
+    if not contains(district.geofence, district.position, venue.position):
+        message = f"{venue.name} is outside of this district's geofence. Check its position."
+        raise Conflict(Reason.OUTSIDE_DISTRICT, message, district_id=district.id, venue_id=venue.id)
     return venue
 
 
 def enter(visit_id: str, consumer_id: str, person_id: str, district: District, day: date, touchpoint: Touchpoint, at: datetime) -> Visit:
-    """A fresh open visit on the district's local `day`."""
+    """Returns a new open visit on the district's local `day`."""
     return Visit(
         id=visit_id, consumer_id=consumer_id, district_id=district.id, day=day.isoformat(), touchpoint=touchpoint, entered_at=at,
         open_key=open_key(person_id, district.id, day),
     )  # fmt: skip
 
 
-def started(visit: Visit) -> VisitStarted:
-    """The event of a fresh visit."""
+def build_visit_started(visit: Visit) -> VisitStarted:
+    """Returns the event of a new visit."""
     return VisitStarted(visit_id=visit.id, consumer_id=visit.consumer_id, district_id=visit.district_id)
 
 
 def leave(visit: Visit, *, at: datetime, unspent: tuple[PackedCoupon, ...]) -> tuple[Visit, list[VisitLeft]]:
-    """The visit after leaving, and the event; leaving again changes and tells nothing. Never ends before it began."""
+    """Returns the visit as left, and its event; a repeat changes nothing and has no event.
+
+    A visit never ends before it began.
+    """
     if visit.state is VisitState.LEFT:
         return visit, []
     left = msgspec.structs.replace(visit, state=VisitState.LEFT, left_at=max(at, visit.entered_at), open_key=None)

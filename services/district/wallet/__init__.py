@@ -1,1 +1,1 @@
-"""Coupons from being given to being spent, and back."""
+"""The wallet: coupons, and the locks of orders on them."""

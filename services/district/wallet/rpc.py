@@ -1,4 +1,4 @@
-"""The wallet over the wire."""
+"""WalletService: lists coupons, and locks, redeems and rolls them back for orders."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,7 +7,7 @@ from quanyu.district.v1 import wallet_pb2, wallet_pb2_grpc
 from services.district.places.repository import VenueRepository
 from services.district.wallet import rules
 from services.district.wallet.enums import Reason
-from services.district.wallet.repository import CouponLockRepository, CouponRepository, as_of, given_to
+from services.district.wallet.repository import CouponLockRepository, CouponRepository, build_owner_filter, show_state
 from services.kit.errors import Invalid
 from services.kit.mongo.client import Document
 from services.kit.mongo.codec import as_struct, builtins, fields
@@ -27,34 +27,34 @@ class WalletServicer(wallet_pb2_grpc.WalletServiceServicer):
 
     async def ListCoupons(self, request: wallet_pb2.ListCouponsRequest, context: Any) -> wallet_pb2.ListCouponsResponse:
         if bool(request.consumer_id) == bool(request.brand_id):
-            raise Invalid(Reason.OWNER_REQUIRED, "give a consumer or a brand", field="consumer_id")
+            raise Invalid(Reason.OWNER_REQUIRED, "Give either `consumerId` or `brandId`.", field="consumer_id")
         name = "consumer_id" if request.consumer_id else "brand_id"
-        (owner,) = (await self._owners(name, [getattr(request, name)])).values()
-        rows, page = await self.coupons.listed(owner, fields(request).get("state", ""), request.page, self.clock())
-        return wallet_pb2.ListCouponsResponse(coupons=rows, page=page)
+        (owner,) = (await self._build_owner_filters(name, [getattr(request, name)])).values()
+        coupons, page = await self.coupons.list_page(owner, fields(request).get("state", ""), request.page, self.clock())
+        return wallet_pb2.ListCouponsResponse(coupons=coupons, page=page)
 
     async def BatchListCoupons(self, request: wallet_pb2.BatchListCouponsRequest, context: Any) -> wallet_pb2.BatchListCouponsResponse:
-        name, asked = batch_lists.asked(request, "consumer_ids", "brand_ids")
-        owners = await self._owners(name, [id for id in asked if caller().reaches(FIELD_KINDS[name], id)])
-        found = await self.coupons.first_listed(owners, fields(request).get("state", ""), request.first, self.clock())
+        name, ids = batch_lists.asked(request, "consumer_ids", "brand_ids")
+        owners = await self._build_owner_filters(name, [id for id in ids if caller().reaches(FIELD_KINDS[name], id)])
+        found = await self.coupons.list_first_pages(owners, fields(request).get("state", ""), request.first, self.clock())
         return wallet_pb2.BatchListCouponsResponse(owners=batch_lists.answered("key", "coupons", found))
 
-    async def _owners(self, name: str, ids: Sequence[str]) -> dict[str, Document]:
-        """The filter for the coupons of each of these persons or brands."""
+    async def _build_owner_filters(self, name: str, ids: Sequence[str]) -> dict[str, Document]:
+        """Returns the filter for the coupons of each of these consumers or brands."""
         if name == "brand_id":
             return {id: {name: id} for id in ids}
-        return {id: given_to(person) for id, person in (await self.persons.behind(ids)).items()}
+        return {id: build_owner_filter(person) for id, person in (await self.persons.behind(ids)).items()}
 
     async def BatchGetCoupons(self, request: wallet_pb2.BatchGetCouponsRequest, context: Any) -> wallet_pb2.BatchGetCouponsResponse:
-        at = self.clock()
-        return wallet_pb2.BatchGetCouponsResponse(coupons=[as_of(row, at) for row in await self.coupons.batch(request.ids)])
+        at, coupons = self.clock(), await self.coupons.batch(request.ids)
+        return wallet_pb2.BatchGetCouponsResponse(coupons=[show_state(coupon, at) for coupon in coupons])
 
     @transactional
     async def LockCoupons(self, request: wallet_pb2.LockCouponsRequest, uow: UnitOfWork) -> wallet_pb2.LockCouponsResponse:
-        spending = as_struct(fields(request), rules.Spending)
+        lock_request = as_struct(fields(request), rules.LockRequest)
         person = await self.persons.of(request.consumer_id, uow.session)
-        districts = await self.venues.districts_of(spending.store_id, uow.session)
-        discounts = await self.locks.lock(uow, request.order_id, rules.ask(spending), person, districts)
+        districts = await self.venues.find_districts(lock_request.store_id, uow.session)
+        discounts = await self.locks.lock(uow, request.order_id, rules.build_terms(lock_request), person, districts)
         return wallet_pb2.LockCouponsResponse(discounts=builtins(discounts))
 
     @transactional

@@ -1,4 +1,4 @@
-"""A district alone, with the place founded."""
+"""Fixture: a running district service with one district."""
 
 import pytest
 
@@ -8,7 +8,7 @@ from tests.services.district.world import World
 
 @pytest.fixture
 async def world(district: Running) -> World:
-    """Sanlitun stands; nothing else does."""
+    """A district service that has only the district Sanlitun."""
     world = World(district)
-    await world.found()
+    await world.create_district()
     return world

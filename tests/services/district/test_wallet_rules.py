@@ -1,4 +1,4 @@
-"""A coupon's life as a state machine: whatever orders do, a coupon is spent by one of them at most, and discounts stay in bounds."""
+"""Wallet rules: at most one order redeems a coupon, and discounts stay within their bounds."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -10,7 +10,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from services.district.wallet import rules
 from services.district.wallet.enums import CouponState
-from services.district.wallet.rules import Asked, Coupon, Line, Lock, LockState, Spending
+from services.district.wallet.rules import Coupon, Lock, LockRequest, LockState, LockTerms, OrderLine
 from services.kit.errors import Conflict, Invalid, NotFound, Refusal
 from services.kit.mongo.codec import checked
 from services.kit.values.money import Money
@@ -26,19 +26,19 @@ def coupon(number: int, *, brand: str = "", days: int = 7, value: int = 3_000, m
     )  # fmt: skip
 
 
-def lines(**amounts: int) -> list[Line]:
-    return [Line(brand, Money("CNY", minor)) for brand, minor in amounts.items()]
+def build_lines(**amounts: int) -> list[OrderLine]:
+    return [OrderLine(brand, Money("CNY", minor)) for brand, minor in amounts.items()]
 
 
-def ask(coupon_ids: list[str], of: list[Line]) -> Asked:
-    return rules.ask(checked(Spending("str_a", tuple(coupon_ids), tuple(of))))
+def build_terms(coupon_ids: list[str], of: list[OrderLine]) -> LockTerms:
+    return rules.build_terms(checked(LockRequest("str_a", tuple(coupon_ids), tuple(of))))
 
 
 def lock(
-    order: str, asked: Asked, held: dict[str, Coupon], owners: frozenset[str] = OWNERS, at: datetime = AT
+    order: str, terms: LockTerms, held: dict[str, Coupon], owners: frozenset[str] = OWNERS, at: datetime = AT
 ) -> tuple[Lock, list[Coupon]]:
-    """Locked for an order that a store in the coupons' district serves."""
-    return rules.lock(order, asked, held, owners=owners, district_ids=("dst_a", "dst_b"), at=at)
+    """Locks coupons for an order of a store in the coupons' district."""
+    return rules.lock(order, terms, held, owners=owners, district_ids=("dst_a", "dst_b"), at=at)
 
 
 amounts = st.dictionaries(
@@ -47,20 +47,20 @@ amounts = st.dictionaries(
 
 
 @given(amounts, st.integers(1, 40_000), st.integers(0, 20_000))
-def test_a_discount_is_more_than_nothing_and_at_most_the_brands_lines(sums: dict[str, list[int]], value: int, minimum: int) -> None:
-    asked = ask(["cpn_0"], [Line(brand, Money("CNY", minor)) for brand, minors in sums.items() for minor in minors])
+def test_discount_is_positive_and_within_brand_lines(sums: dict[str, list[int]], value: int, minimum: int) -> None:
+    terms = build_terms(["cpn_0"], [OrderLine(brand, Money("CNY", minor)) for brand, minors in sums.items() for minor in minors])
     total = sum(sums.get("brd_0", []))
-    mine = coupon(0, value=value, minimum=minimum)
+    own = coupon(0, value=value, minimum=minimum)
     if total == 0 or total < minimum:
         with pytest.raises(Conflict) as refused:
-            rules.discount(mine, asked.amounts)
+            rules.compute_discount(own, terms.amounts)
         assert refused.value.reason == ("NO_LINE_OF_BRAND" if total == 0 else "MINIMUM_SPEND_MISSED")
     else:
-        assert 0 < rules.discount(mine, asked.amounts).amount.minor == min(value, total)
+        assert 0 < rules.compute_discount(own, terms.amounts).amount.minor == min(value, total)
 
 
 @pytest.mark.parametrize(
-    ("held", "asked_for", "of", "reason"),
+    ("held", "coupon_ids", "of", "reason"),
     [
         ([coupon(0)], ["cpn_9"], OWNERS, "COUPON_NOT_FOUND"),
         ([coupon(0)], ["cpn_0"], frozenset({"con_x"}), "COUPON_NOT_FOUND"),
@@ -72,61 +72,61 @@ def test_a_discount_is_more_than_nothing_and_at_most_the_brands_lines(sums: dict
         ([msgspec.structs.replace(coupon(0), value=Money("USD", 1))], ["cpn_0"], OWNERS, "CURRENCY_DIFFERS"),
     ],
 )
-def test_what_cannot_be_spent_is_refused_by_name(held: list[Coupon], asked_for: list[str], of: frozenset[str], reason: str) -> None:
-    asked = ask(asked_for, lines(brd_0=50_000, brd_1=50_000))
+def test_unspendable_coupon_is_refused_with_its_id(held: list[Coupon], coupon_ids: list[str], of: frozenset[str], reason: str) -> None:
+    terms = build_terms(coupon_ids, build_lines(brd_0=50_000, brd_1=50_000))
     with pytest.raises((Conflict, NotFound)) as refused:
-        lock("ord_a", asked, {item.id: item for item in held}, of)
+        lock("ord_a", terms, {item.id: item for item in held}, of)
     assert refused.value.reason == reason
-    assert refused.value.metadata["coupon_id"] in asked_for
+    assert refused.value.metadata["coupon_id"] in coupon_ids
 
 
-def test_any_id_of_the_person_may_spend_any_of_the_persons_coupons() -> None:
+def test_person_spends_coupons_of_all_consumer_ids() -> None:
     held = {item.id: item for item in (coupon(0, owner="con_a"), coupon(1, owner="con_b"))}
-    _, locked = lock("ord_a", ask(list(held), lines(brd_0=50_000, brd_1=50_000)), held)
+    _, locked = lock("ord_a", build_terms(list(held), build_lines(brd_0=50_000, brd_1=50_000)), held)
     assert [item.state for item in locked] == [CouponState.LOCKED] * 2
 
 
 @pytest.mark.parametrize(
     ("coupon_ids", "of", "field"),
     [
-        ([], lines(brd_0=1), "coupon_ids"),
-        ([f"cpn_{n}" for n in range(21)], lines(brd_0=1), "coupon_ids"),
+        ([], build_lines(brd_0=1), "coupon_ids"),
+        ([f"cpn_{n}" for n in range(21)], build_lines(brd_0=1), "coupon_ids"),
         (["cpn_0"], [], "lines"),
-        (["cpn_0"], lines(brd_0=1, brd_1=-1), "lines[1].amount"),
-        (["cpn_0"], [*lines(brd_0=1), Line("", Money("CNY"))], "lines[1].brand_id"),
-        (["cpn_0"], lines(brd_0=1) * 501, "lines"),
+        (["cpn_0"], build_lines(brd_0=1, brd_1=-1), "lines[1].amount"),
+        (["cpn_0"], [*build_lines(brd_0=1), OrderLine("", Money("CNY"))], "lines[1].brand_id"),
+        (["cpn_0"], build_lines(brd_0=1) * 501, "lines"),
     ],
 )
-def test_an_order_out_of_bounds_is_invalid(coupon_ids: list[str], of: list[Line], field: str) -> None:
+def test_lock_request_out_of_bounds_is_invalid(coupon_ids: list[str], of: list[OrderLine], field: str) -> None:
     with pytest.raises(Invalid) as refused:
-        ask(coupon_ids, of)
+        build_terms(coupon_ids, of)
     assert refused.value.metadata["field"] == field
 
 
-def test_one_currency_and_each_coupon_once() -> None:
+def test_lock_needs_one_currency_and_distinct_coupons() -> None:
     with pytest.raises(Conflict) as refused:
-        ask(["cpn_0", "cpn_0"], lines(brd_0=1))
+        build_terms(["cpn_0", "cpn_0"], build_lines(brd_0=1))
     assert refused.value.reason == "BRAND_TWICE"
     with pytest.raises(Conflict) as refused:
-        ask(["cpn_0"], [*lines(brd_0=1), Line("brd_1", Money("USD", 1))])
+        build_terms(["cpn_0"], [*build_lines(brd_0=1), OrderLine("brd_1", Money("USD", 1))])
     assert refused.value.reason == "CURRENCY_DIFFERS"
 
 
 class Wallet(RuleBasedStateMachine):
-    """Four coupons, three orders, a clock. The model: who holds what, told by which calls succeeded."""
+    """A state machine of four coupons, three orders and a clock; the model is the set of successful calls."""
 
     def __init__(self) -> None:
         super().__init__()
         self.at = AT
         self.coupons = {item.id: item for item in (coupon(n, days=1) for n in range(4))}
         self.locks: dict[str, Lock] = {}
-        self.spent: dict[str, str] = {}
-        self.came_back = dict.fromkeys(self.coupons, 0)
+        self.redeemed_by: dict[str, str] = {}
+        self.rollback_counts = dict.fromkeys(self.coupons, 0)
 
-    def keep(self, changed: list[Coupon]) -> None:
+    def save(self, changed: list[Coupon]) -> None:
         self.coupons |= {item.id: item for item in changed}
 
-    def held(self, order: str) -> list[Coupon]:
+    def list_locked(self, order: str) -> list[Coupon]:
         lock = self.locks[order]
         return [self.coupons[id] for id in lock.asked.coupon_ids]
 
@@ -136,67 +136,68 @@ class Wallet(RuleBasedStateMachine):
 
     @rule(order=st.sampled_from("xyz"), wanted=st.sets(st.integers(0, 3), min_size=1))
     def lock(self, order: str, wanted: set[int]) -> None:
-        asked = ask([f"cpn_{n}" for n in sorted(wanted)], [Line(f"brd_{n}", Money("CNY", 50_000)) for n in range(4)])
+        terms = build_terms([f"cpn_{n}" for n in sorted(wanted)], [OrderLine(f"brd_{n}", Money("CNY", 50_000)) for n in range(4)])
         before = dict(self.coupons)
         try:
-            if (held := self.locks.get(order)) and rules.same(held, asked):
+            if (current := self.locks.get(order)) and rules.is_repeat(current, terms):
                 return
-            fresh, locked = lock(order, asked, self.coupons, at=self.at)
+            new, locked = lock(order, terms, self.coupons, at=self.at)
         except Refusal:
             assert self.coupons == before
-            assert any(rules.state_at(before[id], self.at) is not CouponState.ISSUED for id in asked.coupon_ids) or self.locks.get(order)
+            has_unavailable = any(rules.compute_state(before[id], self.at) is not CouponState.ISSUED for id in terms.coupon_ids)
+            assert has_unavailable or self.locks.get(order)
             return
         for other in {before[item.id].order_id for item in locked} - {""}:
-            gone, back = rules.roll_back(self.locks[other], self.held(other))
-            self.locks[other] = gone
-            self.keep(back)
-        self.keep(locked)
-        self.locks[order] = fresh
+            released, issued = rules.roll_back(self.locks[other], self.list_locked(other))
+            self.locks[other] = released
+            self.save(issued)
+        self.save(locked)
+        self.locks[order] = new
 
     @rule(order=st.sampled_from("xyz"))
     def confirm(self, order: str) -> None:
         if (lock := self.locks.get(order)) is None:
             return
-        if lock.state is LockState.GONE:
+        if lock.state is LockState.RELEASED:
             with pytest.raises(Conflict):
                 rules.confirm(lock, [], self.at)
             return
-        confirmed, spent = rules.confirm(lock, self.held(order), self.at)
-        assert rules.confirm(confirmed, spent, self.at) == (confirmed, [])
+        confirmed, redeemed = rules.confirm(lock, self.list_locked(order), self.at)
+        assert rules.confirm(confirmed, redeemed, self.at) == (confirmed, [])
         self.locks[order] = confirmed
-        self.keep(spent)
-        self.spent |= dict.fromkeys(confirmed.asked.coupon_ids, order)
+        self.save(redeemed)
+        self.redeemed_by |= dict.fromkeys(confirmed.asked.coupon_ids, order)
 
     @rule(order=st.sampled_from("xyz"))
     def roll_back(self, order: str) -> None:
         if (lock := self.locks.get(order)) is None:
             return
-        coupons = [] if lock.state is LockState.GONE else self.held(order)
-        gone, back = rules.roll_back(lock, coupons)
-        assert rules.roll_back(gone, back) == (gone, [])
-        self.locks[order] = gone
-        self.keep(back)
-        for item in back:
-            if self.spent.get(item.id) == order:
-                del self.spent[item.id]
-                self.came_back[item.id] += 1
+        coupons = [] if lock.state is LockState.RELEASED else self.list_locked(order)
+        released, issued = rules.roll_back(lock, coupons)
+        assert rules.roll_back(released, issued) == (released, [])
+        self.locks[order] = released
+        self.save(issued)
+        for item in issued:
+            if self.redeemed_by.get(item.id) == order:
+                del self.redeemed_by[item.id]
+                self.rollback_counts[item.id] += 1
 
     @invariant()
-    def a_coupon_is_where_the_locks_say(self) -> None:
+    def coupons_agree_with_locks(self) -> None:
         holders: dict[str, str] = {}
         for order, lock in self.locks.items():
-            if lock.state is not LockState.GONE:
+            if lock.state is not LockState.RELEASED:
                 for id in lock.asked.coupon_ids:
                     assert id not in holders
                     holders[id] = order
         for id, item in self.coupons.items():
             assert (item.order_id or None) == holders.get(id)
-            assert (item.state is CouponState.REDEEMED) == (id in self.spent)
+            assert (item.state is CouponState.REDEEMED) == (id in self.redeemed_by)
             assert (item.redeemed_at is not None) == (item.state is CouponState.REDEEMED)
             assert (item.locked_at is None) == (item.state is CouponState.ISSUED)
             assert item.state is not CouponState.EXPIRED
-            assert item.rollback_count == self.came_back[id]
+            assert item.rollback_count == self.rollback_counts[id]
 
 
 Wallet.TestCase.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
-test_whatever_orders_do_a_coupon_is_held_by_one_of_them = Wallet.TestCase
+test_coupon_is_held_by_at_most_one_order = Wallet.TestCase

@@ -1,4 +1,4 @@
-"""A district with its campaign and visitors, made through the rpcs as the people concerned."""
+"""A running district service with stubs and requests for operators, brands, consumers and other services."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -30,8 +30,8 @@ SANLITUN = Point(longitude=116.4551, latitude=39.9341)
 numbers = count()
 
 
-def fresh(prefix: str = "req") -> str:
-    """An id nobody used."""
+def new_id(prefix: str = "req") -> str:
+    """Returns an unused id."""
     return f"{prefix}_{next(numbers)}"
 
 
@@ -43,8 +43,8 @@ def district_operator(district_id: str) -> Grant:
     return Grant("ROLE_DISTRICT_OPERATOR", DISTRICT, district_id)
 
 
-def consumer(*consumer_ids: str) -> tuple[Grant, ...]:
-    """A person who shops, under all of their ids."""
+def consumer_grants(*consumer_ids: str) -> tuple[Grant, ...]:
+    """Returns the grants of a person with these consumer ids."""
     return tuple(Grant("ROLE_CONSUMER", CONSUMER, id) for id in consumer_ids)
 
 
@@ -53,16 +53,16 @@ def fen(minor: int) -> Money:
 
 
 class World:
-    """What tests do in a running district. Every call is a fresh request unless `request_id` is given."""
+    """The requests of tests to a running district service. Each call is a new request unless `request_id` is set."""
 
     def __init__(self, running: Running) -> None:
         self.running, self.offset = running, 0.0
 
-    def at(self, moment: datetime) -> None:
-        """Moves the clock of all calls to come; it goes on from there."""
+    def set_clock(self, moment: datetime) -> None:
+        """Sets the clock of all later calls; it continues from there."""
         self.offset = (moment - datetime.now(moment.tzinfo)).total_seconds()
 
-    def later(self, by: timedelta) -> None:
+    def advance_clock(self, by: timedelta) -> None:
         self.offset += by.total_seconds()
 
     def places(self, *grants: Grant) -> places_pb2_grpc.PlaceServiceStub:
@@ -81,92 +81,92 @@ class World:
         subject = "|".join(f"{grant.role}:{grant.id}" for grant in grants)
         return self.running.channel_as(*(grants or (OPERATOR,)), subject=subject or "operator", offset=self.offset)
 
-    async def found(self, id: str = "dst_sanlitun", name: str = "三里屯") -> places_pb2.District:
+    async def create_district(self, id: str = "dst_sanlitun", name: str = "三里屯") -> places_pb2.District:
         request = places_pb2.CreateDistrictRequest(
-            request_id=fresh(), id=id, name=name, name_en="Sanlitun", position=SANLITUN, zone="Asia/Shanghai",
+            request_id=new_id(), id=id, name=name, name_en="Sanlitun", position=SANLITUN, zone="Asia/Shanghai",
             geofence=places_pb2.Geofence(radius_metres=800),
         )  # fmt: skip
         return (await self.places().CreateDistrict(request)).district
 
-    async def settle(self, store_id: str = "str_here", district_id: str = "dst_sanlitun") -> None:
-        """The store becomes a venue of the district."""
+    async def create_venue(self, store_id: str = "str_here", district_id: str = "dst_sanlitun") -> None:
+        """Makes a store a venue of the district."""
         venue = places_pb2.NewVenue(kind=places_pb2.VENUE_KIND_STORE, name="店", position=SANLITUN, store_id=store_id)
-        request = places_pb2.CreateVenueRequest(request_id=fresh(), district_id=district_id, venue=venue)
+        request = places_pb2.CreateVenueRequest(request_id=new_id(), district_id=district_id, venue=venue)
         await self.places(district_operator(district_id)).CreateVenue(request)
 
-    async def stage(self, id: str = "cmp_november", district_id: str = "dst_sanlitun") -> campaigns_pb2.Campaign:
+    async def create_campaign(self, id: str = "cmp_november", district_id: str = "dst_sanlitun") -> campaigns_pb2.Campaign:
         at = clock.now() + timedelta(seconds=self.offset)
         request = campaigns_pb2.CreateCampaignRequest(
-            request_id=fresh(), id=id, district_id=district_id, name="十一月", starts_at=at - timedelta(days=1),
+            request_id=new_id(), id=id, district_id=district_id, name="十一月", starts_at=at - timedelta(days=1),
             ends_at=at + timedelta(days=30),
         )  # fmt: skip
         return (await self.campaigns(district_operator(district_id)).CreateCampaign(request)).campaign
 
-    async def join(
+    async def join_campaign(
         self, brand_id: str, total: int = 100, *, campaign_id: str = "cmp_november", value: int = 3_000, minimum: int = 10_000
     ) -> campaigns_pb2.Budget:
         terms = campaigns_pb2.CouponTerms(name="满100减30", value=fen(value), minimum_spend=fen(minimum), validity_days=7)
         request = campaigns_pb2.JoinCampaignRequest(
-            request_id=fresh(), campaign_id=campaign_id, brand_id=brand_id, terms=terms, total=total
+            request_id=new_id(), campaign_id=campaign_id, brand_id=brand_id, terms=terms, total=total
         )
         return (await self.campaigns(brand_operator(brand_id)).JoinCampaign(request)).budget
 
     async def enter(self, consumer_id: str, district_id: str = "dst_sanlitun", **more: Any) -> places_pb2.Visit:
         request = places_pb2.EnterDistrictRequest(
-            request_id=more.pop("request_id", "") or fresh(), consumer_id=consumer_id, district_id=district_id,
+            request_id=more.pop("request_id", "") or new_id(), consumer_id=consumer_id, district_id=district_id,
             touchpoint=touch_pb2.TOUCHPOINT_MINI_PROGRAM, **more,
         )  # fmt: skip
-        return (await self.places(*consumer(consumer_id)).EnterDistrict(request)).visit
+        return (await self.places(*consumer_grants(consumer_id)).EnterDistrict(request)).visit
 
     async def leave(self, visit: places_pb2.Visit, request_id: str = "") -> places_pb2.Visit:
-        request = places_pb2.LeaveDistrictRequest(request_id=request_id or fresh(), visit_id=visit.id)
-        return (await self.places(*consumer(visit.consumer_id)).LeaveDistrict(request)).visit
+        request = places_pb2.LeaveDistrictRequest(request_id=request_id or new_id(), visit_id=visit.id)
+        return (await self.places(*consumer_grants(visit.consumer_id)).LeaveDistrict(request)).visit
 
     async def claim(self, visit: places_pb2.Visit, request_id: str = "") -> packs_pb2.Pack:
-        request = packs_pb2.ClaimPackRequest(request_id=request_id or fresh(), consumer_id=visit.consumer_id, visit_id=visit.id)
-        return (await self.packs(*consumer(visit.consumer_id)).ClaimPack(request)).pack
+        request = packs_pb2.ClaimPackRequest(request_id=request_id or new_id(), consumer_id=visit.consumer_id, visit_id=visit.id)
+        return (await self.packs(*consumer_grants(visit.consumer_id)).ClaimPack(request)).pack
 
     async def lock(
         self, order_id: str, consumer_id: str, coupon_ids: list[str], request_id: str = "", store_id: str = "str_here", **amounts: int
     ) -> list[wallet_pb2.CouponDiscount]:
         lines = [wallet_pb2.CouponLine(brand_id=brand_id, amount=fen(minor)) for brand_id, minor in amounts.items()]
         request = wallet_pb2.LockCouponsRequest(
-            request_id=request_id or fresh(), order_id=order_id, consumer_id=consumer_id, coupon_ids=coupon_ids, lines=lines,
+            request_id=request_id or new_id(), order_id=order_id, consumer_id=consumer_id, coupon_ids=coupon_ids, lines=lines,
             store_id=store_id,
         )  # fmt: skip
         return list((await self.wallet(COMMERCE).LockCoupons(request)).discounts)
 
     async def confirm(self, order_id: str, request_id: str = "") -> list[str]:
-        request = wallet_pb2.ConfirmCouponsRequest(request_id=request_id or fresh(), order_id=order_id)
+        request = wallet_pb2.ConfirmCouponsRequest(request_id=request_id or new_id(), order_id=order_id)
         return list((await self.wallet(COMMERCE).ConfirmCoupons(request)).coupon_ids)
 
     async def roll_back(self, order_id: str, request_id: str = "") -> list[str]:
-        request = wallet_pb2.RollbackCouponsRequest(request_id=request_id or fresh(), order_id=order_id)
+        request = wallet_pb2.RollbackCouponsRequest(request_id=request_id or new_id(), order_id=order_id)
         return list((await self.wallet(COMMERCE).RollbackCoupons(request)).coupon_ids)
 
-    async def coupons(self, *ids: str) -> dict[str, wallet_pb2.Coupon]:
+    async def get_coupons(self, *ids: str) -> dict[str, wallet_pb2.Coupon]:
         answer = await self.wallet().BatchGetCoupons(wallet_pb2.BatchGetCouponsRequest(ids=ids))
         return {coupon.id: coupon for coupon in answer.coupons}
 
 
-async def plan_of(find: Any) -> str:
-    """The stages of a query's winning plan, outermost first."""
+async def list_plan_stages(find: Any) -> str:
+    """Returns the stages of a query's winning plan, outermost first, separated by blanks."""
     explained = await find.explain()
     stages: list[str] = []
 
-    def walk(stage: dict[str, Any]) -> None:
+    def collect(stage: dict[str, Any]) -> None:
         stages.append(stage["stage"])
         for inner in [stage["inputStage"]] if "inputStage" in stage else stage.get("inputStages", []):
-            walk(inner)
+            collect(inner)
 
-    walk(explained["queryPlanner"]["winningPlan"])
+    collect(explained["queryPlanner"]["winningPlan"])
     return " ".join(stages)
 
 
 @contextmanager
-def being(who: authorization.Caller) -> Iterator[None]:
-    """Runs the block as that caller, where tests use the stores themselves."""
-    token = authorization.current.set(who)
+def acting_as(caller: authorization.Caller) -> Iterator[None]:
+    """Runs the block as this caller, for tests that call repositories directly."""
+    token = authorization.current.set(caller)
     try:
         yield
     finally:
