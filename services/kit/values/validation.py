@@ -76,9 +76,13 @@ class Problem(NamedTuple):
 
 
 def invalid(value: Any, struct: type[Any]) -> Invalid:
-    """Returns the refusal of a value that msgspec does not convert to this struct: its first problem, with `field` as the path."""
+    """Returns the refusal of a value that msgspec does not convert to this struct: its first problem.
+
+    The metadata are `field`, which is the path, `violation` and, if there is one, `limit`: the gateway words them in other languages.
+    """
     first = problems(value, struct)[0]
-    return Invalid("INVALID_FIELD", message(first, ENGLISH), field=first.path)
+    limit = {} if first.limit is None else {"limit": first.limit}
+    return Invalid("INVALID_FIELD", message(first, ENGLISH), field=first.path, violation=first.violation, **limit)
 
 
 def message(problem: Problem, texts: Mapping[Violation, str]) -> str:

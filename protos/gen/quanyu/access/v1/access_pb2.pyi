@@ -166,7 +166,7 @@ class _CommonReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_CommonRe
     COMMON_REASON_SCOPE_TOO_WIDE: _CommonReason.ValueType  # 5
     """The caller's scope covers more stores than one query may name. Request a part of it."""
     COMMON_REASON_INVALID_FIELD: _CommonReason.ValueType  # 6
-    """A field is missing or outside its bounds (metadata: `field`)."""
+    """A field is missing or outside its bounds (metadata: `field`; for a violated bound also `violation` and `limit`)."""
     COMMON_REASON_BATCH_TOO_LARGE: _CommonReason.ValueType  # 7
     """Batch reads: the request has too many ids (metadata: `field`)."""
     COMMON_REASON_INVALID_PAGE_SIZE: _CommonReason.ValueType  # 8
@@ -230,7 +230,7 @@ COMMON_REASON_OUT_OF_SCOPE: CommonReason.ValueType  # 4
 COMMON_REASON_SCOPE_TOO_WIDE: CommonReason.ValueType  # 5
 """The caller's scope covers more stores than one query may name. Request a part of it."""
 COMMON_REASON_INVALID_FIELD: CommonReason.ValueType  # 6
-"""A field is missing or outside its bounds (metadata: `field`)."""
+"""A field is missing or outside its bounds (metadata: `field`; for a violated bound also `violation` and `limit`)."""
 COMMON_REASON_BATCH_TOO_LARGE: CommonReason.ValueType  # 7
 """Batch reads: the request has too many ids (metadata: `field`)."""
 COMMON_REASON_INVALID_PAGE_SIZE: CommonReason.ValueType  # 8
