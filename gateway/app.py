@@ -23,6 +23,7 @@ from gateway.graph import schema
 from gateway.http import graphiql
 from gateway.http.endpoint import GraphQLEndpoint, GraphQLMiddleware
 from gateway.http.errors import HTTPErrorHandler
+from gateway.http.language import LanguageMiddleware
 from gateway.http.load_shedding import LoadSheddingMiddleware
 from gateway.http.request import PREFLIGHT, RequestParser
 from gateway.http.security_headers import SecurityHeadersMiddleware
@@ -106,6 +107,7 @@ def _stack(routes: ASGIApp, settings: Settings, endpoint: ASGIApp, slots: Concur
     app: Any = ProxyHeadersMiddleware(routes, settings.trusted_proxies)  # type: ignore[arg-type]
     app = GraphQLMiddleware(app, endpoint=endpoint, path=PATH)
     app = LoadSheddingMiddleware(app, slots=slots, path=PATH, prefix=f"{WEBHOOKS}/", body_bytes_max=settings.limit_body_bytes)
+    app = LanguageMiddleware(app)
     app = SecurityHeadersMiddleware(app, is_production=settings.env == "production")
     if not settings.origins:
         return app  # type: ignore[no-any-return]

@@ -11,6 +11,8 @@ from typing import Any
 import grpc
 from graphql import GraphQLError
 
+from gateway.localization.messages import localize
+from gateway.schema.descriptions import to_camel_case
 from services.kit import errors, ids
 from services.kit.observability import telemetry
 from services.kit.observability.logs import logger
@@ -37,10 +39,14 @@ def _explained(error: GraphQLError) -> tuple[str, dict[str, Any]]:
     while isinstance(cause, GraphQLError) and cause.original_error is not None:
         cause = cause.original_error
     if isinstance(cause, errors.Refusal):
-        return cause.message, {"code": cause.reason, "retryable": cause.retryable}
+        return refusal_message(cause), {"code": cause.reason, "retryable": cause.retryable}
     if cause is None or isinstance(cause, GraphQLError):
-        return error.message, {"code": "BAD_REQUEST"} | (error.extensions or {})
-    return masked(cause, path=".".join(str(part) for part in error.path or ()))
+        extensions = error.extensions or {}
+        # graphql-core's own errors have no code and stay English.
+        message = localize(extensions["code"], error.message) if "code" in extensions else error.message
+        return message, {"code": "BAD_REQUEST"} | extensions
+    message, extensions = masked(cause, path=".".join(str(part) for part in error.path or ()))
+    return localize(INTERNAL, message), extensions
 
 
 def identified(extensions: dict[str, Any]) -> dict[str, Any]:
@@ -63,4 +69,12 @@ def masked(cause: BaseException, *, path: str = "") -> tuple[str, dict[str, Any]
 
 def request_error(refused: errors.Refusal) -> dict[str, Any]:
     """A refusal of a whole request."""
-    return {"message": refused.message, "extensions": identified({"code": refused.reason, "retryable": refused.retryable})}
+    return {"message": refusal_message(refused), "extensions": identified({"code": refused.reason, "retryable": refused.retryable})}
+
+
+def refusal_message(refused: errors.Refusal) -> str:
+    """Returns the message of a refusal in the language of the client."""
+    metadata = refused.metadata
+    return localize(
+        refused.reason, refused.message, metadata | {"field": to_camel_case(metadata["field"])} if "field" in metadata else metadata
+    )

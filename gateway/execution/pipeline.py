@@ -20,6 +20,7 @@ from gateway.execution.executor import Executor, Prepared
 from gateway.execution.request import BadRequest, GraphQLRequest
 from gateway.limits.deadline import Deadline
 from gateway.limits.rate_limit import COLD_WEIGHT_PER_SECOND, Account, RateLimits, charge
+from gateway.localization.messages import localize
 from gateway.observability.operation_log import OperationLog
 from gateway.rpc.clients import Clients, asking
 from services.kit import ids
@@ -154,14 +155,15 @@ class Operations:
 def told(failure: Exception) -> Answer:
     """What is said of an operation that was not carried out."""
     if isinstance(failure, BadRequest):
-        return refused(failure.status, {"message": failure.message, "extensions": error_formatting.identified({"code": failure.code})})
+        message = localize(failure.code, failure.message)
+        return refused(failure.status, {"message": message, "extensions": error_formatting.identified({"code": failure.code})})
     if isinstance(failure, Refusal):
         return turned_away(failure)
     if isinstance(failure, TimeoutError):
         extensions = error_formatting.identified({"code": "DEADLINE_EXCEEDED", "retryable": True})
-        return refused(504, {"message": "the operation took too long", "extensions": extensions})
+        return refused(504, {"message": localize("DEADLINE_EXCEEDED", "the operation took too long"), "extensions": extensions})
     message, extensions = error_formatting.masked(failure)
-    return refused(500, {"message": message, "extensions": extensions})
+    return refused(500, {"message": localize(error_formatting.INTERNAL, message), "extensions": extensions})
 
 
 def refused(status: int, *found: dict[str, Any], operation: str = "none") -> Answer:

@@ -9,6 +9,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import Send
 
 from gateway.http.response import send_response
+from gateway.localization.messages import localize
 from gateway.observability.coalesced_log import CoalescedLog
 
 
@@ -19,9 +20,9 @@ def error_body(message: str, code: str, id: str, *, is_retryable: bool = False) 
 
 
 async def send_error(send: Send, status: int, message: str, code: str, id: str, *, retry_seconds: int) -> None:
-    """Sends an error to a client that may retry."""
+    """Sends an error, in the language of the client, to a client that may retry."""
     headers = [(b"content-type", b"application/json"), (b"retry-after", b"%d" % retry_seconds)]
-    await send_response(send, status, headers, orjson.dumps(error_body(message, code, id, is_retryable=True)))
+    await send_response(send, status, headers, orjson.dumps(error_body(localize(code, message), code, id, is_retryable=True)))
 
 
 class HTTPErrorHandler:
@@ -36,4 +37,4 @@ class HTTPErrorHandler:
         code, message = "BAD_REQUEST", failure.detail
         if failure.status_code == 404:
             code, message = "NOT_FOUND", f"there is nothing here; the graph is at {self.path}"
-        return JSONResponse(error_body(message, code, self.log.add()), failure.status_code, failure.headers)
+        return JSONResponse(error_body(localize(code, message), code, self.log.add()), failure.status_code, failure.headers)

@@ -71,5 +71,5 @@ class Webhooks:
 def _refused(refusal: Refusal) -> Answer:
     status = next((status for kind, status in STATUS.items() if isinstance(refusal, kind)), 503)
     seconds = math.ceil(refusal.retry_after.total_seconds()) if refusal.retry_after is not None else int(status in (429, 503))
-    body = orjson.dumps(error_formatting.identified({"code": refusal.reason, "message": refusal.message}))
+    body = orjson.dumps(error_formatting.identified({"code": refusal.reason, "message": error_formatting.refusal_message(refusal)}))
     return Answer(status, body, calls=1, retry_seconds=seconds)

@@ -12,6 +12,7 @@ import strawberry
 from google.protobuf.descriptor import MethodDescriptor
 from strawberry.types.field import StrawberryField
 
+from gateway.localization.messages import localize
 from gateway.schema.registry import register, strawberry_annotation
 from gateway.schema.scalars import to_utc
 from services.kit import errors
@@ -88,7 +89,8 @@ def build_refusal(refusal: errors.Refusal, members: tuple[type[Any], ...], clien
     chosen = refusal_type_of(refusal)
     if chosen not in members:
         chosen = BY_FAMILY[type(refusal)]
-    fields = {name: convert(refusal.metadata[name]) for name, convert in chosen.__converters__.items() if refusal.metadata.get(name)}
-    if "field" in fields:
-        fields["field"] = client_path(fields["field"])
-    return chosen(message=refusal.message, code=refusal.reason, retryable=refusal.retryable, **fields)
+    metadata = dict(refusal.metadata)
+    if metadata.get("field"):
+        metadata["field"] = client_path(metadata["field"])
+    fields = {name: convert(metadata[name]) for name, convert in chosen.__converters__.items() if metadata.get(name)}
+    return chosen(message=localize(refusal.reason, refusal.message, metadata), code=refusal.reason, retryable=refusal.retryable, **fields)
