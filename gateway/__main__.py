@@ -1,4 +1,7 @@
-"""The gateway's process: `python -m gateway`."""
+"""Process of the gateway: `python -m gateway`.
+
+SIGTERM and SIGINT stop it: requests in progress end within `drain_seconds`, and the exit status is 0.
+"""
 
 import asyncio
 import gc
@@ -22,12 +25,13 @@ from services.kit.observability import logs, telemetry
 from services.kit.settings import Settings, SettingsError, load
 
 BACKLOG = 2048
+"""The kernel queues this many connections that are not accepted yet."""
 PING_SECONDS = 20.0
 """A WebSocket gets a ping at this interval, and is closed if the client does not answer it within the same time."""
 
 
 class Server(uvicorn.Server):
-    """Uvicorn, ended by us: a signal ends requests in progress in order and the process with status 0."""
+    """A uvicorn server that ends with status 0 after a signal; uvicorn itself would raise the signal again."""
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -38,20 +42,20 @@ class Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
-        # The schema stays for good. Left to the collector, each of its full rounds goes through all of it: some 100 ms.
+        # The schema is never freed. Without this, each full collection would visit all of it, which takes some 100 ms.
         gc.collect()
         gc.freeze()
         if not self.should_exit:
             logs.logger().info("ready", address=self.config.app.state.address)  # type: ignore[union-attr]
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        # Uvicorn waits for answers that are under way, and subscriptions are so without end.
-        await self.config.app.state.endings.stop()  # type: ignore[union-attr]
+        # uvicorn waits for responses in progress, and a subscription is one without end.
+        await self.config.app.state.lifetimes.stop()  # type: ignore[union-attr]
         await super().shutdown(sockets)
 
 
 def listen(address: str) -> socket.socket:
-    """A socket at `host:port`; OSError says why there is none."""
+    """Returns a listening socket at `host:port`. Raises OSError with the reason if it cannot listen there."""
     host, _, port = address.rpartition(":")
     try:
         return socket.create_server((host, int(port)), backlog=BACKLOG)
@@ -59,7 +63,7 @@ def listen(address: str) -> socket.socket:
         raise OSError(f"cannot listen at {address}: {error}") from None
 
 
-def configured(app: Any, settings: Settings) -> uvicorn.Config:
+def create_config(app: Any, settings: Settings) -> uvicorn.Config:
     """Returns the configuration of uvicorn."""
     limits = ConnectionLimits(settings)
     # A client could fill the log: uvicorn logs each malformed request (a warning) and each WebSocket message that is not UTF-8 (an error).
@@ -79,7 +83,7 @@ def configured(app: Any, settings: Settings) -> uvicorn.Config:
         log_config=None,
         access_log=False,
         server_header=False,
-        proxy_headers=False,  # the application reads them, and only for clients that are not signed in
+        proxy_headers=False,  # the application reads them, and only for requests without a cached session
         timeout_graceful_shutdown=max(1, round(settings.drain_seconds)),
     )
 
@@ -89,22 +93,22 @@ def _is_no_encoding_error(record: logging.LogRecord) -> bool:
 
 
 def serve(settings: Settings) -> None:
-    """Answers until SIGTERM or SIGINT, then lets requests in progress end, for at most `drain_seconds`."""
+    """Serves requests until SIGTERM or SIGINT."""
     logs.configure(settings, "gateway")
     telemetry.serve_metrics(settings.metrics_listen)
     app = build(settings)
-    config = configured(app, settings)
-    with listen(settings.gateway_listen) as listening:
-        app.state.address = "{}:{}".format(*listening.getsockname()[:2])
-        uvloop.run(Server(config).serve([listening]))
+    config = create_config(app, settings)
+    with listen(settings.gateway_listen) as listener:
+        app.state.address = "{}:{}".format(*listener.getsockname()[:2])
+        uvloop.run(Server(config).serve([listener]))
 
 
 def main() -> None:
-    """Exit status 2 and one line when it cannot start."""
+    """Serves. Exits with status 2 and one line if the process cannot start."""
     try:
         serve(load(os.environ))
     except (SettingsError, OSError) as error:
-        print(f"gateway cannot start: {error}", file=sys.stderr)  # noqa: T201 - for the person who started it
+        print(f"gateway cannot start: {error}", file=sys.stderr)  # noqa: T201 - for the user of the command line
         sys.exit(2)
 
 

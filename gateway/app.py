@@ -1,4 +1,4 @@
-"""ASGI application of the gateway: its middleware, its routes, and what they need from start to end."""
+"""ASGI application of the gateway: its middleware and routes, and the objects that they share from start to end."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -18,7 +18,7 @@ from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 from gateway.auth.sessions import SessionResolver
 from gateway.execution import trusted_documents
 from gateway.execution.executor import Executor
-from gateway.execution.pipeline import Operations
+from gateway.execution.pipeline import OperationPipeline
 from gateway.graph import schema
 from gateway.http import graphiql
 from gateway.http.endpoint import GraphQLEndpoint, GraphQLMiddleware
@@ -31,41 +31,41 @@ from gateway.http.webhooks import Webhooks
 from gateway.limits.concurrency import ConcurrencyLimiter
 from gateway.limits.document import Limits
 from gateway.rpc.clients import Clients
-from gateway.subscriptions.lifetime import Endings
-from gateway.subscriptions.runner import Subscriptions
-from gateway.subscriptions.sse import EventStreams
-from gateway.subscriptions.websocket import WebSockets
+from gateway.subscriptions.lifetime import LifetimeRegistry
+from gateway.subscriptions.runner import SubscriptionRunner
+from gateway.subscriptions.sse import EventStreamEndpoint
+from gateway.subscriptions.websocket import WebSocketEndpoint
 from services.kit.settings import Settings
 
 CORS_SECONDS = 600
-"""Browsers may cache the answer to a preflight request this long."""
+"""Browsers may cache the response to a preflight request this long."""
 PATH = "/graphql"
 WEBHOOKS = "/webhooks"
 
 
 def build(settings: Settings) -> Starlette:
-    """Returns the application; its channels open when it starts and close when it ends. SettingsError if a setting cannot be used."""
+    """Returns the application, whose channels open and close with it. Raises SettingsError if a setting cannot be used."""
     clients = Clients(settings)
     has_introspection = settings.introspection == "on" or (settings.introspection == "auto" and settings.env == "development")
     executor = Executor(schema.build(), suggestions=False, limits=Limits.of(settings), introspection=has_introspection)
     parser = RequestParser(settings, trusted_documents.load(settings))
     sessions = SessionResolver(settings, clients)
-    operations, endings = Operations(executor, sessions, clients, settings), Endings()
-    subscriptions = Subscriptions(operations, settings)
-    endpoint = GraphQLEndpoint(operations, parser, EventStreams(operations, subscriptions, endings, parser), settings)
-    websockets = WebSockets(operations, subscriptions, endings, parser, settings)
+    operations, lifetimes = OperationPipeline(executor, sessions, clients, settings), LifetimeRegistry()
+    runner = SubscriptionRunner(operations, settings)
+    endpoint = GraphQLEndpoint(operations, parser, EventStreamEndpoint(operations, runner, lifetimes, parser), settings)
+    websockets = WebSocketEndpoint(operations, runner, lifetimes, parser, settings)
     slots = ConcurrencyLimiter(settings.operations_max, settings.operations_max, "operations")
 
-    async def health(request: Request) -> Response:
-        """Returns 200: the process runs."""
+    async def get_health(request: Request) -> Response:
+        """Returns 200 while the process runs."""
         return JSONResponse({"status": "ok"})
 
-    async def ready(request: Request) -> Response:
+    async def get_readiness(request: Request) -> Response:
         """Returns which services are ready, and 503 unless all are."""
         services = await clients.ready()
         return JSONResponse({"ready": all(services.values()), "services": services}, 200 if all(services.values()) else 503)
 
-    async def metrics(request: Request) -> Response:
+    async def get_metrics(request: Request) -> Response:
         """Returns the metrics in development; in production they are served at QUANYU_METRICS_LISTEN only."""
         operations.log.flush()
         return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
@@ -76,29 +76,29 @@ def build(settings: Settings) -> Starlette:
         try:
             yield
         finally:
-            await subscriptions.settled()
+            await runner.wait_for_mutations()
             operations.log.close()
             await clients.close()
 
-    async def websocket(opened: WebSocket) -> None:
-        await websockets(opened)
+    async def serve_websocket(websocket: WebSocket) -> None:
+        await websockets(websocket)
 
     graphql = Route(PATH, endpoint, methods=["GET", "POST"])
     assert graphql.methods is not None
     graphql.methods.discard("HEAD")  # a HEAD request would execute its operation
     routes: list[BaseRoute] = [
         graphql,
-        WebSocketRoute(PATH, websocket),
+        WebSocketRoute(PATH, serve_websocket),
         Route(f"{WEBHOOKS}/{{owner}}/{{sender}}", Webhooks(operations, parser), methods=["POST"]),
-        Route("/health", health),
-        Route("/ready", ready),
+        Route("/health", get_health),
+        Route("/ready", get_readiness),
     ]
     if endpoint.has_graphiql:
-        routes += [graphiql.files(), Route("/metrics", metrics)]
+        routes += [graphiql.files(), Route("/metrics", get_metrics)]
     app = Starlette(routes=routes, lifespan=lifespan, exception_handlers={HTTPException: HTTPErrorHandler(PATH)})
     app.middleware_stack = _stack(app.build_middleware_stack(), settings, endpoint, slots)
     app.state.clients, app.state.executor, app.state.sessions, app.state.rates = clients, executor, sessions, operations.rates
-    app.state.endings, app.state.subscriptions, app.state.slots = endings, subscriptions, slots
+    app.state.lifetimes, app.state.runner, app.state.slots = lifetimes, runner, slots
     return app
 
 

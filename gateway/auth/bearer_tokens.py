@@ -23,9 +23,13 @@ from services.kit.settings import Settings, SettingsError
 LOCAL = "quanyu-local"
 AUDIENCE = "quanyu"
 CLOCK_SKEW_SECONDS = 10
+"""The clocks of an issuer and of the gateway may differ by this much."""
 CACHED_TOKENS_MAX = 10_000
+"""This many verified tokens are cached."""
 TOKEN_LENGTH_MAX = 8192
+"""A token may have this many characters."""
 SUBJECT_LENGTH_MAX = 200
+"""A subject may have this many characters."""
 TYPES = frozenset({"jwt", "at+jwt", "application/jwt", "application/at+jwt"})
 """The accepted values of `typ`. An issuer also signs other statements (logout tokens, request objects), which are not access tokens."""
 

@@ -1,8 +1,8 @@
 """OpenID Connect providers: which ones the installation trusts, and their keys as JSON Web Key Sets (JWKS).
 
-The first token of a provider fetches its keys. Keys older than `REFRESH_SECONDS` are fetched again in the background. A token that names
-an unknown key fetches them at once, at most every `REFETCH_SECONDS`. While a provider is unavailable, its last keys stay valid until they
-are `STALE_SECONDS_MAX` old.
+The first token of a provider fetches its keys. Keys older than `REFRESH_SECONDS` (10 min) are fetched again in the background. A token with
+an unknown key fetches them at once, at most every `REFETCH_SECONDS` (5 s). While a provider is unavailable, its last keys stay valid until
+they are `STALE_SECONDS_MAX` (12 h) old.
 """
 
 import asyncio
@@ -22,18 +22,25 @@ from services.kit.observability.logs import logger
 from services.kit.settings import Settings, SettingsError
 
 REFRESH_SECONDS = 600.0
+"""Keys of this age are fetched again in the background."""
 REFETCH_SECONDS = 5.0
+"""The keys of one provider are fetched at most once in this time."""
 STALE_SECONDS_MAX = 12 * 3600.0
+"""While a provider is unavailable, its last keys stay valid this long."""
 FETCH_SECONDS_MAX = 3.0
+"""A fetch of keys may take this long."""
 FETCH_BYTES_MAX = 256 * 1024
+"""A document of a provider may have this many bytes."""
 KEYS_MAX = 100
+"""This many keys of one provider are used."""
 RSA_BITS_MIN = 2048
+"""Shorter RSA keys are ignored."""
 
 Key: TypeAlias = RSAKey | ECKey | OKPKey
 Algorithm: TypeAlias = Literal[
     "RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA", "Ed25519"
 ]  # fmt: skip
-"""Asymmetric signatures only: a holder of a shared secret can sign with it too, and `none` signs nothing."""
+"""Asymmetric signatures only: each holder of a shared secret could sign with it, and `none` signs nothing."""
 KEY_TYPES: dict[str, type[Key]] = {"RS": RSAKey, "PS": RSAKey, "ES": ECKey, "Ed": OKPKey}
 """The type of key that an algorithm takes, by the first two letters of its name."""
 
@@ -112,13 +119,13 @@ class RemoteJWKS(JWKS):
         if not self.is_current():
             await self._refresh()
             if not self.is_current():
-                raise _issuer_away()
+                raise _issuer_unavailable()
         found = await super().find(kid, algorithm)
         if found is None:
             await self._refresh()
             found = await super().find(kid, algorithm)
             if found is None and self.is_unavailable:
-                raise _issuer_away()
+                raise _issuer_unavailable()
         return found
 
     async def _refresh(self) -> None:
@@ -165,7 +172,7 @@ class RemoteJWKS(JWKS):
         return str(uri)
 
 
-def _issuer_away() -> Unavailable:
+def _issuer_unavailable() -> Unavailable:
     return Unavailable("ISSUER_AWAY", "The identity provider does not answer. Retry later.")
 
 

@@ -27,8 +27,9 @@ from services.kit.security.principals import INSTALLATION, SERVICE, Grant, Princ
 from services.kit.settings import Settings
 
 SESSIONS_MAX = 10_000
+"""This many sessions are cached."""
 SESSION_TTL_SECONDS = 25.0
-"""A session is cached this long. With the time to resolve it, a revoked role ends within 30 s."""
+"""A session is cached this long. Together with `RESOLVE_SECONDS_MAX`, a revoked role ends within 30 s."""
 RESOLVE_SECONDS_MAX = 5.0
 """A session is resolved within this time, and within half of an operation's time, so that the client gets the 503 before its deadline."""
 CONSUMER = Grant("ROLE_CONSUMER", "SCOPE_KIND_CONSUMER")
@@ -36,7 +37,7 @@ OPERATOR = Grant("ROLE_OPERATOR", INSTALLATION)
 GATEWAY = Principal(id="service:gateway", grants=(Grant(SERVICE, INSTALLATION),))
 ORGANIZATION, MEMBER = "organization", "member"
 STAFF_PREFIX, CONSUMER_PREFIX, OPERATOR_SUBJECT = "stf_", "con_", "operator"
-"""Subjects that only the local issuer may state: a provider's user of that name must not get the grants of another person."""
+"""Only the local issuer may state these subjects: a provider's user of that name must not get the grants of another person."""
 
 
 class Session(Struct, frozen=True):
@@ -72,7 +73,7 @@ class SessionResolver:
         return await self.resolve(await self.tokens.verify(text.strip()))
 
     def find_cached(self, authorization: str | None) -> Session | None:
-        """Returns the session if no service needs to be asked for it."""
+        """Returns the session if it needs no call to a service."""
         if not authorization:
             return ANONYMOUS
         token = self.tokens.find_cached(authorization[7:]) if authorization.startswith("Bearer ") else None
@@ -113,8 +114,8 @@ class SessionResolver:
         with acting_as(msgspec.structs.replace(GATEWAY, clock_offset=token.clock_offset)):
             try:
                 async with asyncio.TaskGroup() as group:
-                    staff_task = group.create_task(self._ask_organization(token, services))
-                    consumer_task = group.create_task(self._ask_member(token, services))
+                    staff_task = group.create_task(self._resolve_grants(token, services))
+                    consumer_task = group.create_task(self._resolve_consumer(token, services))
             except ExceptionGroup as failed:
                 raise failed.exceptions[0] from None
         session = self._session(token, staff_task.result(), consumer_task.result())
@@ -133,20 +134,20 @@ class SessionResolver:
             is_staff, is_consumer = "staff" in people and not (is_staff_id or is_consumer_id), "consumers" in people
         return tuple(service for service, is_needed in ((ORGANIZATION, is_staff), (MEMBER, is_consumer)) if is_needed)
 
-    async def _ask_organization(self, token: Token, services: tuple[str, ...]) -> ResolveGrantsResponse:
+    async def _resolve_grants(self, token: Token, services: tuple[str, ...]) -> ResolveGrantsResponse:
         if ORGANIZATION not in services:
             return ResolveGrantsResponse()
-        return await self._ask(ORGANIZATION, ResolveGrantsRequest(subject=token.subject))  # type: ignore[no-any-return]
+        return await self._call(ORGANIZATION, ResolveGrantsRequest(subject=token.subject))  # type: ignore[no-any-return]
 
-    async def _ask_member(self, token: Token, services: tuple[str, ...]) -> ResolveConsumerResponse:
+    async def _resolve_consumer(self, token: Token, services: tuple[str, ...]) -> ResolveConsumerResponse:
         if MEMBER not in services:
             return ResolveConsumerResponse()
         try:
-            return await self._ask(MEMBER, ResolveConsumerRequest(issuer=token.issuer, subject=token.subject))  # type: ignore[no-any-return]
+            return await self._call(MEMBER, ResolveConsumerRequest(issuer=token.issuer, subject=token.subject))  # type: ignore[no-any-return]
         except (NotFound, Invalid):
             return ResolveConsumerResponse()
 
-    async def _ask(self, service: str, request: Message) -> Any:
+    async def _call(self, service: str, request: Message) -> Any:
         bulkhead = self.clients.bulkheads[service]
         try:
             response = await self.clients.call(request)

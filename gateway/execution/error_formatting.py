@@ -21,20 +21,21 @@ operation_id: ContextVar[str] = ContextVar("operation_id", default="")
 """The id of the current operation in the log and the trace. Each error of its response carries it."""
 
 INTERNAL = "INTERNAL"
+INTERNAL_MESSAGE = "An internal error occurred. Report its id."
 
 
-def formatted(error: GraphQLError) -> dict[str, Any]:
-    """An error of the answer: message, where it is, `extensions.code` and `id`; nothing else of what is behind it."""
-    message, extensions = _explained(error)
-    answer: dict[str, Any] = {"message": message, "extensions": identified(extensions)}
+def format_error(error: GraphQLError) -> dict[str, Any]:
+    """Returns the JSON of an error: message, locations, path, `extensions.code` and `id`. Details of its cause are left out."""
+    message, extensions = _explain(error)
+    formatted: dict[str, Any] = {"message": message, "extensions": add_operation_id(extensions)}
     if error.locations:
-        answer["locations"] = [{"line": location.line, "column": location.column} for location in error.locations]
+        formatted["locations"] = [{"line": location.line, "column": location.column} for location in error.locations]
     if error.path:
-        answer["path"] = error.path
-    return answer
+        formatted["path"] = error.path
+    return formatted
 
 
-def _explained(error: GraphQLError) -> tuple[str, dict[str, Any]]:
+def _explain(error: GraphQLError) -> tuple[str, dict[str, Any]]:
     cause = error.original_error
     while isinstance(cause, GraphQLError) and cause.original_error is not None:
         cause = cause.original_error
@@ -45,36 +46,36 @@ def _explained(error: GraphQLError) -> tuple[str, dict[str, Any]]:
         # graphql-core's own errors have no code and stay English.
         message = localize(extensions["code"], error.message) if "code" in extensions else error.message
         return message, {"code": "BAD_REQUEST"} | extensions
-    message, extensions = masked(cause, path=".".join(str(part) for part in error.path or ()))
+    message, extensions = mask_unexpected(cause, path=".".join(str(part) for part in error.path or ()))
     return localize(INTERNAL, message), extensions
 
 
-def identified(extensions: dict[str, Any]) -> dict[str, Any]:
-    """The same, with the id of the operation they are of."""
+def add_operation_id(extensions: dict[str, Any]) -> dict[str, Any]:
+    """Returns the extensions of an error with the id of the current operation, if there is one."""
     id = operation_id.get()
     return extensions | {"id": id} if id else extensions
 
 
-def masked(cause: BaseException, *, path: str = "") -> tuple[str, dict[str, Any]]:
-    """What is said of an exception nobody expected: an id, under which the log has the rest."""
+def mask_unexpected(cause: BaseException, *, path: str = "") -> tuple[str, dict[str, Any]]:
+    """Logs an unexpected exception. Returns the message and the extensions of its error, which contain only the id of the log line."""
     id = operation_id.get() or ids.new("bug")
     telemetry.BUGS.labels("gateway").inc()
     if isinstance(cause, grpc.aio.AioRpcError):
-        # The service has logged it under its own id; what it says may be shown to those who read logs only.
+        # The service has logged the failure under its own id, which the details contain.
         logger().error("service failed", id=id, path=path, code=cause.code().name, details=cause.details())
     else:
         logger().error("bug", id=id, path=path, exc_info=cause)
-    return "internal error", {"code": INTERNAL, "id": id}
+    return INTERNAL_MESSAGE, {"code": INTERNAL, "id": id}
 
 
-def request_error(refused: errors.Refusal) -> dict[str, Any]:
-    """A refusal of a whole request."""
-    return {"message": refusal_message(refused), "extensions": identified({"code": refused.reason, "retryable": refused.retryable})}
+def format_refusal(refusal: errors.Refusal) -> dict[str, Any]:
+    """Returns the JSON of an error that refuses a whole request."""
+    return {"message": refusal_message(refusal), "extensions": add_operation_id({"code": refusal.reason, "retryable": refusal.retryable})}
 
 
-def refusal_message(refused: errors.Refusal) -> str:
+def refusal_message(refusal: errors.Refusal) -> str:
     """Returns the message of a refusal in the language of the client."""
-    metadata = refused.metadata
-    return localize(
-        refused.reason, refused.message, metadata | {"field": to_camel_case(metadata["field"])} if "field" in metadata else metadata
-    )
+    metadata = refusal.metadata
+    if "field" in metadata:
+        metadata = metadata | {"field": to_camel_case(metadata["field"])}
+    return localize(refusal.reason, refusal.message, metadata)

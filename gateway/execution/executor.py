@@ -1,15 +1,15 @@
-"""A document is parsed, validated and compiled once and run many times: by the engine, or by graphql-core over the same schema."""
+"""Executor: parses, validates and compiles a document once, and executes it many times.
+
+The engine executes what it can compile. graphql-core executes all other operations over the same schema, with the same results.
+"""
 
 from collections.abc import AsyncIterable, Mapping, Sequence
 from inspect import isawaitable
 from typing import Any
 
-import msgspec
 import orjson
 import strawberry
-from cachetools import LRUCache
 from graphql import (
-    DocumentNode,
     ExecutionResult,
     GraphQLError,
     NoSchemaIntrospectionCustomRule,
@@ -27,188 +27,107 @@ from gateway.engine.engine import CompiledOperation, Engine
 from gateway.engine.run import Run
 from gateway.execution import error_formatting
 from gateway.execution.context import Context
-from gateway.execution.introspection import Introspection, about_schema
+from gateway.execution.document_cache import DocumentCache, ParsedDocument
+from gateway.execution.introspection import Introspection, is_introspection
 from gateway.limits.document import Limits, Rule
 
-CHARACTER_BYTES = 300
-"""One character of a parsed document takes at most this much memory."""
-PREPARED_MAX, PREPARED_BYTES_MAX = 1_000, 40_000_000
-"""The bounds of the documents that were used at least twice, with their plans."""
-FRESH_MAX, FRESH_BYTES_MAX = 100, 12_000_000
-"""The bounds of the documents that were used once. They are apart, so that a flood of new documents evicts no reused one."""
-PLANS_BYTES_MAX = 2_000_000
-"""The bound of the plans of one document: with ten operations and 160 plans, it must not evict all others."""
-ERRORS_MAX = 20
-"""Of validation; then it stops."""
+VALIDATION_ERRORS_MAX = 20
+"""Validation of a document stops after this many errors."""
+NESTING_MESSAGE = "The document nests too deep. Split it into several operations."
+INVALID_MESSAGE = "The document does not match the schema. Check it against the schema of this version."
 
 
-class Prepared(Struct, frozen=True):
-    """A document that is valid, or why it is not."""
-
-    document: DocumentNode | None
-    text: str = ""
-    errors: tuple[GraphQLError, ...] = ()
-    dearest: int = 0
-    """Points of its dearest operation with its dearest variables."""
-    found: dict[str | None, OperationDefinitionNode] = msgspec.field(default_factory=dict)
-    """Its operations by the names they were asked for by."""
-    compiled: dict[str | None, CompiledOperation | Uncompiled] = msgspec.field(default_factory=dict)
-    """The same as the engine has them."""
-
-    @property
-    def plans_weight(self) -> int:
-        """Bytes that its plans take, at most."""
-        return sum(each.weight for each in self.compiled.values() if isinstance(each, CompiledOperation))
-
-    @property
-    def weight(self) -> int:
-        """Bytes that it takes with them, at most."""
-        return len(self.text) * CHARACTER_BYTES + self.plans_weight
-
-    def operation(self, name: str | None) -> OperationDefinitionNode | None:
-        """The operation that `name` means; None when that is not one."""
-        found = self.found.get(name)
-        if found is None and self.document is not None:
-            operations = [item for item in self.document.definitions if isinstance(item, OperationDefinitionNode)]
-            meant = operations if name is None else [item for item in operations if _named(item) == name]
-            if len(meant) == 1:
-                found = self.found[name] = meant[0]
-        return found
-
-
-class Documents(LRUCache[str, Prepared]):
-    """An LRU cache of documents by their text, bounded by their number and by the bytes that they take with their plans."""
-
-    def __init__(self, documents_max: int, bytes_max: int) -> None:
-        super().__init__(bytes_max)
-        self.documents_max = documents_max
-
-    @staticmethod
-    def getsizeof(value: Prepared) -> int:
-        """Returns the bytes that a document takes."""
-        return value.weight
-
-    def put(self, prepared: Prepared) -> None:
-        """Adds the document, or measures it again; evicts the least recently used ones. One that is larger than the cache is not kept."""
-        self.pop(prepared.text, None)
-        if prepared.weight <= self.maxsize:
-            self[prepared.text] = prepared
-            if len(self) > self.documents_max:
-                self.popitem()
-
-
-def _named(operation: OperationDefinitionNode) -> str | None:
-    return operation.name.value if operation.name else None
-
-
-class Answered(Struct, frozen=True):
-    """The answer of a valid document. `begun`: else the request itself was wrong (variables, operation name), and there is no `data`.
-    `uncompiled`: why it did not run compiled; empty when it did."""
+class SerializedResult(Struct, frozen=True):
+    """The result of an operation as JSON."""
 
     body: bytes
     errors: int
-    begun: bool
+    """The number of errors in it."""
+    is_executed: bool
+    """False: the variables or the operation name are wrong, so that execution did not begin and there is no `data`."""
     uncompiled: str = ""
+    """The reason why graphql-core executed it; empty if the engine did."""
 
 
 class Executor:
-    """Runs documents against the schema. Prepared documents are cached: in `fresh` after their first use, in `kept` after the second."""
+    """Executes documents against one schema."""
 
     def __init__(self, schema: strawberry.Schema, *, suggestions: bool, limits: Limits | None = None, introspection: bool = True) -> None:
         self.schema, self.core, self.suggestions = schema, schema._schema, suggestions
         self.rule = Rule(self.core, limits or Limits())
-        self.introspection = introspection
-        self.rules = specified_rules if introspection else (*specified_rules, NoSchemaIntrospectionCustomRule)
+        self.allows_introspection = introspection
+        self.validation_rules = specified_rules if introspection else (*specified_rules, NoSchemaIntrospectionCustomRule)
         self.engine = Engine(schema, suggestions=suggestions)
-        self.told = Introspection(self.core, suggestions=suggestions)
-        self.kept, self.fresh = (
-            Documents(PREPARED_MAX, PREPARED_BYTES_MAX),
-            Documents(FRESH_MAX, FRESH_BYTES_MAX),
-        )
+        self.introspection = Introspection(self.core, suggestions=suggestions)
+        self.documents = DocumentCache()
 
-    def known(self, query: str) -> Prepared | None:
-        """Returns the document if it was prepared before."""
+    def prepare(self, text: str) -> ParsedDocument:
+        """Returns the document, parsed, within its limits and validated; for an invalid one, its errors."""
+        document = self.documents.find(text)
+        if document is None:
+            document = self._prepare(text)
+            if document.ast is not None:
+                self.documents.add(document)
+        return document
+
+    def _prepare(self, text: str) -> ParsedDocument:
         try:
-            return self.kept[query]
-        except KeyError:
-            if (fresh := self.fresh.pop(query, None)) is not None:
-                self.kept.put(fresh)
-            return fresh
-
-    def prepare(self, query: str) -> Prepared:
-        """The document, parsed, within its bounds and validated."""
-        prepared = self.known(query)
-        if prepared is None:
-            prepared = self._prepare(query)
-            if prepared.document is not None:
-                self.fresh.put(prepared)
-        return prepared
-
-    def _prepare(self, query: str) -> Prepared:
-        try:
-            document = self.rule.parse(query)
-            checked = self.rule.check(document)
+            ast = self.rule.parse(text)
+            checked = self.rule.check(ast)
             if checked.errors:
-                return Prepared(None, query, checked.errors)
-            errors = validate(self.core, document, self.rules, max_errors=ERRORS_MAX, hide_suggestions=not self.suggestions)
+                return ParsedDocument(None, text, checked.errors)
+            errors = validate(
+                self.core, ast, self.validation_rules, max_errors=VALIDATION_ERRORS_MAX, hide_suggestions=not self.suggestions
+            )
         except GraphQLError as error:
-            return Prepared(None, query, (error,))
+            return ParsedDocument(None, text, (error,))
         except RecursionError:
-            return Prepared(None, query, (GraphQLError("the document nests too deep"),))
-        if errors and not self.introspection:
-            return Prepared(None, query, (GraphQLError("the document does not fit the graph"),))
-        return Prepared(document if not errors else None, query, tuple(errors), checked.cost_max)
+            return ParsedDocument(None, text, (GraphQLError(NESTING_MESSAGE),))
+        if errors and not self.allows_introspection:
+            return ParsedDocument(None, text, (GraphQLError(INVALID_MESSAGE),))
+        return ParsedDocument(ast if not errors else None, text, tuple(errors), checked.cost_max)
 
-    def cost(self, prepared: Prepared, operation: OperationDefinitionNode, variables: Mapping[str, Any] | None) -> int:
-        """The points of an operation with its variables. GraphQLError when they are more than it may cost."""
-        assert prepared.document is not None
-        cost = self.rule.cost(prepared.document, operation, variables or {})
+    def cost(self, document: ParsedDocument, operation: OperationDefinitionNode, variables: Mapping[str, Any] | None) -> int:
+        """Returns the points of an operation with its variables. Raises GraphQLError if they exceed the limit."""
+        assert document.ast is not None
+        cost = self.rule.cost(document.ast, operation, variables or {})
         if cost > self.rule.limits.cost:
             raise self.rule.cost_error(cost)
         return cost
 
-    async def answer(
-        self, prepared: Prepared, context: Context, variables: Mapping[str, Any] | None = None, operation_name: str | None = None
-    ) -> Answered:
-        """The answer of a valid document, whichever way it runs."""
-        compiled = self._compiled(prepared, operation_name)
+    async def execute(
+        self, document: ParsedDocument, context: Context, variables: Mapping[str, Any] | None = None, operation_name: str | None = None
+    ) -> SerializedResult:
+        """Executes an operation of a valid document by the engine; by graphql-core if the engine does not compile it."""
+        compiled = self._compile(document, operation_name)
         run = self.engine.create_run(compiled, context, variables or {})
         if isinstance(compiled, CompiledOperation) and compiled.owed_seconds:
-            context.cold_seconds, compiled.owed_seconds = compiled.owed_seconds, 0.0
-            self._weigh(prepared)
+            context.compile_seconds, compiled.owed_seconds = compiled.owed_seconds, 0.0
+            self.documents.measure(document)
         if isinstance(run, Run):
             data = await run.plan.run(context.root, run)
-            return _answered(data, run.errors() if run.failures else (), begun=True)
+            return serialize(data, run.errors() if run.failures else (), is_executed=True)
         if isinstance(run, list):
-            return _answered(None, run, begun=False)
-        why = run.reason
-        operation = prepared.operation(operation_name)
-        if prepared.document is not None and operation is not None and about_schema(prepared.document, operation):
-            told = await self.told.answer(prepared.document, variables or {}, operation_name)
-            if isinstance(told, bytes):
-                return Answered(told, 0, True, why)
-            return _answered(told.data, told.errors or (), begun=begun(told), uncompiled=why)
-        result = await self.run(prepared, context, variables, operation_name)
-        return _answered(result.data, result.errors or (), begun=begun(result), uncompiled=why)
+            return serialize(None, run, is_executed=False)
+        reason = run.reason
+        operation = document.find_operation(operation_name)
+        result: bytes | ExecutionResult
+        if document.ast is not None and operation is not None and is_introspection(document.ast, operation):
+            result = await self.introspection.execute(document.ast, variables or {}, operation_name)
+            if isinstance(result, bytes):
+                return SerializedResult(result, 0, True, reason)
+        else:
+            result = await self.execute_core(document, context, variables, operation_name)
+        return serialize(result.data, result.errors or (), is_executed=is_executed(result), uncompiled=reason)
 
-    def _weigh(self, prepared: Prepared) -> None:
-        """Measures a cached document again after one more of its plans was compiled."""
-        if prepared.plans_weight > PLANS_BYTES_MAX:
-            for each in prepared.compiled.values():
-                if isinstance(each, CompiledOperation):
-                    each.forget()
-        for documents in (self.kept, self.fresh):
-            if documents.get(prepared.text) is prepared:
-                documents.put(prepared)
-
-    def source(
-        self, prepared: Prepared, context: Context, variables: Mapping[str, Any] | None = None, operation_name: str | None = None
+    def create_source_stream(
+        self, document: ParsedDocument, context: Context, variables: Mapping[str, Any] | None = None, operation_name: str | None = None
     ) -> AsyncIterable[Any] | Sequence[GraphQLError]:
-        """What a subscription follows: its events are the roots of its answers; or what is wrong with its variables."""
-        assert prepared.document is not None
+        """Returns the source stream of a subscription, whose events are the roots of its results; the errors of invalid variables."""
+        assert document.ast is not None
         built = CoreExecutor.build(
             self.core,
-            prepared.document,
+            document.ast,
             context_value=context,
             raw_variable_values=dict(variables or {}),
             operation_name=operation_name,
@@ -219,40 +138,40 @@ class Executor:
         stream: Any = create_source_event_stream(built)
         return stream.errors if isinstance(stream, ExecutionResult) else stream  # type: ignore[return-value]
 
-    def _compiled(self, prepared: Prepared, operation_name: str | None) -> CompiledOperation | Uncompiled:
-        compiled = prepared.compiled.get(operation_name)
+    def _compile(self, document: ParsedDocument, operation_name: str | None) -> CompiledOperation | Uncompiled:
+        compiled = document.compiled.get(operation_name)
         if compiled is None:
-            operation = prepared.operation(operation_name)
-            if operation is None or prepared.document is None:
+            operation = document.find_operation(operation_name)
+            if operation is None or document.ast is None:
                 return Uncompiled("unknown")
-            compiled = prepared.compiled[operation_name] = self.engine.compile(prepared.document, operation)
+            compiled = document.compiled[operation_name] = self.engine.compile(document.ast, operation)
         return compiled
 
-    async def run(
-        self, prepared: Prepared, context: Context, variables: Mapping[str, Any] | None = None, operation_name: str | None = None
+    async def execute_core(
+        self, document: ParsedDocument, context: Context, variables: Mapping[str, Any] | None = None, operation_name: str | None = None
     ) -> ExecutionResult:
-        """What graphql-core makes of a valid document."""
-        assert prepared.document is not None
-        result = execute(
+        """Executes an operation of a valid document by graphql-core."""
+        assert document.ast is not None
+        result: Any = execute(
             self.core,
-            prepared.document,
+            document.ast,
             root_value=context.root,
             context_value=context,
             variable_values=dict(variables or {}),
             operation_name=operation_name,
             hide_suggestions=not self.suggestions,
         )
-        answer: Any = await result if isawaitable(result) else result
-        return answer  # type: ignore[no-any-return]
+        return await result if isawaitable(result) else result  # type: ignore[no-any-return]
 
 
-def _answered(data: Any, failed: Sequence[GraphQLError], *, begun: bool, uncompiled: str = "") -> Answered:
-    body: dict[str, Any] = {"errors": [error_formatting.formatted(error) for error in failed]} if failed else {}
-    if begun:
+def serialize(data: Any, errors: Sequence[GraphQLError], *, is_executed: bool, uncompiled: str = "") -> SerializedResult:
+    """Returns data and errors as the JSON of a response, without `data` if the operation was not executed."""
+    body: dict[str, Any] = {"errors": [error_formatting.format_error(error) for error in errors]} if errors else {}
+    if is_executed:
         body["data"] = data
-    return Answered(orjson.dumps(body), len(failed), begun, uncompiled)
+    return SerializedResult(orjson.dumps(body), len(errors), is_executed, uncompiled)
 
 
-def begun(result: ExecutionResult) -> bool:
-    """Whether execution began: else the request itself was wrong (variables, operation name) and there is no `data` to speak of."""
+def is_executed(result: ExecutionResult) -> bool:
+    """Returns whether execution began. Otherwise the variables or the operation name are wrong."""
     return result.data is not None or any(error.path for error in result.errors or ())

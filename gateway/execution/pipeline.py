@@ -1,6 +1,6 @@
-"""What becomes of an operation, whichever way it came: it is admitted, read, bounded and run, and told of in log and metrics.
+"""Pipeline of an operation for all transports: authenticate, rate-limit, parse, limit, validate, execute, and log.
 
-`gateway/http` and `gateway/subscriptions` are the ways; the steps are here, once.
+`gateway/http` and `gateway/subscriptions` are the transports. Each step is written once, here.
 """
 
 import math
@@ -16,13 +16,14 @@ from msgspec.structs import replace
 from gateway.auth.sessions import Session, SessionResolver
 from gateway.execution import error_formatting
 from gateway.execution.context import Context
-from gateway.execution.executor import Executor, Prepared
+from gateway.execution.document_cache import ParsedDocument
+from gateway.execution.executor import NESTING_MESSAGE, Executor
 from gateway.execution.request import BadRequest, GraphQLRequest
 from gateway.limits.deadline import Deadline
 from gateway.limits.rate_limit import COLD_WEIGHT_PER_SECOND, Account, RateLimits, charge
 from gateway.localization.messages import localize
 from gateway.observability.operation_log import OperationLog
-from gateway.rpc.clients import Clients, asking
+from gateway.rpc.clients import Clients, current_principal
 from services.kit import ids
 from services.kit.errors import Denied, Exhausted, Refusal
 from services.kit.rpc import channel
@@ -30,39 +31,43 @@ from services.kit.settings import Settings
 
 T = TypeVar("T")
 
-KINDS = {kind: kind.value for kind in OperationType}
-"""Python's own way to these takes a microsecond."""
+KIND_NAMES = {kind: kind.value for kind in OperationType}
+"""The names of the operation types. Reading `value` of an enum costs a microsecond."""
 QUERY, MUTATION, SUBSCRIPTION = OperationType
 INVALID = "invalid"
+"""The kind of an operation in the log whose document is invalid."""
 USUAL_CALLS, USUAL_BYTES = 10, 64 * 1024
-"""Of an operation that counts as one, whatever its rate is counted by."""
+"""The rate limit counts an operation again for each further 10 rpcs and 64 KB of its result."""
 UNCOMPILED_WEIGHT = 10.0
-"""By which more the same counts when it is not compiled: graphql-core takes that much longer."""
+"""An operation that graphql-core executes counts this many times as much, because it takes that much longer."""
+DEADLINE_MESSAGE = "The operation took too long. Request less, or retry later."
 
 
-class Answer(Struct, frozen=True):
-    """What is answered: 200, or the status of HTTP that says why the operation was not carried out. `operation`, `calls` and
-    `uncompiled` are for the log. `retry_seconds`: when to ask again; 0: unsaid."""
+class OperationResult(Struct, frozen=True):
+    """The result of an operation: its body and the HTTP status. `operation`, `calls` and `uncompiled` are for the log."""
 
     status: int
+    """200, or the HTTP status of the reason why the operation was not executed."""
     body: bytes
     errors: int = 1
     operation: str = "none"
     calls: int = 0
     retry_seconds: int = 0
+    """The client may retry after this time; 0: no time is given."""
     uncompiled: str = ""
 
 
-class Ready(Struct, frozen=True):
-    """An operation that is valid and within its bounds. `cost`: its points, where somebody wants to know."""
+class ValidOperation(Struct, frozen=True):
+    """An operation that is valid and within its limits."""
 
-    asked: GraphQLRequest
-    prepared: Prepared
+    request: GraphQLRequest
+    document: ParsedDocument
     kind: OperationType
     cost: int | None = None
+    """Its points, if the client requests them."""
 
 
-class Operations:
+class OperationPipeline:
     """The steps of each operation."""
 
     def __init__(self, executor: Executor, sessions: SessionResolver, clients: Clients, settings: Settings) -> None:
@@ -71,22 +76,22 @@ class Operations:
         self.deadline_seconds, self.deadline = settings.deadline_seconds, Deadline(settings.deadline_seconds)
 
     def begin(self) -> str:
-        """The id of an operation that begins in this task: whatever goes wrong is told under it. Its time begins too."""
+        """Begins an operation in the current task: starts its deadline and returns its id, which its errors and log lines carry."""
         id = ids.new("opn")
         error_formatting.operation_id.set(id)
-        self.extend()
+        self.restart_deadline()
         return id
 
-    def extend(self) -> None:
-        """Gives what this task does next the time of a whole operation."""
+    def restart_deadline(self) -> None:
+        """Gives the rpcs of the current task the time of a whole operation again."""
         channel.deadline.set(time.monotonic() + self.deadline_seconds)
 
-    async def answered(self, work: Awaitable[T]) -> T | Answer:
-        """Returns the result of the work, or the answer that says why it was refused, took longer than the deadline, or failed."""
+    async def attempt(self, work: Awaitable[T]) -> T | OperationResult:
+        """Returns the result of the work; if it is refused, fails or takes longer than the deadline, the result with that error."""
         try:
             return await self.deadline.run(work)
         except Exception as failure:
-            return told(failure)
+            return error_result(failure)
 
     async def authenticate(self, authorization: str | None, address: str) -> tuple[Session, Account]:
         """Returns the session and the account that pays for the operation; raises `Denied`, `Unavailable` or `Overloaded`."""
@@ -102,85 +107,87 @@ class Operations:
         session = self.sessions.find_cached(authorization)
         return (session, self.rates.admit(session, "")) if session is not None and session.principal is not None else None
 
-    def ready(self, asked: GraphQLRequest, account: Account) -> Ready | Answer:
-        """The operation that is asked for, or what is wrong with its document."""
-        prepared = self._prepared(asked.query, account)
-        if prepared.document is None:
-            return refused(400, *map(error_formatting.formatted, prepared.errors), operation=INVALID)
-        operation = prepared.operation(asked.operation_name)
+    def validate(self, request: GraphQLRequest, account: Account) -> ValidOperation | OperationResult:
+        """Returns the requested operation; the result with its errors if its document is invalid or exceeds a limit."""
+        document = self._prepare(request.query, account)
+        if document.ast is None:
+            return unexecuted_result(400, *map(error_formatting.format_error, document.errors), operation=INVALID)
+        operation = document.find_operation(request.operation_name)
         kind = operation.operation if operation is not None else QUERY
         try:
-            cost = self._cost(asked, prepared, operation)
-        except GraphQLError as too_dear:
-            return refused(400, error_formatting.formatted(too_dear), operation=kind.value)
-        return Ready(asked, prepared, kind, cost if asked.wants_cost else None)
+            cost = self._cost(request, document, operation)
+        except GraphQLError as error:
+            return unexecuted_result(400, error_formatting.format_error(error), operation=kind.value)
+        return ValidOperation(request, document, kind, cost if request.wants_cost else None)
 
-    def _prepared(self, query: str, account: Account) -> Prepared:
-        """The document; what it takes to read one that is not known is counted too."""
-        if (known := self.executor.known(query)) is not None:
-            return known
+    def _prepare(self, text: str, account: Account) -> ParsedDocument:
+        """Returns the document. The account is charged for the time to parse and validate a new one."""
+        if (cached := self.executor.documents.find(text)) is not None:
+            return cached
         started = time.perf_counter()
         try:
-            return self.executor.prepare(query)
+            return self.executor.prepare(text)
         finally:
             charge(account, (time.perf_counter() - started) * COLD_WEIGHT_PER_SECOND)
 
-    def _cost(self, asked: GraphQLRequest, prepared: Prepared, operation: OperationDefinitionNode | None) -> int | None:
-        """What it costs with these variables, where somebody wants to know or other variables would cost too much."""
-        if operation is None or (prepared.dearest <= self.executor.rule.limits.cost and not asked.wants_cost):
+    def _cost(self, request: GraphQLRequest, document: ParsedDocument, operation: OperationDefinitionNode | None) -> int | None:
+        """Returns the cost with these variables, if the client requests it or other variables would exceed the limit."""
+        if operation is None or (document.cost_max <= self.executor.rule.limits.cost and not request.wants_cost):
             return None
-        return self.executor.cost(prepared, operation, asked.variables)
+        return self.executor.cost(document, operation, request.variables)
 
-    async def run(self, ready: Ready, session: Session, event: Any = None, account: Account = ()) -> Answer:
-        """The answer of the operation; of a subscription, to this event. What was more work than usual is counted as more than one."""
-        asked, kind = ready.asked, KINDS[ready.kind]
+    async def execute(self, operation: ValidOperation, session: Session, event: Any = None, account: Account = ()) -> OperationResult:
+        """Returns the result of the operation; of a subscription, for this event. The account is charged for unusually much work."""
+        request, kind = operation.request, KIND_NAMES[operation.kind]
         context = Context(session, self.clients, event)
-        before = asking.set(session.principal)
+        token = current_principal.set(session.principal)
         try:
-            answered = await self.executor.answer(ready.prepared, context, asked.variables, asked.operation_name)
+            result = await self.executor.execute(operation.document, context, request.variables, request.operation_name)
         except RecursionError:
-            return refused(400, error_formatting.formatted(GraphQLError("the document nests too deep")), operation=kind)
+            return unexecuted_result(400, error_formatting.format_error(GraphQLError(NESTING_MESSAGE)), operation=kind)
         finally:
-            asking.reset(before)
-        work = context.calls / USUAL_CALLS + len(answered.body) / USUAL_BYTES
-        if answered.uncompiled:
+            current_principal.reset(token)
+        work = context.calls / USUAL_CALLS + len(result.body) / USUAL_BYTES
+        if result.uncompiled:
             work *= UNCOMPILED_WEIGHT
-        if work > 1 or context.cold_seconds:
-            charge(account, max(0.0, work - 1) + context.cold_seconds * COLD_WEIGHT_PER_SECOND)
-        status = 200 if answered.begun else 400
-        answer = Answer(status, answered.body, answered.errors, kind, context.calls, uncompiled=answered.uncompiled)
-        return _with_cost(answer, ready.cost)
+        if work > 1 or context.compile_seconds:
+            charge(account, max(0.0, work - 1) + context.compile_seconds * COLD_WEIGHT_PER_SECOND)
+        status = 200 if result.is_executed else 400
+        executed = OperationResult(status, result.body, result.errors, kind, context.calls, uncompiled=result.uncompiled)
+        return _add_cost(executed, operation.cost)
 
 
-def told(failure: Exception) -> Answer:
-    """What is said of an operation that was not carried out."""
+def error_result(failure: Exception) -> OperationResult:
+    """Returns the result of an operation that was not executed because of this failure."""
     if isinstance(failure, BadRequest):
         message = localize(failure.code, failure.message)
-        return refused(failure.status, {"message": message, "extensions": error_formatting.identified({"code": failure.code})})
+        extensions = error_formatting.add_operation_id({"code": failure.code})
+        return unexecuted_result(failure.status, {"message": message, "extensions": extensions})
     if isinstance(failure, Refusal):
-        return turned_away(failure)
+        return refusal_result(failure)
     if isinstance(failure, TimeoutError):
-        extensions = error_formatting.identified({"code": "DEADLINE_EXCEEDED", "retryable": True})
-        return refused(504, {"message": localize("DEADLINE_EXCEEDED", "the operation took too long"), "extensions": extensions})
-    message, extensions = error_formatting.masked(failure)
-    return refused(500, {"message": localize(error_formatting.INTERNAL, message), "extensions": extensions})
+        extensions = error_formatting.add_operation_id({"code": "DEADLINE_EXCEEDED", "retryable": True})
+        message = localize("DEADLINE_EXCEEDED", DEADLINE_MESSAGE)
+        return unexecuted_result(504, {"message": message, "extensions": extensions})
+    message, extensions = error_formatting.mask_unexpected(failure)
+    return unexecuted_result(500, {"message": localize(error_formatting.INTERNAL, message), "extensions": extensions})
 
 
-def refused(status: int, *found: dict[str, Any], operation: str = "none") -> Answer:
-    """What is said of a request that was not carried out."""
-    return Answer(status, orjson.dumps({"errors": found}), len(found), operation)
+def unexecuted_result(status: int, *errors: dict[str, Any], operation: str = "none") -> OperationResult:
+    """Returns the result of an operation that was not executed, with these errors."""
+    return OperationResult(status, orjson.dumps({"errors": errors}), len(errors), operation)
 
 
-def turned_away(refusal: Refusal) -> Answer:
-    """What is said to somebody whose request is refused as a whole: 401, 429 or 503."""
+def refusal_result(refusal: Refusal) -> OperationResult:
+    """Returns the result of a request that is refused as a whole: 401, 429 or 503."""
     status = 401 if isinstance(refusal, Denied) else 429 if isinstance(refusal, Exhausted) else 503
     seconds = math.ceil(refusal.retry_after.total_seconds()) if refusal.retry_after is not None else int(status != 401)
-    body = orjson.dumps({"errors": [error_formatting.request_error(refusal)]})
-    return Answer(status, body, retry_seconds=seconds)
+    body = orjson.dumps({"errors": [error_formatting.format_refusal(refusal)]})
+    return OperationResult(status, body, retry_seconds=seconds)
 
 
-def _with_cost(answer: Answer, points: int | None) -> Answer:
+def _add_cost(result: OperationResult, points: int | None) -> OperationResult:
     if points is None:
-        return answer
+        return result
     extensions = orjson.dumps({"cost": {"points": points}})
-    return replace(answer, body=b'%b,"extensions":%b}' % (answer.body[:-1], extensions))
+    return replace(result, body=b'%b,"extensions":%b}' % (result.body[:-1], extensions))

@@ -1,4 +1,4 @@
-"""A GraphQL request, and the error of a request that is not one."""
+"""GraphQL request (https://graphql.github.io/graphql-over-http), and the error of a malformed one."""
 
 from typing import Any
 
@@ -16,7 +16,7 @@ class BadRequest(Exception):
 
 
 class GraphQLRequest(Struct, frozen=True):
-    """A GraphQL request. If `wants_cost`, the answer contains its cost."""
+    """A GraphQL request. If `wants_cost`, the response contains its cost in `extensions.cost`."""
 
     query: str
     operation_name: str | None = None

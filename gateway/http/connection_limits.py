@@ -1,7 +1,7 @@
-"""Limits of the connections to one gateway process: how many of one address, and how long a client may take to read a response.
+"""Limits of the connections to one gateway process: their number per address, and the time that a client may take to read.
 
-A write buffer holds what a client does not read. uvicorn writes no further message before the buffer is empty, so that one connection holds
-one message at most; that one is limited here.
+A write buffer holds the bytes that a client has not read. uvicorn writes no further message before the buffer is empty, so that one
+connection holds at most one message. This module limits the size of that message (32 MB) and the time to read it (30 s).
 """
 
 import asyncio
@@ -15,12 +15,15 @@ from services.kit.errors import Overloaded
 from services.kit.settings import Settings
 
 CONNECTIONS_MAX = 4_096
+"""A process accepts this many connections; further ones get 503."""
 SEND_SECONDS_MAX = 30.0
 """A connection whose write buffer is not empty after this time is aborted."""
 UNSENT_BYTES_MAX = 32 * 1024 * 1024
-"""A connection with more bytes in its write buffer is aborted. Only answers of unusually long texts are longer."""
+"""A connection with more bytes in its write buffer is aborted. Only responses with unusually long texts are larger."""
 
-REJECTED = Counter("quanyu_graphql_connections_rejected_total", "Connections rejected because of too many, in all or of their address.")
+REJECTED = Counter(
+    "quanyu_graphql_connections_rejected_total", "Connections rejected because too many are open, in total or from their address."
+)
 ABORTED = Counter("quanyu_graphql_connections_aborted_total", "Connections aborted because their clients did not read.")
 
 
@@ -68,8 +71,8 @@ class LimitedConnection(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        is_too_much = self.transport.get_write_buffer_size() > UNSENT_BYTES_MAX
-        self.send_timer = self.loop.call_later(0 if is_too_much else SEND_SECONDS_MAX, self._abort)
+        is_too_large = self.transport.get_write_buffer_size() > UNSENT_BYTES_MAX
+        self.send_timer = self.loop.call_later(0 if is_too_large else SEND_SECONDS_MAX, self._abort)
 
     def resume_writing(self) -> None:
         self._stop_send_timer()

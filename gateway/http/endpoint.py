@@ -1,6 +1,6 @@
 """Endpoint of GraphQL over HTTP (https://graphql.github.io/graphql-over-http): `POST` for all operations, `GET` for queries.
 
-A request that is wrong itself is answered with 4xx and without `data`. In `application/json`, an error in the document is 200, as that
+A malformed request is answered with 4xx and without `data`. In `application/json`, an error in the document is 200, as that
 media type requires. A request that accepts `text/event-stream` goes to another ASGI application (`gateway/subscriptions/sse.py`).
 """
 
@@ -11,19 +11,19 @@ from collections.abc import Awaitable
 from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from gateway.execution.pipeline import MUTATION, QUERY, SUBSCRIPTION, Answer, Operations
+from gateway.execution.pipeline import MUTATION, QUERY, SUBSCRIPTION, OperationPipeline, OperationResult
 from gateway.execution.request import BadRequest, GraphQLRequest
 from gateway.http import graphiql
 from gateway.http.protocol import client_connection
 from gateway.http.request import EVENT_STREAM, GRAPHQL, JSON, RequestParser, negotiate_media_type
-from gateway.http.response import http_status, send_answer
+from gateway.http.response import http_status, send_result
 from gateway.limits.client_address import ClientAddresses
 from gateway.observability.operation_log import OperationRecord
 from services.kit.observability import telemetry
 from services.kit.settings import Settings
 
 CLIENT_CLOSED_REQUEST = 499
-"""The status in the log of a request whose client disconnects before the answer."""
+"""The status in the log of a request whose client disconnects before the response."""
 
 
 class GraphQLMiddleware:
@@ -40,7 +40,7 @@ class GraphQLMiddleware:
 class GraphQLEndpoint:
     """ASGI application of `/graphql`. A query ends when its client disconnects; a mutation is always executed to its end."""
 
-    def __init__(self, operations: Operations, parser: RequestParser, streams: ASGIApp, settings: Settings) -> None:
+    def __init__(self, operations: OperationPipeline, parser: RequestParser, streams: ASGIApp, settings: Settings) -> None:
         self.operations, self.parser, self.streams = operations, parser, streams
         self.addresses = ClientAddresses(settings)
         self.has_graphiql = settings.env == "development"
@@ -71,36 +71,37 @@ class GraphQLEndpoint:
         with telemetry.span("graphql", _trace(headers)) as span:
             span.set_attribute("quanyu.operation_id", id)
             try:
-                answer = await self.operations.answered(self._answer(scope, receive, headers, media))
+                result = await self.operations.attempt(self._admit_and_execute(scope, receive, headers, media))
             except asyncio.CancelledError:
                 self.operations.log.add(OperationRecord(id, "none", CLIENT_CLOSED_REQUEST, 0, 0, time.perf_counter() - started))
                 raise
         media = media or JSON
-        seconds, status = time.perf_counter() - started, http_status(answer, media)
-        self.operations.log.add(OperationRecord(id, answer.operation, status, answer.errors, answer.calls, seconds, answer.uncompiled))
-        await send_answer(send, answer, media)
+        seconds, status = time.perf_counter() - started, http_status(result, media)
+        self.operations.log.add(OperationRecord(id, result.operation, status, result.errors, result.calls, seconds, result.uncompiled))
+        await send_result(send, result, media)
 
-    async def _answer(self, scope: Scope, receive: Receive, headers: dict[bytes, bytes], media: str | None) -> Answer:
+    async def _admit_and_execute(self, scope: Scope, receive: Receive, headers: dict[bytes, bytes], media: str | None) -> OperationResult:
         try:
             if media is None:
-                raise BadRequest(406, f"accept {GRAPHQL} or {JSON}; for subscriptions {EVENT_STREAM}")
+                raise BadRequest(406, f"No acceptable media type. Accept {GRAPHQL} or {JSON}; for subscriptions {EVENT_STREAM}.")
             request = await self._parse(scope, receive, headers)
         except BadRequest:
             self.operations.rates.admit_address(await self.addresses.resolve(scope))
             raise
         authorization = headers.get(b"authorization", b"").decode("latin-1")
-        known = self.operations.authenticate_cached(authorization)
-        session, account = known or await self.operations.authenticate(authorization, await self.addresses.resolve(scope))
-        ready = self.operations.ready(request, account)
-        if isinstance(ready, Answer):
-            return ready
-        if ready.kind is SUBSCRIPTION:
-            raise BadRequest(400, f"subscribe with `accept: {EVENT_STREAM}`, or over a WebSocket with graphql-transport-ws")
-        if scope["method"] == "GET" and ready.kind is not QUERY:
-            raise BadRequest(405, "GET is for queries only; use POST")
-        if ready.kind is MUTATION:
+        cached = self.operations.authenticate_cached(authorization)
+        session, account = cached or await self.operations.authenticate(authorization, await self.addresses.resolve(scope))
+        operation = self.operations.validate(request, account)
+        if isinstance(operation, OperationResult):
+            return operation
+        if operation.kind is SUBSCRIPTION:
+            message = f"A subscription needs a stream. Accept {EVENT_STREAM}, or use a WebSocket with graphql-transport-ws."
+            raise BadRequest(400, message)
+        if scope["method"] == "GET" and operation.kind is not QUERY:
+            raise BadRequest(405, "GET allows queries only. Send the operation by POST.")
+        if operation.kind is MUTATION:
             client_connection(scope).task = None
-        return await self.operations.run(ready, session, account=account)
+        return await self.operations.execute(operation, session, account=account)
 
     async def _parse(self, scope: Scope, receive: Receive, headers: dict[bytes, bytes]) -> GraphQLRequest:
         if scope["method"] == "GET":

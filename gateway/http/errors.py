@@ -1,4 +1,4 @@
-"""HTTP error responses to requests that do not become operations: unknown routes, oversized bodies, overload."""
+"""HTTP error responses to requests that do not become operations: unknown routes, malformed requests, overload."""
 
 from typing import Any
 
@@ -34,7 +34,7 @@ class HTTPErrorHandler:
 
     async def __call__(self, request: Request, failure: Exception) -> Response:
         assert isinstance(failure, HTTPException)
-        code, message = "BAD_REQUEST", failure.detail
+        code, message = "BAD_REQUEST", f"{failure.detail}."
         if failure.status_code == 404:
-            code, message = "NOT_FOUND", f"there is nothing here; the graph is at {self.path}"
+            code, message = "NOT_FOUND", f"This path does not exist. GraphQL is at {self.path}."
         return JSONResponse(error_body(localize(code, message), code, self.log.add()), failure.status_code, failure.headers)

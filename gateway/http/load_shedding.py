@@ -1,7 +1,7 @@
 """ASGI middleware: sheds load with 503 above a number of concurrent operations.
 
 The body of a request is buffered before the request takes a slot, and the slot is free when the response starts: a slow client holds none.
-A request above the limit is rejected at once, so that overload costs next to nothing.
+A request above the limit is rejected at once, before its route or token is read.
 """
 
 from collections.abc import Awaitable
@@ -15,15 +15,16 @@ from gateway.observability.coalesced_log import CoalescedLog
 from services.kit.errors import Overloaded
 
 RETRY_AFTER_SECONDS = 1
+"""A rejected client may retry after this time."""
 INCOMPLETE_BYTES_MAX = 64 * 1024 * 1024
-"""Bodies that have not yet arrived completely may hold this many bytes in one process."""
+"""The incomplete bodies of one process may take this many bytes together."""
 
 SHED = Counter("quanyu_graphql_shed_total", "Requests rejected because of too many concurrent operations.")
 
 
 class LoadSheddingMiddleware:
-    """Limits the concurrent requests to `path` and below `prefix` by `slots`. A body above `body_bytes_max` is passed on cut off, for the
-    parser to reject it."""
+    """Limits the concurrent requests to `path` and below `prefix` by `slots`. A body above `body_bytes_max` is passed on
+    truncated, and the parser rejects it."""
 
     def __init__(self, app: ASGIApp, *, slots: ConcurrencyLimiter, path: str, prefix: str, body_bytes_max: int) -> None:
         self.app, self.slots, self.path, self.prefix, self.body_bytes_max = app, slots, path, prefix, body_bytes_max
@@ -65,17 +66,17 @@ class LoadSheddingMiddleware:
 
     async def _buffer(self, message: Message, receive: Receive) -> Message:
         """Returns the request with its body, or the disconnect of its client. Raises `Overloaded`."""
-        body, counted = bytearray(), 0
+        body, counted_bytes = bytearray(), 0
         try:
             while message["type"] == "http.request":
                 body += message.get("body", b"")
                 if not message.get("more_body") or len(body) > self.body_bytes_max:
                     return {"type": "http.request", "body": bytes(body), "more_body": False}
-                self.incomplete_bytes += len(body) - counted
-                counted = len(body)
+                self.incomplete_bytes += len(body) - counted_bytes
+                counted_bytes = len(body)
                 if self.incomplete_bytes > INCOMPLETE_BYTES_MAX:
-                    raise Overloaded(OVERLOADED, "too many requests at once; try again")
+                    raise Overloaded(OVERLOADED, "Too many requests at once. Retry later.")
                 message = await receive()
             return message
         finally:
-            self.incomplete_bytes -= counted
+            self.incomplete_bytes -= counted_bytes

@@ -1,4 +1,4 @@
-"""uvicorn's protocols of HTTP/1.1 and WebSockets with limits for what they receive and send."""
+"""uvicorn's protocols of HTTP/1.1 and WebSockets, with limits on the bytes and the time of requests and responses."""
 
 import asyncio
 from http import HTTPStatus
@@ -15,13 +15,13 @@ from gateway.http.errors import error_body
 HEAD_BYTES_MAX = 32 * 1024
 """The request line and the headers of a request may have this many bytes; a longer head is answered with 400."""
 REQUEST_SECONDS_MAX = 10.0
-"""A request must arrive completely within this time from its first byte, and the first one of a connection from the start of that."""
+"""A request must arrive completely within this time from its first byte; the first one, from the start of its connection."""
 CLIENT = "client_connection"
 """The key of the `ClientConnection` in the state of an ASGI scope."""
 
 
 class ClientConnection:
-    """A connection as the application sees it: which task to cancel when the client disconnects."""
+    """The task of a connection that is cancelled when the client disconnects."""
 
     __slots__ = ("is_lost", "task")
 
@@ -41,7 +41,7 @@ def client_connection(scope: Scope) -> ClientConnection:
     return scope.get("state", {}).get(CLIENT) or ClientConnection()
 
 
-# uvicorn has no settings for these limits, so the protocols override and read what it does not document.
+# uvicorn has no settings for these limits, so the protocols override and read undocumented attributes.
 # `test_uvicorn_has_what_our_protocols_use` lists these names and fails by name when a new version lacks one.
 class BoundedHttpProtocol(LimitedConnection, HttpToolsProtocol):
     """HTTP/1.1: limits the connections of an address, the bytes of a head, and the time in which a request arrives."""
@@ -62,7 +62,7 @@ class BoundedHttpProtocol(LimitedConnection, HttpToolsProtocol):
             self._start_arrival_timer()
         else:
             id = self.limits.rejected.add()
-            self._reject(503, "too many connections at once; try again", "OVERLOADED", id, b"retry-after: 1\r\n")
+            self._reject(503, "Too many connections at once. Retry later.", "OVERLOADED", id, b"retry-after: 1\r\n")
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_arrival_timer()
@@ -76,15 +76,15 @@ class BoundedHttpProtocol(LimitedConnection, HttpToolsProtocol):
         if self.key is None or self.transport.is_closing():
             return
         if self.head_bytes > HEAD_BYTES_MAX:
-            self.send_400_response("The head of the request is too long.")
+            self.send_400_response(f"The head of the request must have at most {HEAD_BYTES_MAX} bytes.")
         elif self.arrival_timer is None and (self.cycle is None or self.cycle.response_complete or self.cycle.more_body):
             self._start_arrival_timer()
 
     def on_headers_complete(self) -> None:
-        # What was read may also contain bodies and other requests.
+        # The received bytes may also contain bodies and other requests.
         if max(self.head_bytes, self.read_bytes) > HEAD_BYTES_MAX and self._parsed_bytes() > HEAD_BYTES_MAX:
-            raise ValueError("the head of the request is too long")
-        # uvicorn appends trailers to its list of headers, where they would pass for headers.
+            raise ValueError("head too long")
+        # uvicorn appends trailers to its list of headers, where they would be read as headers.
         self.scope["headers"] = [*self.headers]
         super().on_headers_complete()
 
@@ -100,14 +100,14 @@ class BoundedHttpProtocol(LimitedConnection, HttpToolsProtocol):
     def handle_websocket_upgrade(self) -> None:
         # The WebSocket protocol would wait forever for a handshake with a body.
         if any(name in (b"content-length", b"transfer-encoding") for name, _ in self.headers):
-            self.send_400_response("A WebSocket handshake has no body.")
+            self.send_400_response("A WebSocket handshake must have no body.")
             return
         self._stop_arrival_timer()
         self.release_slot()
         super().handle_websocket_upgrade()
 
     def send_400_response(self, msg: str) -> None:
-        """Rejects what is not an HTTP request. uvicorn's own response is a text without an id."""
+        """Rejects a malformed request. uvicorn's own response is a text without an id."""
         self._reject(400, msg, "BAD_REQUEST", self.limits.malformed.add())
 
     def _parsed_bytes(self) -> int:
@@ -132,7 +132,12 @@ class BoundedHttpProtocol(LimitedConnection, HttpToolsProtocol):
             self._start_arrival_timer()
             return
         if self.cycle is not None and self.cycle.more_body and not self.cycle.response_started:
-            self._reject(408, "the body did not arrive in time", "BAD_REQUEST", self.limits.malformed.add())
+            self._reject(
+                408,
+                f"The body did not arrive within {REQUEST_SECONDS_MAX:g} seconds. Send it again.",
+                "BAD_REQUEST",
+                self.limits.malformed.add(),
+            )
         self.transport.close()
 
 

@@ -1,4 +1,4 @@
-"""A GraphQL request within an HTTP request, and the media type of its answer."""
+"""A GraphQL request within an HTTP request, and the media type of its response."""
 
 from collections.abc import Mapping
 from functools import lru_cache
@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.types import Receive
 
 from gateway.execution.request import BadRequest, GraphQLRequest
-from gateway.execution.trusted_documents import Documents
+from gateway.execution.trusted_documents import TrustedDocuments
 from services.kit.settings import Settings
 
 JSON = "application/json"
@@ -24,7 +24,7 @@ PREFLIGHT = ("authorization", "x-requested-with", "graphql-require-preflight", "
 class RequestParser:
     """Parses requests within the limits of the settings. Raises `BadRequest`."""
 
-    def __init__(self, settings: Settings, documents: Documents | None) -> None:
+    def __init__(self, settings: Settings, documents: TrustedDocuments | None) -> None:
         self.bytes_max, self.values_max, self.documents = settings.limit_body_bytes, settings.limit_variables, documents
 
     async def read(self, request: Request) -> GraphQLRequest:
@@ -37,15 +37,15 @@ class RequestParser:
         """Returns the body, which `LoadSheddingMiddleware` passes on as one message."""
         body: bytes = (await receive())["body"]
         if len(body) > self.bytes_max:
-            raise BadRequest(413, f"the body must have at most {self.bytes_max} bytes")
+            raise BadRequest(413, f"The body must have at most {self.bytes_max} bytes.")
         return body
 
     def parse_body(self, content_type: bytes, body: bytes) -> GraphQLRequest:
         """Parses the body of a POST request."""
         _check_content_type(content_type)
-        parameters = _parse_json(body, "the body")
+        parameters = _parse_json(body, "The body")
         if not isinstance(parameters, dict):
-            raise BadRequest(400, "the body must be one JSON object; batches are not supported")
+            raise BadRequest(400, "The body must be one JSON object. Batches are not supported.")
         return self.parse(parameters)
 
     def parse(self, parameters: Mapping[str, Any]) -> GraphQLRequest:
@@ -53,32 +53,33 @@ class RequestParser:
         query, name = parameters.get("query"), parameters.get("operationName")
         variables, extensions = parameters.get("variables"), parameters.get("extensions")
         if name is not None and not isinstance(name, str):
-            raise BadRequest(400, "`operationName` must be a string")
+            raise BadRequest(400, "`operationName` must be a string.")
         if not isinstance(variables, dict | None):
-            raise BadRequest(400, "`variables` must be a JSON object")
+            raise BadRequest(400, "`variables` must be a JSON object.")
         if not isinstance(extensions, dict | None):
-            raise BadRequest(400, "`extensions` must be a JSON object")
+            raise BadRequest(400, "`extensions` must be a JSON object.")
         if variables and _has_more_values(variables, self.values_max):
-            raise BadRequest(400, f"`variables` must have at most {self.values_max} values")
+            raise BadRequest(400, f"`variables` must have at most {self.values_max} values.")
         text = self._document(query, parameters.get("documentId"), extensions or {})
         return GraphQLRequest(text, name or None, variables, bool(extensions and extensions.get("cost") is True))
 
     def _document(self, query: Any, id: Any, extensions: Mapping[str, Any]) -> str:
-        """Returns the text of the document; that of the id, if there is one."""
+        """Returns the text of the document; if the request has an id, the trusted document of that id."""
         persisted = extensions.get("persistedQuery")
         if id is None and isinstance(persisted, dict):
             id = persisted.get("sha256Hash")
         if not isinstance(query, str | None) or not isinstance(id, str | None) or (query is None and id is None):
-            raise BadRequest(400, "`query` must be a string")
+            raise BadRequest(400, "`query` must be a string.")
         if self.documents is None:
             if query is None:
+                # Apollo's clients recognise the next two messages.
                 raise BadRequest(400, "PersistedQueryNotSupported", "PERSISTED_QUERY_NOT_SUPPORTED")
             return query
-        text = self.documents.text(id, query)
+        text = self.documents.find_text(id, query)
         if text is None and id is not None:
             raise BadRequest(400, "PersistedQueryNotFound", "PERSISTED_QUERY_NOT_FOUND")
         if text is None:
-            raise BadRequest(400, "only trusted documents are allowed; send a `documentId`", "DOCUMENT_NOT_TRUSTED")
+            raise BadRequest(400, "Only trusted documents are allowed. Send a `documentId`.", "DOCUMENT_NOT_TRUSTED")
         return text
 
 
@@ -87,15 +88,15 @@ def _check_content_type(content_type: bytes) -> None:
     """Raises BadRequest unless a body of that type is JSON in UTF-8."""
     media, _, charset = (text.strip().lower() for text in content_type.decode("latin-1").partition(";"))
     if media != JSON:
-        raise BadRequest(415, f"the `content-type` must be {JSON}")
+        raise BadRequest(415, f"The `content-type` must be {JSON}.")
     if charset and charset.replace('"', "") not in ("charset=utf-8", "charset=utf8"):
-        raise BadRequest(415, "the charset must be UTF-8")
+        raise BadRequest(415, "The charset must be UTF-8.")
 
 
 def _query_parameters(request: Request) -> dict[str, Any]:
     """Returns the parameters of a GET request. One that a page of another site sends needs a CORS preflight."""
     if request.headers.get("sec-fetch-site") in ("cross-site", "same-site") and not any(name in request.headers for name in PREFLIGHT):
-        raise BadRequest(403, f"a page of another site must send one of {', '.join(PREFLIGHT)}")
+        raise BadRequest(403, f"A page of another site must send one of these headers: {', '.join(PREFLIGHT)}.")
     parameters: dict[str, Any] = dict(request.query_params)
     for name in ("variables", "extensions"):
         if name in parameters:
@@ -103,11 +104,11 @@ def _query_parameters(request: Request) -> dict[str, Any]:
     return parameters
 
 
-def _parse_json(text: bytes, what: str) -> Any:
+def _parse_json(text: bytes, subject: str) -> Any:
     try:
         return orjson.loads(text)
     except orjson.JSONDecodeError:
-        raise BadRequest(400, f"{what} must be JSON") from None
+        raise BadRequest(400, f"{subject} must be JSON.") from None
 
 
 def _has_more_values(variables: dict[str, Any], values_max: int) -> bool:
@@ -127,7 +128,7 @@ def _has_more_values(variables: dict[str, Any], values_max: int) -> bool:
 
 @lru_cache(CACHED_HEADERS_MAX)
 def negotiate_media_type(accept: bytes | None) -> str | None:
-    """Returns the media type of the answer for an `Accept` header; None if the client accepts none that the gateway has."""
+    """Returns the media type of the response to an `Accept` header; None if the gateway has none that the client accepts."""
     best, chosen = 0.0, None
     for part in (accept.decode("latin-1") if accept else "*/*").split(","):
         name, *parameters = (text.strip().lower() for text in part.split(";"))

@@ -13,7 +13,7 @@ HEADERS = {
     "cache-control": "no-store",
 }
 PRODUCTION_HEADERS = {"strict-transport-security": "max-age=31536000; includeSubDomains"}
-"""Only in production a proxy terminates TLS before the gateway."""
+"""These headers are added only in production, where a proxy terminates TLS in front of the gateway."""
 
 
 class SecurityHeadersMiddleware:

@@ -3,7 +3,7 @@
     POST /webhooks/<owner>/<sender>     signed by Standard Webhooks (https://www.standardwebhooks.com)
 
 They have the limits of GraphQL requests: bytes, time, concurrent operations, concurrent calls of one service, and requests of an address.
-A 2xx means that the notice is accepted; after any other status the sender may retry, or learns why a retry is useless.
+A 2xx means that the notice is accepted; after any other status the sender may retry, or learns that a retry is useless.
 """
 
 import math
@@ -18,10 +18,10 @@ from starlette.types import Receive, Scope, Send
 from gateway.auth.sessions import ANONYMOUS, GATEWAY
 from gateway.execution import error_formatting
 from gateway.execution.context import Context
-from gateway.execution.pipeline import Answer, Operations, told
+from gateway.execution.pipeline import OperationPipeline, OperationResult, error_result
 from gateway.execution.request import BadRequest
 from gateway.http.request import JSON, RequestParser
-from gateway.http.response import send_answer
+from gateway.http.response import send_result
 from gateway.observability.operation_log import OperationRecord
 from gateway.rpc.clients import acting_as
 from quanyu.commerce.v1.orders_pb2 import TakePaymentNoticeRequest
@@ -39,37 +39,37 @@ STATUS: dict[type[Refusal], int] = {Invalid: 400, Denied: 401, NotFound: 404, Co
 class Webhooks:
     """ASGI application of `/webhooks`."""
 
-    def __init__(self, operations: Operations, parser: RequestParser) -> None:
+    def __init__(self, operations: OperationPipeline, parser: RequestParser) -> None:
         self.operations, self.parser = operations, parser
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request, started, id = Request(scope, receive), time.perf_counter(), self.operations.begin()
         with telemetry.span(WEBHOOK, request.headers) as span:
             span.set_attribute("quanyu.operation_id", id)
-            answer = await self.operations.answered(self._forward(request))
+            result = await self.operations.attempt(self._forward(request))
         seconds = time.perf_counter() - started
-        self.operations.log.add(OperationRecord(id, WEBHOOK, answer.status, answer.errors, answer.calls, seconds))
-        await send_answer(send, answer, JSON)
+        self.operations.log.add(OperationRecord(id, WEBHOOK, result.status, result.errors, result.calls, seconds))
+        await send_result(send, result, JSON)
 
-    async def _forward(self, request: Request) -> Answer:
+    async def _forward(self, request: Request) -> OperationResult:
         self.operations.rates.admit_address(request.client.host if request.client is not None else "")
         request_type = OWNERS.get(request.path_params["owner"])
         if request_type is None:
-            return told(BadRequest(404, f"the owner must be one of {', '.join(OWNERS)}"))
+            return error_result(BadRequest(404, f"This path does not exist. The owner must be one of {', '.join(OWNERS)}."))
         signed = {name: request.headers.get(header, "") for name, header in HEADERS.items()}
         if missing := [HEADERS[name] for name, value in signed.items() if not value]:
-            return told(BadRequest(401, f"the request must have the headers {', '.join(missing)}"))
+            return error_result(BadRequest(401, f"The request must have the headers {', '.join(missing)}."))
         notice = request_type(sender=request.path_params["sender"], body=await self.parser.read_body(request.receive), **signed)
         try:
             with acting_as(GATEWAY):
                 await Context(ANONYMOUS, self.operations.clients).call(notice)
         except Refusal as refusal:
-            return _refused(refusal)
-        return Answer(200, b"{}", errors=0, calls=1)
+            return _refusal_result(refusal)
+        return OperationResult(200, b"{}", errors=0, calls=1)
 
 
-def _refused(refusal: Refusal) -> Answer:
+def _refusal_result(refusal: Refusal) -> OperationResult:
     status = next((status for kind, status in STATUS.items() if isinstance(refusal, kind)), 503)
     seconds = math.ceil(refusal.retry_after.total_seconds()) if refusal.retry_after is not None else int(status in (429, 503))
-    body = orjson.dumps(error_formatting.identified({"code": refusal.reason, "message": error_formatting.refusal_message(refusal)}))
-    return Answer(status, body, calls=1, retry_seconds=seconds)
+    body = orjson.dumps(error_formatting.add_operation_id({"code": refusal.reason, "message": error_formatting.refusal_message(refusal)}))
+    return OperationResult(status, body, calls=1, retry_seconds=seconds)

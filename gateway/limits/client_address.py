@@ -1,4 +1,4 @@
-"""Address of a client, as far as the proxies before the gateway are trusted (`QUANYU_TRUSTED_PROXIES`)."""
+"""Address of a client behind the trusted proxies (`QUANYU_TRUSTED_PROXIES`)."""
 
 from typing import Any
 
@@ -16,8 +16,8 @@ class ClientAddresses:
         self.headers: Any = ProxyHeadersMiddleware(_ignore, settings.trusted_proxies)
         self.proxies = self.headers.trusted_hosts
         if self.proxies.always_trust and settings.env == "production":
-            raise SettingsError("QUANYU_TRUSTED_PROXIES: * lets every client choose its address; name the proxies before the gateway")
-        # uvicorn compares these as texts with an address, which they never equal.
+            raise SettingsError("QUANYU_TRUSTED_PROXIES: * lets every client choose its address; name the proxies in front of the gateway")
+        # uvicorn compares these literally with an address, so that they never match.
         if unknown := sorted(self.proxies.trusted_literals - {""}):
             raise SettingsError(f"QUANYU_TRUSTED_PROXIES: {unknown[0]!r} is no address or network; write it like 10.0.0.0/8")
 

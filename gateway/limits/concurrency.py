@@ -1,4 +1,4 @@
-"""Concurrency limiter: a total number of slots, and a number for each person or address."""
+"""Concurrency limiter: a total number of slots, and a number for each principal or address."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -11,7 +11,8 @@ OVERLOADED = "OVERLOADED"
 
 
 class ConcurrencyLimiter:
-    """`total_max` slots for what `noun` names in the plural, of which each key has `key_max`. The empty key has no limit of its own."""
+    """A limiter with `total_max` slots, of which each key may hold `key_max`; the empty key has no such limit. `noun`: the plural of the
+    things that take slots."""
 
     def __init__(self, total_max: int, key_max: int, noun: str) -> None:
         self.total_max, self.key_max, self.noun = total_max, key_max, noun
@@ -21,10 +22,10 @@ class ConcurrencyLimiter:
     def acquire(self, key: str = "") -> None:
         """Takes a slot. Raises `Overloaded` if none is free."""
         if self.used >= self.total_max:
-            raise Overloaded(OVERLOADED, f"too many {self.noun} at once; try again")
+            raise Overloaded(OVERLOADED, f"Too many {self.noun} at once. Retry later.")
         if key:
             if self.used_by_key[key] >= self.key_max:
-                raise Overloaded(f"TOO_MANY_{self.noun.upper()}", f"you have {self.key_max} {self.noun} already; end one of them first")
+                raise Overloaded(f"TOO_MANY_{self.noun.upper()}", f"You already have {self.key_max} {self.noun}. End one of them first.")
             self.used_by_key[key] += 1
         self.used += 1
 

@@ -1,10 +1,10 @@
 """Static cost analysis of a document: its depth, the number of its fields, and an upper bound of its cost in points.
 
 A fragment is measured once, however often it is spread: 26 fragments that each spread the next one twice take 27 measurements, and count
-as the 67 million fields they stand for.
+as the 67 million fields that they expand to.
 
 **Points** are an upper bound: one for each value of the response, and `CALL_POINTS` for each rpc. The selection of a list counts once for
-each item: `first` of a page, `ids` of `nodes`, the declared size of any other list (`weights.py`), the average size of introspection's
+each item: `first` of a page, `ids` of `nodes`, the declared size of any other list (`field_costs.py`), the average size of introspection's
 lists. A batched reference costs one rpc for its level; a field with an rpc of its own costs one for each item.
 """
 
@@ -31,7 +31,7 @@ from graphql import (
 )
 from msgspec import Struct, field
 
-from gateway.limits.field_costs import Weight, Weights
+from gateway.limits.field_costs import FieldCost, FieldCosts
 from gateway.schema.nodes import NODES_MAX
 from services.kit.mongo.pagination import PAGE_SIZE, PAGE_SIZE_MAX
 
@@ -93,8 +93,8 @@ class Measure(Struct):
 class CostAnalysis:
     """The analysis of one document, with given variables or (None) with the most expensive ones."""
 
-    def __init__(self, weights: Weights, document: DocumentNode, variables: Mapping[str, Any] | None = None) -> None:
-        self.weights, self.variables = weights, dict(variables) if variables is not None else None
+    def __init__(self, field_costs: FieldCosts, document: DocumentNode, variables: Mapping[str, Any] | None = None) -> None:
+        self.field_costs, self.variables = field_costs, dict(variables) if variables is not None else None
         self.fragments = {item.name.value: item for item in document.definitions if isinstance(item, FragmentDefinitionNode)}
         self.measured: dict[str, Measure] = {}
         self.varies = False
@@ -104,7 +104,7 @@ class CostAnalysis:
         """Measures an operation, including its own directives."""
         if self.variables is not None:
             self.variables = _defaults(node) | self.variables
-        measure = self._selection(self.weights.schema.get_root_type(node.operation), node.selection_set)
+        measure = self._selection(self.field_costs.schema.get_root_type(node.operation), node.selection_set)
         whole = Measure(directives=len(node.directives or ()))
         whole.directives += sum(len(each.directives or ()) for each in node.variable_definitions or ())
         whole.add(measure)
@@ -112,17 +112,17 @@ class CostAnalysis:
 
     def fragment(self, name: str) -> Measure:
         """Measures a fragment once. An unknown or cyclic one counts 0, because validation refuses it."""
-        kept = self.measured.get(name)
-        if kept is None:
+        measured = self.measured.get(name)
+        if measured is None:
             node = self.fragments.get(name)
-            kept = self.measured[name] = Measure()
+            measured = self.measured[name] = Measure()
             if node is not None:
-                kept = self.measured[name] = self._selection(self._type(node.type_condition.name.value), node.selection_set)
-                kept.directives += len(node.directives or ())
-        return kept
+                measured = self.measured[name] = self._selection(self._type(node.type_condition.name.value), node.selection_set)
+                measured.directives += len(node.directives or ())
+        return measured
 
     def _type(self, name: str) -> Any:
-        found = self.weights.schema.get_type(name)
+        found = self.field_costs.schema.get_type(name)
         return found if is_composite_type(found) else None
 
     def _selection(self, parent: Any, node: SelectionSetNode) -> Measure:
@@ -146,10 +146,10 @@ class CostAnalysis:
         name = (node.alias or node.name).value
         measure.names[name] = measure.names.get(name, 0) + 1
         measure.aliases += node.alias is not None
-        weight = self.weights.of(parent, node.name.value)
-        inner = self._selection(weight.type, node.selection_set) if node.selection_set is not None else Measure()
+        cost = self.field_costs.find(parent, node.name.value)
+        inner = self._selection(cost.type, node.selection_set) if node.selection_set is not None else Measure()
         measure.add_below(inner)
-        self._price(weight, node, inner, measure)
+        self._price(cost, node, inner, measure)
         if parent is not None and parent.name.startswith("__"):
             measure.introspected += 1
             measure.introspection_depth = max(measure.introspection_depth, inner.introspection_depth + 1)
@@ -158,23 +158,23 @@ class CostAnalysis:
         measure.depth = max(measure.depth, inner.depth + 1)
         measure.introspection_depth = max(measure.introspection_depth, inner.introspection_depth)
 
-    def _price(self, weight: Weight, node: FieldNode, inner: Measure, measure: Measure) -> None:
-        size = self._size(weight, node) if weight.sized_by else PAGE_SIZE
+    def _price(self, cost: FieldCost, node: FieldNode, inner: Measure, measure: Measure) -> None:
+        size = self._size(cost, node) if cost.sized_by else PAGE_SIZE
         item = 1 + inner.points + inner.each * size
-        calls, shared = weight.calls, weight.shared
-        if weight.first_shared and not self._is_given(node, "after"):
-            calls, shared = 0, weight.calls
+        calls, shared = cost.calls, cost.shared
+        if cost.first_shared and not self._is_given(node, "after"):
+            calls, shared = 0, cost.calls
         measure.shared += shared
-        if weight.of_page:
+        if cost.of_page:
             measure.each = min(measure.each + item, COUNT_MAX)
         else:
-            items = size if weight.sized_by == "ids" else weight.size
+            items = size if cost.sized_by == "ids" else cost.size
             measure.points = min(measure.points + calls + math.ceil(items * item), COUNT_MAX)
 
-    def _size(self, weight: Weight, node: FieldNode) -> int:
+    def _size(self, cost: FieldCost, node: FieldNode) -> int:
         """Returns the requested number of items; the maximum if it depends on a variable without a value."""
-        size_max, default = (NODES_MAX, NODES_MAX) if weight.sized_by == "ids" else (PAGE_SIZE_MAX, PAGE_SIZE)
-        value = _argument(node, weight.sized_by)
+        size_max, default = (NODES_MAX, NODES_MAX) if cost.sized_by == "ids" else (PAGE_SIZE_MAX, PAGE_SIZE)
+        value = _argument(node, cost.sized_by)
         if isinstance(value, VariableNode):
             if self.variables is None:
                 self.varies = True

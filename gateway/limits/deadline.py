@@ -17,12 +17,12 @@ class Deadline:
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
         self.expires_at: dict[asyncio.Task[Any], float] = {}
-        """The deadlines of the tasks at work, the earliest first."""
+        """The deadlines of the running tasks, the earliest first."""
         self.expired: set[asyncio.Task[Any]] = set()
         self.timer: asyncio.TimerHandle | None = None
 
     async def run(self, work: Awaitable[T]) -> T:
-        """Returns the result of the work. Raises TimeoutError after `seconds`. A task does one piece of work at a time."""
+        """Returns the result of the work. Raises TimeoutError after `seconds`. A task runs one work at a time."""
         task = asyncio.current_task()
         assert task is not None
         loop = task.get_loop()
@@ -32,7 +32,7 @@ class Deadline:
         try:
             return await work
         except asyncio.CancelledError:
-            if task in self.expired and task.uncancel() == 0:  # else it is cancelled for another reason, too
+            if task in self.expired and task.uncancel() == 0:  # a higher count means another reason for the cancellation, too
                 raise TimeoutError from None
             raise
         finally:

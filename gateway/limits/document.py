@@ -1,4 +1,4 @@
-"""Limits of a document: its text before it is parsed, and what it selects before it is validated (`cost.py` counts that).
+"""Limits of a document: its text before it is parsed, and its selections before it is validated (`cost.py` counts them).
 
 Each limit is a setting (`QUANYU_LIMIT_DEPTH`, …).
 """
@@ -12,7 +12,7 @@ from graphql import DocumentNode, GraphQLError, GraphQLSchema, OperationDefiniti
 from msgspec import Struct
 
 from gateway.limits.cost import CostAnalysis, Measure
-from gateway.limits.field_costs import Weights
+from gateway.limits.field_costs import FieldCosts
 from services.kit.settings import Settings
 
 CODE = "LIMIT_EXCEEDED"
@@ -60,12 +60,12 @@ class Rule:
     """Checks documents of one schema against the limits."""
 
     def __init__(self, schema: GraphQLSchema, limits: Limits) -> None:
-        self.limits, self.weights = limits, Weights(schema)
+        self.limits, self.field_costs = limits, FieldCosts(schema)
 
     def parse(self, text: str) -> DocumentNode:
         """Parses a document. Raises GraphQLError if it is too long, has too many tokens, nests too deep or has a syntax error.
 
-        The limits stand before any work on the text: the parser stops at the first token too many, and at 200 levels of brackets.
+        The parser stops at the first token above the limit, and at 200 levels of brackets.
         """
         if len(text) > self.limits.characters:
             raise _exceeded("characters", self.limits.characters)
@@ -78,7 +78,7 @@ class Rule:
             return CheckResult((_exceeded("operations", self.limits.operations),))
         if len(document.definitions) - len(operations) > self.limits.fragments:
             return CheckResult((_exceeded("fragments", self.limits.fragments),))
-        analysis = CostAnalysis(self.weights, document)
+        analysis = CostAnalysis(self.field_costs, document)
         measured = [analysis.operation(each) for each in operations]
         unused = [analysis.fragment(name) for name in analysis.fragments if name not in analysis.measured]
         exceeded = {name: None for measure in (*measured, *unused) for name in self._exceeded(measure)}
@@ -95,8 +95,8 @@ class Rule:
         return [name for name in COUNTED if getattr(measure, name) > getattr(limits, name)]
 
     def cost(self, document: DocumentNode, operation: OperationDefinitionNode, variables: Mapping[str, Any] | None) -> int:
-        """Returns the points of an operation with these variables; None stands for its most expensive ones."""
-        return CostAnalysis(self.weights, document, variables).operation(operation).cost
+        """Returns the points of an operation with these variables; None: with its most expensive ones."""
+        return CostAnalysis(self.field_costs, document, variables).operation(operation).cost
 
     def cost_error(self, points: int) -> GraphQLError:
         """Returns the error of an operation that costs more than the limit."""
@@ -117,7 +117,7 @@ MESSAGES = {
     "spreads": "An operation may spread at most {} fragments.",
     "introspected": "Introspection may select at most {} fields.",
     "introspection_depth": "Introspection may nest at most {} levels deep.",
-    "cost": "An operation may cost at most {} points. Request shorter pages or fewer things at once.",
+    "cost": "An operation may cost at most {} points. Request shorter pages or fewer fields.",
 }
 
 

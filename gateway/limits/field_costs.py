@@ -1,6 +1,6 @@
 """Field costs: the points and the list size of each field of the graph. `limits/cost.py` computes the cost of a document from them.
 
-The sizes of lists are declared: by `(quanyu.access.v1.list_size)` in the protos, by `list_size` where a list is no field of a message.
+The sizes of lists are declared: by `(quanyu.access.v1.list_size)` in the protos; by `list_size` for a list that is not a proto field.
 
 `python -m gateway.tools.field_costs` prints the table.
 """
@@ -34,10 +34,10 @@ from gateway.schema.subscription_fields import SubscriptionField
 CALL_POINTS = 500
 """An rpc costs the gateway about as much as this many values of an answer."""
 INTROSPECTED_SIZE = 10
-"""A list of introspection whose items `_introspected` does not count is priced as this many."""
+"""A list of introspection whose items `_introspected` does not count costs as much as this many."""
 
 
-class Weight(Struct, frozen=True):
+class FieldCost(Struct, frozen=True):
     """The cost of a field and its number of items."""
 
     type: Any = None
@@ -51,41 +51,41 @@ class Weight(Struct, frozen=True):
     sized_by: str = ""
     """The argument that sets the number of items of its page or list."""
     of_page: bool = False
-    """A list with as many items as its page is asked for."""
+    """True for the list of a page, which has as many items as the page."""
     first_shared: bool = False
-    """Without `after` it costs its points once for a level."""
+    """True if the first page (without `after`) costs its points once for a level."""
 
 
-UNKNOWN = Weight()
-"""A field that the schema does not have; validation refuses it."""
+UNKNOWN = FieldCost()
+"""The cost of a field that the schema does not have; validation refuses the field."""
 
 
-class Weights:
+class FieldCosts:
     """The field costs of a schema, each computed at its first use."""
 
     def __init__(self, schema: GraphQLSchema) -> None:
         self.schema, self.introspected = schema, _introspected(schema)
-        self.known: dict[tuple[str, str], Weight] = {}
+        self.known: dict[tuple[str, str], FieldCost] = {}
 
-    def of(self, parent: Any, name: str) -> Weight:
-        """The weight of a field of a type."""
+    def find(self, parent: Any, name: str) -> FieldCost:
+        """Returns the cost of a field of a type; `UNKNOWN` for a field that the schema does not have."""
         if parent is None:
             return UNKNOWN
-        kept = self.known.get((parent.name, name))
-        if kept is None:
-            found = self.schema.get_field(parent, name)
-            if found is None:
+        found = self.known.get((parent.name, name))
+        if found is None:
+            field = self.schema.get_field(parent, name)
+            if field is None:
                 return UNKNOWN
-            kept = self.known[parent.name, name] = self._weight(parent, name, found)
-        return kept
+            found = self.known[parent.name, name] = self._compute(parent, name, field)
+        return found
 
-    def _weight(self, parent: Any, name: str, core: Any) -> Weight:
+    def _compute(self, parent: Any, name: str, core: Any) -> FieldCost:
         declared: Any = (core.extensions or {}).get("strawberry-definition")
         type_ = get_named_type(core.type)
         listed = is_list_type(get_nullable_type(core.type))
         batched = isinstance(declared, ReferenceField) or (isinstance(declared, NodeField) and declared.loader is not None)
         called = isinstance(declared, RpcField | MutationField | NodeField | SubscriptionField) and not batched
-        return Weight(
+        return FieldCost(
             type=type_ if is_composite_type(type_) else None,
             calls=CALL_POINTS if called else 0,
             shared=CALL_POINTS if batched else 0,
@@ -101,38 +101,38 @@ class Weights:
         return declared.list_size if listed else 1
 
 
-def table(schema: GraphQLSchema) -> Iterator[str]:
-    """The rows of a Markdown table of the fields that call an rpc or are lists; all others cost one point."""
-    weights = Weights(schema)
+def format_rows(schema: GraphQLSchema) -> Iterator[str]:
+    """Yields a Markdown table of the fields that call an rpc or are lists; all others cost one point."""
+    costs = FieldCosts(schema)
     yield "| field | points for each object | points for a level | items |"
     yield "|---|---|---|---|"
     for _, type_ in sorted(schema.type_map.items()):
         if is_introspection_type(type_) or not (is_object_type(type_) or is_interface_type(type_)):
             continue
         for name in type_.fields:
-            weight = weights.of(type_, name)
-            items = f"`{weight.sized_by}`" if weight.sized_by else "of its page" if weight.of_page else f"{weight.size:g}"
-            if weight.calls or weight.shared or items != "1":
-                once = weight.calls if weight.first_shared else 0
-                yield f"| {type_.name}.{name} | {weight.calls - once} | {weight.shared + once} | {items} |"
+            cost = costs.find(type_, name)
+            items = f"`{cost.sized_by}`" if cost.sized_by else "of its page" if cost.of_page else f"{cost.size:g}"
+            if cost.calls or cost.shared or items != "1":
+                once = cost.calls if cost.first_shared else 0
+                yield f"| {type_.name}.{name} | {cost.calls - once} | {cost.shared + once} | {items} |"
 
 
 def _introspected(schema: GraphQLSchema) -> Mapping[str, float]:
-    """The average number of items of introspection's lists, so that a list within a list has as many as there are in the schema."""
+    """Returns the average number of items of each list of introspection, for the cost of a list within a list."""
     types = list(schema.type_map.values())
     fields = [field for each in types if not is_input_type(each) for field in getattr(each, "fields", {}).values()]
     inputs = [field for each in types if is_input_object_type(each) for field in each.fields.values()]
-    given = [argument for field in fields for argument in field.args.values()]
-    wrapped = sum(str(each.type).count("!") + str(each.type).count("[") for each in (*fields, *inputs, *given))
-    each_type = {
+    arguments = [argument for field in fields for argument in field.args.values()]
+    wrapped = sum(str(each.type).count("!") + str(each.type).count("[") for each in (*fields, *inputs, *arguments))
+    totals = {
         "fields": len(fields),
         "inputFields": len(inputs),
         "enumValues": sum(len(each.values) for each in types if isinstance(each, GraphQLEnumType)),
         "interfaces": sum(len(getattr(each, "interfaces", ())) for each in types),
         "possibleTypes": sum(len(schema.get_possible_types(each)) for each in types if is_abstract_type(each)),
     }
-    return {name: many / len(types) for name, many in each_type.items()} | {
+    return {name: total / len(types) for name, total in totals.items()} | {
         "types": len(types),
-        "args": len(given) / len(fields),
-        "ofType": wrapped / (wrapped + len(fields) + len(inputs) + len(given)),
+        "args": len(arguments) / len(fields),
+        "ofType": wrapped / (wrapped + len(fields) + len(inputs) + len(arguments)),
     }

@@ -1,7 +1,7 @@
-"""Rate limits: token buckets per principal, per tenant, and per address of clients that are not signed in.
+"""Rate limits: token buckets per principal, per tenant, and per address of anonymous clients.
 
 A bucket is one number, the moment at which it is full again (generic cell rate algorithm, ITU-T I.371). A request is refused if that moment
-is more than `BURST_SECONDS` ahead. Buckets live in one process: n replicas admit n times the rate.
+is more than `BURST_SECONDS` (2 s) in the future. Buckets live in one process: n replicas admit n times the rate.
 """
 
 import ipaddress
@@ -16,12 +16,13 @@ from services.kit.errors import Overloaded
 from services.kit.settings import Settings
 
 BURST_SECONDS = 2.0
+"""A full bucket holds the tokens of this time."""
 BUCKETS_MAX = 10_000
-"""Buckets of one kind. The least recently used one is dropped; it is full in most cases."""
+"""A rate limiter keeps this many buckets. The least recently used one is dropped; it is full in most cases."""
 COLD_WEIGHT_PER_SECOND = 1_000.0
 """Parsing, validating and compiling a new document counts as one operation for each millisecond."""
 IPV6_PREFIX = 64
-"""Bits of an IPv6 address that identify a client, which chooses the other bits itself."""
+"""This many leading bits of an IPv6 address identify a client, which chooses the other bits itself."""
 
 
 class RateLimiter:

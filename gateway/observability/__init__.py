@@ -1,1 +1,1 @@
-"""What the gateway reports about itself: one log line and one metric per operation, and coalesced lines for refusals in bulk."""
+"""Logs and metrics of the gateway: one line and one observation per operation, and coalesced lines for frequent refusals."""

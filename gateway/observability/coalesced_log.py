@@ -1,4 +1,4 @@
-"""Log of refusals in bulk: at most one line a second, with the number of refusals."""
+"""Coalesced log of frequent refusals: at most one line per second, with their number."""
 
 import asyncio
 
@@ -6,6 +6,7 @@ from services.kit import ids
 from services.kit.observability.logs import logger
 
 WINDOW_SECONDS = 1.0
+"""Occurrences within this time share one line."""
 
 
 class CoalescedLog:

@@ -1,4 +1,4 @@
-"""Bulkhead: bounds the operations that wait for one service that does not answer, so that they do not take all places of the gateway."""
+"""Bulkhead: bounds the operations that wait for one silent service, so that they do not take all slots of the gateway."""
 
 import time
 from types import TracebackType

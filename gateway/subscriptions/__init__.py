@@ -1,11 +1,12 @@
-"""Subscriptions: what a streaming rpc tells, as answers over a WebSocket (`graphql-transport-ws`) or an event stream (`graphql-sse`).
+"""Subscriptions over WebSockets (`graphql-transport-ws`) and event streams (`graphql-sse`).
 
-    buffer      events between the service that tells them and the client that takes them
-    stream      from an operation to its answers, one for each event; goes on after the last cursor when a service ends its stream
-    messages    the messages of graphql-transport-ws
-    websocket   one connection and its operations
-    sse         one operation a request, as `text/event-stream`
+    buffer      bounded buffer between the stream of a service and a slow client
+    runner      from an operation to its results, one for each event; resumes a stream after its last cursor
+    lifetime    the end of a connection: by its client, its token or the stop of the process
+    protocol    the messages of graphql-transport-ws
+    websocket   a WebSocket with its operations
+    sse         an event stream, with one operation for each request
 
-An event reaches a client over: change stream of the service -> its rpc -> `Feed` -> buffer -> executor -> socket. Each of these is
-bounded, and whoever is slow is told so and dropped; with the last `cursor` as `after` nothing is missed.
+The path of an event: change stream of MongoDB -> streaming rpc of the service -> `Feed` -> buffer -> executor -> connection. Each step is
+bounded. A client that is too slow gets an error, and misses nothing if it subscribes again with its last `cursor` as `after`.
 """

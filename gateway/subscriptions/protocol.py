@@ -1,4 +1,4 @@
-"""The messages of graphql-transport-ws (https://github.com/enisdenjo/graphql-ws/blob/master/PROTOCOL.md)."""
+"""Messages and close codes of graphql-transport-ws (https://github.com/enisdenjo/graphql-ws/blob/master/PROTOCOL.md)."""
 
 from typing import Annotated, Any
 
@@ -7,6 +7,13 @@ from msgspec import Meta, Struct
 
 SUBPROTOCOL = "graphql-transport-ws"
 ID_LENGTH_MAX = 128
+"""The id of an operation may have this many characters."""
+REASON_BYTES_MAX = 123
+"""The reason of a close frame may have this many bytes (RFC 6455)."""
+
+GOING_AWAY, POLICY_VIOLATION, TRY_AGAIN_LATER = 1001, 1008, 1013
+BAD_REQUEST, UNAUTHORIZED, FORBIDDEN, SUBPROTOCOL_NOT_ACCEPTABLE = 4400, 4401, 4403, 4406
+INITIALISATION_TIMEOUT, SUBSCRIBER_EXISTS, TOO_MANY_INITIALISATIONS, INTERNAL_ERROR = 4408, 4409, 4429, 4500
 
 Id = Annotated[str, Meta(min_length=1, max_length=ID_LENGTH_MAX)]
 
@@ -18,19 +25,19 @@ class ConnectionInit(Struct, frozen=True, tag="connection_init"):
 
 
 class Ping(Struct, frozen=True, tag="ping"):
-    """Asks for a pong."""
+    """Requests a pong."""
 
     payload: dict[str, Any] | None = None
 
 
 class Pong(Struct, frozen=True, tag="pong"):
-    """Answers a ping, or just shows that the client is there."""
+    """Answers a ping, or is a heartbeat."""
 
     payload: dict[str, Any] | None = None
 
 
 class Subscribe(Struct, frozen=True, tag="subscribe"):
-    """Asks for an operation of any kind."""
+    """Starts an operation of any kind."""
 
     id: Id
     payload: dict[str, Any]
@@ -42,51 +49,51 @@ class Complete(Struct, frozen=True, tag="complete"):
     id: Id
 
 
-Received = ConnectionInit | Ping | Pong | Subscribe | Complete
+ClientMessage = ConnectionInit | Ping | Pong | Subscribe | Complete
 
-_decoder: msgspec.json.Decoder[Received] = msgspec.json.Decoder(Received)
+_decoder: msgspec.json.Decoder[ClientMessage] = msgspec.json.Decoder(ClientMessage)
 
 
-class Closed(Exception):
-    """The connection is closed with this code, for this reason."""
+class ConnectionClosed(Exception):
+    """Closes the connection with this code and reason. Reasons of codes above 4400 are those of the protocol, if it has one."""
 
     def __init__(self, code: int, reason: str) -> None:
         self.code, self.reason = code, reason
         super().__init__(reason)
 
 
-def received(text: str | None) -> Received:
-    """A message of the client; `Closed` (4400) for what is none."""
+def parse_message(text: str | None) -> ClientMessage:
+    """Parses a message of a client; None stands for a binary message. Raises `ConnectionClosed` (4400) for an invalid one."""
     if text is None:
-        raise Closed(4400, "messages are text")
+        raise ConnectionClosed(BAD_REQUEST, "A message must be text. Send JSON.")
     try:
         return _decoder.decode(text)
     except (msgspec.DecodeError, RecursionError, UnicodeEncodeError):
-        raise Closed(4400, "invalid message") from None
+        raise ConnectionClosed(BAD_REQUEST, f"Invalid message. Send a message of {SUBPROTOCOL}.") from None
 
 
-ACKNOWLEDGED = '{"type":"connection_ack"}'
+CONNECTION_ACK = '{"type":"connection_ack"}'
 
 
-def pong(payload: dict[str, Any] | None) -> str:
-    """Answers a ping."""
-    return _encoded({"type": "pong"} | ({"payload": payload} if payload is not None else {}))
+def encode_pong(payload: dict[str, Any] | None) -> str:
+    """Returns the message that answers a ping."""
+    return _encode({"type": "pong"} | ({"payload": payload} if payload is not None else {}))
 
 
-def next_(id: str, body: bytes) -> str:
-    """An answer of an operation."""
-    return _encoded({"id": id, "type": "next", "payload": msgspec.Raw(body)})
+def encode_next(id: str, body: bytes) -> str:
+    """Returns the message with a result of an operation."""
+    return _encode({"id": id, "type": "next", "payload": msgspec.Raw(body)})
 
 
-def error(id: str, found: Any) -> str:
-    """Ends an operation with errors."""
-    return _encoded({"id": id, "type": "error", "payload": found})
+def encode_error(id: str, errors: Any) -> str:
+    """Returns the message that ends an operation with errors."""
+    return _encode({"id": id, "type": "error", "payload": errors})
 
 
-def complete(id: str) -> str:
-    """Ends an operation."""
-    return _encoded({"id": id, "type": "complete"})
+def encode_complete(id: str) -> str:
+    """Returns the message that ends an operation."""
+    return _encode({"id": id, "type": "complete"})
 
 
-def _encoded(message: dict[str, Any]) -> str:
+def _encode(message: dict[str, Any]) -> str:
     return msgspec.json.encode(message).decode()

@@ -1,7 +1,7 @@
-"""From an operation to its answers: one of a query or mutation, one for each event of a subscription.
+"""Subscription runner: executes an operation of a long-lived connection; a subscription has one result for each event.
 
-A service ends its streams now and then, so that grants are looked at anew, and when it stops. The subscription goes on then, after the
-last cursor and with the grants its bearer has by now, without its client noticing.
+A service ends its streams every minute to check grants again, and when it stops. The runner then resumes the subscription after its last
+cursor, with the grants that the client has by then. The client does not notice.
 """
 
 import asyncio
@@ -19,24 +19,25 @@ from prometheus_client import Counter, Gauge
 from gateway.auth.sessions import Session
 from gateway.execution import error_formatting
 from gateway.execution.context import Context
-from gateway.execution.pipeline import Answer, Operations, Ready, refused, told
+from gateway.execution.pipeline import OperationPipeline, OperationResult, ValidOperation, error_result, unexecuted_result
 from gateway.limits.concurrency import ConcurrencyLimiter
 from gateway.limits.rate_limit import Account, network
 from gateway.observability.operation_log import OperationRecord
 from gateway.rpc.clients import acting_as
 from gateway.schema.subscription_fields import Feed
-from gateway.subscriptions.buffer import buffered
+from gateway.subscriptions.buffer import buffer_events
 from services.kit.errors import Unavailable
 from services.kit.observability import telemetry
 from services.kit.settings import Settings
 
-EVENTS_AT_ONCE = 64
-"""That are executed at a time; others wait in their buffers."""
+CONCURRENT_EVENTS_MAX = 64
+"""A process executes this many events of subscriptions at a time; further events wait in their buffers."""
 RESUMES_MAX = 8
-"""Attempts to go on after streams that did not last."""
-LASTING_SECONDS = 10.0
-RESUME_SECONDS = 0.1
-"""Before the first of them, at most; each further one waits up to twice as long: half a minute in all, for a service that starts anew."""
+"""A subscription ends after this many streams in sequence that were shorter than `STABLE_SECONDS`."""
+STABLE_SECONDS = 10.0
+"""A stream that lasts this long resets the count of short streams."""
+RESUME_DELAY_SECONDS = 0.1
+"""The first delay before a stream is resumed, at most; each further one is up to twice as long: half a minute in total."""
 ENDED = "SUBSCRIPTION_ENDED"
 
 OPEN = Gauge("quanyu_graphql_subscriptions", "Subscriptions that are open.")
@@ -46,150 +47,154 @@ ENDS = Counter(
 )
 
 
-class Asker(Struct, frozen=True):
-    """Who asks: what their `Authorization` says, from where, and the headers that name the trace it belongs to."""
+class Requester(Struct, frozen=True):
+    """The client of an operation: its `Authorization` header, its address, and the headers of its trace."""
 
     authorization: str | None
     address: str
     trace: Mapping[str, str] = MappingProxyType({})
 
 
-class Tally(Struct):
-    """What an operation came to, for log and metrics. `status` 0: its client ended it."""
+class OperationTotals(Struct):
+    """The totals of an operation for its log line and metrics. `status` 0: its client ended it."""
 
-    answers: int = 0
+    results: int = 0
     errors: int = 0
     calls: int = 0
     status: int = 0
     uncompiled: str = ""
 
-    def add(self, answer: Answer) -> None:
-        """Counts an answer."""
-        self.answers += 1
-        self.errors += answer.errors
-        self.calls += answer.calls
-        self.uncompiled = answer.uncompiled or self.uncompiled
-        if answer.status != 200:
-            self.status = answer.status
+    def add(self, result: OperationResult) -> None:
+        """Adds a result."""
+        self.results += 1
+        self.errors += result.errors
+        self.calls += result.calls
+        self.uncompiled = result.uncompiled or self.uncompiled
+        if result.status != 200:
+            self.status = result.status
 
 
-class Subscriptions:
-    """All subscriptions of this process, within their bounds."""
+class SubscriptionRunner:
+    """Runs the operations of long-lived connections of this process, within their limits."""
 
-    def __init__(self, operations: Operations, settings: Settings) -> None:
+    def __init__(self, operations: OperationPipeline, settings: Settings) -> None:
         self.operations, self.sessions = operations, operations.sessions
-        each = settings.subscriptions_principal
-        self.places, self.operating = (
-            ConcurrencyLimiter(settings.subscriptions_max, each, "subscriptions"),
-            ConcurrencyLimiter(settings.operations_max, each, "operations"),
-        )
+        principal_max = settings.subscriptions_principal
+        self.subscription_slots = ConcurrencyLimiter(settings.subscriptions_max, principal_max, "subscriptions")
+        self.operation_slots = ConcurrencyLimiter(settings.operations_max, principal_max, "operations")
         self.events_max = settings.subscription_events
-        self.executing = asyncio.Semaphore(EVENTS_AT_ONCE)
-        self.going_on: set[asyncio.Task[Answer]] = set()
+        self.event_slots = asyncio.Semaphore(CONCURRENT_EVENTS_MAX)
+        self.mutations: set[asyncio.Task[OperationResult]] = set()
 
-    async def answers(
-        self, id: str, ready: Ready, session: Session, account: Account, asker: Asker, way: str
-    ) -> AsyncGenerator[Answer, None]:
-        """The answers of the operation, told of in the log when they end. One that is not 200 is the last and says why."""
-        tally, started = Tally(), time.perf_counter()
+    async def run(
+        self, id: str, operation: ValidOperation, session: Session, account: Account, requester: Requester, transport: str
+    ) -> AsyncGenerator[OperationResult, None]:
+        """Yields the results of the operation, and logs it at its end. A result with another status than 200 is the last one."""
+        totals, started = OperationTotals(), time.perf_counter()
         try:
-            async with aclosing(self._answers(ready, session, account, asker)) as answers:
-                async for answer in answers:
-                    tally.add(answer)
-                    yield answer
-            tally.status = tally.status or 200
+            async with aclosing(self._run(operation, session, account, requester)) as results:
+                async for result in results:
+                    totals.add(result)
+                    yield result
+            totals.status = totals.status or 200
         finally:
-            self._tell(id, ready.kind, tally, time.perf_counter() - started, way)
+            self._log(id, operation.kind, totals, time.perf_counter() - started, transport)
 
-    def _tell(self, id: str, kind: OperationType, tally: "Tally", seconds: float, way: str) -> None:
+    def _log(self, id: str, kind: OperationType, totals: OperationTotals, seconds: float, transport: str) -> None:
         if kind is OperationType.SUBSCRIPTION:
-            ENDS.labels(str(tally.status)).inc()
-        more = {"way": way, "answers": tally.answers}
-        ended = OperationRecord(id, kind.value, tally.status, tally.errors, tally.calls, seconds, tally.uncompiled, more)
-        self.operations.log.add(ended)
+            ENDS.labels(str(totals.status)).inc()
+        more = {"transport": transport, "results": totals.results}
+        record = OperationRecord(id, kind.value, totals.status, totals.errors, totals.calls, seconds, totals.uncompiled, more)
+        self.operations.log.add(record)
 
-    async def _answers(self, ready: Ready, session: Session, account: Account, asker: Asker) -> AsyncGenerator[Answer, None]:
-        key = key_of(session, asker)
+    async def _run(
+        self, operation: ValidOperation, session: Session, account: Account, requester: Requester
+    ) -> AsyncGenerator[OperationResult, None]:
         try:
-            if ready.kind is not OperationType.SUBSCRIPTION:
-                once = self._once(ready, session, account, asker)
-                yield await (self._to_its_end(once) if ready.kind is OperationType.MUTATION else once)
+            if operation.kind is not OperationType.SUBSCRIPTION:
+                work = self._execute_once(operation, session, account, requester)
+                yield await (self._complete(work) if operation.kind is OperationType.MUTATION else work)
                 return
-            with self.places.slot(key), OPEN.track_inprogress():
-                feed = self._feed(ready, session)
-                if isinstance(feed, Answer):
+            with self.subscription_slots.slot(limiter_key(session, requester)), OPEN.track_inprogress():
+                feed = self._create_feed(operation, session)
+                if isinstance(feed, OperationResult):
                     yield feed
                     return
-                async with aclosing(buffered(self._heard(feed, asker), self.events_max)) as events:
+                async with aclosing(buffer_events(self._read_events(feed, requester), self.events_max)) as events:
                     async for event in events:
-                        answer = await self._answer(ready, event, account, asker)
-                        yield answer
-                        if answer.status != 200:
+                        result = await self._execute_event(operation, event, account, requester)
+                        yield result
+                        if result.status != 200:
                             return
         except Exception as failure:
-            yield told(failure)
+            yield error_result(failure)
 
-    async def _once(self, ready: Ready, session: Session, account: Account, asker: Asker) -> Answer:
-        """The one answer of a query or mutation. It keeps its place until it is there: its client may be slow to take it."""
-        with self.operating.slot(key_of(session, asker)):
-            return await self.operations.answered(self._run(ready, session, account, asker))
+    async def _execute_once(self, operation: ValidOperation, session: Session, account: Account, requester: Requester) -> OperationResult:
+        """Executes a query or mutation. Its slot is free before the result is sent, because the client may read it slowly."""
+        with self.operation_slots.slot(limiter_key(session, requester)):
+            return await self.operations.attempt(self._execute(operation, session, account, requester))
 
-    async def _to_its_end(self, work: Coroutine[Any, Any, Answer]) -> Answer:
-        """The same of what goes on though its client may go."""
+    async def _complete(self, work: Coroutine[Any, Any, OperationResult]) -> OperationResult:
+        """Does the work to its end, even if the client disconnects."""
         task = asyncio.create_task(work)
-        self.going_on.add(task)
-        task.add_done_callback(self.going_on.discard)
+        self.mutations.add(task)
+        task.add_done_callback(self.mutations.discard)
         return await asyncio.shield(task)
 
-    async def settled(self) -> None:
-        """Returns when all that goes on has come to its end, for which each has its own time."""
-        while self.going_on:
-            await asyncio.wait(self.going_on)
+    async def wait_for_mutations(self) -> None:
+        """Returns when all running mutations have ended, each within its deadline."""
+        while self.mutations:
+            await asyncio.wait(self.mutations)
 
-    def _feed(self, ready: Ready, session: Session) -> Feed | Answer:
-        """What it follows, or what is wrong with its variables."""
-        context = Context(session, self.operations.clients)
-        found: Any = self.operations.executor.source(ready.prepared, context, ready.asked.variables, ready.asked.operation_name)
+    def _create_feed(self, operation: ValidOperation, session: Session) -> Feed | OperationResult:
+        """Returns the feed of a subscription; the result with the errors of its variables if they are invalid."""
+        context, request = Context(session, self.operations.clients), operation.request
+        executor = self.operations.executor
+        found: Any = executor.create_source_stream(operation.document, context, request.variables, request.operation_name)
         if isinstance(found, Feed):
             return found
-        return refused(400, *map(error_formatting.formatted, found), operation=ready.kind.value)
+        return unexecuted_result(400, *map(error_formatting.format_error, found), operation=operation.kind.value)
 
-    async def _heard(self, feed: Feed, asker: Asker) -> AsyncGenerator[Any, None]:
-        """The events of the feed, for as long as somebody tells them."""
-        short = 0
+    async def _read_events(self, feed: Feed, requester: Requester) -> AsyncGenerator[Any, None]:
+        """Yields the events of the feed; resumes its stream when the service ends it. Raises `Unavailable` after `RESUMES_MAX`."""
+        short_streams = 0
         while True:
-            began = time.monotonic()
-            broken: Unavailable | None = None
+            started = time.monotonic()
+            failure: Unavailable | None = None
             try:
-                session = await self.sessions.authenticate(asker.authorization)
+                session = await self.sessions.authenticate(requester.authorization)
                 with acting_as(session.principal):
                     responses = feed.follow()
                 async with aclosing(responses):
                     async for response in responses:
                         yield response
             except Unavailable as refusal:
-                broken = refusal
-            short = short + 1 if time.monotonic() - began < LASTING_SECONDS else 0
-            if short > RESUMES_MAX or not feed.resumable:
-                raise broken or Unavailable(ENDED, "the service told no more; read anew what you show and subscribe again")
-            await asyncio.sleep(random.uniform(0, RESUME_SECONDS * 2**short))
+                failure = refusal
+            short_streams = short_streams + 1 if time.monotonic() - started < STABLE_SECONDS else 0
+            if short_streams > RESUMES_MAX or not feed.resumable:
+                raise failure or Unavailable(ENDED, "The service ended the stream. Query the current state and subscribe again.")
+            await asyncio.sleep(random.uniform(0, RESUME_DELAY_SECONDS * 2**short_streams))
 
-    async def _answer(self, ready: Ready, event: Any, account: Account, asker: Asker) -> Answer:
-        """The answer to one event, with the grants its bearer has now."""
+    async def _execute_event(self, operation: ValidOperation, event: Any, account: Account, requester: Requester) -> OperationResult:
+        """Returns the result for one event, with the grants that the client has now."""
         EVENTS.inc()
-        async with self.executing:
-            self.operations.extend()
-            return await self.operations.answered(self._executed(ready, event, account, asker))
+        async with self.event_slots:
+            self.operations.restart_deadline()
+            return await self.operations.attempt(self._authenticate_and_execute(operation, event, account, requester))
 
-    async def _executed(self, ready: Ready, event: Any, account: Account, asker: Asker) -> Answer:
-        return await self._run(ready, await self.sessions.authenticate(asker.authorization), account, asker, event)
+    async def _authenticate_and_execute(
+        self, operation: ValidOperation, event: Any, account: Account, requester: Requester
+    ) -> OperationResult:
+        return await self._execute(operation, await self.sessions.authenticate(requester.authorization), account, requester, event)
 
-    async def _run(self, ready: Ready, session: Session, account: Account, asker: Asker, event: Any = None) -> Answer:
-        with telemetry.span("graphql", asker.trace) as span:
+    async def _execute(
+        self, operation: ValidOperation, session: Session, account: Account, requester: Requester, event: Any = None
+    ) -> OperationResult:
+        with telemetry.span("graphql", requester.trace) as span:
             span.set_attribute("quanyu.operation_id", error_formatting.operation_id.get())
-            return await self.operations.run(ready, session, event, account)
+            return await self.operations.execute(operation, session, event, account)
 
 
-def key_of(session: Session, asker: Asker) -> str:
-    """Whose places somebody takes: their own, or those of their address."""
-    return session.principal.id if session.principal is not None else network(asker.address)
+def limiter_key(session: Session, requester: Requester) -> str:
+    """Returns the key of a client in a concurrency limiter: its principal, or its network for an anonymous client."""
+    return session.principal.id if session.principal is not None else network(requester.address)

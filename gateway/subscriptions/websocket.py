@@ -1,4 +1,4 @@
-"""GraphQL over WebSockets: graphql-transport-ws, for operations of all kinds."""
+"""GraphQL over WebSockets (graphql-transport-ws): operations of all kinds, many on one connection."""
 
 import asyncio
 import time
@@ -14,7 +14,14 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from gateway.auth.sessions import Session
 from gateway.execution import error_formatting
-from gateway.execution.pipeline import Answer, Operations, Ready, told, turned_away
+from gateway.execution.pipeline import (
+    DEADLINE_MESSAGE,
+    OperationPipeline,
+    OperationResult,
+    ValidOperation,
+    error_result,
+    refusal_result,
+)
 from gateway.execution.request import BadRequest
 from gateway.http.request import JSON, RequestParser
 from gateway.limits.concurrency import ConcurrencyLimiter
@@ -22,69 +29,70 @@ from gateway.limits.rate_limit import Account, RateLimiter
 from gateway.observability.coalesced_log import CoalescedLog
 from gateway.observability.operation_log import OperationRecord
 from gateway.subscriptions import protocol
-from gateway.subscriptions.lifetime import STOPPING, Ending, Endings
-from gateway.subscriptions.protocol import SUBPROTOCOL, Closed, Complete, ConnectionInit, Ping, Subscribe
-from gateway.subscriptions.runner import Asker, Subscriptions, key_of
+from gateway.subscriptions.lifetime import STOPPING, Lifetime, LifetimeRegistry
+from gateway.subscriptions.protocol import SUBPROTOCOL, Complete, ConnectionClosed, ConnectionInit, Ping, Subscribe
+from gateway.subscriptions.runner import Requester, SubscriptionRunner, limiter_key
 from services.kit.errors import Denied, Overloaded, Refusal, Unavailable
 from services.kit.observability import telemetry
 from services.kit.settings import Settings
 
-INIT_SECONDS = 5.0
-"""Until the client says `connection_init`."""
-REASON_BYTES_MAX = 123
-GOING_AWAY, POLICY_VIOLATION, TRY_AGAIN_LATER = 1001, 1008, 1013
-BUG, FORBIDDEN = 4500, 4403
+INIT_SECONDS_MAX = 5.0
+"""A client must send `connection_init` within this time."""
 
 SOCKETS = Gauge("quanyu_graphql_sockets", "WebSockets that are open.")
 
 
-class WebSockets:
-    """The handler of WebSockets at `/graphql`."""
+class WebSocketEndpoint:
+    """Endpoint of WebSockets at `/graphql`."""
 
     def __init__(
-        self, operations: Operations, subscriptions: Subscriptions, endings: Endings, parser: RequestParser, settings: Settings
+        self,
+        operations: OperationPipeline,
+        runner: SubscriptionRunner,
+        lifetimes: LifetimeRegistry,
+        parser: RequestParser,
+        settings: Settings,
     ) -> None:
-        self.operations, self.subscriptions, self.endings, self.parser = operations, subscriptions, endings, parser
+        self.operations, self.runner, self.lifetimes, self.parser = operations, runner, lifetimes, parser
         self.origins = settings.origins
-        self.most, self.open = settings.sockets_max, 0
-        self.refused = CoalescedLog("sockets refused")
-        self.signed_in = ConcurrencyLimiter(settings.sockets_max, settings.subscriptions_principal, "sockets")
+        self.sockets_max, self.open_sockets = settings.sockets_max, 0
+        self.rejected = CoalescedLog("sockets refused")
+        self.principal_slots = ConcurrencyLimiter(settings.sockets_max, settings.subscriptions_principal, "sockets")
         self.operations_max, self.messages_per_second = settings.subscriptions_principal, settings.rate_address
 
     async def __call__(self, websocket: WebSocket) -> None:
-        """One connection, from its handshake to its close."""
+        """Serves one connection, from its handshake to its close."""
         address = websocket.client.host if websocket.client is not None else ""
-        if not self._allowed(websocket):
+        if not self._is_allowed_origin(websocket):
             await websocket.send_denial_response(Response(status_code=403))
             return
         try:
             self.operations.rates.admit_address(address)
-            if self.open >= self.most or self.endings.stopped:
-                raise Unavailable("OVERLOADED", "too many sockets at once; try again")
+            if self.open_sockets >= self.sockets_max or self.lifetimes.is_stopping:
+                raise Unavailable("OVERLOADED", "Too many sockets at once. Retry later.")
         except Refusal as refusal:
-            error_formatting.operation_id.set(self.refused.add())
-            answer = turned_away(refusal)
-            headers = {"retry-after": str(answer.retry_seconds)}
-            await websocket.send_denial_response(Response(answer.body, answer.status, headers, JSON))
+            error_formatting.operation_id.set(self.rejected.add())
+            result = refusal_result(refusal)
+            headers = {"retry-after": str(result.retry_seconds)}
+            await websocket.send_denial_response(Response(result.body, result.status, headers, JSON))
             return
-        self.open += 1
+        self.open_sockets += 1
         try:
-            await self._spoken(websocket, address)
+            await self._accept(websocket, address)
         finally:
-            self.open -= 1
+            self.open_sockets -= 1
 
-    async def _spoken(self, websocket: WebSocket, address: str) -> None:
-        """A connection that is let in, if it speaks our protocol."""
+    async def _accept(self, websocket: WebSocket, address: str) -> None:
         if SUBPROTOCOL not in websocket.scope["subprotocols"]:
             await websocket.accept()
-            await websocket.close(4406, "Subprotocol not acceptable")
+            await websocket.close(protocol.SUBPROTOCOL_NOT_ACCEPTABLE, "Subprotocol not acceptable")
             return
         await websocket.accept(SUBPROTOCOL)
-        with self.endings.one() as ending, SOCKETS.track_inprogress():
-            await Connection(self, websocket, ending, address).last()
+        with self.lifetimes.register() as lifetime, SOCKETS.track_inprogress():
+            await WebSocketConnection(self, websocket, lifetime, address).serve()
 
-    def _allowed(self, websocket: WebSocket) -> bool:
-        """Whether a browser comes from a page of ours, or of a site that may call; what is no browser says no origin."""
+    def _is_allowed_origin(self, websocket: WebSocket) -> bool:
+        """Returns whether the page that opens the socket may do so. Clients other than browsers send no origin."""
         origin = websocket.headers.get("origin")
         if origin is None or not self.origins.isdisjoint((origin, "*")):
             return True
@@ -94,130 +102,133 @@ class WebSockets:
             return False
 
 
-class Connection:
+class WebSocketConnection:
     """One WebSocket and its operations."""
 
-    def __init__(self, server: WebSockets, websocket: WebSocket, ending: Ending, address: str) -> None:
-        self.server, self.websocket, self.ending = server, websocket, ending
-        self.asker, self.acknowledged = Asker(None, address, telemetry.trace_of(websocket.headers)), False
-        self.init = ending.later(INIT_SECONDS, Closed(4408, "Connection initialisation timeout"))
+    def __init__(self, endpoint: WebSocketEndpoint, websocket: WebSocket, lifetime: Lifetime, address: str) -> None:
+        self.endpoint, self.websocket, self.lifetime = endpoint, websocket, lifetime
+        self.operations = endpoint.operations
+        self.requester, self.is_initialised = Requester(None, address, telemetry.trace_of(websocket.headers)), False
+        timeout = ConnectionClosed(protocol.INITIALISATION_TIMEOUT, "Connection initialisation timeout")
+        self.init_timer = lifetime.end_after(INIT_SECONDS_MAX, timeout)
         self.running: dict[str, asyncio.Task[None]] = {}
-        self.received = RateLimiter(server.messages_per_second)
-        self.place, self.sending = ExitStack(), asyncio.Lock()
+        """The tasks of its operations by their ids."""
+        self.message_rate = RateLimiter(endpoint.messages_per_second)
+        self.slots, self.send_lock = ExitStack(), asyncio.Lock()
 
-    async def last(self) -> None:
-        """Lasts until it ends, and closes the socket unless its client did."""
-        with self.place:
-            async with self.ending:
-                self.ending.task(self._read())
-                failure = await self.ending.why
-        closed = _closed(failure) if failure is not None else None
-        if closed is not None:
+    async def serve(self) -> None:
+        """Serves the connection to its end, and closes the socket unless its client did."""
+        with self.slots:
+            async with self.lifetime:
+                self.lifetime.start_task(self._read())
+                reason = await self.lifetime.ended
+        close = _close_of(reason) if reason is not None else None
+        if close is not None:
             with suppress(WebSocketDisconnect, RuntimeError):
-                await self.websocket.close(closed.code, closed.reason.encode()[:REASON_BYTES_MAX].decode(errors="ignore"))
+                await self.websocket.close(close.code, close.reason.encode()[: protocol.REASON_BYTES_MAX].decode(errors="ignore"))
 
     async def _read(self) -> None:
         while True:
             message = await self.websocket.receive()
             if message["type"] == "websocket.disconnect":
                 return
-            if self.received.admit(""):
-                raise Closed(POLICY_VIOLATION, "too many messages")
-            await self._take(protocol.received(message.get("text")))
+            if self.message_rate.admit(""):
+                raise ConnectionClosed(protocol.POLICY_VIOLATION, "Too many messages. Send fewer per second.")
+            await self._handle(protocol.parse_message(message.get("text")))
 
-    async def _take(self, message: protocol.Received) -> None:
+    async def _handle(self, message: protocol.ClientMessage) -> None:
         if isinstance(message, ConnectionInit):
             await self._initialise(message.payload or {})
         elif isinstance(message, Ping):
-            await self._send(protocol.pong(message.payload))
+            await self._send(protocol.encode_pong(message.payload))
         elif isinstance(message, Subscribe):
             await self._subscribe(message)
         elif isinstance(message, Complete) and (task := self.running.pop(message.id, None)) is not None:
             task.cancel()
 
     async def _initialise(self, payload: dict[str, Any]) -> None:
-        if self.acknowledged:
-            raise Closed(4429, "Too many initialisation requests")
-        self.acknowledged = True
-        self.init.cancel()
-        self.asker = replace(self.asker, authorization=_authorization(payload))
-        operations = self.server.operations
+        if self.is_initialised:
+            raise ConnectionClosed(protocol.TOO_MANY_INITIALISATIONS, "Too many initialisation requests")
+        self.is_initialised = True
+        self.init_timer.cancel()
+        self.requester = replace(self.requester, authorization=_authorization(payload))
+        operations, requester = self.operations, self.requester
         operations.begin()
-        session, _ = await operations.deadline.run(operations.authenticate(self.asker.authorization, self.asker.address))
-        self.place.enter_context(self.server.signed_in.slot(key_of(session, self.asker)))
-        self.ending.expire(await operations.sessions.find_expiry(self.asker.authorization))
-        await self._send(protocol.ACKNOWLEDGED)
+        session, _ = await operations.deadline.run(operations.authenticate(requester.authorization, requester.address))
+        self.slots.enter_context(self.endpoint.principal_slots.slot(limiter_key(session, requester)))
+        self.lifetime.end_with_token(await operations.sessions.find_expiry(requester.authorization))
+        await self._send(protocol.CONNECTION_ACK)
 
     async def _subscribe(self, message: Subscribe) -> None:
-        if not self.acknowledged:
-            raise Closed(4401, "Unauthorized")
+        if not self.is_initialised:
+            raise ConnectionClosed(protocol.UNAUTHORIZED, "Unauthorized")
         if message.id in self.running:
-            raise Closed(4409, f"Subscriber for {message.id} already exists")
-        if len(self.running) >= self.server.operations_max:
-            await self._send(_error(message.id, told(Overloaded("TOO_MANY_OPERATIONS", "end one of this socket's operations first"))))
+            raise ConnectionClosed(protocol.SUBSCRIBER_EXISTS, f"Subscriber for {message.id} already exists")
+        if len(self.running) >= self.endpoint.operations_max:
+            refusal = Overloaded("TOO_MANY_OPERATIONS", "Too many operations on this socket. End one of them first.")
+            await self._send(_encode_error(message.id, error_result(refusal)))
             return
-        self.running[message.id] = self.ending.task(self._operation(message.id, message.payload), ends=False)
+        self.running[message.id] = self.lifetime.start_task(self._run(message.id, message.payload), ends_connection=False)
 
-    async def _operation(self, name: str, payload: dict[str, Any]) -> None:
-        """Carries out one operation and tells its answers, under the name that the client gave it."""
-        id, started, last = self.server.operations.begin(), time.perf_counter(), protocol.complete(name)
-        ready = await self.server.operations.answered(self._ready(payload))
-        if isinstance(ready, Answer):
-            seconds = time.perf_counter() - started
-            ended = OperationRecord(id, ready.operation, ready.status, ready.errors, 0, seconds, more={"way": "websocket"})
-            self.server.operations.log.add(ended)
-            last = _error(name, ready)
+    async def _run(self, name: str, payload: dict[str, Any]) -> None:
+        """Runs one operation and sends its results. `name` is the id that the client chose for it."""
+        id, started, last = self.operations.begin(), time.perf_counter(), protocol.encode_complete(name)
+        admitted = await self.operations.attempt(self._admit(payload))
+        if isinstance(admitted, OperationResult):
+            seconds, more = time.perf_counter() - started, {"transport": "websocket"}
+            self.operations.log.add(OperationRecord(id, admitted.operation, admitted.status, admitted.errors, 0, seconds, more=more))
+            last = _encode_error(name, admitted)
         else:
-            async with aclosing(self.server.subscriptions.answers(id, *ready, self.asker, "websocket")) as answers:
-                async for answer in answers:
-                    if answer.status != 200:
-                        last = _error(name, answer)
+            async with aclosing(self.endpoint.runner.run(id, *admitted, self.requester, "websocket")) as results:
+                async for result in results:
+                    if result.status != 200:
+                        last = _encode_error(name, result)
                         break
-                    await self._send(protocol.next_(name, answer.body))
-        # The client may use the name again as soon as it hears of the end.
+                    await self._send(protocol.encode_next(name, result.body))
+        # The client may use the id again as soon as it receives the last message.
         del self.running[name]
         await self._send(last)
 
-    async def _ready(self, payload: dict[str, Any]) -> tuple[Ready, Session, Account] | Answer:
-        """The operation that is asked for, and by whom: grants and the token are looked at anew each time."""
+    async def _admit(self, payload: dict[str, Any]) -> tuple[ValidOperation, Session, Account] | OperationResult:
+        """Returns the requested operation with its session, which is resolved again for each operation."""
         try:
-            asked = self.server.parser.parse(payload)
+            request = self.endpoint.parser.parse(payload)
         except BadRequest:
-            self.server.operations.rates.admit_address(self.asker.address)
+            self.operations.rates.admit_address(self.requester.address)
             raise
-        session, account = await self.server.operations.authenticate(self.asker.authorization, self.asker.address)
-        ready = self.server.operations.ready(asked, account)
-        return ready if isinstance(ready, Answer) else (ready, session, account)
+        session, account = await self.operations.authenticate(self.requester.authorization, self.requester.address)
+        operation = self.operations.validate(request, account)
+        return operation if isinstance(operation, OperationResult) else (operation, session, account)
 
     async def _send(self, message: str) -> None:
         # uvicorn would add the messages of all operations to the write buffer as soon as it is empty.
-        async with self.sending:
+        async with self.send_lock:
             await self.websocket.send_text(message)
 
 
-def _error(name: str, answer: Answer) -> str:
-    return protocol.error(name, orjson.loads(answer.body)["errors"])
+def _encode_error(name: str, result: OperationResult) -> str:
+    return protocol.encode_error(name, orjson.loads(result.body)["errors"])
 
 
 def _authorization(payload: dict[str, Any]) -> str | None:
-    """What the client shows, as the header of that name says it; browsers cannot send that one with a WebSocket."""
-    given = next((value for name, value in payload.items() if name.lower() == "authorization"), None)
-    if not isinstance(given, str | None):
-        raise Closed(4400, "authorization is no text")
-    return given
+    """Returns the `authorization` of the payload, which replaces the header because browsers cannot set that one on a WebSocket."""
+    value = next((value for name, value in payload.items() if name.lower() == "authorization"), None)
+    if not isinstance(value, str | None):
+        raise ConnectionClosed(protocol.BAD_REQUEST, "`authorization` must be a string.")
+    return value
 
 
-def _closed(failure: Exception) -> Closed | None:
-    """How the socket is closed; None when nobody is there to be told."""
-    if isinstance(failure, Closed):
-        return failure
-    if isinstance(failure, WebSocketDisconnect):
+def _close_of(reason: Exception) -> ConnectionClosed | None:
+    """Returns the close code and reason for the end of a connection; None if its client has disconnected."""
+    if isinstance(reason, ConnectionClosed):
+        return reason
+    if isinstance(reason, WebSocketDisconnect):
         return None
-    if isinstance(failure, Denied):
-        return Closed(FORBIDDEN, f"Forbidden: {failure.message}")
-    if isinstance(failure, Refusal):
-        return Closed(GOING_AWAY if failure.reason == STOPPING else TRY_AGAIN_LATER, failure.message)
-    if isinstance(failure, TimeoutError):
-        return Closed(TRY_AGAIN_LATER, "the operation took too long")
-    message, extensions = error_formatting.masked(failure)
-    return Closed(BUG, f"{message} {extensions['id']}")
+    if isinstance(reason, Denied):
+        return ConnectionClosed(protocol.FORBIDDEN, f"Forbidden: {reason.message}")
+    if isinstance(reason, Refusal):
+        return ConnectionClosed(protocol.GOING_AWAY if reason.reason == STOPPING else protocol.TRY_AGAIN_LATER, reason.message)
+    if isinstance(reason, TimeoutError):
+        return ConnectionClosed(protocol.TRY_AGAIN_LATER, DEADLINE_MESSAGE)
+    message, extensions = error_formatting.mask_unexpected(reason)
+    return ConnectionClosed(protocol.INTERNAL_ERROR, f"{message} {extensions['id']}")

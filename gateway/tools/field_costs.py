@@ -3,12 +3,12 @@
 import sys
 
 from gateway.graph import schema
-from gateway.limits.field_costs import table
+from gateway.limits.field_costs import format_rows
 
 
 def main() -> None:
     """Writes the table to standard output."""
-    sys.stdout.writelines(f"{row}\n" for row in table(schema.build()._schema))
+    sys.stdout.writelines(f"{row}\n" for row in format_rows(schema.build()._schema))
 
 
 if __name__ == "__main__":
