@@ -11,10 +11,10 @@ import pytest
 from services.kit.runtime.runtime import SERVICES
 from services.local.mongod import free_port
 from tests.conformance.node import HERE
-from tests.gateway import world
+from tests.gateway import small_world
 from tests.gateway.conftest import OPERATIONS, Gateway, Open, keys, open_gateway, start
-from tests.gateway.serving import serving
-from tests.gateway.world import key
+from tests.gateway.live_gateway import serve
+from tests.gateway.small_world import new_key
 
 __all__ = ["keys", "open_gateway", "start"]
 
@@ -88,26 +88,26 @@ async def client(node: str, way: str, address: str, token: str, query: str, vari
 async def placed(gateway: Gateway) -> str:
     """An order of Anna's that is not paid yet."""
     lines = [{"variantId": "var_40", "quantity": 1}]
-    given = {"idempotencyKey": key(), "storeId": "str_a1", "lines": lines, "touchpoint": "STORE"}
-    answer = await world.do(gateway, "placeOrder", given, who=ANNA, fields="order { id }")
+    given = {"idempotencyKey": new_key(), "storeId": "str_a1", "lines": lines, "touchpoint": "STORE"}
+    answer = await small_world.mutate(gateway, "placeOrder", given, subject=ANNA, fields="order { id }")
     return str(answer["order"]["id"])
 
 
 def payment(order: str) -> dict[str, str]:
-    return {"idempotencyKey": key(), "orderId": order, "method": "SANDBOX", "sandboxToken": "approve"}
+    return {"idempotencyKey": new_key(), "orderId": order, "method": "SANDBOX", "sandboxToken": "approve"}
 
 
 @pytest.fixture
 async def shop(open_gateway: Open) -> Gateway:
     """A gateway before all services, and the small world within them, with goods for whatever is ordered."""
     gateway = await open_gateway(*SERVICES)
-    await world.build(gateway)
-    await world.do(gateway, "setStock", {"idempotencyKey": key(), "storeId": "str_a1", "variantId": "var_40", "onHand": 9})
+    await small_world.build(gateway)
+    await small_world.mutate(gateway, "setStock", {"idempotencyKey": new_key(), "storeId": "str_a1", "variantId": "var_40", "onHand": 9})
     return gateway
 
 
 async def test_an_order_is_followed_and_gone_on_with_after_the_last_cursor(node: str, shop: Gateway) -> None:
-    async with serving(shop) as served:
+    async with serve(shop) as served:
         for way in WAYS:
             order = await placed(shop)
             async with client(node, way, served.address, shop.token(ANNA), FOLLOWED, {"id": order}) as following:
@@ -117,11 +117,11 @@ async def test_an_order_is_followed_and_gone_on_with_after_the_last_cursor(node:
                 assert await following.last() == {"completed": True}
                 assert await following.process.wait() == 0
             async with asyncio.timeout(SECONDS_MAX):
-                while shop.app.state.subscriptions.places.used:  # noqa: ASYNC110 - nobody is told when a place is left
+                while shop.app.state.runner.subscription_slots.used:  # noqa: ASYNC110 - nobody is told when a place is left
                     await asyncio.sleep(0.01)
             known = {"id": order, "after": event["cursor"]}
             async with client(node, way, served.address, shop.token(ANNA), FOLLOWED, known) as following:
-                await world.do(shop, "payOrder", payment(order), who=ANNA)
+                await small_world.mutate(shop, "payOrder", payment(order), subject=ANNA)
                 assert await following.states() == PAID
 
 
@@ -131,20 +131,20 @@ async def test_clients_come_again_by_themselves_when_the_gateway_stops_and_start
     address, order = f"127.0.0.1:{free_port()}", await placed(shop)
     async with AsyncExitStack() as stack:
         clients = [await stack.enter_async_context(client(node, way, address, shop.token(ANNA), FOLLOWED, {"id": order})) for way in WAYS]
-        async with serving(shop, address):
+        async with serve(shop, address):
             for following in clients:
                 assert (await following.next())["orderChanged"]["order"]["state"] == "PLACED"
-        async with serving(successor, address):
+        async with serve(successor, address):
             for following in clients:
                 assert (await following.next())["orderChanged"]["order"]["state"] == "PLACED"
-            await world.do(successor, "payOrder", payment(order), who=ANNA)
+            await small_world.mutate(successor, "payOrder", payment(order), subject=ANNA)
             for following in clients:
                 assert await following.states() == PAID
 
 
 async def test_queries_and_mutations_are_answered_once_and_whoever_may_not_hears_why(node: str, shop: Gateway) -> None:
     bea = shop.token("con_bea")
-    async with serving(shop) as served:
+    async with serve(shop) as served:
         for way in WAYS:
             order = await placed(shop)
             for query, variables, data in (

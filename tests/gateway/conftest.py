@@ -1,4 +1,4 @@
-"""The gateway in this process, before real services in this process."""
+"""Fixtures of a gateway in this process, in front of real services in this process."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
@@ -23,11 +23,11 @@ GRAPHQL = "application/graphql-response+json"
 OPERATIONS = Path(__file__).parents[1] / "stories" / "operations"
 RESOLVING = {"ResolveGrantsRequest", "ResolveConsumerRequest"}
 FAULTS = frozenset({"", "INTERNAL", "SERVICE_UNAVAILABLE", "DATABASE_UNAVAILABLE", "COMMIT_UNKNOWN", "DEADLINE_EXCEEDED"})
-"""Codes of errors that nobody can cause by what they ask."""
+"""The codes of errors that no request can cause."""
 
 
 class Gateway:
-    """A running gateway and the ways a test speaks to it."""
+    """A running gateway, and methods that send requests to it."""
 
     def __init__(self, app: Any, keys: Keys) -> None:
         self.app, self.keys = app, keys
@@ -35,39 +35,39 @@ class Gateway:
         self.called: list[str] = []
         call = app.state.clients.call
 
-        def tapped(request: Any) -> Any:
+        def record_call(request: Any) -> Any:
             self.called.append(type(request).__name__)
             return call(request)
 
-        app.state.clients.call = tapped
+        app.state.clients.call = record_call
 
-    def token(self, who: str, **options: Any) -> str:
-        return bearer(self.keys.tokens, who, **options)
+    def token(self, subject: str, **options: Any) -> str:
+        return bearer(self.keys.tokens, subject, **options)
 
-    async def post(self, body: Any, *, who: str = "", offset: float = 0.0, headers: dict[str, str] | None = None) -> httpx.Response:
-        """A request; `who` is the subject of its token."""
+    async def post(self, body: Any, *, subject: str = "", offset: float = 0.0, headers: dict[str, str] | None = None) -> httpx.Response:
+        """Posts a request; `subject`: of its token."""
         sent = {"accept": GRAPHQL} | (headers or {})
-        if who:
-            sent["authorization"] = f"Bearer {self.token(who, clock_offset=offset)}"
+        if subject:
+            sent["authorization"] = f"Bearer {self.token(subject, clock_offset=offset)}"
         return await self.http.post("/graphql", json=body, headers=sent)
 
-    async def ask(self, query: str, variables: dict[str, Any] | None = None, *, who: str = "", offset: float = 0.0) -> dict[str, Any]:
-        """The whole answer of a query or of an operation by its file's name."""
+    async def ask(self, query: str, variables: dict[str, Any] | None = None, *, subject: str = "", offset: float = 0.0) -> dict[str, Any]:
+        """Returns the response to an operation, given by its text or its file's name."""
         if not query.lstrip().startswith(("{", "query", "mutation")):
             query = (OPERATIONS / f"{query}.graphql").read_text()
         self.called.clear()
-        response = await self.post({"query": query, "variables": variables or {}}, who=who, offset=offset)
+        response = await self.post({"query": query, "variables": variables or {}}, subject=subject, offset=offset)
         return response.json()  # type: ignore[no-any-return]
 
-    async def data(self, query: str, variables: dict[str, Any] | None = None, *, who: str = "", offset: float = 0.0) -> Any:
-        """The data of an answer without errors."""
-        answer = await self.ask(query, variables, who=who, offset=offset)
+    async def data(self, query: str, variables: dict[str, Any] | None = None, *, subject: str = "", offset: float = 0.0) -> Any:
+        """Returns the data of a response, which must have no errors."""
+        answer = await self.ask(query, variables, subject=subject, offset=offset)
         assert "errors" not in answer, answer["errors"]
         return answer["data"]
 
     @property
     def calls(self) -> list[str]:
-        """The rpcs of the last question, but for those that tell who asks."""
+        """The rpcs of the last operation, except those that resolve its session."""
         return [name.removesuffix("Request") for name in self.called if name not in RESOLVING]
 
 
@@ -76,10 +76,10 @@ Open = Callable[..., Awaitable[Gateway]]
 
 @pytest.fixture
 async def open_gateway(start: Start, settings: Settings, keys: Keys) -> AsyncIterator[Open]:
-    """`await open_gateway("member", env="production")`: a gateway before these services; the others answer nobody."""
+    """`await open_gateway("member", env="production")`: a gateway in front of these services; the others are unreachable."""
     async with AsyncExitStack() as stack:
 
-        async def opened(*services: str, **changes: Any) -> Gateway:
+        async def open_one(*services: str, **changes: Any) -> Gateway:
             running = await start(*services)
             addresses = {f"{name}_address": f"127.0.0.1:{free_port()}" for name in SERVICES}
             addresses |= {f"{name}_address": service.address for name, service in running.items()}
@@ -91,7 +91,7 @@ async def open_gateway(start: Start, settings: Settings, keys: Keys) -> AsyncIte
             await stack.enter_async_context(gateway.http)
             return gateway
 
-        yield opened
+        yield open_one
 
 
 @pytest.fixture

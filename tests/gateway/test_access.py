@@ -1,7 +1,7 @@
-"""Nobody sees or changes through the graph what is a neighbour's: everything the schema lets one ask, before four real services.
+"""Access through the graph: generated operations disclose and change no data of another tenant, in front of four real services.
 
-The world is that of `tests/services/worlds`: birch's people, and those of ash's other store oak, ask for everything with ash's ids, with
-their own and with both. Ash's people then ask the same, so that it is known that something could have been seen.
+The world is that of `tests/services/worlds`. The people of birch, and those of oak, ash's other store, send every operation with ash's ids,
+with their own ids and with both. Ash's people then send the same operations, which proves that there is data to disclose.
 """
 
 import asyncio
@@ -25,8 +25,8 @@ from gateway.app import build
 from services.kit.runtime.runtime import SERVICES
 from services.kit.settings import Settings
 from services.local.keys import Keys
-from tests.gateway.asking import Asking, Ids, fields_of
 from tests.gateway.conftest import FAULTS, Gateway
+from tests.gateway.schema_operations import Ids, OperationGenerator, list_fields
 from tests.services.conftest import starting
 from tests.services.test_access import ALLOWED
 from tests.services.worlds.rpcs import Person
@@ -34,21 +34,21 @@ from tests.services.worlds.seeding import World, grown
 from tests.services.worlds.sides import Side
 from tests.services.worlds.watching import MADE, Own, Watch, own_of, scalars
 
-PUBLIC = {
-    "brand": "who sells here",
-    "store": "where they do",
-    "product": "the catalogue is the shop front", "variant": "the same", "offer": "the same", "offers": "the same",
-    "promises": "whether it can be had near by, never how many",
-    "district": "where one may go", "districts": "the same", "venue": "what is there", "campaign": "what is given there",
+PUBLIC_FIELDS = {
+    "brand": "public: the sellers",
+    "store": "public: the stores",
+    "product": "public: the catalogue", "variant": "the same", "offer": "the same", "offers": "the same",
+    "promises": "public: availability near by, without quantities",
+    "district": "public: the places", "districts": "the same", "venue": "public: the venues", "campaign": "public: the campaigns",
     "nodes of Brand": "as above", "nodes of Store": "as above", "nodes of Product": "as above", "nodes of Variant": "as above",
     "nodes of Offer": "as above", "nodes of District": "as above", "nodes of Venue": "as above", "nodes of Campaign": "as above",
 }  # fmt: skip
-"""What answers somebody who is not signed in, and why. Add a field only after asking what of a tenant or a person it could carry."""
-SILENT: Mapping[str, str] = {}
-"""Fields that are not public and yet tell nothing of one's own in this world."""
-REFUSED_BY_THE_GATE = (None, "NotFound", "NotPermitted", "InvalidInput")
-BREAKING = re.compile(r"cancel|release|dismiss|revoke|unbind|unlink|leave|move|complete")
-"""What ends things comes last."""
+"""The fields that return data to anonymous clients, with the reason. Add a field only after a check of the personal data in it."""
+UNSEEN_FIELDS: Mapping[str, str] = {}
+"""Fields that are not public and that return no data of their owner in this world."""
+REFUSED_TYPES = (None, "NotFound", "NotPermitted", "InvalidInput")
+ENDING = re.compile(r"cancel|release|dismiss|revoke|unbind|unlink|leave|move|complete")
+"""Mutations that end objects are sent last."""
 UNBOUNDED = {
     f"limit_{name}": 10_000_000 for name in ("body_bytes", "characters", "tokens", "fields", "repeats", "roots", "aliases", "cost")
 }
@@ -59,14 +59,14 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 @pytest.fixture(scope="module", autouse=True)
 def quiet() -> Iterator[None]:
-    """Thousands of refused operations say nothing that a failed assertion does not."""
+    """Turns off the log of thousands of refused operations."""
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     yield
     structlog.reset_defaults()
 
 
-class Neighbour(Struct, frozen=True):
-    """Somebody with a token: how the test names them, and its subject (empty: nobody)."""
+class Actor(Struct, frozen=True):
+    """A client of the test: its label, and the subject of its token (empty: anonymous)."""
 
     label: str
     subject: str
@@ -78,35 +78,35 @@ class Neighbour(Struct, frozen=True):
 
 
 class Street:
-    """The world and a gateway before it."""
+    """The world and a gateway in front of its services."""
 
     def __init__(self, world: World, gateway: Gateway) -> None:
         self.world, self.gateway = world, gateway
-        self.asking = Asking(gateway.app.state.executor.core, world.at)
+        self.generator = OperationGenerator(gateway.app.state.executor.core, world.at)
 
-    async def answer(self, who: Neighbour, query: str, variables: dict[str, Any] | None = None) -> dict[str, Any]:
-        """The answer to somebody; it is one, whatever is asked."""
-        response = await self.gateway.post({"query": query, "variables": variables}, who=who.subject, offset=self.world.suite.offset)
+    async def answer(self, actor: Actor, query: str, variables: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Returns the response to an actor, which must not be a fault."""
+        response = await self.gateway.post({"query": query, "variables": variables}, subject=actor.subject, offset=self.world.suite.offset)
         assert response.status_code == 200, (query[:300], response.text[:600], variables)
         body: dict[str, Any] = response.json()
         codes = {error["extensions"]["code"] for error in body.get("errors", ())}
-        assert not codes & FAULTS, (who.label, query[:300], body["errors"][:3])
+        assert not codes & FAULTS, (actor.label, query[:300], body["errors"][:3])
         return body
 
-    async def answers(self, neighbours: list[Neighbour], query: str) -> list[dict[str, Any]]:
-        """The answer to each of them."""
-        return await asyncio.gather(*(self.answer(who, query) for who in neighbours))
+    async def answers(self, actors: list[Actor], query: str) -> list[dict[str, Any]]:
+        """Returns the response to each actor."""
+        return await asyncio.gather(*(self.answer(actor, query) for actor in actors))
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def street(mongo_uri: str, keys: Keys) -> AsyncIterator[Street]:
-    """One world for all; the last test is that of whom it belongs to."""
+    """One world for all tests. The test of its owners is last."""
     settings = Settings(mongo_uri=mongo_uri, database_prefix=f"test{secrets.token_hex(4)}")
     async with starting(settings, keys) as start:
         running = await start(*SERVICES)
         world = await grown(running)
         for side in (world.ash, world.birch, world.oak):
-            await _granted(world, side)
+            await _grant_roles(world, side)
         await world.settled()
         own = {f"{name}_address": service.address for name, service in running.items()}
         own |= {"signing_key": keys.signing_setting("gateway"), "token_keys": keys.tokens_setting(), "deadline_seconds": 60.0}
@@ -118,8 +118,8 @@ async def street(mongo_uri: str, keys: Keys) -> AsyncIterator[Street]:
                 yield Street(world, gateway)
 
 
-async def _granted(world: World, side: Side) -> None:
-    """Gives the side's staff the roles that organization's people would give them; its guide has hers."""
+async def _grant_roles(world: World, side: Side) -> None:
+    """Grants the roles of a side's staff. Its guide already has a role."""
     _, manager, supervisor, operator = side.ids["staff"][:4]
     for staff, role, kind, scope in ((manager, 3, 4, side.store), (supervisor, 4, 3, side.unit), (operator, 5, 2, side.brand_id)):
         if side.brand == side.name or role != 5:
@@ -127,135 +127,135 @@ async def _granted(world: World, side: Side) -> None:
             side.knows("grant", granted.grant.id)
 
 
-def people(side: Side) -> list[Neighbour]:
-    """Everybody of a side who may sign in. Of oak, only who works in it: its brand is ash's."""
+def list_people(side: Side) -> list[Actor]:
+    """Returns all people of a side who may sign in; of oak, only its staff, because its brand is ash's."""
     whole = side.brand == side.name
     guide, manager, supervisor, operator = side.ids["staff"][:4]
-    who = {"GUIDE": guide, "STORE_MANAGER": manager, "SUPERVISOR": supervisor}
-    who |= {"BRAND_OPERATOR": operator, "CONSUMER": side.consumer} if whole else {}
-    return [Neighbour(f"{side.name}'s {kind}", subject, side) for kind, subject in who.items()]
+    subjects = {"GUIDE": guide, "STORE_MANAGER": manager, "SUPERVISOR": supervisor}
+    subjects |= {"BRAND_OPERATOR": operator, "CONSUMER": side.consumer} if whole else {}
+    return [Actor(f"{side.name}'s {kind}", subject, side) for kind, subject in subjects.items()]
 
 
-def told(own: Own, body: dict[str, Any], asked: str) -> list[str]:
-    """What of the target's own an answer says. What an error or a refusal repeats of the question is no news; anything in `data` is."""
-    found = [text for text in scalars(body.get("data")) if _tells(own, text)]
-    echoed = sorted(set(re.findall(r"[\w:.-]{4,}", asked)), key=len, reverse=True)
+def find_disclosed(own: Own, body: dict[str, Any], text: str) -> list[str]:
+    """Returns the values of the target that a response discloses. An error may repeat the text of the operation, `data` may not."""
+    found = [value for value in scalars(body.get("data")) if _is_disclosed(own, value)]
+    echoed = sorted(set(re.findall(r"[\w:.-]{4,}", text)), key=len, reverse=True)
     for error in body.get("errors", ()):
         rest = error["message"]
         for echo in echoed:
             rest = rest.replace(echo, "")
-        if _tells(own, rest):
+        if _is_disclosed(own, rest):
             found.append(error["message"])
     return [str(each) for each in found]
 
 
-def _tells(own: Own, value: Any) -> bool:
+def _is_disclosed(own: Own, value: Any) -> bool:
     if isinstance(value, str):
         minor = int(value.replace(".", "")) if AMOUNT.match(value) else 0
         return own.secret in value or not own.ids.isdisjoint(MADE.findall(value)) or minor in own.numbers
     return isinstance(value, int) and not isinstance(value, bool) and value in own.numbers
 
 
-async def test_the_schema_is_asked_for_everything(street: Street) -> None:
+async def test_generated_operations_reach_every_field(street: Street) -> None:
     world = street.world
     sides = {"target": world.ash.ids}
-    assert list(street.asking.queries(sides))
-    assert list(street.asking.mutations(sides))
-    assert list(street.asking.subscriptions(sides))
-    assert not street.asking.unknown, "give the world ids for these (tests/services/worlds)"
-    assert sorted(fields_of(street.asking.schema) - street.asking.reached) == []
+    assert list(street.generator.queries(sides))
+    assert list(street.generator.mutations(sides))
+    assert list(street.generator.subscriptions(sides))
+    assert not street.generator.unknown, "add ids of these to the world (tests/services/worlds)"
+    assert sorted(list_fields(street.generator.schema) - street.generator.reached) == []
 
 
-async def test_what_is_public_was_looked_at(street: Street) -> None:
-    nobody, answered = Neighbour("nobody", "", street.world.birch), set()
-    for name, query in street.asking.queries({"target": street.world.ash.ids}):
-        if any(value not in (None, []) for value in _values((await street.answer(nobody, query))["data"])):
+async def test_anonymous_client_sees_listed_fields_only(street: Street) -> None:
+    anonymous, answered = Actor("anonymous", "", street.world.birch), set()
+    for name, query in street.generator.queries({"target": street.world.ash.ids}):
+        if any(value not in (None, []) for value in _list_values((await street.answer(anonymous, query))["data"])):
             answered.add(name)
-    assert answered == set(PUBLIC)
+    assert answered == set(PUBLIC_FIELDS)
 
 
 @pytest.mark.parametrize("attacker", ["birch", "oak"])
-async def test_nobody_is_told_what_is_anothers(street: Street, attacker: str) -> None:
+async def test_query_discloses_no_foreign_data(street: Street, attacker: str) -> None:
     world, side = street.world, getattr(street.world, attacker)
     own = await own_of(world.ash, side, world)
-    neighbours = [Neighbour("nobody", "", side), *people(side)]
+    actors = [Actor("anonymous", "", side), *list_people(side)]
     problems = []
-    for name, query in street.asking.queries(_sides(world, side)):
-        for who, body in zip(neighbours, await street.answers(neighbours, query), strict=True):
-            if found := told(own, body, query):
-                problems.append(f"{name} tells {who.label} {found[:3]}: {query[:200]}")
+    for name, query in street.generator.queries(_list_sides(world, side)):
+        for actor, body in zip(actors, await street.answers(actors, query), strict=True):
+            if found := find_disclosed(own, body, query):
+                problems.append(f"{name} discloses to {actor.label} {found[:3]}: {query[:200]}")
     assert not problems, "\n".join([f"{len(problems)}", *problems[:30]])
 
 
 @pytest.mark.parametrize("attacker", ["birch", "oak"])
-async def test_nobody_changes_what_is_anothers(street: Street, attacker: str) -> None:
+async def test_mutation_changes_no_foreign_data(street: Street, attacker: str) -> None:
     world, side = street.world, getattr(street.world, attacker)
     own = await own_of(world.ash, side, world)
     watches = [Watch(service) for service in world.suite.running.values()]
     for watch in watches:
         await watch.look()
     problems = []
-    for name, asked in groupby(street.asking.mutations(_sides(world, side)), key=itemgetter(0)):
-        inputs = list(asked)
-        for who in people(side):
+    for name, group in groupby(street.generator.mutations(_list_sides(world, side)), key=itemgetter(0)):
+        inputs = list(group)
+        for actor in list_people(side):
             for _, query, given in inputs:
-                if found := _told_of_a_change(own, await street.answer(who, query, {"input": given}), given):
-                    problems.append(f"{name} tells {who.label} {found[:3]}: {given}")
-            problems += [line async for line in _changed(street, watches, own, name, who)]
+                if found := _find_disclosed_change(own, await street.answer(actor, query, {"input": given}), given):
+                    problems.append(f"{name} discloses to {actor.label} {found[:3]}: {given}")
+            problems += [line async for line in _list_changes(street, watches, own, name, actor)]
     await world.settled()
     for watch in watches:
         problems += [f"an event changed {change}" for change in await watch.look() if own.touched(watch.scopes, change)]
     assert not problems, "\n".join([f"{len(problems)}", *problems[:30]])
 
 
-async def _changed(street: Street, watches: list[Watch], own: Own, name: str, who: Neighbour) -> AsyncIterator[str]:
-    rpc = street.asking.schema.mutation_type.fields[name].extensions["strawberry-definition"].rpc.method  # type: ignore[union-attr]
+async def _list_changes(street: Street, watches: list[Watch], own: Own, name: str, actor: Actor) -> AsyncIterator[str]:
+    rpc = street.generator.schema.mutation_type.fields[name].extensions["strawberry-definition"].rpc.method  # type: ignore[union-attr]
     allowed = ALLOWED.get(f"{rpc.containing_service.name}.{rpc.name}", ())
     for watch in watches:
         for change in await watch.look():
-            if own.touched(watch.scopes, change) and not any(one.allows(change, who.person, who.side) for one in allowed):
-                yield f"{name} lets {who.label} change {change.collection}: {change.before} -> {change.after}"
+            if own.touched(watch.scopes, change) and not any(one.allows(change, actor.person, actor.side) for one in allowed):
+                yield f"{name} lets {actor.label} change {change.collection}: {change.before} -> {change.after}"
 
 
-def _told_of_a_change(own: Own, body: dict[str, Any], given: dict[str, Any]) -> list[str]:
-    """The same of a mutation: what was given may come back, be it in what was made or in why it was not."""
+def _find_disclosed_change(own: Own, body: dict[str, Any], given: dict[str, Any]) -> list[str]:
+    """Does the same for a mutation, whose payload and refusal may repeat its input."""
     text = json.dumps(body, ensure_ascii=False)
     for echo in sorted({each for each in scalars(given) if isinstance(each, str) and len(each) > 3}, key=len, reverse=True):
         text = text.replace(echo, "")
-    return told(own, json.loads(text), "")
+    return find_disclosed(own, json.loads(text), "")
 
 
-async def test_whose_it_is_sees_and_changes_it(street: Street) -> None:
-    """Or the tests above could not fail."""
+async def test_owners_see_and_change_their_data(street: Street) -> None:
+    """Without this, the tests above could not fail."""
     world = street.world
     own = await own_of(world.ash, world.birch, world)
     seen, done = defaultdict(bool), defaultdict(bool)
-    for name, query in street.asking.queries({"target": world.ash.ids}):
-        seen[name] |= any(told(own, body, query) for body in await street.answers(people(world.ash), query))
-    unseen = {name for name, saw in seen.items() if not saw} - set(PUBLIC)
-    assert unseen == set(SILENT)
-    rightful = [*people(world.ash), Neighbour("the operator", "operator", world.ash)]
-    for name, query, given in sorted(street.asking.rightful(world.ash.ids), key=lambda each: bool(BREAKING.match(each[0]))):
-        for who in rightful:
+    for name, query in street.generator.queries({"target": world.ash.ids}):
+        seen[name] |= any(find_disclosed(own, body, query) for body in await street.answers(list_people(world.ash), query))
+    unseen = {name for name, saw in seen.items() if not saw} - set(PUBLIC_FIELDS)
+    assert unseen == set(UNSEEN_FIELDS)
+    owners = [*list_people(world.ash), Actor("the operator", "operator", world.ash)]
+    for name, query, given in sorted(street.generator.owner_mutations(world.ash.ids), key=lambda each: bool(ENDING.match(each[0]))):
+        for actor in owners:
             if not done[name]:
-                body = await street.answer(who, query, {"input": given})
-                done[name] = (body["data"][name] or {}).get("__typename") not in REFUSED_BY_THE_GATE
-    assert {name for name, was in done.items() if not was} == set(), "nobody whose it is gets as far as the rule of these"
+                body = await street.answer(actor, query, {"input": given})
+                done[name] = (body["data"][name] or {}).get("__typename") not in REFUSED_TYPES
+    assert {name for name, was in done.items() if not was} == set(), "no owner may execute these mutations"
 
 
-def _sides(world: World, side: Side) -> dict[str, Ids]:
-    """Whose ids stand in what a neighbour asks: the target's, their own, and those of what both have a part in."""
+def _list_sides(world: World, side: Side) -> dict[str, Ids]:
+    """Returns the ids for the arguments of a foreign actor: the target's, its own, and those of shared objects."""
     return {"target": world.ash.ids, "own": side.ids, "common": {**side.ids, **world.common}}
 
 
-def _values(value: Any) -> Iterator[Any]:
-    """What the objects of an answer hold, their type's name left out."""
+def _list_values(value: Any) -> Iterator[Any]:
+    """Yields the values of a response without type names."""
     if isinstance(value, Mapping):
         for name, inner in value.items():
             if name != "__typename":
-                yield from _values(inner)
+                yield from _list_values(inner)
     elif isinstance(value, list):
         for inner in value:
-            yield from _values(inner)
+            yield from _list_values(inner)
     else:
         yield value

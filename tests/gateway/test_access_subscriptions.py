@@ -1,6 +1,7 @@
-"""Nobody follows what is a neighbour's: every subscription of the schema, over WebSockets, while something happens to what it names.
+"""Access of subscriptions: no subscription of the schema discloses data of another tenant.
 
-Birch's and oak's people, and nobody, subscribe with ash's ids, alone and beside their own. Then ash's people do something, and hear of it.
+The people of birch and oak, and anonymous clients, subscribe with ash's ids, alone and beside their own. Then ash's people change their
+data and receive the events.
 """
 
 import asyncio
@@ -13,10 +14,10 @@ import grpc
 import pytest
 from websockets.exceptions import ConnectionClosed
 
-from tests.gateway.asking import Ids
-from tests.gateway.serving import SECONDS_MAX, Served, Socket, serving
-from tests.gateway.test_access import Neighbour, Street, people, quiet, street, told
-from tests.gateway.world import key
+from tests.gateway.live_gateway import SECONDS_MAX, LiveGateway, SocketClient, serve
+from tests.gateway.schema_operations import Ids
+from tests.gateway.small_world import new_key
+from tests.gateway.test_access import Actor, Street, find_disclosed, list_people, quiet, street
 from tests.services.worlds.sides import Side
 from tests.services.worlds.watching import own_of
 
@@ -25,137 +26,137 @@ __all__ = ["quiet", "street"]
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 REFUSED = {"UNAUTHENTICATED", "NOT_PERMITTED", "ORDER_NOT_FOUND", "STAFF_NOT_FOUND", "STORE_NOT_FOUND", "CONSUMER_NOT_FOUND"}
-"""Why a neighbour's subscription ends, if it does not just stay silent."""
-TOO_MUCH = "INVALID_FIELD"
-"""Why one ends that names more than it may at once."""
+"""The codes that may end the subscription of a foreign actor; otherwise it stays silent."""
+INVALID_COMBINATION = "INVALID_FIELD"
+"""The code that ends a subscription with too many ids at once."""
 
 
 class Follower:
-    """Somebody with a socket, what they subscribed to and what they were told."""
+    """An actor with a socket, its subscriptions and the messages that it received."""
 
-    def __init__(self, who: Neighbour, socket: Socket) -> None:
-        self.who, self.socket = who, socket
-        self.asked: dict[str, tuple[str, str]] = {}
-        self.heard: list[tuple[str, dict[str, Any]]] = []
-        self.heard_more = asyncio.Condition()
-        self.quiet = False
+    def __init__(self, actor: Actor, socket: SocketClient) -> None:
+        self.actor, self.socket = actor, socket
+        self.subscriptions: dict[str, tuple[str, str]] = {}
+        self.received: list[tuple[str, dict[str, Any]]] = []
+        self.changed = asyncio.Condition()
+        self.has_pong = False
 
     async def subscribe(self, field: str, query: str) -> None:
-        self.asked[await self.socket.subscribe(query)] = (field, query)
+        self.subscriptions[await self.socket.subscribe(query)] = (field, query)
 
     async def listen(self) -> None:
-        """Keeps whatever is said, until the socket is closed."""
+        """Records all messages until the socket is closed."""
         with suppress(ConnectionClosed):
             while True:
                 message = json.loads(await self.socket.opened.recv())
-                async with self.heard_more:
+                async with self.changed:
                     if message["type"] == "pong":
-                        self.quiet = True
+                        self.has_pong = True
                     else:
                         payload = message.get("payload")
-                        self.heard.append((message["id"], {"errors": payload} if message["type"] == "error" else payload or {}))
-                    self.heard_more.notify_all()
+                        self.received.append((message["id"], {"errors": payload} if message["type"] == "error" else payload or {}))
+                    self.changed.notify_all()
 
-    async def hear_all(self) -> None:
-        """Returns when everything that was said to them so far has arrived."""
-        self.quiet = False
-        await self.socket.say(type="ping")
-        async with asyncio.timeout(SECONDS_MAX), self.heard_more:
-            await self.heard_more.wait_for(lambda: self.quiet)
+    async def receive_all(self) -> None:
+        """Returns when all messages that were sent so far have arrived."""
+        self.has_pong = False
+        await self.socket.send(type="ping")
+        async with asyncio.timeout(SECONDS_MAX), self.changed:
+            await self.changed.wait_for(lambda: self.has_pong)
 
-    async def news(self) -> None:
-        """Returns when something more was said."""
-        async with self.heard_more:
-            await self.heard_more.wait()
+    async def wait_for_message(self) -> None:
+        """Returns when another message has arrived."""
+        async with self.changed:
+            await self.changed.wait()
 
-    def misheard(self) -> Iterator[str]:
-        """Subscriptions that were refused for what they are, and not for whom they are about."""
-        for id, body in self.heard:
-            field, query = self.asked[id]
+    def unexpected_refusals(self) -> Iterator[str]:
+        """Yields the subscriptions that were refused for another reason than access."""
+        for id, body in self.received:
+            field, query = self.subscriptions[id]
             for code in {error["extensions"]["code"] for error in body.get("errors", ())} - REFUSED:
-                if code != TOO_MUCH or query.partition("{__typename")[0].count("Id:") < 2:
-                    yield f"{field} is refused to {self.who.label} with {code}: {query[:200]}"
+                if code != INVALID_COMBINATION or query.partition("{__typename")[0].count("Id:") < 2:
+                    yield f"{field} is refused to {self.actor.label} with {code}: {query[:200]}"
 
-    def told(self, own: Any) -> Iterator[tuple[str, list[str]]]:
-        """What of the target's own they were told, by the field that told it."""
-        for id, body in self.heard:
-            field, query = self.asked[id]
-            if found := told(own, body, query):
+    def disclosures(self, own: Any) -> Iterator[tuple[str, list[str]]]:
+        """Yields the values of the target that it received, by field."""
+        for id, body in self.received:
+            field, query = self.subscriptions[id]
+            if found := find_disclosed(own, body, query):
                 yield field, found
 
 
-async def happen(street: Street, ash: Side) -> None:
-    """Something of each kind that is followed."""
-    guide, consumer = (Neighbour("ash's", subject, ash) for subject in (ash.ids["staff"][0], ash.consumer))
-    writing = {"consumerId": ash.consumer, "brandId": ash.brand_id, "text": ash.text("come again")}
-    for who, mutation, given in (
+async def change_data(street: Street, ash: Side) -> None:
+    """Changes one object of each kind that has subscriptions."""
+    guide, consumer = (Actor("ash's", subject, ash) for subject in (ash.ids["staff"][0], ash.consumer))
+    outreach = {"consumerId": ash.consumer, "brandId": ash.brand_id, "text": ash.text("come again")}
+    for actor, mutation, given in (
         (guide, "acknowledgeTask", {"taskId": ash.task}),
-        (guide, "sendOutreach", writing | {"idempotencyKey": key()}),
-        (consumer, "cancelOrder", {"orderId": ash.order, "idempotencyKey": key()}),
+        (guide, "sendOutreach", outreach | {"idempotencyKey": new_key()}),
+        (consumer, "cancelOrder", {"orderId": ash.order, "idempotencyKey": new_key()}),
     ):
         noun = mutation[0].upper() + mutation[1:]
         query = f"mutation($input:{noun}Input!){{{mutation}(input:$input){{__typename ...on Refusal{{code message}}}}}}"
-        answer = (await street.answer(who, query, {"input": given}))["data"][mutation]
+        answer = (await street.answer(actor, query, {"input": given}))["data"][mutation]
         assert answer["__typename"] == f"{noun}Payload", answer
 
 
-async def following(stack: AsyncExitStack, served: Served, who: Neighbour, offset: float) -> Follower:
-    """Somebody whose socket is acknowledged."""
+async def connect_follower(stack: AsyncExitStack, served: LiveGateway, actor: Actor, offset: float) -> Follower:
+    """Returns a follower with an initialised socket."""
     socket = await stack.enter_async_context(served.socket())
-    token = served.gateway.token(who.subject, clock_offset=offset) if who.subject else ""
-    await socket.say(type="connection_init", payload={"authorization": f"Bearer {token}"} if token else {})
-    assert await socket.heard() == {"type": "connection_ack"}
-    follower = Follower(who, socket)
+    token = served.gateway.token(actor.subject, clock_offset=offset) if actor.subject else ""
+    await socket.send(type="connection_init", payload={"authorization": f"Bearer {token}"} if token else {})
+    assert await socket.receive() == {"type": "connection_ack"}
+    follower = Follower(actor, socket)
     listening = asyncio.create_task(follower.listen())
     stack.callback(listening.cancel)
     return follower
 
 
-def tapped(street: Street) -> list[grpc.aio.UnaryStreamCall[Any, Any]]:
-    """The streams that the gateway opens from now on."""
+def record_streams(street: Street) -> list[grpc.aio.UnaryStreamCall[Any, Any]]:
+    """Returns a list to which the gateway's new streams are added."""
     clients, opened = street.gateway.app.state.clients, []
     follow = clients.follow
 
-    def tap(request: Any) -> Any:
+    def record_call(request: Any) -> Any:
         opened.append(follow(request))
         return opened[-1]
 
-    clients.follow = tap
+    clients.follow = record_call
     return opened
 
 
-async def test_nobody_follows_what_is_anothers(street: Street) -> None:
+async def test_subscription_discloses_no_foreign_data(street: Street) -> None:
     ash, offset = street.world.ash, street.world.suite.offset
-    fields = set(street.asking.schema.subscription_type.fields)  # type: ignore[union-attr]
-    opened = tapped(street)
+    fields = set(street.generator.schema.subscription_type.fields)  # type: ignore[union-attr]
+    opened = record_streams(street)
     async with AsyncExitStack() as stack:
-        served = await stack.enter_async_context(serving(street.gateway))
-        neighbours, rightful = [], []
+        served = await stack.enter_async_context(serve(street.gateway))
+        foreign, owners = [], []
         for side in (street.world.birch, street.world.oak):
             sides: dict[str, Ids] = {"target": ash.ids, "own": side.ids}
-            for who in [Neighbour(f"nobody beside {side.name}", "", side), *people(side)]:
-                neighbours.append(await following(stack, served, who, offset))
-                for field, query in street.asking.subscriptions(sides):
-                    await neighbours[-1].subscribe(field, query)
-        for who in people(ash):
-            rightful.append(await following(stack, served, who, offset))
-            for field, query in street.asking.subscriptions({"target": ash.ids}):
-                await rightful[-1].subscribe(field, query)
-        for follower in (*neighbours, *rightful):
-            await follower.hear_all()
-        for call in opened:  # where they begin is said first
+            for actor in [Actor(f"anonymous beside {side.name}", "", side), *list_people(side)]:
+                foreign.append(await connect_follower(stack, served, actor, offset))
+                for field, query in street.generator.subscriptions(sides):
+                    await foreign[-1].subscribe(field, query)
+        for actor in list_people(ash):
+            owners.append(await connect_follower(stack, served, actor, offset))
+            for field, query in street.generator.subscriptions({"target": ash.ids}):
+                await owners[-1].subscribe(field, query)
+        for follower in (*foreign, *owners):
+            await follower.receive_all()
+        for call in opened:  # the initial metadata is sent when a stream starts
             with suppress(grpc.aio.AioRpcError):
                 await call.initial_metadata()
-        await happen(street, ash)
+        await change_data(street, ash)
 
         own = await own_of(ash, street.world.birch, street.world)
         async with asyncio.timeout(SECONDS_MAX):
-            while fields - {field for each in rightful for field, _ in each.told(own)}:
-                await asyncio.wait([asyncio.create_task(each.news()) for each in rightful], return_when=asyncio.FIRST_COMPLETED)
+            while fields - {field for each in owners for field, _ in each.disclosures(own)}:
+                await asyncio.wait([asyncio.create_task(each.wait_for_message()) for each in owners], return_when=asyncio.FIRST_COMPLETED)
         problems = []
-        for each in neighbours:
-            await each.hear_all()
-            own = await own_of(ash, each.who.side, street.world)
-            problems += [f"{field} tells {each.who.label} {found}" for field, found in each.told(own)]
-            problems += each.misheard()
+        for each in foreign:
+            await each.receive_all()
+            own = await own_of(ash, each.actor.side, street.world)
+            problems += [f"{field} discloses to {each.actor.label} {found}" for field, found in each.disclosures(own)]
+            problems += each.unexpected_refusals()
     assert not problems, "\n".join(problems[:30])

@@ -7,9 +7,9 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 from services.local.token import clock_offset
-from tests.gateway import world
+from tests.gateway import small_world
 from tests.gateway.conftest import OPERATIONS, Gateway, Open
-from tests.gateway.world import NEAR, key
+from tests.gateway.small_world import NEAR, new_key
 
 OPERATION_RPCS = {
     "acknowledge_task": "AcknowledgeTask",
@@ -63,20 +63,20 @@ class Story:
         self.gateway, self.rpcs = gateway, dict[str, str]()
         self.offset = clock_offset(21 * 60 + 40, ZoneInfo("Asia/Shanghai"), datetime.now(UTC))
 
-    async def run(self, name: str, variables: dict[str, Any] | None = None, *, who: str = "") -> Any:
+    async def run(self, name: str, variables: dict[str, Any] | None = None, *, subject: str = "") -> Any:
         """Runs one operation; returns the value of its only field."""
-        data = await self.gateway.data(name, variables, who=who, offset=self.offset if who else 0.0)
+        data = await self.gateway.data(name, variables, subject=subject, offset=self.offset if subject else 0.0)
         self.rpcs[name] = max(self.rpcs.get(name, ""), " ".join(sorted(self.gateway.calls)), key=len)
         (answer,) = data.values()
         return answer
 
     async def run_until(
-        self, condition: Callable[[Any], bool], name: str, variables: dict[str, Any] | None = None, *, who: str = ""
+        self, condition: Callable[[Any], bool], name: str, variables: dict[str, Any] | None = None, *, subject: str = ""
     ) -> Any:
         """Runs one operation until its value fulfils the condition, because events arrive later."""
-        async with asyncio.timeout(world.SECONDS_MAX):
+        async with asyncio.timeout(small_world.SECONDS_MAX):
             while True:
-                answer = await self.run(name, variables, who=who)
+                answer = await self.run(name, variables, subject=subject)
                 if condition(answer):
                     return answer
                 await asyncio.sleep(0.02)
@@ -84,7 +84,7 @@ class Story:
 
 async def test_operations_call_expected_rpcs(open_gateway: Open) -> None:
     gateway = await open_gateway("member", "commerce", "district", "organization")
-    await world.build(gateway)
+    await small_world.build(gateway)
     story = await run_story(gateway)
     assert set(OPERATION_RPCS) | set(EVENT_RPCS) == {path.stem for path in OPERATIONS.glob("*.graphql")}
     assert story.rpcs == OPERATION_RPCS
@@ -96,64 +96,66 @@ async def run_story(gateway: Gateway) -> Story:
     anna, bea, guide, operator = "con_anna", "con_bea", "stf_guide", "operator"
 
     entered = await story.run(
-        "enter_district", {"input": {"districtId": "dst_d", "touchpoint": "MINI_PROGRAM", "position": NEAR}}, who=anna
+        "enter_district", {"input": {"districtId": "dst_d", "touchpoint": "MINI_PROGRAM", "position": NEAR}}, subject=anna
     )
     visit = entered["visit"]["id"]
-    claim = {"input": {"idempotencyKey": key(), "visitId": visit}}
-    pack = (await story.run("claim_pack", claim, who=anna))["pack"]
-    assert (await story.run("claim_pack", {"input": {"idempotencyKey": key(), "visitId": visit}}, who=anna))["pack"] == pack
+    claim = {"input": {"idempotencyKey": new_key(), "visitId": visit}}
+    pack = (await story.run("claim_pack", claim, subject=anna))["pack"]
+    assert (await story.run("claim_pack", {"input": {"idempotencyKey": new_key(), "visitId": visit}}, subject=anna))["pack"] == pack
     (entry,) = pack["entries"]
-    wallet = await story.run("my_wallet", who=anna)
+    wallet = await story.run("my_wallet", subject=anna)
     assert [each["state"] for each in wallet["consumer"]["coupons"]["nodes"]] == ["ISSUED"]
-    assert (await story.run("leave_district", {"input": {"visitId": visit}}, who=anna))["visit"]["state"] == "LEFT"
+    assert (await story.run("leave_district", {"input": {"visitId": visit}}, subject=anna))["visit"]["state"] == "LEFT"
 
-    tasks = await story.run_until(lambda answer: bool(answer["staff"]["tasks"]["nodes"]), "guide_tasks", {"state": "OPEN"}, who=guide)
+    tasks = await story.run_until(lambda answer: bool(answer["staff"]["tasks"]["nodes"]), "guide_tasks", {"state": "OPEN"}, subject=guide)
     (task,) = tasks["staff"]["tasks"]["nodes"]
     assert task["consumer"]["sizes"] == [{"name": "shirt", "value": "40"}]
     (task_coupon,), (coupon,) = task["coupons"], wallet["consumer"]["coupons"]["nodes"]
     assert task_coupon == {"couponId": coupon["id"]} | {name: coupon[name] for name in ("name", "value", "minimumSpend", "expiresAt")}
     assert task_coupon["minimumSpend"] == {"amount": "100.00", "currency": "CNY"}
-    acknowledged = await story.run("acknowledge_task", {"input": {"taskId": task["id"]}}, who=guide)
+    acknowledged = await story.run("acknowledge_task", {"input": {"taskId": task["id"]}}, subject=guide)
     assert acknowledged["task"]["state"] == "ACKNOWLEDGED"
     writing = {"consumerId": anna, "brandId": "brd_a", "taskId": task["id"], "text": "白衬衫到了"}
-    sent = await story.run("send_outreach", {"input": writing | {"idempotencyKey": key()}}, who=guide)
+    sent = await story.run("send_outreach", {"input": writing | {"idempotencyKey": new_key()}}, subject=guide)
     assert sent["remaining"] == 2
-    inbox = (await story.run("my_inbox", who=anna))["consumer"]["inbox"]
+    inbox = (await story.run("my_inbox", subject=anna))["consumer"]["inbox"]
     assert (inbox["unread"], inbox["nodes"][0]["text"]) == (1, "白衬衫到了")
     assert inbox["nodes"][0]["staff"]["name"], "the consumer sees the name of the guide"
-    assert (await story.run("mark_read", {"input": {"outreachIds": [inbox["nodes"][0]["id"]]}}, who=anna))["marked"] == 1
-    refused = await story.run("send_outreach", {"input": writing | {"consumerId": bea, "idempotencyKey": key()}}, who=guide)
+    assert (await story.run("mark_read", {"input": {"outreachIds": [inbox["nodes"][0]["id"]]}}, subject=anna))["marked"] == 1
+    refused = await story.run("send_outreach", {"input": writing | {"consumerId": bea, "idempotencyKey": new_key()}}, subject=guide)
     assert refused["__typename"] == "NotBoundToYou"
 
     search = {"near": NEAR, "text": "白衬衫", "attributes": [{"name": "size", "value": "40"}]}
-    found = (await story.run("promises", search, who=anna))["promises"]
+    found = (await story.run("promises", search, subject=anna))["promises"]
     assert {each["availability"] for each in found} == {"LAST_ONE"}
     holding = {"variantId": "var_40", "storeId": "str_a1", "method": "INSTANT_DELIVERY", "destination": NEAR}
-    hold = (await story.run("hold_promise", {"input": holding | {"idempotencyKey": key()}}, who=anna))["hold"]
-    too_late = await story.run("hold_promise", {"input": holding | {"idempotencyKey": key()}}, who=bea)
+    hold = (await story.run("hold_promise", {"input": holding | {"idempotencyKey": new_key()}}, subject=anna))["hold"]
+    too_late = await story.run("hold_promise", {"input": holding | {"idempotencyKey": new_key()}}, subject=bea)
     assert (too_late["__typename"], too_late["fewer"], too_late["heldUntil"]) == ("OutOfStock", False, hold["expiresAt"])
 
     placing = {"holdIds": [hold["id"]], "couponIds": [entry["couponId"]], "touchpoint": "MINI_PROGRAM", "destination": {"address": "酒店"}}
-    place = {"input": placing | {"idempotencyKey": key()}}
-    order = (await story.run("place_order", place, who=anna))["order"]
+    place = {"input": placing | {"idempotencyKey": new_key()}}
+    order = (await story.run("place_order", place, subject=anna))["order"]
     assert order["total"] == {"amount": "379.00", "currency": "CNY"}
-    pay = {"input": {"idempotencyKey": key(), "orderId": order["id"], "method": "SANDBOX", "sandboxToken": "approve"}}
-    paid = [await story.run("pay_order", pay, who=anna) for _ in range(3)]
+    pay = {"input": {"idempotencyKey": new_key(), "orderId": order["id"], "method": "SANDBOX", "sandboxToken": "approve"}}
+    paid = [await story.run("pay_order", pay, subject=anna) for _ in range(3)]
     assert paid[0]["order"]["state"] == "PAID"
     assert paid[1:] == paid[:2]
 
-    whole = await story.run("order", {"id": order["id"]}, who=anna)
+    whole = await story.run("order", {"id": order["id"]}, subject=anna)
     assert whole["coupons"][0]["coupon"]["state"] == "REDEEMED"
-    assert await story.run("order", {"id": order["id"]}, who=bea) is None
-    assert len((await story.run("my_orders", {"first": 5}, who=anna))["consumer"]["orders"]["nodes"]) == 1
-    credited = await story.run_until(lambda answer: answer["credit"] is not None, "order_credit", {"id": order["id"]}, who=operator)
+    assert await story.run("order", {"id": order["id"]}, subject=bea) is None
+    assert len((await story.run("my_orders", {"first": 5}, subject=anna))["consumer"]["orders"]["nodes"]) == 1
+    credited = await story.run_until(lambda answer: answer["credit"] is not None, "order_credit", {"id": order["id"]}, subject=operator)
     assert credited["credit"]["staff"]["id"] == guide
     asset = {"consumerId": anna, "brandId": "brd_a", "first": 10}
-    relation = await story.run_until(lambda answer: bool(answer) and answer["stage"] == "PURCHASE", "consumer_asset", asset, who=operator)
+    relation = await story.run_until(
+        lambda answer: bool(answer) and answer["stage"] == "PURCHASE", "consumer_asset", asset, subject=operator
+    )
     assert relation["transitions"]["nodes"][0]["cause"]["ref"] == order["id"]
     day = datetime.fromtimestamp(datetime.now(UTC).timestamp() + story.offset, ZoneInfo("Asia/Shanghai")).date().isoformat()
     for subject in ({"storeId": "str_a1"}, {"orgUnitId": "unt_a"}, {"brandId": "brd_a"}):
-        card = await story.run("scorecard", subject | {"fromDay": day, "untilDay": day}, who=operator)
+        card = await story.run("scorecard", subject | {"fromDay": day, "untilDay": day}, subject=operator)
         assert (card["total"]["orders"], card["online"]["orders"]) == (1, 1)
         assert [each["scenario"] for each in card["byScenario"]] == [whole["scenario"]]
         assert [each["store"]["id"] for each in card["byStore"]] == ["str_a1"]
@@ -161,37 +163,41 @@ async def run_story(gateway: Gateway) -> Story:
         lambda answer: bool(answer["staff"]["credits"]["nodes"]) and answer["staff"]["outreaches"]["nodes"][0]["outcome"] == "ORDERED",
         "guide_results",
         {"first": 5},
-        who=guide,
+        subject=guide,
     )
     assert results["staff"]["credits"]["nodes"][0]["id"] == order["id"]
 
-    clients = await story.run("guide_clients", who=guide)
+    clients = await story.run("guide_clients", subject=guide)
     assert clients["staff"]["clients"]["nodes"][0]["relation"]["orderCount"] == 1
-    assert len((await story.run("my_consents", who=anna))["consumer"]["consents"]["nodes"]) == 2
+    assert len((await story.run("my_consents", subject=anna))["consumer"]["consents"]["nodes"]) == 2
     withdrawn = {"brandId": "brd_a", "purpose": "OUTREACH", "granted": False, "touchpoint": "MINI_PROGRAM"}
-    assert not (await story.run("set_consent", {"input": withdrawn}, who=anna))["consent"]["granted"]
-    assert (await story.run("send_outreach", {"input": writing | {"idempotencyKey": key()}}, who=guide))["__typename"] == "ConsentMissing"
+    assert not (await story.run("set_consent", {"input": withdrawn}, subject=anna))["consent"]["granted"]
+    assert (await story.run("send_outreach", {"input": writing | {"idempotencyKey": new_key()}}, subject=guide))[
+        "__typename"
+    ] == "ConsentMissing"
     assert len((await story.run("offers", {"text": "shirt"}))["edges"]) == 1
     assert len((await story.run("offer", {"id": "ofr_shirt"}))["product"]["variants"]) == 3
     assert (await story.run("district", {"id": "dst_d"}))["campaigns"]["nodes"][0]["participants"]["nodes"][0]["brand"]["id"] == "brd_a"
-    assert (await story.run("store_counter", {"id": "str_a1", "first": 5}, who=operator))["stocks"]["nodes"][0]["available"] == 0
-    counted = {"idempotencyKey": key(), "storeId": "str_a2", "variantId": "var_40", "onHand": 7, "safety": 1}
-    assert (await story.run("set_stock", {"input": counted}, who=operator))["stock"]["available"] == 6
-    assert len((await story.run("organisation", {"brandId": "brd_a"}, who=operator))["headquarters"]["orgUnits"]["nodes"]) == 4
-    assert (await story.run("brand_budgets", {"brandId": "brd_a"}, who=operator))["budgets"]["nodes"][0]["issued"] == 1
+    assert (await story.run("store_counter", {"id": "str_a1", "first": 5}, subject=operator))["stocks"]["nodes"][0]["available"] == 0
+    counted = {"idempotencyKey": new_key(), "storeId": "str_a2", "variantId": "var_40", "onHand": 7, "safety": 1}
+    assert (await story.run("set_stock", {"input": counted}, subject=operator))["stock"]["available"] == 6
+    assert len((await story.run("organisation", {"brandId": "brd_a"}, subject=operator))["headquarters"]["orgUnits"]["nodes"]) == 4
+    assert (await story.run("brand_budgets", {"brandId": "brd_a"}, subject=operator))["budgets"]["nodes"][0]["issued"] == 1
 
     new = {"brandId": "brd_a", "identities": [{"kind": "CARD", "namespace": "brd_a", "value": "C-1", "verified": True}]}
-    cleo = (await story.run("register_consumer", {"input": new}, who=operator))["consumer"]["id"]
+    cleo = (await story.run("register_consumer", {"input": new}, subject=operator))["consumer"]["id"]
     walked_in = {"brandId": "brd_a", "storeId": "str_a1", "identities": [{"kind": "PHONE", "value": "13912345678"}], "displayName": "Dan"}
-    dan = await story.run("register_consumer", {"input": walked_in}, who=guide)
+    dan = await story.run("register_consumer", {"input": walked_in}, subject=guide)
     assert (dan["created"], dan["consumer"]) == (True, None)
-    await story.run("bind_consumer", {"input": {"consumerId": dan["consumerId"], "brandId": "brd_a", "staffId": guide}}, who=guide)
-    assert "Dan" in [each["consumer"]["displayName"] for each in (await story.run("guide_clients", who=guide))["staff"]["clients"]["nodes"]]
-    bound = await story.run("bind_consumer", {"input": {"consumerId": cleo, "brandId": "brd_a", "staffId": guide}}, who=operator)
+    await story.run("bind_consumer", {"input": {"consumerId": dan["consumerId"], "brandId": "brd_a", "staffId": guide}}, subject=guide)
+    assert "Dan" in [
+        each["consumer"]["displayName"] for each in (await story.run("guide_clients", subject=guide))["staff"]["clients"]["nodes"]
+    ]
+    bound = await story.run("bind_consumer", {"input": {"consumerId": cleo, "brandId": "brd_a", "staffId": guide}}, subject=operator)
     assert bound["binding"]["staff"]["id"] == guide
     two = {"consumerId": bea, "linkedConsumerId": cleo}
-    linked = await story.run("link_consumers", {"input": two | {"evidence": ["PHONE"]}}, who=operator)
+    linked = await story.run("link_consumers", {"input": two | {"evidence": ["PHONE"]}}, subject=operator)
     assert set(linked["consumer"]["consumerIds"]) == {bea, cleo}
-    unlinked = await story.run("unlink_consumers", {"input": two}, who=operator)
+    unlinked = await story.run("unlink_consumers", {"input": two}, subject=operator)
     assert unlinked["linkedConsumer"]["consumerIds"] == [cleo]
     return story

@@ -1,4 +1,4 @@
-"""`python -m gateway`: it starts, tells in one line when it cannot, and ends in order."""
+"""Process of the gateway: its start, its exit status and line for an invalid setting, and its stop by a signal."""
 
 import asyncio
 import json
@@ -17,7 +17,7 @@ from websockets.typing import Subprotocol
 from services.local.keys import Keys
 from services.local.mongod import free_port
 from tests.gateway.http.test_client_disconnect import MUTATION
-from tests.gateway.silent import silence
+from tests.gateway.silent_services import serve_silent
 
 ROOT = Path(__file__).parents[2]
 SECONDS_MAX = 20.0
@@ -31,7 +31,7 @@ def environment(keys: Keys, **settings: str) -> dict[str, str]:
 
 
 @pytest.mark.parametrize(
-    ("settings", "why"),
+    ("settings", "reason"),
     [
         ({"gateway_listen": "nowhere"}, "QUANYU_GATEWAY_LISTEN"),
         ({"colour": "red"}, "unknown setting QUANYU_COLOUR"),
@@ -43,24 +43,24 @@ def environment(keys: Keys, **settings: str) -> dict[str, str]:
         ({"trusted_proxies": "127.0.0.1, 10.1.0.0/8"}, "QUANYU_TRUSTED_PROXIES: '10.1.0.0/8'"),
     ],
 )
-def test_a_setting_that_cannot_be_used_is_one_line_and_status_2(keys: Keys, settings: dict[str, str], why: str) -> None:
-    ended = subprocess.run(
+def test_invalid_setting_exits_with_status_2(keys: Keys, settings: dict[str, str], reason: str) -> None:
+    completed = subprocess.run(
         [sys.executable, "-m", "gateway"], cwd=ROOT, env=environment(keys, **settings), capture_output=True, text=True, timeout=SECONDS_MAX
     )
-    assert ended.returncode == 2
-    (line,) = ended.stderr.splitlines()
+    assert completed.returncode == 2
+    (line,) = completed.stderr.splitlines()
     assert line.startswith("gateway cannot start: ")
-    assert why in line
+    assert reason in line
 
 
-def test_a_port_in_use_is_one_line_and_status_2(keys: Keys) -> None:
+def test_port_in_use_exits_with_status_2(keys: Keys) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         settings = {"gateway_listen": f"127.0.0.1:{taken.getsockname()[1]}"}
-        test_a_setting_that_cannot_be_used_is_one_line_and_status_2(keys, settings, "cannot listen")
+        test_invalid_setting_exits_with_status_2(keys, settings, "cannot listen")
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-async def test_it_answers_and_ends_in_order(keys: Keys, number: signal.Signals) -> None:
+async def test_process_answers_and_stops_on_signal(keys: Keys, number: signal.Signals) -> None:
     port, metrics = free_port(), free_port()
     own = environment(keys, gateway_listen=f"127.0.0.1:{port}", metrics_listen=f"127.0.0.1:{metrics}")
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
@@ -71,8 +71,8 @@ async def test_it_answers_and_ends_in_order(keys: Keys, number: signal.Signals) 
         async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", trust_env=False) as http:
             assert (await http.get("/health")).status_code == 200
             assert (await http.post("/graphql", json={"query": "{ __typename }"})).json() == {"data": {"__typename": "Query"}}
-            counted = 'quanyu_graphql_seconds_count{operation="query",status="200"} 1.0'
-            while counted not in (await http.get(f"http://127.0.0.1:{metrics}/metrics")).text:  # noqa: ASYNC110 - told of soon, not at once
+            sample = 'quanyu_graphql_seconds_count{operation="query",status="200"} 1.0'
+            while sample not in (await http.get(f"http://127.0.0.1:{metrics}/metrics")).text:  # noqa: ASYNC110 - the log is written in batches
                 await asyncio.sleep(0.01)
             async with connect(f"ws://127.0.0.1:{port}/graphql", subprotocols=[PROTOCOL], proxy=None) as socket:
                 await socket.send('{"type": "connection_init"}')
@@ -81,17 +81,17 @@ async def test_it_answers_and_ends_in_order(keys: Keys, number: signal.Signals) 
                 process.send_signal(number)
                 await socket.wait_closed()
                 assert socket.close_code == 1001
-        lines, said = await process.communicate()
-    assert (process.returncode, said) == (0, b"")
-    told = [line for line in map(json.loads, lines.splitlines()) if line["event"] == "operation"]
-    assert [(line["operation"], line["status"]) for line in told] == [("query", 200), ("invalid", 200)]
-    assert told[-1]["id"] == last, "what ended last is told of too"
+        lines, errors = await process.communicate()
+    assert (process.returncode, errors) == (0, b"")
+    logged = [line for line in map(json.loads, lines.splitlines()) if line["event"] == "operation"]
+    assert [(line["operation"], line["status"]) for line in logged] == [("query", 200), ("invalid", 200)]
+    assert logged[-1]["id"] == last, "the last operation is logged too"
 
 
-async def test_a_mutation_of_a_socket_does_not_end_with_the_process(keys: Keys) -> None:
-    """It is waited for, as one over HTTP is: its client has no way to know how far it came."""
+async def test_stopping_process_waits_for_socket_mutations(keys: Keys) -> None:
+    """Its client could not know whether it was executed."""
     port = free_port()
-    async with silence() as (silent, address), asyncio.timeout(SECONDS_MAX):
+    async with serve_silent() as (silent, address), asyncio.timeout(SECONDS_MAX):
         own = environment(keys, gateway_listen=f"127.0.0.1:{port}", commerce_address=address)
         process = await asyncio.create_subprocess_exec(sys.executable, "-m", "gateway", cwd=ROOT, env=own, stdout=subprocess.PIPE)
         assert process.stdout is not None
@@ -100,12 +100,12 @@ async def test_a_mutation_of_a_socket_does_not_end_with_the_process(keys: Keys) 
             await socket.send('{"type": "connection_init"}')
             await socket.recv()
             await socket.send(json.dumps({"type": "subscribe", "id": "1", "payload": {"query": MUTATION}}))
-            assert await silent.asked.get() == "CancelOrder"
+            assert await silent.called.get() == "CancelOrder"
             process.send_signal(signal.SIGTERM)
             await socket.wait_closed()
-        left, ended = asyncio.create_task(silent.left.get()), asyncio.create_task(process.wait())
-        assert not (await asyncio.wait({left, ended}, timeout=0.5))[0]
-        silent.speak.set()
-        assert await silent.answered.get() == "CancelOrder"
+        cancelled, ended = asyncio.create_task(silent.cancelled.get()), asyncio.create_task(process.wait())
+        assert not (await asyncio.wait({cancelled, ended}, timeout=0.5))[0]
+        silent.released.set()
+        assert await silent.completed.get() == "CancelOrder"
         assert await ended == 0
-        left.cancel()
+        cancelled.cancel()

@@ -1,26 +1,19 @@
-"""What others look for when they attack a graph: the checks of graphql-cop, graphql-armor and clairvoyance, and of browsers' rules."""
+"""Security: the checks of graphql-cop, graphql-armor and clairvoyance, the rules for browsers, and the content of errors."""
 
 import asyncio
 import re
-import socket
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
 from typing import Any
 
-import httpx
 import pytest
 from graphql import get_introspection_query
 
-from gateway.__main__ import Server, configured
+from gateway.execution.executor import INVALID_MESSAGE
 from gateway.graph import schema
-from gateway.http import graphiql, protocol
+from gateway.http import graphiql
 from gateway.limits.document import MESSAGES
 from services.kit.runtime.runtime import SERVICES
-from services.kit.settings import Settings
 from tests.gateway.conftest import GRAPHQL, Gateway, Open
-from tests.gateway.limits.test_limits import doubling
-from tests.gateway.limits.test_rate_limit import load_shedding
-from tests.gateway.serving import until
+from tests.gateway.limits.test_document_limits import doubling
 
 JSON = "application/json"
 MUTATION = "mutation { markRead(input: {outreachIds: []}) { __typename } }"
@@ -29,12 +22,12 @@ SECONDS_MAX = 20.0
 
 @pytest.fixture
 async def production(open_gateway: Open) -> Gateway:
-    """A gateway as it is in production: no schema told, no local issuer."""
+    """A gateway with the settings of production: no introspection, no local issuer."""
     return await open_gateway(env="production", token_keys='{"keys": []}', deadline_seconds=2.0)
 
 
-async def refused(gateway: Gateway, query: str, **body: Any) -> str:
-    """The message with which a document is refused before anything of it is carried out."""
+async def refusal_message(gateway: Gateway, query: str, **body: Any) -> str:
+    """Asserts that a document is refused before its execution; returns the message."""
     response = await gateway.post({"query": query} | body)
     assert response.status_code == 400, response.text
     assert "data" not in response.json()
@@ -45,7 +38,7 @@ async def refused(gateway: Gateway, query: str, **body: Any) -> str:
 
 
 async def test_cop_alias_overloading(alone: Gateway) -> None:
-    assert "aliases" in await refused(alone, "query cop { " + " ".join(f"alias{number}:__typename" for number in range(101)) + " }")
+    assert "aliases" in await refusal_message(alone, "query cop { " + " ".join(f"alias{number}:__typename" for number in range(101)) + " }")
 
 
 async def test_cop_array_batching(alone: Gateway) -> None:
@@ -55,22 +48,22 @@ async def test_cop_array_batching(alone: Gateway) -> None:
 async def test_cop_directive_overloading(alone: Gateway) -> None:
     response = await alone.post({"query": "query cop { __typename " + "@aa" * 10 + " }"})
     assert response.status_code == 400
-    assert "directives" in await refused(alone, "query cop { __typename " + "@aa" * 50 + " }")
+    assert "directives" in await refusal_message(alone, "query cop { __typename " + "@aa" * 50 + " }")
 
 
 async def test_cop_circular_introspection(alone: Gateway, production: Gateway) -> None:
     circle = "fields { type { " * 4 + "name" + " } }" * 4
     query = f"query cop {{ __schema {{ types {{ {circle} }} }} }}"
-    await refused(alone, query)
-    await refused(production, query)
+    await refusal_message(alone, query)
+    await refusal_message(production, query)
 
 
 async def test_cop_circular_fragment(alone: Gateway) -> None:
-    await refused(alone, "query cop { ...A } fragment A on Query { ...B } fragment B on Query { ...A }")
+    await refusal_message(alone, "query cop { ...A } fragment A on Query { ...B } fragment B on Query { ...A }")
 
 
 async def test_cop_field_duplication(alone: Gateway) -> None:
-    assert MESSAGES["repeats"].format(25) in await refused(alone, "query cop { " + "__typename \n" * 500 + "}")
+    assert MESSAGES["repeats"].format(25) in await refusal_message(alone, "query cop { " + "__typename \n" * 500 + "}")
 
 
 async def test_cop_field_suggestions(alone: Gateway, production: Gateway) -> None:
@@ -81,7 +74,7 @@ async def test_cop_field_suggestions(alone: Gateway, production: Gateway) -> Non
             'query cop { brand(i: "x") { id } }',
             "{ viewer { stff { id } } }",
         ):
-            assert "Did you mean" not in await refused(gateway, query)
+            assert "Did you mean" not in await refusal_message(gateway, query)
 
 
 async def test_cop_get_based_mutation(alone: Gateway) -> None:
@@ -89,18 +82,18 @@ async def test_cop_get_based_mutation(alone: Gateway) -> None:
 
 
 async def test_cop_get_method_csrf(alone: Gateway) -> None:
-    """Queries may be sent by GET, but no page of another site can have a browser send one without being allowed to."""
-    asked = {"query": "query cop { __typename }"}
+    """GET is allowed for queries, but a page of another site needs a preflight for it."""
+    query = {"query": "query cop { __typename }"}
     for site in ("cross-site", "same-site"):
-        assert (await alone.http.get("/graphql", params=asked, headers={"sec-fetch-site": site})).status_code == 403
+        assert (await alone.http.get("/graphql", params=query, headers={"sec-fetch-site": site})).status_code == 403
         allowed = {"sec-fetch-site": site, "graphql-require-preflight": "1"}
-        assert (await alone.http.get("/graphql", params=asked, headers=allowed)).status_code == 200
+        assert (await alone.http.get("/graphql", params=query, headers=allowed)).status_code == 200
     for site in ("same-origin", "none"):
-        assert (await alone.http.get("/graphql", params=asked, headers={"sec-fetch-site": site})).status_code == 200
+        assert (await alone.http.get("/graphql", params=query, headers={"sec-fetch-site": site})).status_code == 200
 
 
 async def test_cop_post_based_csrf(alone: Gateway) -> None:
-    """What a form can send without a preflight is not taken."""
+    """A request that a form can send without a preflight is refused."""
     for sent in ({"data": {"query": "query cop { __typename }"}}, {"files": {"query": b"{ __typename }"}}):
         assert (await alone.http.post("/graphql", **sent)).status_code == 415  # type: ignore[arg-type]
     for media in (
@@ -117,10 +110,10 @@ async def test_cop_post_based_csrf(alone: Gateway) -> None:
 
 async def test_cop_introspection(alone: Gateway, production: Gateway, open_gateway: Open) -> None:
     assert (await alone.post({"query": get_introspection_query()})).status_code == 200
-    await refused(production, get_introspection_query())
-    await refused(production, '{ __type(name: "Query") { name } }')
+    await refusal_message(production, get_introspection_query())
+    await refusal_message(production, '{ __type(name: "Query") { name } }')
     closed = await open_gateway(introspection="off")
-    await refused(closed, "{ __schema { queryType { name } } }")
+    await refusal_message(closed, "{ __schema { queryType { name } } }")
     opened = await open_gateway(introspection="on", env="production", token_keys='{"keys": []}')
     assert (await opened.post({"query": "{ __schema { queryType { name } } }"})).status_code == 200
 
@@ -133,12 +126,12 @@ async def test_cop_trace_mode_and_unhandled_errors(alone: Gateway) -> None:
 
 
 async def test_cop_graphiql(alone: Gateway, production: Gateway) -> None:
-    """GraphiQL is there in development only, and loads nothing from elsewhere."""
+    """GraphiQL is served in development only, and loads no file of another site."""
     html = {"accept": "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"}
     page = await alone.http.get("/graphql", headers=html)
     assert page.headers["content-type"] == "text/html; charset=utf-8"
     assert page.headers.get_list("content-security-policy") == [graphiql.CONTENT_SECURITY_POLICY], (
-        "a browser would hold it to a second one too"
+        "a browser would apply a second policy too"
     )
     loaded = re.findall(r'(?:src|href)="([^"]+)"', page.text)
     assert len(loaded) > 5 and all(path.startswith("/graphiql/") for path in loaded)
@@ -148,8 +141,8 @@ async def test_cop_graphiql(alone: Gateway, production: Gateway) -> None:
         assert path.endswith(".js") or not re.search(r"@import|url\((?!data:)", file.text), path
         assert (await production.http.get(path)).status_code == 404
     assert (await alone.http.get("/graphql", headers=html, params={"query": "{ __typename }"})).json() == {"data": {"__typename": "Query"}}
-    there = await production.http.get("/graphql", headers=html)
-    assert there.status_code == 400
+    response = await production.http.get("/graphql", headers=html)
+    assert response.status_code == 400
     for path in ("/", "/graphiql", "/playground", "/console", "/graphql/console", "/voyager", "/altair"):
         assert (await production.http.get(path, headers=html)).status_code == 404
 
@@ -158,7 +151,7 @@ async def test_cop_graphiql(alone: Gateway, production: Gateway) -> None:
 
 
 @pytest.mark.parametrize(
-    ("query", "said"),
+    ("query", "expected"),
     [
         (
             "query { "
@@ -178,9 +171,9 @@ async def test_cop_graphiql(alone: Gateway, production: Gateway) -> None:
         (doubling(26), "fields"),
     ],
 )
-async def test_armor(production: Gateway, query: str, said: str) -> None:
-    message = await refused(production, query)
-    assert said in message
+async def test_armor(production: Gateway, query: str, expected: str) -> None:
+    message = await refusal_message(production, query)
+    assert expected in message
 
 
 # clairvoyance --------------------------------------------------------------------------------------------------------------
@@ -221,27 +214,27 @@ PROBES = [
 ]
 
 
-async def test_clairvoyance_gets_nothing(production: Gateway) -> None:
-    """Whatever is guessed, right or wrong, the answer is the same: nothing in it tells which it was."""
+async def test_clairvoyance_gets_equal_messages(production: Gateway) -> None:
+    """A guessed name gets the same message whether it exists or not."""
     for probe in PROBES:
-        messages = {await refused(production, probe % word) for word in WORDS}
-        assert messages == {"the document does not fit the graph"}, probe
+        messages = {await refusal_message(production, probe % word) for word in WORDS}
+        assert messages == {INVALID_MESSAGE}, probe
     for probe in PROBES[:4]:
-        assert await refused(production, probe % " ".join(WORDS)) == "the document does not fit the graph"
+        assert await refusal_message(production, probe % " ".join(WORDS)) == INVALID_MESSAGE
 
 
-async def test_no_answer_names_what_was_not_asked_for(production: Gateway) -> None:
+async def test_errors_name_no_unrequested_fields(production: Gateway) -> None:
     own = {name for kind in schema.build()._schema.type_map.values() for name in (kind.name, *getattr(kind, "fields", ()))}
     for query in ("{ brnd }", "{ brand }", "{ brand(id: 7) }", "{ offers { nodes { i } } }", MUTATION.replace("outreachIds", "ids")):
-        answer = await production.post({"query": query})
-        said = {name for error in answer.json()["errors"] for name in NAMES.findall(error["message"])}
-        assert not said & (own - {"id", "name", "document", "code"}), (query, said & own)
+        response = await production.post({"query": query})
+        named = {name for error in response.json()["errors"] for name in NAMES.findall(error["message"])}
+        assert not named & (own - {"id", "name", "document", "code"}), (query, named & own)
 
 
 # HTTP ---------------------------------------------------------------------------------------------------------------------
 
 
-async def test_browsers_are_kept_careful(alone: Gateway, production: Gateway) -> None:
+async def test_responses_have_security_headers(alone: Gateway, production: Gateway) -> None:
     for gateway in (alone, production):
         for path in ("/graphql", "/health"):
             headers = (await gateway.http.get(path, params={"query": "{ __typename }"})).headers
@@ -256,43 +249,41 @@ async def test_browsers_are_kept_careful(alone: Gateway, production: Gateway) ->
     assert "strict-transport-security" not in (await alone.http.get("/health")).headers
 
 
-async def test_metrics_are_not_for_everybody(alone: Gateway, production: Gateway) -> None:
+async def test_metrics_are_served_in_development_only(alone: Gateway, production: Gateway) -> None:
     assert (await alone.http.get("/metrics")).status_code == 200
     assert (await production.http.get("/metrics")).status_code == 404
 
 
-async def test_services_are_not_asked_as_often_as_anybody_asks_whether_they_are_ready(open_gateway: Open) -> None:
+async def test_concurrent_readiness_requests_share_one_check(open_gateway: Open) -> None:
     gateway = await open_gateway("member")
-    clients, asked = gateway.app.state.clients, 0
-    serving = clients._serving
+    clients, checks = gateway.app.state.clients, 0
+    is_serving = clients._is_serving
 
-    async def counted(channel: Any) -> bool:
-        nonlocal asked
-        asked += 1
-        return bool(await serving(channel))
+    async def count_check(channel: Any) -> bool:
+        nonlocal checks
+        checks += 1
+        return bool(await is_serving(channel))
 
-    clients._serving = counted
+    clients._is_serving = count_check
     answers = await asyncio.gather(*(gateway.http.get("/ready") for _ in range(100)))
     assert {answer.json()["services"]["member"] for answer in answers} == {True}
-    assert asked == len(SERVICES)
+    assert checks == len(SERVICES)
     async with asyncio.timeout(SECONDS_MAX):
-        while asked == len(SERVICES):
+        while checks == len(SERVICES):
             await gateway.http.get("/ready")
-            await asyncio.sleep(0)  # what is kept is answered without a turn of the event loop, in which it would be forgotten
+            await asyncio.sleep(0)  # a cached result is returned without a turn of the event loop, in which it would expire
 
 
-async def test_answers_to_other_origins_are_theirs_to_read_only_when_named(open_gateway: Open) -> None:
+async def test_only_configured_origins_may_read_responses(open_gateway: Open) -> None:
     gateway = await open_gateway(cors_origins="https://console.example", rate_address=0.01)
-    for origin, read in (("https://console.example", True), ("https://elsewhere.example", False), ("null", False)):
+    for origin, is_allowed in (("https://console.example", True), ("https://elsewhere.example", False), ("null", False)):
         response = await gateway.http.post("/graphql", json={"query": "{ __typename }"}, headers={"origin": origin})
-        assert ("access-control-allow-origin" in response.headers) is read
+        assert ("access-control-allow-origin" in response.headers) is is_allowed
         assert "access-control-allow-credentials" not in response.headers
     assert response.status_code == 429, "refusals are readable too"
 
 
-async def test_every_error_has_a_code_and_the_id_of_its_log_line_and_nothing_else(
-    alone: Gateway, capsys: pytest.CaptureFixture[str]
-) -> None:
+async def test_errors_contain_only_code_and_log_id(alone: Gateway, capsys: pytest.CaptureFixture[str]) -> None:
     sent: list[tuple[dict[str, Any], dict[str, str]]] = [
         ({"json": {"query": "{"}}, {}),
         ({"json": {"query": "{ nothing }"}}, {}),
@@ -315,91 +306,8 @@ async def test_every_error_has_a_code_and_the_id_of_its_log_line_and_nothing_els
     assert "brd_x" not in logged
 
 
-async def test_variables_have_a_bound(alone: Gateway) -> None:
+async def test_too_many_variable_values_are_refused(alone: Gateway) -> None:
     query = "query ($ids: [ID!]!) { nodes(ids: $ids) { id } }"
-    assert "values" in await refused(alone, query, variables={"ids": ["con_a"] * 5_001})
-    assert "values" in await refused(alone, query, variables={"ids": [], "more": [[{"a": [0] * 60}] * 100]})
+    assert "values" in await refusal_message(alone, query, variables={"ids": ["con_a"] * 5_001})
+    assert "values" in await refusal_message(alone, query, variables={"ids": [], "more": [[{"a": [0] * 60}] * 100]})
     assert (await alone.post({"query": query, "variables": {"ids": ["con_a"] * 101}})).status_code == 200
-
-
-class Started(Server):
-    """The gateway's own server, which says when it has started."""
-
-    def __init__(self, gateway: Gateway) -> None:
-        super().__init__(configured(gateway.app, Settings(drain_seconds=1)))
-        self.config.lifespan = "off"
-        self.ready = asyncio.Event()
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        self.ready.set()
-
-
-@asynccontextmanager
-async def listening(gateway: Gateway) -> AsyncIterator[int]:
-    """The gateway behind its own real server; the port."""
-    with socket.create_server(("127.0.0.1", 0)) as subscriber:
-        port: int = subscriber.getsockname()[1]
-        gateway.app.state.address = f"127.0.0.1:{port}"
-        server = Started(gateway)
-        serving = asyncio.create_task(server.serve([subscriber]))
-        try:
-            await asyncio.wait_for(server.ready.wait(), SECONDS_MAX)
-            yield port
-        finally:
-            server.should_exit = True
-            await serving
-
-
-async def spoken(port: int, sent: bytes) -> bytes:
-    """What the server says to some bytes before it ends the connection."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    try:
-        with suppress(ConnectionError):
-            writer.write(sent)
-            await writer.drain()
-            return await asyncio.wait_for(reader.read(), SECONDS_MAX)
-        return b""
-    finally:
-        writer.close()
-
-
-async def test_request_head_has_a_size_and_a_deadline(alone: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(protocol, "REQUEST_SECONDS_MAX", 0.2)
-    async with listening(alone) as port:
-        many = b"GET /health HTTP/1.1\r\nhost: x\r\n" + b"a: " + b"x" * 100 + b"\r\n"
-        for head in (many * 1 + (b"a: " + b"x" * 100 + b"\r\n") * 1_000, b"GET /" + b"x" * 100_000 + b" HTTP/1.1\r\n"):
-            assert not (answer := await spoken(port, head)) or answer.startswith(b"HTTP/1.1 400")
-        assert await spoken(port, b"GET /health HTTP/1.1\r\nhost:") == b"", "an incomplete head ends the connection"
-        assert await spoken(port, b"") == b""
-        assert (await spoken(port, b"GET /health HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")).startswith(b"HTTP/1.1 200")
-        answered = await spoken(port, b"GET /health HTTP/1.1\r\nhost: x\r\n\r\nGET /health HTTP/1.1\r\nhost:")
-        assert answered.count(b"HTTP/1.1 ") == 1, "the incomplete second head ends the connection"
-
-
-async def test_incomplete_body_is_answered_with_408(open_gateway: Open, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(protocol, "REQUEST_SECONDS_MAX", 0.2)
-    alone = await open_gateway(deadline_seconds=2.0)
-    head = b"POST /graphql HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-type: application/json\r\ncontent-length: 900\r\n\r\n{"
-    async with listening(alone) as port:
-        assert (await spoken(port, head)).startswith(b"HTTP/1.1 408")
-        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", trust_env=False) as http:
-            assert (await http.post("/graphql", json={"query": "{ __typename }"})).status_code == 200
-
-
-async def test_incomplete_bodies_above_their_limit_are_shed(open_gateway: Open, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gateway.http.load_shedding.INCOMPLETE_BYTES_MAX", 30)
-    alone = await open_gateway()
-    head = b"POST /graphql HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-type: application/json\r\ncontent-length: 24\r\n\r\n"
-    body = b'{"query":"{__typename}"}'
-    async with listening(alone) as port, asyncio.timeout(SECONDS_MAX):
-        reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        writer.write(head + body[:20])
-        await until(lambda: load_shedding(alone.app).incomplete_bytes == 20)
-        answer = await spoken(port, head + body[:20])
-        assert answer.startswith(b"HTTP/1.1 503") and b"retry-after: 1\r\n" in answer and b"OVERLOADED" in answer
-        assert (await spoken(port, head + body)).startswith(b"HTTP/1.1 200"), "a complete body is never shed"
-        writer.write(body[20:])
-        assert (await reader.read()).startswith(b"HTTP/1.1 200")
-        writer.close()
-        assert load_shedding(alone.app).incomplete_bytes == 0

@@ -22,9 +22,9 @@ from services.kit.security.principals import ALGORITHM, generate_key
 from services.kit.settings import Settings, SettingsError
 from services.local.keys import Keys
 from tests.gateway.conftest import Gateway, Open
-from tests.gateway.issuing import trusting
-from tests.gateway.serving import SECONDS_MAX, until
-from tests.gateway.silent import silence
+from tests.gateway.live_gateway import SECONDS_MAX, wait_until
+from tests.gateway.silent_services import serve_silent
+from tests.gateway.token_issuers import issuer_settings
 
 VIEWER = "{ viewer { consumer { id } staff { id } } }"
 
@@ -57,7 +57,7 @@ async def test_local_token_is_accepted(tokens: TokenVerifier, sign: Callable[...
     [
         {"exp": int(time.time()) - 60},
         {"exp": None},
-        {"iss": "somebody"},
+        {"iss": "unknown"},
         {"aud": "another"},
         {"aud": None},
         {"sub": None},
@@ -112,7 +112,7 @@ async def test_anonymous_request_reads_public_fields_only(open_gateway: Open) ->
     gateway = await open_gateway("organization")
     assert await gateway.data('{ viewer { staff { id } } brand(id: "brd_none") { id } }') == {"viewer": None, "brand": None}
     answer = await gateway.ask('{ orgUnit(id: "unt_none") { id } }')
-    assert answer["data"] == {"unit": None}
+    assert answer["data"] == {"orgUnit": None}
     assert answer["errors"][0]["extensions"]["code"] == "UNAUTHENTICATED"
     done = await gateway.ask('mutation { acknowledgeTask(input: {taskId: "tsk_1"}) { __typename } }')
     assert done["data"] == {"acknowledgeTask": None}
@@ -122,33 +122,33 @@ async def test_anonymous_request_reads_public_fields_only(open_gateway: Open) ->
 async def test_unknown_subject_is_resolved_each_time(open_gateway: Open) -> None:
     gateway = await open_gateway("member", "organization")
     for _ in range(2):
-        answer = await gateway.ask('{ viewer { consumer { id } staff { id } } orgUnit(id: "unt_x") { id } }', who="somebody")
+        answer = await gateway.ask('{ viewer { consumer { id } staff { id } } orgUnit(id: "unt_x") { id } }', subject="unknown")
         assert sorted(gateway.called)[-2:] == ["ResolveConsumerRequest", "ResolveGrantsRequest"]
-        assert answer["data"] == {"viewer": {"consumer": None, "staff": None}, "unit": None}
+        assert answer["data"] == {"viewer": {"consumer": None, "staff": None}, "orgUnit": None}
         assert answer["errors"][0]["extensions"]["code"] == "NOT_PERMITTED"
 
 
 async def test_session_is_resolved_once_per_ttl(open_gateway: Open) -> None:
     gateway = await open_gateway("organization")
     body = {"query": "{ viewer { staff { id } } }"}
-    await asyncio.gather(*(gateway.post(body, who="operator") for _ in range(20)))
+    await asyncio.gather(*(gateway.post(body, subject="operator") for _ in range(20)))
     assert gateway.called.count("ResolveGrantsRequest") == 1
-    await gateway.post(body, who="operator")
+    await gateway.post(body, subject="operator")
     assert gateway.called.count("ResolveGrantsRequest") == 1
     ttl_seconds = sessions_module.SESSION_TTL_SECONDS
     assert ttl_seconds + sessions_module.RESOLVE_SECONDS_MAX <= 30, "a revoked role has ended by then"
     gateway.app.state.sessions.cache.expire(time.monotonic() + ttl_seconds - 5)
-    await gateway.post(body, who="operator")
+    await gateway.post(body, subject="operator")
     assert gateway.called.count("ResolveGrantsRequest") == 1
     gateway.app.state.sessions.cache.expire(time.monotonic() + ttl_seconds)
-    await gateway.post(body, who="operator")
+    await gateway.post(body, subject="operator")
     assert gateway.called.count("ResolveGrantsRequest") == 2
 
 
 async def test_request_without_identity_services_is_503(alone: Gateway) -> None:
     mutation = 'mutation { acknowledgeTask(input: {taskId: "tsk_1"}) { __typename } }'
     for query in ("{ __typename }", mutation):
-        response = await alone.post({"query": query}, who="operator")
+        response = await alone.post({"query": query}, subject="operator")
         assert (response.status_code, response.headers["retry-after"]) == (503, "1")
         assert "data" not in response.json()
         (error,) = response.json()["errors"]
@@ -158,9 +158,9 @@ async def test_request_without_identity_services_is_503(alone: Gateway) -> None:
 
 
 async def test_silent_identity_service_is_503_before_deadline(open_gateway: Open) -> None:
-    async with silence() as (_, address):
+    async with serve_silent() as (_, address):
         gateway = await open_gateway(member_address=address, deadline_seconds=1.0)
-        response = await gateway.post({"query": "{ __typename }"}, who="con_anna")
+        response = await gateway.post({"query": "{ __typename }"}, subject="con_anna")
     assert response.status_code == 503
     assert response.json()["errors"][0]["extensions"]["code"] == "IDENTITY_UNAVAILABLE"
 
@@ -181,7 +181,7 @@ class Resolving:
     """A session resolver in front of stand-ins for organization and member, which return a response, raise a refusal or stay silent."""
 
     def __init__(self, gateway: Gateway, **provider: Any) -> None:
-        settings = Settings(oidc_issuers=trusting(ISSUER, **provider), deadline_seconds=2.0)
+        settings = Settings(oidc_issuers=issuer_settings(ISSUER, **provider), deadline_seconds=2.0)
         self.sessions = SessionResolver(settings, gateway.app.state.clients)
         self.responses: dict[str, Any] = {"organization": GRANTS, "member": CONSUMER}
         self.called: list[str] = []
@@ -277,7 +277,7 @@ async def test_requests_waiting_for_silent_services_are_bounded(open_gateway: Op
     resolving.responses |= {"organization": SILENT, "member": SILENT}
     waiting_max = clients.bulkheads["organization"].waiting_max
     waiting = [asyncio.create_task(resolving.resolve(f"person {number}")) for number in range(waiting_max + 1)]
-    await until(lambda: len(resolving.called) == 2 * len(waiting))
+    await wait_until(lambda: len(resolving.called) == 2 * len(waiting))
     assert clients.bulkheads["organization"].waiting == waiting_max + 1, "no service has been silent for long"
     clients.bulkheads["organization"].answered_at -= SILENT_SECONDS_MAX
     async with asyncio.timeout(SECONDS_MAX):

@@ -14,7 +14,8 @@ from gateway.auth.sessions import Session
 from gateway.engine.collect_fields import Uncompiled
 from gateway.execution import executor
 from gateway.execution.context import Context
-from gateway.execution.executor import Answered, Executor, Prepared
+from gateway.execution.document_cache import ParsedDocument
+from gateway.execution.executor import Executor, SerializedResult
 from gateway.graph import schema
 from gateway.rpc.clients import Clients, acting_as
 from services.kit.rpc import channel
@@ -59,16 +60,16 @@ class BothExecutors:
         document = parse(query)
         if validate(self.executor.core, document):
             return None
-        prepared = Prepared(document)
-        compiled = self.executor._compiled(prepared, operation_name)
+        prepared = ParsedDocument(document)
+        compiled = self.executor._compile(prepared, operation_name)
         event = self._event(document, operation_name)
 
-        async def core(context: Context) -> Answered:
-            result = await self.executor.run(prepared, context, variables, operation_name)
-            return executor._answered(result.data, result.errors or (), begun=executor.begun(result))
+        async def core(context: Context) -> SerializedResult:
+            result = await self.executor.execute_core(prepared, context, variables, operation_name)
+            return executor.serialize(result.data, result.errors or (), is_executed=executor.is_executed(result))
 
-        async def engine(context: Context) -> Answered:
-            return await self.executor.answer(prepared, context, variables, operation_name)
+        async def engine(context: Context) -> SerializedResult:
+            return await self.executor.execute(prepared, context, variables, operation_name)
 
         answers, called = [], []
         for execute in (core, engine):
@@ -85,7 +86,7 @@ class BothExecutors:
         self.memory.calls.clear()
         channel.deadline.set(time.monotonic() + self.seconds)
         with acting_as(SESSION.principal):
-            answered = await self.executor.answer(Prepared(parse(query)), Context(SESSION, self.clients), variables)
+            answered = await self.executor.execute(ParsedDocument(parse(query)), Context(SESSION, self.clients), variables)
         assert answered.uncompiled == ""
         return orjson.loads(answered.body), sorted(self.memory.calls)
 
@@ -124,7 +125,7 @@ class BothExecutors:
         raise AssertionError(differing)
 
 
-def comparable(answered: Answered) -> bytes:
+def comparable(answered: SerializedResult) -> bytes:
     """Returns the body with sorted errors and with one id for all bugs, whose ids are random."""
     body = orjson.loads(answered.body)
     for error in body.get("errors", ()):
@@ -133,7 +134,7 @@ def comparable(answered: Answered) -> bytes:
     if "errors" in body:
         body["errors"].sort(key=orjson.dumps)
         assert answered.errors == len(body["errors"])
-    assert answered.begun == ("data" in body)
+    assert answered.is_executed == ("data" in body)
     return orjson.dumps(body)
 
 

@@ -6,7 +6,8 @@ from graphql import GraphQLError, parse
 from gateway.engine.collect_fields import CONDITIONS_MAX, FIELDS_MAX, Uncompiled
 from gateway.engine.engine import UNCOMPILED, CompiledOperation, Engine
 from gateway.execution.context import Context
-from gateway.execution.executor import Executor, Prepared
+from gateway.execution.document_cache import ParsedDocument
+from gateway.execution.executor import Executor
 from gateway.graph import schema
 from gateway.tools import plan
 from tests.gateway.conftest import OPERATIONS
@@ -33,11 +34,11 @@ def compile_operation(query: str) -> CompiledOperation | Uncompiled:
 
 
 def test_plan_prints_rpcs_by_level() -> None:
-    assert plan.printed((OPERATIONS / "my_orders.graphql").read_text()) == MY_ORDERS
+    assert plan.format_plan((OPERATIONS / "my_orders.graphql").read_text()) == MY_ORDERS
 
 
 def test_plan_marks_rpcs_called_for_each_item() -> None:
-    printed = plan.printed(
+    printed = plan.format_plan(
         """query ($after: String) { store(id: "str_1") {
             tasks { nodes { assignee { tasks(after: $after) { nodes { id } } } } }
             staff { nodes { scorecard: store { scorecard(fromDay: "2024-05-01", untilDay: "2024-05-31") { fromDay } } } }
@@ -54,13 +55,13 @@ def test_plan_marks_rpcs_called_for_each_item() -> None:
 
 def test_plan_of_invalid_document_is_refused() -> None:
     with pytest.raises(GraphQLError, match="Cannot query field"):
-        plan.printed("{ nothing }")
-    with pytest.raises(GraphQLError, match="name one"):
-        plan.printed("query A { __typename } query B { __typename }")
+        plan.format_plan("{ nothing }")
+    with pytest.raises(GraphQLError, match="Give the name of one"):
+        plan.format_plan("query A { __typename } query B { __typename }")
 
 
 def test_client_text_never_becomes_source() -> None:
-    source = plan.printed('{ a: brand(id: "\\"); import os #") { a1: id } }', source=True)
+    source = plan.format_plan('{ a: brand(id: "\\"); import os #") { a1: id } }', source=True)
     assert "import" not in source
 
 
@@ -115,8 +116,8 @@ async def test_plan_is_reused_and_keeps_no_request(both: BothExecutors) -> None:
     executor = Executor(schema.build(), suggestions=True)
     query = "query ($id: ID!) { offer(id: $id) { id brand { id } } }"
     for number in range(3):
-        await executor.answer(executor.prepare(query), Context(SESSION, both.clients), {"id": f"ofr_{number}"})
-    prepared: Prepared = executor.prepare(query)
+        await executor.execute(executor.prepare(query), Context(SESSION, both.clients), {"id": f"ofr_{number}"})
+    prepared: ParsedDocument = executor.prepare(query)
     (found,) = prepared.compiled.values()
     assert isinstance(found, CompiledOperation)
     (only,) = found.plans.values()

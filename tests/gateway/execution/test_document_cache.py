@@ -1,4 +1,4 @@
-"""What is kept of documents: within bounds of memory, their plans too, and what is asked for again before what is not."""
+"""Document cache: its bounds in bytes, with plans, and reused documents before new ones."""
 
 import gc
 import itertools
@@ -15,9 +15,10 @@ from graphql import OperationDefinitionNode
 from gateway.auth.sessions import ANONYMOUS
 from gateway.engine.collect_fields import Uncompiled
 from gateway.engine.engine import CompiledOperation
-from gateway.execution import executor as executor_module
+from gateway.execution import document_cache
 from gateway.execution.context import Context
-from gateway.execution.executor import FRESH_BYTES_MAX, PLANS_BYTES_MAX, PREPARED_BYTES_MAX, PREPARED_MAX, Documents, Executor
+from gateway.execution.document_cache import FRESH_BYTES_MAX, PLANS_BYTES_MAX, REUSED_BYTES_MAX, REUSED_MAX, DocumentLRU
+from gateway.execution.executor import Executor
 from gateway.graph import schema
 from services.kit.errors import Unavailable
 from tests.gateway.conftest import OPERATIONS
@@ -28,18 +29,18 @@ def executor() -> Executor:
     return Executor(schema.build(), suggestions=False)
 
 
-def recounted(documents: Documents) -> int:
-    """What all of them take."""
-    return sum(prepared.weight for prepared in copy(documents).values())
+def count_bytes(documents: DocumentLRU) -> int:
+    """Returns the bytes of all documents."""
+    return sum(prepared.size_bytes for prepared in copy(documents).values())
 
 
 CONDITIONS = "abcd"
 
 
-def many_plans(name: str, operations: int = 10) -> str:
-    """A short document with sixteen plans for each of its operations, all of them large."""
+def document_with_many_plans(name: str, operations: int = 10) -> str:
+    """Returns a short document with sixteen large plans for each of its operations."""
     variables = " ".join(f"${each}: Boolean!" for each in CONDITIONS)
-    begun = " ".join(f"query {name}{number}({variables}) {{ ...R }}" for number in range(operations))
+    queries = " ".join(f"query {name}{number}({variables}) {{ ...R }}" for number in range(operations))
     conditions = " ".join(f"{each}: __typename @include(if: ${each})" for each in CONDITIONS)
     brands = " ".join(f'{key}: brand(id: "b") {{ ...B }}' for key in "efghijklmnopqrst")
     below = """
@@ -47,88 +48,88 @@ def many_plans(name: str, operations: int = 10) -> str:
         fragment C on Brand { id kind zone currency franchised name { ...T } }
         fragment T on Text { zh en }
     """
-    return f"{begun} fragment R on Query {{ {conditions} {brands} }} {below}"
+    return f"{queries} fragment R on Query {{ {conditions} {brands} }} {below}"
 
 
-class Away(Context):
-    """Of an operation while every service is away."""
+class UnavailableContext(Context):
+    """The context of an operation while every service is unavailable."""
 
     async def call(self, request: Message) -> Any:
-        raise Unavailable("AWAY", "nobody is there")
+        raise Unavailable("AWAY", "unavailable")
 
 
-def compiled(executor: Executor, text: str, operations: int = 10) -> Iterator[Context]:
-    """Asks for all plans of such a document."""
+def compile_plans(executor: Executor, text: str, operations: int = 10) -> Iterator[Context]:
+    """Compiles all plans of such a document; yields the context of each."""
     name = text.partition("(")[0].removeprefix("query ")[:-1]
     for number in range(operations):
         for values in itertools.product([True, False], repeat=len(CONDITIONS)):
-            context = Away(ANONYMOUS, None)  # type: ignore[arg-type]
-            answering = executor.answer(executor.prepare(text), context, dict(zip(CONDITIONS, values, strict=True)), f"{name}{number}")
+            context = UnavailableContext(ANONYMOUS, None)  # type: ignore[arg-type]
+            execution = executor.execute(executor.prepare(text), context, dict(zip(CONDITIONS, values, strict=True)), f"{name}{number}")
             with pytest.raises(StopIteration):
-                answering.send(None)
+                execution.send(None)
             yield context
 
 
-def test_documents_kept_have_a_bound(executor: Executor) -> None:
+def test_document_cache_is_bounded(executor: Executor) -> None:
     texts = [f"{{ __typename }} # {turn} {'x' * 8_000}" for turn in range(40)]
     for text in texts:
-        assert executor.prepare(text).document is not None
-        assert executor.prepare(text) is executor.known(text), "asked for again, it is kept"
-    assert recounted(executor.kept) == executor.kept.currsize <= PREPARED_BYTES_MAX
-    assert executor.known(texts[-1]) is not None
-    assert executor.known(texts[0]) is None
+        assert executor.prepare(text).ast is not None
+        assert executor.prepare(text) is executor.documents.find(text), "the second use moves it"
+    assert count_bytes(executor.documents.reused) == executor.documents.reused.currsize <= REUSED_BYTES_MAX
+    assert executor.documents.find(texts[-1]) is not None
+    assert executor.documents.find(texts[0]) is None
 
 
-def test_new_documents_drive_out_none_that_is_asked_for_again(executor: Executor) -> None:
-    known = "{ __typename } # known"
-    executor.prepare(known)
-    kept = executor.prepare(known)
+def test_new_documents_evict_no_reused_document(executor: Executor) -> None:
+    text = "{ __typename } # reused"
+    executor.prepare(text)
+    reused = executor.prepare(text)
     for number in range(100):
-        assert executor.prepare(f"{{ __typename }} # {number} {'x' * 8_000}").document is not None
-    assert executor.known(known) is kept
-    assert recounted(executor.fresh) == executor.fresh.currsize <= FRESH_BYTES_MAX
+        assert executor.prepare(f"{{ __typename }} # {number} {'x' * 8_000}").ast is not None
+    assert executor.documents.find(text) is reused
+    assert count_bytes(executor.documents.fresh) == executor.documents.fresh.currsize <= FRESH_BYTES_MAX
 
 
-def test_plans_are_counted_and_have_a_bound(executor: Executor, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(executor_module, "PLANS_BYTES_MAX", 1_000_000)
-    executor.kept = Documents(PREPARED_MAX, 2_500_000)
-    known = "{ __typename } # known"
-    assert executor.prepare(known) is executor.prepare(known)
-    most = []
+def test_plans_of_a_document_are_bounded(executor: Executor, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(document_cache, "PLANS_BYTES_MAX", 1_000_000)
+    executor.documents.reused = DocumentLRU(REUSED_MAX, 2_500_000)
+    text = "{ __typename } # reused"
+    assert executor.prepare(text) is executor.prepare(text)
+    sizes = []
     for name in "xyz":
-        for context in compiled(executor, many_plans(name), 2):
-            assert context.cold_seconds > 0, "each was compiled for whoever asked, who is charged for it"
-            assert recounted(executor.kept) == executor.kept.currsize <= executor.kept.maxsize
-            most.append(max(prepared.plans_weight for prepared in copy(executor.kept).values()))
-        assert executor.prepare(known) is not None
-    assert 500_000 < max(most) <= 1_000_000, "of each document some are kept, and never too many"
+        for context in compile_plans(executor, document_with_many_plans(name), 2):
+            assert context.compile_seconds > 0, "the client is charged for each compilation"
+            assert count_bytes(executor.documents.reused) == executor.documents.reused.currsize <= executor.documents.reused.maxsize
+            sizes.append(max(prepared.plan_bytes for prepared in copy(executor.documents.reused).values()))
+        assert executor.prepare(text) is not None
+    assert 500_000 < max(sizes) <= 1_000_000
 
 
-def test_plans_take_no_more_than_is_counted(executor: Executor) -> None:
-    text = many_plans("q")
+def test_plans_take_at_most_their_counted_bytes(executor: Executor) -> None:
+    text = document_with_many_plans("q")
     executor.prepare(text)
     prepared = executor.prepare(text)
-    for _ in compiled(executor, text, 1):
+    for _ in compile_plans(executor, text, 1):
         pass
     prepared.compiled.clear()
     gc.collect()
     tracemalloc.start()
     try:
         before = tracemalloc.get_traced_memory()[0]
-        for _ in compiled(executor, text, 2):
+        for _ in compile_plans(executor, text, 2):
             pass
         gc.collect()
         taken = tracemalloc.get_traced_memory()[0] - before
     finally:
         tracemalloc.stop()
-    assert prepared.plans_weight / 2 < taken < prepared.plans_weight
+    assert prepared.plan_bytes / 2 < taken < prepared.plan_bytes
 
 
 @pytest.mark.parametrize("text", [path.read_text() for path in sorted(OPERATIONS.glob("*.graphql"))], ids=len)
-def test_what_front_ends_ask_keeps_its_plans(executor: Executor, text: str) -> None:
+def test_front_end_operation_keeps_its_plans(executor: Executor, text: str) -> None:
     prepared = executor.prepare(text)
-    (operation,) = [each for each in prepared.document.definitions if isinstance(each, OperationDefinitionNode)]  # type: ignore[union-attr]
-    found = executor.engine.compiled(prepared.document, operation)  # type: ignore[arg-type]
+    (operation,) = [each for each in prepared.ast.definitions if isinstance(each, OperationDefinitionNode)]  # type: ignore[union-attr]
+    found = executor.engine.compile(prepared.ast, operation)  # type: ignore[arg-type]
     assert isinstance(found, CompiledOperation)
     with suppress(Uncompiled):
         found.plan({})

@@ -1,4 +1,4 @@
-"""What the graph tells of itself: what graphql-core makes of it, counted like anything else, without holding up others."""
+"""Introspection: results equal to graphql-core's, their cost, their cache, and no delay for other requests."""
 
 import asyncio
 from typing import Any
@@ -7,7 +7,7 @@ import orjson
 import pytest
 from graphql import get_introspection_query
 
-from gateway.execution.introspection import CACHED_ANSWERS_MAX
+from gateway.execution.introspection import CACHED_RESULTS_MAX
 from gateway.limits.document import MESSAGES
 from tests.gateway.conftest import Gateway
 from tests.gateway.engine.both import BothExecutors
@@ -20,55 +20,55 @@ DOCUMENTS = {
     "GraphiQL's": get_introspection_query(specified_by_url=True, input_value_deprecation=True),
     "a type": '{ __type(name: "Order") { fields { name } } other: __type(name: "Nothing") { name } __typename }',
     "with fragments": "{ ...a ... { __typename } } fragment a on Query { __schema { queryType { ...b } } } fragment b on __Type { name }",
-    "what everybody reads": f"{{ __schema {{ {TYPES} }} }}",
+    "all types": f"{{ __schema {{ {TYPES} }} }}",
 }
 
 
-def values(answer: Any) -> int:
-    """How many there are in an answer."""
+def count_values(answer: Any) -> int:
+    """Returns the number of values in a result."""
     if isinstance(answer, dict):
-        return len(answer) + sum(map(values, answer.values()))
-    return sum(values(each) if isinstance(each, dict | list) else 1 for each in answer) if isinstance(answer, list) else 0
+        return len(answer) + sum(map(count_values, answer.values()))
+    return sum(count_values(each) if isinstance(each, dict | list) else 1 for each in answer) if isinstance(answer, list) else 0
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)
-async def test_it_is_what_graphql_core_makes_of_it(both: BothExecutors, document: str) -> None:
+async def test_introspection_equals_graphql_core(both: BothExecutors, document: str) -> None:
     for _ in range(2):
         assert await both.compare(DOCUMENTS[document]) is not None
-    assert len(both.executor.told.cache) == 1
+    assert len(both.executor.introspection.cache) == 1
 
 
-async def test_variables_are_heeded(both: BothExecutors) -> None:
+async def test_introspection_with_variables_is_not_cached(both: BothExecutors) -> None:
     for name in ("Order", "Brand", "Order"):
         pair = await both.compare("query ($name: String!) { __type(name: $name) { name } }", {"name": name})
         assert pair is not None
         assert orjson.loads(pair.engine)["data"]["__type"]["name"] == name
-    assert not both.executor.told.cache
+    assert not both.executor.introspection.cache
 
 
-async def test_others_are_answered_meanwhile(alone: Gateway) -> None:
-    told = asyncio.create_task(alone.post({"query": DOCUMENTS["GraphiQL's"]}))
+async def test_introspection_does_not_block_other_requests(alone: Gateway) -> None:
+    introspection = asyncio.create_task(alone.post({"query": DOCUMENTS["GraphiQL's"]}))
     assert (await alone.post({"query": "{ __typename }"})).status_code == 200
-    assert not told.done(), "an answer that takes some 60 ms was made at once"
-    assert (await told).status_code == 200
+    assert not introspection.done(), "the thread of introspection, which takes some 60 ms, runs meanwhile"
+    assert (await introspection).status_code == 200
 
 
-async def test_answers_kept_have_a_bound(alone: Gateway) -> None:
-    kept = alone.app.state.executor.told.cache
-    texts = [f"{{ a{number}: __typename __schema {{ queryType {{ name }} }} }}" for number in range(CACHED_ANSWERS_MAX + 3)]
+async def test_introspection_cache_is_bounded(alone: Gateway) -> None:
+    cache = alone.app.state.executor.introspection.cache
+    texts = [f"{{ a{number}: __typename __schema {{ queryType {{ name }} }} }}" for number in range(CACHED_RESULTS_MAX + 3)]
     for text in texts:
         assert (await alone.post({"query": text})).status_code == 200
-    assert [text for text, _ in kept] == texts[3:]
+    assert [text for text, _ in cache] == texts[3:]
 
 
-@pytest.mark.parametrize("document", ["GraphiQL's", "what everybody reads"])
-async def test_its_points_are_the_values_of_the_answer(alone: Gateway, document: str) -> None:
+@pytest.mark.parametrize("document", ["GraphiQL's", "all types"])
+async def test_introspection_cost_matches_its_values(alone: Gateway, document: str) -> None:
     answer = (await alone.post({"query": DOCUMENTS[document], "extensions": {"cost": True}})).json()
-    there = values(answer["data"])
-    assert abs(answer["extensions"]["cost"]["points"] - there) <= there * 0.3
+    values = count_values(answer["data"])
+    assert abs(answer["extensions"]["cost"]["points"] - values) <= values * 0.3
 
 
-async def test_too_much_at_once_is_refused(alone: Gateway) -> None:
+async def test_expensive_introspection_is_refused(alone: Gateway) -> None:
     text = "{ __schema { " + " ".join(f"a{number}: types {{ fields {{ type {{ fields {{ name }} }} }} }}" for number in range(25)) + " } }"
     response = await alone.post({"query": text})
     assert response.status_code == 400

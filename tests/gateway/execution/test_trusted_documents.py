@@ -1,4 +1,4 @@
-"""Trusted documents: the manifest, and what a gateway takes with it."""
+"""Trusted documents: the manifest, and the requests that a gateway accepts with it."""
 
 import subprocess
 import sys
@@ -11,14 +11,14 @@ import pytest
 from graphql import parse
 
 from gateway.app import build
-from gateway.execution.trusted_documents import id_of, manifest, normalised
+from gateway.execution.trusted_documents import build_manifest, document_id, normalize
 from services.kit.settings import Settings, SettingsError
 from services.local.keys import Keys
 from tests.gateway.conftest import OPERATIONS, Gateway, Open
 
-ROOT = Path(__file__).parents[2]
-TEXT = normalised("query Kind { __typename }")
-ID = id_of(TEXT)
+ROOT = Path(__file__).parents[3]
+TEXT = normalize("query Kind { __typename }")
+ID = document_id(TEXT)
 
 
 @pytest.fixture
@@ -29,21 +29,21 @@ def file(tmp_path: Path) -> str:
 
 
 def test_layout_and_comments_do_not_change_an_id() -> None:
-    assert normalised("# of the consumer app\nquery   Kind\n{ __typename, }") == TEXT
+    assert normalize("# of the consumer app\nquery   Kind\n{ __typename, }") == TEXT
     assert sha256(TEXT.encode()).hexdigest() == ID
-    assert id_of(normalised("query Kind { type: __typename }")) != ID
+    assert document_id(normalize("query Kind { type: __typename }")) != ID
 
 
-def test_the_manifest_has_every_operation_of_a_folder() -> None:
-    made = subprocess.run(
+def test_manifest_contains_every_operation_of_a_folder() -> None:
+    completed = subprocess.run(
         [str(Path(sys.executable).parent / "quanyu"), "documents", str(OPERATIONS)], cwd=ROOT, capture_output=True, text=True
     )
-    assert made.returncode == 0, made.stderr
-    texts = orjson.loads(made.stdout)
-    assert texts == manifest([OPERATIONS])
+    assert completed.returncode == 0, completed.stderr
+    texts = orjson.loads(completed.stdout)
+    assert texts == build_manifest([OPERATIONS])
     assert len(texts) == len(list(OPERATIONS.glob("*.graphql")))
     for id, text in texts.items():
-        assert id == id_of(text)
+        assert id == document_id(text)
         assert parse(text).definitions
 
 
@@ -55,21 +55,26 @@ def test_the_manifest_has_every_operation_of_a_folder() -> None:
         ("query Deep { node" + "{node" * 20 + "{id}" + "}" * 21, "deep"),
     ],
 )
-def test_an_operation_that_the_gateway_would_not_take_is_named(tmp_path: Path, text: str, why: str) -> None:
+def test_manifest_of_invalid_operation_is_refused(tmp_path: Path, text: str, why: str) -> None:
     (tmp_path / "wrong.graphql").write_text(text)
-    made = subprocess.run(
+    completed = subprocess.run(
         [sys.executable, "-m", "gateway.execution.trusted_documents", str(tmp_path)], cwd=ROOT, capture_output=True, text=True
     )
-    assert made.returncode == 2
-    assert why in made.stderr
-    assert not made.stdout
+    assert completed.returncode == 2
+    assert why in completed.stderr
+    assert not completed.stdout
 
 
 @pytest.mark.parametrize(
     ("content", "why"),
-    [(None, "cannot be read"), (b"{", "no JSON of id -> text"), (b"[]", "no JSON of id -> text"), (b'{"": "{a}"}', "ids have 1 to")],
+    [
+        (None, "cannot be read"),
+        (b"{", "must be a JSON object of id -> text"),
+        (b"[]", "must be a JSON object of id -> text"),
+        (b'{"": "{a}"}', "ids have 1 to"),
+    ],
 )
-def test_a_manifest_that_cannot_be_used_stops_the_start(tmp_path: Path, keys: Keys, content: bytes | None, why: str) -> None:
+def test_invalid_manifest_prevents_the_start(tmp_path: Path, keys: Keys, content: bytes | None, why: str) -> None:
     path = tmp_path / "documents.json"
     if content is not None:
         path.write_bytes(content)
@@ -78,8 +83,8 @@ def test_a_manifest_that_cannot_be_used_stops_the_start(tmp_path: Path, keys: Ke
         build(settings)
 
 
-async def code(gateway: Gateway, **body: Any) -> str:
-    """The code of the error; empty when there is data."""
+async def request_code(gateway: Gateway, **body: Any) -> str:
+    """Returns the code of the error; empty for a result with data."""
     response = await gateway.post(body)
     answer = response.json()
     if response.status_code == 200:
@@ -89,38 +94,41 @@ async def code(gateway: Gateway, **body: Any) -> str:
     return str(answer["errors"][0]["extensions"]["code"])
 
 
-def apollo(id: str) -> dict[str, Any]:
+def apollo_extensions(id: str) -> dict[str, Any]:
     return {"persistedQuery": {"version": 1, "sha256Hash": id}}
 
 
-async def test_only_trusted_documents(open_gateway: Open, file: str) -> None:
+async def test_only_trusted_documents_are_executed(open_gateway: Open, file: str) -> None:
     gateway = await open_gateway(documents="only", documents_file=file)
-    assert await code(gateway, documentId=ID) == ""
-    assert await code(gateway, extensions=apollo(ID)) == ""
-    assert await code(gateway, query=TEXT) == ""
-    assert await code(gateway, query="{ __typename }") == "DOCUMENT_NOT_TRUSTED"
-    assert await code(gateway, documentId="0" * 64) == "PERSISTED_QUERY_NOT_FOUND"
+    assert await request_code(gateway, documentId=ID) == ""
+    assert await request_code(gateway, extensions=apollo_extensions(ID)) == ""
+    assert await request_code(gateway, query=TEXT) == ""
+    assert await request_code(gateway, query="{ __typename }") == "DOCUMENT_NOT_TRUSTED"
+    assert await request_code(gateway, documentId="0" * 64) == "PERSISTED_QUERY_NOT_FOUND"
     assert (
-        await code(gateway, query="{ __typename }", extensions=apollo(sha256(b"{ __typename }").hexdigest())) == "PERSISTED_QUERY_NOT_FOUND"
+        await request_code(gateway, query="{ __typename }", extensions=apollo_extensions(sha256(b"{ __typename }").hexdigest()))
+        == "PERSISTED_QUERY_NOT_FOUND"
     )
-    assert await code(gateway, query="{ __typename }", extensions=apollo(ID)) == "", "the text of that id, not what was sent beside it"
-    assert await code(gateway, extensions=apollo(sha256(b"{ __typename }").hexdigest())) == "PERSISTED_QUERY_NOT_FOUND", "nothing was added"
-    assert await code(gateway) == "BAD_REQUEST"
-    assert await code(gateway, documentId=7) == "BAD_REQUEST"
-    assert await code(gateway, documentId=ID, operationName="Kind") == ""
+    assert await request_code(gateway, query="{ __typename }", extensions=apollo_extensions(ID)) == "", "the id selects the document"
+    assert (
+        await request_code(gateway, extensions=apollo_extensions(sha256(b"{ __typename }").hexdigest())) == "PERSISTED_QUERY_NOT_FOUND"
+    ), "clients cannot register documents"
+    assert await request_code(gateway) == "BAD_REQUEST"
+    assert await request_code(gateway, documentId=7) == "BAD_REQUEST"
+    assert await request_code(gateway, documentId=ID, operationName="Kind") == ""
 
 
-async def test_trusted_documents_beside_others(open_gateway: Open, file: str) -> None:
+async def test_trusted_documents_and_others_are_executed(open_gateway: Open, file: str) -> None:
     gateway = await open_gateway(documents="also", documents_file=file)
-    assert await code(gateway, documentId=ID) == ""
-    assert await code(gateway, query="{ __typename }") == ""
-    assert await code(gateway, extensions=apollo("0" * 64)) == "PERSISTED_QUERY_NOT_FOUND"
+    assert await request_code(gateway, documentId=ID) == ""
+    assert await request_code(gateway, query="{ __typename }") == ""
+    assert await request_code(gateway, extensions=apollo_extensions("0" * 64)) == "PERSISTED_QUERY_NOT_FOUND"
     by_get = await gateway.http.get("/graphql", params={"documentId": ID})
     assert by_get.json() == {"data": {"__typename": "Query"}}
-    by_get = await gateway.http.get("/graphql", params={"extensions": orjson.dumps(apollo(ID)).decode()})
+    by_get = await gateway.http.get("/graphql", params={"extensions": orjson.dumps(apollo_extensions(ID)).decode()})
     assert by_get.json() == {"data": {"__typename": "Query"}}
 
 
-async def test_without_a_manifest_there_are_none(alone: Gateway) -> None:
-    assert await code(alone, documentId=ID) == "PERSISTED_QUERY_NOT_SUPPORTED"
-    assert await code(alone, query="{ __typename }", extensions=apollo("0" * 64)) == ""
+async def test_document_id_without_manifest_is_refused(alone: Gateway) -> None:
+    assert await request_code(alone, documentId=ID) == "PERSISTED_QUERY_NOT_SUPPORTED"
+    assert await request_code(alone, query="{ __typename }", extensions=apollo_extensions("0" * 64)) == ""

@@ -1,4 +1,4 @@
-"""Limits of connections: how many of one address, how long a request may take to arrive, and how long a client may not read."""
+"""Limits of connections: their number per address, the time for a request to arrive, and the time for a client to read."""
 
 import asyncio
 import gc
@@ -22,22 +22,22 @@ from gateway.limits.client_address import ClientAddresses
 from gateway.observability import coalesced_log
 from services.kit.settings import Settings, SettingsError
 from tests.gateway.conftest import Gateway, Open
-from tests.gateway.serving import SECONDS_MAX, Served, serving, until
-from tests.gateway.subscriptions.test_connections import HANDSHAKE, INIT, framed
+from tests.gateway.live_gateway import SECONDS_MAX, LiveGateway, serve, wait_until
+from tests.gateway.subscriptions.test_connections import HANDSHAKE, INIT, encode_frame
 
 ELSEWHERE = "10.0.0.1"
 CHUNKED = b"POST /graphql HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n"
 HEALTH = b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n"
-ASKED = json.dumps({"query": get_introspection_query()})
-LARGE = f"POST /graphql HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: {len(ASKED)}\r\n\r\n{ASKED}".encode()
+BODY = json.dumps({"query": get_introspection_query()})
+LARGE = f"POST /graphql HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: {len(BODY)}\r\n\r\n{BODY}".encode()
 BUFFER = 4_096
 
 
-def limits_of(served: Served) -> ConnectionLimits:
+def find_limits(served: LiveGateway) -> ConnectionLimits:
     return served.server.config.http.keywords["limits"]  # type: ignore[union-attr]
 
 
-async def line(served: Served, sent: bytes) -> tuple[bytes, asyncio.StreamWriter]:
+async def send_bytes(served: LiveGateway, sent: bytes) -> tuple[bytes, asyncio.StreamWriter]:
     """Returns the first line of the response, and its connection, which stays open."""
     host, _, port = served.address.partition(":")
     async with asyncio.timeout(SECONDS_MAX):
@@ -47,8 +47,8 @@ async def line(served: Served, sent: bytes) -> tuple[bytes, asyncio.StreamWriter
 
 
 @pytest.mark.parametrize("sent", [b"nonsense\r\n\r\n", b"GET / HTTP/1.1\r\nhost: x\r\nx: " + b"y" * HEAD_BYTES_MAX + b"\r\n\r\n"])
-async def test_malformed_request_is_answered_with_400_and_an_id(alone: Gateway, sent: bytes, caplog: pytest.LogCaptureFixture) -> None:
-    async with serving(alone) as served:
+async def test_malformed_request_is_400_with_log_id(alone: Gateway, sent: bytes, caplog: pytest.LogCaptureFixture) -> None:
+    async with serve(alone) as served:
         host, _, port = served.address.partition(":")
         reader, writer = await asyncio.open_connection(host, int(port))
         writer.write(sent)
@@ -57,27 +57,27 @@ async def test_malformed_request_is_answered_with_400_and_an_id(alone: Gateway, 
         writer.close()
         assert head.startswith(b"HTTP/1.1 400 ") and b"content-type: application/json" in head
         (error,) = json.loads(body)["errors"]
-        assert error["extensions"] == {"code": "BAD_REQUEST", "id": limits_of(served).malformed.id}
-    assert not caplog.records, "all of them share one line of the log"
+        assert error["extensions"] == {"code": "BAD_REQUEST", "id": find_limits(served).malformed.id}
+    assert not caplog.records, "all malformed requests share one log line"
 
 
 async def test_trailers_are_not_headers(alone: Gateway) -> None:
     body = b'{"query":"{__typename}"}'
-    async with serving(alone) as served:
-        answered, writer = await line(served, CHUNKED + b"%x\r\n%b\r\n0\r\nauthorization: Bearer x\r\n\r\n" % (len(body), body))
+    async with serve(alone) as served:
+        status_line, writer = await send_bytes(served, CHUNKED + b"%x\r\n%b\r\n0\r\nauthorization: Bearer x\r\n\r\n" % (len(body), body))
         writer.close()
-        assert answered.split()[1] == b"200"
+        assert status_line.split()[1] == b"200"
 
 
 @pytest.mark.parametrize("trailer", [b"a: b\r\n", b"bbbbbb"])
 async def test_trailers_above_the_limit_are_answered_with_400(alone: Gateway, trailer: bytes) -> None:
-    async with serving(alone, limit_body_bytes=1_000) as served, asyncio.timeout(protocol.REQUEST_SECONDS_MAX - 1):
+    async with serve(alone, limit_body_bytes=1_000) as served, asyncio.timeout(protocol.REQUEST_SECONDS_MAX - 1):
         host, _, port = served.address.partition(":")
         reader, writer = await asyncio.open_connection(host, int(port))
         writer.write(CHUNKED + b"2\r\n{}\r\n0\r\na: b")
-        await until(lambda: bool(served.server.server_state.connections))
+        await wait_until(lambda: bool(served.server.server_state.connections))
         (connection,) = served.server.server_state.connections
-        await until(lambda: connection.cycle is not None)  # type: ignore[union-attr]
+        await wait_until(lambda: connection.cycle is not None)  # type: ignore[union-attr]
         for _ in range(10):
             writer.write(trailer * (HEAD_BYTES_MAX // len(trailer) // 4))
             await writer.drain()
@@ -86,19 +86,19 @@ async def test_trailers_above_the_limit_are_answered_with_400(alone: Gateway, tr
         writer.close()
 
 
-async def test_chunk_of_a_body_may_be_longer_than_a_head(alone: Gateway) -> None:
+async def test_body_chunk_may_exceed_the_head_limit(alone: Gateway) -> None:
     body = b'{"query":"{__typename}"' + b" " * 200_000 + b"}"
-    async with serving(alone) as served:
-        answered, writer = await line(served, CHUNKED + b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body))
+    async with serve(alone) as served:
+        status_line, writer = await send_bytes(served, CHUNKED + b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body))
         writer.close()
-        assert answered.split()[1] == b"200"
+        assert status_line.split()[1] == b"200"
 
 
 @pytest.mark.parametrize("sent", [HEALTH, b"POST" + HEALTH[3:-2] + b"content-length: 100\r\n\r\n"])
 async def test_bytes_without_a_request_end_the_connection(alone: Gateway, sent: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
-    async with serving(alone) as served, asyncio.timeout(SECONDS_MAX):
+    async with serve(alone) as served, asyncio.timeout(SECONDS_MAX):
         monkeypatch.setattr(protocol, "REQUEST_SECONDS_MAX", 0.2)
-        _, writer = await line(served, sent)
+        _, writer = await send_bytes(served, sent)
         while served.server.server_state.connections:
             writer.write(b"\r\n")
             await asyncio.sleep(0.01)
@@ -106,7 +106,7 @@ async def test_bytes_without_a_request_end_the_connection(alone: Gateway, sent: 
 
 
 async def test_response_to_head_has_no_body(open_gateway: Open) -> None:
-    async with serving(await open_gateway(operations_max=0)) as served:
+    async with serve(await open_gateway(operations_max=0)) as served:
         host, _, port = served.address.partition(":")
         reader, writer = await asyncio.open_connection(host, int(port))
         for path, status in (("/graphql", b"503"), ("/webhooks/a/b", b"503"), ("/nowhere", b"404"), ("/health", b"200")):
@@ -118,7 +118,7 @@ async def test_response_to_head_has_no_body(open_gateway: Open) -> None:
 
 
 async def test_request_leaves_no_reference_cycles(alone: Gateway) -> None:
-    async with serving(alone) as served, httpx.AsyncClient(base_url=f"http://{served.address}", trust_env=False) as http:
+    async with serve(alone) as served, httpx.AsyncClient(base_url=f"http://{served.address}", trust_env=False) as http:
         gc.disable()
         try:
             answered = []
@@ -126,7 +126,7 @@ async def test_request_leaves_no_reference_cycles(alone: Gateway) -> None:
                 assert (await http.post("/graphql", json={"query": "{ __typename }"})).status_code == 200
                 (connection,) = served.server.server_state.connections
                 answered.append(weakref.ref(connection.cycle))  # type: ignore[union-attr]
-            await until(lambda: not any(request() for request in answered[:-1]))
+            await wait_until(lambda: not any(request() for request in answered[:-1]))
         finally:
             gc.enable()
 
@@ -141,38 +141,38 @@ async def test_connections_of_one_address_are_limited(
     alone: Gateway, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(coalesced_log, "WINDOW_SECONDS", 0.05)
-    async with serving(alone, connections_address=2, trusted_proxies=ELSEWHERE) as served:
-        kept = [await line(served, sent) for sent in (HEALTH, HANDSHAKE)]
-        assert [said.split()[1] for said, _ in kept] == [b"200", b"101"]
+    async with serve(alone, connections_address=2, trusted_proxies=ELSEWHERE) as served:
+        kept = [await send_bytes(served, sent) for sent in (HEALTH, HANDSHAKE)]
+        assert [status_line.split()[1] for status_line, _ in kept] == [b"200", b"101"]
         for _ in range(3):
-            refused, writer = await line(served, b"")
+            refused, writer = await send_bytes(served, b"")
             assert refused == b"HTTP/1.1 503 Service Unavailable\r\n"
             writer.close()
         for number, (_, writer) in enumerate(kept):
             writer.close()
-            await until(lambda left=1 - number: limits_of(served).slots.used == left)  # type: ignore[misc]
-            said, another = await line(served, HEALTH)
-            assert said.split()[1] == b"200", "its slot is free"
+            await wait_until(lambda left=1 - number: find_limits(served).slots.used == left)  # type: ignore[misc]
+            status_line, another = await send_bytes(served, HEALTH)
+            assert status_line.split()[1] == b"200", "its slot is free"
             another.close()
-            await until(lambda left=1 - number: limits_of(served).slots.used == left)  # type: ignore[misc]
-        await until(lambda: not limits_of(served).rejected.count)
-    (told,) = [told for told in capfd.readouterr().out.splitlines() if "connections rejected" in told]
-    assert "count=" in told and "127.0.0.1" not in told
+            await wait_until(lambda left=1 - number: find_limits(served).slots.used == left)  # type: ignore[misc]
+        await wait_until(lambda: not find_limits(served).rejected.count)
+    (line,) = [line for line in capfd.readouterr().out.splitlines() if "connections rejected" in line]
+    assert "count=" in line and "127.0.0.1" not in line
 
 
 async def test_connections_of_a_trusted_proxy_are_not_limited(alone: Gateway) -> None:
-    async with serving(alone, connections_address=1, trusted_proxies="127.0.0.0/8") as served:
-        for said, writer in [await line(served, HEALTH) for _ in range(3)]:
-            assert said.split()[1] == b"200"
+    async with serve(alone, connections_address=1, trusted_proxies="127.0.0.0/8") as served:
+        for status_line, writer in [await send_bytes(served, HEALTH) for _ in range(3)]:
+            assert status_line.split()[1] == b"200"
             writer.close()
 
 
-async def test_connections_are_limited_in_all(alone: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_connections_of_a_process_are_limited(alone: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connection_limits, "CONNECTIONS_MAX", 1)
-    async with serving(alone) as served:
-        answers = [await line(served, HEALTH) for _ in range(2)]
-        assert [said.split()[1] for said, _ in answers] == [b"200", b"503"]
-        for _, writer in answers:
+    async with serve(alone) as served:
+        responses = [await send_bytes(served, HEALTH) for _ in range(2)]
+        assert [status_line.split()[1] for status_line, _ in responses] == [b"200", b"503"]
+        for _, writer in responses:
             writer.close()
 
 
@@ -183,7 +183,7 @@ def test_addresses_of_an_ipv6_network_share_a_key() -> None:
 
 
 @contextmanager
-def deaf(served: Served, sent: bytes) -> Iterator[socket.socket]:
+def connect_without_reading(served: LiveGateway, sent: bytes) -> Iterator[socket.socket]:
     """A client that sends a request and does not read."""
     host, _, port = served.address.partition(":")
     with socket.socket() as client:
@@ -194,7 +194,7 @@ def deaf(served: Served, sent: bytes) -> Iterator[socket.socket]:
         yield client
 
 
-def unsent(served: Served) -> int:
+def count_unsent_bytes(served: LiveGateway) -> int:
     """Returns the bytes in all write buffers."""
     return sum(each.transport.get_write_buffer_size() for each in served.server.server_state.connections)
 
@@ -202,53 +202,53 @@ def unsent(served: Served) -> int:
 @pytest.mark.parametrize("sent", [LARGE, LARGE * 3], ids=["one", "pipelined"])
 async def test_client_that_does_not_read_is_aborted(alone: Gateway, monkeypatch: pytest.MonkeyPatch, sent: bytes) -> None:
     monkeypatch.setattr(connection_limits, "SEND_SECONDS_MAX", 0.2)
-    async with serving(alone, buffer_bytes=BUFFER) as served:
-        with deaf(served, sent):
-            await until(lambda: unsent(served) > 0)
-            await until(lambda: not served.server.server_state.connections)
-        await until(lambda: not served.server.server_state.tasks)
+    async with serve(alone, buffer_bytes=BUFFER) as served:
+        with connect_without_reading(served, sent):
+            await wait_until(lambda: count_unsent_bytes(served) > 0)
+            await wait_until(lambda: not served.server.server_state.connections)
+        await wait_until(lambda: not served.server.server_state.tasks)
 
 
 async def test_too_many_unsent_bytes_abort_the_connection(alone: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connection_limits, "UNSENT_BYTES_MAX", 10_000)
-    async with serving(alone, buffer_bytes=BUFFER) as served:
-        with deaf(served, LARGE):
-            await until(lambda: served.server.server_state.total_requests == 1)
-            await until(lambda: not served.server.server_state.connections)
+    async with serve(alone, buffer_bytes=BUFFER) as served:
+        with connect_without_reading(served, LARGE):
+            await wait_until(lambda: served.server.server_state.total_requests == 1)
+            await wait_until(lambda: not served.server.server_state.connections)
 
 
 async def test_client_that_does_not_read_holds_no_slot(open_gateway: Open) -> None:
     alone = await open_gateway(operations_max=1)
-    async with serving(alone, buffer_bytes=BUFFER) as served:
-        with deaf(served, LARGE * 3):
-            await until(lambda: served.server.server_state.total_requests == 1)
-            waiting = unsent(served)
+    async with serve(alone, buffer_bytes=BUFFER) as served:
+        with connect_without_reading(served, LARGE * 3):
+            await wait_until(lambda: served.server.server_state.total_requests == 1)
+            waiting = count_unsent_bytes(served)
             async with httpx.AsyncClient(base_url=f"http://{served.address}", trust_env=False, timeout=SECONDS_MAX) as http:
-                answer = await http.post("/graphql", content=ASKED, headers={"content-type": "application/json"})
-            assert answer.status_code == 200
-            assert unsent(served) <= waiting
+                response = await http.post("/graphql", content=BODY, headers={"content-type": "application/json"})
+            assert response.status_code == 200
+            assert count_unsent_bytes(served) <= waiting
             assert served.server.server_state.total_requests == 2, "the pipelined requests are not answered"
 
 
 async def test_unread_pings_are_answered_once(alone: Gateway) -> None:
-    async with serving(alone, buffer_bytes=BUFFER) as served:
-        with deaf(served, HANDSHAKE) as client:
+    async with serve(alone, buffer_bytes=BUFFER) as served:
+        with connect_without_reading(served, HANDSHAKE) as client:
             assert (await asyncio.to_thread(client.recv, 1_000)).startswith(b"HTTP/1.1 101")
-            client.sendall(framed(INIT) + framed(json.dumps({"id": "1", "type": "subscribe", "payload": json.loads(ASKED)})))
-            await until(lambda: unsent(served) > 0)
-            waiting, (connection,) = unsent(served), served.server.server_state.connections
+            client.sendall(encode_frame(INIT) + encode_frame(json.dumps({"id": "1", "type": "subscribe", "payload": json.loads(BODY)})))
+            await wait_until(lambda: count_unsent_bytes(served) > 0)
+            waiting, (connection,) = count_unsent_bytes(served), served.server.server_state.connections
             for number in range(1_000):
                 client.sendall(b"\x89\x84" + bytes(4) + b"%04d" % number)
-            await until(lambda: connection.unsent_pong == b"\x8a\x04" + b"0999")  # type: ignore[union-attr]
-            assert unsent(served) <= waiting
+            await wait_until(lambda: connection.unsent_pong == b"\x8a\x04" + b"0999")  # type: ignore[union-attr]
+            assert count_unsent_bytes(served) <= waiting
             received = bytearray()
             while b"\x8a\x04" + b"0999" not in received:
                 received += await asyncio.to_thread(client.recv, 1_000_000)
             assert received.count(b"\x8a\x04") == 1
 
 
-def test_uvicorn_has_what_our_protocols_use() -> None:
-    """A new version of uvicorn fails here first, and by name."""
+def test_uvicorn_has_the_attributes_that_protocols_use() -> None:
+    """A new version of uvicorn without one of these attributes fails here with its name."""
     used = {
         HttpToolsProtocol: "app_state client cycle headers pipeline scope transport loop handle_websocket_upgrade on_body on_header "
         "on_headers_complete on_message_complete on_url send_400_response",

@@ -1,4 +1,4 @@
-"""The cost of the front ends' operations, and where it comes from."""
+"""Field costs: the costs of the front ends' operations, and the declared sizes of lists."""
 
 import tomllib
 from pathlib import Path
@@ -23,7 +23,7 @@ def test_operation_costs_match_the_snapshot() -> None:
     executor = Executor(schema.build(), suggestions=False)
     costs = {}
     for path in OPERATIONS.glob("*.graphql"):
-        document = executor.prepare(path.read_text()).document
+        document = executor.prepare(path.read_text()).ast
         assert document is not None, path
         (operation,) = (item for item in document.definitions if isinstance(item, OperationDefinitionNode))
         costs[path.stem] = {
@@ -46,7 +46,7 @@ def test_list_without_size_is_refused(name: str, field: Any) -> None:
 
 
 def test_table_shows_rpcs_and_list_sizes() -> None:
-    rows = list(field_costs.table(CORE))
+    rows = list(field_costs.format_rows(CORE))
     assert "| Query.offers | 500 | 0 | `first` |" in rows
     assert "| Brand.offers | 0 | 500 | `first` |" in rows
     assert "| OfferConnection.nodes | 0 | 0 | of its page |" in rows

@@ -1,4 +1,4 @@
-"""The log of operations: written in batches, and no record is lost."""
+"""Operation log: written in batches, without a lost record."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from structlog.testing import capture_logs
 from gateway.observability import operation_log
 from gateway.observability.operation_log import SECONDS, OperationLog, OperationRecord
 from services.kit.settings import Settings
-from tests.gateway.serving import until
+from tests.gateway.live_gateway import wait_until
 
 
 def record(number: int, operation: str = "logged", status: int = 200) -> OperationRecord:
@@ -31,11 +31,11 @@ async def test_operations_are_logged_and_measured_in_batches() -> None:
         for number in range(3):
             log.add(record(number))
         assert not lines
-        await until(lambda: bool(lines))
+        await wait_until(lambda: bool(lines))
         assert [(line["id"], line["calls"], line["milliseconds"]) for line in lines] == [(f"opn_{n}", n, 500.0) for n in range(3)]
         assert count("logged") == before + 3
         log.add(record(3))
-        await until(lambda: len(lines) == 4)
+        await wait_until(lambda: len(lines) == 4)
 
 
 async def test_each_line_has_its_own_time() -> None:
@@ -54,7 +54,7 @@ async def test_full_batch_is_written_at_once(monkeypatch: pytest.MonkeyPatch) ->
         for number in range(12):
             log.add(record(number))
         assert len(lines) == 10
-        await until(lambda: len(lines) == 12)
+        await wait_until(lambda: len(lines) == 12)
 
 
 async def test_text_is_written_at_once() -> None:

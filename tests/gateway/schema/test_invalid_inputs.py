@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from graphql import get_named_type, is_input_object_type
 
-from tests.gateway.asking import Asking
 from tests.gateway.conftest import Gateway, Open
-from tests.gateway.world import build, key
+from tests.gateway.schema_operations import OperationGenerator
+from tests.gateway.small_world import build, new_key
 
 ENDING = re.compile(r"cancel|release|dismiss|revoke|unbind|unlink|leave|move|complete")
 """Mutations that end something run last."""
@@ -73,9 +73,9 @@ async def gateway(open_gateway: Open) -> Gateway:
 
 async def test_refusal_names_a_field_of_the_input(gateway: Gateway) -> None:
     schema = gateway.app.state.executor.core
-    asking = Asking(schema, datetime.now(UTC))
-    whole = {name: given for name, _, given in asking.mutations({"own": IDS})}
-    assert not asking.unknown
+    generator = OperationGenerator(schema, datetime.now(UTC))
+    whole = {name: given for name, _, given in generator.mutations({"own": IDS})}
+    assert not generator.unknown
     wrong_paths, refused = [], 0
     for name, given in sorted(whole.items(), key=lambda one: bool(ENDING.search(one[0]))):
         kind: Any = get_named_type(schema.mutation_type.fields[name].args["input"].type)
@@ -83,8 +83,8 @@ async def test_refusal_names_a_field_of_the_input(gateway: Gateway) -> None:
         query = f"mutation($input:{noun}Input!){{{name}(input:$input){{__typename ...on InvalidInput{{field message}}}}}}"
         given.pop(OMITTED.get(name), None)
         for path, wrong in invalid_inputs(kind, given):
-            keyed = {} if path == "idempotencyKey" else {"idempotencyKey": key()}
-            answer = (await gateway.data(query, {"input": wrong | keyed}, who=CALLERS.get(name, "operator")))[name]
+            keyed = {} if path == "idempotencyKey" else {"idempotencyKey": new_key()}
+            answer = (await gateway.data(query, {"input": wrong | keyed}, subject=CALLERS.get(name, "operator")))[name]
             if answer["__typename"] == "InvalidInput":
                 refused += 1
                 if re.sub(r"\.\d+", "", answer["field"] or "") not in known:

@@ -11,7 +11,7 @@ from gateway.schema.batch_loader import BatchLoader
 from quanyu.commerce.v1 import orders_pb2
 from quanyu.organization.v1 import chart_pb2
 from tests.gateway.conftest import Gateway, Open
-from tests.gateway.world import NEAR, do
+from tests.gateway.small_world import NEAR, mutate
 
 BRANDS = ("brd_a", "brd_b")
 
@@ -22,10 +22,10 @@ async def gateway(open_gateway: Open) -> Gateway:
     gateway = await open_gateway("organization", deadline_seconds=5.0)
     for brand in BRANDS:
         given = {"brandId": brand, "kind": "BRAND", "name": {"en": brand}, "zone": "Asia/Shanghai", "currency": "CNY"}
-        await do(gateway, "createBrand", given)
+        await mutate(gateway, "createBrand", given)
     for store in ("str_1", "str_2", "str_3"):
         given = {"storeId": store, "kind": "STORE", "parentId": "unt_brd_a", "name": {"en": store}, "position": NEAR}
-        await do(gateway, "createStore", given | {"opensMinute": 0, "closesMinute": 1440})
+        await mutate(gateway, "createStore", given | {"opensMinute": 0, "closesMinute": 1440})
     return gateway
 
 
@@ -35,9 +35,9 @@ def nodes(*ids: str) -> str:
 
 async def test_level_of_any_length_is_one_call(gateway: Gateway) -> None:
     query = "{ %s { ... on Store { id brand { id } orgUnit { id brand { id } } } } }"
-    one = await gateway.data(query % nodes("str_1"), who="operator")
+    one = await gateway.data(query % nodes("str_1"), subject="operator")
     calls = sorted(gateway.calls)
-    three = await gateway.data(query % nodes("str_1", "str_2", "str_3"), who="operator")
+    three = await gateway.data(query % nodes("str_1", "str_2", "str_3"), subject="operator")
     assert sorted(gateway.calls) == calls == ["BatchGetBrands", "BatchGetOrgUnits", "BatchGetStores"]
     assert three["nodes"][0] == one["nodes"][0]
     assert [each["orgUnit"]["id"] for each in three["nodes"]] == ["unt_str_1", "unt_str_2", "unt_str_3"]
@@ -47,17 +47,17 @@ async def test_key_is_requested_once_across_levels(gateway: Gateway) -> None:
     query = (
         '{ brand(id: "brd_a") { id headquarters { id brand { id headquarters { brand { id } } } } } again: brand(id: "brd_a") { zone } }'
     )
-    answer = await gateway.data(query, who="operator")
+    answer = await gateway.data(query, subject="operator")
     assert answer["brand"]["headquarters"]["brand"]["headquarters"]["brand"]["id"] == "brd_a"
     assert sorted(gateway.calls) == ["BatchGetBrands", "BatchGetOrgUnits"]
-    await gateway.data(query, who="operator")
+    await gateway.data(query, subject="operator")
     assert sorted(gateway.calls) == ["BatchGetBrands", "BatchGetOrgUnits"]
 
 
 async def test_missing_object_is_null_in_its_place(gateway: Gateway) -> None:
     answer = await gateway.data("{ " + nodes("str_2", "str_none", "str_1") + " { id } }")
     assert answer["nodes"] == [{"id": "str_2"}, None, {"id": "str_1"}]
-    assert (await gateway.data('{ orgUnit(id: "unt_brd_a") { id parent { id } path { id } } }', who="operator"))["orgUnit"] == {
+    assert (await gateway.data('{ orgUnit(id: "unt_brd_a") { id parent { id } path { id } } }', subject="operator"))["orgUnit"] == {
         "id": "unt_brd_a",
         "parent": None,
         "path": [{"id": "unt_brd_a"}],
@@ -81,9 +81,9 @@ async def test_unavailable_service_fails_only_its_fields(gateway: Gateway) -> No
 
 
 async def test_object_out_of_scope_is_null(gateway: Gateway) -> None:
-    await do(gateway, "hireStaff", {"staffId": "stf_b", "orgUnitId": "unt_brd_b", "name": "B"})
-    await do(gateway, "grantRole", {"staffId": "stf_b", "role": "BRAND_OPERATOR", "kind": "BRAND", "scopeId": "brd_b"})
-    own = await gateway.data("{ " + nodes("unt_brd_b", "unt_brd_a") + " { id } viewer { staff { id } } }", who="stf_b")
+    await mutate(gateway, "hireStaff", {"staffId": "stf_b", "orgUnitId": "unt_brd_b", "name": "B"})
+    await mutate(gateway, "grantRole", {"staffId": "stf_b", "role": "BRAND_OPERATOR", "kind": "BRAND", "scopeId": "brd_b"})
+    own = await gateway.data("{ " + nodes("unt_brd_b", "unt_brd_a") + " { id } viewer { staff { id } } }", subject="stf_b")
     assert own == {"nodes": [{"id": "unt_brd_b"}, None], "viewer": {"staff": {"id": "stf_b"}}}
 
 
@@ -108,7 +108,7 @@ async def test_connection_pages_by_cursor(gateway: Gateway) -> None:
         orgUnits(first: $first, after: $after) { edges { cursor node { id } } pageInfo { endCursor hasNextPage } } } }"""
     ids, after = [], None
     while True:
-        page = (await gateway.data(query, {"first": 3, "after": after}, who="operator"))["orgUnit"]["orgUnits"]
+        page = (await gateway.data(query, {"first": 3, "after": after}, subject="operator"))["orgUnit"]["orgUnits"]
         ids += [edge["node"]["id"] for edge in page["edges"]]
         assert page["edges"][-1]["cursor"] == page["pageInfo"]["endCursor"]
         if not page["pageInfo"]["hasNextPage"]:
@@ -130,7 +130,7 @@ async def test_invalid_page_is_refused(gateway: Gateway, variables: dict[str, ob
     query = (
         'query ($first: Int, $after: String) { orgUnit(id: "unt_brd_a") { id orgUnits(first: $first, after: $after) { nodes { id } } } }'
     )
-    answer = await gateway.ask(query, variables, who="operator")
+    answer = await gateway.ask(query, variables, subject="operator")
     assert answer["data"] == {"orgUnit": {"id": "unt_brd_a", "orgUnits": None}}
     assert answer["errors"][0]["extensions"]["code"] == code
 
@@ -139,11 +139,11 @@ async def test_mutation_refusal_has_type_of_family(gateway: Gateway) -> None:
     query = """mutation ($input: CreateBrandInput!) { createBrand(input: $input) { __typename
         ... on CreateBrandPayload { brand { id } } ... on Refusal { code retryable } ... on InvalidInput { field } } }"""
     given = {"brandId": "brd_a", "kind": "BRAND", "name": {"en": "A"}, "zone": "Asia/Shanghai", "currency": "CNY"}
-    taken = (await gateway.data(query, {"input": given}, who="operator"))["createBrand"]
+    taken = (await gateway.data(query, {"input": given}, subject="operator"))["createBrand"]
     assert taken == {"__typename": "Conflict", "code": "BRAND_EXISTS", "retryable": False}
-    wrong = (await gateway.data(query, {"input": given | {"brandId": "brd_c", "zone": "Nowhere"}}, who="operator"))["createBrand"]
+    wrong = (await gateway.data(query, {"input": given | {"brandId": "brd_c", "zone": "Nowhere"}}, subject="operator"))["createBrand"]
     assert (wrong["__typename"], wrong["field"]) == ("InvalidInput", "zone")
-    unfit = (await gateway.data(query, {"input": given | {"brandId": "unt_c"}}, who="operator"))["createBrand"]
+    unfit = (await gateway.data(query, {"input": given | {"brandId": "unt_c"}}, subject="operator"))["createBrand"]
     assert unfit["__typename"] == "InvalidInput"
 
 
@@ -151,10 +151,10 @@ async def test_mutation_with_repeated_key_runs_once(gateway: Gateway) -> None:
     query = """mutation ($input: CreateOrgUnitInput!) { createOrgUnit(input: $input) {
         ... on CreateOrgUnitPayload { orgUnit { id } } ... on Refusal { code } } }"""
     given = {"idempotencyKey": "k1", "kind": "REGION", "parentId": "unt_brd_a", "name": {"zh": "区"}}
-    answers = [await gateway.data(query, {"input": given}, who="operator") for _ in range(3)]
+    answers = [await gateway.data(query, {"input": given}, subject="operator") for _ in range(3)]
     assert answers[0]["createOrgUnit"]["orgUnit"]["id"]
     assert answers[1:] == answers[:2]
-    other = await gateway.data(query, {"input": given | {"name": {"zh": "另"}}}, who="operator")
+    other = await gateway.data(query, {"input": given | {"name": {"zh": "另"}}}, subject="operator")
     assert other["createOrgUnit"]["code"] == "REQUEST_ID_REUSED"
 
 
@@ -162,28 +162,29 @@ async def test_refusal_uses_the_names_of_the_input(gateway: Gateway) -> None:
     """The names of the request message are unknown to clients."""
     create = """mutation ($input: CreateOrgUnitInput!) { createOrgUnit(input: $input) { ... on InvalidInput { message code field } } }"""
     unit = {"kind": "REGION", "parentId": "unt_brd_a", "name": {"zh": "区"}}
-    keyless = (await gateway.data(create, {"input": unit | {"idempotencyKey": ""}}, who="operator"))["createOrgUnit"]
+    keyless = (await gateway.data(create, {"input": unit | {"idempotencyKey": ""}}, subject="operator"))["createOrgUnit"]
     assert keyless == {"message": "give a key of 1 to 128 characters", "code": "REQUEST_ID_REQUIRED", "field": "idempotencyKey"}
     enter = """mutation ($input: EnterDistrictInput!) { enterDistrict(input: $input) { ... on InvalidInput { message field } } }"""
     visit = {"districtId": "dst_d", "touchpoint": "APP"}
-    not_consumer = (await gateway.data(enter, {"input": visit}, who="operator"))["enterDistrict"]
+    not_consumer = (await gateway.data(enter, {"input": visit}, subject="operator"))["enterDistrict"]
     assert not_consumer == {"message": "`consumerId` is required, because you are not signed in as a consumer.", "field": "consumerId"}
     anonymous = await gateway.ask(enter, {"input": visit})
     assert anonymous["errors"][0]["extensions"]["code"] == "UNAUTHENTICATED"
     register = """mutation ($input: RegisterConsumerInput!) { registerConsumer(input: $input) { ... on InvalidInput { message field } } }"""
     twice = {"brandId": "brd_a", "identities": [], "sizes": [{"name": "shirt", "value": "40"}, {"name": "shirt", "value": "41"}]}
-    doubled = (await gateway.data(register, {"input": twice}, who="operator"))["registerConsumer"]
+    doubled = (await gateway.data(register, {"input": twice}, subject="operator"))["registerConsumer"]
     assert doubled == {"message": "A name is given twice. Give each name once.", "field": "sizes"}
 
 
 async def test_exclusive_arguments_given_together_are_refused(gateway: Gateway) -> None:
     answer = await gateway.ask(
-        '{ scorecard(orgUnitId: "unt_brd_a", brandId: "brd_a", fromDay: "2026-01-01", untilDay: "2026-01-02") { fromDay } }', who="operator"
+        '{ scorecard(orgUnitId: "unt_brd_a", brandId: "brd_a", fromDay: "2026-01-01", untilDay: "2026-01-02") { fromDay } }',
+        subject="operator",
     )
     assert answer["errors"][0]["extensions"]["code"] == "INVALID_FIELD"
     assert (
         await gateway.data(
-            '{ scorecard(orgUnitId: "unt_none", fromDay: "2026-01-01", untilDay: "2026-01-02") { fromDay } }', who="operator"
+            '{ scorecard(orgUnitId: "unt_none", fromDay: "2026-01-01", untilDay: "2026-01-02") { fromDay } }', subject="operator"
         )
     ) == {"scorecard": None}
 

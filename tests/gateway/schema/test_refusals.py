@@ -21,7 +21,7 @@ async def gateway(open_gateway: Open) -> Gateway:
 async def refused(gateway: Gateway, mutation: str, given: dict[str, Any]) -> dict[str, str]:
     noun = mutation[0].upper() + mutation[1:]
     query = f"mutation ($input: {noun}Input!) {{ {mutation}(input: $input) {{ __typename ... on InvalidInput {{ field message }} }} }}"
-    answer: dict[str, str] = (await gateway.data(query, {"input": given | {"brandId": "brd_a"}}, who="operator"))[mutation]
+    answer: dict[str, str] = (await gateway.data(query, {"input": given | {"brandId": "brd_a"}}, subject="operator"))[mutation]
     assert answer.pop("__typename") == "InvalidInput"
     return answer
 

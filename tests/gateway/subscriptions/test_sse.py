@@ -1,4 +1,4 @@
-"""GraphQL over server-sent events, as graphql-sse's "distinct connections mode" has it."""
+"""GraphQL over server-sent events: the "distinct connections mode" of graphql-sse."""
 
 import asyncio
 
@@ -8,40 +8,40 @@ import pytest
 from gateway.auth.bearer_tokens import CLOCK_SKEW_SECONDS
 from gateway.subscriptions import sse
 from tests.gateway.conftest import Gateway, Open
-from tests.gateway.serving import SECONDS_MAX
-from tests.gateway.subscriptions.test_websocket import WATCHED, telling_gateway, told
+from tests.gateway.live_gateway import SECONDS_MAX
+from tests.gateway.subscriptions.test_websocket import SUBSCRIPTION, order_data, order_gateway
 
 STREAM = "text/event-stream"
 
 
-async def test_events_come_one_by_one(open_gateway: Open) -> None:
+async def test_event_stream_delivers_each_event(open_gateway: Open) -> None:
     async with (
-        telling_gateway(open_gateway) as (served, teller),
-        served.stream(WATCHED, {"id": "ord_1"}, who="operator") as stream,
+        order_gateway(open_gateway) as (served, orders),
+        served.stream(SUBSCRIPTION, {"id": "ord_1"}, subject="operator") as stream,
     ):
         assert stream.response.headers["content-type"].startswith(STREAM)
         for number in (1, 2):
-            teller.told.put_nowait(number)
-            assert await stream.next() == told("ord_1", number)
+            orders.script.put_nowait(number)
+            assert await stream.next() == order_data("ord_1", number)
 
 
-async def test_get_subscribes_and_asks_but_changes_nothing(open_gateway: Open) -> None:
-    async with telling_gateway(open_gateway) as (served, teller):
-        teller.told.put_nowait(1)
+async def test_get_executes_queries_and_subscriptions_only(open_gateway: Open) -> None:
+    async with order_gateway(open_gateway) as (served, orders):
+        orders.script.put_nowait(1)
         async with (
             httpx.AsyncClient(base_url=f"http://{served.address}", trust_env=False, headers={"accept": STREAM}) as http,
             http.stream("GET", "/graphql", params={"query": 'subscription { orderChanged(orderId: "ord_1") { cursor } }'}) as response,
         ):
             lines = response.aiter_lines()
             assert [await anext(lines), await anext(lines)] == ["event: next", 'data: {"data":{"orderChanged":{"cursor":"c1"}}}']
-            doing = {"query": "mutation { markRead(input: {outreachIds: []}) { __typename } }"}
-            refused = await http.get("/graphql", params=doing)
+            mutation = {"query": "mutation { markRead(input: {outreachIds: []}) { __typename } }"}
+            refused = await http.get("/graphql", params=mutation)
             assert (refused.status_code, refused.headers["allow"]) == (405, "POST")
-            asked = await http.get("/graphql", params={"query": "{ __typename }"})
-            assert asked.text == 'event: next\ndata: {"data":{"__typename":"Query"}}\n\nevent: complete\ndata:\n\n'
+            response = await http.get("/graphql", params={"query": "{ __typename }"})
+            assert response.text == 'event: next\ndata: {"data":{"__typename":"Query"}}\n\nevent: complete\ndata:\n\n'
 
 
-async def test_what_is_wrong_with_a_document_is_told_in_the_stream(alone: Gateway) -> None:
+async def test_invalid_document_is_an_event_of_the_stream(alone: Gateway) -> None:
     for query in ("{", "subscription { orderChanged(orderId: 1) { nothing } }", "query A { __typename } query B { __typename }"):
         response = await alone.post({"query": query}, headers={"accept": STREAM})
         assert (response.status_code, response.headers["content-type"]) == (200, f"{STREAM}; charset=utf-8")
@@ -49,22 +49,22 @@ async def test_what_is_wrong_with_a_document_is_told_in_the_stream(alone: Gatewa
         assert (name, end) == ("event: next", "event: complete") and '"BAD_REQUEST"' in data
 
 
-async def test_who_may_not_ask_is_told_by_the_status(open_gateway: Open) -> None:
+async def test_refused_request_has_an_http_status(open_gateway: Open) -> None:
     gateway = await open_gateway(rate_address=1.0)
-    refused = await gateway.post({"query": WATCHED}, headers={"accept": STREAM, "authorization": "Bearer x.y.z"})
+    refused = await gateway.post({"query": SUBSCRIPTION}, headers={"accept": STREAM, "authorization": "Bearer x.y.z"})
     assert (refused.status_code, refused.headers["www-authenticate"]) == (401, "Bearer")
     assert (await gateway.http.post("/graphql", content=b"{", headers={"accept": STREAM})).status_code == 415
     statuses = [(await gateway.post({"query": "{ __typename }"}, headers={"accept": STREAM})).status_code for _ in range(4)]
     assert statuses[-1] == 429
 
 
-async def test_what_is_no_request_counts_for_its_address(open_gateway: Open) -> None:
+async def test_malformed_request_counts_for_its_address(open_gateway: Open) -> None:
     gateway = await open_gateway(rate_address=1.0)
     statuses = [(await gateway.http.post("/graphql", content=b"{", headers={"accept": STREAM})).status_code for _ in range(4)]
     assert (statuses[0], statuses[-1]) == (415, 429)
 
 
-async def test_a_subscription_needs_a_way_to_be_answered(alone: Gateway) -> None:
+async def test_subscription_over_plain_http_is_400(alone: Gateway) -> None:
     refused = await alone.post({"query": 'subscription { orderChanged(orderId: "ord_1") { cursor } }'})
     assert refused.status_code == 400
     assert STREAM in refused.json()["errors"][0]["message"]
@@ -72,37 +72,37 @@ async def test_a_subscription_needs_a_way_to_be_answered(alone: Gateway) -> None
 
 async def test_event_stream_holds_no_operation_slot(open_gateway: Open) -> None:
     async with (
-        telling_gateway(open_gateway, operations_max=1) as (served, teller),
-        served.stream(WATCHED, {"id": "ord_1"}, who="operator") as stream,
+        order_gateway(open_gateway, operations_max=1) as (served, orders),
+        served.stream(SUBSCRIPTION, {"id": "ord_1"}, subject="operator") as stream,
     ):
-        asked = await served.gateway.post({"query": "{ __typename }"})
-        assert asked.json() == {"data": {"__typename": "Query"}}
-        teller.told.put_nowait(1)
-        assert await stream.next() == told("ord_1", 1)
+        response = await served.gateway.post({"query": "{ __typename }"})
+        assert response.json() == {"data": {"__typename": "Query"}}
+        orders.script.put_nowait(1)
+        assert await stream.next() == order_data("ord_1", 1)
 
 
-async def test_what_is_silent_is_kept_alive(open_gateway: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_idle_stream_gets_keep_alive_comments(open_gateway: Open, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sse, "KEEP_ALIVE_SECONDS", 0.02)
     async with (
-        telling_gateway(open_gateway) as (served, _),
-        served.stream(WATCHED, {"id": "ord_1"}, who="operator") as stream,
+        order_gateway(open_gateway) as (served, _),
+        served.stream(SUBSCRIPTION, {"id": "ord_1"}, subject="operator") as stream,
         asyncio.timeout(SECONDS_MAX),
     ):
         assert [await anext(stream.lines) for _ in range(3)] == [":", "", ":"]
 
 
-async def test_the_service_ends_with_the_stream(open_gateway: Open) -> None:
-    async with telling_gateway(open_gateway) as (served, teller):
-        async with served.stream(WATCHED, {"id": "ord_1"}, who="operator"):
-            await teller.asked.get()
+async def test_closed_stream_ends_its_rpc(open_gateway: Open) -> None:
+    async with order_gateway(open_gateway) as (served, orders):
+        async with served.stream(SUBSCRIPTION, {"id": "ord_1"}, subject="operator"):
+            await orders.requests.get()
         async with asyncio.timeout(SECONDS_MAX):
-            assert await teller.left.get() == "ord_1"
+            assert await orders.ended.get() == "ord_1"
 
 
-async def test_a_stream_ends_with_its_token(open_gateway: Open) -> None:
-    async with telling_gateway(open_gateway) as (served, _):
+async def test_expired_token_ends_the_stream(open_gateway: Open) -> None:
+    async with order_gateway(open_gateway) as (served, _):
         expiring = served.gateway.token("operator", lifetime_seconds=3 - CLOCK_SKEW_SECONDS)
         headers = {"accept": STREAM, "authorization": f"Bearer {expiring}"}
         async with httpx.AsyncClient(base_url=f"http://{served.address}", trust_env=False, timeout=SECONDS_MAX) as http:
-            ended = await http.post("/graphql", json={"query": WATCHED, "variables": {"id": "ord_1"}}, headers=headers)
-        assert ended.text == ": This token has expired. Send a new one.\n\n", "and no `complete`: the client comes again with another token"
+            ended = await http.post("/graphql", json={"query": SUBSCRIPTION, "variables": {"id": "ord_1"}}, headers=headers)
+        assert ended.text == ": This token has expired. Send a new one.\n\n", "without `complete`, the client reconnects with another token"

@@ -1,4 +1,4 @@
-"""What goes with each call to a service: the caller's trace, and what is left of the operation's time; whichever way it is executed."""
+"""Propagation to the services: the trace of a request and the remaining time of its operation, by both executors."""
 
 import asyncio
 import time
@@ -15,24 +15,24 @@ from services.kit.errors import Unavailable
 from services.kit.observability import telemetry
 from services.kit.rpc import channel
 from tests.gateway.conftest import Gateway, Open
-from tests.gateway.serving import serving
+from tests.gateway.live_gateway import serve
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 CALLERS = {"traceparent": f"00-{TRACE}-b7ad6b7169203331-01"}
 BRAND = '{ brand(id: "brd_a") { id headquarters { id } } }'
 CONDITIONS = [f"c{number}" for number in range(5)]
-WAYS = {
+OPERATIONS = {
     "the engine": BRAND,
     "graphql-core": f"query ({' '.join(f'${name}: Boolean = true' for name in CONDITIONS)}) {{"
     + " ".join(f"{name}: __typename @include(if: ${name})" for name in CONDITIONS)
     + BRAND.removeprefix("{"),
 }
-"""The same two levels of calls; what depends on many conditions is not compiled."""
-TOOK_SECONDS = 0.3
+"""An operation with two levels of rpcs for each executor. The engine compiles no operation with that many conditions."""
+CALL_SECONDS = 0.3
 
 
-class Hearing(grpc.GenericRpcHandler):
-    """An organization with one brand, which is told after `TOOK_SECONDS`: it remembers what came with each call."""
+class RecordingServices(grpc.GenericRpcHandler):
+    """Services with one brand, which they return after `CALL_SECONDS`. They record the trace and the time of each call."""
 
     def __init__(self) -> None:
         self.traces: dict[str, str] = {}
@@ -49,7 +49,7 @@ class Hearing(grpc.GenericRpcHandler):
             self.seconds[name] = context.time_remaining()
             if path != rpc_of(BatchGetBrandsRequest).path:
                 return b""
-            await asyncio.sleep(TOOK_SECONDS)
+            await asyncio.sleep(CALL_SECONDS)
             brand = {"id": "brd_a", "headquarters_org_unit_id": "unt_brd_a"}
             return BatchGetBrandsResponse(brands=[brand]).SerializeToString()
 
@@ -57,13 +57,13 @@ class Hearing(grpc.GenericRpcHandler):
 
 
 @asynccontextmanager
-async def heard(open_gateway: Open, **changes: Any) -> AsyncIterator[tuple[Gateway, Hearing]]:
-    hearing, server = Hearing(), grpc.aio.server()
-    server.add_generic_rpc_handlers((hearing,))
+async def serve_recording(open_gateway: Open, **changes: Any) -> AsyncIterator[tuple[Gateway, RecordingServices]]:
+    recording, server = RecordingServices(), grpc.aio.server()
+    server.add_generic_rpc_handlers((recording,))
     address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
     await server.start()
     try:
-        yield await open_gateway(organization_address=address, **changes), hearing
+        yield await open_gateway(organization_address=address, **changes), recording
     finally:
         await server.stop(None)
 
@@ -71,38 +71,38 @@ async def heard(open_gateway: Open, **changes: Any) -> AsyncIterator[tuple[Gatew
 BRANDS, UNITS = (rpc_of(request).method.name for request in (BatchGetBrandsRequest, BatchGetOrgUnitsRequest))
 
 
-@pytest.mark.parametrize("way", WAYS)
-async def test_a_callers_trace_goes_on_to_the_services(open_gateway: Open, way: str) -> None:
-    async with heard(open_gateway) as (gateway, hearing):
-        answer = await gateway.post({"query": WAYS[way]}, headers=CALLERS)
+@pytest.mark.parametrize("executor", OPERATIONS)
+async def test_trace_of_a_request_reaches_the_services(open_gateway: Open, executor: str) -> None:
+    async with serve_recording(open_gateway) as (gateway, recording):
+        answer = await gateway.post({"query": OPERATIONS[executor]}, headers=CALLERS)
         assert answer.json()["data"]["brand"]["id"] == "brd_a", answer.text
-        assert {name: trace.split("-")[1] for name, trace in hearing.traces.items()} == {BRANDS: TRACE, UNITS: TRACE}
-        await gateway.post({"query": WAYS[way]})
-        assert set(hearing.traces.values()) == {""}, "without one there is none"
+        assert {name: trace.split("-")[1] for name, trace in recording.traces.items()} == {BRANDS: TRACE, UNITS: TRACE}
+        await gateway.post({"query": OPERATIONS[executor]})
+        assert set(recording.traces.values()) == {""}, "a request without a trace starts none"
 
 
-async def test_it_goes_on_over_event_streams_and_sockets_too(open_gateway: Open) -> None:
-    async with heard(open_gateway) as (gateway, hearing):
+async def test_trace_of_streams_and_sockets_reaches_services(open_gateway: Open) -> None:
+    async with serve_recording(open_gateway) as (gateway, recording):
         await gateway.post({"query": BRAND}, headers=CALLERS | {"accept": "text/event-stream"})
-        assert hearing.traces[BRANDS].split("-")[1] == TRACE
-        hearing.traces.clear()
-        async with serving(gateway) as served, served.socket(additional_headers=CALLERS) as socket:
-            await socket.say(type="connection_init")
-            assert await socket.heard() == {"type": "connection_ack"}
+        assert recording.traces[BRANDS].split("-")[1] == TRACE
+        recording.traces.clear()
+        async with serve(gateway) as served, served.socket(additional_headers=CALLERS) as socket:
+            await socket.send(type="connection_init")
+            assert await socket.receive() == {"type": "connection_ack"}
             await socket.next(await socket.subscribe(BRAND))
-        assert hearing.traces[BRANDS].split("-")[1] == TRACE
+        assert recording.traces[BRANDS].split("-")[1] == TRACE
 
 
-@pytest.mark.parametrize("way", WAYS)
-async def test_each_call_has_what_those_before_it_have_left(open_gateway: Open, way: str) -> None:
-    async with heard(open_gateway, deadline_seconds=10.0) as (gateway, hearing):
-        await gateway.post({"query": WAYS[way]})
-        assert hearing.seconds[BRANDS] < 10.0
-        assert hearing.seconds[UNITS] < hearing.seconds[BRANDS] - TOOK_SECONDS * 0.9
+@pytest.mark.parametrize("executor", OPERATIONS)
+async def test_rpc_has_the_remaining_time_of_its_operation(open_gateway: Open, executor: str) -> None:
+    async with serve_recording(open_gateway, deadline_seconds=10.0) as (gateway, recording):
+        await gateway.post({"query": OPERATIONS[executor]})
+        assert recording.seconds[BRANDS] < 10.0
+        assert recording.seconds[UNITS] < recording.seconds[BRANDS] - CALL_SECONDS * 0.9
 
 
 class Spans:
-    """A tracer of a deployment's, as far as the gateway uses one."""
+    """A stand-in for the tracer of a deployment."""
 
     def __init__(self) -> None:
         self.attributes: dict[str, object] = {}
@@ -117,17 +117,17 @@ class Spans:
 
 
 @pytest.mark.parametrize("accept", ["application/json", "text/event-stream"])
-@pytest.mark.parametrize("way", WAYS)
-async def test_the_id_of_an_error_finds_its_trace(alone: Gateway, monkeypatch: pytest.MonkeyPatch, way: str, accept: str) -> None:
+@pytest.mark.parametrize("executor", OPERATIONS)
+async def test_error_id_is_an_attribute_of_the_trace(alone: Gateway, monkeypatch: pytest.MonkeyPatch, executor: str, accept: str) -> None:
     spans = Spans()
     monkeypatch.setattr(telemetry, "TRACER", spans)
     monkeypatch.setattr(telemetry, "traced", lambda: True)
-    answer = await alone.post({"query": WAYS[way]}, headers={"accept": accept})
+    answer = await alone.post({"query": OPERATIONS[executor]}, headers={"accept": accept})
     assert spans.attributes["name"] == "graphql"
     assert f'"id":"{spans.attributes["quanyu.operation_id"]}"' in answer.text
 
 
-async def test_nobody_is_asked_when_there_is_no_time_left() -> None:
+async def test_expired_deadline_prevents_the_call() -> None:
     channel.deadline.set(time.monotonic() + channel.HAND_ON_MARGIN_SECONDS / 2)
     with pytest.raises(Unavailable, match="DEADLINE_EXCEEDED"):
         channel.remaining(10.0)

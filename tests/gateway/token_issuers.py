@@ -1,4 +1,4 @@
-"""Issuers of tokens: a real provider, servers that publish keys, and those who would like to pass for one."""
+"""Issuers of tokens: a real identity provider, servers that publish keys, and forged tokens."""
 
 import asyncio
 import json
@@ -21,8 +21,8 @@ from tests.conformance.provider import Provider, providing
 
 
 @cache
-def rsa(bits: int = 2048) -> RSAKey:
-    """A key that no provider publishes; slow to make."""
+def rsa_key(bits: int = 2048) -> RSAKey:
+    """Returns a key that no provider publishes; generating it is slow."""
     with warnings.catch_warnings(action="ignore"):
         return RSAKey.generate_key(bits, {"kid": "k"})
 
@@ -39,25 +39,27 @@ def provider(process: Provider) -> Provider:
     return process
 
 
-def trusting(*issuers: str, **changes: Any) -> str:
-    """QUANYU_OIDC_ISSUERS that names these, for consumers only but the first."""
-    others = {"people": ["consumers"]}
-    stated = [{"issuer": issuer, "audience": "quanyu"} | (others if ahead else {}) | changes for ahead, issuer in enumerate(issuers)]
-    return json.dumps(stated)
+def issuer_settings(*issuers: str, **changes: Any) -> str:
+    """Returns QUANYU_OIDC_ISSUERS for these issuers; all except the first are for consumers only."""
+    consumers_only = {"people": ["consumers"]}
+    providers = [
+        {"issuer": issuer, "audience": "quanyu"} | (consumers_only if index else {}) | changes for index, issuer in enumerate(issuers)
+    ]
+    return json.dumps(providers)
 
 
-def believing(*issuers: str, **changes: Any) -> TokenVerifier:
-    return TokenVerifier(Settings(oidc_issuers=trusting(*issuers, **changes)))
+def create_verifier(*issuers: str, **changes: Any) -> TokenVerifier:
+    return TokenVerifier(Settings(oidc_issuers=issuer_settings(*issuers, **changes)))
 
 
-def forged(provider: Provider, key: Any, algorithm: str = "RS256", header: dict[str, Any] | None = None, **changes: Any) -> str:
-    """A token as the provider makes them, signed by another key."""
+def forge_token(provider: Provider, key: Any, algorithm: str = "RS256", header: dict[str, Any] | None = None, **changes: Any) -> str:
+    """Returns a token like the provider's, signed by another key."""
     now = int(time.time())
     claims = {"iss": provider.issuer, "aud": "quanyu", "sub": "anna", "iat": now, "exp": now + 60} | changes
     return jwt.encode({"alg": algorithm, "typ": "at+jwt"} | (header or {}), claims, key, algorithms=[algorithm])
 
 
-def unsigned(provider: Provider, **header: Any) -> str:
+def create_unsigned_token(provider: Provider, **header: Any) -> str:
     parts = ({"alg": "none", "typ": "at+jwt"} | header, {"iss": provider.issuer, "aud": "quanyu", "sub": "anna", "exp": time.time() + 60})
     return ".".join(base64(json.dumps(part).encode()) for part in parts) + "."
 
@@ -67,8 +69,8 @@ def base64(value: bytes) -> str:
 
 
 @asynccontextmanager
-async def serving(body: bytes, status: str = "200 OK", headers: str = "") -> AsyncIterator[str]:
-    """The address of a server that answers anything with this; without a body it never answers."""
+async def serve_bytes(body: bytes, status: str = "200 OK", headers: str = "") -> AsyncIterator[str]:
+    """Yields the address of a server that answers every request with this body; without a body it never answers."""
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
