@@ -1,9 +1,8 @@
-"""What the gateway costs: CPU milliseconds per request of its own process, before services that answer from memory.
+"""Cost of the gateway: CPU milliseconds per request of its own process, in front of services that answer from memory.
 
-Floor: the same three pages written by hand (`peers/floor.py`), with the same gRPC calls over the kit's channel, in the same run; `plain`:
-over grpc.aio's own, as somebody writes them who has no kit. The gateway does everything it does for anybody: checks the bearer token,
-counts, signs who asks to the services, writes its log line. Where Node is, mercurius with jit and Hive Gateway answer the same pages, with
-no token, no signature and no log line.
+The floor is the same three pages written by hand (`peers/floor.py`), with the same gRPC calls over the kit's channel, in the same run.
+`plain` uses grpc.aio's own channel. The gateway does all its work: it verifies the token, counts the request, signs the principal and
+writes its log line. With Node, mercurius with jit and Hive Gateway answer the same pages, without token, signature and log line.
 """
 
 import re
@@ -27,7 +26,7 @@ from tests.bench.peers.peer import HERE, TITLES, VARIABLES, Peer, asked, cost, m
 from tests.bench.peers.services import CONSUMER
 
 ROUNDS, REQUESTS, WARM = 25, 100, 400
-"""Many short rounds, each in another order: what else the machine does weighs on all alike, and a ratio is one of a moment."""
+"""Many short rounds, each in another order, spread the load of the machine equally over all gateways."""
 GOAL = 1.15
 COLD_ROUNDS, COLD_GOAL_MS = 30, 3.0
 IDS = re.compile(rb'"((?:ofr|var|ord|con)_[^"]+)"')
@@ -35,36 +34,36 @@ IDS = re.compile(rb'"((?:ofr|var|ord|con)_[^"]+)"')
 
 @asynccontextmanager
 async def peers() -> AsyncIterator[dict[str, Peer]]:
-    """The floor, the gateway both ways and, where Node is, the others, before the same services."""
+    """Yields the floor, the gateway with both executors and, with Node, the other gateways, in front of the same services."""
     keys = new_keys()
     async with AsyncExitStack() as stack:
         _, services = await stack.enter_async_context(started(*module("services")))
-        # An empty choice is one: this process keeps gRPC as it comes.
+        # An empty value keeps gRPC's own choice of experiments.
         plain = await stack.enter_async_context(started(*module("floor", services, "plain"), env={"GRPC_EXPERIMENTS": ""}))
         found = {"floor": Peer(*await stack.enter_async_context(started(*module("floor", services, "kit")))), "floor, plain": Peer(*plain)}
         env = {f"QUANYU_{name.upper()}_ADDRESS": services for name in SERVICES}
         env |= {f"QUANYU_{name.upper()}": value for name, value in keys.settings_of("gateway").items()}
         env |= {f"QUANYU_RATE_{name}": "1000000" for name in ("PRINCIPAL", "TENANT", "ADDRESS")}
-        for way in ("engine", "core"):
-            process = await stack.enter_async_context(started(*module("gateway", way), env=env, says="stderr"))
-            found[way] = Peer(*process, "ours", bearer(keys.tokens, CONSUMER))
+        for executor in ("engine", "core"):
+            process = await stack.enter_async_context(started(*module("gateway", executor), env=env, says="stderr"))
+            found[executor] = Peer(*process, "ours", bearer(keys.tokens, CONSUMER))
         found |= await stack.enter_async_context(others.peers(services))
         yield found
 
 
 async def run(uri: str) -> Group:
-    return Group(await _floored(), await _real.run(uri))
+    return Group(await _measure_pages(), await _real.run(uri))
 
 
-async def _floored() -> Table:
+async def _measure_pages() -> Table:
     async with peers() as found:
         for page in VARIABLES:
             answers = {name: await asked(peer, page, WARM) for name, peer in found.items()}
             for name, answer in answers.items():
                 assert b'"errors"' not in answer, (name, page, answer[:500])
                 assert sorted(IDS.findall(answer)) == sorted(IDS.findall(answers["floor"])), f"{name} answers {page} with other objects"
-            assert answers["floor"] == answers["engine"], f"the engine answers {page} otherwise"
-        rounds = [{page: await _round(found, page, number) for page in VARIABLES} for number in range(ROUNDS)]
+            assert answers["floor"] == answers["engine"], f"the engine answers {page} differently"
+        rounds = [{page: await _measure_round(found, page, number) for page in VARIABLES} for number in range(ROUNDS)]
     table = Table(title=f"gateway: CPU ms per request, medians of {ROUNDS} rounds (goal: engine at most {GOAL} of the floor)")
     table.add_column("page")
     for name in found:
@@ -73,23 +72,23 @@ async def _floored() -> Table:
         costs = {name: statistics.median(each[page][name] for each in rounds) for name in found}
         ratio = {name: statistics.median(each[page][name] / each[page]["floor"] for each in rounds) for name in found}
         table.add_row(title, *(f"{costs[name]:.3f} ({ratio[name]:.2f}x)" for name in found))
-    parsed, compiled = cold()
+    parsed, compiled = measure_cold_document()
     table.caption = (
         f"cold document of the 1,650 leaves: parse and validate {parsed:.2f} ms, compile {compiled:.2f} ms (goal: {COLD_GOAL_MS} in sum)"
-        + ("" if others.found() else "; mercurius and Hive Gateway are not there: they need Node")
+        + ("" if others.found() else "; mercurius and Hive Gateway are not measured: they need Node")
     )
     return table
 
 
-async def _round(found: dict[str, Peer], page: str, number: int) -> dict[str, float]:
-    """What a request of the page costs each of them."""
+async def _measure_round(found: dict[str, Peer], page: str, number: int) -> dict[str, float]:
+    """Returns the cost of a request of the page for each gateway."""
     names = [*found]
     turn = number % len(names)
     return {name: await cost(found[name], page, REQUESTS) for name in names[turn:] + names[:turn]}
 
 
-def cold() -> tuple[float, float]:
-    """Milliseconds to parse and validate the page's document, and to compile it."""
+def measure_cold_document() -> tuple[float, float]:
+    """Returns the milliseconds to parse and validate the document of the page, and to compile it."""
     built = schema.build()
     document = (HERE / "ours" / "page.graphql").read_text()
     samples = []

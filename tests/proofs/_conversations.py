@@ -1,4 +1,4 @@
-"""Conversations made from good ones by chance: what is said over a WebSocket, the frames it is said in, and requests for event streams."""
+"""Random mutations of valid WebSocket conversations: their messages, bytes, frames and handshakes."""
 
 import asyncio
 import json
@@ -9,16 +9,16 @@ from typing import Any
 
 from msgspec import Struct, field
 
-from tests.gateway.serving import PROTOCOL
-from tests.proofs._mutations import HOSTILE, Asked, mutated
+from tests.gateway.live_gateway import PROTOCOL
+from tests.proofs._mutations import HOSTILE, FuzzRequest, mutate_request
 
 QUIET_SECONDS = 0.2
-"""Who says nothing for as long has said what there was to say; subscriptions go on."""
+"""A server that sends nothing for this time has sent all its messages; subscriptions stay open."""
 MESSAGES_MAX = 8
 TEXT, BINARY, CLOSE, PING, PONG = 1, 2, 8, 9, 10
 KINDS: tuple[Any, ...] = ("connection_init", "subscribe", "complete", "ping", "pong", "next", "connection_ack", "", None, 7)
-BUGS = frozenset({1011, 4500})
-"""Codes with which nobody is closed on, whatever they say."""
+INTERNAL_ERRORS = frozenset({1011, 4500})
+"""No message of a client may cause these close codes."""
 HANDSHAKES = (
     {"sec-websocket-protocol": "graphql-ws"}, {"sec-websocket-protocol": ""}, {"sec-websocket-protocol": "," * 99},
     {"sec-websocket-version": "8"}, {"sec-websocket-key": "x"}, {"sec-websocket-key": ""},
@@ -28,9 +28,9 @@ HANDSHAKES = (
 )  # fmt: skip
 
 
-class Heard(Struct):
-    """What a client heard: the status of its handshake, the texts of messages, and the code and reason it was closed on with (0: it was
-    not). `left`: the client hung up first; `reset`: the system threw away what was on its way."""
+class Transcript(Struct):
+    """The messages that a client received, with the status of its handshake, the close code (0: none) and its reason. `left`: the client
+    closed first. `reset`: the connection was reset."""
 
     status: int = 0
     head: str = ""
@@ -42,116 +42,121 @@ class Heard(Struct):
     reset: bool = False
 
 
-def conversation(asked: list[Asked], chance: random.Random) -> tuple[str, list[bytes]]:
-    """What was changed, and the parts that a client sends: its handshake, then frames."""
-    good = chance.choice(asked)
-    says = [_init(good.token)]
-    for number in range(chance.randint(1, MESSAGES_MAX)):
-        says.append(_subscribe(str(number % 5), good if chance.random() < 0.3 else mutated(good, asked, chance)[1]))
-        if chance.random() < 0.3:
-            says.append({"type": "complete", "id": str(number % 5)})
-    name = chance.choice(list(CHANGES))
-    return name, CHANGES[name](says, chance)
+def create_conversation(requests: list[FuzzRequest], rng: random.Random) -> tuple[str, list[bytes]]:
+    """Returns the name of the mutation and the bytes to send: the handshake, then frames."""
+    request = rng.choice(requests)
+    messages = [_init(request.token)]
+    for number in range(rng.randint(1, MESSAGES_MAX)):
+        messages.append(_subscribe(str(number % 5), request if rng.random() < 0.3 else mutate_request(request, requests, rng)[1]))
+        if rng.random() < 0.3:
+            messages.append({"type": "complete", "id": str(number % 5)})
+    name = rng.choice(list(CHANGES))
+    return name, CHANGES[name](messages, rng)
 
 
 def _init(token: str) -> dict[str, Any]:
     return {"type": "connection_init", "payload": {"authorization": f"Bearer {token}"} if token else {}}
 
 
-def _subscribe(id: str, asked: Asked) -> dict[str, Any]:
-    return {"type": "subscribe", "id": id, "payload": asked.body}
+def _subscribe(id: str, request: FuzzRequest) -> dict[str, Any]:
+    return {"type": "subscribe", "id": id, "payload": request.body}
 
 
-def _messages(says: list[Any], chance: random.Random) -> list[bytes]:
-    """Messages are missing, doubled or exchanged, or a part of one is what no good client sends."""
-    for _ in range(chance.choice([1, 1, 3])):
-        at = chance.randrange(len(says))
-        if not isinstance(says[at], dict) or chance.random() < 0.4:
-            says[at : at + 1] = chance.choice([[], [says[at]] * 2, [says[at]] * 30, [chance.choice(says)], [chance.choice(HOSTILE)]])
-            says = says or [{"type": "ping"}]
+def _messages(messages: list[Any], rng: random.Random) -> list[bytes]:
+    """Removes, doubles or replaces messages, or a part of one."""
+    for _ in range(rng.choice([1, 1, 3])):
+        at = rng.randrange(len(messages))
+        if not isinstance(messages[at], dict) or rng.random() < 0.4:
+            messages[at : at + 1] = rng.choice([[], [messages[at]] * 2, [messages[at]] * 30, [rng.choice(messages)], [rng.choice(HOSTILE)]])
+            messages = messages or [{"type": "ping"}]
         else:
-            says[at] = says[at] | {chance.choice(["type", "id", "payload", "more"]): chance.choice(HOSTILE + KINDS)}
-    return [handshake(), *(frame(_encoded(message)) for message in says)]
+            messages[at] = messages[at] | {rng.choice(["type", "id", "payload", "more"]): rng.choice(HOSTILE + KINDS)}
+    return [encode_handshake(), *(encode_frame(_encode(message)) for message in messages)]
 
 
-def _bytes(says: list[Any], chance: random.Random) -> list[bytes]:
-    """A message's bytes."""
+def _bytes(messages: list[Any], rng: random.Random) -> list[bytes]:
+    """Changes some bytes of messages."""
     frames = []
-    for message in says:
-        text = bytearray(_encoded(message))
-        if chance.random() < 0.3:
-            at = chance.randrange(len(text) + 1)
-            text[at : at + chance.randrange(3)] = chance.choice(
-                [b"\xff", b"\x00", b'"', b"{", b"[" * 9_000, b"\\ud800", b"1e999", chance.randbytes(4)]
+    for message in messages:
+        text = bytearray(_encode(message))
+        if rng.random() < 0.3:
+            at = rng.randrange(len(text) + 1)
+            text[at : at + rng.randrange(3)] = rng.choice(
+                [b"\xff", b"\x00", b'"', b"{", b"[" * 9_000, b"\\ud800", b"1e999", rng.randbytes(4)]
             )
-        frames.append(frame(bytes(text)))
-    return [handshake(), *frames]
+        frames.append(encode_frame(bytes(text)))
+    return [encode_handshake(), *frames]
 
 
-def _frames(says: list[Any], chance: random.Random) -> list[bytes]:
-    """The frames around the messages."""
-    frames = [frame(_encoded(message)) for message in says]
-    for _ in range(chance.choice([1, 1, 3])):
-        at, text = chance.randrange(len(frames)), _encoded(chance.choice(says))
-        frames[at : at + 1] = chance.choice(
+def _frames(messages: list[Any], rng: random.Random) -> list[bytes]:
+    """Changes the frames of messages."""
+    frames = [encode_frame(_encode(message)) for message in messages]
+    for _ in range(rng.choice([1, 1, 3])):
+        at, text = rng.randrange(len(frames)), _encode(rng.choice(messages))
+        frames[at : at + 1] = rng.choice(
             [
-                [frame(text[:9], final=False), frame(text[9:], 0)],
-                [frame(text[:9], final=False), frame(b"x", PING), frame(b"", 0, final=False), frame(text[9:], 0)],
-                [frame(text[:9], final=False), frame(text)],
-                [frame(text, 0)],
-                [frame(text, chance.choice([BINARY, 3, 7, 11, 15]))],
-                [frame(text, rsv=chance.randint(1, 7))],
-                [frame(text, masked=False)],
-                [frame(b"x" * chance.choice([0, 125, 126]), chance.choice([PING, PONG]), final=chance.random() < 0.9)] * 50,
+                [encode_frame(text[:9], final=False), encode_frame(text[9:], 0)],
                 [
-                    frame(
-                        chance.choice(
+                    encode_frame(text[:9], final=False),
+                    encode_frame(b"x", PING),
+                    encode_frame(b"", 0, final=False),
+                    encode_frame(text[9:], 0),
+                ],
+                [encode_frame(text[:9], final=False), encode_frame(text)],
+                [encode_frame(text, 0)],
+                [encode_frame(text, rng.choice([BINARY, 3, 7, 11, 15]))],
+                [encode_frame(text, rsv=rng.randint(1, 7))],
+                [encode_frame(text, masked=False)],
+                [encode_frame(b"x" * rng.choice([0, 125, 126]), rng.choice([PING, PONG]), final=rng.random() < 0.9)] * 50,
+                [
+                    encode_frame(
+                        rng.choice(
                             [b"", b"\x03", b"\x03\xe8", b"\x00\x00", b"\x03\xed", b"\x03\xe9", b"\x13\x88\xff", b"\xff\xff" + b"x" * 200]
                         ),
                         CLOSE,
                     )
                 ],
-                [frame(b"x" * 300_000)],
-                [bytes([0x81, 0xFF]) + struct.pack(">Q", chance.choice([2**63, 2**62, 300_000, 0])) + bytes(4)],
+                [encode_frame(b"x" * 300_000)],
+                [bytes([0x81, 0xFF]) + struct.pack(">Q", rng.choice([2**63, 2**62, 300_000, 0])) + bytes(4)],
                 [bytes([0x81, 0xFE, 0, 5]) + bytes(4) + b"12345"],
-                [frames[at][: chance.randrange(len(frames[at]))]],
-                [chance.randbytes(chance.randrange(200))],
+                [frames[at][: rng.randrange(len(frames[at]))]],
+                [rng.randbytes(rng.randrange(200))],
             ]
         )
-    return [handshake(), *frames]
+    return [encode_handshake(), *frames]
 
 
-def _handshakes(says: list[Any], chance: random.Random) -> list[bytes]:
-    """The request that begins it."""
-    opening = handshake(chance.choice(HANDSHAKES))
-    if chance.random() < 0.2:
-        at = chance.randrange(len(opening))
-        opening = opening[:at] + chance.choice([b"", b"\x00", b"\xff", b"\r\n", b":", b" "]) + opening[at + 1 :]
-    return [opening, *(frame(_encoded(message)) for message in says)]
+def _handshakes(messages: list[Any], rng: random.Random) -> list[bytes]:
+    """Changes the handshake."""
+    opening = encode_handshake(rng.choice(HANDSHAKES))
+    if rng.random() < 0.2:
+        at = rng.randrange(len(opening))
+        opening = opening[:at] + rng.choice([b"", b"\x00", b"\xff", b"\r\n", b":", b" "]) + opening[at + 1 :]
+    return [opening, *(encode_frame(_encode(message)) for message in messages)]
 
 
 CHANGES: dict[str, Callable[[list[Any], random.Random], list[bytes]]] = {
-    "what is said": _messages,
-    "its bytes": _bytes,
-    "its frames": _frames,
-    "its handshake": _handshakes,
+    "messages": _messages,
+    "message bytes": _bytes,
+    "frames": _frames,
+    "handshakes": _handshakes,
 }
 
 
-def _encoded(message: Any) -> bytes:
+def _encode(message: Any) -> bytes:
     return json.dumps(message).encode()
 
 
-def handshake(changes: dict[str, str] | None = None) -> bytes:
-    """The request for a WebSocket."""
+def encode_handshake(changes: dict[str, str] | None = None) -> bytes:
+    """Returns the request for a WebSocket."""
     headers = {"host": "x", "connection": "upgrade", "upgrade": "websocket", "sec-websocket-version": "13"}
     headers |= {"sec-websocket-key": "AAAAAAAAAAAAAAAAAAAAAA==", "sec-websocket-protocol": PROTOCOL} | (changes or {})
     lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
     return f"GET /graphql HTTP/1.1\r\n{lines}\r\n".encode("latin-1")
 
 
-def frame(data: bytes, opcode: int = TEXT, *, final: bool = True, rsv: int = 0, masked: bool = True) -> bytes:
-    """One frame of a client, whose mask changes nothing."""
+def encode_frame(data: bytes, opcode: int = TEXT, *, final: bool = True, rsv: int = 0, masked: bool = True) -> bytes:
+    """Returns a frame of a client, with a mask of zeros."""
     mask = 0x80 if masked else 0
     first = bytes([(0x80 if final else 0) | rsv << 4 | opcode])
     if len(data) < 126:
@@ -163,49 +168,49 @@ def frame(data: bytes, opcode: int = TEXT, *, final: bool = True, rsv: int = 0, 
     return first + length + (bytes(4) if masked else b"") + data
 
 
-async def talked(address: str, parts: list[bytes]) -> Heard:
-    """Says all of it, listens until nothing more comes, then hangs up in order."""
+async def converse(address: str, parts: list[bytes]) -> Transcript:
+    """Sends all parts, reads until the server is silent, then closes in order. Returns all that was received."""
     host, _, port = address.partition(":")
     reader, writer = await asyncio.open_connection(host, int(port), limit=2**24)
-    heard = Heard()
+    transcript = Transcript()
     try:
         writer.write(parts[0])
-        heard.head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
-        heard.status = int(heard.head.split()[1])
-        if heard.status == 101:
+        transcript.head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
+        transcript.status = int(transcript.head.split()[1])
+        if transcript.status == 101:
             for part in parts[1:]:
                 writer.write(part)
-            await _listened(reader, heard, QUIET_SECONDS)
-            if not heard.ended:
-                writer.write(frame(struct.pack(">H", 1000), CLOSE))
-        if not heard.ended:
-            heard.left = True
+            await _read_frames(reader, transcript, QUIET_SECONDS)
+            if not transcript.ended:
+                writer.write(encode_frame(struct.pack(">H", 1000), CLOSE))
+        if not transcript.ended:
+            transcript.left = True
             writer.write_eof()
-        await _listened(reader, heard, None)
+        await _read_frames(reader, transcript, None)
     except (OSError, asyncio.IncompleteReadError):
-        heard.reset = True
+        transcript.reset = True
     finally:
         writer.close()
-    return heard
+    return transcript
 
 
-async def _listened(reader: asyncio.StreamReader, heard: Heard, seconds: float | None) -> None:
-    """Takes what comes until the end, or until for so many seconds nothing does."""
+async def _read_frames(reader: asyncio.StreamReader, transcript: Transcript, seconds: float | None) -> None:
+    """Reads until the end of the connection, or until the server is silent for this time."""
     while True:
         try:
             async with asyncio.timeout(seconds):
-                part = await reader.read(1) if heard.status == 101 else await reader.read()
+                part = await reader.read(1) if transcript.status == 101 else await reader.read()
         except TimeoutError:
             return
-        if heard.status != 101 or not part:
-            heard.head += part.decode("latin-1")
-            heard.ended = True
+        if transcript.status != 101 or not part:
+            transcript.head += part.decode("latin-1")
+            transcript.ended = True
             return
         opcode, length = part[0] & 15, (await reader.readexactly(1))[0]
         if length > 125:
             length = int.from_bytes(await reader.readexactly(2 if length == 126 else 8))
         data = await reader.readexactly(length)
         if opcode == TEXT:
-            heard.texts.append(data.decode())
+            transcript.texts.append(data.decode())
         elif opcode == CLOSE:
-            heard.code, heard.reason = int.from_bytes(data[:2]) or 1005, data[2:].decode()
+            transcript.code, transcript.reason = int.from_bytes(data[:2]) or 1005, data[2:].decode()

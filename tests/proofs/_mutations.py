@@ -1,4 +1,4 @@
-"""Requests made from good ones by chance: other variables, other documents, other tokens, other bytes."""
+"""Random mutations of valid requests: their variables, documents, tokens and bytes."""
 
 import base64
 import copy
@@ -27,13 +27,13 @@ HOSTILE: tuple[Any, ...] = (
     [], {}, [None], [[]], [[[[[[[[[]]]]]]]]], {"$gt": ""}, {"a": {"b": {"c": {}}}}, ["con_anna"] * 300,
     {str(number): number for number in range(300)},
 )  # fmt: skip
-"""What no good client sends."""
+"""Values that no valid client sends."""
 SCALARS: tuple[Any, ...] = (
     None, True, 0, -1, 2**63 - 1, 2**63, 2**64 - 1, -(2**63), 1e308, -0.0, float("nan"), float("inf"),
     "", "\x00", "$where", "x" * 600, "9999", "con_", b"\xff", [], {}, {"$gt": ""},
     *(datetime(*day, tzinfo=UTC) for day in ((1, 1, 1), (2024, 1, 1), (9999, 12, 31, 23, 59, 59, 999_999))),
 )  # fmt: skip
-"""What no cursor of ours holds."""
+"""Values that no cursor of the suite contains."""
 WORDS = (
     *("...", "{", "}", "(", ")", "[", "]", ":", "=", "!", "@", "$", "|", "&", '"', '"""', "#", "\ufeff", "-", "null", "true", "on"),
     *("query", "mutation", "subscription", "fragment", "__typename", "__schema", "__type", "id", "node", "nodes", "edges", "cursor"),
@@ -60,8 +60,8 @@ HEADERS: tuple[dict[str, str], ...] = (
 )  # fmt: skip
 
 
-class Asked(Struct, frozen=True):
-    """A request. `body` is JSON unless `raw` is given."""
+class FuzzRequest(Struct, frozen=True):
+    """A request. `raw` replaces the JSON of `body`."""
 
     body: Any
     token: str = ""
@@ -70,46 +70,46 @@ class Asked(Struct, frozen=True):
     get: bool = False
 
     def content(self) -> bytes:
-        """The bytes to send."""
+        """Returns the bytes of the body."""
         return self.raw if self.raw is not None else json.dumps(self.body).encode()
 
-    def address(self) -> str:
-        """The same as the query of an address."""
-        given = self.body.items() if isinstance(self.body, dict) else ()
-        texts = ((name, value if isinstance(value, str) else json.dumps(value)) for name, value in given)
+    def query_string(self) -> str:
+        """Returns the parameters of a GET request."""
+        parameters = self.body.items() if isinstance(self.body, dict) else ()
+        texts = ((name, value if isinstance(value, str) else json.dumps(value)) for name, value in parameters)
         return urlencode([(name, text.encode("utf-8", "surrogatepass")) for name, text in texts])[:ADDRESS_MAX]
 
 
-def mutated(asked: Asked, everything: list[Asked], chance: random.Random) -> tuple[str, Asked]:
-    """Another request made from one, some from several at once, and what was done to it."""
-    names = [chance.choice(list(MUTATIONS))]
-    while chance.random() < 0.2:
-        names.append(chance.choice(list(MUTATIONS)))
+def mutate_request(request: FuzzRequest, requests: list[FuzzRequest], rng: random.Random) -> tuple[str, FuzzRequest]:
+    """Returns the name of the first mutation and the mutated request; some requests have several mutations."""
+    names = [rng.choice(list(MUTATIONS))]
+    while rng.random() < 0.2:
+        names.append(rng.choice(list(MUTATIONS)))
     for name in names:
-        asked = MUTATIONS[name](asked, everything, chance)
-    return names[0], asked
+        request = MUTATIONS[name](request, requests, rng)
+    return names[0], request
 
 
-def _variables(asked: Asked, everything: list[Asked], chance: random.Random) -> Asked:
-    """One value of the variables is another: hostile, taken from elsewhere, changed a little, missing, or one too many."""
-    body = copy.deepcopy(_body(asked))
+def _variables(request: FuzzRequest, requests: list[FuzzRequest], rng: random.Random) -> FuzzRequest:
+    """Replaces one variable by a hostile, foreign or slightly changed value, removes it, or adds one."""
+    body = copy.deepcopy(_body(request))
     places = list(_places(body.get("variables")))
     if not places:
-        return replace(asked, body=body | {"variables": chance.choice(HOSTILE)})
-    within, key = chance.choice(places)
-    way = chance.randrange(5)
-    if way == 0 and isinstance(within, dict):
+        return replace(request, body=body | {"variables": rng.choice(HOSTILE)})
+    within, key = rng.choice(places)
+    kind = rng.randrange(5)
+    if kind == 0 and isinstance(within, dict):
         del within[key]
-    elif way == 1 and isinstance(within, dict):
-        within[chance.choice(WORDS)] = chance.choice(HOSTILE)
-    elif way == 2:
-        others = [place[each] for place, each in _places(chance.choice(everything).body["variables"])]
-        within[key] = chance.choice(others) if others else None
-    elif way == 3 and isinstance(within[key], str):
-        within[key] = _bent(within[key], chance)
+    elif kind == 1 and isinstance(within, dict):
+        within[rng.choice(WORDS)] = rng.choice(HOSTILE)
+    elif kind == 2:
+        others = [place[each] for place, each in _places(rng.choice(requests).body["variables"])]
+        within[key] = rng.choice(others) if others else None
+    elif kind == 3 and isinstance(within[key], str):
+        within[key] = _corrupt(within[key], rng)
     else:
-        within[key] = chance.choice(HOSTILE)
-    return replace(asked, body=body)
+        within[key] = rng.choice(HOSTILE)
+    return replace(request, body=body)
 
 
 def _places(value: Any) -> Iterator[tuple[Any, Any]]:
@@ -119,111 +119,113 @@ def _places(value: Any) -> Iterator[tuple[Any, Any]]:
             yield from _places(inner)
 
 
-def _bent(text: str, chance: random.Random) -> str:
-    """A text with some characters changed, doubled, dropped or exchanged: ids, cursors and tokens that are nearly right."""
+def _corrupt(text: str, rng: random.Random) -> str:
+    """Returns a text with some characters changed, doubled or dropped: nearly valid ids, cursors and tokens."""
     letters = list(text)
-    for _ in range(chance.randint(1, 3)):
-        at = chance.randrange(len(letters) + 1)
-        letters[at : at + chance.randrange(2)] = chance.choice(["", "A", "_", "=", ".", "0", "é", "\x00", chance.choice(text or "x") * 2])
-    return "".join(letters)[:: chance.choice([1, 1, 1, -1])]
+    for _ in range(rng.randint(1, 3)):
+        at = rng.randrange(len(letters) + 1)
+        letters[at : at + rng.randrange(2)] = rng.choice(["", "A", "_", "=", ".", "0", "é", "\x00", rng.choice(text or "x") * 2])
+    return "".join(letters)[:: rng.choice([1, 1, 1, -1])]
 
 
-def _cursors(asked: Asked, everything: list[Asked], chance: random.Random) -> Asked:
-    """A list is asked after what no list ever had: a cursor is opened, changed and closed again, or is that of another list."""
-    lists = [each for each in everything if _after(each)]
-    asked = chance.choice(lists)
-    found = pagination.opened(_after(asked), list[Any]) or ["", ""]
-    at = chance.randrange(len(found))
-    others = pagination.opened(_after(chance.choice(lists)), list[Any]) or [""]
-    found[at : at + 1] = chance.choice([[], [found[at]] * 2, [chance.choice(SCALARS)], [chance.choice(SCALARS)], [chance.choice(others)]])
-    after = _after(chance.choice(lists)) if chance.random() < 0.1 else pagination.token(found)
-    variables = asked.body["variables"] | {"after": after}
-    return replace(asked, body=asked.body | {"variables": variables})
+def _cursors(request: FuzzRequest, requests: list[FuzzRequest], rng: random.Random) -> FuzzRequest:
+    """Replaces the cursor of a list by a changed one or by that of another list."""
+    lists = [each for each in requests if _after(each)]
+    request = rng.choice(lists)
+    found = pagination.opened(_after(request), list[Any]) or ["", ""]
+    at = rng.randrange(len(found))
+    others = pagination.opened(_after(rng.choice(lists)), list[Any]) or [""]
+    found[at : at + 1] = rng.choice([[], [found[at]] * 2, [rng.choice(SCALARS)], [rng.choice(SCALARS)], [rng.choice(others)]])
+    after = _after(rng.choice(lists)) if rng.random() < 0.1 else pagination.token(found)
+    variables = request.body["variables"] | {"after": after}
+    return replace(request, body=request.body | {"variables": variables})
 
 
-def _after(asked: Asked) -> str:
-    """The cursor that is asked after; empty when none is."""
-    return _body(asked).get("variables", {}).get("after") or ""
+def _after(request: FuzzRequest) -> str:
+    """Returns the cursor in `after`; empty if there is none."""
+    return _body(request).get("variables", {}).get("after") or ""
 
 
-def _document(asked: Asked, everything: list[Asked], chance: random.Random) -> Asked:
-    """Some words of the document are missing, doubled, exchanged or others'."""
-    query = asked.body.get("query") if isinstance(asked.body, dict) else None
+def _document(request: FuzzRequest, requests: list[FuzzRequest], rng: random.Random) -> FuzzRequest:
+    """Removes, doubles or replaces some words of the document."""
+    query = request.body.get("query") if isinstance(request.body, dict) else None
     words = (WORD.findall(query) if isinstance(query, str) else None) or ["{"]
-    for _ in range(chance.choice([1, 1, 1, 2, 5])):
-        at = chance.randrange(len(words))
-        other = chance.choice(everything).body.get("query") or "{id}"
+    for _ in range(rng.choice([1, 1, 1, 2, 5])):
+        at = rng.randrange(len(words))
+        other = rng.choice(requests).body.get("query") or "{id}"
         own = [words[at]]
-        words[at : at + 1] = chance.choice(
-            [[], own * 2, own * 40, [chance.choice(WORDS)], [chance.choice(WORD.findall(other) or ["id"])], [*own, chance.choice(WORDS)]]
+        words[at : at + 1] = rng.choice(
+            [[], own * 2, own * 40, [rng.choice(WORDS)], [rng.choice(WORD.findall(other) or ["id"])], [*own, rng.choice(WORDS)]]
         )
         words = words or ["{"]
-    return replace(asked, body=_body(asked) | {"query": " ".join(words)})
+    return replace(request, body=_body(request) | {"query": " ".join(words)})
 
 
-def _spliced(asked: Asked, everything: list[Asked], chance: random.Random) -> Asked:
-    """The document of one with the variables of another, or with a part of another document in its middle."""
-    other = _body(chance.choice(everything))
-    if chance.random() < 0.5:
-        return replace(asked, body=_body(asked) | {"variables": other.get("variables")})
-    here, there = str(_body(asked).get("query")), str(other.get("query"))
-    at, start = chance.randrange(len(here) + 1), chance.randrange(len(there) + 1)
-    return replace(asked, body=_body(asked) | {"query": here[:at] + there[start : start + chance.randrange(200)] + here[at:]})
+def _splice(request: FuzzRequest, requests: list[FuzzRequest], rng: random.Random) -> FuzzRequest:
+    """Combines the document with the variables or a part of the document of another request."""
+    other = _body(rng.choice(requests))
+    if rng.random() < 0.5:
+        return replace(request, body=_body(request) | {"variables": other.get("variables")})
+    here, there = str(_body(request).get("query")), str(other.get("query"))
+    at, start = rng.randrange(len(here) + 1), rng.randrange(len(there) + 1)
+    return replace(request, body=_body(request) | {"query": here[:at] + there[start : start + rng.randrange(200)] + here[at:]})
 
 
-def _envelope(asked: Asked, everything: list[Asked], chance: random.Random) -> Asked:
-    """The parts of the request around the document."""
+def _envelope(request: FuzzRequest, requests: list[FuzzRequest], rng: random.Random) -> FuzzRequest:
+    """Replaces a parameter other than the variables."""
     names = ["operationName", "variables", "extensions", "documentId", "query", "id", "batch"]
     values = (*HOSTILE, {"persistedQuery": {"version": 1, "sha256Hash": "x"}}, {"persistedQuery": {"sha256Hash": 7}}, {"cost": True})
-    given = _body(asked) | {chance.choice(names): chance.choice(values)}
-    return replace(asked, body=[given] if chance.random() < 0.1 else given, get=chance.random() < 0.3)
+    parameters = _body(request) | {rng.choice(names): rng.choice(values)}
+    return replace(request, body=[parameters] if rng.random() < 0.1 else parameters, get=rng.random() < 0.3)
 
 
-def _token(asked: Asked, everything: list[Asked], chance: random.Random) -> Asked:
-    """A token that is nearly right, somebody else's, or none at all."""
-    token = asked.token or chance.choice(everything).token
+def _token(request: FuzzRequest, requests: list[FuzzRequest], rng: random.Random) -> FuzzRequest:
+    """Replaces the token by a corrupt one, that of another request, or none."""
+    token = request.token or rng.choice(requests).token
     header, _, rest = token.partition(".")
     payload, _, signature = rest.partition(".")
     none = base64.urlsafe_b64encode(b'{"alg":"none"}').decode().rstrip("=")
-    bent = (_bent(token, chance), f"{header}.{_bent(payload, chance)}.{signature}", token[: chance.randrange(len(token) + 1)])
-    parts = (f"{none}.{payload}.", f"{header}.{payload}.", f"{header}..{signature}", "." * chance.randrange(9), f"{token} {token}")
-    others = ("", chance.choice(everything).token, "x" * 20_000, f"{header}.{'A' * 9_000}.{signature}")
-    return replace(asked, token=chance.choice((*bent, *parts, *others)).replace("\x00", "").strip())  # no client sends the rest in a header
+    corrupt = (_corrupt(token, rng), f"{header}.{_corrupt(payload, rng)}.{signature}", token[: rng.randrange(len(token) + 1)])
+    parts = (f"{none}.{payload}.", f"{header}.{payload}.", f"{header}..{signature}", "." * rng.randrange(9), f"{token} {token}")
+    others = ("", rng.choice(requests).token, "x" * 20_000, f"{header}.{'A' * 9_000}.{signature}")
+    return replace(
+        request, token=rng.choice((*corrupt, *parts, *others)).replace("\x00", "").strip()
+    )  # a header cannot contain these characters
 
 
-def _bytes(asked: Asked, everything: list[Asked], chance: random.Random) -> Asked:
-    """The body's bytes."""
-    sent = bytearray(asked.content())
-    for _ in range(chance.choice([1, 1, 3, 20])):
-        at = chance.randrange(len(sent) + 1)
-        some = chance.choice([b"", b"\xff", b"\x00", b"{", b"[" * 2_000, b'"', b"\\ud800", b",", b"1e999", b"NaN", chance.randbytes(8)])
-        sent[at : at + chance.randrange(3)] = some
-    whole = chance.choice(
-        [bytes(sent)] * 6 + [bytes(sent[: chance.randrange(len(sent) + 1)]), bytes(sent) * 9, chance.randbytes(300), b" " * 300_000]
+def _bytes(request: FuzzRequest, requests: list[FuzzRequest], rng: random.Random) -> FuzzRequest:
+    """Changes some bytes of the body."""
+    sent = bytearray(request.content())
+    for _ in range(rng.choice([1, 1, 3, 20])):
+        at = rng.randrange(len(sent) + 1)
+        some = rng.choice([b"", b"\xff", b"\x00", b"{", b"[" * 2_000, b'"', b"\\ud800", b",", b"1e999", b"NaN", rng.randbytes(8)])
+        sent[at : at + rng.randrange(3)] = some
+    whole = rng.choice(
+        [bytes(sent)] * 6 + [bytes(sent[: rng.randrange(len(sent) + 1)]), bytes(sent) * 9, rng.randbytes(300), b" " * 300_000]
     )
-    return replace(asked, raw=whole)
+    return replace(request, raw=whole)
 
 
-def _headers(asked: Asked, everything: list[Asked], chance: random.Random) -> Asked:
-    """The headers."""
-    return replace(asked, headers=asked.headers | chance.choice(HEADERS))
+def _headers(request: FuzzRequest, requests: list[FuzzRequest], rng: random.Random) -> FuzzRequest:
+    """Replaces a header."""
+    return replace(request, headers=request.headers | rng.choice(HEADERS))
 
 
-def _unchanged(asked: Asked, everything: list[Asked], chance: random.Random) -> Asked:
-    """The good one, again: whoever asked before."""
-    return asked
+def _keep(request: FuzzRequest, requests: list[FuzzRequest], rng: random.Random) -> FuzzRequest:
+    """Returns the valid request."""
+    return request
 
 
-def _body(asked: Asked) -> dict[str, Any]:
-    return asked.body if isinstance(asked.body, dict) else {}
+def _body(request: FuzzRequest) -> dict[str, Any]:
+    return request.body if isinstance(request.body, dict) else {}
 
 
-MUTATIONS: dict[str, Callable[[Asked, list[Asked], random.Random], Asked]] = {
-    "as they were": _unchanged,
+MUTATIONS: dict[str, Callable[[FuzzRequest, list[FuzzRequest], random.Random], FuzzRequest]] = {
+    "unchanged": _keep,
     "variables": _variables,
     "cursors": _cursors,
     "documents": _document,
-    "spliced": _spliced,
+    "spliced": _splice,
     "envelopes": _envelope,
     "tokens": _token,
     "bytes": _bytes,

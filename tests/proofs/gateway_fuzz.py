@@ -1,7 +1,7 @@
-"""20,000 requests made by chance from good ones, before real services: none is answered as if something had gone wrong with us. For ten of
-them there are a conversation over a WebSocket and an event stream, made in the same way.
+"""Fuzzing of the gateway: 20,000 random mutations of valid requests, in front of real services, cause no fault and no leak.
 
-The good ones are the whole walk through a small world, so that what is changed of them reaches deep: ids, cursors, amounts, tokens, bytes.
+For every ten requests there are one WebSocket conversation and one event stream, mutated in the same way. The valid requests are the whole
+story of the small world, so that their mutations reach deep: ids, cursors, amounts, tokens and bytes.
 """
 
 import asyncio
@@ -21,233 +21,233 @@ from gateway.http.request import EVENT_STREAM, JSON
 from services.local.folder import RunningProcess
 from services.local.keys import Keys
 from services.local.token import bearer
-from tests.gateway import world
+from tests.gateway import small_world
 from tests.gateway.conftest import FAULTS, GRAPHQL, Gateway
-from tests.gateway.serving import operation
+from tests.gateway.live_gateway import operation_text
 from tests.gateway.test_operations import run_story
-from tests.proofs._conversations import BUGS, CHANGES, QUIET_SECONDS, conversation, talked
-from tests.proofs._mutations import MUTATIONS, Asked, mutated
+from tests.proofs._conversations import CHANGES, INTERNAL_ERRORS, QUIET_SECONDS, converse, create_conversation
+from tests.proofs._mutations import MUTATIONS, FuzzRequest, mutate_request
 from tests.suite import with_suite
 
-REQUESTS, SEED, AT_ONCE = 20_000, 20_260, 16
+REQUESTS, SEED, CONCURRENCY = 20_000, 20_260, 16
 CONVERSATIONS_SHARE = 10
 FOLLOWED = ("follow_order", "follow_tasks", "follow_inbox")
 STREAMS = "event streams"
 DEADLINE_SECONDS = 10.0
 IDLE_SECONDS_MAX = 1.0
-"""A connection is given up long before the gateway ends it: else a request may just miss it."""
-FINE = frozenset({200, 400, 401, 403, 405, 406, 408, 413, 415, 431})
-INSIDE = re.compile(
+"""The client closes an idle connection after this time, long before the gateway would."""
+EXPECTED_STATUSES = frozenset({200, 400, 401, 403, 405, 406, 408, 413, 415, 431})
+INTERNAL_TEXT = re.compile(
     r"Traceback|File \"|\.py\b|site-packages|grpc|pymongo|mongodb|msgspec|127\.0\.0\.1|[a-z](?:Error|Exception)\b|0x[0-9a-f]{6}"
 )
-"""What would tell of the insides of ours."""
+"""Text that discloses the implementation."""
 CURSOR = re.compile(r'"endCursor":"([^"]+)"')
 EVENT = re.compile(r"^data: (.+)$", re.MULTILINE)
 SHOWN_MAX = 20
 
 
 class Remote(Gateway):
-    """A gateway that runs as a process; it keeps what it was asked."""
+    """A gateway in another process. It records the valid requests."""
 
     def __init__(self, url: str, keys: Keys) -> None:
         self.keys, self.called = keys, []
         limits = httpx.Limits(keepalive_expiry=IDLE_SECONDS_MAX)
         self.http = httpx.AsyncClient(base_url=url, timeout=2 * DEADLINE_SECONDS, trust_env=False, limits=limits)
-        self.asked: dict[str, Asked] = {}
+        self.requests: dict[str, FuzzRequest] = {}
 
-    async def post(self, body: Any, *, who: str = "", offset: float = 0.0, headers: dict[str, str] | None = None) -> httpx.Response:
-        token = bearer(self.keys.tokens, who, clock_offset=offset) if who else ""
-        self.asked.setdefault(str(body), Asked(body, token))
-        return await super().post(body, who=who, offset=offset, headers=headers)
+    async def post(self, body: Any, *, subject: str = "", offset: float = 0.0, headers: dict[str, str] | None = None) -> httpx.Response:
+        token = bearer(self.keys.tokens, subject, clock_offset=offset) if subject else ""
+        self.requests.setdefault(str(body), FuzzRequest(body, token))
+        return await super().post(body, subject=subject, offset=offset, headers=headers)
 
     async def turn_pages(self) -> None:
-        """Asks every list again for one item only, and for what comes after it: a good request with a cursor of its own."""
-        for asked in list(self.asked.values()):
-            if "$after" not in asked.body["query"] or asked.body["query"].lstrip().startswith("subscription"):
+        """Requests the first item of every list and the page after it, which adds valid requests with cursors."""
+        for request in list(self.requests.values()):
+            if "$after" not in request.body["query"] or request.body["query"].lstrip().startswith("subscription"):
                 continue
-            first = asked.body | {"variables": (asked.body["variables"] or {}) | {"first": 1}}
-            headers = {"accept": GRAPHQL} | ({"authorization": f"Bearer {asked.token}"} if asked.token else {})
-            answer = await self.http.post("/graphql", json=first, headers=headers)
-            for cursor in CURSOR.findall(answer.text):
+            first = request.body | {"variables": (request.body["variables"] or {}) | {"first": 1}}
+            headers = {"accept": GRAPHQL} | ({"authorization": f"Bearer {request.token}"} if request.token else {})
+            response = await self.http.post("/graphql", json=first, headers=headers)
+            for cursor in CURSOR.findall(response.text):
                 second = first | {"variables": first["variables"] | {"after": cursor}}
-                self.asked.setdefault(str(second), Asked(second, asked.token))
+                self.requests.setdefault(str(second), FuzzRequest(second, request.token))
 
 
-class Seen(Struct):
-    """What came of all of them."""
+class FuzzResults(Struct):
+    """The statuses of all requests, the slowest one, and the problems."""
 
     statuses: dict[str, Counter[str]] = field(default_factory=lambda: {name: Counter() for name in (*MUTATIONS, STREAMS, *CHANGES)})
     slowest: float = 0.0
-    wrong: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
 
 
 async def run(uri: str) -> Table:
-    """Full size."""
-    return await nothing_breaks(uri, REQUESTS, SEED)
+    """Runs the proof at full size."""
+    return await assert_nothing_breaks(uri, REQUESTS, SEED)
 
 
-async def nothing_breaks(uri: str, requests: int, seed: int) -> Table:
-    """Asserts the invariant; a table of the answers."""
+async def assert_nothing_breaks(uri: str, requests: int, seed: int) -> Table:
+    """Asserts the invariant. Returns a table of the responses."""
 
-    async def fuzzed(processes: dict[str, RunningProcess], keys: Keys) -> Seen:
+    async def fuzz(processes: dict[str, RunningProcess], keys: Keys) -> FuzzResults:
         gateway = Remote(f"http://{processes['gateway'].address}", keys)
         async with gateway.http:
-            await world.build(gateway)
+            await small_world.build(gateway)
             await run_story(gateway)
             await gateway.turn_pages()
-            return await _fuzzed(gateway, requests, random.Random(seed))
+            return await _fuzz(gateway, requests, random.Random(seed))
 
     unbounded = {"rate_principal": 0.0, "rate_tenant": 0.0, "rate_address": 0.0}
     started = time.perf_counter()
-    seen = await with_suite(uri, fuzzed, gateway=True, deadline_seconds=DEADLINE_SECONDS, **unbounded)
-    assert not seen.wrong, f"seed {seed}: {len(seen.wrong)} answers, of which\n" + "\n".join(seen.wrong[:SHOWN_MAX])
-    assert seen.slowest < DEADLINE_SECONDS
-    return _table(seen, f"gateway: {requests:,} requests by chance, seed {seed}, {time.perf_counter() - started:.0f} s")
+    results = await with_suite(uri, fuzz, gateway=True, deadline_seconds=DEADLINE_SECONDS, **unbounded)
+    assert not results.problems, f"seed {seed}: {len(results.problems)} problems, of which\n" + "\n".join(results.problems[:SHOWN_MAX])
+    assert results.slowest < DEADLINE_SECONDS
+    return _table(results, f"gateway: {requests:,} mutated requests, seed {seed}, {time.perf_counter() - started:.0f} s")
 
 
-async def _fuzzed(gateway: Remote, requests: int, chance: random.Random) -> Seen:
-    seen, good = Seen(), list(gateway.asked.values())
-    drawn = iter([mutated(chance.choice(good), good, chance) for _ in range(requests)])
+async def _fuzz(gateway: Remote, requests: int, rng: random.Random) -> FuzzResults:
+    results, valid = FuzzResults(), list(gateway.requests.values())
+    mutated = iter([mutate_request(rng.choice(valid), valid, rng) for _ in range(requests)])
 
-    async def asking() -> None:
-        for name, asked in drawn:
-            await _tried(gateway, name, asked, seen)
+    async def send_requests() -> None:
+        for name, request in mutated:
+            await _check_request(gateway, name, request, results)
 
-    good_streams = good + followed(good)
-    talks = iter([conversation(good_streams, chance) for _ in range(requests // CONVERSATIONS_SHARE)])
-    streams = iter([mutated(chance.choice(good_streams), good_streams, chance)[1] for _ in range(requests // CONVERSATIONS_SHARE)])
+    stream_requests = valid + create_subscriptions(valid)
+    conversations = iter([create_conversation(stream_requests, rng) for _ in range(requests // CONVERSATIONS_SHARE)])
+    streams = iter([mutate_request(rng.choice(stream_requests), stream_requests, rng)[1] for _ in range(requests // CONVERSATIONS_SHARE)])
 
-    async def talking() -> None:
-        for name, parts in talks:
-            await _talked(gateway, name, parts, seen)
+    async def run_conversations() -> None:
+        for name, parts in conversations:
+            await _check_conversation(gateway, name, parts, results)
 
-    async def listening() -> None:
-        for asked in streams:
-            await _listened(gateway, asked, seen)
+    async def read_streams() -> None:
+        for request in streams:
+            await _check_stream(gateway, request, results)
 
-    await asyncio.gather(*(asking() for _ in range(AT_ONCE)))
-    await asyncio.gather(*(talking() for _ in range(AT_ONCE)), *(listening() for _ in range(AT_ONCE)))
+    await asyncio.gather(*(send_requests() for _ in range(CONCURRENCY)))
+    await asyncio.gather(*(run_conversations() for _ in range(CONCURRENCY)), *(read_streams() for _ in range(CONCURRENCY)))
     assert (await gateway.http.get("/health")).status_code == 200
-    assert (await gateway.http.get("/ready")).status_code == 200, "a service is gone"
-    return seen
+    assert (await gateway.http.get("/ready")).status_code == 200, "a service is not ready"
+    return results
 
 
-def followed(good: list[Asked]) -> list[Asked]:
-    """Subscriptions to what the others speak of, by whoever asked for it."""
+def create_subscriptions(valid: list[FuzzRequest]) -> list[FuzzRequest]:
+    """Returns subscriptions to the orders and staff that valid requests name, with the same tokens."""
     found = []
-    for asked in good:
-        for value in (asked.body["variables"] or {}).values():
+    for request in valid:
+        for value in (request.body["variables"] or {}).values():
             if isinstance(value, str) and value.startswith(("ord_", "stf_")):
                 name = FOLLOWED[value.startswith("stf_")]
-                found.append(Asked({"query": operation(name), "variables": {"id": value, "staffId": value}}, asked.token))
-        found.append(Asked({"query": operation(FOLLOWED[2]), "variables": {}}, asked.token))
+                found.append(FuzzRequest({"query": operation_text(name), "variables": {"id": value, "staffId": value}}, request.token))
+        found.append(FuzzRequest({"query": operation_text(FOLLOWED[2]), "variables": {}}, request.token))
     return found
 
 
-def _headers(asked: Asked, accept: str) -> dict[str, bytes]:
-    headers = {"accept": accept, "content-type": "application/json"} | asked.headers
-    if asked.token:
-        headers["authorization"] = f"Bearer {asked.token}"
+def _headers(request: FuzzRequest, accept: str) -> dict[str, bytes]:
+    headers = {"accept": accept, "content-type": "application/json"} | request.headers
+    if request.token:
+        headers["authorization"] = f"Bearer {request.token}"
     return {each: value.encode("utf-8", "surrogatepass") for each, value in headers.items()}
 
 
-async def _talked(gateway: Remote, name: str, parts: list[bytes], seen: Seen) -> None:
+async def _check_conversation(gateway: Remote, name: str, parts: list[bytes], results: FuzzResults) -> None:
     started = time.perf_counter()
     try:
         async with asyncio.timeout(2 * DEADLINE_SECONDS):
-            heard = await talked(gateway.http.base_url.netloc.decode(), parts)
+            transcript = await converse(gateway.http.base_url.netloc.decode(), parts)
     except TimeoutError:
-        seen.wrong.append(f"{name}: nobody hangs up: {parts}"[:2_000])
+        results.problems.append(f"{name}: no side closes the connection: {parts}"[:2_000])
         return
-    seen.slowest = max(seen.slowest, time.perf_counter() - started)
-    ended = "reset" if heard.reset else str(heard.code or "ended") if heard.status == 101 else str(heard.status)
-    seen.statuses[name][ended] += 1
-    told = [json.loads(text) for text in heard.texts]
-    bodies = [{"errors": each["payload"]} if each["type"] == "error" else each.get("payload") or {} for each in told]
-    said = "\n".join((heard.head.partition("\r\n\r\n")[2], *heard.texts, heard.reason))
-    if found := INSIDE.search(said):
-        why = f"it says {found.group()}"
-    elif heard.code in BUGS or heard.status >= 500:
-        why = "a bug"
-    elif heard.status == 101 and not (heard.code or heard.left or heard.reset):
-        why = "it hangs up without a word"
+    results.slowest = max(results.slowest, time.perf_counter() - started)
+    ended = "reset" if transcript.reset else str(transcript.code or "ended") if transcript.status == 101 else str(transcript.status)
+    results.statuses[name][ended] += 1
+    messages = [json.loads(text) for text in transcript.texts]
+    bodies = [{"errors": each["payload"]} if each["type"] == "error" else each.get("payload") or {} for each in messages]
+    received = "\n".join((transcript.head.partition("\r\n\r\n")[2], *transcript.texts, transcript.reason))
+    if found := INTERNAL_TEXT.search(received):
+        problem = f"it discloses {found.group()}"
+    elif transcript.code in INTERNAL_ERRORS or transcript.status >= 500:
+        problem = "an internal error"
+    elif transcript.status == 101 and not (transcript.code or transcript.left or transcript.reset):
+        problem = "it closes without a code"
     else:
-        why = _faults(bodies)
-    if why:
-        seen.wrong.append(f"{name}: {why}: {ended} {said[:600]}\n  to {parts}"[:2_000])
+        problem = _find_faults(bodies)
+    if problem:
+        results.problems.append(f"{name}: {problem}: {ended} {received[:600]}\n  to {parts}"[:2_000])
 
 
-async def _listened(gateway: Remote, asked: Asked, seen: Seen) -> None:
-    """A stream for as long as it says something."""
+async def _check_stream(gateway: Remote, request: FuzzRequest, results: FuzzResults) -> None:
+    """Reads a stream until it is silent."""
     started, body = time.perf_counter(), b""
-    sent = {"headers": _headers(asked, EVENT_STREAM)} | ({} if asked.get else {"content": asked.content()})
-    address = f"/graphql?{asked.address()}" if asked.get else "/graphql"
+    sent = {"headers": _headers(request, EVENT_STREAM)} | ({} if request.get else {"content": request.content()})
+    address = f"/graphql?{request.query_string()}" if request.get else "/graphql"
     try:
-        async with gateway.http.stream("GET" if asked.get else "POST", address, **sent) as answer:  # type: ignore[arg-type]
-            seen.slowest = max(seen.slowest, time.perf_counter() - started)
+        async with gateway.http.stream("GET" if request.get else "POST", address, **sent) as response:  # type: ignore[arg-type]
+            results.slowest = max(results.slowest, time.perf_counter() - started)
             with suppress(TimeoutError):
-                parts = answer.aiter_raw()
+                parts = response.aiter_raw()
                 while True:
                     async with asyncio.timeout(QUIET_SECONDS):
                         body += await anext(parts)
     except StopAsyncIteration:
         pass
     except httpx.HTTPError as broken:
-        seen.wrong.append(f"{STREAMS}: {broken!r} to {asked}"[:2_000])
+        results.problems.append(f"{STREAMS}: {broken!r} to {request}"[:2_000])
         return
-    whole = httpx.Response(answer.status_code, headers=answer.headers, content=body)
-    seen.statuses[STREAMS][_kind(whole)] += 1
-    if why := _wrong(whole):
-        seen.wrong.append(f"{STREAMS}: {why}: {whole.status_code} {whole.text[:600]}\n  to {asked.content()[:1_400]!r}")
+    whole = httpx.Response(response.status_code, headers=response.headers, content=body)
+    results.statuses[STREAMS][_status(whole)] += 1
+    if problem := _find_problem(whole):
+        results.problems.append(f"{STREAMS}: {problem}: {whole.status_code} {whole.text[:600]}\n  to {request.content()[:1_400]!r}")
 
 
-async def _tried(gateway: Remote, name: str, asked: Asked, seen: Seen) -> None:
-    headers = _headers(asked, GRAPHQL)
+async def _check_request(gateway: Remote, name: str, request: FuzzRequest, results: FuzzResults) -> None:
+    headers = _headers(request, GRAPHQL)
     started = time.perf_counter()
     try:
-        if asked.get:
-            answer = await gateway.http.get(f"/graphql?{asked.address()}", headers=headers)
+        if request.get:
+            response = await gateway.http.get(f"/graphql?{request.query_string()}", headers=headers)
         else:
-            answer = await gateway.http.post("/graphql", content=asked.content(), headers=headers)
+            response = await gateway.http.post("/graphql", content=request.content(), headers=headers)
     except httpx.HTTPError as broken:
-        seen.wrong.append(f"{name}: {broken!r} to {asked}"[:2_000])
+        results.problems.append(f"{name}: {broken!r} to {request}"[:2_000])
         return
-    seen.slowest = max(seen.slowest, time.perf_counter() - started)
-    seen.statuses[name][_kind(answer)] += 1
-    if why := _wrong(answer):
-        seen.wrong.append(f"{name}: {why}: {answer.status_code} {answer.text[:600]}\n  to {asked.content()[:1_400]!r}")
+    results.slowest = max(results.slowest, time.perf_counter() - started)
+    results.statuses[name][_status(response)] += 1
+    if problem := _find_problem(response):
+        results.problems.append(f"{name}: {problem}: {response.status_code} {response.text[:600]}\n  to {request.content()[:1_400]!r}")
 
 
-def _kind(answer: httpx.Response) -> str:
-    if answer.status_code != 200:
-        return str(answer.status_code)
-    return "200, with errors" if b'"errors":[' in answer.content else "200"
+def _status(response: httpx.Response) -> str:
+    if response.status_code != 200:
+        return str(response.status_code)
+    return "200, with errors" if b'"errors":[' in response.content else "200"
 
 
-def _wrong(answer: httpx.Response) -> str:
-    """Why an answer is not one that a bad request deserves; empty when it is."""
-    if answer.status_code not in FINE:
+def _find_problem(response: httpx.Response) -> str:
+    """Returns the problem of a response; empty if it is a correct response to an invalid request."""
+    if response.status_code not in EXPECTED_STATUSES:
         return "status"
-    if found := INSIDE.search(answer.text):
-        return f"it says {found.group()}"
-    media = answer.headers.get("content-type", "").partition(";")[0]
+    if found := INTERNAL_TEXT.search(response.text):
+        return f"it discloses {found.group()}"
+    media = response.headers.get("content-type", "").partition(";")[0]
     if media not in (JSON, GRAPHQL, EVENT_STREAM):
-        return "" if answer.status_code in (400, 405) else "no JSON"
-    texts = EVENT.findall(answer.text) if media == EVENT_STREAM else [answer.text]
+        return "" if response.status_code in (400, 405) else "no JSON"
+    texts = EVENT.findall(response.text) if media == EVENT_STREAM else [response.text]
     bodies = [json.loads(text) for text in texts]
-    if answer.status_code != 200 and any("data" in body for body in bodies):
-        return "data beside a refusal"
-    return _faults(bodies)
+    if response.status_code != 200 and any("data" in body for body in bodies):
+        return "`data` in a refusal"
+    return _find_faults(bodies)
 
 
-def _faults(bodies: list[Any]) -> str:
-    """The codes of these answers, where one of them is nobody's fault but ours; else empty."""
+def _find_faults(bodies: list[Any]) -> str:
+    """Returns the codes of these responses if one of them is a fault; else empty."""
     codes = {error["extensions"]["code"] for body in bodies for error in body.get("errors", ())}
     return f"{codes}" if codes & FAULTS else ""
 
 
-def _table(seen: Seen, title: str) -> Table:
-    table = Table("what was changed", "answered", title=title, caption=f"the slowest took {seen.slowest * 1000:.0f} ms")
-    for name, counts in seen.statuses.items():
+def _table(results: FuzzResults, title: str) -> Table:
+    table = Table("mutation", "responses", title=title, caption=f"the slowest response took {results.slowest * 1000:.0f} ms")
+    for name, counts in results.statuses.items():
         table.add_row(name, ", ".join(f"{count:,} x {kind}" for kind, count in sorted(counts.items())))
     return table

@@ -9,7 +9,7 @@ from typing import Any
 
 import uvloop
 
-from gateway.__main__ import Server, configured, listen
+from gateway.__main__ import Server, create_config, listen
 from gateway.app import build
 from gateway.engine.collect_fields import Uncompiled
 from services.kit.observability import logs
@@ -32,7 +32,7 @@ def main(way: str) -> None:
         app.state.address = "{}:{}".format(*listening.getsockname()[:2])
         sys.stderr.write(f"{app.state.address}\n")
         sys.stderr.flush()
-        uvloop.run(Server(configured(app, settings)).serve([listening]))
+        uvloop.run(Server(create_config(app, settings)).serve([listening]))
 
 
 if __name__ == "__main__":
