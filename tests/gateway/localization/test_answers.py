@@ -7,8 +7,8 @@ import pytest
 from gateway.localization.messages import TABLES
 from services.kit.errors import Exhausted, NotFound
 from tests.gateway.conftest import Gateway, Open
-from tests.gateway.serving import serving
-from tests.gateway.telling import telling
+from tests.gateway.live_gateway import serve
+from tests.gateway.order_stream import serve_orders
 
 ZH = {"accept-language": "zh-CN,zh;q=0.9,en;q=0.8"}
 WATCHED = "subscription ($id: ID!) { orderChanged(orderId: $id) { cursor } }"
@@ -36,7 +36,7 @@ async def gateway(open_gateway: Open) -> Gateway:
 
 async def test_refusal_of_mutation_follows_accept_language(gateway: Gateway) -> None:
     for headers, is_chinese in ((ZH, True), ({"accept-language": "en"}, False), ({}, False), (ZH, True)):
-        answer = (await gateway.post({"query": RELEASE}, who="operator", headers=headers)).json()["data"]["releaseHold"]
+        answer = (await gateway.post({"query": RELEASE}, subject="operator", headers=headers)).json()["data"]["releaseHold"]
         assert (answer["__typename"], answer["code"]) == ("NotFound", "HOLD_NOT_FOUND")
         assert answer["message"].isascii() is not is_chinese
         assert (answer["message"] == chinese("HOLD_NOT_FOUND")) is is_chinese
@@ -45,7 +45,7 @@ async def test_refusal_of_mutation_follows_accept_language(gateway: Gateway) -> 
 async def test_validation_message_has_field_and_limit(gateway: Gateway) -> None:
     identities = [{"kind": "PHONE", "value": "19900000001"}, {"kind": "PHONE", "value": "1" * 201}]
     body = {"query": REGISTER, "variables": {"input": {"brandId": "brd_a", "identities": identities}}}
-    answer = (await gateway.post(body, who="operator", headers=ZH)).json()["data"]["registerConsumer"]
+    answer = (await gateway.post(body, subject="operator", headers=ZH)).json()["data"]["registerConsumer"]
     assert answer == {"__typename": "InvalidInput", "field": "identities.1.value", "message": "identities.1.value：最多 200 个字符。"}
 
 
@@ -98,21 +98,21 @@ async def test_webhook_is_refused_in_chinese(alone: Gateway) -> None:
 
 async def test_websocket_keeps_the_language_of_its_handshake(open_gateway: Open) -> None:
     limit = {"limit": "3", "free_at": "2024-05-01T01:05:00Z"}
-    async with telling() as (teller, address), serving(await open_gateway("organization", commerce_address=address)) as served:
+    async with serve_orders() as (orders, address), serve(await open_gateway("organization", commerce_address=address)) as served:
         for headers in (ZH, {}):
             async with served.socket("operator", additional_headers=headers) as socket:
-                teller.told.put_nowait(Exhausted("TOO_MANY_HOLDS", "English", **limit))
+                orders.script.put_nowait(Exhausted("TOO_MANY_HOLDS", "English", **limit))
                 name = await socket.subscribe(WATCHED, {"id": "ord_1"})
-                ended = await socket.heard()
+                ended = await socket.receive()
                 (error,) = ended["payload"]
                 assert (ended["type"], ended["id"]) == ("error", name)
                 assert error["message"] == (chinese("TOO_MANY_HOLDS", **limit) if headers else "English")
 
 
 async def test_event_stream_is_chinese(open_gateway: Open) -> None:
-    async with telling() as (teller, address):
+    async with serve_orders() as (orders, address):
         gateway = await open_gateway("organization", commerce_address=address)
-        teller.told.put_nowait(NotFound("ORDER_NOT_FOUND", "English"))
+        orders.script.put_nowait(NotFound("ORDER_NOT_FOUND", "English"))
         body = {"query": WATCHED, "variables": {"id": "ord_1"}}
-        answer = await gateway.post(body, who="operator", headers=ZH | {"accept": "text/event-stream"})
+        answer = await gateway.post(body, subject="operator", headers=ZH | {"accept": "text/event-stream"})
         assert chinese("ORDER_NOT_FOUND") in answer.text

@@ -10,7 +10,7 @@ from gateway.localization import language, messages
 from gateway.localization.messages import MessageTable, localize
 from services.kit.runtime.runtime import SERVICES
 from services.kit.values.validation import Violation
-from tests.gateway.graph import files
+from tests.gateway.graph import proto_files
 from tests.gateway.localization.codes import raised_codes
 
 TABLE = Path(messages.__file__).with_name("zh.toml")
@@ -32,7 +32,7 @@ ENGLISH_ONLY = {
 
 def reasons() -> set[str]:
     """The reasons of the protos, as they go over the wire."""
-    enums = [enum for file in files() for name, enum in file.enum_types_by_name.items() if name.endswith("Reason")]
+    enums = [enum for file in proto_files() for name, enum in file.enum_types_by_name.items() if name.endswith("Reason")]
     found = set()
     for enum in enums:
         if enum.name not in NOT_REASONS:
