@@ -45,7 +45,7 @@ class Tables:
         """Writes all files and returns the folder."""
         self.folder.mkdir(parents=True, exist_ok=True)
         self._write("brands", "brand_id name name_en franchised", [(each.id, each.zh, each.en, each.franchised) for each in BRANDS])
-        self._write("org_units", "org_unit_id parent_id kind name name_en", list(self._units()))
+        self._write("org_units", "org_unit_id parent_id kind name name_en", list(self._org_units()))
         self._write("stores", "store_id parent_id kind name name_en longitude latitude hours delivers", list(self._stores()))
         self._write("staff", "staff_id place_id name title role", list(self._staff()))
         self._write("products", "product_id brand_id name name_en category variant_id attributes price", list(self._products()))
@@ -63,7 +63,7 @@ class Tables:
             writer.writerow(columns.split())
             writer.writerows(rows)
 
-    def _units(self) -> Iterator[Sequence[object]]:
+    def _org_units(self) -> Iterator[Sequence[object]]:
         for brand in BRANDS:
             yield f"unt_{brand.key}_newretail", brand.id, "new_retail_department", f"{brand.zh}新零售部", f"{brand.en} new retail"
             yield f"unt_{brand.key}_north", f"unt_{brand.key}_newretail", "region", "华北区", "North China"

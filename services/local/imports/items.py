@@ -187,7 +187,7 @@ def _brand(row: Values) -> tuple[str, Message, str]:
     return row["brand_id"], message, ""
 
 
-def _unit(row: Values) -> tuple[str, Message, str]:
+def _org_unit(row: Values) -> tuple[str, Message, str]:
     message = chart_pb2.CreateOrgUnitRequest(
         org_unit_id=row["org_unit_id"],
         kind=chart_pb2.OrgUnitKind.Value(f"ORG_UNIT_KIND_{row['kind'].upper()}"),
@@ -268,5 +268,5 @@ def _binding(row: Values) -> tuple[str, Message, str]:
 
 
 BUILD: Mapping[str, Callable[[Values], tuple[str, Message, str]]] = {
-    "brands": _brand, "org_units": _unit, "stores": _store, "staff": _staff, "stock": _stock, "consumers": _consumer, "bindings": _binding,
+    "brands": _brand, "org_units": _org_unit, "stores": _store, "staff": _staff, "stock": _stock, "consumers": _consumer, "bindings": _binding,
 }  # fmt: skip

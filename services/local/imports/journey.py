@@ -75,7 +75,7 @@ class _Tables:
     def write(self) -> None:
         """Writes all files."""
         for name, columns in (
-            ("brands", self._brands()), ("org_units", self._units()), ("stores", self._stores()), ("staff", self._staff()),
+            ("brands", self._brands()), ("org_units", self._org_units()), ("stores", self._stores()), ("staff", self._staff()),
             ("products", self._products()), ("stock", self._stock()), ("consumers", self._consumers()), ("bindings", self._bindings()),
             ("orders", self._orders()), ("order_lines", self._order_lines()),
         ):  # fmt: skip
@@ -89,7 +89,7 @@ class _Tables:
         names = ["Complete Journey", *(f"Manufacturer {brand.removeprefix('brd_cj_')}" for brand in self.brands)]
         return {"brand_id": ids, "name": names, "name_en": names, "zone": ZONE, "currency": CURRENCY, "franchised": False}
 
-    def _units(self) -> dict[str, Any]:
+    def _org_units(self) -> dict[str, Any]:
         names, names_en = ["市中心区", "周边区"], ["Centre", "Around"]
         return {"org_unit_id": [CENTRE, AROUND], "parent_id": RETAILER, "kind": "region", "name": names, "name_en": names_en}
 

@@ -116,7 +116,7 @@ FILES = (
         "members of staff and their place of work",
         (
             Column("staff_id", text, "`stf_…`"),
-            Column("place_id", text, "the store (`str_…`) or org orgUnit (`unt_…`), or the brand for its headquarters"),
+            Column("place_id", text, "the store (`str_…`) or org unit (`unt_…`), or the brand for its headquarters"),
             Column("name", text, "name, stored encrypted"),
             Column("title", text, "job title", required=False),
             Column("role", choice(*ROLES), ", ".join(ROLES), required=False),

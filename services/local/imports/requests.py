@@ -49,7 +49,7 @@ def _sender(service: str, stub: Callable[[grpc.aio.Channel], Any], rpc: str, req
     return send
 
 
-async def _send_units(channels: Channels, group: str, messages: Sequence[Message], id: str) -> Rejected:
+async def _send_org_units(channels: Channels, group: str, messages: Sequence[Message], id: str) -> Rejected:
     """Creates org units one by one, since each may be the parent of the next. Existing ones are left as they are."""
     stub: Any = chart_pb2_grpc.ChartServiceStub(channels["organization"])
     rejected = []
@@ -70,7 +70,7 @@ async def _send_units(channels: Channels, group: str, messages: Sequence[Message
 CHART, CATALOG, STOCK = chart_pb2_grpc.ChartServiceStub, catalog_pb2_grpc.CatalogServiceStub, stock_pb2_grpc.StockServiceStub
 TARGETS: Mapping[str, Target] = {
     "brands": Target(500, _sender("organization", CHART, "ImportBrands", chart_pb2.ImportBrandsRequest, "rows")),
-    "org_units": Target(100, _send_units, alone=True),
+    "org_units": Target(100, _send_org_units, alone=True),
     "stores": Target(500, _sender("organization", CHART, "ImportStores", chart_pb2.ImportStoresRequest, "rows")),
     "staff": Target(500, _sender("organization", CHART, "ImportStaff", chart_pb2.ImportStaffRequest, "rows")),
     "products": Target(500, _sender("commerce", CATALOG, "ImportProducts", catalog_pb2.ImportProductsRequest, "products")),
