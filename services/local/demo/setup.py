@@ -110,8 +110,8 @@ async def _set_targets(channels: Channels, today: date) -> bool:
         for org_unit_id, yuan in amounts.items():
             await stub.SetTarget(
                 targets_pb2.SetTargetRequest(
-                    request_id=f"demo:target:{org_unit_id}:{month}", org_unit_id=org_unit_id, month=month, scenario=Scenario.SCENARIO_UNSPECIFIED,
-                    online_minor=yuan * FEN * 2 // 5, offline_minor=yuan * FEN * 3 // 5,
+                    request_id=f"demo:target:{org_unit_id}:{month}", org_unit_id=org_unit_id, month=month,
+                    scenario=Scenario.SCENARIO_UNSPECIFIED, online_minor=yuan * FEN * 2 // 5, offline_minor=yuan * FEN * 3 // 5,
                 )
             )  # fmt: skip
     return bool(missing)

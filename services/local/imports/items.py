@@ -268,5 +268,6 @@ def _binding(row: Values) -> tuple[str, Message, str]:
 
 
 BUILD: Mapping[str, Callable[[Values], tuple[str, Message, str]]] = {
-    "brands": _brand, "org_units": _org_unit, "stores": _store, "staff": _staff, "stock": _stock, "consumers": _consumer, "bindings": _binding,
+    "brands": _brand, "org_units": _org_unit, "stores": _store, "staff": _staff, "stock": _stock, "consumers": _consumer,
+    "bindings": _binding,
 }  # fmt: skip
