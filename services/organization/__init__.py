@@ -1,1 +1,1 @@
-"""Organization: who belongs where, what they are meant to sell, what they are asked to do."""
+"""The organization service: org chart and staff, targets and credits, tasks."""

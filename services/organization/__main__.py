@@ -14,13 +14,13 @@ from services.organization.tasks.rpc import TaskServicer
 
 
 def define(runtime: Runtime) -> ServiceDefinition:
-    """Everything this service consists of."""
+    """Returns the servicers, the collections and the event handlers of this service."""
     chart, persons = ChartRepository(runtime), PersonProjection(runtime.database)
     targets = TargetRepository(runtime, chart, persons)
     tasks = TaskRepository(runtime, targets, persons)
     return ServiceDefinition(
         servicers=[
-            (chart_pb2_grpc.add_ChartServiceServicer_to_server, ChartServicer(runtime, chart, targets.acquainted)),
+            (chart_pb2_grpc.add_ChartServiceServicer_to_server, ChartServicer(runtime, chart, targets.guides.find_contacts)),
             (targets_pb2_grpc.add_TargetServiceServicer_to_server, TargetServicer(runtime, targets)),
             (tasks_pb2_grpc.add_TaskServiceServicer_to_server, TaskServicer(runtime, tasks)),
         ],

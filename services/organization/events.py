@@ -1,4 +1,4 @@
-"""What the organization does about the events of other services."""
+"""Event handlers: the effects of other services' events on organization."""
 
 from collections.abc import Mapping
 
@@ -12,31 +12,31 @@ from services.organization.tasks.repository import TaskRepository
 
 
 def handlers(targets: TargetRepository, tasks: TaskRepository, persons: PersonProjection) -> Mapping[str, Handler]:
-    """Event -> effect."""
+    """Returns the handler of each subscribed event, by the name of its field."""
 
     async def consumer_linked(uow: UnitOfWork, event: events_pb2.Event) -> None:
         await persons.linked(uow, event)
-        await tasks.follow(uow, [event.consumer_linked.consumer_id])
+        await tasks.reassign(uow, [event.consumer_linked.consumer_id])
 
     async def consumer_unlinked(uow: UnitOfWork, event: events_pb2.Event) -> None:
         await persons.unlinked(uow, event)
-        await tasks.follow(uow, [event.consumer_unlinked.consumer_id, event.consumer_unlinked.linked_consumer_id])
+        await tasks.reassign(uow, [event.consumer_unlinked.consumer_id, event.consumer_unlinked.linked_consumer_id])
 
     async def consumer_bound(uow: UnitOfWork, event: events_pb2.Event) -> None:
-        await targets.bind(uow, event.consumer_bound)
-        await tasks.follow(uow, [event.consumer_bound.consumer_id, *event.consumer_bound.ended_consumer_ids])
+        await targets.guides.save_binding(uow, event.consumer_bound)
+        await tasks.reassign(uow, [event.consumer_bound.consumer_id, *event.consumer_bound.ended_consumer_ids])
 
     async def outreach_sent(uow: UnitOfWork, event: events_pb2.Event) -> None:
-        await targets.wrote(uow, event.outreach_sent)
+        await targets.guides.save_outreach(uow, event.outreach_sent)
         if event.outreach_sent.task_id:
-            await tasks.answered(uow, event.outreach_sent)
+            await tasks.close_task(uow, event.outreach_sent)
 
     return {
         "consumer_linked": consumer_linked,
         "consumer_unlinked": consumer_unlinked,
         "consumer_bound": consumer_bound,
         "outreach_sent": outreach_sent,
-        "order_paid": BatchHandler(targets.orders_paid),
-        "orders_imported": BatchHandler(targets.orders_imported),
-        "visit_left": tasks.visit_left,
+        "order_paid": BatchHandler(targets.count_paid_orders),
+        "orders_imported": BatchHandler(targets.count_imported_orders),
+        "visit_left": tasks.create_follow_ups,
     }

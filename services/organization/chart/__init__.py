@@ -1,1 +1,1 @@
-"""Chart: tenants, their trees of units, stores, staff and grants."""
+"""Chart: tenants, their trees of org units, stores, staff and grants."""

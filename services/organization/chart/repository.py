@@ -1,4 +1,4 @@
-"""The chart's collections: tenants, units, stores, staff and grants; and writing what was decided about many rows at once."""
+"""Repository of the chart: the collections of tenants, org units, stores, staff and grants, and bulk writes for imports."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any, TypeVar
@@ -21,25 +21,27 @@ from services.organization.chart.people import Grant, Scope, Staff
 from services.organization.chart.rules import ROWS_MAX, SUBTREE_MAX, Brand, OrgUnit, Store, StoreChanged
 
 S = TypeVar("S", bound=Struct)
-Row = TypeVar("Row", Brand, OrgUnit, Store, Staff, Grant)
-GRANTS_OF_ONE_MAX = 1_000
+Entity = TypeVar("Entity", Brand, OrgUnit, Store, Staff, Grant)
+GRANTS_PER_PERSON_MAX = 1_000
+"""At most this many grants of a person are read, ended ones included."""
 
 
-class Overseen(ScopedCollection[S]):
-    """Rows of one member of staff in one store: she sees her own, whoever runs the store or stands above it sees them all.
+class StaffScopedCollection(ScopedCollection[S]):
+    """Collection of documents that belong to one member of staff in a store, such as tasks and credits.
 
-    A guide's grant for the store does not reach what others of it do; it is left out unless she runs that store as well.
+    A guide sees only their own documents; managers of the store and roles above the store see all of them. A guide's grant for a
+    store is therefore removed from the scope, unless the guide has another role for that store.
     """
 
     def reach(self) -> Reach:
-        who = caller()
-        run = {grant.id for grant in who.grants if grant.kind == ScopeKind.STORE and grant.role != Role.GUIDE}
-        guided = {grant.id for grant in who.grants if grant.kind == ScopeKind.STORE and grant.role == Role.GUIDE} - run
-        return {**who.reach, ScopeKind.STORE: who.reach.get(ScopeKind.STORE, frozenset()) - guided}
+        current = caller()
+        managed = {grant.id for grant in current.grants if grant.kind == ScopeKind.STORE and grant.role != Role.GUIDE}
+        guided = {grant.id for grant in current.grants if grant.kind == ScopeKind.STORE and grant.role == Role.GUIDE} - managed
+        return {**current.reach, ScopeKind.STORE: current.reach.get(ScopeKind.STORE, frozenset()) - guided}
 
 
 class ChartRepository:
-    """The tables of the chart and what others in this service ask of them."""
+    """The collections of the chart, with the reads and bulk writes that the service needs."""
 
     def __init__(self, runtime: Runtime) -> None:
         database, self.scopes = runtime.database, runtime.scopes
@@ -76,44 +78,49 @@ class ChartRepository:
 
     # reading ---------------------------------------------------------------------------------------------------------
 
-    async def vacant(self, table: ScopedCollection[Row], id: str, reason: Reason, session: Session) -> None:
-        """Refuses an id that is in use, whoever uses it."""
+    async def require_free_id(self, table: ScopedCollection[Entity], id: str, reason: Reason, session: Session) -> None:
+        """Raises `Conflict` with this reason if a document has the id, within the caller's scope or not."""
         if await table.collection.find_one({"_id": id}, {"_id": 1}, session=session):
-            raise Conflict(reason, "this id is in use", id=id)
+            raise Conflict(reason, "This id is in use. Choose another id.", id=id)
 
-    async def those(self, table: ScopedCollection[Row], ids: Iterable[str], session: Session, *, scoped: bool = False) -> dict[str, Row]:
-        """The rows of at most a page of an import's ids, as structs; `scoped`: those the caller may write."""
+    async def load_by_ids(
+        self, table: ScopedCollection[Entity], ids: Iterable[str], session: Session, *, scoped: bool = False
+    ) -> dict[str, Entity]:
+        """Returns the existing documents of these ids, by id; with `scoped`, only those that the caller may write."""
         query: Document = {"_id": {"$in": sorted(set(ids))}}
         found = table.collection.find(table.within(query, writing=True) if scoped else query, session=session)
-        return {row["_id"]: codec.as_struct(row, table.struct) for row in await found.to_list(2 * ROWS_MAX)}
+        return {document["_id"]: codec.as_struct(document, table.struct) for document in await found.to_list(2 * ROWS_MAX)}
 
-    async def subtree(self, org_unit_id: str, session: Session) -> list[OrgUnit]:
-        """A unit and all below it; one more than may move at once when there are more."""
-        rows = await self.org_units.collection.find({"org_unit_ids": org_unit_id}, session=session).to_list(SUBTREE_MAX + 1)
-        return [codec.as_struct(row, OrgUnit) for row in rows]
+    async def load_subtree(self, org_unit_id: str, session: Session) -> list[OrgUnit]:
+        """Returns an org unit and all below it, at most `SUBTREE_MAX` + 1."""
+        documents = await self.org_units.collection.find({"org_unit_ids": org_unit_id}, session=session).to_list(SUBTREE_MAX + 1)
+        return [codec.as_struct(document, OrgUnit) for document in documents]
 
-    async def path(self, store: Store, session: Session) -> tuple[str, ...]:
-        """The units above a store and its own."""
+    async def load_path(self, store: Store, session: Session) -> tuple[str, ...]:
+        """Returns the path of a store: the org units from the root to its own."""
         return (await self.org_units.unscoped.load(store.org_unit_id, session=session)).org_unit_ids
 
-    async def grants_of(self, staff_ids: Iterable[str], session: Session = None) -> list[Grant]:
-        """Every grant these people ever had."""
-        rows = self.grants.collection.find({"staff_id": {"$in": sorted(set(staff_ids))}}, session=session)
-        return [codec.as_struct(row, Grant) for row in await rows.to_list(GRANTS_OF_ONE_MAX * ROWS_MAX)]
+    async def load_grants(self, staff_ids: Iterable[str], session: Session = None) -> list[Grant]:
+        """Returns all grants of these people, ended ones included."""
+        found = self.grants.collection.find({"staff_id": {"$in": sorted(set(staff_ids))}}, session=session)
+        return [codec.as_struct(document, Grant) for document in await found.to_list(GRANTS_PER_PERSON_MAX * ROWS_MAX)]
 
-    async def by_subject(self, hashes: Iterable[str], session: Session = None) -> list[Staff]:
-        """Who signs in as one of these."""
-        rows = self.staff.collection.find({"subject_hash": {"$in": sorted(set(hashes))}}, session=session)
-        return [codec.as_struct(row, Staff) for row in await rows.to_list(2 * ROWS_MAX)]
+    async def find_by_subjects(self, hashes: Iterable[str], session: Session = None) -> list[Staff]:
+        """Returns the staff whose sign-in subject has one of these hashes."""
+        found = self.staff.collection.find({"subject_hash": {"$in": sorted(set(hashes))}}, session=session)
+        return [codec.as_struct(document, Staff) for document in await found.to_list(2 * ROWS_MAX)]
 
     # writing ---------------------------------------------------------------------------------------------------------
 
-    async def hold_trees(self, brand_ids: Iterable[str], session: Session) -> None:
-        """Of two changes of one tree at once the second conflicts and is decided anew: paths are read here and written there."""
+    async def lock_trees(self, brand_ids: Iterable[str], session: Session) -> None:
+        """Makes concurrent changes of one tree conflict, by writing its tenant's document. The later transaction is retried.
+
+        A change reads paths of one part of the tree and writes those of another, so the org units alone would not conflict.
+        """
         await self.brands.collection.update_many({"_id": {"$in": sorted(set(brand_ids))}}, {"$inc": {"tree_changes": 1}}, session=session)
 
-    async def save(self, table: ScopedCollection[Row], changes: Sequence[tuple[Row | None, Row]], session: Session) -> None:
-        """Writes rows over the ones before them, or anew where there was none. They were justified already."""
+    async def save(self, table: ScopedCollection[Entity], changes: Sequence[tuple[Entity | None, Entity]], session: Session) -> None:
+        """Inserts or replaces documents, given as (before, after) pairs. The caller has checked the scope."""
         operations: list[InsertOne[Document] | UpdateOne] = []
         for before, after in changes:
             if before == after:
@@ -122,28 +129,28 @@ class ChartRepository:
             if before is None:
                 operations.append(InsertOne(document))
                 continue
-            gone = codec.as_document(before).keys() - document.keys()
+            removed = codec.as_document(before).keys() - document.keys()
             document["version"] = before.version + 1
-            update = {"$set": document} | ({"$unset": dict.fromkeys(gone, "")} if gone else {})
+            update = {"$set": document} | ({"$unset": dict.fromkeys(removed, "")} if removed else {})
             operations.append(UpdateOne({"_id": document.pop("_id")}, update))
         if operations:
             await table.collection.bulk_write(operations, ordered=False, session=session)
 
-    async def tell_stores(self, uow: UnitOfWork, changes: Iterable[StoreChanged]) -> None:
-        """Tells others, and this service's own scopes, where stores stand."""
+    async def publish_store_changes(self, uow: UnitOfWork, changes: Iterable[StoreChanged]) -> None:
+        """Publishes changes of stores, and applies them to this service's own scope projection."""
         for change in changes:
             uow.publish(change)
             event = events_pb2.StoreChanged(store_id=change.store_id, brand_id=change.brand_id, org_unit_ids=change.org_unit_ids)
             await self.scopes.keep(uow.session, event)
 
-    async def scope(self, kind: ScopeKind, id: str, session: Session) -> Scope:
-        """What a grant's scope lies in; `NotFound` when the caller does not reach it."""
+    async def load_scope(self, kind: ScopeKind, id: str, session: Session) -> Scope:
+        """Returns the scope of a grant with its path and tenant. `NotFound` if it is outside the caller's scope."""
         if kind is ScopeKind.STORE:
             store = await self.stores.load(id, session=session, writing=True)
-            return Scope(kind, id, await self.path(store, session), store.brand_id)
+            return Scope(kind, id, await self.load_path(store, session), store.brand_id)
         if kind is ScopeKind.ORG_UNIT:
-            unit = await self.org_units.load(id, session=session, writing=True)
-            return Scope(kind, id, unit.org_unit_ids, unit.brand_id)
+            org_unit = await self.org_units.load(id, session=session, writing=True)
+            return Scope(kind, id, org_unit.org_unit_ids, org_unit.brand_id)
         if kind is ScopeKind.BRAND:
             return Scope(kind, id, (), (await self.brands.load(id, session=session, writing=True)).id)
         return Scope(kind, id)

@@ -1,1 +1,1 @@
-"""Targets: what units are meant to sell, what they sold, and to whom an order is credited."""
+"""Targets: monthly targets of org units, scorecards, and the guide that each order is credited to."""

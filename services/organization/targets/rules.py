@@ -1,4 +1,4 @@
-"""How an order counts, to whom it is credited, and what units are meant to sell. Sums of many orders: `scorecards.py`."""
+"""Rules of targets: how an order counts, the guide it is credited to, and monthly targets. Sums of orders are in `scorecards.py`."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import date, datetime, timedelta
@@ -14,14 +14,15 @@ from services.kit.values.opening_hours import day_of
 from services.organization.targets.enums import CreditBasis, Reason, Taken
 
 OUTREACH_DAYS = 7
+"""A guide's message decides the credit of an order that is paid within this many days."""
 SCENARIO_PREFIX = "SCENARIO_"
-ONLINE = frozenset(
+ONLINE_TOUCHPOINTS = frozenset(
     {Touchpoint.MINI_PROGRAM, Touchpoint.APP, Touchpoint.WEB, Touchpoint.LIVE, Touchpoint.GUIDE_CHAT},
 )
 
 
 class BrandShare(Struct, frozen=True, rename={"brand_id": "b", "day": "d", "items": "i", "minor": "m"}):
-    """The lines of one product brand in an order; `day` is local to that brand. Stored under one letter each: orders are many."""
+    """The lines of one product brand in an order. `day` is local to the brand. Stored names have one letter, since orders are many."""
 
     brand_id: str
     day: str
@@ -30,7 +31,7 @@ class BrandShare(Struct, frozen=True, rename={"brand_id": "b", "day": "d", "item
 
 
 class Credit(Struct, frozen=True, kw_only=True):
-    """An order as it counts, once. `org_unit_ids` is the path of its store when it was paid, `day` local to the seller."""
+    """An order as it counts once. `org_unit_ids` is the path of its store at payment; `day` is local to the seller."""
 
     id: str
     store_id: str
@@ -51,15 +52,15 @@ class Credit(Struct, frozen=True, kw_only=True):
     version: int = 1
 
 
-def part_of(credit: Credit) -> Credit:
-    """The credit as the guide of a product brand sees it whom another tenant's order is credited to: what was paid for her brand."""
-    share = next((one for one in credit.brands if one.brand_id == credit.bound_brand_id), None)
+def bound_brand_part(credit: Credit) -> Credit:
+    """Returns the part of a credit that belongs to the guide's brand, when the order is of another tenant."""
+    share = next((share for share in credit.brands if share.brand_id == credit.bound_brand_id), None)
     items, minor = (share.items, share.minor) if share else (0, 0)
     return replace(credit, items=items, amount=Money(credit.amount.currency, minor))
 
 
 class Line(NamedTuple):
-    """A line of an order: product brand, pieces, minor units paid."""
+    """A line of an order: its product brand, number of items, and the amount paid in minor units."""
 
     brand_id: str
     items: int
@@ -67,7 +68,7 @@ class Line(NamedTuple):
 
 
 class Order(NamedTuple):
-    """An order as commerce tells it."""
+    """A paid order, from an event of commerce."""
 
     id: str
     store_id: str
@@ -79,7 +80,7 @@ class Order(NamedTuple):
 
 
 class Seller(NamedTuple):
-    """The store that serves an order: its tenant, the path of its unit and the tenant's zone."""
+    """The store that serves an order: its tenant, the path of its org unit, and the tenant's zone."""
 
     brand_id: str
     org_unit_ids: tuple[str, ...]
@@ -87,7 +88,7 @@ class Seller(NamedTuple):
 
 
 class Binding(Struct, frozen=True, kw_only=True):
-    """The guide a consumer is bound to for a brand, the store she does it from, and since when."""
+    """The guide that a consumer is bound to for a brand, with the guide's store and the start time."""
 
     consumer_id: str
     brand_id: str
@@ -96,8 +97,8 @@ class Binding(Struct, frozen=True, kw_only=True):
     bound_at: datetime
 
 
-class Reached(Struct, frozen=True, kw_only=True):
-    """The last message a guide wrote to a consumer for a brand."""
+class LastOutreach(Struct, frozen=True, kw_only=True):
+    """The last message of a guide to a consumer for a brand."""
 
     brand_id: str
     staff_id: str
@@ -106,7 +107,7 @@ class Reached(Struct, frozen=True, kw_only=True):
 
 
 class Target(Struct, frozen=True, kw_only=True):
-    """What a unit is meant to sell in a month."""
+    """The sales target of an org unit for a month, in one scenario or in all."""
 
     id: str
     org_unit_id: str
@@ -119,15 +120,15 @@ class Target(Struct, frozen=True, kw_only=True):
     version: int = 1
 
 
-def taken(touchpoint: str) -> Taken:
-    """Where an order was taken: online in a digital touchpoint, offline everywhere else."""
-    return Taken.ONLINE if touchpoint in ONLINE else Taken.OFFLINE
+def classify_touchpoint(touchpoint: str) -> Taken:
+    """Returns whether an order was taken online, at a digital touchpoint, or offline."""
+    return Taken.ONLINE if touchpoint in ONLINE_TOUCHPOINTS else Taken.OFFLINE
 
 
-def count(order: Order, seller: Seller, zones: Mapping[str, str]) -> Credit:
-    """An order as it counts: for its store's units on the seller's day, for each product brand on that brand's day.
+def count_order(order: Order, seller: Seller, zones: Mapping[str, str]) -> Credit:
+    """Returns an order as it counts: for the store's org units on the seller's day, for each product brand on the brand's day.
 
-    `zones` are those of known brands; lines of an unknown one count on the seller's day.
+    `zones` maps the known brands to their zones. The lines of an unknown brand count on the seller's day.
     """
     shares: dict[str, tuple[int, int]] = {}
     for line in order.lines:
@@ -141,7 +142,7 @@ def count(order: Order, seller: Seller, zones: Mapping[str, str]) -> Credit:
         brand_id=seller.brand_id,
         paid_at=order.paid_at,
         scenario=order.scenario,
-        taken=taken(order.touchpoint),
+        taken=classify_touchpoint(order.touchpoint),
         items=sum(items for items, _ in shares.values()),
         amount=Money(order.currency, sum(minor for _, minor in shares.values())),
         org_unit_ids=seller.org_unit_ids,
@@ -150,8 +151,8 @@ def count(order: Order, seller: Seller, zones: Mapping[str, str]) -> Credit:
     )
 
 
-class Decision(NamedTuple):
-    """Whom an order is credited to and the event that decided."""
+class Attribution(NamedTuple):
+    """The guide that an order is credited to, and the evidence."""
 
     staff_id: str
     basis: CreditBasis
@@ -160,45 +161,50 @@ class Decision(NamedTuple):
     decided_at: datetime
 
 
-def guides(bindings: Iterable[Binding]) -> dict[str, Binding]:
-    """Brand -> who looks after a person, of the bindings of all their ids: the latest counts."""
+def latest_bindings(bindings: Iterable[Binding]) -> dict[str, Binding]:
+    """Returns the latest binding of a person for each brand. `bindings` are those of all ids of the person."""
     latest: dict[str, Binding] = {}
-    for one in sorted(bindings, key=lambda one: (one.bound_at, one.consumer_id)):
-        latest[one.brand_id] = one
+    for binding in sorted(bindings, key=lambda one: (one.bound_at, one.consumer_id)):
+        latest[binding.brand_id] = binding
     return latest
 
 
-def attribute(credit: Credit, bindings: Iterable[Binding], reached: Iterable[Reached]) -> Decision | None:
-    """The guide an order is credited to: bound for the seller or one of its product brands. Both are those of all ids of the person.
+def attribute(credit: Credit, bindings: Iterable[Binding], outreach: Iterable[LastOutreach]) -> Attribution | None:
+    """Returns the guide that an order is credited to, or None if the person is bound to no guide of the brands concerned.
 
-    A guide who wrote to her within OUTREACH_DAYS before she paid comes first (the latest message decides); else the binding for the
-    seller, else the one for the product brand she paid most for. None: nobody is bound.
+    `bindings` and `outreach` are those of all ids of the person. Concerned are the seller and the product brands of the order.
+    1. The latest message of a bound guide, at most `OUTREACH_DAYS` days before payment.
+    2. The binding for the seller.
+    3. The binding for the product brand with the highest amount.
     """
     paid = {share.brand_id: share.minor for share in credit.brands}
-    bound = [one for one in bindings if one.brand_id in paid or one.brand_id == credit.brand_id]
-    pairs = {(one.brand_id, one.staff_id) for one in bound}
+    concerned = [one for one in bindings if one.brand_id in paid or one.brand_id == credit.brand_id]
+    pairs = {(one.brand_id, one.staff_id) for one in concerned}
     since = credit.paid_at - timedelta(days=OUTREACH_DAYS)
-    wrote = [one for one in reached if (one.brand_id, one.staff_id) in pairs and since <= one.at <= credit.paid_at]
-    if wrote:
-        last = max(wrote, key=lambda one: (one.at, one.outreach_id))
-        return Decision(last.staff_id, CreditBasis.OUTREACH, last.brand_id, last.outreach_id, last.at)
-    if not bound:
+    recent = [one for one in outreach if (one.brand_id, one.staff_id) in pairs and since <= one.at <= credit.paid_at]
+    if recent:
+        last = max(recent, key=lambda one: (one.at, one.outreach_id))
+        return Attribution(last.staff_id, CreditBasis.OUTREACH, last.brand_id, last.outreach_id, last.at)
+    if not concerned:
         return None
-    nearest = min(guides(bound).values(), key=lambda one: (one.brand_id != credit.brand_id, -paid.get(one.brand_id, 0), one.brand_id))
-    return Decision(nearest.staff_id, CreditBasis.BINDING, nearest.brand_id, None, nearest.bound_at)
+    first = min(
+        latest_bindings(concerned).values(),
+        key=lambda one: (one.brand_id != credit.brand_id, -paid.get(one.brand_id, 0), one.brand_id),
+    )
+    return Attribution(first.staff_id, CreditBasis.BINDING, first.brand_id, None, first.bound_at)
 
 
-def set_target(org_unit_id: str, brand_id: str, month: str, scenario: str | None, currency: str, online: int, offline: int) -> Target:
-    """A unit's target of a month; its sum is that of both parts."""
+def create_target(org_unit_id: str, brand_id: str, month: str, scenario: str | None, currency: str, online: int, offline: int) -> Target:
+    """Returns the target of an org unit for a month. Its total is the sum of online and offline. `Invalid` for a bad month or amount."""
     try:
         date.fromisoformat(f"{month}-01")
     except ValueError:
-        raise Invalid(Reason.INVALID_MONTH, "a month is written like 2024-05", field="month") from None
+        raise Invalid(Reason.INVALID_MONTH, "This is not a month. Write it as YYYY-MM, like 2024-05.", field="month") from None
     for field, amount in (("online_minor", online), ("offline_minor", offline)):
         if not 0 <= amount <= MINOR_MAX // 2:
-            raise Invalid("INVALID_FIELD", "amounts are from 0 to 5 * 10^14", field=field)
+            raise Invalid("INVALID_FIELD", f"The amount is out of range. Choose 0 to {MINOR_MAX // 2:,} minor units.", field=field)
     if not online and not offline:
-        raise Invalid(Reason.EMPTY_TARGET, "give an amount for online or offline")
+        raise Invalid(Reason.EMPTY_TARGET, "The target is empty. Set an amount for online, offline or both.")
     return Target(
         id=f"tgt_{org_unit_id}_{month}_{(scenario or 'SCENARIO_ALL').removeprefix(SCENARIO_PREFIX).lower()}",
         org_unit_id=org_unit_id, brand_id=brand_id, month=month, scenario=scenario, online=Money(currency, online),

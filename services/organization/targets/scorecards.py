@@ -1,8 +1,8 @@
-"""What many orders come to: counter documents, the cells they hold, and the sums a scorecard shows.
+"""Scorecards: counter documents, their cells, and the sums of a scorecard.
 
-A counter document stands for one subject (a unit or a product brand) and one bucket (a month `2024-05` or a day `2024-05-31`). Its cells:
-`cells.<currency>.<scenario>:<ONLINE|OFFLINE>.<store>.{o,i,m}` with orders, items and minor units. An order lies in exactly one cell
-of a document, so sums over cells never count it twice.
+A counter document belongs to one subject (an org unit or a product brand) and one bucket (a month `2024-05` or a day `2024-05-31`).
+Its cells are `cells.<currency>.<scenario>:<ONLINE|OFFLINE>.<store>.{o,i,m}`, with the numbers of orders, items and minor units.
+An order is in exactly one cell of a document, so a sum over cells counts it once.
 """
 
 from calendar import monthrange
@@ -19,26 +19,28 @@ from services.organization.targets.enums import Reason, Taken
 from services.organization.targets.rules import SCENARIO_PREFIX, Credit
 
 PERIOD_DAYS_MAX = 366
+"""A scorecard covers at most this many days."""
 STORES_MAX = 500
+"""A scorecard lists at most this many stores, those with the highest amounts."""
 NUMBERS = ("o", "i", "m")
-"""Orders, items, minor units."""
+"""The keys of a cell: orders, items, minor units."""
 
 
 class Counter(Struct, frozen=True):
-    """A counter document; `id` is "<subject>:<bucket>"."""
+    """A counter document. Its `id` is "<subject>:<bucket>"."""
 
     id: str
     cells: dict[str, dict[str, dict[str, dict[str, int]]]]
 
 
 Key = tuple[str, str]
-"""A counter document: subject and bucket."""
+"""The subject and the bucket of a counter document."""
 Cells = dict[str, int]
-"""`$inc` paths of one document."""
+"""The increments of one document, by dotted path."""
 
 
-def counters(credits: Iterable[Credit]) -> dict[Key, Cells]:
-    """What `credits` add to which counter documents; over all rows that are kept it is what the documents hold."""
+def count_cells(credits: Iterable[Credit]) -> dict[Key, Cells]:
+    """Returns what these credits add to each counter document. For all stored credits, that is the content of the documents."""
     sums: dict[Key, Cells] = defaultdict(dict)
     for credit in credits:
         cell = f"cells.{credit.amount.currency}.{credit.scenario.removeprefix(SCENARIO_PREFIX)}:"
@@ -59,20 +61,20 @@ def _add(sums: dict[Key, Cells], subject: str, day: str, cell: str, items: int, 
         cells[minor_path] = cells.get(minor_path, 0) + minor
 
 
-def nested(cells: Cells) -> dict[str, Any]:
-    """The document that `$inc` paths make where there is none."""
+def nest(cells: Cells) -> dict[str, Any]:
+    """Returns the document that the increments would create."""
     document: dict[str, Any] = {}
     for path, value in cells.items():
-        *heads, last = path.split(".")
+        *parents, last = path.split(".")
         within = document
-        for head in heads:
-            within = within.setdefault(head, {})
+        for parent in parents:
+            within = within.setdefault(parent, {})
         within[last] = value
     return document
 
 
-def paths(cells: Mapping[str, Mapping[str, Mapping[str, Mapping[str, int]]]]) -> Cells:
-    """The cells of a stored document as the `$inc` paths that made them."""
+def flatten(cells: Mapping[str, Mapping[str, Mapping[str, Mapping[str, int]]]]) -> Cells:
+    """Returns the cells of a stored document as increments; the inverse of `nest`."""
     return {
         f"cells.{currency}.{cell}.{store}.{number}": value
         for currency, by_cell in cells.items()
@@ -83,63 +85,65 @@ def paths(cells: Mapping[str, Mapping[str, Mapping[str, Mapping[str, int]]]]) ->
 
 
 def buckets(from_day: date, until_day: date) -> list[str]:
-    """The fewest buckets that make up a period, both days included: whole months as months, the rest as days."""
+    """Returns the fewest buckets that cover a period, both days included: whole months as months, the rest as days."""
     if until_day < from_day or (until_day - from_day).days >= PERIOD_DAYS_MAX:
-        raise Invalid(Reason.INVALID_PERIOD, f"give two days in order, at most {PERIOD_DAYS_MAX} days", field="until_day")
-    found, ahead = [], 0
-    while ahead <= (until_day - from_day).days:
-        day = from_day + timedelta(days=ahead)
+        message = f"`untilDay` must not be before `fromDay`, and the period has at most {PERIOD_DAYS_MAX} days. Choose another day."
+        raise Invalid(Reason.INVALID_PERIOD, message, field="until_day")
+    found, offset = [], 0
+    while offset <= (until_day - from_day).days:
+        day = from_day + timedelta(days=offset)
         length = monthrange(day.year, day.month)[1]
         if day.day == 1 and (until_day - day).days >= length - 1:
             found.append(day.isoformat()[:7])
-            ahead += length
+            offset += length
         else:
             found.append(day.isoformat())
-            ahead += 1
+            offset += 1
     return found
 
 
 def months(from_day: date, until_day: date) -> list[str]:
-    """The months a period touches."""
+    """Returns the months that overlap a period."""
     return sorted({bucket[:7] for bucket in buckets(from_day, until_day)})
 
 
-def days(from_day: str, until_day: str) -> tuple[date, date]:
-    """Two days as dates; `Invalid` when they are none, or not written as buckets are."""
-    return _day("from_day", from_day), _day("until_day", until_day)
+def parse_days(from_day: str, until_day: str) -> tuple[date, date]:
+    """Returns two days as dates. `Invalid` if one is not a calendar day, or not written as YYYY-MM-DD."""
+    return _parse_day("from_day", from_day), _parse_day("until_day", until_day)
 
 
-def _day(field: str, written: str) -> date:
+def _parse_day(field: str, written: str) -> date:
     try:
         found = date.fromisoformat(written)
     except ValueError:
         found = None
     if found is None or found.isoformat() != written:
-        raise Invalid(Reason.INVALID_PERIOD, "days are written like 2024-05-31", field=field)
+        message = "This is not a calendar day. Write it as YYYY-MM-DD, like 2024-05-31."
+        raise Invalid(Reason.INVALID_PERIOD, message, field=field)
     return found
 
 
-def currency(asked: str, own: str) -> str:
-    """The currency to count in: the one asked for, else the tenant's own; `Invalid` when there is no such."""
-    if asked and asked not in CODES:
-        raise Invalid("INVALID_FIELD", f"{asked} is no currency of ISO 4217", field="currency")
-    return asked or own
+def choose_currency(requested: str, default: str) -> str:
+    """Returns the requested currency, or the default if none is requested. `Invalid` if there is no such currency."""
+    if requested and requested not in CODES:
+        raise Invalid("INVALID_FIELD", "This is not a currency code. Use an ISO 4217 code, like CNY.", field="currency")
+    return requested or default
 
 
 class Sum(NamedTuple):
-    """Orders, items and minor units."""
+    """Numbers of orders and items, and an amount in minor units."""
 
     orders: int = 0
     items: int = 0
     minor: int = 0
 
     def plus(self, other: "Sum") -> "Sum":
-        """Both together."""
+        """Returns the sum of both."""
         return Sum(self.orders + other.orders, self.items + other.items, self.minor + other.minor)
 
 
 class Cell(NamedTuple):
-    """A part of a scorecard that no order shares with another part."""
+    """A cell of a counter document. No order is in two cells."""
 
     currency: str
     scenario: str
@@ -148,35 +152,35 @@ class Cell(NamedTuple):
     sum: Sum
 
 
-def cells(documents: Iterable[Mapping[str, Mapping[str, Mapping[str, Mapping[str, int]]]]]) -> Iterator[Cell]:
-    """The cells of stored documents (each one's `cells`)."""
+def read_cells(documents: Iterable[Mapping[str, Mapping[str, Mapping[str, Mapping[str, int]]]]]) -> Iterator[Cell]:
+    """Yields the cells of stored documents, given as their `cells` fields."""
     for document in documents:
         for currency, by_cell in document.items():
             for cell, by_store in by_cell.items():
-                scenario, _, where = cell.partition(":")
+                scenario, _, taken = cell.partition(":")
                 for store, numbers in by_store.items():
                     yield Cell(
                         currency,
                         SCENARIO_PREFIX + scenario,
-                        Taken(f"TAKEN_{where}"),
+                        Taken(f"TAKEN_{taken}"),
                         store,
                         Sum(*(numbers.get(name, 0) for name in NUMBERS)),
                     )
 
 
 class Split(Struct):
-    """A sum and its two parts; online and offline share no order."""
+    """The sums of online and of offline orders."""
 
     online: Sum = Sum()
     offline: Sum = Sum()
 
     @property
     def total(self) -> Sum:
-        """Every order once."""
+        """The sum of both; each order counts once."""
         return self.online.plus(self.offline)
 
     def add(self, cell: Cell) -> None:
-        """Takes one cell in."""
+        """Adds one cell."""
         if cell.taken is Taken.ONLINE:
             self.online = self.online.plus(cell.sum)
         else:
@@ -184,7 +188,7 @@ class Split(Struct):
 
 
 class Tally(Struct, frozen=True):
-    """What a scorecard shows, in one currency."""
+    """The sums of a scorecard in one currency."""
 
     whole: Split
     by_scenario: dict[str, Split]
@@ -193,7 +197,7 @@ class Tally(Struct, frozen=True):
 
 
 def tally(found: Iterable[Cell], currency: str) -> Tally:
-    """Sums the cells of one currency; the names of the others are kept."""
+    """Returns the sums of the cells in one currency, and the names of the other currencies."""
     whole = Split()
     by_scenario: dict[str, Split] = defaultdict(Split)
     by_store: dict[str, Split] = defaultdict(Split)
@@ -207,6 +211,6 @@ def tally(found: Iterable[Cell], currency: str) -> Tally:
     return Tally(whole, dict(by_scenario), dict(by_store), sorted(others))
 
 
-def ratio(reached: int, aimed: int) -> float | None:
-    """How much of a target is reached; 1.0 is met; None without a target."""
-    return reached / aimed if aimed else None
+def ratio(actual: int, target: int) -> float | None:
+    """Returns the attained part of a target: 1.0 if it is met, None if there is no target."""
+    return actual / target if target else None

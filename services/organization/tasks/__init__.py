@@ -1,1 +1,1 @@
-"""Tasks: what an event asks of a member of staff, from birth to outcome."""
+"""Tasks: follow-ups that events create for guides, from creation to outcome."""

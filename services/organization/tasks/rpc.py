@@ -1,4 +1,4 @@
-"""TaskService: what members of staff see of their tasks and do with them."""
+"""TaskServicer: tasks of staff, and their change feed."""
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
@@ -19,7 +19,7 @@ DUE_FIRST = [("due_at", 1)]
 
 
 class TaskServicer(tasks_pb2_grpc.TaskServiceServicer):
-    """What an event asks of a member of staff, from birth to outcome."""
+    """The rpcs of `TaskService`."""
 
     def __init__(self, runtime: Runtime, tasks: TaskRepository) -> None:
         self.transactions, self.tasks, self.feed = runtime.transactions, tasks.tasks, tasks.feed
@@ -42,12 +42,12 @@ class TaskServicer(tasks_pb2_grpc.TaskServiceServicer):
 
     async def ListTasks(self, request: tasks_pb2.ListTasksRequest, context: Any) -> tasks_pb2.ListTasksResponse:
         subject, id = _subject(request)
-        tasks, page = await self.tasks.page({subject: id} | _in_state(request), request.page, order=DUE_FIRST)
+        tasks, page = await self.tasks.page({subject: id} | _state_filter(request), request.page, order=DUE_FIRST)
         return tasks_pb2.ListTasksResponse(tasks=tasks, page=page)
 
     async def BatchListTasks(self, request: tasks_pb2.BatchListTasksRequest, context: Any) -> tasks_pb2.BatchListTasksResponse:
         subject, ids = batch_lists.asked(request, "staff_ids", "store_ids")
-        state = _in_state(request)
+        state = _state_filter(request)
         found = await self.tasks.first_pages({id: {subject: id} | state for id in ids}, request.first, order=DUE_FIRST)
         return tasks_pb2.BatchListTasksResponse(subjects=batch_lists.answered("key", "tasks", found))
 
@@ -55,19 +55,19 @@ class TaskServicer(tasks_pb2_grpc.TaskServiceServicer):
         self, request: tasks_pb2.WatchTasksRequest, context: Any
     ) -> AsyncGenerator[tasks_pb2.WatchTasksResponse, None]:  # fmt: skip
         async with aclosing(self.feed.follow(context, request.after, *_subject(request))) as feed:
-            async for several in feed:
-                for told in several:
-                    yield tasks_pb2.WatchTasksResponse(task=told.row, cursor=told.cursor)
+            async for changes in feed:
+                for change in changes:
+                    yield tasks_pb2.WatchTasksResponse(task=change.row, cursor=change.cursor)
 
 
 def _subject(request: tasks_pb2.ListTasksRequest | tasks_pb2.WatchTasksRequest) -> tuple[str, str]:
-    """The field of a task that names whose it is, and whose."""
+    """Returns the field of a task that the request selects by, and its value."""
     subject = request.WhichOneof("subject")
     if subject is None:
-        raise Invalid(Reason.SUBJECT_REQUIRED, "say whose tasks", field="staff_id")
+        raise Invalid(Reason.SUBJECT_REQUIRED, "The subject is missing. Set `staffId` or `storeId`.", field="staff_id")
     return subject, getattr(request, subject)
 
 
-def _in_state(request: tasks_pb2.ListTasksRequest | tasks_pb2.BatchListTasksRequest) -> Document:
-    # Every state is named, so that the index gives the order whichever is asked for.
+def _state_filter(request: tasks_pb2.ListTasksRequest | tasks_pb2.BatchListTasksRequest) -> Document:
+    # Without a state in the request, all states are listed, so that the index can give the order.
     return {"state": {"$in": [fields(request)["state"]] if request.state else sorted(TaskState)}}

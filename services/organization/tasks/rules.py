@@ -1,4 +1,4 @@
-"""What an event asks of a guide, and what may happen to it until it is closed."""
+"""Rules of tasks: a follow-up that an event creates for a guide, and its states until it is closed."""
 
 import hashlib
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -14,12 +14,13 @@ from services.kit.values.money import Money
 from services.organization.targets.rules import Binding
 from services.organization.tasks.enums import Reason, TaskKind, TaskOutcome, TaskState
 
-DUE = timedelta(hours=24)
+DUE_AFTER = timedelta(hours=24)
+"""A task is due this long after the visit that created it."""
 CLOSED = frozenset({TaskState.DONE, TaskState.WITHDRAWN})
 
 
 class Coupon(Struct, frozen=True, kw_only=True):
-    """A coupon as the event told it: what a guide needs to write about it."""
+    """A coupon as of the event, with what a guide needs to write about it."""
 
     coupon_id: str
     name: str = ""
@@ -30,9 +31,9 @@ class Coupon(Struct, frozen=True, kw_only=True):
 
 
 class Task(Struct, frozen=True, kw_only=True):
-    """What a member of staff is asked to do for a consumer.
+    """A request to a member of staff to do something for a consumer.
 
-    `consumer_id` is the one bound to her, `visitor_id` the one who came: two ids of one person, as far as anybody knows.
+    `consumer_id` is the id that is bound to the guide, `visitor_id` the id that visited. Both belong to one person.
     """
 
     id: str
@@ -57,7 +58,7 @@ class Task(Struct, frozen=True, kw_only=True):
 
 
 class Visit(NamedTuple):
-    """A visit that ended, with what of its day's pack is unspent: brand -> coupons."""
+    """A visit that ended, with the unspent coupons of the day's pack for each brand."""
 
     id: str
     consumer_id: str
@@ -67,42 +68,42 @@ class Visit(NamedTuple):
     left_at: datetime
 
 
-Decided = tuple[Task, list[Event]]
-"""What a task becomes and the events that tell it; tasks tell none yet."""
+Decision = tuple[Task, list[Event]]
+"""The changed task and its events. Tasks publish no events yet."""
 
 
 def task_id(consumer_id: str, brand_id: str, district_id: str, day: str) -> str:
-    """The id of a brand's follow-up of the day on which a consumer came: one, however often she left."""
+    """Returns the id of a brand's follow-up on a day: the same for all visits of the consumer on that day."""
     return f"tsk_{hashlib.sha256(f'{consumer_id} {brand_id} {district_id} {day}'.encode()).hexdigest()[:32]}"
 
 
-def follow_up(visit: Visit, guides: Mapping[str, Binding], standing: Sequence[Task]) -> tuple[list[Task], list[Task]]:
-    """The tasks that earlier leavings of the day gave rise to, as they stand after this one, and fresh ones for the other brands."""
-    asked = {task.brand_id: task for task in _asked(visit, guides)}
-    again = [leave_again(task, asked.get(task.brand_id), visit.left_at) for task in standing]
-    followed = {task.brand_id for task in standing}
-    return again, [task for brand_id, task in asked.items() if brand_id not in followed]
+def follow_up(visit: Visit, guides: Mapping[str, Binding], existing: Sequence[Task]) -> tuple[list[Task], list[Task]]:
+    """Returns the existing tasks of the day as they are after this visit, and new tasks for the other brands."""
+    requested = {task.brand_id: task for task in _create_tasks(visit, guides)}
+    updated = [update_after_visit(task, requested.get(task.brand_id), visit.left_at) for task in existing]
+    followed = {task.brand_id for task in existing}
+    return updated, [task for brand_id, task in requested.items() if brand_id not in followed]
 
 
-def leave_again(task: Task, asked: Task | None, at: datetime) -> Task:
-    """The task after a later leaving of its day, which by itself would have `asked` for this (None: for nothing, all is spent).
+def update_after_visit(task: Task, requested: Task | None, at: datetime) -> Task:
+    """Returns a task after a later visit of its day. `requested` is the task of that visit, or None if no coupon is unspent.
 
-    What is done stays done: she was written to about this pack. Else the task speaks of what is unspent now, due when it was; it is
-    withdrawn when that is nothing, and asked for anew when it had been withdrawn.
+    A done task does not change, since the guide has written about this pack. An open task gets the unspent coupons and keeps its due
+    time; it is withdrawn if there are none. A withdrawn task is opened again.
     """
     if task.state is TaskState.DONE:
         return task
-    if asked is None:
+    if requested is None:
         return task if task.state is TaskState.WITHDRAWN else replace(task, state=TaskState.WITHDRAWN, closed_at=at)
     if task.state is TaskState.WITHDRAWN:
-        return replace(asked, id=task.id, version=task.version)
-    if task.coupons == asked.coupons:
+        return replace(requested, id=task.id, version=task.version)
+    if task.coupons == requested.coupons:
         return task
-    return replace(task, coupons=asked.coupons, visit_id=asked.visit_id)
+    return replace(task, coupons=requested.coupons, visit_id=requested.visit_id)
 
 
-def _asked(visit: Visit, guides: Mapping[str, Binding]) -> list[Task]:
-    """A task for the guide of each brand whose coupons are unspent; brands for which she is bound to nobody ask nothing."""
+def _create_tasks(visit: Visit, guides: Mapping[str, Binding]) -> list[Task]:
+    """Returns a task for each brand that has unspent coupons and a guide of the consumer."""
     return [
         Task(
             id=task_id(visit.consumer_id, brand_id, visit.district_id, visit.day),
@@ -117,61 +118,63 @@ def _asked(visit: Visit, guides: Mapping[str, Binding]) -> list[Task]:
             visit_id=visit.id,
             coupons=coupons,
             created_at=visit.left_at,
-            due_at=visit.left_at + DUE,
+            due_at=visit.left_at + DUE_AFTER,
         )
         for brand_id, coupons in visit.unspent.items()
         if coupons and brand_id in guides
     ]
 
 
-def by_brand(coupons: Iterable[tuple[str, Coupon]]) -> dict[str, tuple[Coupon, ...]]:
-    """(brand, coupon) pairs as brand -> coupons, in their order."""
+def group_by_brand(coupons: Iterable[tuple[str, Coupon]]) -> dict[str, tuple[Coupon, ...]]:
+    """Groups (brand id, coupon) pairs by brand; the order of the coupons is kept."""
     grouped: dict[str, tuple[Coupon, ...]] = {}
     for brand_id, coupon in coupons:
         grouped[brand_id] = (*grouped.get(brand_id, ()), coupon)
     return grouped
 
 
-def acknowledge(task: Task, at: datetime) -> Decided:
-    """The task as seen; the first time counts."""
+def acknowledge(task: Task, at: datetime) -> Decision:
+    """Returns the acknowledged task. A repeat changes nothing."""
     if task.state in CLOSED:
-        raise closed(task)
+        raise closed_refusal(task)
     if task.acknowledged_at is not None:
         return task, []
     return replace(task, state=TaskState.ACKNOWLEDGED, acknowledged_at=at), []
 
 
-def complete(task: Task, outcome: TaskOutcome | None, at: datetime, outreach_id: str | None = None) -> Decided:
-    """The task with its outcome. The same outcome again changes nothing."""
+def complete(task: Task, outcome: TaskOutcome | None, at: datetime, outreach_id: str | None = None) -> Decision:
+    """Returns the task closed with its outcome. The same outcome again changes nothing; another one is a `Conflict`."""
     if outcome is None:
-        raise Invalid(Reason.OUTCOME_REQUIRED, "say what came of it", field="outcome")
+        raise Invalid(Reason.OUTCOME_REQUIRED, "The outcome is missing. Set `outcome`.", field="outcome")
     if task.state is TaskState.DONE and task.outcome is outcome:
         return task, []
     if task.state in CLOSED:
-        raise closed(task)
+        raise closed_refusal(task)
     return replace(task, state=TaskState.DONE, outcome=outcome, closed_at=at, outreach_id=outreach_id), []
 
 
-def reached(task: Task, consumer_ids: Collection[str], brand_id: str, outreach_id: str, at: datetime) -> Task:
-    """The task after a message was sent that answers it, to the person with these ids; one to somebody else or for another brand, or
-    after it was closed, changes nothing: whoever writes names the task."""
+def close_by_outreach(task: Task, consumer_ids: Collection[str], brand_id: str, outreach_id: str, at: datetime) -> Task:
+    """Returns the task, closed by a message to the person with these ids.
+
+    The sender chooses the task, so a message to another person, for another brand or for a closed task changes nothing.
+    """
     if task.state in CLOSED or task.consumer_id not in consumer_ids or task.brand_id != brand_id:
         return task
     return complete(task, TaskOutcome.REACHED, at, outreach_id)[0]
 
 
-def rebind(task: Task, guide: Binding | None, at: datetime) -> Task:
-    """The task in the hands of who looks after her now: a new guide has not seen it, and without one it is withdrawn."""
+def reassign(task: Task, guide: Binding | None, at: datetime) -> Task:
+    """Returns the task of the person's current guide. A new guide has not acknowledged it; without a guide it is withdrawn."""
     if task.state in CLOSED:
         return task
     if guide is None:
         return replace(task, state=TaskState.WITHDRAWN, closed_at=at)
-    held = replace(task, store_id=guide.store_id, consumer_id=guide.consumer_id)
+    kept = replace(task, store_id=guide.store_id, consumer_id=guide.consumer_id)
     if guide.staff_id == task.staff_id:
-        return held
-    return replace(held, state=TaskState.OPEN, acknowledged_at=None, staff_id=guide.staff_id)
+        return kept
+    return replace(kept, state=TaskState.OPEN, acknowledged_at=None, staff_id=guide.staff_id)
 
 
-def closed(task: Task) -> Conflict:
-    """The refusal of a task that is done or withdrawn."""
-    return Conflict(Reason.TASK_CLOSED, "this task is closed already", task_id=task.id, state=task.state)
+def closed_refusal(task: Task) -> Conflict:
+    """Returns the refusal of a change to a task that is done or withdrawn."""
+    return Conflict(Reason.TASK_CLOSED, "This task is closed. Read it to see its outcome.", task_id=task.id, state=task.state)

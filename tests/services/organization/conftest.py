@@ -1,4 +1,4 @@
-"""A small tenant: headquarters > north > two areas with a store each, a manager, guides and a supervisor."""
+"""Fixtures: the service alone, and with a small tenant: headquarters > north > two areas with a store each, and staff."""
 
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -31,8 +31,8 @@ STAFF = [
 ]
 
 
-class House:
-    """The running service with its stubs, called as whoever is named."""
+class Organization:
+    """The running service, with stubs that call it with given grants (the operator's, if none are given)."""
 
     def __init__(self, running: Running) -> None:
         self.running, self.database = running, running.database
@@ -53,15 +53,15 @@ class House:
     def tasks(self, *grants: Grant) -> tasks_pb2_grpc.TaskServiceStub:
         return tasks_pb2_grpc.TaskServiceStub(self._channel(grants or (OPERATOR,)))
 
-    def once(self) -> str:
+    def new_request_id(self) -> str:
         self.requests += 1
         return f"req_{self.requests}"
 
-    async def told(self, kind: str) -> list[Any]:
+    async def published(self, kind: str) -> list[Any]:
         return [getattr(event, kind) for event in await self.running.events_told() if event.WhichOneof("body") == kind]
 
     async def plan(self, collection: str, query: dict, sort: list[tuple[str, int]] | None = None) -> str:
-        """The stages of a query's winning plan, as text."""
+        """Returns the winning plan of a query, as text."""
         command: dict[str, Any] = {"find": collection, "filter": query}
         if sort:
             command["sort"] = dict(sort)
@@ -69,25 +69,27 @@ class House:
         return str(answer["queryPlanner"]["winningPlan"])
 
 
-Grow = Callable[[], Awaitable[House]]
+Grow = Callable[[], Awaitable[Organization]]
 
 
 @pytest.fixture
-async def runtime(organization: Running) -> House:
-    """The service without any data."""
-    return House(organization)
+async def service(organization: Running) -> Organization:
+    """The service without data."""
+    return Organization(organization)
 
 
 @pytest.fixture
-async def shop(runtime: House) -> House:
+async def tenant(service: Organization) -> Organization:
     """The service with the small tenant and a retailer."""
-    chart = runtime.chart()
+    chart = service.chart()
     for id, kind, zone, currency in [
         ("brd_a", chart_pb2.BRAND_KIND_BRAND, "Asia/Shanghai", "CNY"),
         ("rtl_r", chart_pb2.BRAND_KIND_RETAILER, "America/New_York", "USD"),
     ]:
         await chart.CreateBrand(
-            chart_pb2.CreateBrandRequest(request_id=runtime.once(), brand_id=id, kind=kind, name=NAME, zone=zone, currency=currency)
+            chart_pb2.CreateBrandRequest(
+                request_id=service.new_request_id(), brand_id=id, kind=kind, name=NAME, zone=zone, currency=currency
+            )
         )
     for id, kind, parent in [
         ("unt_north", chart_pb2.ORG_UNIT_KIND_REGION, "unt_brd_a"),
@@ -96,7 +98,7 @@ async def shop(runtime: House) -> House:
         ("unt_area2", chart_pb2.ORG_UNIT_KIND_SUPERVISOR_AREA, "unt_north"),
     ]:
         await chart.CreateOrgUnit(
-            chart_pb2.CreateOrgUnitRequest(request_id=runtime.once(), org_unit_id=id, kind=kind, parent_id=parent, name=NAME)
+            chart_pb2.CreateOrgUnitRequest(request_id=service.new_request_id(), org_unit_id=id, kind=kind, parent_id=parent, name=NAME)
         )
     rows = [
         chart_pb2.StoreRow(
@@ -110,12 +112,12 @@ async def shop(runtime: House) -> House:
         )
         for id, parent in [("str_1", "unt_area1"), ("str_2", "unt_area2"), ("str_r", "unt_rtl_r")]
     ]
-    stores = await chart.ImportStores(chart_pb2.ImportStoresRequest(request_id=runtime.once(), rows=rows))
+    stores = await chart.ImportStores(chart_pb2.ImportStoresRequest(request_id=service.new_request_id(), rows=rows))
     people = [
         chart_pb2.StaffRow(staff_id=id, store_id=store, name="王芳", title="导购", role=role, subject=f"oidc|{id}")
         for id, store, role in STAFF
     ]
     people.append(chart_pb2.StaffRow(staff_id="stf_super", org_unit_id="unt_north", name="李雷", role=access_pb2.ROLE_SUPERVISOR))
-    staff = await chart.ImportStaff(chart_pb2.ImportStaffRequest(request_id=runtime.once(), rows=people))
+    staff = await chart.ImportStaff(chart_pb2.ImportStaffRequest(request_id=service.new_request_id(), rows=people))
     assert (stores.accepted, staff.accepted, list(stores.rejects), list(staff.rejects)) == (3, 5, [], [])
-    return runtime
+    return service

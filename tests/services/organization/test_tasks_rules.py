@@ -1,4 +1,4 @@
-"""A task goes forward only, follows the binding, and is born once per brand and day."""
+"""Task rules: states go forward only, tasks follow the binding, and each brand has one task a day."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -28,8 +28,8 @@ def leaving(unspent: dict[str, tuple[Coupon, ...]], visit_id: str = "vis_1", at:
 
 
 def task() -> Task:
-    _, (born,) = rules.follow_up(leaving({"brd_a": (Coupon(coupon_id="cpn_1"),)}), GUIDES, [])
-    return born
+    _, (created,) = rules.follow_up(leaving({"brd_a": (Coupon(coupon_id="cpn_1"),)}), GUIDES, [])
+    return created
 
 
 actions = st.lists(
@@ -43,8 +43,8 @@ actions = st.lists(
 )
 
 
-def after(born: Task, actions: list) -> list[Task]:
-    states = [born]
+def after(created: Task, actions: list) -> list[Task]:
+    states = [created]
     for hours, (what, argument) in enumerate(actions):
         at, last = AT + timedelta(hours=hours), states[-1]
         try:
@@ -54,9 +54,9 @@ def after(born: Task, actions: list) -> list[Task]:
                 case "complete":
                     states.append(rules.complete(last, argument, at)[0])
                 case "reached":
-                    states.append(rules.reached(last, {argument}, last.brand_id, "out_1", at))
+                    states.append(rules.close_by_outreach(last, {argument}, last.brand_id, "out_1", at))
                 case _:
-                    states.append(rules.rebind(last, argument, at))
+                    states.append(rules.reassign(last, argument, at))
         except Conflict as refused:
             assert refused.reason == "TASK_CLOSED"
             assert last.state in CLOSED
@@ -64,7 +64,7 @@ def after(born: Task, actions: list) -> list[Task]:
 
 
 @given(actions)
-def test_a_closed_task_stays_as_it_was_closed(actions: list) -> None:
+def test_closed_task_never_changes(actions: list) -> None:
     states = after(task(), actions)
     for number, state in enumerate(states):
         if state.state in CLOSED:
@@ -76,14 +76,14 @@ def test_a_closed_task_stays_as_it_was_closed(actions: list) -> None:
 
 
 @given(st.lists(moments, min_size=1))
-def test_acknowledging_again_changes_nothing(times: list[datetime]) -> None:
+def test_repeated_acknowledgement_changes_nothing(times: list[datetime]) -> None:
     seen = rules.acknowledge(task(), times[0])[0]
     for at in times:
         assert rules.acknowledge(seen, at) == (seen, [])
 
 
 @given(unspent)
-def test_each_brand_with_a_guide_and_something_unspent_asks_once(unspent: dict[str, tuple[Coupon, ...]]) -> None:
+def test_follow_up_creates_one_task_per_brand(unspent: dict[str, tuple[Coupon, ...]]) -> None:
     _, tasks = rules.follow_up(leaving(unspent), GUIDES, [])
     assert {one.brand_id: one.coupons for one in tasks} == {brand: unspent[brand] for brand in GUIDES if unspent.get(brand)}
     assert rules.follow_up(leaving(unspent, "vis_2"), GUIDES, tasks) == (tasks, [])
@@ -92,9 +92,7 @@ def test_each_brand_with_a_guide_and_something_unspent_asks_once(unspent: dict[s
 
 
 @given(st.lists(unspent, min_size=1, max_size=6), st.lists(st.sampled_from(["seen", "done", ""]), min_size=6, max_size=6))
-def test_however_often_she_leaves_on_a_day_one_task_of_a_brand_says_what_was_unspent_last(
-    leavings: list[dict[str, tuple[Coupon, ...]]], between: list[str]
-) -> None:
+def test_task_of_a_day_has_latest_unspent_coupons(leavings: list[dict[str, tuple[Coupon, ...]]], between: list[str]) -> None:
     standing: list[Task] = []
     for number, (left, then) in enumerate(zip(leavings, between, strict=False)):
         before = {one.brand_id: one for one in standing}
@@ -109,38 +107,38 @@ def test_however_often_she_leaves_on_a_day_one_task_of_a_brand_says_what_was_uns
                 assert one.state is TaskState.WITHDRAWN
             else:
                 assert one.state not in CLOSED and one.coupons == left[one.brand_id]
-                born = one if was is None or was.state is TaskState.WITHDRAWN else was
-                assert (one.state, one.created_at, one.due_at) == (born.state, born.created_at, born.due_at)
+                created = one if was is None or was.state is TaskState.WITHDRAWN else was
+                assert (one.state, one.created_at, one.due_at) == (created.state, created.created_at, created.due_at)
         acts = {"seen": rules.acknowledge, "done": lambda one, at: rules.complete(one, TaskOutcome.REACHED, at)}
         standing = [acts[then](one, AT)[0] if then and one.state not in CLOSED else one for one in standing]
 
 
-def test_leaving_again_with_the_same_coupons_changes_nothing_at_all() -> None:
+def test_later_visit_with_same_coupons_changes_nothing() -> None:
     seen = rules.acknowledge(task(), AT)[0]
     assert rules.follow_up(leaving({"brd_a": seen.coupons}, "vis_2", AT + timedelta(hours=1)), GUIDES, [seen]) == ([seen], [])
 
 
 def test_coupons_are_grouped_in_their_order() -> None:
     one, two, three = (Coupon(coupon_id=f"cpn_{n}") for n in range(3))
-    assert rules.by_brand([("brd_a", one), ("brd_b", two), ("brd_a", three)]) == {"brd_a": (one, three), "brd_b": (two,)}
+    assert rules.group_by_brand([("brd_a", one), ("brd_b", two), ("brd_a", three)]) == {"brd_a": (one, three), "brd_b": (two,)}
 
 
-def test_a_message_to_somebody_else_or_for_another_brand_closes_nothing() -> None:
-    assert rules.reached(task(), {"con_2"}, "brd_a", "out_1", AT) == task()
-    assert rules.reached(task(), {"con_1"}, "brd_b", "out_1", AT) == task()
-    done = rules.reached(task(), {"con_1", "con_2"}, "brd_a", "out_1", AT)
+def test_outreach_to_other_person_or_brand_closes_nothing() -> None:
+    assert rules.close_by_outreach(task(), {"con_2"}, "brd_a", "out_1", AT) == task()
+    assert rules.close_by_outreach(task(), {"con_1"}, "brd_b", "out_1", AT) == task()
+    done = rules.close_by_outreach(task(), {"con_1", "con_2"}, "brd_a", "out_1", AT)
     assert (done.state, done.outcome, done.outreach_id) == (TaskState.DONE, TaskOutcome.REACHED, "out_1")
 
 
-def test_another_guide_gets_it_unseen_and_nobody_withdraws_it() -> None:
+def test_reassigned_task_is_open_or_withdrawn() -> None:
     seen = rules.acknowledge(task(), AT)[0]
-    handed = rules.rebind(seen, GUIDES["brd_b"], AT)
+    handed = rules.reassign(seen, GUIDES["brd_b"], AT)
     assert (handed.state, handed.staff_id, handed.acknowledged_at) == (TaskState.OPEN, "stf_brd_b", None)
-    assert rules.rebind(seen, None, AT).state is TaskState.WITHDRAWN
-    assert rules.rebind(seen, GUIDES["brd_a"], AT) == seen
+    assert rules.reassign(seen, None, AT).state is TaskState.WITHDRAWN
+    assert rules.reassign(seen, GUIDES["brd_a"], AT) == seen
 
 
-def test_another_outcome_is_refused_and_none_is_invalid() -> None:
+def test_second_outcome_and_missing_outcome_are_refused() -> None:
     done = rules.complete(task(), TaskOutcome.NOT_REACHED, AT)[0]
     with pytest.raises(Conflict):
         rules.complete(done, TaskOutcome.REACHED, AT)
