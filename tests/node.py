@@ -1,4 +1,4 @@
-"""Node, and the packages that a folder's package-lock.json names, for suites and programs that others wrote."""
+"""Node and the packages of a folder's package-lock.json, for suites and programs of other projects."""
 
 import fcntl
 import hashlib
@@ -12,21 +12,21 @@ VERSION_SECONDS_MAX = 10
 
 
 class NoNode(Exception):
-    """There is no Node, or not the one that is needed."""
+    """Node is missing or too old."""
 
 
 def installed(folder: Path) -> str:
-    """Node's path, with all packages of the folder in place. `NoNode`, or RuntimeError when they cannot be installed."""
+    """Returns the path of Node, with all packages of the folder installed. `NoNode`, or RuntimeError if they cannot be installed."""
     node, npm = shutil.which("node"), shutil.which("npm")
     if not node or not npm:
-        raise NoNode(f"Node {MAJOR_MIN} or later and npm are not on PATH")
+        raise NoNode(f"version {MAJOR_MIN} or later and npm are not on PATH")
     version = subprocess.run([node, "--version"], capture_output=True, text=True, check=True, timeout=VERSION_SECONDS_MAX).stdout.strip()
     if int(version.lstrip("v").split(".")[0]) < MAJOR_MIN:
-        raise NoNode(f"Node {MAJOR_MIN} or later is needed, not {version}")
+        raise NoNode(f"version {MAJOR_MIN} or later is required, not {version}")
     lock = folder / "package-lock.json"
     wanted, stamp = hashlib.sha256(lock.read_bytes()).hexdigest(), folder / "node_modules" / ".installed"
-    with lock.open() as held:
-        fcntl.flock(held, fcntl.LOCK_EX)
+    with lock.open() as locked:
+        fcntl.flock(locked, fcntl.LOCK_EX)
         if not stamp.exists() or stamp.read_text() != wanted:
             _install(npm, folder)
             stamp.write_text(wanted)

@@ -1,4 +1,4 @@
-"""The gateway's three pages once more, with the real services and MongoDB behind them: what a request costs in each process."""
+"""Cost of a request in each process: the three pages of the gateway's bench, with real services and MongoDB."""
 
 import csv
 import statistics
@@ -17,16 +17,16 @@ from services.local.folder import RunningProcess
 from services.local.imports.importer import Import
 from services.local.keys import Keys
 from services.local.token import bearer
-from tests.bench.peers.peer import OFFERS, ORDERS, TITLES, Peer, asked, cpu_seconds
+from tests.bench.peers.peer import OFFERS, ORDERS, TITLES, Peer, cpu_seconds, send_requests
 from tests.suite import with_suite
 
 ROUNDS, REQUESTS = 5, 100
 
 
 async def run(uri: str) -> Table:
-    """CPU milliseconds of the gateway and of the services, and milliseconds until the answer, one request at a time."""
+    """Returns the CPU milliseconds of gateway and services, and the milliseconds until the answer, one request at a time."""
 
-    async def measured(processes: dict[str, RunningProcess], keys: Keys) -> dict[str, list[tuple[float, float, float]]]:
+    async def measure(processes: dict[str, RunningProcess], keys: Keys) -> dict[str, list[tuple[float, float, float]]]:
         with tempfile.TemporaryDirectory() as folder:
             shopper, offer = await _demo(processes, keys, Path(folder))
         variables: dict[str, dict[str, Any]] = {
@@ -35,21 +35,21 @@ async def run(uri: str) -> Table:
             "orders": {"id": shopper, "first": ORDERS},
         }
         peer = Peer(psutil.Process(processes["gateway"].pid), processes["gateway"].address, "ours", bearer(keys.tokens, shopper), variables)
-        services = [psutil.Process(member.pid) for name, member in processes.items() if name != "gateway"]
+        services = [psutil.Process(process.pid) for name, process in processes.items() if name != "gateway"]
         return {page: [await _round(peer, page, services) for _ in range(ROUNDS + 1)][1:] for page in variables}
 
-    rounds = await with_suite(uri, measured, gateway=True, rate_principal=0.0, rate_tenant=0.0, rate_address=0.0)
+    rounds = await with_suite(uri, measure, gateway=True, rate_principal=0.0, rate_tenant=0.0, rate_address=0.0)
     table = Table(title=f"the same with the real services, the demo world in MongoDB: medians of {ROUNDS} rounds")
     for column in ("page", "CPU ms, gateway", "CPU ms, services", "ms until the answer"):
         table.add_column(column, justify="left" if column == "page" else "right")
-    table.caption = "the demo world has fewer variants to an offer and fewer orders to a person than the services above"
+    table.caption = "The demo world has fewer variants per offer and fewer orders per person than the services above."
     for page, samples in rounds.items():
         table.add_row(TITLES[page], *(f"{statistics.median(each):.2f}" for each in zip(*samples, strict=True)))
     return table
 
 
 async def _demo(processes: dict[str, RunningProcess], keys: Keys, folder: Path) -> tuple[str, str]:
-    """Loads the demo world; the consumer with the most orders in it, and an offer."""
+    """Loads the demo world, and returns its consumer with the most orders, and an offer."""
     async with client.connect({name: process.address for name, process in processes.items()}, keys) as channels:
 
         async def settle(name: str) -> None:
@@ -66,10 +66,9 @@ async def _demo(processes: dict[str, RunningProcess], keys: Keys, folder: Path) 
 
 
 async def _round(peer: Peer, page: str, services: list[psutil.Process]) -> tuple[float, float, float]:
-    before, busy, started = peer.cpu_seconds(), sum(map(cpu_seconds, services)), time.perf_counter()
-    answer = await asked(peer, page, REQUESTS)
-    took = time.perf_counter() - started
+    gateway_before, services_before, started = peer.cpu_seconds(), sum(map(cpu_seconds, services)), time.perf_counter()
+    answer = await send_requests(peer, page, REQUESTS)
+    seconds = time.perf_counter() - started
     assert b'"errors"' not in answer and len(answer) > 100, answer[:500]
-    spent = (peer.cpu_seconds() - before, sum(map(cpu_seconds, services)) - busy, took)
-    gateway, others, seconds = (each * 1000 / REQUESTS for each in spent)
-    return gateway, others, seconds
+    gateway_seconds, services_seconds = peer.cpu_seconds() - gateway_before, sum(map(cpu_seconds, services)) - services_before
+    return gateway_seconds * 1000 / REQUESTS, services_seconds * 1000 / REQUESTS, seconds * 1000 / REQUESTS

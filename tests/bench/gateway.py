@@ -22,7 +22,7 @@ from services.local.keys import new_keys
 from services.local.token import bearer
 from tests.bench import _real
 from tests.bench.peers import others
-from tests.bench.peers.peer import HERE, TITLES, VARIABLES, Peer, asked, cost, module, started
+from tests.bench.peers.peer import HERE, TITLES, VARIABLES, Peer, cost, module, run_process, send_requests
 from tests.bench.peers.services import CONSUMER
 
 ROUNDS, REQUESTS, WARM = 25, 100, 400
@@ -37,16 +37,19 @@ async def peers() -> AsyncIterator[dict[str, Peer]]:
     """Yields the floor, the gateway with both executors and, with Node, the other gateways, in front of the same services."""
     keys = new_keys()
     async with AsyncExitStack() as stack:
-        _, services = await stack.enter_async_context(started(*module("services")))
-        # An empty value keeps gRPC's own choice of experiments.
-        plain = await stack.enter_async_context(started(*module("floor", services, "plain"), env={"GRPC_EXPERIMENTS": ""}))
-        found = {"floor": Peer(*await stack.enter_async_context(started(*module("floor", services, "kit")))), "floor, plain": Peer(*plain)}
+        _, services = await stack.enter_async_context(run_process(*module("services")))
+        # An empty value keeps the own choice of gRPC.
+        plain = await stack.enter_async_context(run_process(*module("floor", services, "plain"), env={"GRPC_EXPERIMENTS": ""}))
+        found = {
+            "floor": Peer(*await stack.enter_async_context(run_process(*module("floor", services, "kit")))),
+            "floor, plain": Peer(*plain),
+        }
         env = {f"QUANYU_{name.upper()}_ADDRESS": services for name in SERVICES}
         env |= {f"QUANYU_{name.upper()}": value for name, value in keys.settings_of("gateway").items()}
         env |= {f"QUANYU_RATE_{name}": "1000000" for name in ("PRINCIPAL", "TENANT", "ADDRESS")}
-        for executor in ("engine", "core"):
-            process = await stack.enter_async_context(started(*module("gateway", executor), env=env, says="stderr"))
-            found[executor] = Peer(*process, "ours", bearer(keys.tokens, CONSUMER))
+        for way in ("engine", "core"):
+            process = await stack.enter_async_context(run_process(*module("gateway", way), env=env, output="stderr"))
+            found[way] = Peer(*process, "ours", bearer(keys.tokens, CONSUMER))
         found |= await stack.enter_async_context(others.peers(services))
         yield found
 
@@ -58,7 +61,7 @@ async def run(uri: str) -> Group:
 async def _measure_pages() -> Table:
     async with peers() as found:
         for page in VARIABLES:
-            answers = {name: await asked(peer, page, WARM) for name, peer in found.items()}
+            answers = {name: await send_requests(peer, page, WARM) for name, peer in found.items()}
             for name, answer in answers.items():
                 assert b'"errors"' not in answer, (name, page, answer[:500])
                 assert sorted(IDS.findall(answer)) == sorted(IDS.findall(answers["floor"])), f"{name} answers {page} with other objects"

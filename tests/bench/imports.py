@@ -1,6 +1,6 @@
-"""Rows per second of an import of real purchases, effects in all services included, against bare inserts of the same rows.
+"""Bench: rows per second of an import of real purchases, with all effects in the services. Floor: bare inserts of the same orders.
 
-QUANYU_TEST_HOUSEHOLDS says how many households of the Complete Journey, or `all`; 300 unless given.
+QUANYU_TEST_HOUSEHOLDS is the number of households of the Complete Journey, or `all`. Default: 300.
 """
 
 import asyncio
@@ -42,21 +42,21 @@ MEBIBYTE = 2**20
 async def run(uri: str) -> Table:
     households = _households()
     with tempfile.TemporaryDirectory() as folder:
-        # In a process of its own: what the conversion takes is no memory of the import.
-        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as converting:
-            source = converting.submit(_convert, Path(folder), households).result()
+        # Another process, so that the memory of the conversion does not count as memory of the import.
+        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+            source = pool.submit(_convert, Path(folder), households).result()
         rows = _rows(source)
-        floor = await _bare(uri, source)
+        floor = await _insert_orders(uri, source)
 
         async def load(processes: dict[str, RunningProcess], keys: Keys) -> tuple[dict[str, float], str]:
-            return await _through(source, processes, keys)
+            return await _measure_import(source, processes, keys)
 
         seconds, cost = await with_suite(uri, load)
-    table = Table(title=f"import of {households or 'all'} households, effects in all services included")
+    table = Table(title=f"import of {households or 'all'} households, with effects in all services")
     for column in ("what", "rows", "seconds", "rows/s"):
         table.add_column(column, justify="left" if column == "what" else "right")
-    for name, took in seconds.items():
-        table.add_row(name, f"{rows[name]:,}", f"{took:.1f}", f"{rows[name] / took:,.0f}")
+    for name, duration in seconds.items():
+        table.add_row(name, f"{rows[name]:,}", f"{duration:.1f}", f"{rows[name] / duration:,.0f}")
     total, count = sum(seconds.values()), sum(rows.values())
     table.add_section()
     table.add_row("all", f"{count:,}", f"{total:.1f}", f"{count / total:,.0f}")
@@ -66,11 +66,11 @@ async def run(uri: str) -> Table:
 
 
 def _households() -> int | None:
-    """How many; None: all."""
-    given = os.environ.get("QUANYU_TEST_HOUSEHOLDS", str(HOUSEHOLDS))
-    if given != "all" and not given.isdecimal():
-        sys.exit(f"QUANYU_TEST_HOUSEHOLDS is a number of households or `all`, not {given}")
-    return None if given == "all" else int(given)
+    """Returns the number of households; None means all."""
+    setting = os.environ.get("QUANYU_TEST_HOUSEHOLDS", str(HOUSEHOLDS))
+    if setting != "all" and not setting.isdecimal():
+        sys.exit(f"QUANYU_TEST_HOUSEHOLDS must be a number of households or `all`, not {setting}.")
+    return None if setting == "all" else int(setting)
 
 
 def _convert(folder: Path, households: int | None) -> Path:
@@ -78,18 +78,18 @@ def _convert(folder: Path, households: int | None) -> Path:
 
 
 def _orders(source: Path) -> Iterator[Any]:
-    """The orders of the folder as messages, one after the other."""
+    """Yields the orders of the folder as messages."""
     return (item.message for item in read_items(source, "orders")[1] if isinstance(item, Item))
 
 
 def _rows(source: Path) -> dict[str, int]:
-    """Rows per file; an order counts with its lines."""
+    """Returns the number of rows of each file. An order counts with its lines."""
     counts = {file.name: read_items(source, file.name)[0] for file in FILES if file.name in TARGETS and file.name != "orders"}
     return counts | {"orders": sum(1 + len(order.lines) for order in _orders(source))}
 
 
-async def _bare(uri: str, source: Path) -> float:
-    """Seconds to insert the orders as documents, unordered, 400 at a time, and nothing else."""
+async def _insert_orders(uri: str, source: Path) -> float:
+    """Returns the seconds to insert the orders as documents, unordered, 400 at a time."""
     database = Database(Settings(mongo_uri=uri), f"bench{secrets.token_hex(4)}")
     seconds, orders = 0.0, _orders(source)
     while documents := [MessageToDict(order) for order in islice(orders, BATCH)]:
@@ -101,10 +101,10 @@ async def _bare(uri: str, source: Path) -> float:
     return seconds
 
 
-async def _through(source: Path, processes: dict[str, RunningProcess], keys: Keys) -> tuple[dict[str, float], str]:
-    """Seconds per file until its effects stand everywhere, and what it cost each process."""
+async def _measure_import(source: Path, processes: dict[str, RunningProcess], keys: Keys) -> tuple[dict[str, float], str]:
+    """Returns the seconds of each file until all its effects are applied, and the CPU time and memory of each process."""
     seconds: dict[str, float] = {}
-    watched = {name: psutil.Process(member.pid) for name, member in processes.items()} | {"importer": psutil.Process()}
+    watched = {name: psutil.Process(process.pid) for name, process in processes.items()} | {"importer": psutil.Process()}
     peaks = dict.fromkeys(watched, 0)
     before = {name: _cpu_seconds(process) for name, process in watched.items()}
 
@@ -126,7 +126,7 @@ async def _through(source: Path, processes: dict[str, RunningProcess], keys: Key
         await Import(source, channels, on_progress=lambda *progress: None, settle=settle, again=True).run()
         watching.cancel()
     costs = (f"{name} {_cpu_seconds(process) - before[name]:.0f} s, {peaks[name] / MEBIBYTE:,.0f} MB" for name, process in watched.items())
-    return seconds, "\n".join(["CPU and at most memory", *costs])
+    return seconds, "\n".join(["CPU time and highest memory", *costs])
 
 
 def _cpu_seconds(process: psutil.Process) -> float:

@@ -1,4 +1,4 @@
-"""What the judges need: Node, and a gateway that runs."""
+"""Fixture of the conformance suites: Node, with their packages."""
 
 import pytest
 
@@ -7,5 +7,5 @@ from tests.conformance.node import installed
 
 @pytest.fixture(scope="session")
 def node() -> str:
-    """Node, with the judges' packages in place; else the test is skipped with the reason."""
+    """Returns the path of Node, with all packages installed. Without Node the test is skipped."""
     return installed()

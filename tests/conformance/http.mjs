@@ -1,4 +1,4 @@
-// The audits of `graphql-http` against a running server: one JSON object {id, name, status, reason} a line.
+// Runs the audits of `graphql-http` against a server and prints one JSON object {id, name, status, reason} a line.
 //   node http.mjs http://127.0.0.1:8000/graphql
 import { serverAudits } from 'graphql-http';
 

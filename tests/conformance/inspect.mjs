@@ -1,4 +1,4 @@
-// What changed between two schemas, as `@graphql-inspector/core` sees it: one JSON object {path, message, level} a line.
+// Compares two schemas by `@graphql-inspector/core` and prints each change as a JSON object {path, message, level} a line.
 //   node inspect.mjs BASELINE SCHEMA
 import { readFileSync } from 'node:fs';
 import { diff } from '@graphql-inspector/core';

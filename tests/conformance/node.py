@@ -1,4 +1,4 @@
-"""The judges: suites that others wrote, for Node. Each is a script beside this file."""
+"""Conformance suites of other projects, for Node. Each is a script in this folder."""
 
 import os
 import subprocess
@@ -13,15 +13,15 @@ RUN_SECONDS_MAX = 60
 
 
 def installed() -> str:
-    """Node's path, with all packages in place; skips with the reason where that cannot be. In CI only a missing Node is a reason."""
+    """Returns the path of Node, with all packages installed. Skips the test without Node and, outside CI, without packages."""
     try:
         return node.installed(HERE)
     except node.NoNode as reason:
-        pytest.skip(f"the judges do not judge: {reason}")
-    except RuntimeError as failed:
-        (pytest.fail if os.environ.get("CI") else pytest.skip)(f"the judges' packages cannot be installed: {failed}")
+        pytest.skip(f"The conformance suites need Node: {reason}")
+    except RuntimeError as error:
+        (pytest.fail if os.environ.get("CI") else pytest.skip)(f"The packages of the conformance suites cannot be installed: {error}")
 
 
 def run(node: str, script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """One of the scripts beside this file, to its end."""
+    """Runs a script of this folder and returns the ended process."""
     return subprocess.run([node, script, *arguments], cwd=HERE, capture_output=True, text=True, timeout=RUN_SECONDS_MAX)

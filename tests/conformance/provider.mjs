@@ -1,17 +1,17 @@
-// A real OIDC provider (`oidc-provider`) that a test steers by lines on its standard input; it answers each with one JSON line.
+// A real OIDC provider (`oidc-provider`). A test sends commands as lines on standard input; each is answered by one JSON line.
 //   node provider.mjs PORT
-//   start      listen, anew if it does already        -> {issuer}
-//   stop       end; nobody answers any more           -> {stopped: true}
-//   rotate     sign with new keys, publish the old ones too ->  {keys: [kid]}
-//   replace    new keys; the old ones are gone        -> {keys: [kid]}
-//   count      how often keys were fetched since then -> {fetched}
-// Clients get JWT access tokens by resource indicator: urn:AUDIENCE:ALGORITHM.
+//   start      starts listening, or restarts          -> {issuer}
+//   stop       stops listening                        -> {stopped: true}
+//   rotate     signs with new keys, publishes old ones too -> {keys: [kid]}
+//   replace    new keys only                          -> {keys: [kid]}
+//   count      requests for the keys since the start  -> {fetched}
+// The resource indicator of a JWT access token is urn:AUDIENCE:ALGORITHM.
 import { generateKeyPairSync, randomUUID } from 'node:crypto';
 import { createServer } from 'node:http';
 import { createInterface } from 'node:readline';
 import Provider from 'oidc-provider';
 
-// The answers alone go to standard output; what the provider has to say, elsewhere.
+// Standard output has the answers only. The log of the provider goes to standard error.
 for (const name of ['log', 'info', 'warn', 'debug']) console[name] = console.error;
 
 const port = Number(process.argv[2]);
@@ -23,10 +23,10 @@ function keyOf([alg, [type, options]]) {
   return { ...generateKeyPairSync(type, options).privateKey.export({ format: 'jwk' }), kid: randomUUID(), alg, use: 'sig' };
 }
 
-// RSA keys are slow to make: that one stays.
-const fresh = () => ['ES256', 'EdDSA'].map((alg) => keyOf([alg, KINDS[alg]]));
+// RSA keys are slow to generate, so there is one only.
+const newKeys = () => ['ES256', 'EdDSA'].map((alg) => keyOf([alg, KINDS[alg]]));
 const rsa = keyOf(['RS256', KINDS.RS256]);
-let keys = [rsa, ...fresh()];
+let keys = [rsa, ...newKeys()];
 let fetched = 0;
 let handler;
 let server;
@@ -65,9 +65,9 @@ function provide() {
   handler = provider.callback();
 }
 
-const orders = {
+const commands = {
   async start() {
-    if (server?.listening) await orders.stop();
+    if (server?.listening) await commands.stop();
     fetched = 0;
     server = createServer((request, response) => {
       if (request.url === '/jwks') fetched += 1;
@@ -83,12 +83,12 @@ const orders = {
     return { stopped: true };
   },
   rotate() {
-    keys = [...fresh(), ...keys];
+    keys = [...newKeys(), ...keys];
     provide();
     return { keys: keys.map(({ kid }) => kid) };
   },
   replace() {
-    keys = [rsa, ...fresh()];
+    keys = [rsa, ...newKeys()];
     provide();
     return { keys: keys.map(({ kid }) => kid) };
   },
@@ -97,5 +97,5 @@ const orders = {
 
 provide();
 for await (const line of createInterface({ input: process.stdin })) {
-  process.stdout.write(`${JSON.stringify(await orders[line]())}\n`);
+  process.stdout.write(`${JSON.stringify(await commands[line]())}\n`);
 }

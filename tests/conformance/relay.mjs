@@ -1,7 +1,7 @@
-// Compiles a folder of operations against a schema with `relay-compiler`, as an app built with Relay would.
+// Compiles a folder of operations against a schema by `relay-compiler`, like an app built with Relay.
 //   node relay.mjs SCHEMA OPERATIONS OUT
-// Our operations are plain documents, one a file. Relay wants each in a module that it is named after, as <Module>Query or
-// <Module>Mutation: what is written to OUT is renamed so; nothing else is touched.
+// Each operation is a plain document in its own file. Relay requires modules, and operations named <Module>Query or <Module>Mutation,
+// so the copies in OUT are renamed and otherwise unchanged.
 import { spawnSync } from 'node:child_process';
 import { mkdirSync, readFileSync, readdirSync, writeFileSync } from 'node:fs';
 import { basename, join } from 'node:path';

@@ -1,4 +1,4 @@
-"""`graphql-http`'s audits of GraphQL over HTTP, against a gateway that runs as its own process."""
+"""Audits of GraphQL over HTTP by `graphql-http`, against a gateway process."""
 
 import asyncio
 import json
@@ -14,12 +14,12 @@ from tests.gateway.test_process import ROOT, environment
 
 SECONDS_MAX = 30.0
 AUDITS = 61
-"""How many `graphql-http` has: of every level, MUST, SHOULD and MAY."""
+"""The number of audits of `graphql-http`, of all levels: MUST, SHOULD and MAY."""
 
 
 @pytest.fixture
 async def url() -> AsyncIterator[str]:
-    """Where a gateway answers. Its services do not: the audits ask for `__typename` only."""
+    """The URL of a gateway without services, since the audits query only `__typename`."""
     port = free_port()
     own = environment(new_keys(), gateway_listen=f"127.0.0.1:{port}")
     process = await asyncio.create_subprocess_exec(sys.executable, "-m", "gateway", cwd=ROOT, env=own, stdout=asyncio.subprocess.PIPE)
@@ -31,7 +31,7 @@ async def url() -> AsyncIterator[str]:
     await process.communicate()
 
 
-async def test_graphql_over_http_is_spoken_as_its_audits_have_it(node: str, url: str) -> None:
+async def test_gateway_passes_all_audits_of_graphql_http(node: str, url: str) -> None:
     audited = await asyncio.to_thread(run, node, "http.mjs", url)
     assert audited.returncode == 0, audited.stderr
     audits = [json.loads(line) for line in audited.stdout.splitlines()]

@@ -1,4 +1,4 @@
-"""What Node's suites stand on: lock files that name no host, and a reason where there is no Node."""
+"""Node packages: lock files name no host, and without Node the suites are skipped."""
 
 import json
 from pathlib import Path
@@ -10,8 +10,8 @@ from tests.conformance.node import HERE, installed
 
 
 @pytest.mark.parametrize("folder", [HERE, PEERS], ids=lambda folder: folder.name)
-def test_a_lock_file_names_no_host(folder: Path) -> None:
-    """Whoever installs does so from the registry that they have set; npm, told so here, writes it that way."""
+def test_lock_file_names_no_host(folder: Path) -> None:
+    """Packages are installed from the configured registry. An option in .npmrc keeps hosts out of the file."""
     packages = json.loads((folder / "package-lock.json").read_text())["packages"]
     named = {name: package for name, package in packages.items() if name}
     assert named
@@ -20,12 +20,12 @@ def test_a_lock_file_names_no_host(folder: Path) -> None:
     assert "omit-lockfile-registry-resolved=true" in (folder / ".npmrc").read_text().splitlines()
 
 
-def test_without_node_they_skip_with_the_reason(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_missing_or_old_node_skips_with_reason(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(pytest.skip.Exception, match="the judges do not judge: Node 20 or later and npm are not on PATH"):
+    with pytest.raises(pytest.skip.Exception, match="The conformance suites need Node: version 20 or later and npm are not on PATH"):
         installed()
-    for name, says in (("npm", "10.0.0"), ("node", "v18.19.1")):
-        (tmp_path / name).write_text(f"#!/bin/sh\necho {says}\n")
+    for name, output in (("npm", "10.0.0"), ("node", "v18.19.1")):
+        (tmp_path / name).write_text(f"#!/bin/sh\necho {output}\n")
         (tmp_path / name).chmod(0o755)
-    with pytest.raises(pytest.skip.Exception, match="is needed, not v18"):
+    with pytest.raises(pytest.skip.Exception, match="version 20 or later is required, not v18"):
         installed()

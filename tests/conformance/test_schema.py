@@ -1,4 +1,4 @@
-"""The schema, as others judge it: `relay-compiler` compiles the front ends' operations, `graphql-inspector` finds what breaks clients."""
+"""Schema checks by other projects: `relay-compiler` compiles the front ends' operations, `graphql-inspector` finds breaking changes."""
 
 import json
 import os
@@ -17,7 +17,7 @@ SCHEMA = "gateway/schema.graphql"
 NOTES = HERE / "schema.toml"
 
 
-def test_relay_compiles_the_front_ends_operations(node: str, tmp_path: Path) -> None:
+def test_relay_compiles_all_front_end_operations(node: str, tmp_path: Path) -> None:
     compiled = run(node, "relay.mjs", str(ROOT / SCHEMA), str(OPERATIONS), str(tmp_path))
     assert compiled.returncode == 0, compiled.stdout + compiled.stderr
     artifacts = {path.name.split(".")[0].lower() for path in (tmp_path / "src" / "compiled").glob("*.graphql.js")}
@@ -25,45 +25,48 @@ def test_relay_compiles_the_front_ends_operations(node: str, tmp_path: Path) -> 
     assert {name for name in expected if not any(artifact.startswith(name) for artifact in artifacts)} == set()
 
 
-def test_what_breaks_clients_has_its_note(node: str, tmp_path: Path) -> None:
-    stated = tomllib.loads(NOTES.read_text())
+def test_every_breaking_change_has_a_note(node: str, tmp_path: Path) -> None:
+    declared = tomllib.loads(NOTES.read_text())
     before = tmp_path / "baseline.graphql"
-    before.write_bytes(baseline(stated["baseline"]))
+    before.write_bytes(baseline(declared["baseline"]))
     inspected = run(node, "inspect.mjs", str(before), str(ROOT / SCHEMA))
     assert inspected.returncode == 0, inspected.stderr
     changes = [json.loads(line) for line in inspected.stdout.splitlines()]
     breaking = {change["message"] for change in changes if change["level"] == "BREAKING"}
-    assert breaking - stated["notes"].keys() == set(), f"undo these, or say in {NOTES.name} why and what clients do instead"
-    assert stated["notes"].keys() - breaking == set(), f"these notes of {NOTES.name} tell of nothing that is broken"
-    assert all(len(note) > 20 for note in stated["notes"].values())
+    assert breaking - declared["notes"].keys() == set(), f"These changes break clients. Undo them, or add notes to {NOTES.name}."
+    assert declared["notes"].keys() - breaking == set(), f"These notes match no breaking change. Remove them from {NOTES.name}."
+    assert all(len(note) > 20 for note in declared["notes"].values())
 
 
 def baseline(revision: str) -> bytes:
-    """The schema as of that revision. Where it cannot be had, skips with the reason; with QUANYU_TEST_BASELINE fails with what to do."""
+    """Returns the schema of a revision. If the clone lacks it, skips the test or, with QUANYU_TEST_BASELINE, fails it."""
     try:
         shown = subprocess.run(["git", "show", f"{revision}:{SCHEMA}"], cwd=ROOT, capture_output=True, timeout=30)
     except OSError as error:
-        return missing(revision, str(error))
-    return shown.stdout if shown.returncode == 0 else missing(revision, shown.stderr.decode().strip())
+        return end_without_baseline(revision, str(error))
+    return shown.stdout if shown.returncode == 0 else end_without_baseline(revision, shown.stderr.decode().strip())
 
 
-def missing(revision: str, why: str) -> NoReturn:
-    """Ends the test that needs the revision."""
-    told = f"the schema's baseline {revision} is not in this clone ({why}): git fetch --unshallow, or name another one in {NOTES.name}"
-    (pytest.fail if os.environ.get("QUANYU_TEST_BASELINE") else pytest.skip)(told)
+def end_without_baseline(revision: str, reason: str) -> NoReturn:
+    """Skips or fails the test that needs the revision."""
+    message = (
+        f"This clone lacks the baseline {revision} of the schema ({reason}). "
+        f"Run git fetch --unshallow, or name another one in {NOTES.name}."
+    )
+    (pytest.fail if os.environ.get("QUANYU_TEST_BASELINE") else pytest.skip)(message)
 
 
-def test_a_clone_without_the_baseline_fails_where_it_is_required_and_is_told_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
-    nowhere = "0" * 40
+def test_missing_baseline_fails_or_skips_by_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+    unknown = "0" * 40
     monkeypatch.setenv("QUANYU_TEST_BASELINE", "required")
     with pytest.raises(pytest.fail.Exception, match="git fetch --unshallow"):
-        baseline(nowhere)
+        baseline(unknown)
     monkeypatch.delenv("QUANYU_TEST_BASELINE", raising=False)
     with pytest.raises(pytest.skip.Exception, match="git fetch --unshallow"):
-        baseline(nowhere)
+        baseline(unknown)
 
 
-def test_the_inspector_sees_what_breaks(node: str, tmp_path: Path) -> None:
+def test_inspector_reports_removed_field_as_breaking(node: str, tmp_path: Path) -> None:
     (tmp_path / "without.graphql").write_text((ROOT / SCHEMA).read_text().replace("\n  viewer: Viewer\n", "\n  watcher: Viewer\n"))
     inspected = run(node, "inspect.mjs", str(ROOT / SCHEMA), str(tmp_path / "without.graphql"))
     levels = {change["path"]: change["level"] for line in inspected.stdout.splitlines() if (change := json.loads(line))}

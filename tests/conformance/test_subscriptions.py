@@ -1,4 +1,4 @@
-"""Subscriptions by clients that others wrote, `graphql-ws` and `graphql-sse`: a gateway at a real port, before real services."""
+"""Subscriptions by the clients `graphql-ws` and `graphql-sse`, against a gateway on a port and real services."""
 
 import asyncio
 import json
@@ -24,47 +24,47 @@ FOLLOWED = (OPERATIONS / "follow_order.graphql").read_text()
 
 PAYING = "mutation ($input: PayOrderInput!) { payOrder(input: $input) { ... on PayOrderPayload { order { state } } } }"
 PAID = {"PAYING", "PAID"}
-"""The states on the way to a paid order. That it is being paid is so short that it need not be told."""
+"""The states after payment begins. `PAYING` is so short that a subscription may skip it."""
 WAYS = ("ws", "sse")
 
 
 class Client:
-    """One operation of such a client."""
+    """A client process that runs one operation."""
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self.process = process
 
     async def told(self) -> dict[str, Any]:
-        """What it is told next."""
+        """Returns the next event that the client reports."""
         assert self.process.stdout is not None
         async with asyncio.timeout(SECONDS_MAX):
             return json.loads(await self.process.stdout.readline())  # type: ignore[no-any-return]
 
     async def next(self) -> Any:
-        """The answer it is told next, whatever becomes of its socket in between."""
-        while "next" not in (told := await self.told()):
-            assert told.keys() & {"opened", "closed"}, told
-        assert "errors" not in told["next"], told
-        return told["next"]["data"]
+        """Returns the data of the next result. The socket may close and open before it."""
+        while "next" not in (event := await self.told()):
+            assert event.keys() & {"opened", "closed"}, event
+        assert "errors" not in event["next"], event
+        return event["next"]["data"]
 
     async def last(self) -> dict[str, Any]:
-        """How the operation ends."""
-        while not (told := await self.told()).keys() & {"failed", "completed"}:
-            assert told.keys() & {"opened", "closed", "next"}, told
-        return told
+        """Returns the event that ends the operation."""
+        while not (event := await self.told()).keys() & {"failed", "completed"}:
+            assert event.keys() & {"opened", "closed", "next"}, event
+        return event
 
     async def states(self) -> set[str]:
-        """Those that an order is told in until it is paid, and `PAYING` in any case."""
+        """Returns the states of an order until it is paid, always with `PAYING`."""
         seen = {"PAYING"}
         while "PAID" not in seen:
             seen.add((await self.next())["orderChanged"]["order"]["state"])
         return seen
 
     async def refused(self) -> str:
-        """The code of the error that it is told: by the one in an answer, by the other in place of one."""
-        while not (told := await self.told()).keys() & {"next", "failed"}:
-            assert "opened" in told, told
-        (error,) = (told.get("next") or told["failed"])["errors"]
+        """Returns the code of an error. One client reports it in a result, the other in place of a result."""
+        while not (event := await self.told()).keys() & {"next", "failed"}:
+            assert "opened" in event, event
+        (error,) = (event.get("next") or event["failed"])["errors"]
         return str(error["extensions"]["code"])
 
     def dispose(self) -> None:
@@ -86,7 +86,7 @@ async def client(node: str, way: str, address: str, token: str, query: str, vari
 
 
 async def placed(gateway: Gateway) -> str:
-    """An order of Anna's that is not paid yet."""
+    """Places an order of Anna's and returns its id."""
     lines = [{"variantId": "var_40", "quantity": 1}]
     given = {"idempotencyKey": new_key(), "storeId": "str_a1", "lines": lines, "touchpoint": "STORE"}
     answer = await small_world.mutate(gateway, "placeOrder", given, subject=ANNA, fields="order { id }")
@@ -99,7 +99,7 @@ def payment(order: str) -> dict[str, str]:
 
 @pytest.fixture
 async def shop(open_gateway: Open) -> Gateway:
-    """A gateway before all services, and the small world within them, with goods for whatever is ordered."""
+    """A gateway with all services and the small world, with stock for all orders."""
     gateway = await open_gateway(*SERVICES)
     await small_world.build(gateway)
     await small_world.mutate(gateway, "setStock", {"idempotencyKey": new_key(), "storeId": "str_a1", "variantId": "var_40", "onHand": 9})

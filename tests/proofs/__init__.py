@@ -1,4 +1,4 @@
-"""The heavy invariants, each a function with its size as an argument: small in pytest, full by `python -m tests.proofs`."""
+"""Proofs of invariants. Each has its size as an argument: small in pytest, full in `python -m tests.proofs`."""
 
 import os
 import tempfile
@@ -11,7 +11,7 @@ from services.local.mongod import Mongod
 
 @contextmanager
 def mongod() -> Iterator[str]:
-    """The URI of a real MongoDB for the time of the block; with QUANYU_TEST_MONGO_URI the one that stands there."""
+    """Yields the URI of a MongoDB that runs during the block, or the value of QUANYU_TEST_MONGO_URI."""
     if uri := os.environ.get("QUANYU_TEST_MONGO_URI"):
         yield uri
         return

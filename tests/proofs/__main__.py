@@ -1,6 +1,6 @@
 """Proofs at full size: `python -m tests.proofs [NAME …]`.
 
-A proof is a module of this package with `async def run(uri: str) -> rich.table.Table`, which raises when the invariant breaks.
+A proof is a module of this package with `async def run(uri: str) -> rich.table.Table`, which raises if the invariant is violated.
 """
 
 import asyncio
@@ -17,7 +17,7 @@ async def main(names: list[str]) -> None:
     console = Console()
     known = [module.name for module in pkgutil.iter_modules(proofs.__path__) if not module.name.startswith("_")]
     if unknown := set(names) - set(known):
-        sys.exit(f"no proof {', '.join(sorted(unknown))}; there are {', '.join(known)}")
+        sys.exit(f"Unknown proof: {', '.join(sorted(unknown))}. Choose from {', '.join(known)}.")
     with proofs.mongod() as uri:
         for name in names or known:
             console.print(await importlib.import_module(f"tests.proofs.{name}").run(uri))

@@ -27,7 +27,7 @@ CONSUMER_FIELDS = ("id", "name", "title", "active")
 """The fields of a member of staff that a consumer may see."""
 
 FindContacts: TypeAlias = Callable[[Collection[str], Collection[str]], Awaitable[set[str]]]
-"""(ids of one consumer, staff ids) -> the staff to whom the consumer is bound, or who wrote to the consumer."""
+"""(ids of one consumer, staff ids) -> the staff who are guides of the consumer, or wrote to the consumer."""
 
 
 def caller_roles() -> list[HeldRole]:
@@ -109,7 +109,7 @@ class PeopleMixin:
         return chart_pb2.BatchGetStaffResponse(staff=staff)
 
     async def _load_contacts(self, ids: set[str]) -> list[Shaped]:
-        """Returns those of the staff to whom the calling consumer is bound, or who wrote to the consumer, with `CONSUMER_FIELDS`."""
+        """Returns those of the staff who are guides of the calling consumer or wrote to them, with `CONSUMER_FIELDS`."""
         consumer_ids = caller().reach.get(ScopeKind.CONSUMER)
         if not consumer_ids or not ids:
             return []

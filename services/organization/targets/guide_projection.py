@@ -57,7 +57,7 @@ class GuideProjection:
         await self.outreach.collection.replace_one({"_id": id}, document, upsert=True, session=uow.session)
 
     async def find_contacts(self, consumer_ids: Collection[str], staff_ids: Collection[str]) -> set[str]:
-        """Returns those of the staff to whom one of these consumers is bound, or who wrote to one."""
+        """Returns those of the staff who are guides of one of these consumers, or wrote to one."""
         # The ids of both views begin with "<consumer>:", and ";" is the character after ":".
         prefixes = [{"_id": {"$gte": f"{id}:", "$lt": f"{id};"}} for id in consumer_ids]
         query: Document = {"$or": prefixes, "staff_id": {"$in": sorted(staff_ids)}}

@@ -1,4 +1,4 @@
-"""Processes that answer the bench's three pages, all before the same services: one module or script of this folder each.
+"""Processes that answer the three pages of the gateway's bench, with the same services: one module or script each.
 
-`floor` is written by hand, `gateway` is ours, `mercurius.mjs` and Hive Gateway (`mesh.config.mjs`) are others' and need Node.
+`floor` is written by hand, `gateway` is Quanyu's; `mercurius.mjs` and Hive Gateway (`mesh.config.mjs`) need Node.
 """

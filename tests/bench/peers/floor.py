@@ -1,7 +1,7 @@
-"""The floor of the gateway's bench: what somebody writes by hand for these three pages, with Starlette, grpc.aio and orjson.
+"""Floor of the gateway's bench: the three pages written by hand with Starlette, grpc.aio and orjson.
 
-Its calls are the gateway's, with a deadline and with a principal, which is signed once and for all. Nobody's token is checked, nothing is
-counted, bounded or logged. `kit`: over the kit's channel, with all that makes that cheaper than grpc.aio as it comes (`plain`).
+It makes the calls of the gateway, with a deadline and a principal that is signed once. It verifies no token, and counts, limits and
+logs nothing. `kit` uses the kit's channel, `plain` the channel of grpc.aio, which costs more.
 
 python -m tests.bench.peers.floor ADDRESS_OF_SERVICES kit|plain     prints its address
 """
@@ -70,12 +70,12 @@ def order(value: Any, offers: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def answered(data: Any) -> Response:
+def respond(data: Any) -> Response:
     return Response(orjson.dumps({"data": data}), media_type="application/json")
 
 
 def build(address: str, way: str) -> Starlette:
-    """The application."""
+    """Builds the application."""
     stubs: dict[str, Any] = {}
 
     @asynccontextmanager
@@ -94,37 +94,37 @@ def build(address: str, way: str) -> Starlette:
         return await getattr(stubs[service], rpc)(request, timeout=DEADLINE_SECONDS, metadata=[(METADATA_KEY, token)])
 
     async def one(request: Request) -> Response:
-        given = orjson.loads(await request.body())["variables"]
-        found = await call("catalog", "BatchGetOffers", catalog_pb2.BatchGetOffersRequest(ids=[given["id"]]))
-        return answered({"offer": offer(found.offers[0]) if found.offers else None})
+        variables = orjson.loads(await request.body())["variables"]
+        found = await call("catalog", "BatchGetOffers", catalog_pb2.BatchGetOffersRequest(ids=[variables["id"]]))
+        return respond({"offer": offer(found.offers[0]) if found.offers else None})
 
     async def many(request: Request) -> Response:
-        given = orjson.loads(await request.body())["variables"]
-        found = await call("catalog", "SearchOffers", catalog_pb2.SearchOffersRequest(page=PageRequest(first=given["first"])))
+        variables = orjson.loads(await request.body())["variables"]
+        found = await call("catalog", "SearchOffers", catalog_pb2.SearchOffersRequest(page=PageRequest(first=variables["first"])))
         nodes = [{**offer(each), "goods": [good(one) for one in each.goods]} for each in found.offers]
-        return answered({"offers": {"nodes": nodes, "pageInfo": page(found.page)}})
+        return respond({"offers": {"nodes": nodes, "pageInfo": page(found.page)}})
 
     async def orders(request: Request) -> Response:
-        given = orjson.loads(await request.body())["variables"]
-        asked = orders_pb2.ListOrdersRequest(consumer_id=given["id"], page=PageRequest(first=given["first"]))
+        variables = orjson.loads(await request.body())["variables"]
+        list_request = orders_pb2.ListOrdersRequest(consumer_id=variables["id"], page=PageRequest(first=variables["first"]))
         consumers, listed = await asyncio.gather(
-            call("consumers", "BatchGetConsumers", identity_pb2.BatchGetConsumersRequest(ids=[given["id"]])),
-            call("orders", "ListOrders", asked),
+            call("consumers", "BatchGetConsumers", identity_pb2.BatchGetConsumersRequest(ids=[variables["id"]])),
+            call("orders", "ListOrders", list_request),
         )
         ids = {line.offer_id: None for each in listed.orders for line in each.lines}
         found = await call("catalog", "BatchGetOffers", catalog_pb2.BatchGetOffersRequest(ids=list(ids)))
         offers = {each.id: offer(each) for each in found.offers}
         consumer = consumers.consumers[0]
         nodes = [order(each, offers) for each in listed.orders]
-        told = {"id": consumer.id, "displayName": consumer.display_name}
-        return answered({"consumer": told, "orders": {"nodes": nodes, "pageInfo": page(listed.page)}})
+        fields = {"id": consumer.id, "displayName": consumer.display_name}
+        return respond({"consumer": fields, "orders": {"nodes": nodes, "pageInfo": page(listed.page)}})
 
     routes = [Route(f"/{path}", endpoint, methods=["POST"]) for path, endpoint in (("one", one), ("page", many), ("orders", orders))]
     return Starlette(routes=routes, lifespan=lifespan)
 
 
 def main(address: str, way: str) -> None:
-    """Answers until it is ended."""
+    """Serves until the process is killed."""
     with socket.create_server(("127.0.0.1", 0), backlog=128) as listening:
         sys.stdout.write("{}:{}\n".format(*listening.getsockname()[:2]))
         sys.stdout.flush()

@@ -1,4 +1,4 @@
-"""A process that answers the bench's three pages, and how it is asked."""
+"""Peer: a process that answers the three pages of the gateway's bench, and the measurement of its requests."""
 
 import asyncio
 import os
@@ -33,7 +33,7 @@ TITLES = {
 
 
 class Peer(Struct):
-    """A process that answers the three pages, and where it does. `documents`: the folder of its documents; none: a path for each page."""
+    """A process and its address. `documents` is the folder of its documents; without one, each page has its own path."""
 
     process: Process | psutil.Process
     address: str
@@ -42,11 +42,11 @@ class Peer(Struct):
     variables: Mapping[str, dict[str, Any]] = MappingProxyType(VARIABLES)
 
     def request(self, page: str) -> bytes:
-        """The HTTP request of a page."""
-        given: dict[str, Any] = {"variables": self.variables[page]}
+        """Returns the HTTP request of a page."""
+        payload: dict[str, Any] = {"variables": self.variables[page]}
         if self.documents:
-            given["query"] = (HERE / self.documents / f"{page}.graphql").read_text()
-        body = orjson.dumps(given)
+            payload["query"] = (HERE / self.documents / f"{page}.graphql").read_text()
+        body = orjson.dumps(payload)
         path = "graphql" if self.documents else page
         head = f"POST /{path} HTTP/1.1\r\nhost: gateway\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n"
         if self.documents:
@@ -56,32 +56,32 @@ class Peer(Struct):
         return head.encode() + b"\r\n" + body
 
     def cpu_seconds(self) -> float:
-        """What the process has used, by its own clock; its children's with it."""
+        """Returns the CPU seconds of the process and its children."""
         root = psutil.Process(self.process.pid)
         return sum(cpu_seconds(each) for each in (root, *root.children(recursive=True)))
 
 
 def cpu_seconds(process: psutil.Process) -> float:
-    """What one process has used."""
+    """Returns the CPU seconds of one process."""
     tasks = Path(f"/proc/{process.pid}/task")
-    if (tasks / str(process.pid) / "schedstat").exists():  # nanoseconds; the other clock ticks a hundred times a second
+    if (tasks / str(process.pid) / "schedstat").exists():  # in nanoseconds; cpu_times has a resolution of 10 ms
         return sum(int(each.read_text().split()[0]) for each in tasks.glob("*/schedstat")) / 1e9
     times = process.cpu_times()
     return float(times.user + times.system)
 
 
 @asynccontextmanager
-async def started(*command: str, env: dict[str, str] | None = None, says: str = "stdout") -> AsyncIterator[tuple[Process, str]]:
-    """A process, and the address that is its first line on `says`."""
+async def run_process(*command: str, env: dict[str, str] | None = None, output: str = "stdout") -> AsyncIterator[tuple[Process, str]]:
+    """Runs a process during the block; yields it and its address, which is its first line on `output`."""
     process = await asyncio.create_subprocess_exec(
         *command,
         cwd=ROOT, env=dict(os.environ) | (env or {}),
-        stdout=PIPE if says == "stdout" else DEVNULL, stderr=PIPE if says == "stderr" else None,
+        stdout=PIPE if output == "stdout" else DEVNULL, stderr=PIPE if output == "stderr" else None,
     )  # fmt: skip
     try:
-        line = (await (process.stdout if says == "stdout" else process.stderr).readline()).decode().strip()  # type: ignore[union-attr]
+        line = (await (process.stdout if output == "stdout" else process.stderr).readline()).decode().strip()  # type: ignore[union-attr]
         if not re.fullmatch(r"[\d.]+:\d+", line):
-            raise RuntimeError(f"{' '.join(command[:4])} says no address but {line!r}")
+            raise RuntimeError(f"{' '.join(command[:4])} printed no address: {line!r}")
         yield process, line
     finally:
         if process.returncode is None:
@@ -90,12 +90,12 @@ async def started(*command: str, env: dict[str, str] | None = None, says: str = 
 
 
 def module(name: str, *arguments: str) -> tuple[str, ...]:
-    """The command of a module of this folder."""
+    """Returns the command that runs a module of this folder."""
     return (sys.executable, "-m", f"tests.bench.peers.{name}", *arguments)
 
 
-async def asked(peer: Peer, page: str, times: int) -> bytes:
-    """Asks one after the other over one connection; the last answer's body."""
+async def send_requests(peer: Peer, page: str, times: int) -> bytes:
+    """Sends requests one after another over one connection; returns the body of the last response."""
     host, _, port = peer.address.partition(":")
     reader, writer = await asyncio.open_connection(host, int(port))
     request, body = peer.request(page), b""
@@ -121,7 +121,7 @@ async def _chunks(reader: asyncio.StreamReader) -> bytes:
 
 
 async def cost(peer: Peer, page: str, requests: int) -> float:
-    """CPU milliseconds per request."""
+    """Returns the CPU milliseconds per request."""
     before = peer.cpu_seconds()
-    await asyncio.gather(*(asked(peer, page, requests // CONNECTIONS) for _ in range(CONNECTIONS)))
+    await asyncio.gather(*(send_requests(peer, page, requests // CONNECTIONS) for _ in range(CONNECTIONS)))
     return (peer.cpu_seconds() - before) * 1000 / (requests // CONNECTIONS * CONNECTIONS)

@@ -1,4 +1,4 @@
-"""The services behind the gateway's bench: every answer is made before and sent as bytes, so that the gateway is what is measured.
+"""Services of the gateway's bench. All responses are prepared bytes, so that the bench measures the gateway.
 
 python -m tests.bench.peers.services     prints its address
 """
@@ -24,7 +24,7 @@ CONSUMER = "con_01890000-0000-7000-8000-000000000001"
 
 
 def offer(number: int) -> catalog_pb2.Offer:
-    """A shirt in three sizes."""
+    """Returns a shirt in three sizes."""
     made = catalog_pb2.Offer(
         id=f"ofr_01890000-0000-7000-8000-{number:012}",
         name=catalog_pb2.Text(zh=f"白衬衫 {number}", en=f"White shirt {number}"),
@@ -42,7 +42,7 @@ def offer(number: int) -> catalog_pb2.Offer:
 
 
 def order(number: int) -> orders_pb2.Order:
-    """Two shirts, paid."""
+    """Returns a paid order of two shirts."""
     made = orders_pb2.Order(
         id=f"ord_01890000-0000-7000-8000-{number:012}",
         consumer_id=CONSUMER,
@@ -61,7 +61,7 @@ def offers(numbers: Iterable[int]) -> catalog_pb2.BatchGetOffersResponse:
 
 PAGE = PageInfo(end_cursor="next", has_next_page=True)
 CONSUMERS = identity_pb2.BatchGetConsumersResponse(consumers=[identity_pb2.Consumer(id=CONSUMER, display_name="Anna")])
-ANSWERS: dict[type[Message], Message] = {
+RESPONSES: dict[type[Message], Message] = {
     catalog_pb2.SearchOffersRequest: catalog_pb2.SearchOffersResponse(offers=map(offer, range(OFFERS)), page=PAGE),
     orders_pb2.ListOrdersRequest: orders_pb2.ListOrdersResponse(orders=map(order, range(ORDERS)), page=PAGE),
     identity_pb2.BatchGetConsumersRequest: CONSUMERS,
@@ -70,38 +70,38 @@ ANSWERS: dict[type[Message], Message] = {
 SINGLE = catalog_pb2.BatchGetOffersRequest(ids=[offer(0).id]).SerializeToString()
 
 
-def resolved(asked: bytes) -> bytes:
-    """A consumer's token is taken for whom it names."""
-    id = identity_pb2.ResolveConsumerRequest.FromString(asked).subject
+def resolve_consumer(request: bytes) -> bytes:
+    """Returns the consumer whose id is the subject of the token."""
+    id = identity_pb2.ResolveConsumerRequest.FromString(request).subject
     return identity_pb2.ResolveConsumerResponse(consumer_id=id, consumer_ids=[id]).SerializeToString()  # type: ignore[no-any-return]
 
 
-class Answers(grpc.GenericRpcHandler):
-    """The answers by path."""
+class ResponseHandler(grpc.GenericRpcHandler):
+    """Returns the prepared response of each rpc."""
 
     def __init__(self) -> None:
-        made = {rpc_of(request).path: answer.SerializeToString() for request, answer in ANSWERS.items()}
+        made = {rpc_of(request).path: answer.SerializeToString() for request, answer in RESPONSES.items()}
         one, all_of_orders = offers([0]).SerializeToString(), offers(range(ORDERS + 1)).SerializeToString()
         self.handlers = {path: self._handler(lambda _, answer=answer: answer) for path, answer in made.items()}
         path = rpc_of(catalog_pb2.BatchGetOffersRequest).path
-        self.handlers[path] = self._handler(lambda asked: one if asked == SINGLE else all_of_orders)
-        self.handlers[rpc_of(identity_pb2.ResolveConsumerRequest).path] = self._handler(resolved)
+        self.handlers[path] = self._handler(lambda request: one if request == SINGLE else all_of_orders)
+        self.handlers[rpc_of(identity_pb2.ResolveConsumerRequest).path] = self._handler(resolve_consumer)
 
     @staticmethod
-    def _handler(answered: Any) -> Any:
-        async def answer(request: bytes, context: Any) -> bytes:
-            return answered(request)  # type: ignore[no-any-return]
+    def _handler(respond: Any) -> Any:
+        async def handle(request: bytes, context: Any) -> bytes:
+            return respond(request)  # type: ignore[no-any-return]
 
-        return grpc.unary_unary_rpc_method_handler(answer)
+        return grpc.unary_unary_rpc_method_handler(handle)
 
     def service(self, details: grpc.HandlerCallDetails) -> Any:
         return self.handlers.get(details.method)
 
 
 async def main() -> None:
-    """Answers until it is ended."""
+    """Serves until the process is killed."""
     server = grpc.aio.server()
-    server.add_generic_rpc_handlers((Answers(),))
+    server.add_generic_rpc_handlers((ResponseHandler(),))
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     sys.stdout.write(f"127.0.0.1:{port}\n")
