@@ -73,7 +73,8 @@ class PeopleMixin:
         new = self._new_staff(request.staff_id or ids.new("stf"), as_struct(fields(request), StaffDraft))
         staff = people.assign(new, workplace)
         await self.chart.require_free_id(self.chart.staff, staff.id, Reason.STAFF_EXISTS, uow.session)
-        if staff.subject_hash and await self.chart.find_by_subjects(self.encryption.hashes("subject", request.subject), uow.session):
+        hashes = self.encryption.hashes("subject", request.subject)
+        if staff.subject_hash and await self.chart.find_by_subjects(hashes, uow.session):
             raise people.subject_in_use()
         await self.chart.staff.unscoped.insert(uow, staff)
         uow.publish(people.staff_changed_event(staff))
