@@ -68,7 +68,7 @@ class GraphQLEndpoint:
 
     async def _execute(self, scope: Scope, receive: Receive, send: Send, headers: dict[bytes, bytes], media: str | None) -> None:
         started, id = time.perf_counter(), self.operations.begin()
-        with telemetry.span("graphql", _trace(headers)) as span:
+        with telemetry.start_span("graphql", _trace(headers)) as span:
             span.set_attribute("quanyu.operation_id", id)
             try:
                 result = await self.operations.attempt(self._admit_and_execute(scope, receive, headers, media))
@@ -113,4 +113,4 @@ def _trace(headers: dict[bytes, bytes]) -> dict[str, str]:
     """Returns the headers that name the trace of the request."""
     if b"traceparent" not in headers:
         return {}
-    return telemetry.trace_of({name.decode("latin-1"): value.decode("latin-1") for name, value in headers.items()})
+    return telemetry.trace_headers({name.decode("latin-1"): value.decode("latin-1") for name, value in headers.items()})

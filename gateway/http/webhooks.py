@@ -44,7 +44,7 @@ class Webhooks:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request, started, id = Request(scope, receive), time.perf_counter(), self.operations.begin()
-        with telemetry.span(WEBHOOK, request.headers) as span:
+        with telemetry.start_span(WEBHOOK, request.headers) as span:
             span.set_attribute("quanyu.operation_id", id)
             result = await self.operations.attempt(self._forward(request))
         seconds = time.perf_counter() - started

@@ -80,22 +80,22 @@ class Clients:
         """Opens the channels, in the event loop that uses them."""
         for name in SERVICES:
             address = getattr(self.settings, f"{name}_address")
-            self.channels[name] = channel.open_bare_channel(address)
+            self.channels[name] = channel.open_unsigned_channel(address)
 
     def _token(self, audience: str) -> str:
         principal = current_principal.get()
-        return self.signer.token(audience, principal) if principal is not None else ""
+        return self.signer.sign(audience, principal) if principal is not None else ""
 
     def call(self, request: Message) -> Awaitable[Any]:
         """Calls a unary rpc; the awaitable is its response."""
         service, call_rpc = self.find_callable(type(request))
-        timeout = channel.remaining(self.settings.deadline_seconds)
-        return call_rpc(request, timeout=timeout, metadata=channel.metadata_of(self._token(service)))  # type: ignore[no-any-return]
+        timeout = channel.remaining_seconds(self.settings.deadline_seconds)
+        return call_rpc(request, timeout=timeout, metadata=channel.call_metadata(self._token(service)))  # type: ignore[no-any-return]
 
     def follow(self, request: Message) -> grpc.aio.UnaryStreamCall[Any, Any]:
         """Calls a streaming rpc, without a deadline; `channel.heard_each` reads its responses."""
         service, call_rpc = self.find_callable(type(request))
-        call: grpc.aio.UnaryStreamCall[Any, Any] = call_rpc(request, metadata=channel.metadata_of(self._token(service)))
+        call: grpc.aio.UnaryStreamCall[Any, Any] = call_rpc(request, metadata=channel.call_metadata(self._token(service)))
         return call
 
     def find_callable(self, request_type: type[Message]) -> tuple[str, Callable[..., Any]]:

@@ -13,7 +13,7 @@ import grpc
 from grpc.aio import AioRpcError, Metadata
 
 from services.kit.rpc import status
-from services.kit.rpc.channel import Pairs, heard
+from services.kit.rpc.channel import CallMetadata, await_response
 
 UnaryCallable = Callable[..., Awaitable[Any]]
 """`await call(request, timeout=…, metadata=…)` returns the response. It raises the refusal of a service as a `Refusal`."""
@@ -27,8 +27,8 @@ def create_unary(channel: grpc.aio.Channel, path: str, serialize: Callable[[Any]
     """Returns the callable of the rpc at `path`, for the running event loop."""
     fallback_callable = channel.unary_unary(path, request_serializer=serialize, response_deserializer=parse)
 
-    def call_fallback(request: Any, *, timeout: float, metadata: Pairs) -> Awaitable[Any]:
-        return heard(fallback_callable(request, timeout=timeout, metadata=metadata))
+    def call_fallback(request: Any, *, timeout: float, metadata: CallMetadata) -> Awaitable[Any]:
+        return await_response(fallback_callable(request, timeout=timeout, metadata=metadata))
 
     inner = getattr(channel, "_channel", None)
     try:
@@ -44,7 +44,7 @@ class InnerCall:
     def __init__(self, channel: Any, path: str, serialize: Callable[[Any], bytes], parse: Callable[[bytes], Any]) -> None:
         self.channel, self.path, self.serialize, self.parse = channel, path.encode(), serialize, parse
 
-    async def __call__(self, request: Any, *, timeout: float, metadata: Pairs) -> Any:
+    async def __call__(self, request: Any, *, timeout: float, metadata: CallMetadata) -> Any:
         """Returns the response. Cancelling the caller cancels the rpc."""
         call = self.channel.call(self.path, time.time() + timeout, None, None, 0)
         try:

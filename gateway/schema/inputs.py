@@ -28,7 +28,7 @@ from gateway.rpc.clients import Descriptor
 from gateway.schema import descriptions
 from gateway.schema.registry import TYPES, AnnotationInfo, parse_annotation, register, strawberry_annotation
 from services.kit import ids
-from services.kit.errors import Denied, Invalid, under
+from services.kit.errors import Denied, Invalid, field_prefix
 
 if TYPE_CHECKING:
     from gateway.schema.resolver_context import ResolverContext
@@ -113,7 +113,7 @@ class InputType:
             try:
                 _set_field(message, field.field, value, context)
             except Invalid as refusal:
-                raise refusal.under(field.client_name) from None
+                raise refusal.with_field_prefix(field.client_name) from None
             except (ValueError, TypeError):
                 message_text = f"`{field.client_name}` has an invalid value. Check its format and range."
                 raise Invalid("INVALID_FIELD", message_text, field=field.client_name) from None
@@ -177,7 +177,7 @@ def _set_field(message: Message, field: FieldDescriptor, value: Any, context: "R
         getattr(message, field.name).update(entries)
     elif field.is_repeated:
         for index, item in enumerate(value):
-            with under(str(index)):
+            with field_prefix(str(index)):
                 _fill_message(getattr(message, field.name).add(), item, context)
     else:
         _fill_message(getattr(message, field.name), value, context)

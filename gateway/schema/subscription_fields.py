@@ -43,7 +43,7 @@ class Feed:
             first_cursor = dict(await call.initial_metadata()).get(channel.CURSOR_KEY)
             if first_cursor:
                 self.request.after = first_cursor
-            async for response in channel.heard_each(call):
+            async for response in channel.iterate_responses(call):
                 self.request.after = response.cursor
                 yield response
         finally:

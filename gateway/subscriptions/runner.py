@@ -190,7 +190,7 @@ class SubscriptionRunner:
     async def _execute(
         self, operation: ValidOperation, session: Session, account: Account, requester: Requester, event: Any = None
     ) -> OperationResult:
-        with telemetry.span("graphql", requester.trace) as span:
+        with telemetry.start_span("graphql", requester.trace) as span:
             span.set_attribute("quanyu.operation_id", error_formatting.operation_id.get())
             return await self.operations.execute(operation, session, event, account)
 

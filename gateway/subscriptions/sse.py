@@ -88,7 +88,7 @@ class EventStreamEndpoint:
 
     async def _admit(self, request: Request) -> AdmittedOperation | OperationResult:
         address = request.client.host if request.client is not None else ""
-        requester = Requester(request.headers.get("authorization"), address, telemetry.trace_of(request.headers))
+        requester = Requester(request.headers.get("authorization"), address, telemetry.trace_headers(request.headers))
         try:
             graphql_request = await self.parser.read(request)
         except BadRequest:

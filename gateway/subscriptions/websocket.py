@@ -108,7 +108,7 @@ class WebSocketConnection:
     def __init__(self, endpoint: WebSocketEndpoint, websocket: WebSocket, lifetime: Lifetime, address: str) -> None:
         self.endpoint, self.websocket, self.lifetime = endpoint, websocket, lifetime
         self.operations = endpoint.operations
-        self.requester, self.is_initialised = Requester(None, address, telemetry.trace_of(websocket.headers)), False
+        self.requester, self.is_initialised = Requester(None, address, telemetry.trace_headers(websocket.headers)), False
         timeout = ConnectionClosed(protocol.INITIALISATION_TIMEOUT, "Connection initialisation timeout")
         self.init_timer = lifetime.end_after(INIT_SECONDS_MAX, timeout)
         self.running: dict[str, asyncio.Task[None]] = {}

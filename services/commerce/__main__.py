@@ -42,7 +42,7 @@ def define(runtime: Runtime) -> ServiceDefinition:
             ),
             (orders_pb2_grpc.add_OrderServiceServicer_to_server, OrderServicer(runtime, catalog, stocks, orders, checkout)),
         ],
-        tables=[*catalog.tables, *stocks.tables, *orders.tables, persons.table],
+        collections=[*catalog.collections, *stocks.collections, *orders.collections, persons.links],
         events=handlers(runtime, stocks, orders, persons),
         background=[_sweep_loop(runtime, "holds", stocks.sweep), _sweep_loop(runtime, "orders", checkout.sweep)],
     )
@@ -59,7 +59,7 @@ def _sweep_loop(runtime: Runtime, name: str, sweep: Callable[[], Awaitable[int]]
             logger().warning("sweep stopped", sweep=name, error=type(error).__name__)
 
     async def loop() -> None:
-        await Lease(runtime.database, f"commerce:{name}").keep(work)
+        await Lease(runtime.database, f"commerce:{name}").run_while_held(work)
 
     return loop
 

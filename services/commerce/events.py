@@ -8,9 +8,10 @@ from services.commerce.orders import scenario
 from services.commerce.orders.repository import OrderRepository
 from services.commerce.stock.repository import StockRepository
 from services.commerce.stock.rules import Store
-from services.kit.mongo.codec import as_struct, fields
+from services.kit.events.inbox import Handler
+from services.kit.mongo.codec import request_fields, to_struct
 from services.kit.projections.persons import PersonProjection
-from services.kit.runtime.runtime import Handler, Runtime
+from services.kit.runtime.runtime import Runtime
 from services.kit.transactions.unit_of_work import UnitOfWork
 
 
@@ -19,9 +20,9 @@ def handlers(runtime: Runtime, stocks: StockRepository, orders: OrderRepository,
 
     async def store_changed(uow: UnitOfWork, event: events_pb2.Event) -> None:
         """Updates the scopes and the projection of the store."""
-        await runtime.scopes.store_changed(uow, event)
-        store = fields(event.store_changed)
-        await stocks.save_store(uow.session, as_struct({"active": False} | store | {"id": store["store_id"]}, Store))
+        await runtime.scopes.handle_store_changed(uow, event)
+        store = request_fields(event.store_changed)
+        await stocks.save_store(uow.session, to_struct({"active": False} | store | {"id": store["store_id"]}, Store))
 
     async def visit_started(uow: UnitOfWork, event: events_pb2.Event) -> None:
         started = event.visit_started
@@ -44,6 +45,6 @@ def handlers(runtime: Runtime, stocks: StockRepository, orders: OrderRepository,
         "visit_started": visit_started,
         "visit_left": visit_left,
         "outreach_sent": outreach_sent,
-        "consumer_linked": persons.linked,
-        "consumer_unlinked": persons.unlinked,
+        "consumer_linked": persons.handle_consumer_linked,
+        "consumer_unlinked": persons.handle_consumer_unlinked,
     }

@@ -1,4 +1,4 @@
-"""How long to wait before trying again: longer each time, up to a cap, and never in step with others."""
+"""Exponential backoff with a cap and random jitter, so that clients do not retry at the same time."""
 
 import random
 
@@ -6,13 +6,13 @@ from msgspec import Struct
 
 
 class Backoff(Struct, frozen=True):
-    """Doubles from `first_seconds` up to `cap_seconds`; a random half of it is taken off, so that crowds spread."""
+    """A wait that doubles from `first_seconds` up to `cap_seconds`, of which up to half is subtracted at random."""
 
     first_seconds: float
     cap_seconds: float
 
     def seconds(self, failures: int) -> float:
-        """The wait after this many failures in a row (1, 2, 3 …)."""
+        """Returns the wait after this many failures in a row (1, 2, 3 …)."""
         # The exponent is capped too: a float must not overflow after a long outage.
         full = min(self.cap_seconds, self.first_seconds * 2.0 ** min(failures - 1, 30))
         return full * random.uniform(0.5, 1)

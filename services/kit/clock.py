@@ -1,6 +1,6 @@
-"""Time as an argument: nobody but this module asks the machine for it.
+"""Clock: the only module that reads the time of the machine; all others take a `Clock` as an argument.
 
-In development a caller's signed principal may carry an offset, so that a story can be played at 21:40 whatever the hour.
+In development a caller's signed principal may carry an offset, so that a demo story can run at 21:40 at any hour.
 """
 
 from collections.abc import Callable
@@ -13,11 +13,11 @@ offset: ContextVar[timedelta] = ContextVar("clock_offset", default=timedelta())
 
 
 def now() -> datetime:
-    """UTC, to the millisecond (what MongoDB keeps), moved by the current caller's offset."""
+    """Returns the UTC time with the offset of the current caller, in milliseconds as MongoDB stores it."""
     at = datetime.now(UTC) + offset.get()
     return at.replace(microsecond=at.microsecond // 1000 * 1000)
 
 
-def real() -> datetime:
-    """The machine's own time, whatever the caller's offset: for what happens by itself after a while."""
+def system_now() -> datetime:
+    """Returns the UTC time of the machine without the offset of the caller, for background work and expiry."""
     return now() - offset.get()

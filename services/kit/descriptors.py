@@ -13,8 +13,8 @@ def method_of(request: Any) -> MethodDescriptor:
         method for service in request.file.services_by_name.values() for method in service.methods if method.input_type is request
     ]
     if len(methods) != 1:
-        given = ", ".join(map(full_name, methods)) or "no rpc"
-        raise TypeError(f"{request.full_name} must be the request of exactly one rpc; it is that of {given}")
+        found = ", ".join(map(full_name, methods)) or "no rpc"
+        raise TypeError(f"{request.full_name} is the request of {found}. It must be the request of exactly one rpc.")
     return methods[0]
 
 

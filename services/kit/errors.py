@@ -1,7 +1,7 @@
-"""Refusals: the errors that a caller can act on. Rules raise them, `kit.status` maps them to gRPC, the gateway to GraphQL types.
+"""Refusals: the errors that a caller can act on. Rules raise them, `rpc/status.py` maps them to gRPC, the gateway to GraphQL types.
 
-Nothing here knows gRPC. A reason is a member of the use case's own `Reason(StrEnum)`; metadata are the events a caller needs
-to act on (ids, limits, times), never personal data.
+This module does not depend on gRPC. A reason is a member of the use case's own `Reason(StrEnum)`. Metadata are the values that a caller
+needs to act (ids, limits, times), never personal data.
 """
 
 from collections.abc import Iterator, Mapping
@@ -12,11 +12,11 @@ from typing import ClassVar
 
 
 class Refusal(Exception):
-    """Base of the family.
+    """Base class of all refusals.
 
-    `code` names the class wherever a refusal is stored or sent; it stays when the class is renamed.
-    `reason` names the rule that refused, `message` tells a person what to do next, `metadata` carries the events.
-    `retryable` is true if the same call may succeed later without any other change by the caller.
+    - `code` names the class in storage and in responses; it does not change when the class is renamed.
+    - `reason` names the rule that refused, `message` says what is wrong and what to do, `metadata` has the values.
+    - `retryable` is true if the same call may succeed later without a change by the caller.
     """
 
     code: ClassVar[str]
@@ -31,11 +31,11 @@ class Refusal(Exception):
 
 
 class Invalid(Refusal):
-    """The request itself is wrong: it will never succeed as it is. `field` in the metadata is the path of the part: `lines[0].price`."""
+    """The request is wrong and cannot succeed unchanged. `field` in the metadata is the path of the wrong value: `lines[0].price`."""
 
     code = "INVALID"
 
-    def under(self, field: str) -> "Invalid":
+    def with_field_prefix(self, field: str) -> "Invalid":
         """Returns the refusal with `field` before its path: `price` becomes `product.price`."""
         inner = self.metadata.get("field")
         self.metadata["field"] = f"{field}.{inner}" if inner else field
@@ -43,16 +43,16 @@ class Invalid(Refusal):
 
 
 @contextmanager
-def under(field: str) -> Iterator[None]:
-    """Whatever is refused as `Invalid` inside is a part of `field`."""
+def field_prefix(field: str) -> Iterator[None]:
+    """Prefixes the field of each `Invalid` that the block raises with `field`."""
     try:
         yield
-    except Invalid as refused:
-        raise refused.under(field) from None
+    except Invalid as refusal:
+        raise refusal.with_field_prefix(field) from None
 
 
 class NotFound(Refusal):
-    """There is no such thing within the caller's scope."""
+    """It does not exist in the caller's scope."""
 
     code = "NOT_FOUND"
 
@@ -64,26 +64,26 @@ class Denied(Refusal):
 
 
 class Conflict(Refusal):
-    """The state does not allow this now; the reason names the state."""
+    """The current state does not permit this; the reason names the state."""
 
     code = "CONFLICT"
 
 
 class Exhausted(Refusal):
-    """A budget, a stock, a quota or a queue has nothing left."""
+    """A budget, a stock, a quota or a queue is exhausted."""
 
     code = "EXHAUSTED"
 
 
 class Unavailable(Refusal):
-    """A dependency does not answer; the same call may be made again."""
+    """A dependency does not respond; the same call may succeed later."""
 
     code = "UNAVAILABLE"
     retryable = True
 
 
 class Overloaded(Exhausted):
-    """A bounded queue is full: the work was not begun and the same call may be made again."""
+    """A bounded queue is full. Nothing was started, and the same call may succeed later."""
 
     code = "OVERLOADED"
     retryable = True

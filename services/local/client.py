@@ -34,7 +34,7 @@ async def connect(addresses: Mapping[str, str], keys: Keys) -> AsyncIterator[Map
     """Opens channels to services at these addresses. The local issuer signs the calls."""
     signer = Signer(LOCAL, keys.signing_setting(LOCAL))
     opened = {
-        name: open_channel(addresses[name], lambda name=name: signer.token(name, COMMAND_PRINCIPAL), DEADLINE_SECONDS)  # type: ignore[misc]
+        name: open_channel(addresses[name], lambda name=name: signer.sign(name, COMMAND_PRINCIPAL), DEADLINE_SECONDS)  # type: ignore[misc]
         for name in SERVICES
     }
     try:

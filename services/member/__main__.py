@@ -36,7 +36,7 @@ def define(runtime: Runtime) -> ServiceDefinition:
                 OutreachServicer(runtime, bindings, outreaches, relations, consents, consumers, stores),
             ),
         ],
-        tables=[
+        collections=[
             stores.stores, consumers.consumers, consumers.identities, consumers.links,
             consents.consents, consents.changes, consents.consented_brands,
             relations.interactions, relations.relations, relations.transitions,

@@ -4,9 +4,8 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC
 
 from quanyu.events.v1 import events_pb2
-from services.kit.events.inbox import BatchHandler, Happened
-from services.kit.mongo.codec import fields
-from services.kit.runtime.runtime import Handler
+from services.kit.events.inbox import BatchHandler, EventInUnit, Handler
+from services.kit.mongo.codec import request_fields
 from services.kit.transactions.unit_of_work import UnitOfWork
 from services.member.identity.repository import ConsumerRepository
 from services.member.outreach.repository import BindingRepository, OutreachRepository
@@ -26,7 +25,7 @@ def build_handlers(
 
     async def record_pack(uow: UnitOfWork, event: events_pb2.Event) -> None:
         """Records an interaction with each brand that has a coupon in the pack."""
-        await relations.record(uow, interactions.from_pack(fields(event.pack_issued), event.at.ToDatetime(tzinfo=UTC)))
+        await relations.record(uow, interactions.from_pack(request_fields(event.pack_issued), event.at.ToDatetime(tzinfo=UTC)))
 
     async def record_order(uow: UnitOfWork, event: events_pb2.Event) -> None:
         """Records a purchase with each brand of the order, and the order as the outcome of earlier messages."""
@@ -34,9 +33,9 @@ def build_handlers(
         await relations.record(uow, interactions.from_order(order))
         if order.consumer_id:
             people = await consumers.find_people([order.consumer_id], uow.session)
-            await outreaches.record_order(uow, fields(order), people.list_consumer_ids(order.consumer_id))
+            await outreaches.record_order(uow, request_fields(order), people.list_consumer_ids(order.consumer_id))
 
-    async def record_imported_orders(batch: Sequence[Happened]) -> None:
+    async def record_imported_orders(batch: Sequence[EventInUnit]) -> None:
         """Records past purchases; they are no outcome of messages."""
         orders = (order for _, event in batch for order in event.orders_imported.orders)
         await relations.record(batch[0][0], [interaction for order in orders for interaction in interactions.from_order(order)])

@@ -8,7 +8,7 @@ from services.kit.errors import Denied
 from services.kit.mongo.client import Session
 from services.kit.mongo.scoped_collection import ScopedCollection
 from services.kit.runtime.runtime import Runtime
-from services.kit.security.authorization import caller
+from services.kit.security.caller import current_caller
 from services.kit.transactions.unit_of_work import UnitOfWork
 
 
@@ -32,7 +32,7 @@ class StoreProjection:
 
     async def apply_store_changed(self, uow: UnitOfWork, event: events_pb2.Event) -> None:
         """Saves the state of a StoreChanged event, here and in the scope projection."""
-        await self.scopes.store_changed(uow, event)
+        await self.scopes.handle_store_changed(uow, event)
         store = event.store_changed
         values = {"brand_id": store.brand_id, "zone": store.zone}
         await self.stores.collection.update_one({"_id": store.store_id}, {"$set": values}, upsert=True, session=uow.session)
@@ -44,10 +44,10 @@ class StoreProjection:
 
     async def require_brand(self, brand_id: str, store_id: str, session: Session = None) -> None:
         """Raises `Denied` (BRAND_NOT_YOURS) unless the caller acts for the brand or for this store of the brand."""
-        current_caller = caller()
-        if current_caller.reaches(ScopeKind.BRAND, brand_id):
+        current_caller = current_caller()
+        if current_caller.can_reach(ScopeKind.BRAND, brand_id):
             return
-        is_own_store = bool(store_id) and current_caller.reaches(ScopeKind.STORE, store_id)
+        is_own_store = bool(store_id) and current_caller.can_reach(ScopeKind.STORE, store_id)
         store = await self.find(store_id, session) if is_own_store else None
         if store is None or store.brand_id != brand_id:
             raise Denied("BRAND_NOT_YOURS", "You do not act for this brand. Give `storeId` if you act for one of its stores.")

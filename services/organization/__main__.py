@@ -24,7 +24,7 @@ def define(runtime: Runtime) -> ServiceDefinition:
             (targets_pb2_grpc.add_TargetServiceServicer_to_server, TargetServicer(runtime, targets)),
             (tasks_pb2_grpc.add_TaskServiceServicer_to_server, TaskServicer(runtime, tasks)),
         ],
-        tables=[*chart.tables, *targets.tables, *tasks.tables, persons.table],
+        collections=[*chart.collections, *targets.collections, *tasks.collections, persons.links],
         events=events.handlers(targets, tasks, persons),
     )
 

@@ -3,9 +3,8 @@
 from collections.abc import Mapping
 
 from quanyu.events.v1 import events_pb2
-from services.kit.events.inbox import BatchHandler
+from services.kit.events.inbox import BatchHandler, Handler
 from services.kit.projections.persons import PersonProjection
-from services.kit.runtime.runtime import Handler
 from services.kit.transactions.unit_of_work import UnitOfWork
 from services.organization.targets.repository import TargetRepository
 from services.organization.tasks.repository import TaskRepository
@@ -15,11 +14,11 @@ def handlers(targets: TargetRepository, tasks: TaskRepository, persons: PersonPr
     """Returns the handler of each subscribed event, by the name of its field."""
 
     async def consumer_linked(uow: UnitOfWork, event: events_pb2.Event) -> None:
-        await persons.linked(uow, event)
+        await persons.handle_consumer_linked(uow, event)
         await tasks.reassign(uow, [event.consumer_linked.consumer_id])
 
     async def consumer_unlinked(uow: UnitOfWork, event: events_pb2.Event) -> None:
-        await persons.unlinked(uow, event)
+        await persons.handle_consumer_unlinked(uow, event)
         await tasks.reassign(uow, [event.consumer_unlinked.consumer_id, event.consumer_unlinked.linked_consumer_id])
 
     async def consumer_bound(uow: UnitOfWork, event: events_pb2.Event) -> None:

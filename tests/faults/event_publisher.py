@@ -11,7 +11,7 @@ from typing import Any
 import grpc
 import uvloop
 
-from services.kit.events.relay import WATCHED, Relay
+from services.kit.events.relay import WATCHED_DELIVERIES, Relay
 from services.kit.mongo.change_streams import ChangeStreamHub
 from services.kit.mongo.client import Database
 from services.kit.settings import Settings
@@ -50,9 +50,11 @@ async def main(uri: str, driver: Any, name: str, keys: int, addresses: dict[str,
     database = Database(Settings(mongo_uri=uri, mongo_driver=driver), name)
     outbox = Outbox(database, SOURCE, subscribers={"visit_started": list(addresses)})
     await outbox.prepare()
-    watch = ChangeStreamHub(database, [WATCHED])
+    watch = ChangeStreamHub(database, [WATCHED_DELIVERIES])
     channels = {subscriber: grpc.aio.insecure_channel(address) for subscriber, address in addresses.items()}
-    relay = Relay(database, channels, source=SOURCE, watch=watch, lease_seconds=LEASE_SECONDS, attempts_max=ATTEMPTS_MAX, retry=QUICK)
+    relay = Relay(
+        database, channels, source=SOURCE, change_streams=watch, lease_seconds=LEASE_SECONDS, attempts_max=ATTEMPTS_MAX, retry=QUICK
+    )
     background = [asyncio.create_task(loop()) for loop in (watch.run, relay.run)]
     print("ready", flush=True)  # noqa: T201 - the parent waits for it
     while line := await asyncio.to_thread(sys.stdin.readline):

@@ -14,7 +14,7 @@ import grpc
 import uvloop
 
 from quanyu.events.v1 import events_pb2, events_pb2_grpc
-from services.kit.events.inbox import BatchHandler, Handler, Happened
+from services.kit.events.inbox import BatchHandler, EventInUnit, Handler
 from services.kit.mongo.client import Database
 from services.kit.settings import Settings
 from services.kit.transactions.outbox import Outbox
@@ -41,7 +41,7 @@ async def main(uri: str, driver: Any, name: str, address: str, effect: str) -> N
     async def bare(uow: UnitOfWork, event: events_pb2.Event) -> None:
         await database["effects"].insert_one(_row(event), session=uow.session)
 
-    async def together(happened: Sequence[Happened]) -> None:
+    async def together(happened: Sequence[EventInUnit]) -> None:
         await database["effects"].insert_many([_row(event) for _, event in happened], session=happened[0][0].session)
 
     effects: dict[str, Handler] = {"placed": placed, "bare": bare, "together": BatchHandler(together)}

@@ -10,7 +10,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from services.kit.events.parked import Parked
+from services.kit.events.parked import ParkedEvents
 from services.kit.mongo.client import Database
 from services.kit.settings import Settings
 from services.kit.transactions.outbox import DELIVERIES, PARKED, WAITING
@@ -141,7 +141,7 @@ async def events_survive_kills(settings: Settings, *, events: int, keys: int, ki
         await _until(world.held_back, lambda rows: rows == alone, f"only {alone} held back")
         for name in SUBSCRIBER:
             await world.databases[name]["cured"].insert_one({})
-        replayed = await Parked(world.databases[SENDER]).replay()
+        replayed = await ParkedEvents(world.databases[SENDER]).replay()
         await _until(world.held_back, lambda rows: not rows, "nothing held back")
         await world.check(cured=True)
         return {

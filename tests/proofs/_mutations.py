@@ -132,11 +132,11 @@ def _cursors(request: FuzzRequest, requests: list[FuzzRequest], rng: random.Rand
     """Replaces the cursor of a list by a changed one or by that of another list."""
     lists = [each for each in requests if _after(each)]
     request = rng.choice(lists)
-    found = pagination.opened(_after(request), list[Any]) or ["", ""]
+    found = pagination.decode_token(_after(request), list[Any]) or ["", ""]
     at = rng.randrange(len(found))
-    others = pagination.opened(_after(rng.choice(lists)), list[Any]) or [""]
+    others = pagination.decode_token(_after(rng.choice(lists)), list[Any]) or [""]
     found[at : at + 1] = rng.choice([[], [found[at]] * 2, [rng.choice(SCALARS)], [rng.choice(SCALARS)], [rng.choice(others)]])
-    after = _after(rng.choice(lists)) if rng.random() < 0.1 else pagination.token(found)
+    after = _after(rng.choice(lists)) if rng.random() < 0.1 else pagination.encode_token(found)
     variables = request.body["variables"] | {"after": after}
     return replace(request, body=request.body | {"variables": variables})
 

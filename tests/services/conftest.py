@@ -12,8 +12,8 @@ from quanyu.events.v1 import events_pb2, events_pb2_grpc
 from services.kit import clock
 from services.kit.mongo.client import Database
 from services.kit.rpc.channel import open_channel
-from services.kit.runtime.process import Running as RunningService
-from services.kit.runtime.process import running
+from services.kit.runtime.process import RunningService as RunningService
+from services.kit.runtime.process import run_service
 from services.kit.runtime.runtime import SERVICES
 from services.kit.security.principals import INSTALLATION, SERVICE, Grant, Principal, Signer
 from services.kit.settings import Settings
@@ -26,7 +26,7 @@ DEADLINE_SECONDS = 20.0
 OPERATOR = Grant("ROLE_OPERATOR", INSTALLATION)
 
 
-class Running:
+class RunningService:
     """A running service and the ways a test speaks to it."""
 
     def __init__(self, service: RunningService, keys: Keys) -> None:
@@ -39,7 +39,7 @@ class Running:
     def channel_as(self, *grants: Grant, subject: str = "tester", offset: float = 0.0) -> grpc.aio.Channel:
         """A channel whose calls are made by somebody with these grants; refusals are raised as `kit.errors`."""
         principal = Principal(id=subject, grants=grants, clock_offset=offset)
-        channel = open_channel(self.address, lambda: self.gateway.token(self.runtime.name, principal), DEADLINE_SECONDS)
+        channel = open_channel(self.address, lambda: self.gateway.sign(self.runtime.name, principal), DEADLINE_SECONDS)
         self.channels.append(channel)
         return channel
 
@@ -65,7 +65,7 @@ class Running:
         issuer = signed_by or source
         signer = Signer(issuer, self.keys.signing_setting(issuer))
         principal = Principal(id=f"service:{source}", grants=(Grant(SERVICE, INSTALLATION),))
-        channel = open_channel(self.address, lambda: signer.token(self.runtime.name, principal), DEADLINE_SECONDS)
+        channel = open_channel(self.address, lambda: signer.sign(self.runtime.name, principal), DEADLINE_SECONDS)
         async with channel:
             answer = await events_pb2_grpc.EventInboxServiceStub(channel).Deliver(events_pb2.DeliverRequest(source=source, events=events))
         return list(answer.deliveries)
@@ -81,7 +81,7 @@ class Running:
             await channel.close()
 
 
-Start = Callable[..., Awaitable[dict[str, Running]]]
+Start = Callable[..., Awaitable[dict[str, RunningService]]]
 
 
 @pytest.fixture(scope="session")
@@ -102,13 +102,13 @@ async def starting(settings: Settings, keys: Keys) -> AsyncIterator[Start]:
     )
     async with AsyncExitStack() as stack:
 
-        async def start_services(*names: str) -> dict[str, Running]:
+        async def start_services(*names: str) -> dict[str, RunningService]:
             services = {}
             for name in names:
                 own = msgspec.structs.replace(shared, signing_key=keys.signing_setting(name))
                 wire = import_module(f"services.{name}.__main__").define
-                service = await stack.enter_async_context(running(name, own, wire, listen=getattr(own, f"{name}_address")))
-                services[name] = Running(service, keys)
+                service = await stack.enter_async_context(run_service(name, own, wire, listen=getattr(own, f"{name}_address")))
+                services[name] = RunningService(service, keys)
                 stack.push_async_callback(services[name].close)
             return services
 
@@ -127,9 +127,9 @@ async def start(settings: Settings, keys: Keys) -> AsyncIterator[Start]:
         yield start_services
 
 
-def _one(name: str) -> Callable[[Start], Awaitable[Running]]:
+def _one(name: str) -> Callable[[Start], Awaitable[RunningService]]:
     @pytest.fixture(name=name)
-    async def service(start: Start) -> Running:
+    async def service(start: Start) -> RunningService:
         """This one service alone; calls to others find nobody."""
         return (await start(name))[name]
 

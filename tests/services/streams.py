@@ -8,7 +8,7 @@ from typing import Any
 import grpc
 
 from services.kit.errors import Refusal
-from services.kit.rpc.channel import CURSOR_KEY, heard_each
+from services.kit.rpc.channel import CURSOR_KEY, iterate_responses
 
 WAIT_SECONDS_MAX = 20.0
 
@@ -27,7 +27,7 @@ class Stream:
         try:
             self.cursor = dict(await self.call.initial_metadata()).get(CURSOR_KEY, self.cursor)
             self._news.set()
-            async for response in heard_each(self.call):
+            async for response in iterate_responses(self.call):
                 self.responses.append(response)
                 self.cursor = response.cursor
                 self._news.set()

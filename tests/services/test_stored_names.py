@@ -25,11 +25,11 @@ from services.kit.mongo import lease
 from services.kit.projections import scopes
 from services.kit.rpc import status
 from services.kit.runtime.runtime import SERVICES, Runtime
-from services.kit.security.authorization import Caller, current
+from services.kit.security.caller import Caller, caller_context
 from services.kit.settings import Settings
 from services.kit.transactions import idempotency
 from services.kit.transactions.idempotency import IdempotencyKey
-from services.kit.transactions.outbox import BODIES, DELIVERIES, KEYS, route
+from services.kit.transactions.outbox import BODIES, DELIVERIES, KEYS, route_of
 from services.kit.values.event import Event
 from services.local.keys import new_keys
 from tests.services.kit.test_protos import RPCS
@@ -53,7 +53,7 @@ async def names() -> dict[str, Section]:
         keys = new_keys()
         settings = Settings(signing_key=keys.signing_setting(service), secret_keys=keys.secret_key, hash_keys=keys.hash_key)
         runtime = Runtime.build(service, settings)
-        for table in import_module(f"services.{service}.__main__").define(runtime).tables:
+        for table in import_module(f"services.{service}.__main__").define(runtime).collections:
             paths = sorted(set(_paths(inspect.type_info(table.struct), "")))
             collections[f"collections.{service}.{table.name}"] = {"noun": table.noun, "fields": paths}
         await runtime.close()
@@ -70,9 +70,9 @@ async def names() -> dict[str, Section]:
 def _idempotency() -> Section:
     """The format of an id, the fields of a record, and the rpcs whose names stand in ids."""
     request = orders_pb2.PlaceOrderRequest(request_id="REQUEST_ID")
-    before = current.set(Caller(id="CALLER"))
-    key, of_step = IdempotencyKey.of(request), IdempotencyKey.of(request, step="coupons")
-    current.reset(before)
+    before = caller_context.set(Caller(id="CALLER"))
+    key, of_step = IdempotencyKey.from_request(request), IdempotencyKey.from_request(request, step="coupons")
+    caller_context.reset(before)
     guard = idempotency.IdempotencyGuard(database=None)  # type: ignore[arg-type]
     guard.record(key, AT, orders_pb2.PlaceOrderResponse())
     guard.record(of_step, AT, errors.Conflict("REASON"))
@@ -86,7 +86,7 @@ def _idempotency() -> Section:
 
 
 def _event(kind: str) -> Section:
-    way = route(kind)
+    way = route_of(kind)
     return {
         "key": way.key,
         "publisher": way.publisher,
@@ -152,7 +152,7 @@ def test_refusal_codes_are_unique() -> None:
 
 @pytest.mark.parametrize("kind", BODIES)
 def test_event_kind_has_exactly_one_struct(kind: str) -> None:
-    publisher = route(kind).publisher
+    publisher = route_of(kind).publisher
     import_module(f"services.{publisher}.__main__")
     structs = [each for each in Event.__subclasses__() if each.kind == kind and each.__module__.startswith("services.")]
     assert [each.__module__.split(".")[1] for each in structs] == [publisher]

@@ -14,10 +14,10 @@ from services.commerce.catalog.enums import Reason
 from services.commerce.catalog.rules import ComposedProduct, NewProduct, Offer, Price, Product, Variant
 from services.kit.enums import ScopeKind
 from services.kit.errors import Denied, Refusal
-from services.kit.mongo.client import Database, Document, Session, Shaped
-from services.kit.mongo.codec import as_documents, as_struct
+from services.kit.mongo.client import Database, Document, MessageDocument, Session
+from services.kit.mongo.codec import to_documents, to_struct
 from services.kit.mongo.scoped_collection import Page, ScopedCollection
-from services.kit.security.authorization import caller
+from services.kit.security.caller import current_caller
 from services.kit.transactions.unit_of_work import UnitOfWork
 
 VARIANTS_MATCHED_MAX = 500
@@ -51,7 +51,7 @@ class CatalogRepository:
         self.brand_ids: LRUCache[str, str] = LRUCache(BRANDS_CACHED_MAX)
 
     @property
-    def tables(self) -> tuple[ScopedCollection[Any], ...]:
+    def collections(self) -> tuple[ScopedCollection[Any], ...]:
         """The collections to prepare before the service starts."""
         return self.products, self.variants, self.offers
 
@@ -73,12 +73,12 @@ class CatalogRepository:
         """Returns the variants that match the text and the attributes, by id, at most VARIANTS_MATCHED_MAX."""
         query = token_filter(search_tokens.tokenize_query(text, attributes))
         found = self.variants.collection.find(query, {"search": 0}).sort("_id", 1).limit(VARIANTS_MATCHED_MAX)
-        return {document["_id"]: as_struct(document, Variant) for document in await found.to_list(VARIANTS_MATCHED_MAX)}
+        return {document["_id"]: to_struct(document, Variant) for document in await found.to_list(VARIANTS_MATCHED_MAX)}
 
     async def find_variants(self, ids: Iterable[str], session: Session = None) -> dict[str, Variant]:
         """Returns the existing ones of these variants, by id."""
         found = self.variants.collection.find({"_id": {"$in": list(set(ids))}}, {"search": 0}, session=session)
-        return {document["_id"]: as_struct(document, Variant) for document in await found.to_list(None)}
+        return {document["_id"]: to_struct(document, Variant) for document in await found.to_list(None)}
 
     async def find_brand_ids(self, ids: Iterable[str]) -> dict[str, str]:
         """Returns the brand of each existing variant of these, by variant id, from the cache where possible."""
@@ -96,13 +96,13 @@ class CatalogRepository:
 
     # writing ---------------------------------------------------------------------------------------------------------
 
-    async def create(self, uow: UnitOfWork, composed: ComposedProduct) -> tuple[Shaped, list[Shaped], Shaped]:
+    async def create(self, uow: UnitOfWork, composed: ComposedProduct) -> tuple[MessageDocument, list[MessageDocument], MessageDocument]:
         """Inserts a product, its variants and its offer, and returns them. `Conflict` if an id is in use."""
         product = await self.products.insert(uow, composed.product)
         variants = [await self.variants.insert(uow, variant) for variant in composed.variants]
         return product, variants, await self.offers.insert(uow, composed.offer)
 
-    async def set_price(self, uow: UnitOfWork, variant_id: str, price: Price) -> Shaped:
+    async def set_price(self, uow: UnitOfWork, variant_id: str, price: Price) -> MessageDocument:
         """Sets the price in the variant and in its offer, and returns the variant."""
         before = await self.variants.load(variant_id, session=uow.session, writing=True)
         offer = await self.offers.load(before.offer_id, session=uow.session, writing=True)
@@ -116,14 +116,14 @@ class CatalogRepository:
         refusals: list[Refusal | None] = []
         for row in rows:
             try:
-                if not caller().reaches(ScopeKind.BRAND, row.brand_id):
+                if not current_caller().can_reach(ScopeKind.BRAND, row.brand_id):
                     raise Denied(Reason.OUT_OF_SCOPE, "This product belongs to another brand. Import only products of your own brands.")
                 state.apply(row)
                 refusals.append(None)
             except Refusal as refusal:
                 refusals.append(refusal)
         for scoped, values in ((self.products, state.products), (self.variants, state.variants), (self.offers, state.offers)):
-            documents = as_documents(list(values.values()))
+            documents = to_documents(list(values.values()))
             # Upserts would cost the server four times as much as inserts.
             if inserts := [document for document in documents if document["_id"] not in state.existing_ids]:
                 await scoped.collection.insert_many(inserts, ordered=False, session=uow.session)
@@ -138,7 +138,7 @@ class CatalogRepository:
         product_brands = {document["_id"]: document["brand_id"] for document in await products.to_list(None)}
         query = {"$or": [{"_id": {"$in": variant_ids}}, {"product_id": {"$in": product_ids}}]}
         variants = await self.variants.collection.find(query, session=uow.session).to_list(None)
-        return _ImportState(product_brands, [as_struct(document, Variant) for document in variants])
+        return _ImportState(product_brands, [to_struct(document, Variant) for document in variants])
 
 
 class _ImportState:

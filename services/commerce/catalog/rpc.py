@@ -9,8 +9,8 @@ from services.commerce.catalog.repository import VARIANTS_LISTED_MAX, CatalogRep
 from services.commerce.catalog.rules import NewProduct
 from services.commerce.rejects import build_rejects
 from services.kit import ids
-from services.kit.errors import Invalid, Refusal, under
-from services.kit.mongo.codec import as_struct, fields
+from services.kit.errors import Invalid, Refusal, field_prefix
+from services.kit.mongo.codec import request_fields, to_struct
 from services.kit.rpc import batch_lists
 from services.kit.runtime.runtime import Runtime
 from services.kit.transactions.unit_of_work import UnitOfWork, transactional
@@ -53,26 +53,26 @@ class CatalogServicer(catalog_pb2_grpc.CatalogServiceServicer):
         return catalog_pb2.SearchOffersResponse(offers=offers, page=page)
 
     async def BatchListOffers(self, request: catalog_pb2.BatchListOffersRequest, context: Any) -> catalog_pb2.BatchListOffersResponse:
-        name, brand_ids = batch_lists.asked(request, "brand_ids")
+        name, brand_ids = batch_lists.selected_ids(request, "brand_ids")
         pages = await self.catalog.list_first_offers(*_search_terms(request), brand_ids, request.first)
-        return catalog_pb2.BatchListOffersResponse(brands=batch_lists.answered(name, "offers", pages))
+        return catalog_pb2.BatchListOffersResponse(brands=batch_lists.to_lists(name, "offers", pages))
 
     @transactional
     async def CreateProduct(self, request: catalog_pb2.CreateProductRequest, uow: UnitOfWork) -> catalog_pb2.CreateProductResponse:
-        as_struct({"brand_id": request.brand_id}, rules.Owner)
-        new = fields(request.product)
+        to_struct({"brand_id": request.brand_id}, rules.Owner)
+        new = request_fields(request.product)
         if new.setdefault("brand_id", request.brand_id) != request.brand_id:
             message = "`brandId` and `product.brandId` differ. Name one brand, or leave `product.brandId` out."
             raise Invalid(Reason.INVALID_FIELD, message, field="product.brand_id")
-        with under("product"):
-            composed = rules.compose(as_struct(rules.assign_ids(new, ids.new), NewProduct))
+        with field_prefix("product"):
+            composed = rules.compose(to_struct(rules.assign_ids(new, ids.new), NewProduct))
         product, variants, offer = await self.catalog.create(uow, composed)
         return catalog_pb2.CreateProductResponse(product=product, variants=variants, offer=offer)
 
     @transactional
     async def SetPrice(self, request: catalog_pb2.SetPriceRequest, uow: UnitOfWork) -> catalog_pb2.SetPriceResponse:
-        with under("price"):
-            price = as_struct(fields(request.price), rules.Price)
+        with field_prefix("price"):
+            price = to_struct(request_fields(request.price), rules.Price)
         return catalog_pb2.SetPriceResponse(variant=await self.catalog.set_price(uow, request.variant_id, price))
 
     @transactional
@@ -83,7 +83,7 @@ class CatalogServicer(catalog_pb2_grpc.CatalogServiceServicer):
         rows: dict[int, NewProduct] = {}
         for index, product in enumerate(request.products):
             try:
-                rows[index] = as_struct(fields(product), NewProduct)
+                rows[index] = to_struct(request_fields(product), NewProduct)
             except Refusal as refusal:
                 refused[index] = refusal
         refusals = await self.catalog.import_products(uow, list(rows.values()))

@@ -11,17 +11,17 @@ from services.commerce.catalog.enums import Reason
 from services.kit import ids
 from services.kit.errors import Conflict, Invalid
 from services.kit.values.money import MINOR_MAX, Currency
-from services.kit.values.validation import WRITTEN
+from services.kit.values.validation import VISIBLE_LINE_PATTERN
 
 VARIANTS_MAX = 100
 """A product has at most this many variants."""
 IMPORT_MAX = 500
 """An import has at most this many products."""
 
-ProductId = Annotated[str, Meta(pattern=ids.shape("prd", length_max=60))]
-VariantId = Annotated[str, Meta(pattern=ids.shape("var", length_max=60))]
-BrandId = Annotated[str, Meta(pattern=ids.shape("(brd|rtl)"))]
-DisplayText = Annotated[str, Meta(max_length=200, pattern=WRITTEN)]
+ProductId = Annotated[str, Meta(pattern=ids.pattern("prd", length_max=60))]
+VariantId = Annotated[str, Meta(pattern=ids.pattern("var", length_max=60))]
+BrandId = Annotated[str, Meta(pattern=ids.pattern("(brd|rtl)"))]
+DisplayText = Annotated[str, Meta(max_length=200, pattern=VISIBLE_LINE_PATTERN)]
 Category = Annotated[str, Meta(max_length=64)]
 AttributeName = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_]{0,31}\Z")]
 Attributes = Annotated[dict[AttributeName, Annotated[str, Meta(min_length=1, max_length=64)]], Meta(max_length=16)]

@@ -7,7 +7,7 @@ from services.commerce.discovery import geo_queries, rules
 from services.commerce.discovery.rules import UNAVAILABLE_MAX, NearbyStock, PromiseSearch, distance_metres
 from services.commerce.stock.repository import STORES, StockRepository, stock_not_found
 from services.commerce.stock.rules import Point, Stock, Store, stock_id
-from services.kit.mongo.codec import as_struct
+from services.kit.mongo.codec import to_struct
 
 STORES_MAX = 1_000
 """A search looks at the stock of at most this many stores, the nearest ones."""
@@ -55,7 +55,7 @@ class NearbyStockRepository:
         """Returns the nearest stores with their distances in metres, by id."""
         pipeline = geo_queries.stores_pipeline(search.near, search.radius_metres, limit=STORES_MAX)
         found = await self.stocks.database.aggregate(STORES, pipeline)
-        return {document["_id"]: (as_struct(document, Store), round(document["metres"])) async for document in found}
+        return {document["_id"]: (to_struct(document, Store), round(document["metres"])) async for document in found}
 
     async def _find_stock(
         self, search: PromiseSearch, store_ids: Sequence[str], variant_ids: Iterable[str], *, available: bool, limit: int
@@ -65,4 +65,4 @@ class NearbyStockRepository:
         pipeline = geo_queries.stock_pipeline(
             search.near, search.radius_metres, store_ids, list(variant_ids), available=available, limit=limit
         )
-        return [as_struct(document, Stock) async for document in await self.stocks.database.aggregate(STORES, pipeline)]
+        return [to_struct(document, Stock) async for document in await self.stocks.database.aggregate(STORES, pipeline)]

@@ -9,7 +9,7 @@ from services.commerce.discovery import rules
 from services.commerce.discovery.repository import NearbyStockRepository
 from services.commerce.discovery.rules import HoldRequest, SearchRequest
 from services.commerce.stock.repository import StockRepository
-from services.kit.mongo.codec import as_struct, builtins, fields
+from services.kit.mongo.codec import request_fields, to_builtins, to_struct
 from services.kit.runtime.runtime import Runtime
 from services.kit.transactions.idempotency import IdempotencyKey
 
@@ -19,13 +19,13 @@ class DiscoveryServicer(discovery_pb2_grpc.DiscoveryServiceServicer):
         self.clock, self.stocks, self.nearby_stock = runtime.clock, stocks, nearby_stock
 
     async def SearchPromises(self, request: discovery_pb2.SearchPromisesRequest, context: Any) -> discovery_pb2.SearchPromisesResponse:
-        search = rules.build_search(self.clock(), **asdict(as_struct(fields(request), SearchRequest)))
+        search = rules.build_search(self.clock(), **asdict(to_struct(request_fields(request), SearchRequest)))
         promises, unavailable = rules.find_promises(search, await self.nearby_stock.find_nearest(search))
-        return discovery_pb2.SearchPromisesResponse(promises=builtins(promises), unavailable=builtins(unavailable))
+        return discovery_pb2.SearchPromisesResponse(promises=to_builtins(promises), unavailable=to_builtins(unavailable))
 
     async def HoldPromise(self, request: discovery_pb2.HoldPromiseRequest, context: Any) -> discovery_pb2.HoldPromiseResponse:
-        key = IdempotencyKey.of(request)
-        hold_request = as_struct(fields(request), HoldRequest)
+        key = IdempotencyKey.from_request(request)
+        hold_request = to_struct(request_fields(request), HoldRequest)
         at = self.clock()
         destination = rules.require_point(hold_request.destination, "destination")
         nearby = await self.nearby_stock.load(hold_request.store_id, hold_request.variant_id, destination)

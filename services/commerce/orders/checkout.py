@@ -25,8 +25,8 @@ from services.commerce.stock.repository import HOLDS, STOCK, HoldChange, StockRe
 from services.commerce.stock.rules import Hold, stock_id
 from services.kit import clock, errors, ids
 from services.kit.errors import Conflict, NotFound, Refusal
-from services.kit.mongo.client import Session, Shaped
-from services.kit.mongo.codec import as_document
+from services.kit.mongo.client import MessageDocument, Session
+from services.kit.mongo.codec import to_document
 from services.kit.observability.logs import logger
 from services.kit.projections.persons import Person
 from services.kit.transactions.group_commit import ChangeSet, DocumentRef
@@ -49,7 +49,7 @@ class Checkout:
 
     # placing ---------------------------------------------------------------------------------------------------------
 
-    async def place_holds(self, uow: UnitOfWork, new: NewOrder, destination: bytes | None) -> Shaped:
+    async def place_holds(self, uow: UnitOfWork, new: NewOrder, destination: bytes | None) -> MessageDocument:
         """Places an order of held goods and returns it.
 
         The request's own `needed_by` must lie ahead. That of a hold may have passed since.
@@ -58,11 +58,11 @@ class Checkout:
         holds = [await self.stocks.holds.load(id, session=uow.session, writing=True) for id in dict.fromkeys(new.hold_ids)]
         for hold in holds:
             if hold.consumer_id != new.consumer_id:
-                raise self.stocks.holds.missing(hold.id)
+                raise self.stocks.holds.not_found(hold.id)
         rules.check_store(holds, new.store_id)
         needed_by = new.needed_by or min((hold.needed_by for hold in holds if hold.needed_by), default=None)
         variant_ids = [hold.variant_id for hold in holds]
-        person = await self.repository.persons.of(new.consumer_id, uow.session)
+        person = await self.repository.persons.find(new.consumer_id, uow.session)
         new = replace(new, needed_by=needed_by, store_id=holds[0].store_id)
         place = await self._prepare(new, person, variant_ids, destination, uow.at, uow.session)
         order = place(holds)
@@ -90,17 +90,17 @@ class Checkout:
             holds = [
                 stock_rules.hold(
                     row_in(state, ref), id=hold_ids[id], consumer_id=asked.consumer_id, staff_brand_id=holder.brand_id,
-                    quantity=quantities[id], at=at, real_at=clock.real(), needed_by=asked.needed_by, held_until=until.get(ref.id),
+                    quantity=quantities[id], at=at, real_at=clock.system_now(), needed_by=asked.needed_by, held_until=until.get(ref.id),
                 )
                 for id, ref in refs.items()
             ]  # fmt: skip
             order = place(holds)
             standing = [stock_rules.order(hold, order.id, at, rules.pay_by(order)) for hold in stock_rules.counted_once(holds)]
-            document = as_document(order)
+            document = to_document(order)
             return ChangeSet(
                 increments={refs[hold.variant_id]: {"reserved": hold.quantity} for hold in standing},
-                inserts=[(ORDERS, document), *((HOLDS, as_document(hold)) for hold in standing)],
-                answer=orders_pb2.PlaceOrderResponse(order=self.orders.answer(document)),
+                inserts=[(ORDERS, document), *((HOLDS, to_document(hold)) for hold in standing)],
+                answer=orders_pb2.PlaceOrderResponse(order=self.orders.project(document)),
             )
 
         counters = list(refs.values())
@@ -132,7 +132,7 @@ class Checkout:
         variants = await self.catalog.find_variants(variant_ids, session)
         visit = await self.repository.find_visit_of(person, session)
         stores = await self.stocks.find_stores([asked.store_id], session=session) if asked.destination else {}
-        order_id, real_at = ids.new("ord"), clock.real()
+        order_id, real_at = ids.new("ord"), clock.system_now()
 
         def place(holds: Sequence[Hold]) -> Order:
             brand_ids = frozenset(id for hold in holds for id in (hold.seller_id, hold.brand_id))
@@ -168,7 +168,7 @@ class Checkout:
             sold = map(stock_rules.sell, await self._load_holds(order))
             changes = [HoldChange(hold, reserved=-quantity, on_hand=-quantity) for hold, quantity in sold]
             try:
-                await self.stocks.apply_hold_changes(None, changes, Empty(), updates=[(ORDERS, *self.orders.change(paid))], events=events)
+                await self.stocks.apply_hold_changes(None, changes, Empty(), updates=[(ORDERS, *self.orders.build_update(paid))], events=events)
             except Conflict:
                 continue  # another call or the sweeper changed the order first; read it again
             return paid
@@ -192,9 +192,9 @@ class Checkout:
                 after = replace(after, refused=refused)
                 give_back = self._hold_again if reason is CancelReason.COUPON_REFUSED and order.of_holds else stock_rules.give_back
                 changes = [HoldChange(hold, reserved=-freed) for hold, freed in map(give_back, await self._load_holds(order))]
-                updates = [(ORDERS, *self.orders.change(after))]
+                updates = [(ORDERS, *self.orders.build_update(after))]
             try:
-                answer = orders_pb2.CancelOrderResponse(order=self.orders.answer(as_document(after)))
+                answer = orders_pb2.CancelOrderResponse(order=self.orders.project(to_document(after)))
                 await self.stocks.apply_hold_changes(key, changes, answer, updates=updates)
             except Conflict as refusal:
                 if refusal.reason != "STATE_CHANGED":
@@ -218,7 +218,7 @@ class Checkout:
 
     async def sweep(self) -> int:
         """Cancels unpaid orders, completes paid ones, and frees coupons that are still locked. Returns how many succeeded."""
-        real_at = clock.real()
+        real_at = clock.system_now()
         done = [await self._sweep(order, real_at) for order in await self.repository.list_to_sweep(real_at)]
         done += [await self.roll_back(id) for id in await self.repository.list_to_roll_back()]
         return sum(done)

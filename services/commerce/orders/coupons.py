@@ -10,7 +10,7 @@ import grpc
 
 from quanyu.district.v1 import wallet_pb2, wallet_pb2_grpc
 from services.commerce.orders.model import AppliedCoupon, Order
-from services.kit.mongo.codec import as_struct, builtins, fields
+from services.kit.mongo.codec import request_fields, to_builtins, to_struct
 
 
 class CouponClient:
@@ -27,11 +27,11 @@ class CouponClient:
             consumer_id=order.consumer_id,
             store_id=order.store_id,
             coupon_ids=order.coupon_ids,
-            lines=[wallet_pb2.CouponLine(brand_id=line.brand_id, amount=builtins(line.amount)) for line in order.lines],
+            lines=[wallet_pb2.CouponLine(brand_id=line.brand_id, amount=to_builtins(line.amount)) for line in order.lines],
         )
         response: wallet_pb2.LockCouponsResponse = await self._stub().LockCoupons(request)
         return [
-            as_struct({"coupon_id": item.coupon_id, "brand_id": item.brand_id, "discount": fields(item.amount)}, AppliedCoupon)
+            to_struct({"coupon_id": item.coupon_id, "brand_id": item.brand_id, "discount": request_fields(item.amount)}, AppliedCoupon)
             for item in response.discounts
         ]
 

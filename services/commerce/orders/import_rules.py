@@ -12,7 +12,7 @@ from services.commerce.orders.model import Line, Order, OrderId, OrderSummary
 from services.commerce.stock.rules import ConsumerId, StoreId
 from services.kit.enums import Scenario, Touchpoint
 from services.kit.errors import Invalid, NotFound
-from services.kit.mongo.codec import as_struct
+from services.kit.mongo.codec import to_struct
 from services.kit.values.event import Event
 from services.kit.values.money import MINOR_MAX, Currency
 
@@ -103,7 +103,7 @@ def build_order(row: ImportedOrder, *, batch_id: str, now: datetime, seller_id: 
 
 
 def _check_bounds(row: ImportedOrder, currency: str) -> None:
-    as_struct(
+    to_struct(
         {
             "order_id": row.order_id,
             "consumer_id": row.consumer_id,

@@ -19,7 +19,7 @@ LINES_MAX = 50
 COUPONS_MAX = 10
 """An order names at most this many coupons."""
 
-OrderId = Annotated[str, Meta(pattern=ids.shape("ord", length_max=60))]
+OrderId = Annotated[str, Meta(pattern=ids.pattern("ord", length_max=60))]
 
 
 class Line(Struct, frozen=True, omit_defaults=True):

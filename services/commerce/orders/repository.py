@@ -17,11 +17,11 @@ from services.kit.enums import ScopeKind
 from services.kit.errors import Invalid
 from services.kit.mongo import pagination
 from services.kit.mongo.change_streams import ChangeStreamHub, WatchedCollection
-from services.kit.mongo.client import Database, Document, Session, Shaped
-from services.kit.mongo.codec import as_document, as_documents, as_struct
+from services.kit.mongo.client import Database, Document, MessageDocument, Session
+from services.kit.mongo.codec import to_document, to_documents, to_struct
 from services.kit.mongo.scoped_collection import Page, ScopedCollection
 from services.kit.projections.persons import Person, PersonProjection
-from services.kit.security.authorization import caller
+from services.kit.security.caller import current_caller
 from services.kit.transactions.unit_of_work import UnitOfWork
 
 ORDERS = "orders"
@@ -61,38 +61,38 @@ class OrderRepository:
         self.visits = ScopedCollection(database, "visit_view", noun="VISIT", struct=Visit, scopes={})
 
     @property
-    def tables(self) -> tuple[ScopedCollection[Any], ...]:
+    def collections(self) -> tuple[ScopedCollection[Any], ...]:
         """The collections to prepare before the service starts."""
         return self.orders, self.visits
 
     # reading ---------------------------------------------------------------------------------------------------------
 
-    async def get(self, id: str) -> Shaped:
+    async def get(self, id: str) -> MessageDocument:
         """Returns the part of one order that the caller may see. `NotFound` outside the caller's scope."""
         return self._redact(await self.orders.get(id))
 
-    async def watch(self, id: str, after: str) -> AsyncGenerator[tuple[Shaped, str], None]:
+    async def watch(self, id: str, after: str) -> AsyncGenerator[tuple[MessageDocument, str], None]:
         """Streams the part of one order that the caller may see, with cursors: its current state, then each change.
 
         The current state is left out if `after` is its cursor. `NotFound` ends the stream if the order leaves the caller's scope.
         """
         sent_version = _cursor_version(after, id) if after else 0
         projection = (self.orders.projection or {}) | {"_version": "$version"}
-        part: Shaped = None
+        part: MessageDocument = None
         async with self.change_streams.subscribe(ORDERS, keys=[id]) as changes:
             at = changes.after
             while True:
                 async with self.orders.database.session(after=at) as session:
                     found = await self.orders.find({"_id": id}, limit=1, session=session, projection=projection)
                 if not found:
-                    raise self.orders.missing(id)
+                    raise self.orders.not_found(id)
                 version, previous, part = found[0].pop("_version"), part, self._redact(found[0])
                 if version != sent_version and part != previous:  # the change may concern a part that this caller may not see
-                    yield part, pagination.cursor(WATCH_CURSOR, [id, version])
+                    yield part, pagination.encode_cursor(WATCH_CURSOR, [id, version])
                 sent_version = version
-                at = (await changes.some(COALESCED_MAX))[-1].at
+                at = (await changes.next_batch(COALESCED_MAX))[-1].at
 
-    async def batch(self, ids: Sequence[str]) -> list[Shaped]:
+    async def batch(self, ids: Sequence[str]) -> list[MessageDocument]:
         """Returns the parts that the caller may see of the orders in scope."""
         return [self._redact(order) for order in await self.orders.batch(ids)]
 
@@ -117,17 +117,17 @@ class OrderRepository:
     async def find_visit_of(self, person: Person, session: Session = None) -> Visit | None:
         """Returns a person's last visit, merged from all their consumer ids, or None."""
         found = self.visits.collection.find({"_id": {"$in": sorted(person.ids)}}, session=session)
-        return scenario.merge_visits([as_struct(document, Visit) for document in await found.to_list(len(person.ids))])
+        return scenario.merge_visits([to_struct(document, Visit) for document in await found.to_list(len(person.ids))])
 
     async def load_visit(self, consumer_id: str, session: Session) -> Visit:
         """Returns the last visit under one consumer id, empty if there is none."""
         document: Document | None = await self.visits.collection.find_one({"_id": consumer_id}, session=session)
-        return as_struct(document, Visit) if document else Visit(consumer_id)
+        return to_struct(document, Visit) if document else Visit(consumer_id)
 
     async def list_to_sweep(self, real_at: datetime) -> list[Order]:
         """Returns the orders that are due for the sweeper by the machine's clock: unpaid for too long, or paid but not finished."""
         found = self.orders.collection.find({"sweep_at": {"$lte": real_at}}).sort("sweep_at", 1).limit(SWEPT_MAX)
-        return [as_struct(document, Order) for document in await found.to_list(SWEPT_MAX)]
+        return [to_struct(document, Order) for document in await found.to_list(SWEPT_MAX)]
 
     async def list_to_roll_back(self) -> list[str]:
         """Returns the ids of cancelled orders whose coupons are not freed yet."""
@@ -152,31 +152,31 @@ class OrderRepository:
         existing_ids = {document["_id"] for document in await found.to_list(None)}
         new_orders = [order for id, order in orders.items() if id not in existing_ids]
         if new_orders:
-            await self.orders.collection.insert_many(as_documents(new_orders), ordered=False, session=uow.session)
+            await self.orders.collection.insert_many(to_documents(new_orders), ordered=False, session=uow.session)
             uow.publish(OrdersImported(batch_id, tuple(rules.summarize(order) for order in new_orders)))
         return len(new_orders)
 
     async def save_visit(self, session: Session, visit: Visit) -> None:
         """Saves the last visit under one consumer id."""
-        document = as_document(visit)
+        document = to_document(visit)
         await self.visits.collection.replace_one({"_id": document.pop("_id")}, document, upsert=True, session=session)
 
     async def _queries(self, criteria: Sequence[Mapping[str, str]]) -> list[Document]:
         """Returns the filter of each list. A brand's orders are those with its goods and those that its stores serve."""
-        queries = await self.persons.filters(criteria)
+        queries = await self.persons.build_filters(criteria)
         for query in queries:
             if brand_id := query.pop("brand_id", None):
                 query["$or"] = [{"brand_ids": brand_id}, {"seller_id": brand_id}]
         return queries
 
-    def _redact(self, order: Shaped) -> Shaped:
-        current = caller()
-        return redact(order, current.reach, everywhere=current.everywhere)
+    def _redact(self, order: MessageDocument) -> MessageDocument:
+        current = current_caller()
+        return redact(order, current.reach, everywhere=current.is_unrestricted)
 
 
 def _cursor_version(cursor: str, id: str) -> int:
     """Returns the version of an order that a cursor names. `Invalid` if the cursor belongs to another order."""
-    order_id, version = pagination.values(WATCH_CURSOR, [("_id", 1), ("version", 1)], cursor)
+    order_id, version = pagination.decode_cursor(WATCH_CURSOR, [("_id", 1), ("version", 1)], cursor)
     if order_id != id or not isinstance(version, int):
         raise Invalid("INVALID_CURSOR", "This cursor does not belong to this order. Start without `after`.", field="after")
     return version

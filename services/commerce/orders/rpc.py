@@ -24,7 +24,7 @@ from services.commerce.stock.repository import StockRepository
 from services.kit import clock, errors, ids
 from services.kit.enums import Scenario, Touchpoint
 from services.kit.errors import Invalid, NotFound, Refusal
-from services.kit.mongo.codec import as_struct, fields
+from services.kit.mongo.codec import request_fields, to_struct
 from services.kit.observability.logs import logger
 from services.kit.rpc import batch_lists
 from services.kit.runtime.runtime import Runtime
@@ -42,11 +42,11 @@ class OrderServicer(orders_pb2_grpc.OrderServiceServicer):
     ) -> None:
         self.transactions, self.clock, self.encryption = runtime.transactions, runtime.clock, runtime.encryption
         self.catalog, self.stocks, self.repository, self.checkout = catalog, stocks, repository, checkout
-        self.webhook_verifier = WebhookVerifier.of(runtime.settings)
+        self.webhook_verifier = WebhookVerifier.from_settings(runtime.settings)
         self.payment_methods = accepted_payment_methods(runtime.settings)
 
     async def PlaceOrder(self, request: orders_pb2.PlaceOrderRequest, context: Any) -> orders_pb2.PlaceOrderResponse:
-        new = rules.check_new_order(as_struct(fields(request), NewOrder))
+        new = rules.check_new_order(to_struct(request_fields(request), NewOrder))
         placed = await self._place(request, new)
         if not new.coupon_ids:
             return placed
@@ -56,7 +56,7 @@ class OrderServicer(orders_pb2_grpc.OrderServiceServicer):
         """Places the order with its goods, once."""
         destination = self.encryption.encrypt(msgspec.json.encode(new.destination).decode()) if new.destination else None
         if new.lines:
-            return await self.checkout.place_lines(IdempotencyKey.of(request), new, destination, self.clock())
+            return await self.checkout.place_lines(IdempotencyKey.from_request(request), new, destination, self.clock())
 
         async def body(uow: UnitOfWork) -> orders_pb2.PlaceOrderResponse:
             return orders_pb2.PlaceOrderResponse(order=await self.checkout.place_holds(uow, new, destination))
@@ -105,15 +105,15 @@ class OrderServicer(orders_pb2_grpc.OrderServiceServicer):
         return orders_pb2.TakePaymentNoticeResponse(acted=True)
 
     async def PayOrder(self, request: orders_pb2.PayOrderRequest, context: Any) -> orders_pb2.PayOrderResponse:
-        rules.check_method(as_struct(fields(request), PaymentRequest).method, self.payment_methods)
+        rules.check_method(to_struct(request_fields(request), PaymentRequest).method, self.payment_methods)
         return await self._pay(request)
 
     async def _pay(self, request: orders_pb2.PayOrderRequest) -> orders_pb2.PayOrderResponse:
-        payment, payment_id = as_struct(fields(request), PaymentRequest), ids.new("pay")
+        payment, payment_id = to_struct(request_fields(request), PaymentRequest), ids.new("pay")
 
         async def body(uow: UnitOfWork) -> orders_pb2.PayOrderResponse:
             order = await self.repository.owned.apply_rule(
-                uow, payment.order_id, rules.approve, payment_id=payment_id, request=payment, at=uow.at, real_at=clock.real()
+                uow, payment.order_id, rules.approve, payment_id=payment_id, request=payment, at=uow.at, real_at=clock.system_now()
             )
             return orders_pb2.PayOrderResponse(order=order)
 
@@ -124,7 +124,7 @@ class OrderServicer(orders_pb2_grpc.OrderServiceServicer):
         return orders_pb2.PayOrderResponse(order=await self.repository.owned.get(order.id))
 
     async def CancelOrder(self, request: orders_pb2.CancelOrderRequest, context: Any) -> orders_pb2.CancelOrderResponse:
-        key = IdempotencyKey.of(request)
+        key = IdempotencyKey.from_request(request)
         order = await self.repository.owned.load(request.order_id, writing=True)
         await self.checkout.cancel(order, CancelReason.REQUESTED, key=key)
         return orders_pb2.CancelOrderResponse(order=await self.repository.owned.get(order.id))
@@ -143,9 +143,9 @@ class OrderServicer(orders_pb2_grpc.OrderServiceServicer):
         return orders_pb2.ListOrdersResponse(orders=orders, page=page)
 
     async def BatchListOrders(self, request: orders_pb2.BatchListOrdersRequest, context: Any) -> orders_pb2.BatchListOrdersResponse:
-        name, keys = batch_lists.asked(request, "consumer_ids", "store_ids", "brand_ids")
+        name, keys = batch_lists.selected_ids(request, "consumer_ids", "store_ids", "brand_ids")
         pages = await self.repository.list_first_pages(name, keys, request.first)
-        return orders_pb2.BatchListOrdersResponse(lists=batch_lists.answered("key", "orders", pages))
+        return orders_pb2.BatchListOrdersResponse(lists=batch_lists.to_lists("key", "orders", pages))
 
     async def WatchOrder(
         self, request: orders_pb2.WatchOrderRequest, context: Any

@@ -24,9 +24,9 @@ from services.commerce.orders.scenario import ScenarioBasis
 from services.commerce.stock.enums import Method
 from services.commerce.stock.rules import Hold, Point, Store
 from services.kit.enums import Scenario, Touchpoint
-from services.kit.errors import Conflict, Invalid, under
+from services.kit.errors import Conflict, Invalid, field_prefix
 from services.kit.values.money import allocate
-from services.kit.values.phones import e164
+from services.kit.values.phones import to_e164
 
 PAY_WITHIN = timedelta(minutes=30)
 """An order that is not paid within this time is cancelled."""
@@ -50,8 +50,8 @@ def check_new_order(new: NewOrder) -> NewOrder:
     if new.destination and not new.destination.address.strip():
         raise Invalid(Reason.DESTINATION_MISSING, "The destination has no address. Set `destination.address`.", field="destination.address")
     if new.destination and new.destination.phone:
-        with under("destination.phone"):
-            e164(new.destination.phone)
+        with field_prefix("destination.phone"):
+            to_e164(new.destination.phone)
     return new
 
 

@@ -4,7 +4,7 @@ from typing import Any
 
 from services.kit.enums import ScopeKind
 from services.kit.mongo.client import Document
-from services.kit.security.authorization import Reach
+from services.kit.security.caller import Reach
 
 
 def redact(order: Document, reach: Reach, *, everywhere: bool = False) -> Document:

@@ -24,7 +24,7 @@ from services.kit.errors import NotFound, Unavailable
 from services.kit.mongo.client import Database, Document
 from services.kit.mongo.scoped_collection import ScopedCollection
 from services.kit.projections.persons import Person, PersonProjection
-from services.kit.security.authorization import caller
+from services.kit.security.caller import current_caller
 from services.kit.transactions.group_commit import ChangeSet, DocumentRef, GroupCommit, Snapshot
 from services.kit.transactions.idempotency import IdempotencyKey
 
@@ -99,9 +99,9 @@ class HoldQuota:
 
         `NotFound` if the store does not exist.
         """
-        person = await self.persons.of(consumer_id)
+        person = await self.persons.find(consumer_id)
         # The caller's own ids only: an operator reaches every consumer and is none of them.
-        if consumer_id in caller().reach.get(ScopeKind.CONSUMER, frozenset()):
+        if consumer_id in current_caller().reach.get(ScopeKind.CONSUMER, frozenset()):
             return Holder(person)
         store = await self.stores.collection.find_one({"_id": store_id}, {"brand_id": 1})
         if store is None:
@@ -136,7 +136,7 @@ class HoldQuota:
         # Without the hint, MongoDB may choose and cache the sweeper's index for several ids, and read the holds of all consumers.
         found = self.holds.collection.find(live_holds_filter(holder, at)).sort("expires_at", 1).hint(BY_HOLDER)
         live = await found.limit(HOLDS_MAX).to_list(HOLDS_MAX)
-        free_at = live[0]["expires_at"] if live and self.holds.owns(live[0]) else None
+        free_at = live[0]["expires_at"] if live and self.holds.is_in_scope(live[0]) else None
         return QuotaUsage(DocumentRef(HOLDERS, holder.id), document["version"], len(live), free_at)
 
 

@@ -18,8 +18,8 @@ from services.commerce.stock.rules import LIVE, Hold, Promise, Stock, Store, sto
 from services.kit import clock, ids
 from services.kit.enums import ScopeKind
 from services.kit.errors import Conflict, NotFound, Refusal
-from services.kit.mongo.client import Database, Document, Session, Shaped
-from services.kit.mongo.codec import as_document, as_struct
+from services.kit.mongo.client import Database, Document, MessageDocument, Session
+from services.kit.mongo.codec import to_document, to_struct
 from services.kit.mongo.scoped_collection import Page, ScopedCollection
 from services.kit.projections.persons import PersonProjection
 from services.kit.transactions.group_commit import ChangeSet, DocumentRef, GroupCommit, Snapshot
@@ -77,7 +77,7 @@ class StockRepository:
         self.hold_quota = HoldQuota(database, group_commit, persons, self.stores, self.holds)
 
     @property
-    def tables(self) -> tuple[ScopedCollection[Any], ...]:
+    def collections(self) -> tuple[ScopedCollection[Any], ...]:
         """The collections to prepare before the service starts."""
         return self.stores, self.stocks, self.holds
 
@@ -86,7 +86,7 @@ class StockRepository:
     async def set_level(self, key: IdempotencyKey, store: Store, variant: Variant, on_hand: int, safety: int) -> stock_pb2.SetStockResponse:
         """Sets the counted level of a store's stock of a variant, inserts it if it is missing, and returns it."""
         ref = DocumentRef(STOCK, stock_id(store.id, variant.id))
-        fresh = as_document(new_stock(store, variant, on_hand, safety))
+        fresh = to_document(new_stock(store, variant, on_hand, safety))
 
         def decide(state: Snapshot) -> ChangeSet:
             if state[ref] is None:
@@ -124,7 +124,7 @@ class StockRepository:
             except Refusal as refusal:
                 refused[index] = refusal
                 continue
-            document = as_document(row)
+            document = to_document(row)
             del document["_id"], document["version"], document["reserved"]
             writes.append(
                 UpdateOne({"_id": row.id}, {"$set": document, "$setOnInsert": {"reserved": 0}, "$inc": {"version": 1}}, upsert=True)
@@ -144,7 +144,7 @@ class StockRepository:
         variant_id: str,
         quantity: int,
         consumer_id: str,
-        answer: Callable[[Shaped], Answer],
+        answer: Callable[[MessageDocument], Answer],
         answer_type: type[Answer],
         needed_by: datetime | None = None,
         promise: Callable[[Stock], Promise] | None = None,
@@ -160,23 +160,23 @@ class StockRepository:
         def decide(state: Snapshot) -> ChangeSet:
             row = row_in(state, ref)
             held = rules.hold(
-                row, id=id, consumer_id=consumer_id, staff_brand_id=holder.brand_id, quantity=quantity, at=at, real_at=clock.real(),
+                row, id=id, consumer_id=consumer_id, staff_brand_id=holder.brand_id, quantity=quantity, at=at, real_at=clock.system_now(),
                 needed_by=needed_by, promise=promise(row) if promise else None, held_until=until,
             )  # fmt: skip
-            document = as_document(held)
+            document = to_document(held)
             increments = {ref: {"reserved": quantity}}
-            return ChangeSet(increments=increments, inserts=[(HOLDS, document)], answer=answer(self.holds.answer(document)))
+            return ChangeSet(increments=increments, inserts=[(HOLDS, document)], answer=answer(self.holds.project(document)))
 
         return await self.hold_quota.commit_hold(key, holder, at, [ref], decide, answer_type)
 
     async def list_holds(self, criteria: Mapping[str, str], page: PageRequest) -> Page:
         """Returns a page of the holds that meet all criteria (consumer_id, store_id), latest first."""
-        (query,) = await self.persons.filters([criteria])
+        (query,) = await self.persons.build_filters([criteria])
         return await self.holds.page(query, page, order=LATEST_FIRST)
 
     async def list_first_holds(self, name: str, ids: Sequence[str], first: int) -> dict[str, Page]:
         """Returns the first page of `list_holds` for each id. `name` is the criterion: consumer_id or store_id."""
-        queries = await self.persons.filters([{name: id} for id in ids])
+        queries = await self.persons.build_filters([{name: id} for id in ids])
         return await self.holds.first_pages(dict(zip(ids, queries, strict=True)), first, order=LATEST_FIRST)
 
     async def find_held_until(self, stock_ids: Sequence[str]) -> dict[str, datetime]:
@@ -191,7 +191,7 @@ class StockRepository:
     async def release(self, key: IdempotencyKey | None, hold: Hold) -> stock_pb2.ReleaseHoldResponse:
         """Releases a hold and returns it. `Conflict` STATE_CHANGED if it changed since it was read."""
         after, freed = rules.release(hold)
-        answer = stock_pb2.ReleaseHoldResponse(hold=self.holds.answer(as_document(after)))
+        answer = stock_pb2.ReleaseHoldResponse(hold=self.holds.project(to_document(after)))
         changes = [HoldChange(after, reserved=-freed)] if after is not hold else []
         return await self.apply_hold_changes(key, changes, answer)
 
@@ -213,17 +213,17 @@ class StockRepository:
             increments = sums.setdefault(DocumentRef(STOCK, change.hold.stock_id), {"reserved": 0, "on_hand": 0})
             increments["reserved"] += change.reserved
             increments["on_hand"] += change.on_hand
-        all_updates = [*((HOLDS, *self.holds.change(change.hold)) for change in changes), *updates]
+        all_updates = [*((HOLDS, *self.holds.build_update(change.hold)) for change in changes), *updates]
         change_set = ChangeSet(increments=sums, updates=all_updates, events=events, answer=answer)
         return await self.group_commit.run(key, list(sums), lambda _: change_set, type(answer))
 
     async def sweep(self) -> int:
         """Expires the holds that are overdue by the machine's clock and returns how many. Concurrent sweepers expire each hold once."""
-        real_at = clock.real()
+        real_at = clock.system_now()
         query = {"state": HoldState.HELD, "sweep_at": {"$lte": real_at}}
         documents = await self.holds.collection.find(query).sort("sweep_at", 1).limit(SWEPT_MAX).to_list(SWEPT_MAX)
         swept = 0
-        for hold in (as_struct(document, Hold) for document in documents):
+        for hold in (to_struct(document, Hold) for document in documents):
             after, freed = rules.expire(hold, real_at)
             try:
                 await self.apply_hold_changes(None, [HoldChange(after, reserved=-freed)], Empty())
@@ -236,7 +236,7 @@ class StockRepository:
 
     async def save_store(self, session: Session, store: Store) -> None:
         """Saves a store, and gives its stock to the brand that owns it."""
-        document = as_document(store)
+        document = to_document(store)
         id = document.pop("_id")
         await self.stores.collection.replace_one({"_id": id}, document, upsert=True, session=session)
         other_seller = {"store_id": id, "seller_id": {"$ne": store.brand_id}}
@@ -246,8 +246,8 @@ class StockRepository:
     async def find_stores(self, ids: Iterable[str], *, scoped: bool = False, session: Session = None) -> dict[str, Store]:
         """Returns the existing ones of these stores, by id. With `scoped`, only those in the caller's scope."""
         query: Document = {"_id": {"$in": list(set(ids))}}
-        found = self.stores.collection.find(self.stores.within(query) if scoped else query, session=session)
-        return {document["_id"]: as_struct(document, Store) for document in await found.to_list(None)}
+        found = self.stores.collection.find(self.stores.restrict(query) if scoped else query, session=session)
+        return {document["_id"]: to_struct(document, Store) for document in await found.to_list(None)}
 
     async def find_miscounted(self) -> list[str]:
         """Returns the ids of the stocks whose `reserved` differs from the sum of their live holds: none, unless there is a defect.
@@ -264,12 +264,12 @@ class StockRepository:
         ]  # fmt: skip
         return [document["_id"] async for document in await self.database.aggregate(STOCK, pipeline)]
 
-    def shown(self, document: Document) -> Shaped:
+    def shown(self, document: Document) -> MessageDocument:
         """Returns a stored stock, shaped like its message."""
-        return with_available(self.stocks.answer(document))
+        return with_available(self.stocks.project(document))
 
 
-def with_available(stock: Shaped) -> Shaped:
+def with_available(stock: MessageDocument) -> MessageDocument:
     """Returns a stock, shaped like its message, with the number of available pieces added."""
     return stock | {"available": stock["on_hand"] - stock["reserved"] - stock["safety"]}
 
@@ -299,4 +299,4 @@ def row_in(state: Snapshot, ref: DocumentRef) -> Stock:
     if document is None:
         store_id, _, variant_id = ref.id.partition(":")
         raise stock_not_found(store_id, variant_id)
-    return as_struct(document, Stock)
+    return to_struct(document, Stock)

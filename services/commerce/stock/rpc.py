@@ -11,7 +11,7 @@ from services.commerce.stock.enums import Reason
 from services.commerce.stock.repository import StockRepository, new_stock, with_available
 from services.commerce.stock.rules import Stock, Store, stock_id
 from services.kit.errors import Conflict, Invalid, NotFound, Refusal
-from services.kit.mongo.codec import as_struct, fields
+from services.kit.mongo.codec import request_fields, to_struct
 from services.kit.rpc import batch_lists
 from services.kit.runtime.runtime import Runtime
 from services.kit.transactions.idempotency import IdempotencyKey
@@ -35,21 +35,21 @@ class StockServicer(stock_pb2_grpc.StockServiceServicer):
         return stock_pb2.ListStocksResponse(stocks=[with_available(stock) for stock in stocks], page=page)
 
     async def BatchListStocks(self, request: stock_pb2.BatchListStocksRequest, context: Any) -> stock_pb2.BatchListStocksResponse:
-        name, ids = batch_lists.asked(request, "store_ids", "variant_ids")
+        name, ids = batch_lists.selected_ids(request, "store_ids", "variant_ids")
         found = await self.stocks.stocks.first_pages({id: {name: id} for id in ids}, request.first, order=[])
         pages = {id: ([with_available(stock) for stock in stocks], page) for id, (stocks, page) in found.items()}
-        return stock_pb2.BatchListStocksResponse(lists=batch_lists.answered("key", "stocks", pages))
+        return stock_pb2.BatchListStocksResponse(lists=batch_lists.to_lists("key", "stocks", pages))
 
     async def SetStock(self, request: stock_pb2.SetStockRequest, context: Any) -> stock_pb2.SetStockResponse:
         level = _stock_level(request)
         store, variant = await self._load_store_and_variant(request.store_id, request.variant_id)
-        return await self.stocks.set_level(IdempotencyKey.of(request), store, variant, level.on_hand, level.safety)
+        return await self.stocks.set_level(IdempotencyKey.from_request(request), store, variant, level.on_hand, level.safety)
 
     async def AdjustStock(self, request: stock_pb2.AdjustStockRequest, context: Any) -> stock_pb2.AdjustStockResponse:
         if not 0 < abs(request.change) <= rules.COUNT_MAX:
             raise Invalid(Reason.INVALID_FIELD, f"`change` must be 1 to {rules.COUNT_MAX} pieces, or the negative of it.", field="change")
         await self.stocks.stocks.load(stock_id(request.store_id, request.variant_id), writing=True)
-        return await self.stocks.adjust(IdempotencyKey.of(request), request.store_id, request.variant_id, request.change)
+        return await self.stocks.adjust(IdempotencyKey.from_request(request), request.store_id, request.variant_id, request.change)
 
     @transactional
     async def ImportStock(self, request: stock_pb2.ImportStockRequest, uow: UnitOfWork) -> stock_pb2.ImportStockResponse:
@@ -75,9 +75,9 @@ class StockServicer(stock_pb2_grpc.StockServiceServicer):
         return stock_pb2.ImportStockResponse(imported=len(request.rows) - len(rejects), rejects=rejects)
 
     async def HoldStock(self, request: stock_pb2.HoldStockRequest, context: Any) -> stock_pb2.HoldStockResponse:
-        hold_request = as_struct(fields(request), rules.HoldRequest)
+        hold_request = to_struct(request_fields(request), rules.HoldRequest)
         return await self.stocks.hold(
-            IdempotencyKey.of(request),
+            IdempotencyKey.from_request(request),
             self.clock(),
             store_id=hold_request.store_id,
             variant_id=hold_request.variant_id,
@@ -89,7 +89,7 @@ class StockServicer(stock_pb2_grpc.StockServiceServicer):
         )
 
     async def ReleaseHold(self, request: stock_pb2.ReleaseHoldRequest, context: Any) -> stock_pb2.ReleaseHoldResponse:
-        key: IdempotencyKey | None = IdempotencyKey.of(request)
+        key: IdempotencyKey | None = IdempotencyKey.from_request(request)
         for _ in range(ATTEMPTS_MAX):
             hold = await self.stocks.holds.load(request.hold_id, writing=True)
             try:
@@ -112,8 +112,8 @@ class StockServicer(stock_pb2_grpc.StockServiceServicer):
         return stock_pb2.ListHoldsResponse(holds=holds, page=page)
 
     async def BatchListHolds(self, request: stock_pb2.BatchListHoldsRequest, context: Any) -> stock_pb2.BatchListHoldsResponse:
-        pages = await self.stocks.list_first_holds(*batch_lists.asked(request, "consumer_ids", "store_ids"), request.first)
-        return stock_pb2.BatchListHoldsResponse(lists=batch_lists.answered("key", "holds", pages))
+        pages = await self.stocks.list_first_holds(*batch_lists.selected_ids(request, "consumer_ids", "store_ids"), request.first)
+        return stock_pb2.BatchListHoldsResponse(lists=batch_lists.to_lists("key", "holds", pages))
 
     async def _load_store_and_variant(self, store_id: str, variant_id: str) -> tuple[Store, Variant]:
         """Returns the store and the variant. `NotFound` if one does not exist or the caller may not write the store's stock."""
@@ -130,7 +130,7 @@ def _list_filter(request: Any, *names: str) -> dict[str, str]:
 
 
 def _stock_level(message: Any) -> rules.StockLevel:
-    return as_struct({name: value for name, value in fields(message).items() if name in ("on_hand", "safety")}, rules.StockLevel)
+    return to_struct({name: value for name, value in request_fields(message).items() if name in ("on_hand", "safety")}, rules.StockLevel)
 
 
 def _imported_stock(row: stock_pb2.StockRow, stores: dict[str, Store], variants: dict[str, Variant]) -> Stock:

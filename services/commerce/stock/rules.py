@@ -32,8 +32,8 @@ IMPORT_MAX = 500
 
 Count = Annotated[int, Meta(ge=0, le=COUNT_MAX)]
 Quantity = Annotated[int, Meta(ge=1, le=QUANTITY_MAX)]
-StoreId = Annotated[str, Meta(pattern=ids.shape("str"))]
-ConsumerId = Annotated[str, Meta(pattern=ids.shape("con", length_max=96, further="."))]
+StoreId = Annotated[str, Meta(pattern=ids.pattern("str"))]
+ConsumerId = Annotated[str, Meta(pattern=ids.pattern("con", length_max=96, extra="."))]
 Minute = Annotated[int, Meta(ge=0, le=1440)]
 
 LIVE = (HoldState.HELD, HoldState.ORDERED)

@@ -11,8 +11,8 @@ from services.district.campaigns.rules import Budget, Campaign, JoinRequest
 from services.district.places.rules import District
 from services.kit.enums import ScopeKind
 from services.kit.errors import Conflict
-from services.kit.mongo.client import Database, Document, Shaped
-from services.kit.mongo.codec import as_struct
+from services.kit.mongo.client import Database, Document, MessageDocument
+from services.kit.mongo.codec import to_struct
 from services.kit.mongo.scoped_collection import ScopedCollection
 from services.kit.transactions.unit_of_work import UnitOfWork
 
@@ -55,11 +55,11 @@ class BudgetRepository(ScopedCollection[Budget]):
         """Returns the running budgets of a district, including those with no coupon left."""
         query = {"district_id": district_id} | build_running_filter(at)
         documents = await self.collection.find(query).to_list(rules.RUNNING_BUDGETS_MAX)
-        return [as_struct(document, Budget) for document in documents]
+        return [to_struct(document, Budget) for document in documents]
 
     async def join(
         self, uow: UnitOfWork, districts: ScopedCollection[District], campaigns: ScopedCollection[Campaign], request: JoinRequest
-    ) -> Shaped:
+    ) -> MessageDocument:
         """Creates the brand's budget in a campaign. Raises `Conflict` (JOINED_ALREADY) if there is one."""
         id = rules.budget_id(request.campaign_id, request.brand_id)
         if await self.participants.find({"_id": id}, limit=1, session=uow.session):
@@ -83,7 +83,7 @@ async def _find_overlapping(campaigns: ScopedCollection[Campaign], campaign: Cam
         "brand_count": {"$gt": 0},
     }
     documents = await campaigns.collection.find(query, session=uow.session).to_list(rules.OVERLAPPING_CAMPAIGNS_MAX)
-    return [as_struct(document, Campaign) for document in documents]
+    return [to_struct(document, Campaign) for document in documents]
 
 
 def build_running_filter(at: datetime) -> Document:

@@ -8,7 +8,7 @@ from services.district.campaigns.repository import BudgetRepository, build_runni
 from services.district.places import repository as places
 from services.kit import ids
 from services.kit.mongo.client import Document
-from services.kit.mongo.codec import as_struct, fields
+from services.kit.mongo.codec import request_fields, to_struct
 from services.kit.rpc import batch_lists
 from services.kit.runtime.runtime import Runtime
 from services.kit.transactions.unit_of_work import UnitOfWork, transactional
@@ -25,12 +25,12 @@ class CampaignServicer(campaigns_pb2_grpc.CampaignServiceServicer):
     @transactional
     async def CreateCampaign(self, request: campaigns_pb2.CreateCampaignRequest, uow: UnitOfWork) -> campaigns_pb2.CreateCampaignResponse:
         await self.districts.load(request.district_id, session=uow.session)
-        campaign = rules.check_campaign(as_struct(fields(request) | {"id": request.id or ids.new("cmp")}, rules.Campaign))
+        campaign = rules.check_campaign(to_struct(request_fields(request) | {"id": request.id or ids.new("cmp")}, rules.Campaign))
         return campaigns_pb2.CreateCampaignResponse(campaign=await self.campaigns.insert(uow, campaign))
 
     @transactional
     async def JoinCampaign(self, request: campaigns_pb2.JoinCampaignRequest, uow: UnitOfWork) -> campaigns_pb2.JoinCampaignResponse:
-        join = as_struct(fields(request), rules.JoinRequest)
+        join = to_struct(request_fields(request), rules.JoinRequest)
         return campaigns_pb2.JoinCampaignResponse(budget=await self.budgets.join(uow, self.districts, self.campaigns, join))
 
     async def GetCampaign(self, request: campaigns_pb2.GetCampaignRequest, context: Any) -> campaigns_pb2.GetCampaignResponse:
@@ -49,10 +49,10 @@ class CampaignServicer(campaigns_pb2_grpc.CampaignServiceServicer):
     async def BatchListCampaigns(
         self, request: campaigns_pb2.BatchListCampaignsRequest, context: Any
     ) -> campaigns_pb2.BatchListCampaignsResponse:
-        name, district_ids = batch_lists.asked(request, "district_ids")
+        name, district_ids = batch_lists.selected_ids(request, "district_ids")
         running = self._build_running_filter(request)
         found = await self.campaigns.first_pages({id: {name: id} | running for id in district_ids}, request.first, order=LATEST_START_FIRST)
-        return campaigns_pb2.BatchListCampaignsResponse(districts=batch_lists.answered(name, "campaigns", found))
+        return campaigns_pb2.BatchListCampaignsResponse(districts=batch_lists.to_lists(name, "campaigns", found))
 
     def _build_running_filter(self, request: campaigns_pb2.ListCampaignsRequest | campaigns_pb2.BatchListCampaignsRequest) -> Document:
         return build_running_filter(self.clock()) if request.running_only else {}
@@ -67,10 +67,10 @@ class CampaignServicer(campaigns_pb2_grpc.CampaignServiceServicer):
     async def BatchListParticipants(
         self, request: campaigns_pb2.BatchListParticipantsRequest, context: Any
     ) -> campaigns_pb2.BatchListParticipantsResponse:
-        name, campaign_ids = batch_lists.asked(request, "campaign_ids")
+        name, campaign_ids = batch_lists.selected_ids(request, "campaign_ids")
         queries = {id: {name: id} for id in campaign_ids}
         found = await self.budgets.participants.first_pages(queries, request.first, order=[("brand_id", 1)])
-        return campaigns_pb2.BatchListParticipantsResponse(campaigns=batch_lists.answered(name, "participants", found))
+        return campaigns_pb2.BatchListParticipantsResponse(campaigns=batch_lists.to_lists(name, "participants", found))
 
     async def GetBudget(self, request: campaigns_pb2.GetBudgetRequest, context: Any) -> campaigns_pb2.GetBudgetResponse:
         return campaigns_pb2.GetBudgetResponse(budget=await self.budgets.get(request.id))
@@ -85,6 +85,6 @@ class CampaignServicer(campaigns_pb2_grpc.CampaignServiceServicer):
     async def BatchListBudgets(
         self, request: campaigns_pb2.BatchListBudgetsRequest, context: Any
     ) -> campaigns_pb2.BatchListBudgetsResponse:
-        name, brand_ids = batch_lists.asked(request, "brand_ids")
+        name, brand_ids = batch_lists.selected_ids(request, "brand_ids")
         found = await self.budgets.first_pages({id: {name: id} for id in brand_ids}, request.first, order=LATEST_START_FIRST)
-        return campaigns_pb2.BatchListBudgetsResponse(brands=batch_lists.answered(name, "budgets", found))
+        return campaigns_pb2.BatchListBudgetsResponse(brands=batch_lists.to_lists(name, "budgets", found))

@@ -12,12 +12,12 @@ from services.district.campaigns.enums import Reason
 from services.kit import ids
 from services.kit.errors import Conflict, Exhausted, Invalid
 from services.kit.values.money import Money
-from services.kit.values.validation import WRITTEN
+from services.kit.values.validation import VISIBLE_LINE_PATTERN
 
-Name = Annotated[str, Meta(min_length=1, max_length=100, pattern=WRITTEN)]
-NameEn = Annotated[str, Meta(max_length=100, pattern=WRITTEN)]
-CampaignId = Annotated[str, Meta(pattern=ids.shape("cmp"))]
-BrandId = Annotated[str, Meta(pattern=ids.shape("(brd|rtl)"))]
+Name = Annotated[str, Meta(min_length=1, max_length=100, pattern=VISIBLE_LINE_PATTERN)]
+NameEn = Annotated[str, Meta(max_length=100, pattern=VISIBLE_LINE_PATTERN)]
+CampaignId = Annotated[str, Meta(pattern=ids.pattern("cmp"))]
+BrandId = Annotated[str, Meta(pattern=ids.pattern("(brd|rtl)"))]
 Coupons = Annotated[int, Meta(ge=0, le=100_000_000)]
 
 BRANDS_MAX = 500

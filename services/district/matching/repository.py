@@ -14,7 +14,7 @@ from services.district.matching import rules
 from services.district.matching.rules import Affinity, Purchase
 from services.kit.errors import Invalid
 from services.kit.mongo.client import Database, Document, Session
-from services.kit.mongo.codec import as_struct
+from services.kit.mongo.codec import to_struct
 from services.kit.transactions.unit_of_work import UnitOfWork
 
 COLLECTION = "affinity_view"
@@ -32,7 +32,7 @@ class AffinityRepository:
         projection = {f"brands.{_field_name(brand_id)}": 1 for brand_id in brand_ids}
         documents = await self.collection.find({"_id": {"$in": sorted(consumer_ids)}}, projection or {"_id": 1}).to_list(None)
         return rules.combine(
-            {brand: as_struct(values, Affinity) for brand, values in document.get("brands", {}).items()} for document in documents
+            {brand: to_struct(values, Affinity) for brand, values in document.get("brands", {}).items()} for document in documents
         )
 
     async def apply_order_paid(self, uow: UnitOfWork, event: events_pb2.Event) -> None:

@@ -22,8 +22,8 @@ from services.district.wallet.enums import CouponState
 from services.district.wallet.repository import COUPONS, CouponRepository
 from services.district.wallet.rules import compute_state, to_packed_coupon
 from services.kit.enums import ScopeKind
-from services.kit.mongo.client import Database, Document, Session, Shaped
-from services.kit.mongo.codec import as_document, as_struct, shaped
+from services.kit.mongo.client import Database, Document, MessageDocument, Session
+from services.kit.mongo.codec import project, to_document, to_struct
 from services.kit.mongo.scoped_collection import ScopedCollection
 from services.kit.projections.persons import Person
 from services.kit.transactions.group_commit import ChangeSet, DocumentRef, GroupCommit, Snapshot
@@ -117,20 +117,20 @@ class PackRepository(ScopedCollection[Pack]):
 def issue(claim: Claim, standing: Mapping[str, Document | None], visit: DocumentRef, state: Snapshot) -> ChangeSet:
     """What issuing changes: a coupon off each budget, pack, coupons and event. The visit is held to as it was read: who leaves at the
     same moment leaves with the pack or without it."""
-    rules.check_visit(as_struct(state[visit] or {}, Visit), claim.today)
-    budgets = {id: as_struct(document, Budget) for id, document in standing.items() if document is not None}
+    rules.check_visit(to_struct(state[visit] or {}, Visit), claim.today)
+    budgets = {id: to_struct(document, Budget) for id, document in standing.items() if document is not None}
     issued = rules.assemble(
         claim.ranked, budgets, id=claim.pack_ids[claim.consumer_id], visit=claim.visit, consumer_id=claim.consumer_id, at=claim.at
     )
-    pack = as_document(issued.pack)
+    pack = to_document(issued.pack)
     return ChangeSet(
         increments={visit: {}} | {DocumentRef(BUDGETS, id): {"issued": 1} for id in issued.taken},
-        inserts=[(PACKS, pack), *((COUPONS, as_document(coupon)) for coupon in issued.coupons)],
+        inserts=[(PACKS, pack), *((COUPONS, to_document(coupon)) for coupon in issued.coupons)],
         events=[issued.event],
         answer=_answer(pack),
     )
 
 
 def _answer(pack: Document) -> packs_pb2.ClaimPackResponse:
-    answer: Shaped = shaped(pack, packs_pb2.Pack.DESCRIPTOR)
+    answer: MessageDocument = project(pack, packs_pb2.Pack.DESCRIPTOR)
     return packs_pb2.ClaimPackResponse(pack=answer)

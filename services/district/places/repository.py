@@ -13,12 +13,12 @@ from services.district.places.rules import District, Venue, Visit
 from services.kit import ids
 from services.kit.enums import ScopeKind, Touchpoint
 from services.kit.errors import Conflict
-from services.kit.mongo.client import Database, Document, Session, Shaped
-from services.kit.mongo.codec import as_document
+from services.kit.mongo.client import Database, Document, MessageDocument, Session
+from services.kit.mongo.codec import to_document
 from services.kit.mongo.scoped_collection import ScopedCollection
 from services.kit.projections.persons import Person
 from services.kit.transactions.unit_of_work import UnitOfWork
-from services.kit.values.opening_hours import day_of
+from services.kit.values.opening_hours import local_day
 
 BY_NAME = [("name", ASCENDING)]
 """The order of districts and venues in lists."""
@@ -68,7 +68,7 @@ class VenueRepository(ScopedCollection[Venue]):
                 raise Conflict(Reason.VENUE_EXISTS, message, venue_id=document["_id"])
         operations = []
         for venue in venues:
-            document = as_document(venue)
+            document = to_document(venue)
             key = {"_id": document.pop("_id"), "district_id": document.pop("district_id")}
             del document["version"]
             operations.append(UpdateOne(key, {"$set": document, "$inc": {"version": 1}}, upsert=True))
@@ -88,15 +88,15 @@ class VisitRepository(ScopedCollection[Visit]):
 
     async def enter(
         self, uow: UnitOfWork, district: District, person: Person, consumer_id: str, touchpoint: Touchpoint, at: datetime
-    ) -> Shaped:
+    ) -> MessageDocument:
         """Returns the person's open visit of the day, or a new one whose start is published."""
-        day = day_of(at, district.zone)
+        day = local_day(at, district.zone)
         # The person may have entered under another consumer id, outside the caller's scope.
         open_visit: Document | None = await self.collection.find_one(
             {"open_key": rules.open_key(person.id, district.id, day)}, session=uow.session
         )
         if open_visit is not None:
-            return self.answer(open_visit)
+            return self.project(open_visit)
         visit = rules.enter(ids.new("vis"), consumer_id, person.id, district, day, touchpoint, at)
         uow.publish(rules.build_visit_started(visit))
         return await self.insert(uow, visit)

@@ -7,9 +7,9 @@ from quanyu.district.v1 import places_pb2, places_pb2_grpc
 from services.district.places import repository, rules
 from services.district.places.rules import PackedCoupon, Visit
 from services.kit import ids
-from services.kit.errors import Invalid, under
+from services.kit.errors import Invalid, field_prefix
 from services.kit.mongo.client import Document, Session
-from services.kit.mongo.codec import as_struct, fields
+from services.kit.mongo.codec import request_fields, to_struct
 from services.kit.projections.persons import Person, PersonProjection
 from services.kit.rpc import batch_lists
 from services.kit.runtime.runtime import Runtime
@@ -28,7 +28,7 @@ class PlaceServicer(places_pb2_grpc.PlaceServiceServicer):
 
     @transactional
     async def CreateDistrict(self, request: places_pb2.CreateDistrictRequest, uow: UnitOfWork) -> places_pb2.CreateDistrictResponse:
-        district = rules.check_district(as_struct(fields(request) | {"id": request.id or ids.new("dst")}, rules.District))
+        district = rules.check_district(to_struct(request_fields(request) | {"id": request.id or ids.new("dst")}, rules.District))
         return places_pb2.CreateDistrictResponse(district=await self.districts.insert(uow, district))
 
     async def GetDistrict(self, request: places_pb2.GetDistrictRequest, context: Any) -> places_pb2.GetDistrictResponse:
@@ -44,7 +44,7 @@ class PlaceServicer(places_pb2_grpc.PlaceServiceServicer):
     @transactional
     async def CreateVenue(self, request: places_pb2.CreateVenueRequest, uow: UnitOfWork) -> places_pb2.CreateVenueResponse:
         district = await self.districts.load(request.district_id, session=uow.session)
-        with under("venue"):
+        with field_prefix("venue"):
             venue = _build_venue(request.venue, district, request.venue.id or ids.new("ven"))
         return places_pb2.CreateVenueResponse(venue=await self.venues.insert(uow, venue))
 
@@ -55,7 +55,7 @@ class PlaceServicer(places_pb2_grpc.PlaceServiceServicer):
         district = await self.districts.load(request.district_id, session=uow.session)
         venues = []
         for index, venue in enumerate(request.venues):
-            with under(f"venues[{index}]"):
+            with field_prefix(f"venues[{index}]"):
                 venues.append(_build_venue(venue, district, venue.id))
         created, replaced = await self.venues.import_venues(uow, district.id, venues)
         return places_pb2.ImportVenuesResponse(created=created, replaced=replaced)
@@ -69,25 +69,25 @@ class PlaceServicer(places_pb2_grpc.PlaceServiceServicer):
         return places_pb2.ListVenuesResponse(venues=venues, page=page)
 
     async def BatchListVenues(self, request: places_pb2.BatchListVenuesRequest, context: Any) -> places_pb2.BatchListVenuesResponse:
-        name, district_ids = batch_lists.asked(request, "district_ids")
+        name, district_ids = batch_lists.selected_ids(request, "district_ids")
         kinds = _build_kind_filter(request)
         queries = {id: {name: id} | kinds for id in district_ids}
         found = await self.venues.first_pages(queries, request.first, order=repository.BY_NAME, collation=repository.IN_CHINESE)
-        return places_pb2.BatchListVenuesResponse(districts=batch_lists.answered(name, "venues", found))
+        return places_pb2.BatchListVenuesResponse(districts=batch_lists.to_lists(name, "venues", found))
 
     @transactional
     async def EnterDistrict(self, request: places_pb2.EnterDistrictRequest, uow: UnitOfWork) -> places_pb2.EnterDistrictResponse:
-        entry = as_struct(fields(request), rules.Entry)
+        entry = to_struct(request_fields(request), rules.Entry)
         district = await self.districts.load(entry.district_id, session=uow.session)
         rules.check_position(district, entry.position)
-        person = await self.persons.of(entry.consumer_id, uow.session)
+        person = await self.persons.find(entry.consumer_id, uow.session)
         visit = await self.visits.enter(uow, district, person, entry.consumer_id, entry.touchpoint, uow.at)
         return places_pb2.EnterDistrictResponse(visit=visit)
 
     @transactional
     async def LeaveDistrict(self, request: places_pb2.LeaveDistrictRequest, uow: UnitOfWork) -> places_pb2.LeaveDistrictResponse:
         visit = await self.visits.load(request.visit_id, session=uow.session, writing=True)
-        person = await self.persons.of(visit.consumer_id, uow.session)
+        person = await self.persons.find(visit.consumer_id, uow.session)
         unspent = await self.find_unspent(visit, person, uow.session)
         left = await self.visits.apply_rule(uow, visit.id, rules.leave, at=uow.at, unspent=unspent)
         return places_pb2.LeaveDistrictResponse(visit=left)
@@ -101,9 +101,9 @@ class PlaceServicer(places_pb2_grpc.PlaceServiceServicer):
 
 def _build_kind_filter(request: places_pb2.ListVenuesRequest | places_pb2.BatchListVenuesRequest) -> Document:
     """Returns the filter for the venue kinds of a request; an empty one without kinds."""
-    kinds = fields(request).get("kinds")
+    kinds = request_fields(request).get("kinds")
     return {"kind": {"$in": kinds}} if kinds else {}
 
 
 def _build_venue(requested: places_pb2.NewVenue, district: rules.District, id: str) -> rules.Venue:
-    return rules.check_venue(district, as_struct(fields(requested) | {"id": id, "district_id": district.id}, rules.Venue))
+    return rules.check_venue(district, to_struct(request_fields(requested) | {"id": id, "district_id": district.id}, rules.Venue))

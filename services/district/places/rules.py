@@ -14,15 +14,15 @@ from services.kit.errors import Conflict, Invalid
 from services.kit.values.event import Event
 from services.kit.values.money import Money
 from services.kit.values.opening_hours import zone_of
-from services.kit.values.validation import WRITTEN
+from services.kit.values.validation import VISIBLE_LINE_PATTERN
 
-Name = Annotated[str, Meta(min_length=1, max_length=100, pattern=WRITTEN)]
-NameEn = Annotated[str, Meta(max_length=100, pattern=WRITTEN)]
+Name = Annotated[str, Meta(min_length=1, max_length=100, pattern=VISIBLE_LINE_PATTERN)]
+NameEn = Annotated[str, Meta(max_length=100, pattern=VISIBLE_LINE_PATTERN)]
 ConsumerId = Annotated[str, Meta(min_length=1, max_length=100)]
-DistrictId = Annotated[str, Meta(pattern=ids.shape("dst"))]
-VenueId = Annotated[str, Meta(pattern=ids.shape("ven"))]
-BrandId = Annotated[str, Meta(pattern=ids.shape("(brd|rtl)", empty=True))]
-StoreId = Annotated[str, Meta(pattern=ids.shape("str", empty=True))]
+DistrictId = Annotated[str, Meta(pattern=ids.pattern("dst"))]
+VenueId = Annotated[str, Meta(pattern=ids.pattern("ven"))]
+BrandId = Annotated[str, Meta(pattern=ids.pattern("(brd|rtl)", optional=True))]
+StoreId = Annotated[str, Meta(pattern=ids.pattern("str", optional=True))]
 IMPORT_MAX = 500
 """An import contains at most this many venues."""
 

@@ -12,8 +12,8 @@ from services.district.wallet.enums import CouponState
 from services.district.wallet.rules import Coupon, Discount, Lock, LockTerms
 from services.kit.enums import ScopeKind
 from services.kit.errors import NotFound
-from services.kit.mongo.client import Database, Document, Session, Shaped
-from services.kit.mongo.codec import as_struct
+from services.kit.mongo.client import Database, Document, MessageDocument, Session
+from services.kit.mongo.codec import to_struct
 from services.kit.mongo.scoped_collection import Page, ScopedCollection
 from services.kit.projections.persons import Person
 from services.kit.transactions.unit_of_work import UnitOfWork
@@ -53,8 +53,8 @@ class CouponRepository(ScopedCollection[Coupon]):
 
     async def find_by_ids(self, ids: Sequence[str], session: Session) -> dict[str, Coupon]:
         """Returns the existing coupons within the caller's scope, by id."""
-        documents = await self.collection.find(self.within({"_id": {"$in": list(ids)}}), session=session).to_list(None)
-        return {document["_id"]: as_struct(document, Coupon) for document in documents}
+        documents = await self.collection.find(self.restrict({"_id": {"$in": list(ids)}}), session=session).to_list(None)
+        return {document["_id"]: to_struct(document, Coupon) for document in documents}
 
 
 def build_owner_filter(person: Person) -> Document:
@@ -79,9 +79,9 @@ def build_state_filter(state: CouponState, at: datetime) -> Document:
     return filters[state]
 
 
-def show_state(document: Shaped, at: datetime) -> Shaped:
+def show_state(document: MessageDocument, at: datetime) -> MessageDocument:
     """Returns a coupon with its state as of `at` and without an expired lock."""
-    coupon = as_struct(document, Coupon)
+    coupon = to_struct(document, Coupon)
     document["state"] = rules.compute_state(coupon, at)
     if rules.is_unlocked(coupon, at):
         document.pop("order_id", None)

@@ -1,13 +1,14 @@
-"""The rows that wait for one subscriber (one shard of them), and how they change.
+"""Delivery queue: the documents that wait for one shard of one subscriber, and their state transitions.
 
-| state    | meaning                                             | becomes                                                        |
-|----------|-----------------------------------------------------|----------------------------------------------------------------|
-| pending  | to be sent                                          | deleted once applied; retrying, parked; waiting behind a held row |
-| retrying | the first of its key; sent again when due           | deleted once applied; parked after too many failures           |
-| parked   | the first of its key; a person must look at it      | retrying, when replayed                                        |
-| waiting  | a later one of a key whose first is held (the two above) | pending, once that first one is applied                   |
+| state    | meaning                                          | next state                                                            |
+|----------|--------------------------------------------------|-----------------------------------------------------------------------|
+| pending  | to be sent                                       | deleted when applied; retrying; parked; waiting behind a held document |
+| retrying | the first of its key; sent again at its due time | deleted when applied; parked after too many failures                  |
+| parked   | the first of its key; an operator must act       | retrying when replayed                                                |
+| waiting  | a later one of a key whose first is held         | pending when that first one is applied                                |
 
-Every change is conditional on what was read, so that two relays that both believe to hold the lease do work twice but nothing wrong.
+A document is held while it is retrying or parked. Each update is conditional on the state that was read. So two relays that both believe
+to hold the lease repeat work, but corrupt nothing.
 """
 
 from collections.abc import Iterable, Sequence
@@ -23,17 +24,20 @@ from services.kit.mongo.client import Database, Document, Session
 from services.kit.transactions.outbox import DELIVERIES, PARKED, PENDING, RETRYING, WAITING
 
 HELD = (RETRYING, PARKED)
+"""In these states an event holds back the later events of its key."""
 ATTEMPTS_MAX = 10
-"""`FAILED` answers after which a row is parked; with the waits below after about three minutes."""
+"""An event is parked after this many FAILED results; with the waits of RETRY this takes about three minutes."""
 RETRY = Backoff(first_seconds=0.5, cap_seconds=60.0)
+"""The wait before an event is sent again."""
 REASON_LENGTH_MAX = 200
+"""A stored reason has at most this many characters."""
 BATCH_BYTES_MAX = 1024 * 1024
-"""The receiver applies a batch in one transaction, within the seconds of one call: large events go few at a time."""
-FIELDS = {"key": 1, "sequence": 1, "state": 1, "attempts": 1, "delays": 1, "event": 1}
+"""A batch with more bytes than this is sent at once: the subscriber applies it in one transaction, within the deadline of one call."""
+PROJECTION = {"key": 1, "sequence": 1, "state": 1, "attempts": 1, "delays": 1, "event": 1}
 
 
-class Row(Struct, frozen=True):
-    """One event on its way to one subscriber. `attempts` counts its failures, `delays` how often it was put off for whatever reason."""
+class QueuedEvent(Struct, frozen=True):
+    """An event to deliver to one subscriber. `attempts` counts its failures, `delays` all postponements."""
 
     id: str
     key: str
@@ -43,119 +47,122 @@ class Row(Struct, frozen=True):
     delays: int
     event: bytes
 
-    def message(self) -> events_pb2.Event:
-        """The event as it is sent."""
+    def to_message(self) -> events_pb2.Event:
+        """Parses the event."""
         return events_pb2.Event.FromString(self.event)
 
 
-class Deliveries:
-    """One shard of what waits for one subscriber."""
+class DeliveryQueue:
+    """One shard of the events for one subscriber."""
 
     def __init__(
         self, database: Database, subscriber: str, shard: int, *, attempts_max: int = ATTEMPTS_MAX, retry: Backoff = RETRY
     ) -> None:
         self.database, self.subscriber, self.shard = database, subscriber, shard
         self.attempts_max, self.retry = attempts_max, retry
-        self.rows: Any = database[DELIVERIES]
-        self.part: Document = {"subscriber": subscriber, "shard": shard}
+        self.collection: Any = database[DELIVERIES]
+        self.shard_filter: Document = {"subscriber": subscriber, "shard": shard}
 
-    async def due(self, at: datetime, limit: int) -> list[Row]:
-        """Held rows that are to be tried again by now, at most `limit`, the longest due first."""
-        return await self._read(
-            self.rows.find({**self.part, "state": RETRYING, "due_at": {"$lte": at}}, FIELDS).sort("due_at", 1).limit(limit)
-        )
+    async def find_due(self, at: datetime, limit: int) -> list[QueuedEvent]:
+        """Returns at most `limit` retrying events whose due time has come, earliest first."""
+        query = {**self.shard_filter, "state": RETRYING, "due_at": {"$lte": at}}
+        return await self._read(self.collection.find(query, PROJECTION).sort("due_at", 1).limit(limit))
 
-    async def next_due(self) -> datetime | None:
-        """When the next held row is to be tried again."""
-        row = await self.rows.find_one({**self.part, "state": RETRYING, "due_at": {"$exists": True}}, {"due_at": 1}, sort=[("due_at", 1)])
-        return row["due_at"] if row else None
+    async def find_next_due_time(self) -> datetime | None:
+        """Returns the earliest due time of the retrying events; None without such events."""
+        query = {**self.shard_filter, "state": RETRYING, "due_at": {"$exists": True}}
+        document = await self.collection.find_one(query, {"due_at": 1}, sort=[("due_at", 1)])
+        return document["due_at"] if document else None
 
-    async def pending(self, after: str, limit: int) -> list[Row]:
-        """At most `limit` pending rows, in order within each key: those of the keys behind `after` or, at the end, from the first key on.
+    async def find_pending(self, after: str, limit: int) -> list[QueuedEvent]:
+        """Returns at most `limit` pending events of the keys after `after`, or from the first key on if there are no later keys.
 
-        A key is always begun at its first pending row, since `after` is a key and never a place within one.
+        Events are in order within each key. A key always starts with its first pending event, since `after` is a key and never a
+        position within one.
         """
-        return await self._pending({"$gt": after}, limit) or (await self._pending({"$lte": after}, limit) if after else [])
+        return await self._find_pending({"$gt": after}, limit) or (await self._find_pending({"$lte": after}, limit) if after else [])
 
-    async def _pending(self, keys: Document, limit: int) -> list[Row]:
-        query = {**self.part, "state": PENDING, "key": keys}
-        return await self._read(self.rows.find(query, FIELDS).sort([("key", 1), ("sequence", 1)]).limit(limit).batch_size(limit))
+    async def _find_pending(self, keys: Document, limit: int) -> list[QueuedEvent]:
+        query = {**self.shard_filter, "state": PENDING, "key": keys}
+        order = [("key", 1), ("sequence", 1)]
+        return await self._read(self.collection.find(query, PROJECTION).sort(order).limit(limit).batch_size(limit))
 
-    async def _read(self, cursor: Any) -> list[Row]:
-        """The rows of a cursor, up to BATCH_BYTES_MAX and one row more."""
-        rows: list[Row] = []
-        room = BATCH_BYTES_MAX
+    async def _read(self, cursor: Any) -> list[QueuedEvent]:
+        """Reads events from a cursor until they have BATCH_BYTES_MAX bytes or more."""
+        events: list[QueuedEvent] = []
+        bytes_left = BATCH_BYTES_MAX
         async for document in cursor:
-            rows.append(Row(id=document.pop("_id"), delays=document.pop("delays", 0), **document))
-            room -= len(rows[-1].event)
-            if room <= 0:
+            events.append(QueuedEvent(id=document.pop("_id"), delays=document.pop("delays", 0), **document))
+            bytes_left -= len(events[-1].event)
+            if bytes_left <= 0:
                 break
         await cursor.close()
-        return rows
+        return events
 
-    async def held(self, keys: Iterable[str], session: Session = None) -> dict[str, str]:
-        """Those of the keys that are held back, each with the id of the row that holds it."""
-        query = {**self.part, "state": {"$in": HELD}, "key": {"$in": sorted(set(keys))}}
-        return {row["key"]: row["_id"] async for row in self.rows.find(query, {"key": 1}, session=session)}
+    async def find_held_keys(self, keys: Iterable[str], session: Session = None) -> dict[str, str]:
+        """Returns those of the keys that are held, each with the id of the event that holds it."""
+        query = {**self.shard_filter, "state": {"$in": HELD}, "key": {"$in": sorted(set(keys))}}
+        return {document["key"]: document["_id"] async for document in self.collection.find(query, {"key": 1}, session=session)}
 
-    async def put_behind(self, rows: Sequence[Row]) -> None:
-        """Makes pending rows of held keys wait, so that the relay does not read them again and again.
+    async def mark_waiting(self, events: Sequence[QueuedEvent]) -> None:
+        """Marks pending events of held keys as waiting, so that the relay does not read them again and again.
 
-        In one transaction with a mark on the rows that hold them: `applied` must not let go meanwhile, or these would wait forever.
+        The same transaction increments `marks` of the events that hold them. So `delete_applied`, which may run at the same time, notices
+        the new waiting events and releases them; without the mark they would wait forever.
         """
 
-        async def body(session: Session) -> None:
-            holding = await self.held((row.key for row in rows), session)
-            behind = [row.id for row in rows if row.key in holding]
-            await self.rows.update_many({"_id": {"$in": list(holding.values())}}, {"$inc": {"marks": 1}}, session=session)
-            await self.rows.update_many({"_id": {"$in": behind}, "state": PENDING}, {"$set": {"state": WAITING}}, session=session)
+        async def mark(session: Session) -> None:
+            holders = await self.find_held_keys((event.key for event in events), session)
+            waiting = [event.id for event in events if event.key in holders]
+            await self.collection.update_many({"_id": {"$in": list(holders.values())}}, {"$inc": {"marks": 1}}, session=session)
+            await self.collection.update_many({"_id": {"$in": waiting}, "state": PENDING}, {"$set": {"state": WAITING}}, session=session)
 
-        await self.database.transact(body)
+        await self.database.transact(mark)
 
-    async def applied(self, rows: Sequence[Row]) -> None:
-        """Forgets rows whose effect stands and lets go those that waited behind one of them."""
-        if not rows:
+    async def delete_applied(self, events: Sequence[QueuedEvent]) -> None:
+        """Deletes events that the subscriber has applied, and releases those that waited behind one of them."""
+        if not events:
             return
-        ids = [row.id for row in rows]
-        deleted = await self.rows.delete_many({"_id": {"$in": ids}, "state": PENDING})
+        ids = [event.id for event in events]
+        deleted = await self.collection.delete_many({"_id": {"$in": ids}, "state": PENDING})
         if deleted.deleted_count == len(ids):
             return
-        async for holder in self.rows.find({"_id": {"$in": ids}}, {"key": 1, "marks": 1}):
-            await self._let_go(holder)
+        async for holder in self.collection.find({"_id": {"$in": ids}}, {"key": 1, "marks": 1}):
+            await self._release(holder)
 
-    async def _let_go(self, holder: Document | None) -> None:
-        # The mark tells whether others were put behind it between the two writes; then they are let go, too.
+    async def _release(self, holder: Document | None) -> None:
+        # If `marks` has changed between the two writes, more events wait behind the holder: release these as well.
         while holder is not None:
-            await self.rows.update_many({**self.part, "state": WAITING, "key": holder["key"]}, {"$set": {"state": PENDING}})
-            gone = await self.rows.delete_one({"_id": holder["_id"], "marks": holder.get("marks")})
-            if gone.deleted_count:
+            await self.collection.update_many({**self.shard_filter, "state": WAITING, "key": holder["key"]}, {"$set": {"state": PENDING}})
+            deleted = await self.collection.delete_one({"_id": holder["_id"], "marks": holder.get("marks")})
+            if deleted.deleted_count:
                 return
-            holder = await self.rows.find_one({"_id": holder["_id"]}, {"key": 1, "marks": 1})
+            holder = await self.collection.find_one({"_id": holder["_id"]}, {"key": 1, "marks": 1})
 
-    async def put_off(self, answers: Sequence[tuple[Row, str, bool]], at: datetime) -> list[Row]:
-        """Holds rows back, each with the reason and whether this counts as a failure; answers those that are parked by it."""
-        changes, parked = [], []
-        for row, reason, counts in answers:
-            attempts, delays = row.attempts + counts, row.delays + 1
+    async def postpone(self, results: Sequence[tuple[QueuedEvent, str, bool]], at: datetime) -> list[QueuedEvent]:
+        """Holds events back, each with its reason and whether it counts as a failure; returns those that are parked now."""
+        updates, parked = [], []
+        for event, reason, is_failure in results:
+            attempts, delays = event.attempts + is_failure, event.delays + 1
             change: Document = {"state": RETRYING, "attempts": attempts, "delays": delays, "reason": reason[:REASON_LENGTH_MAX]}
             change["due_at"] = at + timedelta(seconds=self.retry.seconds(delays))
             if attempts >= self.attempts_max:
                 change |= {"state": PARKED, "due_at": at}
-                parked.append(row)
-            changes.append(UpdateOne({"_id": row.id, "state": row.state, "attempts": row.attempts}, {"$set": change}))
-        if changes:
-            await self.rows.bulk_write(changes, ordered=False)
+                parked.append(event)
+            updates.append(UpdateOne({"_id": event.id, "state": event.state, "attempts": event.attempts}, {"$set": change}))
+        if updates:
+            await self.collection.bulk_write(updates, ordered=False)
         return parked
 
-    async def counts(self) -> tuple[int, int, datetime | None]:
-        """How many rows wait, how many are parked, and when the oldest of them all was told."""
-        parked = await self.rows.count_documents({**self.part, "state": PARKED})
-        waiting = await self.rows.count_documents({**self.part, "state": {"$in": [PENDING, RETRYING, WAITING]}})
+    async def count(self) -> tuple[int, int, datetime | None]:
+        """Returns the numbers of unparked and of parked events, and when the oldest of all was published."""
+        parked = await self.collection.count_documents({**self.shard_filter, "state": PARKED})
+        unparked = await self.collection.count_documents({**self.shard_filter, "state": {"$in": [PENDING, RETRYING, WAITING]}})
         prefix = f"{self.subscriber}:{self.shard}:"
-        oldest = await self.rows.find_one({"_id": {"$gte": prefix, "$lt": prefix + "~"}}, {"_id": 1}, sort=[("_id", 1)])
-        return waiting, parked, told_at(oldest["_id"]) if oldest else None
+        oldest = await self.collection.find_one({"_id": {"$gte": prefix, "$lt": prefix + "~"}}, {"_id": 1}, sort=[("_id", 1)])
+        return unparked, parked, published_at(oldest["_id"]) if oldest else None
 
 
-def told_at(row_id: str) -> datetime:
-    """When the event of a row was told: the time its UUIDv7 begins with."""
-    return datetime.fromtimestamp(int(row_id.rpartition("_")[2][:12], 16) / 1000, UTC)
+def published_at(delivery_id: str) -> datetime:
+    """Returns when an event was published: the time at the start of the UUIDv7 in the id of its delivery."""
+    return datetime.fromtimestamp(int(delivery_id.rpartition("_")[2][:12], 16) / 1000, UTC)

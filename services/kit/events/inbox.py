@@ -1,7 +1,7 @@
-"""The subscriber's side: applies events, each in the transaction of its effect, exactly once and in order for each key.
+"""Event inbox, the subscriber's side: applies events in the transaction of their effect, exactly once and in order for each key.
 
-A batch is one transaction (a group commit): last sequences, effects and told events of all its events together. When anything in it
-fails, its events are applied one by one, so that only the failing event's key is held back.
+A batch is one transaction with the last sequences, the effects and the published events of all its events. If it fails, its events are
+applied one by one, so that only the key of the failing event is held back.
 """
 
 import asyncio
@@ -19,33 +19,34 @@ from quanyu.events.v1 import events_pb2, events_pb2_grpc
 from services.kit import ids
 from services.kit.clock import Clock, now
 from services.kit.errors import Denied, Invalid, Refusal, Unavailable
-from services.kit.mongo.client import Database, Session, ensure
+from services.kit.mongo.client import Database, Session, ensure_indexes
 from services.kit.observability.logs import logger
-from services.kit.security import authorization
-from services.kit.transactions.outbox import Outbox, route
+from services.kit.security.caller import SYSTEM, caller_context, current_caller
+from services.kit.transactions.outbox import Outbox, route_of
 from services.kit.transactions.unit_of_work import UnitOfWork
 
 COLLECTION = "inbox"
-"""The last sequence applied per source and key: {_id: "source:key", sequence}."""
+"""The last applied sequence of each source and key is {_id: "source:key", sequence}."""
 BATCH_MAX = 200
+"""A call delivers at most this many events."""
 GROUP_ATTEMPTS_MAX = 4
-"""Tries of a whole batch that meets write conflicts, before its events are applied one by one."""
+"""A batch that meets write conflicts is tried this many times; then its events are applied one by one."""
 
 Handler = Callable[[UnitOfWork, events_pb2.Event], Awaitable[None]]
-"""The effect of one kind of event; it writes through `uow.session` only. `uow.at` is when the event happened."""
+"""The effect of one kind of event. It writes with `uow.session` only; `uow.at` is the time of the event."""
 
-Happened = tuple[UnitOfWork, events_pb2.Event]
+EventInUnit = tuple[UnitOfWork, events_pb2.Event]
 
 
 class BatchHandler:
-    """An effect that takes neighbours of one kind in one call, in their order: what every event would read and write alone is done once.
+    """A handler that takes consecutive events of one kind in one call, in order, so that shared documents are read and written once.
 
-    All share the transaction; each comes with its own unit. When it raises, the events of the batch are applied one by one.
-    Batches with such an event take turns in a process: what neighbours share other batches share as well, and of two transactions that
-    meet in one document the second does all its work again.
+    All events share the transaction; each has its own unit of work. If the effect raises, the events are applied one by one.
+    A process applies one batch with such events at a time. Batches often share documents, and of two transactions that write one document
+    the second is repeated as a whole.
     """
 
-    def __init__(self, effect: Callable[[Sequence[Happened]], Awaitable[None]]) -> None:
+    def __init__(self, effect: Callable[[Sequence[EventInUnit]], Awaitable[None]]) -> None:
         self.effect = effect
 
     async def __call__(self, uow: UnitOfWork, event: events_pb2.Event) -> None:
@@ -56,7 +57,7 @@ APPLIED, FAILED, WAITING = events_pb2.DELIVERY_STATE_APPLIED, events_pb2.DELIVER
 
 
 class Plan(Struct, frozen=True):
-    """What a batch comes to: the state of each event in its order, which of them to apply, and the sequences that are last then."""
+    """The plan for a batch: the state of each event in order, the events to apply, and the last sequences afterwards."""
 
     states: "tuple[events_pb2.DeliveryState.ValueType, ...]"
     apply: tuple[events_pb2.Event, ...]
@@ -64,127 +65,134 @@ class Plan(Struct, frozen=True):
 
 
 def plan(last: Mapping[str, int], events: Iterable[events_pb2.Event]) -> Plan:
-    """Folds a batch over the last sequence of each key (0 when absent): a key takes 1, 2, 3 … once each, and nothing behind a gap."""
+    """Plans a batch from the last sequence of each key (0 if absent). A key applies 1, 2, 3 … once each, and nothing after a gap."""
     states: list[events_pb2.DeliveryState.ValueType] = []
     apply: list[events_pb2.Event] = []
-    moved: dict[str, int] = {}
+    advanced: dict[str, int] = {}
     for event in events:
-        expected = moved.get(event.key, last.get(event.key, 0)) + 1
+        expected = advanced.get(event.key, last.get(event.key, 0)) + 1
         states.append(APPLIED if event.sequence <= expected else WAITING)
         if event.sequence == expected:
             apply.append(event)
-            moved[event.key] = expected
-    return Plan(tuple(states), tuple(apply), moved)
+            advanced[event.key] = expected
+    return Plan(tuple(states), tuple(apply), advanced)
 
 
 class EventInbox(events_pb2_grpc.EventInboxServiceServicer):
-    """Takes the events this service hears. `handlers` names the effect of each kind."""
+    """Receives the events that this service subscribes to. `handlers` maps each kind to its effect."""
 
     def __init__(self, database: Database, handlers: Mapping[str, Handler], outbox: Outbox, clock: Clock = now) -> None:
         self.database, self.handlers, self.outbox, self.clock = database, handlers, outbox, clock
-        self.turn = asyncio.Lock()
+        self.batch_lock = asyncio.Lock()
 
     async def prepare(self) -> None:
-        """The collection, which a transaction on a shard of its own could not create."""
-        await ensure(self.database[COLLECTION])
+        """Creates the collection, since a transaction over several shards cannot create one."""
+        await ensure_indexes(self.database[COLLECTION])
 
     async def Deliver(self, request: events_pb2.DeliverRequest, context: Any) -> events_pb2.DeliverResponse:
         events = list(request.events)
         if not request.source or len(events) > BATCH_MAX or any(event.source != request.source for event in events):
-            raise Invalid("INVALID_BATCH", f"give a source and at most {BATCH_MAX} events, all of that source", field="events")
+            raise Invalid(
+                "INVALID_BATCH", f"`events` must have at most {BATCH_MAX} entries, all of `source`. Split the batch.", field="events"
+            )
         _check_source(request.source, events)
-        authorization.current.set(authorization.SYSTEM)
-        shares = any(isinstance(self.handlers.get(event.WhichOneof("body") or ""), BatchHandler) for event in events)
-        async with self.turn if shares else nullcontext():
-            deliveries = await self._together(request.source, events) or await self._singly(request.source, events)
+        caller_context.set(SYSTEM)
+        has_batch_handler = any(isinstance(self.handlers.get(event.WhichOneof("body") or ""), BatchHandler) for event in events)
+        async with self.batch_lock if has_batch_handler else nullcontext():
+            deliveries = await self._apply_batch(request.source, events) or await self._apply_each(request.source, events)
         return events_pb2.DeliverResponse(deliveries=deliveries)
 
-    async def _together(self, source: str, events: Sequence[events_pb2.Event]) -> list[events_pb2.Delivery]:
-        """The whole batch in one transaction; nothing when that cannot be."""
+    async def _apply_batch(self, source: str, events: Sequence[events_pb2.Event]) -> list[events_pb2.Delivery]:
+        """Applies the batch in one transaction; returns an empty list if that fails."""
         try:
-            return await self.database.transact(lambda session: self._apply(session, source, events), attempts_max=GROUP_ATTEMPTS_MAX)
+            return await self.database.transact(
+                lambda session: self._apply_in_transaction(session, source, events), attempts_max=GROUP_ATTEMPTS_MAX
+            )
         except Exception as error:
-            if _out_of_reach(error):
+            if _is_database_failure(error):
                 raise
             return []
 
-    async def _singly(self, source: str, events: Sequence[events_pb2.Event]) -> list[events_pb2.Delivery]:
-        """Each event in its own transaction; one that is not applied holds back the later ones of its key."""
+    async def _apply_each(self, source: str, events: Sequence[events_pb2.Event]) -> list[events_pb2.Delivery]:
+        """Applies each event in its own transaction. An event that is not applied holds back the later ones of its key."""
         deliveries: list[events_pb2.Delivery] = []
-        held = set[str]()
+        held_keys = set[str]()
         for event in events:
-            if event.key in held:
+            if event.key in held_keys:
                 deliveries.append(events_pb2.Delivery(event_id=event.id, state=WAITING, reason="BEHIND_ANOTHER"))
                 continue
-            delivery = await self._one(source, event)
+            delivery = await self._apply_one(source, event)
             deliveries.append(delivery)
             if delivery.state != APPLIED:
-                held.add(event.key)
+                held_keys.add(event.key)
         return deliveries
 
-    async def _one(self, source: str, event: events_pb2.Event) -> events_pb2.Delivery:
+    async def _apply_one(self, source: str, event: events_pb2.Event) -> events_pb2.Delivery:
         try:
-            (delivery,) = await self.database.transact(lambda session: self._apply(session, source, [event]))
+            (delivery,) = await self.database.transact(lambda session: self._apply_in_transaction(session, source, [event]))
             return delivery
         except Refusal as refusal:
-            # What may pass by itself is tried again without counting.
+            # A retryable refusal does not count as a failure.
             state = WAITING if refusal.retryable else FAILED
             return events_pb2.Delivery(event_id=event.id, state=state, reason=refusal.reason)
         except Exception as error:
-            if _out_of_reach(error):
+            if _is_database_failure(error):
                 raise
             bug = ids.new("bug")
             logger().exception("event failed", bug=bug, event_id=event.id, kind=event.WhichOneof("body"), source=source)
             return events_pb2.Delivery(event_id=event.id, state=FAILED, reason=f"INTERNAL {bug}")
 
-    async def _apply(self, session: Session, source: str, events: Sequence[events_pb2.Event]) -> list[events_pb2.Delivery]:
-        """Applies events in order within a transaction; raises what the first failing one raises."""
-        rows = self.database[COLLECTION].find({"_id": {"$in": sorted({f"{source}:{event.key}" for event in events})}}, session=session)
-        last = {row["_id"].removeprefix(f"{source}:"): row["sequence"] async for row in rows}
+    async def _apply_in_transaction(self, session: Session, source: str, events: Sequence[events_pb2.Event]) -> list[events_pb2.Delivery]:
+        """Applies events in order within a transaction; raises the exception of the first event that fails."""
+        ids = sorted({f"{source}:{event.key}" for event in events})
+        documents = self.database[COLLECTION].find({"_id": {"$in": ids}}, session=session)
+        last = {document["_id"].removeprefix(f"{source}:"): document["sequence"] async for document in documents}
         planned = plan(last, events)
         if planned.last:
-            # First of all, and even if an event has no other effect: of two relays that deliver the same, one conflicts here.
+            # This write comes first, also for events without another effect: if two relays deliver the same events, one conflicts here.
             await self.database[COLLECTION].bulk_write(
                 [UpdateOne({"_id": f"{source}:{key}"}, {"$set": {"sequence": n}}, upsert=True) for key, n in planned.last.items()],
                 ordered=False,
                 session=session,
             )
         for kind, events_of_kind in groupby(planned.apply, lambda event: event.WhichOneof("body") or ""):
-            await self._effect(session, kind, list(events_of_kind))
+            await self._run_handler(session, kind, list(events_of_kind))
         return [
             events_pb2.Delivery(event_id=event.id, state=state, reason="" if state == APPLIED else "EARLIER_MISSING")
             for event, state in zip(events, planned.states, strict=True)
         ]
 
-    async def _effect(self, session: Session, kind: str, events: Sequence[events_pb2.Event]) -> None:
+    async def _run_handler(self, session: Session, kind: str, events: Sequence[events_pb2.Event]) -> None:
         handler = self.handlers.get(kind)
         if handler is None:
-            # A newer version tells it; the sender keeps it until this one is replaced, too.
-            raise Invalid("UNKNOWN_KIND", f"nobody here hears {kind}")
-        happened = [(UnitOfWork(session, self._at(event), self.outbox), event) for event in events]
+            # A newer version publishes it; the publisher keeps it until this process is upgraded, too.
+            raise Invalid("UNKNOWN_KIND", f"No handler for events of kind {kind}. Upgrade this service.")
+        units = [(UnitOfWork(session, self._time_of(event), self.outbox), event) for event in events]
         if isinstance(handler, BatchHandler):
-            await handler.effect(happened)
-        for unit, event in happened:
+            await handler.effect(units)
+        for uow, event in units:
             if not isinstance(handler, BatchHandler):
-                await handler(unit, event)
-            await unit.flush()
+                await handler(uow, event)
+            await uow.flush()
 
-    def _at(self, event: events_pb2.Event) -> datetime:
+    def _time_of(self, event: events_pb2.Event) -> datetime:
         return event.at.ToDatetime(tzinfo=UTC) if event.HasField("at") else self.clock()
 
 
 def _check_source(source: str, events: Iterable[events_pb2.Event]) -> None:
-    """`Denied` unless `source` itself signed the call, and tells events of this kind at all."""
-    if authorization.caller().issuer != source:
-        raise Denied("SOURCE_NOT_YOURS", "a service delivers its own events, signed by itself")
+    """Raises `Denied` unless `source` itself has signed the call and publishes events of these kinds."""
+    if current_caller().issuer != source:
+        raise Denied("SOURCE_NOT_YOURS", "The caller is not the source of these events. Deliver your own events only.")
     for event in events:
         kind = event.WhichOneof("body")
-        if kind and route(kind).publisher != source:
-            raise Denied("KIND_NOT_YOURS", f"{kind} is told by {route(kind).publisher}")
+        if kind and route_of(kind).publisher != source:
+            raise Denied(
+                "KIND_NOT_YOURS", f"Events of kind {kind} are published by {route_of(kind).publisher}. Deliver your own kinds only."
+            )
 
 
-def _out_of_reach(error: Exception) -> bool:
-    """Whether our own database is what failed: no event is to blame."""
+def _is_database_failure(error: Exception) -> bool:
+    """True if the database of this service failed, so that no event is the cause."""
     if isinstance(error, Unavailable):
         return error.reason == "DATABASE_UNAVAILABLE"
     return isinstance(error, ConnectionFailure) or (isinstance(error, PyMongoError) and error.has_error_label("TransientTransactionError"))

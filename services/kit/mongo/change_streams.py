@@ -1,11 +1,11 @@
-"""One change stream per process, over the collections it watches, handed out to bounded subscribers.
+"""Change stream hub: one MongoDB change stream per process, dispatched to bounded subscriptions.
 
-    async with watch.subscribe("orders", keys=[order_id]) as changes:
-        ... read what stands now ...
+    async with hub.subscribe("orders", keys=[order_id]) as changes:
+        ... read the current documents ...
         async for change in changes: ...
 
-What is committed after `subscribe` was entered arrives, or the subscription ends with its reason: then subscribe and read again.
-What was committed shortly before may arrive as well.
+A subscription receives each change that is committed after `subscribe` was entered, and perhaps some from shortly before. If it cannot,
+it raises the reason; then subscribe and read again.
 """
 
 import asyncio
@@ -23,20 +23,23 @@ from services.kit.errors import Overloaded, Refusal, Unavailable
 from services.kit.mongo.client import Database, Document
 from services.kit.observability.logs import logger
 
-WAITING_MAX = 1000
-"""Changes a subscriber may leave unread before it is dropped."""
+UNREAD_MAX = 1000
+"""A subscription with more unread changes than this is ended."""
 OPEN_SECONDS_MAX = 10.0
+"""A new subscription waits at most this long until the stream is open."""
 REOPEN = Backoff(first_seconds=0.1, cap_seconds=10.0)
+"""The wait before a failed stream is opened again."""
 HISTORY_LOST = {"ChangeStreamHistoryLost", "ChangeStreamFatalError", "InvalidResumeToken"}
-ALL = object()
-"""What those subscribe to who name no key."""
+"""The error code names of a stream that cannot be resumed."""
+ALL_KEYS = object()
+"""The key of subscriptions to all documents of a collection."""
 
 
 class WatchedCollection(Struct, frozen=True):
-    """A collection to watch: which kinds of changes, which events of these (`where`), and which fields of the document come with them.
+    """A collection to watch: the kinds of changes, a filter on their events (`where`), and the fields of the document to include.
 
-    `keys` are the fields (or `_id`) by whose values one may subscribe. Fields of updated documents are looked up by the server, at
-    some cost; an `_id` is free.
+    `keys` are the fields whose values a subscription may name. The server looks the fields of an updated document up, which costs a read
+    per change; `_id` costs nothing.
     """
 
     collection: str
@@ -46,15 +49,15 @@ class WatchedCollection(Struct, frozen=True):
     keys: tuple[str, ...] = ()
 
     @property
-    def shown(self) -> set[str]:
-        """The fields that come with a change."""
+    def included_fields(self) -> set[str]:
+        """The fields of the document that a change includes."""
         return {*self.fields, *self.keys} - {"_id"}
 
 
 class Change(Struct, frozen=True):
-    """One committed change. `document` holds the watched fields of an inserted or replaced document, or of an updated one as it is now.
+    """One committed change. `document` has the watched fields of an inserted or replaced document, or the current ones of an updated one.
 
-    `at` is when it was committed: it never goes back from one change to the next.
+    `at` is the cluster time of the commit; it never decreases from one change to the next.
     """
 
     collection: str
@@ -65,55 +68,55 @@ class Change(Struct, frozen=True):
 
 
 class Subscription:
-    """An iterator over changes; it raises `Overloaded` once the subscriber was too slow, `Unavailable` once changes were lost."""
+    """An iterator over changes. It raises `Overloaded` after more than `unread_max` unread changes, `Unavailable` after lost ones."""
 
-    def __init__(self, waiting_max: int) -> None:
-        self.waiting_max = waiting_max
+    def __init__(self, unread_max: int) -> None:
+        self.unread_max = unread_max
         self.after: Timestamp | None = None
-        """When the last change before the subscription was committed; what stands is read in a session `after` it."""
-        self.ended: Refusal | None = None
-        self._waiting: asyncio.Queue[Change | None] = asyncio.Queue()
+        """The cluster time of the last change before the subscription. Read the current documents in a session `after` it."""
+        self.end_reason: Refusal | None = None
+        self._unread: asyncio.Queue[Change | None] = asyncio.Queue()
 
     def __aiter__(self) -> "Subscription":
         return self
 
     async def __anext__(self) -> Change:
-        change = None if self.ended else await self._waiting.get()
+        change = None if self.end_reason else await self._unread.get()
         if change is None:
-            assert self.ended is not None
-            raise self.ended
+            assert self.end_reason is not None
+            raise self.end_reason
         return change
 
-    async def some(self, most: int) -> list[Change]:
-        """The changes that wait, in order, at most so many; waits for one."""
+    async def next_batch(self, size_max: int) -> list[Change]:
+        """Waits for a change and returns it with the other unread ones, in order, at most `size_max`."""
         changes = [await anext(self)]
-        while len(changes) < most and not self.ended and not self._waiting.empty():
-            change = self._waiting.get_nowait()
+        while len(changes) < size_max and not self.end_reason and not self._unread.empty():
+            change = self._unread.get_nowait()
             assert change is not None
             changes.append(change)
         return changes
 
     def offer(self, change: Change) -> None:
-        """Puts the change in line; a full line ends the subscription."""
-        if self.ended:
+        """Queues the change; a full queue ends the subscription."""
+        if self.end_reason:
             return
-        if self._waiting.qsize() >= self.waiting_max:
+        if self._unread.qsize() >= self.unread_max:
             self.end(
-                Overloaded("SUBSCRIBER_TOO_SLOW", "changes came faster than they were read; subscribe again", waiting_max=self.waiting_max)
+                Overloaded("SUBSCRIBER_TOO_SLOW", "Changes arrive faster than you read them. Subscribe again.", unread_max=self.unread_max)
             )
         else:
-            self._waiting.put_nowait(change)
+            self._unread.put_nowait(change)
 
     def end(self, reason: Refusal) -> None:
-        """Ends it: what waits unread is thrown away."""
-        self.ended = reason
-        self._waiting.put_nowait(None)
+        """Ends the subscription and discards the unread changes."""
+        self.end_reason = reason
+        self._unread.put_nowait(None)
 
 
 class ChangeStreamHub:
-    """The change stream of one database. `run` reads it; nothing arrives while that does not run.
+    """The change stream of one database. Changes arrive only while `run` is running.
 
-    A change costs as much as it has subscribers, not as many as there are: they are kept by collection and key.
+    Subscriptions are indexed by collection and key, so that dispatching a change costs only the subscriptions that receive it.
     """
 
     def __init__(self, database: Database, watched: Sequence[WatchedCollection] = ()) -> None:
@@ -126,62 +129,62 @@ class ChangeStreamHub:
         self._at: Timestamp | None = None
 
     def add(self, *watched: WatchedCollection) -> None:
-        """Watches these too; before `run`."""
+        """Adds collections to watch; call it before `run`."""
         for each in watched:
             if each.collection in self.watched:
-                raise ValueError(f"{each.collection} is watched already")
+                raise ValueError(f"{each.collection} is already watched. Add a collection once.")
             self.watched[each.collection] = each
 
     @asynccontextmanager
     async def subscribe(
-        self, *collections: str, keys: Iterable[Hashable] = (ALL,), waiting_max: int = WAITING_MAX
+        self, *collections: str, keys: Iterable[Hashable] = (ALL_KEYS,), unread_max: int = UNREAD_MAX
     ) -> AsyncIterator[Subscription]:
-        """The changes of watched collections from now on, all or those of documents with one of these keys.
+        """Subscribes to the changes of watched collections: all of them, or those of documents with one of these keys.
 
-        `Unavailable` when the stream does not open.
+        `Unavailable` if the stream does not open within OPEN_SECONDS_MAX.
         """
         keys = tuple(keys)
         for collection in collections:
-            if collection not in self.watched or (keys != (ALL,) and not self.watched[collection].keys):
-                raise ValueError(f"{collection} is not watched{' by keys' if collection in self.watched else ''}")
-        subscription = Subscription(waiting_max)
-        places = {(collection, key) for collection in collections for key in keys}
-        for place in places:
-            self._subscribers[place].add(subscription)
+            if collection not in self.watched or (keys != (ALL_KEYS,) and not self.watched[collection].keys):
+                raise ValueError(f"{collection} is not watched{' by keys' if collection in self.watched else ''}. Add it to the hub.")
+        subscription = Subscription(unread_max)
+        topics = {(collection, key) for collection in collections for key in keys}
+        for topic in topics:
+            self._subscribers[topic].add(subscription)
         try:
-            await self._opened()
+            await self._wait_until_open()
             subscription.after = self._at
             yield subscription
         finally:
-            for place in places:
-                self._leave(place, subscription)
+            for topic in topics:
+                self._unsubscribe(topic, subscription)
 
-    def _leave(self, place: Hashable, subscription: Subscription) -> None:
-        self._subscribers[place].discard(subscription)
-        if not self._subscribers[place]:
-            del self._subscribers[place]
+    def _unsubscribe(self, topic: Hashable, subscription: Subscription) -> None:
+        self._subscribers[topic].discard(subscription)
+        if not self._subscribers[topic]:
+            del self._subscribers[topic]
 
-    async def _opened(self) -> None:
+    async def _wait_until_open(self) -> None:
         try:
             async with asyncio.timeout(OPEN_SECONDS_MAX):
                 await self._open.wait()
         except TimeoutError:
-            raise Unavailable("WATCH_UNAVAILABLE", "changes cannot be watched now; try again") from None
+            raise Unavailable("WATCH_UNAVAILABLE", "Changes cannot be watched at the moment. Try again.") from None
 
     async def run(self) -> None:
-        """Reads the stream until cancelled. After an error it goes on behind the last change that was read."""
+        """Reads the stream until cancelled. After an error it resumes after the last change that was read."""
         failures = 0
         while True:
             try:
                 async for change in self._changes():
                     failures = 0
-                    self._hand_out(change)
-                self._lost("the stream ended with its database")
+                    self._dispatch(change)
+                self._restart("The change stream ended with its database.")
             except PyMongoError as error:
                 failures += 1
-                logger().warning("watch interrupted", error=type(error).__name__, failures=failures)
+                logger().warning("change stream interrupted", error=type(error).__name__, failures=failures)
                 if (getattr(error, "details", None) or {}).get("codeName") in HISTORY_LOST:
-                    self._lost("the server no longer has the changes since the last one")
+                    self._restart("The server no longer has the changes since the last one.")
                 await asyncio.sleep(REOPEN.seconds(failures))
 
     async def _changes(self) -> AsyncIterator[Change]:
@@ -197,33 +200,33 @@ class ChangeStreamHub:
                 yield Change(collection, kind, event["documentKey"]["_id"], event.get("fullDocument") or {}, self._at)
 
     def pipeline(self) -> list[Document]:
-        """What the server sends: the watched kinds of the watched collections, with the watched fields only."""
+        """Returns the stages that let the server send the watched changes only, with the watched fields only."""
         alternatives: list[Document] = [
             {"ns.coll": each.collection, "operationType": {"$in": list(each.kinds)}, **each.where} for each in self.watched.values()
         ]
-        fields = {f"fullDocument.{field}": 1 for each in self.watched.values() for field in sorted(each.shown)}
-        shown = {"operationType": 1, "ns": 1, "documentKey": 1, "clusterTime": 1, **fields}
-        return [{"$match": {"$or": [*alternatives, {"operationType": "invalidate"}]}}, {"$project": shown}]
+        fields = {f"fullDocument.{field}": 1 for each in self.watched.values() for field in sorted(each.included_fields)}
+        projection = {"operationType": 1, "ns": 1, "documentKey": 1, "clusterTime": 1, **fields}
+        return [{"$match": {"$or": [*alternatives, {"operationType": "invalidate"}]}}, {"$project": projection}]
 
     @property
     def _full_document(self) -> str | None:
-        looked_up = any(each.shown and "update" in each.kinds for each in self.watched.values())
-        return "updateLookup" if looked_up else None
+        needs_lookup = any(each.included_fields and "update" in each.kinds for each in self.watched.values())
+        return "updateLookup" if needs_lookup else None
 
-    def _hand_out(self, change: Change) -> None:
-        for subscription in {each for place in self._places(change) for each in self._subscribers.get(place, ())}:
+    def _dispatch(self, change: Change) -> None:
+        for subscription in {each for topic in self._topics_of(change) for each in self._subscribers.get(topic, ())}:
             subscription.offer(change)
 
-    def _places(self, change: Change) -> Iterator[Hashable]:
-        yield change.collection, ALL
+    def _topics_of(self, change: Change) -> Iterator[Hashable]:
+        yield change.collection, ALL_KEYS
         for name in self.watched[change.collection].keys:
             value = change.id if name == "_id" else change.document.get(name)
             if isinstance(value, Hashable):
                 yield change.collection, value
 
-    def _lost(self, why: str) -> None:
-        """Begins anew from now; who subscribed must know that changes are missing."""
+    def _restart(self, reason: str) -> None:
+        """Starts a new stream from now on and ends all subscriptions, since they miss changes."""
         self._token = None
         self._open.clear()
-        for subscription in {each for several in self._subscribers.values() for each in several}:
-            subscription.end(Unavailable("CHANGES_LOST", f"{why}; subscribe and read again"))
+        for subscription in set[Subscription]().union(*self._subscribers.values()):
+            subscription.end(Unavailable("CHANGES_LOST", f"{reason} Subscribe and read again."))

@@ -1,6 +1,7 @@
-"""Documents, messages and structs share one shape: same field names, enums as full proto labels, times as UTC datetimes.
+"""Conversion between MongoDB documents, protobuf messages and msgspec structs, which share one shape.
 
-A read asks Mongo for the message's own fields (`projection`) and hands the documents to the message's constructor; nothing maps.
+All three have the same field names, enums as full proto labels and times as UTC datetimes. A read asks MongoDB for the fields of the
+message only (`projection`) and passes the documents to the message's constructor, without mapping code.
 """
 
 from collections.abc import Sequence
@@ -18,14 +19,16 @@ from services.kit.values import validation
 
 S = TypeVar("S", bound=msgspec.Struct)
 WELL_KNOWN = "google.protobuf."
+"""The package of the messages that are values here, like Timestamp."""
 DEPTH_MAX = 8
+"""Messages may nest at most this deep."""
 Descriptor: TypeAlias = Any
 """A message's descriptor; the library's two implementations share no type."""
 
 
 @cache
 def projection(descriptor: Descriptor) -> Document:
-    """The inclusion projection of a message's descriptor: `id` from `_id`, dotted paths of sub-messages, nothing else."""
+    """Returns the inclusion projection of a message: its own fields only, `id` from `_id`, dotted paths for sub-messages."""
     paths: dict[str, Any] = {}
     _include(descriptor, "", paths, 0)
     if "id" in paths:
@@ -36,7 +39,7 @@ def projection(descriptor: Descriptor) -> Document:
 
 def _include(descriptor: Descriptor, prefix: str, paths: dict[str, Any], depth: int) -> None:
     if depth > DEPTH_MAX:
-        raise ValueError(f"{descriptor.full_name} nests deeper than {DEPTH_MAX}")
+        raise ValueError(f"{descriptor.full_name} nests deeper than {DEPTH_MAX} levels. Flatten it.")
     for field in descriptor.fields:
         inner = field.message_type
         if inner is None or inner.full_name.startswith(WELL_KNOWN) or inner.GetOptions().map_entry:
@@ -45,18 +48,18 @@ def _include(descriptor: Descriptor, prefix: str, paths: dict[str, Any], depth: 
             _include(inner, f"{prefix}{field.name}.", paths, depth + 1)
 
 
-def builtins(value: object) -> Any:
-    """A struct (or several) as documents: times and bytes stay what they are."""
+def to_builtins(value: object) -> Any:
+    """Converts a struct, or a sequence of structs, to dicts and lists; datetimes and bytes are kept."""
     return msgspec.to_builtins(value, builtin_types=(datetime, bytes))
 
 
-def checked(value: S) -> S:
-    """The same struct after its bounds were checked, which constructors and `replace` do not do; `Invalid` names the field."""
-    return as_struct(builtins(value), type(value))
+def validate(value: S) -> S:
+    """Returns an equal struct after checking its bounds; `Invalid` names the field. Constructors and `replace` do not check bounds."""
+    return to_struct(to_builtins(value), type(value))
 
 
-def as_struct(document: Document, struct: type[S]) -> S:
-    """A document (or a message's fields) as a struct, bounds checked; `Invalid` names the field that is out of them."""
+def to_struct(document: Document, struct: type[S]) -> S:
+    """Converts a document, or the fields of a message, to a struct and checks its bounds; `Invalid` names the field."""
     if "_id" in document and "id" not in document:
         document = document | {"id": document["_id"]}
     try:
@@ -65,25 +68,25 @@ def as_struct(document: Document, struct: type[S]) -> S:
         raise validation.invalid(document, struct) from None
 
 
-def as_document(value: msgspec.Struct) -> Document:
-    """A struct as the document to store: checked, `id` as `_id`, absent values left out."""
-    document: Document = {name: item for name, item in builtins(checked(value)).items() if item is not None}
+def to_document(value: msgspec.Struct) -> Document:
+    """Converts a struct to the document to store: validated, `id` as `_id`, without fields that are None."""
+    document: Document = {name: item for name, item in to_builtins(validate(value)).items() if item is not None}
     if "id" in document:
         document["_id"] = document.pop("id")
     return document
 
 
-def as_documents(values: Sequence[msgspec.Struct]) -> list[Document]:
-    """Structs as the documents to store, all in one go and unchecked: for bulk writes of values whose bounds hold already."""
-    documents: list[Document] = [{name: item for name, item in each.items() if item is not None} for each in builtins(values)]
+def to_documents(values: Sequence[msgspec.Struct]) -> list[Document]:
+    """Converts structs to documents in one call and without validation, for bulk writes of valid structs."""
+    documents: list[Document] = [{name: item for name, item in each.items() if item is not None} for each in to_builtins(values)]
     for document in documents:
         document["_id"] = document.pop("id")
     return documents
 
 
-def shaped(document: Document, descriptor: Descriptor) -> Document:
-    """A whole stored document as a projected read would answer it: the message's own fields, `id` from `_id`."""
-    answer: Document = {}
+def project(document: Document, descriptor: Descriptor) -> Document:
+    """Returns a stored document as a read with `projection` returns it: the message's own fields only, `id` from `_id`."""
+    projected: Document = {}
     for field in descriptor.fields:
         value = document.get(field.name)
         if field.name == "id" and value is None:
@@ -92,37 +95,37 @@ def shaped(document: Document, descriptor: Descriptor) -> Document:
             continue
         inner = field.message_type
         if inner is None or inner.full_name.startswith(WELL_KNOWN) or inner.GetOptions().map_entry:
-            answer[field.name] = value
+            projected[field.name] = value
         elif isinstance(value, list | tuple):
-            answer[field.name] = [shaped(item, inner) for item in value]
+            projected[field.name] = [project(item, inner) for item in value]
         else:
-            answer[field.name] = shaped(value, inner)
-    return answer
+            projected[field.name] = project(value, inner)
+    return projected
 
 
-def fields(message: Message) -> Document:
-    """What a request sets, as builtins for `as_struct`: enums as labels, times as datetimes, unset fields left out."""
-    return {field.name: _value(field, value) for field, value in message.ListFields()}
+def request_fields(message: Message) -> Document:
+    """Converts the fields that a request sets to builtins for `to_struct`: enums as labels, times as datetimes."""
+    return {field.name: _field_value(field, value) for field, value in message.ListFields()}
 
 
-def _value(field: FieldDescriptor, value: Any) -> Any:
+def _field_value(field: FieldDescriptor, value: Any) -> Any:
     if field.message_type is not None and field.message_type.GetOptions().map_entry:
         return dict(value)
     if field.is_repeated:
-        return [_single(field, item) for item in value]
-    return _single(field, value)
+        return [_item_value(field, item) for item in value]
+    return _item_value(field, value)
 
 
-def _single(field: FieldDescriptor, value: Any) -> Any:
+def _item_value(field: FieldDescriptor, value: Any) -> Any:
     if field.enum_type is not None:
-        named = field.enum_type.values_by_number.get(value)
-        if named is None:
-            raise Invalid("INVALID_FIELD", f"{value} is not a {field.enum_type.name}", field=field.name)
-        return named.name
+        label = field.enum_type.values_by_number.get(value)
+        if label is None:
+            raise Invalid("INVALID_FIELD", f"{value} is not a {field.enum_type.name}. Use one of its values.", field=field.name)
+        return label.name
     if field.message_type is None:
         return value
     if field.message_type.full_name == "google.protobuf.Timestamp":
         return value.ToDatetime(tzinfo=UTC)
     if field.message_type.full_name == "google.protobuf.Duration":
         return value.ToTimedelta()
-    return fields(value)
+    return request_fields(value)

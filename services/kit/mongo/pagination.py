@@ -1,4 +1,4 @@
-"""Keyset pages: a cursor is the last row's order values, so that rows inserted meanwhile never shift a page."""
+"""Keyset pagination: a cursor holds the order values of the last document, so that documents inserted later never shift a page."""
 
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Sequence
@@ -12,28 +12,31 @@ from services.kit.errors import Invalid
 from services.kit.mongo.client import Document
 
 PAGE_SIZE = 20
+"""A page has this many items if the request names no size."""
 PAGE_SIZE_MAX = 100
+"""A page has at most this many items."""
 CURSOR_LENGTH_MAX = 1024
+"""A cursor has at most this many characters."""
 
 T = TypeVar("T")
 Order = Sequence[tuple[str, int]]
-"""Fields and directions (1, -1). Every row has every field of an order; `_id` comes last and makes it total."""
+"""Fields and directions (1, -1). Each document has each field of an order; `_id` comes last, so that the order is total."""
 
 
-def size(page: PageRequest) -> int:
-    """How many items a page asks for: 20 when it does not say; `Invalid` outside 1 to 100."""
+def page_size(page: PageRequest) -> int:
+    """Returns the number of items that a page request names, by default PAGE_SIZE; `Invalid` outside of 1 to PAGE_SIZE_MAX."""
     if not 0 <= page.first <= PAGE_SIZE_MAX:
-        raise Invalid("INVALID_PAGE_SIZE", f"ask for 1 to {PAGE_SIZE_MAX} items", field="first")
+        raise Invalid("INVALID_PAGE_SIZE", f"`first` must be between 1 and {PAGE_SIZE_MAX}.", field="first")
     return page.first or PAGE_SIZE
 
 
-def token(value: Any) -> str:
-    """An opaque token of a plain value (or a struct): letters, digits, `-` and `_`."""
+def encode_token(value: Any) -> str:
+    """Encodes a plain value or a struct as an opaque token of letters, digits, `-` and `_`."""
     return urlsafe_b64encode(msgspec.msgpack.encode(value)).decode().rstrip("=")
 
 
-def opened(token: str, type: type[T]) -> T | None:
-    """The value a token was made of; None when it is too long, damaged or of another type."""
+def decode_token(token: str, type: type[T]) -> T | None:
+    """Decodes a token; None if it is too long, damaged or of another type."""
     if len(token) > CURSOR_LENGTH_MAX:
         return None
     try:
@@ -42,29 +45,34 @@ def opened(token: str, type: type[T]) -> T | None:
         return None
 
 
-def cursor(list_name: str, values: Sequence[Any]) -> str:
-    """The opaque token of a row: the list it belongs to and the row's order values."""
-    return token([list_name, *values])
+def encode_cursor(list_name: str, values: Sequence[Any]) -> str:
+    """Encodes the cursor of a document: the name of its list and its order values."""
+    return encode_token([list_name, *values])
 
 
-def values(list_name: str, order: Order, token: str, kinds: Sequence[type] | None = None) -> list[Any]:
-    """The order values a token carries, of these `kinds`; `Invalid` when it is damaged, made by hand or of another list.
+def decode_cursor(list_name: str, order: Order, token: str, kinds: Sequence[type] | None = None) -> list[Any]:
+    """Decodes the order values of a cursor; `Invalid` if it is damaged, forged or of another list.
 
-    Whoever does more with them than to ask the database for what comes after them says what kinds they are.
+    `kinds` are the types of the values. A caller that uses the values elsewhere than in `filter_after` must give them.
     """
-    name, *found = opened(token, list[Any]) or [None]
-    if name != list_name or len(found) != len(order) or not all(map(_scalar, found)) or not all(map(isinstance, found, kinds or ())):
-        raise Invalid("INVALID_CURSOR", "this cursor is not one of this list; start at the first page", field="after")
-    return found
+    name, *values = decode_token(token, list[Any]) or [None]
+    if (
+        name != list_name
+        or len(values) != len(order)
+        or not all(map(_is_orderable, values))
+        or not all(map(isinstance, values, kinds or ()))
+    ):
+        raise Invalid("INVALID_CURSOR", "`after` is not a cursor of this list. Start at the first page.", field="after")
+    return values
 
 
-def _scalar(value: Any) -> bool:
-    """Whether the database orders by such values: a mapping would reach it as operators, and it has integers of 64 bits."""
+def _is_orderable(value: Any) -> bool:
+    """True if MongoDB can order by this value: a mapping would reach it as operators, and its integers have 64 bits."""
     return isinstance(value, str | float | datetime) or (isinstance(value, int) and -(2**63) <= value < 2**63)
 
 
-def after(order: Order, last: Sequence[Any]) -> Document:
-    """The filter for rows that come after the row with these order values."""
+def filter_after(order: Order, last: Sequence[Any]) -> Document:
+    """Returns the filter for the documents after the one with these order values."""
     alternatives = []
     for position, (field, direction) in enumerate(order):
         equal = {name: value for (name, _), value in zip(order[:position], last, strict=False)}

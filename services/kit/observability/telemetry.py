@@ -20,33 +20,33 @@ CALLS = Histogram(
     buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10),
 )
 STREAMS = Gauge("quanyu_streams", "Streaming rpcs that are open.")
-TRACE = ("traceparent", "tracestate")
+TRACE_HEADERS = ("traceparent", "tracestate")
 """The headers that name the trace of a request."""
 _UNTRACED = nullcontext(trace.INVALID_SPAN)
 BUGS = Counter("quanyu_bugs_total", "Unknown exceptions answered as INTERNAL.", ["method"])
 
 
 @cache
-def traced() -> bool:
+def is_tracing() -> bool:
     """True if the deployment configured an SDK before the first request, so that spans are exported."""
     return not isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider)
 
 
-def context_from(metadata: Mapping[str, str]) -> Any:
+def extract_context(metadata: Mapping[str, str]) -> Any:
     """Returns the trace context of an incoming call."""
     return propagate.extract(metadata)
 
 
-def trace_of(headers: Mapping[str, str]) -> dict[str, str]:
+def trace_headers(headers: Mapping[str, str]) -> dict[str, str]:
     """Returns the headers that name the trace."""
-    return {name: headers[name] for name in TRACE if name in headers} if TRACE[0] in headers else {}
+    return {name: headers[name] for name in TRACE_HEADERS if name in headers} if TRACE_HEADERS[0] in headers else {}
 
 
-def span(name: str, headers: Mapping[str, str]) -> Any:
+def start_span(name: str, headers: Mapping[str, str]) -> Any:
     """Returns the span of an incoming request as a context manager. Without an SDK it only propagates the caller's trace."""
-    if "traceparent" not in headers and not traced():
+    if "traceparent" not in headers and not is_tracing():
         return _UNTRACED
-    return TRACER.start_as_current_span(name, context=context_from(headers))
+    return TRACER.start_as_current_span(name, context=extract_context(headers))
 
 
 def context_metadata() -> list[tuple[str, str]]:
@@ -84,7 +84,7 @@ class MongoSpans(monitoring.CommandListener):
         self._end(event.request_id, failed=True)
 
     def _end(self, request_id: int, *, failed: bool = False) -> None:
-        if span := self.open.pop(request_id, None):
+        if start_span := self.open.pop(request_id, None):
             if failed:
-                span.set_status(trace.StatusCode.ERROR)
-            span.end()
+                start_span.set_status(trace.StatusCode.ERROR)
+            start_span.end()

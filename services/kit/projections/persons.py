@@ -1,11 +1,11 @@
-"""`link_view`: which consumer ids are one person, kept by the events ConsumerLinked and ConsumerUnlinked.
+"""Person projection `link_view`: which consumer ids are one person, from the events ConsumerLinked and ConsumerUnlinked.
 
-Whatever a service keeps stands under the id it was told with and is gathered over a person's ids when it is asked for: linking and
-unlinking move nothing else, and an undone link leaves each id what it had.
+A service stores each document under the consumer id that it came with, and collects the documents of all ids of a person when it reads.
+So linking and unlinking change no other document, and after an unlinking each id has its own documents again.
 
-A row per id that was ever linked or linked to: {_id, parent_id, at, person_id, version}. `person_id` is what following the parents
-comes to, so that a person is found by index. Each event also raises the version of the persons' own rows it reasons about: of two events
-about one person applied at once, one meets a write conflict and is applied anew on what the other left.
+Each id that was ever part of a link has a document {_id, parent_id, at, person_id, version}. `person_id` is the end of the chain of
+parents, so that a person is found by index. An event also increments the version of the persons' documents that it depends on. So of two
+concurrent events about one person, one meets a write conflict and is applied again on the result of the other.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -22,11 +22,11 @@ from services.kit.projections.links import Link
 from services.kit.transactions.unit_of_work import UnitOfWork
 
 IDS_MAX = 1_000
-"""Rows of one person; member lets a person be 50 consumers, and events that are under way may join two such for a moment."""
+"""A person has at most this many documents. Member allows 50 ids; events in flight may join several persons for a moment."""
 
 
 class LinkView(Struct, frozen=True):
-    """What is known of an id's place."""
+    """The link of a consumer id and the person that it resolves to."""
 
     id: str
     person_id: str
@@ -36,60 +36,61 @@ class LinkView(Struct, frozen=True):
 
 
 class Person(Struct, frozen=True):
-    """A person: the id that stands for them, and all ids that resolve to it (itself included)."""
+    """A person: the person's own id, and all ids that resolve to it, including itself."""
 
     id: str
     ids: frozenset[str]
 
 
 class PersonProjection:
-    """Looks persons up, and keeps what events say of them."""
+    """Finds persons, and handles the events that link them."""
 
     def __init__(self, database: Database) -> None:
-        self.table: ScopedCollection[LinkView] = ScopedCollection(
+        self.links: ScopedCollection[LinkView] = ScopedCollection(
             database, "link_view", noun="LINK", struct=LinkView, scopes={}, indexes=[IndexModel([("person_id", ASCENDING)])], scoped=False
         )
 
-    async def of(self, consumer_id: str, session: Session = None) -> Person:
-        """The person behind a consumer id; an id that was never linked is its own person."""
-        return (await self.behind([consumer_id], session))[consumer_id]
+    async def find(self, consumer_id: str, session: Session = None) -> Person:
+        """Returns the person of a consumer id; an id that was never linked is its own person."""
+        return (await self.find_many([consumer_id], session))[consumer_id]
 
-    async def behind(self, consumer_ids: Iterable[str], session: Session = None) -> dict[str, Person]:
-        """The persons behind consumer ids, by these ids."""
-        asked, collection = sorted(set(consumer_ids)), self.table.collection
-        rows = collection.find({"_id": {"$in": asked}}, {"person_id": 1}, session=session)
-        persons: dict[str, str] = {row["_id"]: row["person_id"] async for row in rows}
+    async def find_many(self, consumer_ids: Iterable[str], session: Session = None) -> dict[str, Person]:
+        """Returns the persons of consumer ids, by these ids."""
+        distinct_ids, collection = sorted(set(consumer_ids)), self.links.collection
+        documents = collection.find({"_id": {"$in": distinct_ids}}, {"person_id": 1}, session=session)
+        persons: dict[str, str] = {document["_id"]: document["person_id"] async for document in documents}
         ids = {person_id: {person_id} for person_id in persons.values()}
         if ids:
-            async for row in collection.find({"person_id": {"$in": sorted(ids)}}, {"person_id": 1}, session=session):
-                ids[row["person_id"]].add(row["_id"])
+            async for document in collection.find({"person_id": {"$in": sorted(ids)}}, {"person_id": 1}, session=session):
+                ids[document["person_id"]].add(document["_id"])
         found = {person_id: Person(person_id, frozenset(all_ids)) for person_id, all_ids in ids.items()}
-        return {id: found[persons[id]] if id in persons else Person(id, frozenset({id})) for id in asked}
+        return {id: found[persons[id]] if id in persons else Person(id, frozenset({id})) for id in distinct_ids}
 
-    async def filters(self, asked: Sequence[Mapping[str, str]]) -> list[Document]:
-        """A filter for the rows of all that each names by a field's value: those of a `consumer_id` stand under any id of the person."""
-        consumer_ids = [named["consumer_id"] for named in asked if "consumer_id" in named]
-        persons = await self.behind(consumer_ids) if consumer_ids else {}
+    async def build_filters(self, field_values: Sequence[Mapping[str, str]]) -> list[Document]:
+        """Builds a filter for each mapping of fields to values; a `consumer_id` matches all ids of its person."""
+        consumer_ids = [values["consumer_id"] for values in field_values if "consumer_id" in values]
+        persons = await self.find_many(consumer_ids) if consumer_ids else {}
         return [
-            {name: {"$in": sorted(persons[value].ids)} if name == "consumer_id" else value for name, value in named.items()}
-            for named in asked
+            {name: {"$in": sorted(persons[value].ids)} if name == "consumer_id" else value for name, value in values.items()}
+            for values in field_values
         ]
 
-    async def linked(self, uow: UnitOfWork, event: events_pb2.Event) -> None:
-        """The handler of ConsumerLinked."""
-        told = event.consumer_linked
-        await self._keep(uow, told.linked_consumer_id, told.consumer_id, linking=True)
+    async def handle_consumer_linked(self, uow: UnitOfWork, event: events_pb2.Event) -> None:
+        """Handles ConsumerLinked."""
+        link = event.consumer_linked
+        await self._save(uow, link.linked_consumer_id, link.consumer_id, is_link=True)
 
-    async def unlinked(self, uow: UnitOfWork, event: events_pb2.Event) -> None:
-        """The handler of ConsumerUnlinked."""
-        told = event.consumer_unlinked
-        await self._keep(uow, told.linked_consumer_id, told.consumer_id, linking=False)
+    async def handle_consumer_unlinked(self, uow: UnitOfWork, event: events_pb2.Event) -> None:
+        """Handles ConsumerUnlinked."""
+        link = event.consumer_unlinked
+        await self._save(uow, link.linked_consumer_id, link.consumer_id, is_link=False)
 
-    async def _keep(self, uow: UnitOfWork, id: str, parent_id: str, *, linking: bool) -> None:
-        rows = await self._around(id, parent_id, uow.session)
-        parents = {row["_id"]: row["parent_id"] for row in rows.values() if row.get("parent_id")}
-        before = Link(id, rows[id].get("parent_id"), rows[id]["at"]) if id in rows and "at" in rows[id] else None
-        after = links.relink(before, Link(id, parent_id, uow.at)) if linking else links.unlink(before, parent_id, Link(id, None, uow.at))
+    async def _save(self, uow: UnitOfWork, id: str, parent_id: str, *, is_link: bool) -> None:
+        documents = await self._load_persons(id, parent_id, uow.session)
+        parents = {document["_id"]: document["parent_id"] for document in documents.values() if document.get("parent_id")}
+        own = documents.get(id, {})
+        before = Link(id, own.get("parent_id"), own["at"]) if "at" in own else None
+        after = links.relink(before, Link(id, parent_id, uow.at)) if is_link else links.unlink(before, parent_id, Link(id, None, uow.at))
         touched = {links.person_of(id, parents), links.person_of(parent_id, parents), id}
         if after.parent_id:
             parents[id] = after.parent_id
@@ -97,17 +98,17 @@ class PersonProjection:
             parents.pop(id, None)
         touched |= {links.person_of(id, parents)}
         writes = []
-        for each in rows.keys() | touched:
+        for each in documents.keys() | touched:
             values: Document = {"person_id": links.person_of(each, parents)}
             if each == id:
                 values |= {"parent_id": after.parent_id, "at": after.at}
-            if each in touched or rows[each]["person_id"] != values["person_id"]:
+            if each in touched or documents[each]["person_id"] != values["person_id"]:
                 writes.append(UpdateOne({"_id": each}, {"$set": values, "$inc": {"version": 1}}, upsert=True))
-        await self.table.collection.bulk_write(writes, ordered=False, session=uow.session)
+        await self.links.collection.bulk_write(writes, ordered=False, session=uow.session)
 
-    async def _around(self, id: str, parent_id: str, session: Session) -> dict[str, Document]:
-        """All rows of the one or two persons that these ids belong to."""
-        own = await self.table.find({"_id": {"$in": [id, parent_id]}}, limit=2, session=session)
-        persons = [id, parent_id, *(row["person_id"] for row in own)]
-        rows = await self.table.find({"person_id": {"$in": persons}}, limit=2 * IDS_MAX, session=session)
-        return {row["_id"]: row for row in [*own, *rows]}
+    async def _load_persons(self, id: str, parent_id: str, session: Session) -> dict[str, Document]:
+        """Returns all documents of the one or two persons that these ids belong to."""
+        own = await self.links.find({"_id": {"$in": [id, parent_id]}}, limit=2, session=session)
+        persons = [id, parent_id, *(document["person_id"] for document in own)]
+        documents = await self.links.find({"person_id": {"$in": persons}}, limit=2 * IDS_MAX, session=session)
+        return {document["_id"]: document for document in [*own, *documents]}

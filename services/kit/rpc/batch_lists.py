@@ -1,4 +1,4 @@
-"""What `BatchList…` rpcs share: they answer the first pages of many lists, each as its `List…` rpc does."""
+"""Helpers of `BatchList…` rpcs, which return the first pages of many lists, each as its `List…` rpc returns it."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,23 +9,25 @@ from services.kit.errors import Invalid
 from services.kit.mongo.scoped_collection import Page
 
 LISTS_MAX = 100
-"""Lists of which the first pages are asked for at a time."""
+"""A request names at most this many lists."""
 
 
-def asked(request: Message, *names: str) -> tuple[str, list[str]]:
-    """The one of these repeated fields that says which lists, as rows name it (`store_ids` are of `store_id`), and its ids, each once.
+def selected_ids(request: Message, *names: str) -> tuple[str, list[str]]:
+    """Returns the one of these repeated fields that is set, as documents name it (`store_id` for `store_ids`), and its distinct ids.
 
-    `Invalid` unless exactly one is given, with at most LISTS_MAX ids.
+    `Invalid` unless exactly one field is set, with at most LISTS_MAX ids.
     """
-    given = [name for name in names if getattr(request, name)]
-    if len(given) != 1:
-        raise Invalid("INVALID_FIELD", f"give exactly one of {', '.join(names)}", field=names[0])
-    ids: list[str] = list(getattr(request, given[0]))
+    set_names = [name for name in names if getattr(request, name)]
+    if len(set_names) != 1:
+        raise Invalid("INVALID_FIELD", f"Set exactly one of {', '.join(names)}.", field=names[0])
+    ids: list[str] = list(getattr(request, set_names[0]))
     if len(ids) > LISTS_MAX:
-        raise Invalid("BATCH_TOO_LARGE", f"ask for at most {LISTS_MAX} at a time", field=given[0])
-    return given[0].removesuffix("s"), list(dict.fromkeys(ids))
+        raise Invalid(
+            "BATCH_TOO_LARGE", f"`{set_names[0]}` has more than {LISTS_MAX} entries. Split it into several requests.", field=set_names[0]
+        )
+    return set_names[0].removesuffix("s"), list(dict.fromkeys(ids))
 
 
-def answered(key: str, items: str, found: Mapping[str, Page]) -> list[Any]:
-    """The lists that were found, shaped like the message that has their `key`, their `items` and their `page`."""
-    return [{key: id, items: rows, "page": page} for id, (rows, page) in found.items()]
+def to_lists(key: str, items: str, found: Mapping[str, Page]) -> list[Any]:
+    """Returns the pages shaped like the message with the fields `key`, `items` and `page`."""
+    return [{key: id, items: documents, "page": page} for id, (documents, page) in found.items()]

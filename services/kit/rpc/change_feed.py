@@ -1,10 +1,10 @@
-"""A feed: the rows of one table, told to whoever follows a subject when they are born or change, from a cursor on and as it happens.
+"""Change feed: streams the inserted and updated documents of a subject, starting after a cursor.
 
-    async for several in feed.follow(context, after, "staff_id", staff_id): ...
+    async for items in feed.follow(context, after, "staff_id", staff_id): ...
 
-At least once, and the newest state. A cursor denotes a state, so that any replica goes on from it however long the stream was broken:
-all that changed before its `floor` was told, and of what changed since, these versions. The floor lies REWIND behind the last change
-that was told, since one that is committed later may carry an earlier time.
+Delivery is at least once, with the current state of each document. A cursor denotes what the client has received: all changes before its
+`floor`, and of the later ones these versions. So any replica can resume it, however long the stream was interrupted. The floor lies REWIND
+before the last change that was sent, since a change that is committed later may have an earlier time.
 """
 
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
@@ -21,186 +21,199 @@ from services.kit import clock, ids
 from services.kit.errors import Invalid
 from services.kit.mongo import pagination
 from services.kit.mongo.change_streams import ChangeStreamHub, Subscription, WatchedCollection
-from services.kit.mongo.client import Document, Shaped
+from services.kit.mongo.client import Document, MessageDocument
 from services.kit.mongo.scoped_collection import CHANGED_AT, ScopedCollection
 from services.kit.rpc.channel import CURSOR_KEY
 
 S = TypeVar("S", bound=Struct)
 IdsOf = Callable[[str], Awaitable[Iterable[str]]]
 REWIND = timedelta(seconds=120)
-"""How much later than its time a change may be seen: the 60 s that a transaction may live, and as much for clocks that differ."""
+"""A change may become visible this much later than its time: 60 s for the longest transaction, and 60 s for differing clocks."""
 BATCH_MAX = 100
-KNOWN_MAX = 48
-"""Versions that a cursor names, those told last; others are told again after a break."""
-REMEMBERED_MAX = 1_000
-"""Versions that a stream remembers while it lasts."""
+"""A batch has at most this many documents."""
+CURSOR_VERSIONS_MAX = 48
+"""A cursor names at most this many versions, those sent last; the others are sent again after an interruption."""
+STREAM_VERSIONS_MAX = 1_000
+"""A stream remembers at most this many sent versions."""
 
 
-def feed_index(key: str, *, births: bool = False) -> IndexModel:
-    """The index a feed reads by, for one of its keys. Being partial it tempts no query that does not ask for a time."""
-    if births:
+def feed_index(key: str, *, inserts_only: bool = False) -> IndexModel:
+    """Returns the index that a feed needs for one of its keys. It is partial, so that the planner uses it only for queries by time."""
+    if inserts_only:
         return IndexModel([(key, ASCENDING), ("_id", ASCENDING)], partialFilterExpression={"_id": {"$gt": ""}})
     order = [(CHANGED_AT, ASCENDING), ("_id", ASCENDING)]
     return IndexModel([(key, ASCENDING), *order], partialFilterExpression={CHANGED_AT: {"$exists": True}})
 
 
 class Cursor(Struct, frozen=True, array_like=True):
-    """What a client was told: of which feed and subject, all that changed before `floor`, and these versions by the ids' digests."""
+    """What a client has received of a feed and subject: all changes before `floor`, and these later versions by digest of the id."""
 
     feed: str
     subject: str
     floor: Annotated[datetime, Meta(tz=True)]
-    known: dict[int, int] = {}
+    versions: dict[int, int] = {}
 
 
 class FeedItem(NamedTuple):
-    """A row as it is now, and the cursor to go on from."""
+    """The current state of a document, and the cursor after it."""
 
-    row: Shaped
+    document: MessageDocument
     cursor: str
 
 
 class ResumePoint:
-    """Where one stream stands: its cursor, as it moves on."""
+    """The position of one stream, from which its cursors are made."""
 
     def __init__(self, cursor: Cursor) -> None:
         self.feed, self.subject, self.floor = cursor.feed, cursor.subject, cursor.floor
-        self._known = {digest: (version, cursor.floor + REWIND) for digest, version in cursor.known.items()}
+        self._versions = {digest: (version, cursor.floor + REWIND) for digest, version in cursor.versions.items()}
 
     @property
     def token(self) -> str:
-        """The cursor of this place."""
-        named = islice(reversed(self._known.items()), KNOWN_MAX)
-        known = {digest: version for digest, (version, _) in reversed(list(named))}
-        return pagination.token(Cursor(self.feed, self.subject, self.floor, known))
+        """The cursor of this position."""
+        latest = islice(reversed(self._versions.items()), CURSOR_VERSIONS_MAX)
+        versions = {digest: version for digest, (version, _) in reversed(list(latest))}
+        return pagination.encode_token(Cursor(self.feed, self.subject, self.floor, versions))
 
-    def note(self, id: str, version: int, at: datetime) -> bool:
-        """Notes that this version of a row is told; False when it, or a later one, was already."""
+    def record(self, id: str, version: int, at: datetime) -> bool:
+        """Records a version as sent; False if this version or a later one was sent before."""
         digest = int.from_bytes(blake2b(id.encode(), digest_size=8).digest())
-        if digest in self._known and self._known[digest][0] >= version:
+        if digest in self._versions and self._versions[digest][0] >= version:
             return False
-        self._known.pop(digest, None)
-        self._known[digest] = (version, at)
-        if len(self._known) > REMEMBERED_MAX:
-            del self._known[next(iter(self._known))]
+        self._versions.pop(digest, None)
+        self._versions[digest] = (version, at)
+        if len(self._versions) > STREAM_VERSIONS_MAX:
+            del self._versions[next(iter(self._versions))]
         return True
 
-    def rise(self, floor: datetime) -> None:
-        """All that changed before this was told."""
+    def raise_floor(self, floor: datetime) -> None:
+        """Records that all changes before `floor` have been sent."""
         if floor > self.floor:
             self.floor = floor
-            self._known = {digest: (version, at) for digest, (version, at) in self._known.items() if at >= floor}
+            self._versions = {digest: (version, at) for digest, (version, at) in self._versions.items() if at >= floor}
 
 
 class ChangeFeed(Generic[S]):
-    """The feed of a table over the process's watch; `keys` are the fields that may name a subject.
+    """The change feed of a collection; `keys` are the fields that may name a subject.
 
-    Rows are told when they are born and when they change; their table is stamped. With `born_as`, the prefix of their ids, they are told
-    once, when they are born.
+    A document is sent when it is inserted and at each update; its collection has `records_change_time`. With `inserted_prefix`, the prefix
+    of the ids, a document is sent only when it is inserted.
 
-    A subject may be one thing under several ids: `ids_of` says which, and `until` watches where that is written, by the same ids. Such a
-    change ends its streams without a refusal: whoever comes again is asked anew who they are and what they may see.
+    A subject may have several ids: `ids_of` returns them, and `until` watches the collection where they are stored, by the same ids. A
+    change there ends the streams of the subject without an error; the client calls again and is authorized again.
     """
 
     def __init__(
         self,
-        watch: ChangeStreamHub,
-        table: ScopedCollection[S],
+        change_streams: ChangeStreamHub,
+        collection: ScopedCollection[S],
         *,
         keys: tuple[str, ...],
-        born_as: str = "",
+        inserted_prefix: str = "",
         ids_of: IdsOf | None = None,
         until: WatchedCollection | None = None,
     ) -> None:
-        self.watch, self.table, self.born_as, self.ids_of = watch, table, born_as, ids_of
-        watch.add(WatchedCollection(table.name, keys=keys, kinds=("insert",) if born_as else ("insert", "update", "replace")))
+        self.change_streams, self.collection, self.inserted_prefix, self.ids_of = change_streams, collection, inserted_prefix, ids_of
+        kinds = ("insert",) if inserted_prefix else ("insert", "update", "replace")
+        change_streams.add(WatchedCollection(collection.name, keys=keys, kinds=kinds))
         if until is not None:
-            watch.add(until)
-        self.collections = (table.name,) if until is None else (table.name, until.collection)
-        self.order = [("_id", 1)] if born_as else [(CHANGED_AT, 1), ("_id", 1)]
-        shown = {"_version": "$version", "_order": [f"${name}" for name, _ in self.order]}
-        self.projection: Document = (table.projection or {}) | shown
+            change_streams.add(until)
+        self.collections = (collection.name,) if until is None else (collection.name, until.collection)
+        self.order = [("_id", 1)] if inserted_prefix else [(CHANGED_AT, 1), ("_id", 1)]
+        extra = {"_version": "$version", "_order": [f"${name}" for name, _ in self.order]}
+        self.projection: Document = (collection.projection or {}) | extra
 
     async def follow(self, context: Any, after: str, field: str, subject: str) -> AsyncGenerator[Sequence[FeedItem], None]:
-        """The rows in the caller's scope whose `field` names the subject, a few at a time; it ends only by `until` or a refusal.
+        """Yields batches of documents in the caller's scope whose `field` names the subject. It ends after a change in `until`.
 
-        The cursor to go on from before the first of them goes ahead, as the stream's initial metadata.
+        The cursor of the start is sent as initial metadata, before the first document. Raises the refusals of `Subscription`.
         """
-        place = self._begin(after, subject, field)
-        values = await self._ids(subject)
-        where: Document = {field: {"$in": values}}
-        async with self.watch.subscribe(*self.collections, keys=values) as changes:
-            if self.ids_of and await self._ids(subject) != values:
+        position = self._resume_point(after, subject, field)
+        ids_of_subject = await self._ids(subject)
+        where: Document = {field: {"$in": ids_of_subject}}
+        async with self.change_streams.subscribe(*self.collections, keys=ids_of_subject) as changes:
+            if self.ids_of and await self._ids(subject) != ids_of_subject:
                 return
-            async with aclosing(self._earlier(place, where, changes)) as earlier:
+            async with aclosing(self._past_changes(position, where, changes)) as past:
                 if not after:
-                    async for _ in earlier:
+                    async for _ in past:
                         pass
-                await context.send_initial_metadata(((CURSOR_KEY, place.token),))
-                async for told in earlier:
-                    yield told
-            async with aclosing(self._live(place, where, changes)) as live:
-                async for told in live:
-                    yield told
+                await context.send_initial_metadata(((CURSOR_KEY, position.token),))
+                async for items in past:
+                    yield items
+            async with aclosing(self._live_changes(position, where, changes)) as live:
+                async for items in live:
+                    yield items
 
     async def _ids(self, subject: str) -> list[str]:
         return sorted(await self.ids_of(subject)) if self.ids_of else [subject]
 
-    def _begin(self, after: str, subject: str, field: str) -> ResumePoint:
-        """The place a cursor denotes, or now; `Invalid` for a cursor that is not of this feed and subject."""
-        feed = f"{self.table.name}:{field}"
+    def _resume_point(self, after: str, subject: str, field: str) -> ResumePoint:
+        """Returns the position of a cursor, or the present; `Invalid` if the cursor is not of this feed and subject."""
+        feed = f"{self.collection.name}:{field}"
         if not after:
-            return ResumePoint(Cursor(feed, subject, clock.real() - REWIND))
-        cursor = pagination.opened(after, Cursor)
-        if cursor is None or (cursor.feed, cursor.subject) != (feed, subject) or cursor.floor > clock.real():
-            raise Invalid("INVALID_CURSOR", "this cursor is not one of this stream; begin without one", field="after")
+            return ResumePoint(Cursor(feed, subject, clock.system_now() - REWIND))
+        cursor = pagination.decode_token(after, Cursor)
+        if cursor is None or (cursor.feed, cursor.subject) != (feed, subject) or cursor.floor > clock.system_now():
+            raise Invalid("INVALID_CURSOR", "`after` is not a cursor of this stream. Start without a cursor.", field="after")
         return ResumePoint(cursor)
 
-    async def _earlier(self, place: ResumePoint, where: Document, changes: Subscription) -> AsyncGenerator[Sequence[FeedItem], None]:
-        """What changed since the place's floor and is not known, in that order; what is seen later than now is still to come."""
-        now = clock.real()
-        since: Document = {self.order[0][0]: {"$gte": ids.least(self.born_as, place.floor) if self.born_as else place.floor}}
+    async def _past_changes(
+        self, position: ResumePoint, where: Document, changes: Subscription
+    ) -> AsyncGenerator[Sequence[FeedItem], None]:
+        """Yields the changes since the floor that were not sent, in order of time, up to now."""
+        now = clock.system_now()
+        since: Document = {
+            self.order[0][0]: {"$gte": ids.lower_bound(self.inserted_prefix, position.floor) if self.inserted_prefix else position.floor}
+        }
         while True:
-            async with self.table.database.session(after=changes.after) as session:
-                rows = await self.table.find(
+            async with self.collection.database.session(after=changes.after) as session:
+                documents = await self.collection.find(
                     {"$and": [where, since]},
                     sort=self.order,
-                    # By the subject: by the time alone it would read everybody's.
+                    # An index that starts with the subject: by time alone it would read the documents of all subjects.
                     hint=[(field, 1) for field in where] + self.order,
                     limit=BATCH_MAX,
                     session=session,
                     projection=self.projection,
                 )
-            more = len(rows) == BATCH_MAX and pagination.after(self.order, rows[-1]["_order"])
-            if told := self._told(place, rows, now, floor_max=now - REWIND):
-                yield told
+            more = len(documents) == BATCH_MAX and pagination.filter_after(self.order, documents[-1]["_order"])
+            if items := self._new_items(position, documents, now, floor_max=now - REWIND):
+                yield items
             if not more:
                 return
             since = more
 
-    async def _live(self, place: ResumePoint, where: Document, changes: Subscription) -> AsyncGenerator[Sequence[FeedItem], None]:
-        """What changes from the subscription on, each batch of it read anew as the caller may see it."""
+    async def _live_changes(
+        self, position: ResumePoint, where: Document, changes: Subscription
+    ) -> AsyncGenerator[Sequence[FeedItem], None]:
+        """Yields the changes since the subscription started. Each batch is read from the collection, in the scope of the caller."""
         while True:
-            batch = await changes.some(BATCH_MAX)
-            if any(change.collection != self.table.name for change in batch):
+            batch = await changes.next_batch(BATCH_MAX)
+            if any(change.collection != self.collection.name for change in batch):
                 return
-            # Whatever is committed later than the first of these carries no earlier time.
-            place.rise(batch[0].at.as_datetime() - REWIND)
+            # A change that is committed after the first of these has no earlier time than this.
+            position.raise_floor(batch[0].at.as_datetime() - REWIND)
             changed = {change.id: position for position, change in enumerate(batch)}
             query = {"$and": [{"_id": {"$in": list(changed)}}, where]}
-            async with self.table.database.session(after=batch[-1].at) as session:
-                rows = await self.table.find(query, limit=BATCH_MAX, session=session, projection=self.projection)
-            rows.sort(key=lambda row: changed[row["id"]])
-            if told := self._told(place, rows, batch[-1].at.as_datetime()):
-                yield told
+            async with self.collection.database.session(after=batch[-1].at) as session:
+                documents = await self.collection.find(query, limit=BATCH_MAX, session=session, projection=self.projection)
+            documents.sort(key=lambda document: changed[document["id"]])
+            if items := self._new_items(position, documents, batch[-1].at.as_datetime()):
+                yield items
 
-    def _told(self, place: ResumePoint, rows: Sequence[Document], at: datetime, *, floor_max: datetime | None = None) -> list[FeedItem]:
-        """Those of the rows that are news to the client, each with its cursor. `floor_max`: they come in order, and the floor with them."""
-        told = []
-        for row in rows:
-            version, (key, *_) = row.pop("_version"), row.pop("_order")
+    def _new_items(
+        self, position: ResumePoint, documents: Sequence[Document], at: datetime, *, floor_max: datetime | None = None
+    ) -> list[FeedItem]:
+        """Returns the documents that were not sent, each with its cursor.
+
+        With `floor_max` the documents are in order of time, and each raises the floor up to it.
+        """
+        items = []
+        for document in documents:
+            version, (key, *_) = document.pop("_version"), document.pop("_order")
             if floor_max is not None:
-                place.rise(min(floor_max, ids.made_at(key) if self.born_as else key))
-            if place.note(row["id"], 0 if self.born_as else version, at):
-                told.append(FeedItem(row, place.token))
-        return told
+                position.raise_floor(min(floor_max, ids.created_at(key) if self.inserted_prefix else key))
+            if position.record(document["id"], 0 if self.inserted_prefix else version, at):
+                items.append(FeedItem(document, position.token))
+        return items

@@ -1,6 +1,6 @@
-"""Calls to other services: signed, with a deadline that shrinks along the way, retried where the transport failed, spread over replicas.
+"""gRPC channels to other services: calls are signed, have a propagated deadline, and are balanced round robin over replicas.
 
-Every rpc of the suite may be made again (writes are once by their request id), so the channel retries UNAVAILABLE itself.
+Each rpc of the suite may be repeated, since writes are idempotent by their `request_id`. So the channel retries UNAVAILABLE itself.
 """
 
 import json
@@ -16,19 +16,23 @@ from services.kit.errors import Unavailable
 from services.kit.observability import telemetry
 from services.kit.rpc import status
 from services.kit.security import authorization
+from services.kit.security.caller import current_caller
 from services.kit.security.principals import INSTALLATION, SERVICE, Grant, Principal, Signer
 
-Answer = TypeVar("Answer")
-Pairs = tuple[tuple[str, str], ...]
+Response = TypeVar("Response")
+CallMetadata = tuple[tuple[str, str], ...]
 
 deadline: ContextVar[float | None] = ContextVar("deadline", default=None)
-"""When (monotonic seconds) the answer of the current rpc is worth nothing any more."""
-HAND_ON_MARGIN_SECONDS = 0.05
+"""The deadline of the current rpc in monotonic seconds."""
+RESPONSE_MARGIN_SECONDS = 0.05
+"""An rpc keeps this much of its remaining time to respond after its own calls."""
 MESSAGE_BYTES_MAX = 16 * 1024 * 1024
+"""A message has at most this many bytes."""
 
 CURSOR_KEY = "quanyu-cursor"
-"""The initial metadata of a stream that goes by cursors: where it begins, to go on from when it breaks before its first response."""
+"""The initial metadata of a change feed has the cursor of its start, to resume a stream that breaks before its first response."""
 KEEPALIVE_MS = 60_000
+"""An idle channel sends a ping this often."""
 
 LIMITS: list[tuple[str, Any]] = [
     ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
@@ -55,7 +59,7 @@ OPTIONS: list[tuple[str, Any]] = [
                         },
                     }
                 ],
-                # A service that answers nobody is not asked three times by everybody.
+                # Retries must not triple the load of a service that is down.
                 "retryThrottling": {"maxTokens": 100, "tokenRatio": 0.1},
                 "healthCheckConfig": {"serviceName": ""},
             }
@@ -64,26 +68,29 @@ OPTIONS: list[tuple[str, Any]] = [
 ]
 
 
-def remaining(default_seconds: float) -> float:
-    """Seconds a call may take: what is left of the current rpc's time, less a margin to answer in; at most the default."""
-    until = deadline.get()
-    if until is None:
+def remaining_seconds(default_seconds: float) -> float:
+    """Returns the timeout of a call: the remaining time of the current rpc without the margin to respond, at most the default.
+
+    `Unavailable` if no time remains.
+    """
+    ends_at = deadline.get()
+    if ends_at is None:
         return default_seconds
-    left = until - time.monotonic() - HAND_ON_MARGIN_SECONDS
+    left = ends_at - time.monotonic() - RESPONSE_MARGIN_SECONDS
     if left <= 0:
-        raise Unavailable("DEADLINE_EXCEEDED", "there is no time left to ask another service")
+        raise Unavailable("DEADLINE_EXCEEDED", "The deadline is too short for a call to another service. Set a longer one.")
     return min(left, default_seconds)
 
 
-def metadata_of(token: str) -> Pairs:
-    """What goes with a call: the principal (an empty token: nobody) and the trace."""
+def call_metadata(token: str) -> CallMetadata:
+    """Returns the metadata of a call: the signed principal (none if the token is empty) and the trace."""
     principal = ((authorization.METADATA_KEY, token),) if token else ()
     trace = telemetry.context_metadata()
     return (*trace, *principal) if trace else principal
 
 
-async def heard(call: Awaitable[Any]) -> Any:
-    """What the call answers; what a service refused is raised as the refusal it is."""
+async def await_response(call: Awaitable[Any]) -> Any:
+    """Returns the response of a call; raises the refusal that its status carries."""
     try:
         return await call
     except grpc.aio.AioRpcError as error:
@@ -92,11 +99,11 @@ async def heard(call: Awaitable[Any]) -> Any:
         raise
 
 
-async def heard_each(call: grpc.aio.UnaryStreamCall[Any, Answer]) -> AsyncGenerator[Answer, None]:
-    """The answers of a streaming call, which is cancelled when this is closed; a refusal is raised as the refusal it is."""
+async def iterate_responses(call: grpc.aio.UnaryStreamCall[Any, Response]) -> AsyncGenerator[Response, None]:
+    """Yields the responses of a streaming call; raises the refusal that its status carries. Closing the generator cancels the call."""
     try:
-        async for answer in call:
-            yield answer
+        async for response in call:
+            yield response
     except grpc.aio.AioRpcError as error:
         if refusal := status.from_rpc_error(error):
             raise refusal from None
@@ -105,67 +112,69 @@ async def heard_each(call: grpc.aio.UnaryStreamCall[Any, Answer]) -> AsyncGenera
         call.cancel()
 
 
-class SignedStream(grpc.aio.UnaryStreamClientInterceptor):
-    """Puts principal and trace on each streaming call of a stub. A stream has no deadline; `heard_each` raises its refusals."""
+class SigningStreamInterceptor(grpc.aio.UnaryStreamClientInterceptor):
+    """Adds principal and trace to each streaming call. A stream has no deadline; `iterate_responses` raises its refusals."""
 
     def __init__(self, principal_token: Callable[[], str]) -> None:
         self.principal_token = principal_token
 
     async def intercept_unary_stream(self, continuation: Any, details: grpc.aio.ClientCallDetails, request: Any) -> Any:
-        metadata = grpc.aio.Metadata(*(details.metadata or ()), *metadata_of(self.principal_token()))
-        asked = grpc.aio.ClientCallDetails(details.method, details.timeout, metadata, details.credentials, details.wait_for_ready)
-        return await continuation(asked, request)
+        metadata = grpc.aio.Metadata(*(details.metadata or ()), *call_metadata(self.principal_token()))
+        signed = grpc.aio.ClientCallDetails(details.method, details.timeout, metadata, details.credentials, details.wait_for_ready)
+        return await continuation(signed, request)
 
 
-class Signed(grpc.aio.UnaryUnaryClientInterceptor):
-    """Puts principal, deadline and trace on each call of a stub, and raises refusals."""
+class SigningUnaryInterceptor(grpc.aio.UnaryUnaryClientInterceptor):
+    """Adds principal, deadline and trace to each unary call, and raises refusals."""
 
     def __init__(self, principal_token: Callable[[], str], deadline_seconds: float) -> None:
         self.principal_token, self.deadline_seconds = principal_token, deadline_seconds
 
     async def intercept_unary_unary(self, continuation: Any, details: grpc.aio.ClientCallDetails, request: Any) -> Any:
-        metadata = grpc.aio.Metadata(*(details.metadata or ()), *metadata_of(self.principal_token()))
-        timeout = details.timeout or remaining(self.deadline_seconds)
-        asked = grpc.aio.ClientCallDetails(details.method, timeout, metadata, details.credentials, details.wait_for_ready)
-        return await heard(await continuation(asked, request))
+        metadata = grpc.aio.Metadata(*(details.metadata or ()), *call_metadata(self.principal_token()))
+        timeout = details.timeout or remaining_seconds(self.deadline_seconds)
+        signed = grpc.aio.ClientCallDetails(details.method, timeout, metadata, details.credentials, details.wait_for_ready)
+        return await await_response(await continuation(signed, request))
 
 
 def open_channel(address: str, principal_token: Callable[[], str], deadline_seconds: float) -> grpc.aio.Channel:
-    """A channel to `host:port` (or `dns:///name:port`, all of whose addresses are used in turn)."""
+    """Opens a signed channel to `host:port`, or to `dns:///name:port`, whose addresses are used round robin."""
     return grpc.aio.insecure_channel(
-        address, options=OPTIONS, interceptors=[Signed(principal_token, deadline_seconds), SignedStream(principal_token)]
+        address,
+        options=OPTIONS,
+        interceptors=[SigningUnaryInterceptor(principal_token, deadline_seconds), SigningStreamInterceptor(principal_token)],
     )
 
 
-def open_bare_channel(address: str) -> grpc.aio.Channel:
-    """The same without what is put on each call: for those who do so themselves, without the task that an interceptor takes."""
+def open_unsigned_channel(address: str) -> grpc.aio.Channel:
+    """Opens a channel without interceptors, for callers that add metadata and deadline themselves; this saves a task for each call."""
     return grpc.aio.insecure_channel(address, options=OPTIONS)
 
 
 class Channels:
-    """A service's channels to the others, opened when first used: `channels.member`. Calls are made as this service."""
+    """The channels of one service to the others, opened at first use: `channels.member`. The principal of their calls is this service."""
 
     def __init__(self, source: str, signer: Signer, addresses: dict[str, str], deadline_seconds: float) -> None:
         self.source, self.signer, self.addresses, self.deadline_seconds = source, signer, addresses, deadline_seconds
-        self.opened: dict[str, grpc.aio.Channel] = {}
+        self._channels: dict[str, grpc.aio.Channel] = {}
 
     def __getattr__(self, peer: str) -> grpc.aio.Channel:
         if peer.startswith("_") or peer not in self.addresses:
             raise AttributeError(peer)
-        if peer not in self.opened:
-            self.opened[peer] = open_channel(self.addresses[peer], lambda: self._token(peer), self.deadline_seconds)
-        return self.opened[peer]
+        if peer not in self._channels:
+            self._channels[peer] = open_channel(self.addresses[peer], lambda: self._sign(peer), self.deadline_seconds)
+        return self._channels[peer]
 
-    def _token(self, peer: str) -> str:
+    def _sign(self, peer: str) -> str:
         principal = Principal(
             id=f"service:{self.source}",
             grants=(Grant(SERVICE, INSTALLATION),),
-            on_behalf_of=authorization.caller().id,
+            on_behalf_of=current_caller().id,
             clock_offset=clock.offset.get().total_seconds(),
         )
-        return self.signer.token(peer, principal)
+        return self.signer.sign(peer, principal)
 
     async def close(self) -> None:
-        """Ends all channels."""
-        for channel in self.opened.values():
+        """Closes all channels."""
+        for channel in self._channels.values():
             await channel.close()

@@ -1,4 +1,7 @@
-"""What happens around each call: the first gate, deadline, clock and trace, refusals as status, one log line and one measure at its end."""
+"""gRPC server interceptor: authorization, deadline, clock offset and trace of each call.
+
+It converts refusals to a status, logs unknown exceptions with an id, and writes one log line and one measurement per call.
+"""
 
 import asyncio
 import time
@@ -19,17 +22,18 @@ from services.kit.observability.logs import logger
 from services.kit.rpc import channel, status
 from services.kit.rpc.streams import ConcurrencyLimit, Streams
 from services.kit.security import authorization
+from services.kit.security.caller import caller_context
 
 CALLS_MAX = 512
-"""Unary calls in progress at once."""
+"""A process serves at most this many unary calls at once."""
 
 
 class ServerInterceptor(grpc.aio.ServerInterceptor):
-    """What happens around each call of our own services; health and reflection pass untouched."""
+    """Wraps each rpc of the suite's services; health and reflection are not wrapped."""
 
-    def __init__(self, gate: authorization.Authorizer, services: Iterable[ServiceDescriptor], streams: Streams) -> None:
-        self.gate, self.streams = gate, streams
-        self.places = ConcurrencyLimit(CALLS_MAX, "TOO_MANY_CALLS", "this service has as much to do as it can carry; try again")
+    def __init__(self, authorizer: authorization.Authorizer, services: Iterable[ServiceDescriptor], streams: Streams) -> None:
+        self.authorizer, self.streams = authorizer, streams
+        self.limit = ConcurrencyLimit(CALLS_MAX, "TOO_MANY_CALLS", "This service serves too many calls at the moment. Try again.")
         self.methods = {f"/{service.full_name}/{method.name}": method for service in services for method in service.methods}
         self.wrapped: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
 
@@ -42,22 +46,22 @@ class ServerInterceptor(grpc.aio.ServerInterceptor):
             return handler
         codecs = {"request_deserializer": handler.request_deserializer, "response_serializer": handler.response_serializer}
         if method.server_streaming:
-            behaviour = self._around(method, self.streams.written(handler.unary_stream), self.streams.places)
+            behaviour = self._wrap(method, self.streams.wrap(handler.unary_stream), self.streams.limit)
             self.wrapped[details.method] = grpc.unary_stream_rpc_method_handler(behaviour, **codecs)
         else:
-            behaviour = self._around(method, handler.unary_unary, self.places)
+            behaviour = self._wrap(method, handler.unary_unary, self.limit)
             self.wrapped[details.method] = grpc.unary_unary_rpc_method_handler(behaviour, **codecs)
         return self.wrapped[details.method]
 
-    def _around(self, method: MethodDescriptor, behaviour: Callable[[Any, Any], Awaitable[Any]], places: ConcurrencyLimit) -> Any:
+    def _wrap(self, method: MethodDescriptor, behaviour: Callable[[Any, Any], Awaitable[Any]], limit: ConcurrencyLimit) -> Any:
         async def call(request: Message, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
             started, code, reason = time.perf_counter(), "OK", ""
             metadata = context.invocation_metadata() or ()
-            trace_context = telemetry.context_from({key: value for key, value in metadata if isinstance(value, str)})
+            trace_context = telemetry.extract_context({key: value for key, value in metadata if isinstance(value, str)})
             with telemetry.TRACER.start_as_current_span(method.full_name, context=trace_context):
                 try:
-                    with places:
-                        await self._enter(method, request, context, metadata)
+                    with limit:
+                        await self._set_context(method, request, context, metadata)
                         return await behaviour(request, context)
                 except Refusal as refusal:
                     refused = status.to_status(refusal)
@@ -73,7 +77,9 @@ class ServerInterceptor(grpc.aio.ServerInterceptor):
                     telemetry.BUGS.labels(method.full_name).inc()
                     logger().exception("bug", rpc=method.full_name, bug=bug)
                     await context.abort_with_status(
-                        rpc_status.to_status(status_pb2.Status(code=grpc.StatusCode.INTERNAL.value[0], message=f"internal error {bug}"))
+                        rpc_status.to_status(
+                            status_pb2.Status(code=grpc.StatusCode.INTERNAL.value[0], message=f"Internal error {bug}. Report this id.")
+                        )
                     )
                 finally:
                     seconds = time.perf_counter() - started
@@ -82,11 +88,13 @@ class ServerInterceptor(grpc.aio.ServerInterceptor):
 
         return call
 
-    async def _enter(self, method: MethodDescriptor, request: Message, context: grpc.aio.ServicerContext[Any, Any], metadata: Any) -> None:
-        """Sets who calls, their clock and the time left, which the call's own task carries from here on."""
+    async def _set_context(
+        self, method: MethodDescriptor, request: Message, context: grpc.aio.ServicerContext[Any, Any], metadata: Any
+    ) -> None:
+        """Sets caller, clock offset and deadline in the context of the call's task; `Denied` if the caller may not call this rpc."""
         if (left := context.time_remaining()) is not None:
             channel.deadline.set(time.monotonic() + left)
-        principal = self.gate.principal(metadata)
+        principal = self.authorizer.read_principal(metadata)
         if principal is not None and principal.clock_offset:
             clock.offset.set(timedelta(seconds=principal.clock_offset))
-        authorization.current.set(await self.gate.admit(method, principal, request))
+        caller_context.set(await self.authorizer.authorize(method, principal, request))

@@ -1,6 +1,6 @@
-"""Refusals as gRPC status with `google.rpc` details, and back at the client.
+"""Conversion of refusals to a gRPC status with `google.rpc` details, and back at the client.
 
-Code, reason, metadata, message and the time to wait are sent; nothing of an unknown exception is.
+A status has the code, reason, metadata, message and retry delay of a refusal, and nothing of an unknown exception.
 """
 
 from datetime import timedelta
@@ -13,6 +13,7 @@ from grpc_status import rpc_status
 from services.kit import errors
 
 DOMAIN = "quanyu"
+"""The domain of the `ErrorInfo` of a refusal."""
 
 CODES: dict[type[errors.Refusal], grpc.StatusCode] = {
     errors.Invalid: grpc.StatusCode.INVALID_ARGUMENT,
@@ -23,7 +24,7 @@ CODES: dict[type[errors.Refusal], grpc.StatusCode] = {
     errors.Unavailable: grpc.StatusCode.UNAVAILABLE,
     errors.Overloaded: grpc.StatusCode.RESOURCE_EXHAUSTED,
 }
-# What a server or channel says itself, without our details.
+# The statuses that a server or channel sends itself, without details.
 TRANSPORT: dict[grpc.StatusCode, tuple[type[errors.Refusal], str]] = {
     grpc.StatusCode.DEADLINE_EXCEEDED: (errors.Unavailable, "DEADLINE_EXCEEDED"),
     grpc.StatusCode.UNAVAILABLE: (errors.Unavailable, "SERVICE_UNAVAILABLE"),
@@ -67,11 +68,11 @@ def from_status(status: status_pb2.Status) -> errors.Refusal | None:
 
 
 def from_rpc_error(error: grpc.aio.AioRpcError) -> errors.Refusal | None:
-    """The refusal a failed call carries. A transport's own failure is retryable; a bug of the other side is None."""
+    """Returns the refusal of a failed call. A failure of the transport is retryable; a bug of the server is None."""
     status = rpc_status.from_call(error)
     if status is not None and (refusal := from_status(status)):
         return refusal
-    if said := TRANSPORT.get(error.code()):
-        kind, reason = said
-        return kind(reason, "the service does not answer now; try again")
+    if failure := TRANSPORT.get(error.code()):
+        kind, reason = failure
+        return kind(reason, "The service does not respond at the moment. Try again.")
     return None

@@ -1,4 +1,4 @@
-"""One process of the suite: settings, runtime, server, relay and background loops, from start to an orderly end."""
+"""Process of a service: starts settings, runtime, server, relay and background loops, and stops them in order."""
 
 import asyncio
 import os
@@ -12,7 +12,7 @@ from msgspec import Struct
 
 from quanyu.events.v1 import events_pb2_grpc
 from services.kit.errors import Unavailable
-from services.kit.events import relay as relaying
+from services.kit.events import relay as event_relay
 from services.kit.events.backlog import EventOutbox
 from services.kit.events.inbox import EventInbox
 from services.kit.events.relay import Relay
@@ -20,8 +20,8 @@ from services.kit.observability import logs, telemetry
 from services.kit.rpc.server import Register, Server
 from services.kit.rpc.streams import StreamBounds
 from services.kit.runtime.runtime import SERVICES, Runtime, ServiceDefinition
-from services.kit.security import authorization
 from services.kit.security.authorization import Authorizer
+from services.kit.security.caller import SYSTEM, caller_context
 from services.kit.security.principals import Verifier
 from services.kit.settings import Settings, SettingsError, load
 from services.kit.transactions import idempotency
@@ -29,8 +29,8 @@ from services.kit.transactions import idempotency
 Define = Callable[[Runtime], ServiceDefinition]
 
 
-class Running(Struct, frozen=True):
-    """A service that answers at `address`."""
+class RunningService(Struct, frozen=True):
+    """A running service and its address."""
 
     runtime: Runtime
     definition: ServiceDefinition
@@ -40,35 +40,35 @@ class Running(Struct, frozen=True):
 
 
 async def prepare(runtime: Runtime, definition: ServiceDefinition) -> None:
-    """The collections and indexes a service needs; what is there already stays."""
+    """Creates the missing collections and indexes of a service."""
     await runtime.database.ping()
     await idempotency.prepare(runtime.database)
     await runtime.outbox.prepare()
     await runtime.scopes.prepare()
-    for table in definition.tables:
-        await table.prepare()
+    for collection in definition.collections:
+        await collection.prepare()
 
 
 @asynccontextmanager
-async def running(name: str, settings: Settings, define: Define, *, listen: str) -> AsyncIterator[Running]:
-    """Service `name` for the time of the block, in this process. ValueError when an rpc has no rule or is not built."""
+async def run_service(name: str, settings: Settings, define: Define, *, listen: str) -> AsyncIterator[RunningService]:
+    """Runs service `name` in this process for the time of the block. ValueError if an rpc has no rule or is not implemented."""
     runtime = Runtime.build(name, settings)
     try:
         definition = define(runtime)
-        sink = EventInbox(runtime.database, definition.events, runtime.outbox, runtime.clock)
+        inbox = EventInbox(runtime.database, definition.events, runtime.outbox, runtime.clock)
         verifier = Verifier(name, settings.issuers, development=settings.env == "development")
         servicers: list[Register] = [
             *definition.servicers,
-            (events_pb2_grpc.add_EventInboxServiceServicer_to_server, sink),
+            (events_pb2_grpc.add_EventInboxServiceServicer_to_server, inbox),
             (events_pb2_grpc.add_EventOutboxServiceServicer_to_server, EventOutbox(runtime.database)),
         ]
         bounds = StreamBounds(settings.streams_max, settings.streams_principal, settings.stream_seconds_max)
         server = Server(servicers, Authorizer(verifier, runtime.scopes), drain_seconds=settings.drain_seconds, bounds=bounds)
         await prepare(runtime, definition)
-        await sink.prepare()
-        runtime.change_streams.add(relaying.WATCHED)
+        await inbox.prepare()
+        runtime.change_streams.add(event_relay.WATCHED_DELIVERIES)
         peers = {peer: getattr(runtime.channels, peer) for peer in SERVICES if peer != name}
-        relay = Relay(runtime.database, peers, source=name, watch=runtime.change_streams, clock=runtime.clock)
+        relay = Relay(runtime.database, peers, source=name, change_streams=runtime.change_streams, clock=runtime.clock)
         await relay.prepare()
         port = await server.start(listen)
         tasks = [
@@ -76,7 +76,7 @@ async def running(name: str, settings: Settings, define: Define, *, listen: str)
             for loop in (runtime.change_streams.run, relay.run, *definition.background)
         ]
         try:
-            yield Running(runtime, definition, f"{listen.rpartition(':')[0]}:{port}", relay, tuple(tasks))
+            yield RunningService(runtime, definition, f"{listen.rpartition(':')[0]}:{port}", relay, tuple(tasks))
         finally:
             await server.stop()
             for task in tasks:
@@ -87,8 +87,8 @@ async def running(name: str, settings: Settings, define: Define, *, listen: str)
 
 
 async def _as_system(loop: Callable[[], Awaitable[None]]) -> None:
-    """Background work runs as the service itself."""
-    authorization.current.set(authorization.SYSTEM)
+    """Runs background work as the service itself."""
+    caller_context.set(SYSTEM)
     await loop()
 
 
@@ -100,24 +100,24 @@ async def serve(name: str, settings: Settings, define: Define) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopping.set)
     listen = settings.listen or getattr(settings, f"{name}_address")
-    async with running(name, settings, define, listen=listen) as service:
+    async with run_service(name, settings, define, listen=listen) as service:
         logs.logger().info("ready", address=service.address)
         waiting = asyncio.create_task(stopping.wait())
         ended, _ = await asyncio.wait([waiting, *service.background], return_when=asyncio.FIRST_COMPLETED)
         logs.logger().info("draining")
         for task in ended - {waiting}:
-            raise RuntimeError(f"{task.get_name()} ended") from task.exception()
+            raise RuntimeError(f"The background loop {task.get_name()} has ended. Restart the process.") from task.exception()
 
 
 def main(name: str, define: Define) -> None:
-    """The entry of `python -m services.<name>`: exit status 2 and one line when it cannot start."""
+    """Runs `python -m services.<name>`; if it cannot start, prints one line and exits with status 2."""
     try:
         settings = load(os.environ)
         uvloop.run(serve(name, settings, define))
     except (SettingsError, Unavailable, OSError) as error:
-        sys.exit(_cannot_start(name, str(error)))
+        sys.exit(_report_start_error(name, str(error)))
 
 
-def _cannot_start(name: str, why: str) -> int:
-    print(f"{name} cannot start: {why}", file=sys.stderr)  # noqa: T201 - for the person who started it
+def _report_start_error(name: str, reason: str) -> int:
+    print(f"{name} cannot start: {reason}", file=sys.stderr)  # noqa: T201 - for the operator
     return 2

@@ -1,12 +1,12 @@
-"""The runtime: what a process hands to its use cases, built once."""
+"""Runtime: the shared mechanisms that a process gives to its use cases, built once."""
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 from msgspec import Struct
 
-from quanyu.events.v1 import events_pb2
 from services.kit.clock import Clock, now
+from services.kit.events.inbox import Handler
 from services.kit.mongo.change_streams import ChangeStreamHub
 from services.kit.mongo.client import Database
 from services.kit.mongo.scoped_collection import ScopedCollection
@@ -18,18 +18,16 @@ from services.kit.security.principals import Signer
 from services.kit.settings import Settings
 from services.kit.transactions.group_commit import GroupCommit
 from services.kit.transactions.outbox import Outbox
-from services.kit.transactions.unit_of_work import TransactionRunner, UnitOfWork
+from services.kit.transactions.unit_of_work import TransactionRunner
 
 SERVICES = ("member", "commerce", "district", "organization")
-Handler = Callable[[UnitOfWork, events_pb2.Event], Awaitable[None]]
-"""The effect of one kind of event; it writes through `uow.session` only."""
 
 
 class ServiceDefinition(Struct, frozen=True):
-    """What a scenario puts into the runtime: servicers, tables, its table of events, and loops that run while the process does."""
+    """The parts of a service: its servicers, collections, event handlers by kind, and background loops."""
 
     servicers: Sequence[Register]
-    tables: Sequence[ScopedCollection[Any]]
+    collections: Sequence[ScopedCollection[Any]]
     events: Mapping[str, Handler]
     background: Sequence[Callable[[], Awaitable[None]]] = ()
 
@@ -52,7 +50,7 @@ class Runtime(Struct, frozen=True):
 
     @classmethod
     def build(cls, name: str, settings: Settings) -> "Runtime":
-        """The runtime of service `name`. Nothing is read or written yet."""
+        """Builds the runtime of service `name`, without reading or writing anything."""
         database = Database(settings, f"{settings.database_prefix}_{name}")
         outbox = Outbox(database, name)
         signer = Signer(name, settings.signing_key)
@@ -65,14 +63,14 @@ class Runtime(Struct, frozen=True):
             change_streams=ChangeStreamHub(database),
             transactions=TransactionRunner(database, outbox, now),
             group_commit=GroupCommit(database, outbox, now),
-            encryption=FieldEncryption.of(settings),
+            encryption=FieldEncryption.from_settings(settings),
             scopes=ScopeProjection(database),
             channels=Channels(name, signer, addresses, settings.deadline_seconds),
             signer=signer,
         )
 
     async def close(self) -> None:
-        """Ends what was opened; commands in the group_commit are carried out first."""
+        """Completes the queued commands of the group commit and closes all connections."""
         await self.group_commit.close()
         await self.channels.close()
         await self.database.close()

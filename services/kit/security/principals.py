@@ -21,7 +21,9 @@ from services.kit.settings import SettingsError
 
 ALGORITHM = "Ed25519"
 LIFETIME = timedelta(seconds=120)
+"""A signed principal is valid for at most this long."""
 CLOCK_SKEW_SECONDS = 10
+"""The clocks of issuer and verifier may differ by this much."""
 CACHE_MAX = 20_000
 """A process caches at most as many signed tokens, and as many verified ones."""
 INSTALLATION = "SCOPE_KIND_INSTALLATION"
@@ -59,23 +61,25 @@ class Signer:
 
     def __init__(self, issuer: str, signing_key: str) -> None:
         if not signing_key:
-            raise SettingsError("QUANYU_SIGNING_KEY is empty; `quanyu up` makes one, on Kubernetes it comes from a secret")
+            raise SettingsError(
+                "QUANYU_SIGNING_KEY is empty. Start with `quanyu up`, which makes a key, or set it from a Kubernetes secret."
+            )
         try:
             self.key = OKPKey.import_key(msgspec.json.decode(signing_key))
         except (ValueError, JoseError, msgspec.DecodeError):
-            raise SettingsError("QUANYU_SIGNING_KEY is not a private JWK of type OKP") from None
+            raise SettingsError("QUANYU_SIGNING_KEY is not a private JWK of type OKP. Generate one.") from None
         self.issuer = issuer
         self.signed: TTLCache[tuple[str, Principal], str] = TTLCache(CACHE_MAX, LIFETIME.total_seconds() / 2, timer=time.time)
 
-    def token(self, audience: str, principal: Principal) -> str:
+    def sign(self, audience: str, principal: Principal) -> str:
         """Returns a token for `audience` that is valid for at least half of LIFETIME."""
         try:
             return self.signed[audience, principal]
         except KeyError:
-            token = self.signed[audience, principal] = self._sign(audience, principal)
+            token = self.signed[audience, principal] = self._encode(audience, principal)
             return token
 
-    def _sign(self, audience: str, principal: Principal) -> str:
+    def _encode(self, audience: str, principal: Principal) -> str:
         at = time.time()
         claims = {
             "iss": self.issuer,
@@ -97,7 +101,7 @@ class Verifier:
         try:
             self.issuers = msgspec.json.decode(issuers, type=dict[str, Issuer])
         except msgspec.DecodeError as error:
-            raise SettingsError(f"QUANYU_ISSUERS is not JSON of issuer -> keys and roles: {error}") from None
+            raise SettingsError(f"QUANYU_ISSUERS is not usable: {error}. Give JSON of issuer -> keys and roles.") from None
         self.keys = {name: KeySet.import_key_set({"keys": issuer.keys}) for name, issuer in self.issuers.items()}
         self.audience, self.development = audience, development
         self.verified: TLRUCache[str, tuple[float, Principal]] = TLRUCache(CACHE_MAX, _expires_at, timer=time.time)

@@ -1,8 +1,9 @@
-"""The group_commit (group commit): commands on documents that many requests touch share transactions instead of fighting for them.
+"""Group commit: commands on documents that many requests change share transactions instead of conflicting with each other.
 
-Whole commands wait in one queue. Those that arrive while a transaction on their counters is in flight form the next one, so that
-nothing waits when the group_commit is idle and a hundred takers of one stock cost one commit. Commands on other counters fly beside it.
-Exact with any number of replicas: a batch that meets another process's is decided anew on what that one left.
+Commands wait in one queue. Those that arrive while a transaction with one of their documents is in flight form a later transaction. So an
+idle group commit adds no wait, and a hundred concurrent commands on one stock document cost one commit. Commands on other documents run in
+concurrent transactions. The result is exact with any number of replicas: if another process has changed a document, the batch is decided
+again on the new state.
 """
 
 import asyncio
@@ -13,6 +14,7 @@ from datetime import timedelta
 from typing import TypeVar
 
 from google.protobuf.message import Message
+from msgspec import Struct
 
 from services.kit.clock import Clock
 from services.kit.errors import Overloaded, Refusal, Unavailable
@@ -24,20 +26,21 @@ from services.kit.transactions.outbox import Outbox
 __all__ = ["ChangeSet", "DocumentRef", "GroupCommit", "Snapshot"]
 
 QUEUE_MAX = 10_000
-"""Commands waiting: about half a second's work on one counter."""
+"""The queue takes at most this many commands, about half a second of work on one document."""
 BATCH_MAX = 500
-"""Commands of one transaction."""
-FLIGHTS_MAX = 4
-"""Transactions at a time; they have no counter in common."""
-WAIT = -1
-"""The place of a counter whose commands have to wait for another flight."""
+"""A transaction has at most this many commands."""
+TRANSACTIONS_MAX = 4
+"""At most this many transactions are in flight; they have no document in common."""
+BLOCKED = -1
+"""Instead of the index of a batch: commands on this document must wait for a later transaction."""
 RETRY_AFTER = timedelta(milliseconds=500)
+"""A client retries after this long if the queue is full."""
 
 Answer = TypeVar("Answer", bound=Message)
 
 
 class GroupCommit:
-    """One per process and database: `answer = await group_commit.run(key, counters, decide, Answer)`."""
+    """The group commit of one process and database: `answer = await group_commit.run(key, refs, decide, Answer)`."""
 
     def __init__(
         self,
@@ -47,136 +50,145 @@ class GroupCommit:
         *,
         queue_max: int = QUEUE_MAX,
         batch_max: int = BATCH_MAX,
-        flights_max: int = FLIGHTS_MAX,
+        transactions_max: int = TRANSACTIONS_MAX,
     ) -> None:
         self.database, self.outbox, self.clock = database, outbox, clock
-        self.queue_max, self.batch_max, self.flights_max = queue_max, batch_max, flights_max
-        self._waiting: deque[Command] = deque()
-        self._held: set[DocumentRef] = set()
-        self._flights: set[asyncio.Task[None]] = set()
-        self._launching = False
-        self._closed = False
+        self.queue_max, self.batch_max, self.transactions_max = queue_max, batch_max, transactions_max
+        self._queue: deque[Command] = deque()
+        self._refs_in_flight: set[DocumentRef] = set()
+        self._transactions: set[asyncio.Task[None]] = set()
+        self._is_launch_scheduled = False
+        self._is_closed = False
 
     async def run(
         self,
         key: IdempotencyKey | None,
-        counters: Sequence[DocumentRef],
+        refs: Sequence[DocumentRef],
         decide: Callable[[Snapshot], ChangeSet],
         answer_type: type[Answer],
     ) -> Answer:
-        """The answer of `decide`, once its outcome is committed; the first answer again when `key` has a record.
+        """Returns the answer of `decide` once its change set is committed, or the recorded answer if `key` has a record.
 
-        `decide` is pure and synchronous, may run several times, and refuses by raising a Refusal, which changes nothing. It runs in the
-        caller's context. Raises also Conflict REQUEST_ID_REUSED, ALREADY_EXISTS and STATE_CHANGED (see `ChangeSet`), Overloaded when the
-        queue is full, Unavailable when the database does not answer or the group_commit is closed. A caller cancelled before its transaction
-        has begun leaves no trace; later, the effect stands and a repeat with `key` gets its answer.
+        `decide` is pure and synchronous, and may run several times. It refuses by raising a Refusal, which changes nothing. It runs in the
+        context of the caller and sees the documents of `refs`.
+
+        Raises Conflict REQUEST_ID_REUSED, ALREADY_EXISTS and STATE_CHANGED (see `ChangeSet`), Overloaded if the queue is full, and
+        Unavailable if the database does not respond or the group commit is closed. A command whose caller is cancelled before its
+        transaction starts has no effect. Later it takes effect, and a repeat with `key` gets its answer.
         """
-        if self._closed:
-            raise Unavailable("CLOSING", "this process is ending; make the same call again")
-        if len(self._waiting) >= self.queue_max:
-            raise Overloaded("QUEUE_FULL", "too many wait for the same thing; make the same call again shortly", retry_after=RETRY_AFTER)
+        if self._is_closed:
+            raise Unavailable("CLOSING", "This process is stopping. Repeat the same request.")
+        if len(self._queue) >= self.queue_max:
+            message = "Too many requests wait for the same document. Repeat the same request shortly."
+            raise Overloaded("QUEUE_FULL", message, retry_after=RETRY_AFTER)
         loop = asyncio.get_running_loop()
-        command = Command(key, counters, decide, answer_type, self.clock(), copy_context(), loop.create_future())
-        self._waiting.append(command)
-        if not self._launching and self._held.isdisjoint(counters):
-            # At the end of this turn of the loop, so that callers who came in the same turn go together.
-            self._launching = True
+        command = Command(key, refs, decide, answer_type, self.clock(), copy_context(), loop.create_future())
+        self._queue.append(command)
+        if not self._is_launch_scheduled and self._refs_in_flight.isdisjoint(refs):
+            # At the end of this turn of the event loop, so that callers of the same turn share a transaction.
+            self._is_launch_scheduled = True
             loop.call_soon(self._launch)
-        answer: Answer = await command.heard
+        answer: Answer = await command.future
         return answer
 
     async def close(self) -> None:
-        """Takes no more commands; returns when all that wait have been answered."""
-        self._closed = True
+        """Rejects new commands; returns when all queued commands have a result."""
+        self._is_closed = True
         self._launch()
-        while self._flights:
-            await asyncio.wait(self._flights)
+        while self._transactions:
+            await asyncio.wait(self._transactions)
 
     def _launch(self) -> None:
-        self._launching = False
+        self._is_launch_scheduled = False
         for batch in self._next_batches():
-            held = {ref for command in batch for ref in command.counters}
-            self._held |= held
-            # A context of its own: the first submitter's offset and identity are not those of its neighbours.
-            self._flights.add(asyncio.create_task(self._fly(batch, held), context=Context()))
+            refs = {ref for command in batch for ref in command.refs}
+            self._refs_in_flight |= refs
+            # An empty context: the clock offset and the caller of the first command are not those of the others.
+            self._transactions.add(asyncio.create_task(self._run_batch(batch, refs), context=Context()))
 
     def _next_batches(self) -> list[list[Command]]:
-        """The commands that may fly now, those that share a counter together, the others spread over the flights that are free.
+        """Takes the commands that may run now from the queue, one batch for each free transaction.
 
-        A command stays where it is while one of its counters is in flight, is in two of these batches, or is wanted by one before it.
+        Commands with a common document go into one batch; the others are spread evenly. A command stays in the queue if its documents are
+        in flight, belong to two of these batches, or are needed by a command that stays before it.
         """
-        batches: list[list[Command]] = [[] for _ in range(self.flights_max - len(self._flights))]
+        batches: list[list[Command]] = [[] for _ in range(self.transactions_max - len(self._transactions))]
         if not batches:
             return []
-        places = dict.fromkeys(self._held, WAIT)
-        passed: list[Command] = []
-        for _ in range(min(len(self._waiting), self.flights_max * self.batch_max)):
-            command = self._waiting.popleft()
-            if command.heard.cancelled():
+        batch_of = dict.fromkeys(self._refs_in_flight, BLOCKED)
+        staying: list[Command] = []
+        for _ in range(min(len(self._queue), self.transactions_max * self.batch_max)):
+            command = self._queue.popleft()
+            if command.future.cancelled():
                 continue
-            found = {places[ref] for ref in command.counters if ref in places} or {_shortest(batches)}
-            place = found.pop() if len(found) == 1 else WAIT
-            if place != WAIT and len(batches[place]) < self.batch_max:
-                batches[place].append(command)
+            candidates = {batch_of[ref] for ref in command.refs if ref in batch_of} or {_shortest(batches)}
+            index = candidates.pop() if len(candidates) == 1 else BLOCKED
+            if index != BLOCKED and len(batches[index]) < self.batch_max:
+                batches[index].append(command)
             else:
-                place = WAIT
-                passed.append(command)
-            places.update(dict.fromkeys(command.counters, place))
-        self._waiting.extendleft(reversed(passed))
+                index = BLOCKED
+                staying.append(command)
+            batch_of.update(dict.fromkeys(command.refs, index))
+        self._queue.extendleft(reversed(staying))
         return [batch for batch in batches if batch]
 
-    async def _fly(self, batch: list[Command], held: set[DocumentRef]) -> None:
+    async def _run_batch(self, batch: list[Command], refs: set[DocumentRef]) -> None:
         try:
-            await self._settle(batch)
+            await self._execute(batch)
         finally:
             for command in batch:
-                command.heard.cancel()  # without effect on those that have heard
-            self._held -= held
-            self._flights -= {asyncio.current_task()}
+                command.future.cancel()  # without effect on futures that are done
+            self._refs_in_flight -= refs
+            self._transactions -= {asyncio.current_task()}
             self._launch()
 
-    async def _settle(self, batch: list[Command]) -> None:
-        """Carries the commands out. When the transaction fails for another reason than its neighbours', finds the one that spoils it."""
+    async def _execute(self, batch: list[Command]) -> None:
+        """Executes commands in one transaction. If it fails because of one command, finds that command by halving the batch."""
 
         async def attempt(session: Session) -> list[Message | Exception]:
             return await Batch(self.database, self.outbox, batch).run(session)
 
         try:
-            verdicts = await self.database.transact(attempt)
-        except Unavailable as error:  # the database: no command is to blame, and halving would only ask it more often
+            results = await self.database.transact(attempt)
+        except Unavailable as error:  # the database failed, not a command: halving would only add load
             for command in batch:
-                _hear(command, Unavailable(error.reason, error.message))
+                _resolve(command, Unavailable(error.reason, error.message))
         except Exception as error:
             if len(batch) > 1:
                 middle = len(batch) // 2
-                await self._settle(batch[:middle])
-                await self._settle(batch[middle:])
+                await self._execute(batch[:middle])
+                await self._execute(batch[middle:])
             elif isinstance(error, Refusal) and batch[0].key is not None:
-                await self._refuse(batch[0], error)
+                await self._record_refusal(batch[0], error)
             else:
-                _hear(batch[0], error)
+                _resolve(batch[0], error)
         else:
-            for command, verdict in zip(batch, verdicts, strict=True):
-                _hear(command, verdict)
+            for command, result in zip(batch, results, strict=True):
+                _resolve(command, result)
 
-    async def _refuse(self, command: Command, refusal: Refusal) -> None:
-        """A refusal that only the write brought up: decided anew as this refusal, so that it is kept like any other."""
+    async def _record_refusal(self, command: Command, refusal: Refusal) -> None:
+        """Executes the command again with a decision that refuses, so that a refusal of the write is recorded like one of a decision."""
+        command.decide = Refuse(refusal)
+        await self._execute([command])
 
-        def refuse(_: Snapshot) -> ChangeSet:
-            raise refusal
 
-        command.decide = refuse
-        await self._settle([command])
+class Refuse(Struct, frozen=True):
+    """A decision that always refuses."""
+
+    refusal: Refusal
+
+    def __call__(self, snapshot: Snapshot) -> ChangeSet:
+        raise self.refusal
 
 
 def _shortest(batches: list[list[Command]]) -> int:
-    return min(range(len(batches)), key=lambda place: len(batches[place]))
+    return min(range(len(batches)), key=lambda index: len(batches[index]))
 
 
-def _hear(command: Command, verdict: Message | Exception) -> None:
-    if command.heard.done():
+def _resolve(command: Command, result: Message | Exception) -> None:
+    if command.future.done():
         return
-    if isinstance(verdict, Exception):
-        command.heard.set_exception(verdict)
+    if isinstance(result, Exception):
+        command.future.set_exception(result)
     else:
-        command.heard.set_result(verdict)
+        command.future.set_result(result)

@@ -1,7 +1,7 @@
-"""Commands of one transaction: read their counters, decide each in order on the state the earlier ones left, write it all at once.
+"""Batch of a group commit: reads the documents of its commands, decides each command on the state after the earlier ones, writes once.
 
-What the transaction holds is what the same commands would have left one after the other, whoever else writes meanwhile: it reads
-one snapshot, MongoDB refuses to commit over a document changed since, and each counter is written only at the version that was read.
+The transaction has the same effect as the same commands one after the other, with any concurrent writers. It reads one snapshot, MongoDB
+does not commit over a document that has changed since, and each document is written only at the version that was read.
 """
 
 from asyncio import Future
@@ -27,25 +27,26 @@ Item = TypeVar("Item")
 
 
 class DocumentRef(NamedTuple):
-    """One counter document: `DocumentRef("stock", "var_1:str_1")`."""
+    """The name of a document: `DocumentRef("stock", "var_1:str_1")`."""
 
     collection: str
     id: str
 
 
 Snapshot = Mapping[DocumentRef, Document | None]
-"""The counters a decision sees; None where there is no such document. Not to be changed by the decision."""
+"""The documents that a decision sees; None if a document does not exist. The decision must not change them."""
 
 
 class ChangeSet(Struct, frozen=True, kw_only=True):
-    """What a decision asks for. All of it happens, or none.
+    """The changes of a decision. All of them are committed, or none.
 
-    `increments`: `$inc` paths ("reserved", "days.2026-11-23") of the command's own counters. Each also raises the counter's `version`
-    by one; an empty mapping does only that, which holds the decision to the counter as it was read.
-    `inserts`: documents of any collection, with their `_id`; one that exists refuses the command with Conflict ALREADY_EXISTS.
-    `updates`: (collection, filter with an `_id`, update) of documents that are not counters; each must match its document, else the
-    command is decided again alone and then refused with Conflict STATE_CHANGED.
-    `events`: events for the outbox, in this order.
+    - `increments`: `$inc` paths ("reserved", "days.2026-11-23") of documents in the command's `refs`. They also increment `version`. An
+      empty mapping increments only `version`, so that the commit proves that the document is as the decision saw it.
+    - `inserts`: documents of any collection, with `_id`; if one exists, the command is refused with Conflict ALREADY_EXISTS.
+    - `updates`: (collection, filter with an `_id`, update) for documents that are not in `refs`. If a filter does not match, the command is
+      decided again alone, and then refused with Conflict STATE_CHANGED.
+    - `events`: events for the outbox, in this order.
+    - `answer`: the response of the command.
     """
 
     increments: Mapping[DocumentRef, Mapping[str, int]]
@@ -56,27 +57,27 @@ class ChangeSet(Struct, frozen=True, kw_only=True):
 
 
 class Command(Struct, eq=False):
-    """One caller's request in the group_commit; `context` and `at` are those of its submission."""
+    """One request in the queue. `context` and `at` are those of its submission; `future` gets the result."""
 
     key: IdempotencyKey | None
-    counters: Sequence[DocumentRef]
+    refs: Sequence[DocumentRef]
     decide: Callable[[Snapshot], ChangeSet]
     answer_type: type[Message]
     at: datetime
     context: Context
-    heard: "Future[Any]"
+    future: "Future[Any]"
 
 
-class Entangled(Exception):
-    """An update touches a counter of another command of the batch: they need transactions of their own."""
+class OverlappingUpdate(Exception):
+    """An update of one command writes a document in the `refs` of another: the commands need separate transactions."""
 
 
 class Batch:
-    """One attempt at one transaction. `run` answers each command, in order, with its message or what it failed with."""
+    """One attempt of one transaction. `run` returns the answer or the exception of each command, in order."""
 
     def __init__(self, database: Database, outbox: Outbox, commands: Sequence[Command]) -> None:
         self.database, self.outbox, self.commands = database, outbox, commands
-        self.state: dict[DocumentRef, Document | None] = {ref: None for command in commands for ref in command.counters}
+        self.documents: dict[DocumentRef, Document | None] = {ref: None for command in commands for ref in command.refs}
         self.guard = IdempotencyGuard(database)
         self.versions: dict[DocumentRef, Any] = {}
         self.sums: dict[DocumentRef, dict[str, int]] = {}
@@ -85,84 +86,84 @@ class Batch:
         self.events: list[events_pb2.Event] = []
 
     async def run(self, session: Session) -> list[Message | Exception]:
-        """Whatever it raises aborts the transaction; none of the commands has happened then."""
+        """Runs all commands. An exception aborts the transaction, and no command takes effect."""
         await self._read(session)
-        verdicts = [self._judge(command) for command in self.commands]
+        results = [self._decide(command) for command in self.commands]
         await self._write(session)
-        return verdicts
+        return results
 
     async def _read(self, session: Session) -> None:
         self.guard = await IdempotencyGuard.read(self.database, [command.key for command in self.commands if command.key], session)
-        for collection, refs in _by_collection((ref.collection, ref.id) for ref in self.state):
+        for collection, refs in _by_collection((ref.collection, ref.id) for ref in self.documents):
             found = self.database[collection].find({"_id": {"$in": refs}}, session=session, batch_size=len(refs) + 1)
-            self.state.update({DocumentRef(collection, document["_id"]): document for document in await found.to_list(None)})
+            self.documents.update({DocumentRef(collection, document["_id"]): document for document in await found.to_list(None)})
 
-    def _judge(self, command: Command) -> Message | Exception:
+    def _decide(self, command: Command) -> Message | Exception:
         key = command.key
         try:
             if key and (first := self.guard.replay(key, command.answer_type)) is not None:
                 return first
             try:
-                outcome = command.context.run(command.decide, {ref: self.state[ref] for ref in command.counters})
-                events = [self.outbox.event(told, command.at) for told in outcome.events]
-                self._accept(command, outcome)
+                changes = command.context.run(command.decide, {ref: self.documents[ref] for ref in command.refs})
+                events = [self.outbox.to_message(event, command.at) for event in changes.events]
+                self._apply(command, changes)
             except Refusal as refusal:
                 if key:
                     self.guard.record(key, command.at, refusal)
                 return refusal
-        except Entangled:
+        except OverlappingUpdate:
             raise
-        except Exception as error:  # a decision with a bug: nothing of it was taken over, its caller alone hears it
+        except Exception as error:  # a bug in a decision: nothing of it was applied, and only its caller gets the exception
             return error
         self.events += events
         if key:
-            self.guard.record(key, command.at, outcome.answer)
-        return outcome.answer
+            self.guard.record(key, command.at, changes.answer)
+        return changes.answer
 
-    def _accept(self, command: Command, outcome: ChangeSet) -> None:
-        """Takes the outcome over as a whole; raises before anything is changed."""
-        fresh: dict[DocumentRef, Document] = {}
-        for collection, document in outcome.inserts:
+    def _apply(self, command: Command, changes: ChangeSet) -> None:
+        """Adds the change set to the batch; if it raises, nothing has been added."""
+        inserted: dict[DocumentRef, Document] = {}
+        for collection, document in changes.inserts:
             ref = DocumentRef(collection, document["_id"])
-            if ref in fresh or ref in self.inserts or self.state.get(ref) is not None:
+            if ref in inserted or ref in self.inserts or self.documents.get(ref) is not None:
                 raise _already_exists()
-            fresh[ref] = document
-        updates = [self._update(command, *update) for update in outcome.updates]
+            inserted[ref] = document
+        updates = [self._build_update(command, *update) for update in changes.updates]
         changed: dict[DocumentRef, Document] = {}
-        for ref, increments in outcome.increments.items():
-            document_now = fresh.get(ref) or self.state.get(ref)
-            if ref not in command.counters or document_now is None:
-                raise ValueError(f"{ref} is incremented, but is not a counter of the command or does not exist")
+        for ref, increments in changes.increments.items():
+            current = inserted.get(ref) or self.documents.get(ref)
+            if ref not in command.refs or current is None:
+                raise ValueError(f"{ref} is incremented, but does not exist or is not in the refs of the command. Add it to refs.")
             for path, by in increments.items():
-                document_now = _increased(document_now, path, by)
-            changed[ref] = _increased(document_now, "version", 1)
+                current = _increment(current, path, by)
+            changed[ref] = _increment(current, "version", 1)
         self.updates += updates
-        for ref, document in fresh.items():
+        for ref, document in inserted.items():
             self._insert(ref, document)
         for ref, document in changed.items():
-            self._change(ref, document, outcome.increments[ref])
+            self._change(ref, document, changes.increments[ref])
 
-    def _update(self, command: Command, collection: str, where: Document, update: Document) -> tuple[str, UpdateOne]:
+    def _build_update(self, command: Command, collection: str, where: Document, update: Document) -> tuple[str, UpdateOne]:
         ref = DocumentRef(collection, where["_id"])
-        if ref in command.counters:
-            raise ValueError(f"{ref} is a counter of the command: say increments")
-        if ref in self.state:
-            raise Entangled
+        if ref in command.refs:
+            raise ValueError(f"{ref} is in the refs of the command. Use increments instead of updates.")
+        if ref in self.documents:
+            raise OverlappingUpdate
         return collection, UpdateOne(where, update)
 
     def _insert(self, ref: DocumentRef, document: Document) -> None:
         self.inserts[ref] = document
-        if ref in self.state:
-            self.state[ref] = document
+        if ref in self.documents:
+            self.documents[ref] = document
 
     def _change(self, ref: DocumentRef, document: Document, increments: Mapping[str, int]) -> None:
         if ref in self.inserts:
             self._insert(ref, document)
             return
         if ref not in self.sums:
-            self.versions[ref] = (self.state[ref] or {}).get("version", {"$exists": False})
+            self.versions[ref] = (self.documents[ref] or {}).get("version", {"$exists": False})
             self.sums[ref] = {}
-        self.state[ref] = document
+        self.documents[ref] = document
         sums = self.sums[ref]
         for path, by in increments.items():
             sums[path] = sums.get(path, 0) + by
@@ -172,7 +173,7 @@ class Batch:
         increments = [
             (ref.collection, UpdateOne({"_id": ref.id, "version": self.versions[ref]}, {"$inc": sums})) for ref, sums in self.sums.items()
         ]
-        await self._each_matches(increments, session)
+        await self._write_updates(increments, session)
         for collection, documents in _by_collection((ref.collection, document) for ref, document in self.inserts.items()):
             try:
                 await self.database[collection].insert_many(documents, session=session)
@@ -180,16 +181,16 @@ class Batch:
                 if any(failed["code"] != DUPLICATE_KEY for failed in error.details["writeErrors"]):
                     raise
                 raise _already_exists() from error
-        await self._each_matches(self.updates, session)
+        await self._write_updates(self.updates, session)
         if self.events:
             await self.outbox.write(session, self.events)
         await self.guard.write(session)
 
-    async def _each_matches(self, updates: Iterable[tuple[str, UpdateOne]], session: Session) -> None:
+    async def _write_updates(self, updates: Iterable[tuple[str, UpdateOne]], session: Session) -> None:
         for collection, operations in _by_collection(updates):
             result = await self.database[collection].bulk_write(operations, session=session)
             if result.matched_count != len(operations):
-                raise Conflict("STATE_CHANGED", "what this was decided on has changed meanwhile; look again")
+                raise Conflict("STATE_CHANGED", "This has changed since it was read. Read it again.")
 
 
 def _by_collection(items: Iterable[tuple[str, Item]]) -> list[tuple[str, list[Item]]]:
@@ -199,13 +200,13 @@ def _by_collection(items: Iterable[tuple[str, Item]]) -> list[tuple[str, list[It
     return list(grouped.items())
 
 
-def _increased(document: Document, path: str, by: int) -> Document:
-    """A copy after `$inc`; what a decision was shown stays as it was."""
+def _increment(document: Document, path: str, by: int) -> Document:
+    """Returns a copy after `$inc`; the document that a decision has seen does not change."""
     head, _, rest = path.partition(".")
     if rest:
-        return {**document, head: _increased(document.get(head, {}), rest, by)}
+        return {**document, head: _increment(document.get(head, {}), rest, by)}
     return {**document, head: document.get(head, 0) + by}
 
 
 def _already_exists() -> Conflict:
-    return Conflict("ALREADY_EXISTS", "there is one already")
+    return Conflict("ALREADY_EXISTS", "This already exists. Use the existing one.")

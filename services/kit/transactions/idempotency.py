@@ -1,7 +1,7 @@
 """Idempotency: a request with a `request_id` takes effect once, and a repeat gets the first result.
 
-The record of a result is written in the transaction of its effect. It holds the answer's bytes; a test over the descriptors
-proves that no answer of a write has a personal field. MongoDB deletes a record `KEPT` after it was written.
+The record of a result is written in the transaction of its effect. It contains the bytes of the answer; a test over the descriptors
+proves that no answer of a write has a personal field. MongoDB deletes a record after RETENTION.
 """
 
 import hashlib
@@ -15,26 +15,27 @@ from pymongo import IndexModel
 
 from services.kit import errors
 from services.kit.descriptors import full_name, method_of
-from services.kit.mongo.client import Database, Document, Session, ensure
-from services.kit.security.authorization import caller
+from services.kit.mongo.client import Database, Document, Session, ensure_indexes
+from services.kit.security.caller import current_caller
 
 COLLECTION = "idempotency_records"
-"""The result of each key: {_id, fingerprint, expires_at, answer: bytes or refusal: {code, reason, message, metadata}}."""
-KEPT = timedelta(days=7)
+"""The record of a key is {_id, fingerprint, expires_at, answer: bytes or refusal: {code, reason, message, metadata}}."""
+RETENTION = timedelta(days=7)
 """A repeated request gets the first result for this long."""
 REQUEST_ID_LENGTH_MAX = 128
+"""A `request_id` has at most this many characters."""
 
 Answer = TypeVar("Answer", bound=Message)
 
 
 class IdempotencyKey(Struct, frozen=True):
-    """Identity of one request: an id of caller, rpc and `request_id`, and the fingerprint of the request's bytes."""
+    """The identity of a request: an id of caller, rpc and `request_id`, and a fingerprint of its bytes."""
 
     id: str
     fingerprint: bytes
 
     @classmethod
-    def of(cls, request: Message, *, step: str = "") -> "IdempotencyKey":
+    def from_request(cls, request: Message, *, step: str = "") -> "IdempotencyKey":
         """Returns the key of the caller's request; `Invalid` if its `request_id` is missing or too long.
 
         `step` names a later transaction of the same rpc, which has a record of its own.
@@ -42,10 +43,12 @@ class IdempotencyKey(Struct, frozen=True):
         rpc = full_name(method_of(request.DESCRIPTOR))
         request_id: str = getattr(request, "request_id", "")
         if not 0 < len(request_id) <= REQUEST_ID_LENGTH_MAX:
-            raise errors.Invalid("REQUEST_ID_REQUIRED", f"give a key of 1 to {REQUEST_ID_LENGTH_MAX} characters", field="request_id")
+            raise errors.Invalid(
+                "REQUEST_ID_REQUIRED", f"`idempotencyKey` must have 1 to {REQUEST_ID_LENGTH_MAX} characters.", field="request_id"
+            )
         body = request.SerializeToString(deterministic=True)
         name = f"{rpc}/{step}" if step else rpc
-        return cls(id=f"{caller().id}:{name}:{request_id}", fingerprint=hashlib.sha256(body).digest())
+        return cls(id=f"{current_caller().id}:{name}:{request_id}", fingerprint=hashlib.sha256(body).digest())
 
 
 class IdempotencyGuard:
@@ -74,14 +77,14 @@ class IdempotencyGuard:
         if record is None:
             return None
         if bytes(record["fingerprint"]) != key.fingerprint:
-            raise errors.Conflict("REQUEST_ID_REUSED", "this key was used for another request; take a new one")
+            raise errors.Conflict("REQUEST_ID_REUSED", "This `idempotencyKey` was used for another request. Use a new one.")
         if refused := record.get("refusal"):
             raise errors.restore(**refused)
         return answer_type.FromString(record["answer"])
 
     def record(self, key: IdempotencyKey, at: datetime, result: Message | errors.Refusal) -> None:
         """Takes the key's result into the records, unless it is a refusal that a repeat may not meet again."""
-        record: Document = {"_id": key.id, "fingerprint": key.fingerprint, "expires_at": at + KEPT}
+        record: Document = {"_id": key.id, "fingerprint": key.fingerprint, "expires_at": at + RETENTION}
         if isinstance(result, Message):
             record["answer"] = result.SerializeToString()
         elif is_decision(result):
@@ -99,7 +102,7 @@ class IdempotencyGuard:
 
 async def prepare(database: Database) -> None:
     """Creates the index by which MongoDB deletes expired records."""
-    await ensure(database[COLLECTION], IndexModel("expires_at", expireAfterSeconds=0))
+    await ensure_indexes(database[COLLECTION], IndexModel("expires_at", expireAfterSeconds=0))
 
 
 def is_decision(refusal: errors.Refusal) -> bool:

@@ -1,7 +1,7 @@
 """Unit of work: an ordinary write is one transaction of the changed documents, their events and its idempotency record.
 
-class Tasks(tasks_pb2_grpc.TaskServiceServicer):
-    @write
+class TaskServicer(tasks_pb2_grpc.TaskServiceServicer):
+    @transactional
     async def AcknowledgeTask(self, request: AcknowledgeTaskRequest, uow: UnitOfWork) -> AcknowledgeTaskResponse: ...
 """
 
@@ -18,7 +18,7 @@ from services.kit.clock import Clock
 from services.kit.descriptors import full_name, method_of
 from services.kit.errors import Refusal
 from services.kit.mongo.client import Database, Session
-from services.kit.security.authorization import Caller, caller
+from services.kit.security.caller import Caller, current_caller
 from services.kit.transactions.idempotency import IdempotencyGuard, IdempotencyKey, is_decision
 from services.kit.transactions.outbox import Outbox
 from services.kit.values.event import Event
@@ -29,30 +29,30 @@ Servicer = TypeVar("Servicer")
 
 
 class UnitOfWork:
-    """What belongs to one transaction: its session, its time, and the events told so far."""
+    """One transaction: its session, its time, and the events published so far."""
 
     def __init__(self, session: Session, at: datetime, outbox: Outbox) -> None:
         self.session, self.at, self.outbox = session, at, outbox
-        self.told: list[Event] = []
+        self.published: list[Event] = []
 
     @property
     def caller(self) -> Caller:
-        """The principal on whose behalf the unit of work runs."""
-        return caller()
+        """The caller that the unit of work runs for."""
+        return current_caller()
 
     def publish(self, *events: Event) -> None:
-        """Adds events, which `flush` writes."""
-        self.told += events
+        """Adds events; `flush` writes them."""
+        self.published += events
 
     async def flush(self) -> None:
-        """Writes the events told so far into the transaction."""
-        if self.told:
-            told, self.told = self.told, []
-            await self.outbox.write(self.session, [self.outbox.event(event, self.at) for event in told])
+        """Writes the published events into the transaction."""
+        if self.published:
+            events, self.published = self.published, []
+            await self.outbox.write(self.session, [self.outbox.to_message(event, self.at) for event in events])
 
 
 class TransactionRunner:
-    """Runs units of work, each once by its idempotency key."""
+    """Runs units of work, each one once for its idempotency key."""
 
     def __init__(self, database: Database, outbox: Outbox, clock: Clock) -> None:
         self.database, self.outbox, self.clock = database, outbox, clock
@@ -60,11 +60,11 @@ class TransactionRunner:
     async def run(
         self, request: Message, answer_type: type[Response], body: Callable[[UnitOfWork], Awaitable[Response]], *, step: str = ""
     ) -> Response:
-        """Runs `body` in a transaction, again after a write conflict. A repeat of the request gets the first answer or refusal.
+        """Runs `body` in a transaction, and again after a write conflict. A repeat of the request gets the first answer or refusal.
 
         `step` names a later transaction of the same rpc.
         """
-        key, at = IdempotencyKey.of(request, step=step), self.clock()
+        key, at = IdempotencyKey.from_request(request, step=step), self.clock()
 
         async def attempt(session: Session) -> Response:
             guard = await IdempotencyGuard.read(self.database, [key], session)
@@ -77,8 +77,8 @@ class TransactionRunner:
             await guard.write(session)
             return answer
 
-        async def keep(refusal: Refusal, session: Session) -> Response | None:
-            """Records the refusal in a transaction of its own; returns the answer of a concurrent repeat that has succeeded."""
+        async def record_refusal(refusal: Refusal, session: Session) -> Response | None:
+            """Records the refusal in a separate transaction; returns the answer of a concurrent repeat that has succeeded."""
             guard = await IdempotencyGuard.read(self.database, [key], session)
             if (first := guard.replay(key, answer_type)) is None:
                 guard.record(key, at, refusal)
@@ -89,11 +89,11 @@ class TransactionRunner:
             try:
                 return await self.database.transact(attempt)
             except Refusal as refusal:
-                if is_decision(refusal) and (first := await self.database.transact(partial(keep, refusal))) is not None:
+                if is_decision(refusal) and (first := await self.database.transact(partial(record_refusal, refusal))) is not None:
                     return first
                 raise
         except (DuplicateKeyError, BulkWriteError):
-            # The record of a concurrent repeat; any other duplicate is a bug of the body.
+            # A concurrent repeat has written the record; any other duplicate key is a bug of the body.
             guard = await IdempotencyGuard.read(self.database, [key])
             if (first := guard.replay(key, answer_type)) is None:
                 raise
@@ -103,9 +103,9 @@ class TransactionRunner:
 def transactional(
     method: Callable[[Servicer, Request, UnitOfWork], Awaitable[Response]],
 ) -> Callable[[Servicer, Request, Any], Awaitable[Response]]:
-    """Makes a servicer's method an ordinary write. The servicer has `units`; the request has `request_id`.
+    """Runs a servicer's method as a unit of work. The servicer needs `transactions`, the request needs `request_id`.
 
-    TypeError when the class is defined, if the method is not the rpc of its request and response.
+    TypeError at the definition of the class if the method is not the rpc of its request and response.
     """
     hints = get_type_hints(method)
     rpc = method_of(hints["request"].DESCRIPTOR)

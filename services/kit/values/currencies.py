@@ -1,4 +1,4 @@
-"""The currencies people pay in, ISO 4217 as of 2025: no funds, no metals, none that was withdrawn."""
+"""Currencies of ISO 4217 as of 2025 that are used for payment, without funds, metals and withdrawn currencies."""
 
 NO_DIGITS = "BIF CLP DJF GNF ISK JPY KMF KRW PYG RWF UGX VND VUV XAF XOF XPF"
 TWO_DIGITS = """
@@ -10,5 +10,5 @@ SDG SEK SGD SHP SLE SOS SRD SSP STN SVC SYP SZL THB TJS TMT TOP TRY TTD TWD TZS 
 THREE_DIGITS = "BHD IQD JOD KWD LYD OMR TND"
 
 DIGITS = {code: digits for digits, codes in ((0, NO_DIGITS), (2, TWO_DIGITS), (3, THREE_DIGITS)) for code in codes.split()}
-"""Digits of the minor unit by code."""
+"""The number of digits of the minor unit, by currency code."""
 CODES = tuple(sorted(DIGITS))

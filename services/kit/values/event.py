@@ -1,4 +1,4 @@
-"""An event as rules state it; the outbox turns it into its message."""
+"""Base class of the events that rules return; the outbox converts them to messages."""
 
 from typing import ClassVar
 
@@ -6,7 +6,7 @@ from msgspec import Struct
 
 
 class Event(Struct, frozen=True):
-    """Base of all events. The fields are those of the event's message; `Outbox.prepare` checks this at the start of a service."""
+    """Base class of all events. The fields are those of the message of its kind; `Outbox.prepare` checks this when a service starts."""
 
     kind: ClassVar[str]
-    """The field of `quanyu.events.v1.Event` that carries it, like `order_paid`."""
+    """The name of the field in `quanyu.events.v1.Event`, like `order_paid`."""

@@ -1,4 +1,4 @@
-"""Money in minor units, and sharing it out without losing one."""
+"""Money in minor units, and its allocation without a remainder."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -8,10 +8,11 @@ from msgspec import Meta, Struct
 from services.kit.values.currencies import CODES
 
 MINOR_MAX = 10**15
+"""An amount has at most this many minor units."""
 
 if TYPE_CHECKING:
     Currency = str
-else:  # one of the table: msgspec checks it wherever a document or a request becomes a struct
+else:  # msgspec checks the code when a document or a request becomes a struct
     Currency = Literal[CODES]
 
 
@@ -23,18 +24,18 @@ class Money(Struct, frozen=True):
 
 
 def allocate(total: int, weights: Sequence[int]) -> list[int]:
-    """Shares `total` out in proportion to `weights` (none negative) by largest remainder: the shares sum to `total`.
+    """Allocates `total` in proportion to non-negative `weights` by the largest remainder method; the shares sum to `total`.
 
-    When `total` is at most the sum of the weights, no share is more than its weight. Equal remainders go to the earlier ones.
-    ValueError when there is something to share and nobody to take it.
+    If `total` is at most the sum of the weights, no share exceeds its weight. Of equal remainders the earlier share gets the unit.
+    ValueError if `total` is not zero and the weights are.
     """
     whole = sum(weights)
     if not whole:
         if total:
-            raise ValueError("nothing to share it out to")
+            raise ValueError("The weights sum to zero. Give at least one positive weight.")
         return [0] * len(weights)
     shares = [total * weight // whole for weight in weights]
-    remainders = sorted(range(len(weights)), key=lambda place: (-(total * weights[place] % whole), place))
-    for place in remainders[: total - sum(shares)]:
-        shares[place] += 1
+    remainders = sorted(range(len(weights)), key=lambda index: (-(total * weights[index] % whole), index))
+    for index in remainders[: total - sum(shares)]:
+        shares[index] += 1
     return shares

@@ -17,9 +17,11 @@ from msgspec import inspect
 
 from services.kit.errors import Invalid
 
-WRITTEN = r"^(?:|(?=.*[^\s\u200b-\u200f\u2060\ufeff])[^\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]+)\Z"
-"""The pattern of a name that a person writes: empty, or one line with a visible character and no marks that turn the writing direction.
-Such marks make one name look like another."""
+VISIBLE_LINE_PATTERN = r"^(?:|(?=.*[^\s\u200b-\u200f\u2060\ufeff])[^\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]+)\Z"
+"""The pattern of names that people write: empty, or one line with a visible character.
+
+Control characters and marks of the writing direction are not allowed, since they make one name look like another.
+"""
 CHOICE_CHARACTERS_MAX = 100
 """A message repeats at most this many characters of a value that is no choice."""
 INDEX = re.compile(r"\[[^]]*\]")
@@ -136,12 +138,12 @@ def _problems(value: Any, info: Any, path: str) -> Iterator[Problem]:
                 yield from _problems(key, info.key_type, path)
                 yield from _problems(item, info.value_type, f"{path}[...]")
         case inspect.TupleType() if isinstance(value, list | tuple) and len(value) == len(info.item_types):
-            for place, (item, item_type) in enumerate(zip(value, info.item_types, strict=True)):
-                yield from _problems(item, item_type, f"{path}[{place}]")
+            for index, (item, item_type) in enumerate(zip(value, info.item_types, strict=True)):
+                yield from _problems(item, item_type, f"{path}[{index}]")
         case inspect.CollectionType() if isinstance(value, list | tuple | set | frozenset):
             yield from _of_length(value, info, path, Violation.MIN_ENTRIES, Violation.MAX_ENTRIES)
-            for place, item in enumerate(value):
-                yield from _problems(item, info.item_type, f"{path}[{place}]")
+            for index, item in enumerate(value):
+                yield from _problems(item, info.item_type, f"{path}[{index}]")
         case inspect.EnumType() | inspect.LiteralType():
             choices = info.cls if isinstance(info, inspect.EnumType) else Literal[tuple(info.values)]
             if not _converts(value, choices):
@@ -190,7 +192,7 @@ def _of_leaf(value: Any, info: Any, path: str) -> Iterator[Problem]:
         case inspect.StrType():
             yield from _of_length(value, info, path, Violation.MIN_CHARACTERS, Violation.MAX_CHARACTERS)
             if info.pattern is not None and not re.search(info.pattern, value):
-                visible = info.pattern == WRITTEN
+                visible = info.pattern == VISIBLE_LINE_PATTERN
                 yield Problem(path, Violation.VISIBLE_LINE) if visible else Problem(path, Violation.PATTERN, info.pattern)
         case inspect.DateTimeType() if info.tz and value.tzinfo is None:
             yield Problem(path, Violation.TIME_ZONE)

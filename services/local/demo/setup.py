@@ -12,7 +12,7 @@ from quanyu.common.v1.touch_pb2 import Scenario
 from quanyu.district.v1 import campaigns_pb2, places_pb2, places_pb2_grpc
 from quanyu.member.v1 import identity_pb2, identity_pb2_grpc
 from quanyu.organization.v1 import chart_pb2, chart_pb2_grpc, targets_pb2, targets_pb2_grpc
-from services.kit.values.opening_hours import day_of
+from services.kit.values.opening_hours import local_day
 from services.local import campaign
 from services.local.campaign import CampaignPlan, Participation
 from services.local.client import create_if_missing
@@ -37,7 +37,7 @@ async def has_running_campaign(channels: Channels) -> bool:
 
 async def create(channels: Channels) -> None:
     """Creates what is missing and leaves existing objects as they are."""
-    today = day_of(datetime.now(UTC), ZONE)
+    today = local_day(datetime.now(UTC), ZONE)
     await _create_district(channels)
     await _set_targets(channels, today)
     await _link_by_mistake(channels)
@@ -46,7 +46,7 @@ async def create(channels: Channels) -> None:
 
 async def renew(channels: Channels) -> bool:
     """Renews the campaign and the targets of this month and the next; returns True if one had expired."""
-    today = day_of(datetime.now(UTC), ZONE)
+    today = local_day(datetime.now(UTC), ZONE)
     ended = not await has_running_campaign(channels)
     if ended:
         await campaign.ensure_running(channels, PLAN, _participations(), today)

@@ -7,7 +7,7 @@ from datetime import UTC, date, datetime, timedelta
 from math import cos, radians
 from pathlib import Path
 
-from services.kit.values.opening_hours import day_of, moment
+from services.kit.values.opening_hours import local_day, moment
 from services.local.demo.world import (
     BRANDS,
     MIDDLE,
@@ -218,4 +218,4 @@ def variants_of(brand: DemoBrand) -> list[tuple[str, str, str, tuple[str, str, s
 
 def write(folder: Path, now: datetime | None = None) -> Path:
     """Writes the demo world's import folder. Its history ends yesterday, by the date in Shanghai."""
-    return Tables(folder, day_of(now or datetime.now(UTC), ZONE)).write()
+    return Tables(folder, local_day(now or datetime.now(UTC), ZONE)).write()

@@ -15,7 +15,7 @@ import numpy as np
 from rich.console import Console
 
 from quanyu.common.v1.point_pb2 import Point
-from services.kit.values.opening_hours import day_of
+from services.kit.values.opening_hours import local_day
 from services.local.errors import LocalError
 
 RETAILER, CENTRE, AROUND = "rtl_cj", "unt_cj_centre", "unt_cj_around"
@@ -46,7 +46,7 @@ def convert(folder: Path, *, households: int | None, console: Console) -> Path:
         chosen = np.sort(lines.household_id.unique())[:households]
         lines = lines[lines.household_id.isin(chosen)]
     lines = lines.merge(products, on="product_id", how="left")
-    today = day_of(datetime.now(UTC), ZONE)
+    today = local_day(datetime.now(UTC), ZONE)
     shift = (today - timedelta(days=1)) - lines.transaction_timestamp.max().date()
     lines["paid_at"] = (lines.transaction_timestamp + pd.Timedelta(days=shift.days)).dt.tz_localize(ZONE).dt.tz_convert("UTC")
     own = lines.manufacturer_id.isna() | lines.manufacturer_id.isin(NOT_BRANDS)

@@ -10,7 +10,7 @@ import grpc
 from quanyu.common.v1.money_pb2 import Money
 from quanyu.common.v1.point_pb2 import Point
 from quanyu.district.v1 import campaigns_pb2, places_pb2, places_pb2_grpc
-from services.kit.values.opening_hours import day_of
+from services.kit.values.opening_hours import local_day
 from services.local import campaign
 from services.local.campaign import CampaignPlan, Participation
 from services.local.client import create_if_missing
@@ -36,7 +36,7 @@ async def create(source: Path, channels: Mapping[str, grpc.aio.Channel]) -> None
     await _create_district(source, channels, pd.read_parquet(source / "stores.parquet").head(DISTRICT_STORES))
     # The retailer takes part with its private label, since the households are bound to its guides.
     brand_ids = list(pd.read_parquet(source / "brands.parquet").brand_id[: CAMPAIGN_BRANDS + 1])
-    await campaign.ensure_running(channels, PLAN, _participations(brand_ids), day_of(datetime.now(UTC), ZONE))
+    await campaign.ensure_running(channels, PLAN, _participations(brand_ids), local_day(datetime.now(UTC), ZONE))
 
 
 async def _create_district(source: Path, channels: Mapping[str, grpc.aio.Channel], stores: Any) -> None:

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.json import JSON
 from rich.text import Text
 
-from services.kit.values.opening_hours import day_of, moment
+from services.kit.values.opening_hours import local_day, moment
 from services.local.errors import LocalError
 from services.local.keys import Jwk
 from services.local.token import bearer
@@ -49,7 +49,7 @@ def story_day(now: datetime) -> date:
 
     Roles count from the moment they are granted. An earlier day would play before the staff had their roles.
     """
-    today = day_of(now, ZONE)
+    today = local_day(now, ZONE)
     return today if now < moment(today, FIRST_MINUTE, ZONE) else today + timedelta(days=1)
 
 

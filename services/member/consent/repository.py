@@ -17,7 +17,7 @@ from services.kit.enums import ScopeKind
 from services.kit.errors import Refusal
 from services.kit.mongo import pagination
 from services.kit.mongo.client import Document, Session
-from services.kit.mongo.codec import as_documents, as_struct
+from services.kit.mongo.codec import to_documents, to_struct
 from services.kit.mongo.scoped_collection import ScopedCollection
 from services.kit.runtime.runtime import Runtime
 from services.kit.transactions.unit_of_work import UnitOfWork
@@ -52,15 +52,15 @@ class ConsentRepository:
             return refusals
         ids = {rules.build_consent_id(change) for change in changes}
         cursor = self.consents.collection.find({"_id": {"$in": sorted(ids)}}, session=uow.session)
-        earlier = {document["_id"]: as_struct(document, Consent) async for document in cursor}
+        earlier = {document["_id"]: to_struct(document, Consent) async for document in cursor}
         latest = {id: replace(change, id=id) for id, change in rules.select_latest_by_id([*earlier.values(), *changes]).items()}
         superseding = [consent for consent in latest.values() if consent != earlier.get(consent.id)]
-        if new := as_documents([consent for consent in superseding if consent.id not in earlier]):
+        if new := to_documents([consent for consent in superseding if consent.id not in earlier]):
             await self.consents.collection.insert_many(new, ordered=False, session=uow.session)
-        replacements = as_documents([consent for consent in superseding if consent.id in earlier])
+        replacements = to_documents([consent for consent in superseding if consent.id in earlier])
         if operations := [ReplaceOne({"_id": document["_id"]}, document) for document in replacements]:
             await self.consents.collection.bulk_write(operations, ordered=False, session=uow.session)
-        await self.changes.collection.insert_many(as_documents(changes), ordered=False, session=uow.session)
+        await self.changes.collection.insert_many(to_documents(changes), ordered=False, session=uow.session)
         return refusals
 
     async def _record_brands(self, uow: UnitOfWork, changes: Sequence[Consent]) -> dict[str, Refusal]:
@@ -69,7 +69,7 @@ class ConsentRepository:
         for change in changes:
             brands[change.consumer_id].add(change.brand_id)
         cursor = self.consented_brands.collection.find({"_id": {"$in": sorted(brands)}}, session=uow.session)
-        earlier = {document["_id"]: as_struct(document, ConsentedBrands) async for document in cursor}
+        earlier = {document["_id"]: to_struct(document, ConsentedBrands) async for document in cursor}
         refusals: dict[str, Refusal] = {}
         operations = []
         for consumer_id, brand_ids in brands.items():
@@ -91,7 +91,7 @@ class ConsentRepository:
         """Returns those of the brands to which the person with these consumer ids grants `purpose`."""
         query: dict[str, Any] = {"consumer_id": {"$in": sorted(consumer_ids)}, "brand_id": {"$in": sorted(set(brand_ids))}}
         cursor = self.consents.collection.find(query | {"purpose": purpose}, session=session)
-        return rules.filter_granted([as_struct(document, Consent) async for document in cursor], brand_ids, purpose)
+        return rules.filter_granted([to_struct(document, Consent) async for document in cursor], brand_ids, purpose)
 
     async def list_latest(
         self, queries: Mapping[str, Document], members: Mapping[str, Sequence[str]], first: int
@@ -110,13 +110,13 @@ class ConsentRepository:
             for key, query in queries.items()
         ]
         found: dict[str, list[Consent]] = defaultdict(list)
-        async for document in await self.consents.database.aggregate_each(self.consents.name, branches):
-            found[document["key"]].append(as_struct(document["consent"], Consent))
+        async for document in await self.consents.database.aggregate_union(self.consents.name, branches):
+            found[document["key"]].append(to_struct(document["consent"], Consent))
         return {key: self._build_page(rules.select_latest(consents), first) for key, consents in found.items()}
 
     def _build_page(self, latest: Mapping[tuple[str, Purpose], Consent], first: int) -> tuple[list[Consent], PageInfo]:
         keys = sorted(latest)
-        end = pagination.cursor(self.consents.name, keys[min(first, len(keys)) - 1])
+        end = pagination.encode_cursor(self.consents.name, keys[min(first, len(keys)) - 1])
         return [latest[key] for key in keys[:first]], PageInfo(end_cursor=end, has_next_page=len(keys) > first)
 
 

@@ -12,8 +12,8 @@ from services.kit import ids
 from services.kit.enums import ScopeKind
 from services.kit.errors import Invalid, Refusal
 from services.kit.mongo import pagination
-from services.kit.mongo.client import Document, Shaped
-from services.kit.mongo.codec import as_document, as_struct, fields, shaped
+from services.kit.mongo.client import Document, MessageDocument
+from services.kit.mongo.codec import project, request_fields, to_document, to_struct
 from services.kit.mongo.scoped_collection import BATCH_MAX, ScopedCollection
 from services.kit.rpc import batch_lists
 from services.kit.runtime.runtime import Runtime
@@ -37,7 +37,7 @@ class ConsentServicer(consent_pb2_grpc.ConsentServiceServicer):
 
     @transactional
     async def SetConsent(self, request: consent_pb2.SetConsentRequest, uow: UnitOfWork) -> consent_pb2.SetConsentResponse:
-        if not uow.caller.reaches(ScopeKind.CONSUMER, request.consumer_id):
+        if not uow.caller.can_reach(ScopeKind.CONSUMER, request.consumer_id):
             await self.stores.require_brand(request.brand_id, request.store_id, uow.session)
         await self.consumers.get_known(request.consumer_id, request.brand_id, uow.session)
         consent = _build_consent(request, request.consumer_id, uow)
@@ -54,7 +54,7 @@ class ConsentServicer(consent_pb2_grpc.ConsentServiceServicer):
         """
         changes = []
         for consumer_id, consumer in consumers:
-            created_at = fields(consumer).get("created_at", uow.at)
+            created_at = request_fields(consumer).get("created_at", uow.at)
             changes += [replace(_build_consent(consent, consumer_id, uow), at=created_at) for consent in consumer.consents]
         return await self.consents.record(uow, changes)
 
@@ -62,29 +62,29 @@ class ConsentServicer(consent_pb2_grpc.ConsentServiceServicer):
         if len(request.brand_ids) > BATCH_MAX:
             message = f"`brandIds` must contain at most {BATCH_MAX} ids. Split the request."
             raise Invalid("BATCH_TOO_LARGE", message, field="brand_ids")
-        purpose = as_struct(fields(request), ConsentCheck).purpose
+        purpose = to_struct(request_fields(request), ConsentCheck).purpose
         people = await self.consumers.find_people([request.consumer_id])
         granted = await self.consents.find_granted(people.list_consumer_ids(request.consumer_id), list(request.brand_ids), purpose)
         return consent_pb2.CheckConsentsResponse(brand_ids=granted)
 
     async def ListConsents(self, request: consent_pb2.ListConsentsRequest, context: Any) -> consent_pb2.ListConsentsResponse:
-        first, collection, members = pagination.size(request.page), self.consents.consents, await self._list_members([request.consumer_id])
+        first, collection, members = pagination.page_size(request.page), self.consents.consents, await self._list_members([request.consumer_id])
         queries = await self._build_queries(collection, members, request.brand_id)
         if request.page.after:
-            last = pagination.values(collection.name, BY_BRAND_AND_PURPOSE, request.page.after, kinds=(str, str))
-            queries = {id: {"$and": [query, pagination.after(BY_BRAND_AND_PURPOSE, last)]} for id, query in queries.items()}
+            last = pagination.decode_cursor(collection.name, BY_BRAND_AND_PURPOSE, request.page.after, kinds=(str, str))
+            queries = {id: {"$and": [query, pagination.filter_after(BY_BRAND_AND_PURPOSE, last)]} for id, query in queries.items()}
         consents, page = (await self.consents.list_latest(queries, members, first)).get(request.consumer_id, ([], PageInfo()))
         return consent_pb2.ListConsentsResponse(consents=[_shape(consent) for consent in consents], page=page)
 
     async def BatchListConsents(
         self, request: consent_pb2.BatchListConsentsRequest, context: Any
     ) -> consent_pb2.BatchListConsentsResponse:  # fmt: skip
-        name, consumer_ids = batch_lists.asked(request, "consumer_ids")
-        first, members = pagination.size(PageRequest(first=request.first)), await self._list_members(consumer_ids)
+        name, consumer_ids = batch_lists.selected_ids(request, "consumer_ids")
+        first, members = pagination.page_size(PageRequest(first=request.first)), await self._list_members(consumer_ids)
         queries = await self._build_queries(self.consents.consents, members, request.brand_id)
         found = await self.consents.list_latest(queries, members, first)
         shown = {id: ([_shape(consent) for consent in consents], page) for id, (consents, page) in found.items()}
-        return consent_pb2.BatchListConsentsResponse(consumers=batch_lists.answered(name, "consents", shown))
+        return consent_pb2.BatchListConsentsResponse(consumers=batch_lists.to_lists(name, "consents", shown))
 
     async def ListConsentChanges(
         self, request: consent_pb2.ListConsentChangesRequest, context: Any
@@ -111,8 +111,8 @@ def _build_consent(requested: consent_pb2.SetConsentRequest | identity_pb2.Impor
     """Returns a requested consent as a change that is recorded now."""
     id = ids.new("cns")
     recorded = {"id": id, "word_id": id, "at": uow.at, "recorded_by": uow.caller.id, "consumer_id": consumer_id}
-    return as_struct({"granted": False, **fields(requested), **recorded}, Consent)
+    return to_struct({"granted": False, **request_fields(requested), **recorded}, Consent)
 
 
-def _shape(consent: Consent) -> Shaped:
-    return shaped(as_document(consent), consent_pb2.Consent.DESCRIPTOR)
+def _shape(consent: Consent) -> MessageDocument:
+    return project(to_document(consent), consent_pb2.Consent.DESCRIPTOR)

@@ -10,13 +10,13 @@ from pymongo import ASCENDING, DESCENDING, IndexModel, ReplaceOne, UpdateMany, U
 from quanyu.member.v1 import identity_pb2
 from services.kit import ids
 from services.kit.enums import ScopeKind
-from services.kit.errors import Refusal, under
+from services.kit.errors import Refusal, field_prefix
 from services.kit.mongo.change_streams import WatchedCollection
 from services.kit.mongo.client import Document, Session
-from services.kit.mongo.codec import as_document, as_struct
+from services.kit.mongo.codec import to_document, to_struct
 from services.kit.mongo.scoped_collection import ScopedCollection
 from services.kit.runtime.runtime import Runtime
-from services.kit.security.authorization import caller
+from services.kit.security.caller import current_caller
 from services.kit.security.encryption import FieldEncryption
 from services.kit.transactions.unit_of_work import UnitOfWork
 from services.member.identity import rules
@@ -109,7 +109,7 @@ class ConsumerRepository:
     async def list_members(self, person_ids: Iterable[str], session: Session = None) -> list[Consumer]:
         """Returns all consumers of these people, regardless of the caller's scope."""
         cursor = self.consumers.collection.find({"person_id": {"$in": sorted(set(person_ids))}}, session=session)
-        return [as_struct(document, Consumer) async for document in cursor]
+        return [to_struct(document, Consumer) async for document in cursor]
 
     async def get_known(self, id: str, brand_id: str, session: Session = None) -> Consumer:
         """Returns a consumer that the brand knows or the caller is; raises `NotFound` (CONSUMER_NOT_FOUND) otherwise."""
@@ -124,32 +124,32 @@ class ConsumerRepository:
         An operator or a service finds every consumer.
         """
         cursor = self.consumers.collection.find({"_id": {"$in": sorted(set(ids))}}, session=session)
-        consumers = [as_struct(document, Consumer) async for document in cursor]
-        return {one.id: one for one in consumers if brand_id in one.known_to or caller().reaches(ScopeKind.CONSUMER, one.id)}
+        consumers = [to_struct(document, Consumer) async for document in cursor]
+        return {one.id: one for one in consumers if brand_id in one.known_to or current_caller().can_reach(ScopeKind.CONSUMER, one.id)}
 
     async def find_reachable_person_ids(self, ids: Iterable[str]) -> dict[str, str]:
         """Returns the person of each of these consumers within the caller's scope."""
-        query = self.consumers.within({"_id": {"$in": sorted(set(ids))}})
+        query = self.consumers.restrict({"_id": {"$in": sorted(set(ids))}})
         cursor = self.consumers.collection.find(query, {"person_id": 1})
         return {document["_id"]: document["person_id"] async for document in cursor}
 
     async def get_reachable(self, id: str, session: Session = None) -> Consumer:
         """Returns a consumer within the caller's scope; raises `NotFound` (CONSUMER_NOT_FOUND) otherwise."""
-        document = await self.consumers.collection.find_one(self.consumers.within({"_id": id}), session=session)
+        document = await self.consumers.collection.find_one(self.consumers.restrict({"_id": id}), session=session)
         if document is None:
             raise rules.consumer_not_found(id)
-        return as_struct(document, Consumer)
+        return to_struct(document, Consumer)
 
     async def find_served_brands(self, consumer_ids: Iterable[str]) -> dict[str, set[str]]:
         """Returns, for each consumer, the brands that bound the consumer to the caller or to the caller's store."""
-        reader = caller()
-        if reader.everywhere or not (reader.reach.get(ScopeKind.STORE) or reader.reach.get(ScopeKind.STAFF)):
+        reader = current_caller()
+        if reader.is_unrestricted or not (reader.reach.get(ScopeKind.STORE) or reader.reach.get(ScopeKind.STAFF)):
             return {}
-        query = self.consumers.within({"_id": {"$in": sorted(set(consumer_ids))}})
+        query = self.consumers.restrict({"_id": {"$in": sorted(set(consumer_ids))}})
         brands: dict[str, set[str]] = {}
         async for document in self.consumers.collection.find(query, {"served": 1}):
             for guide in document.get("served", []):
-                if reader.reaches(ScopeKind.STORE, guide["store_id"]) or reader.reaches(ScopeKind.STAFF, guide["staff_id"]):
+                if reader.can_reach(ScopeKind.STORE, guide["store_id"]) or reader.can_reach(ScopeKind.STAFF, guide["staff_id"]):
                     brands.setdefault(document["_id"], set()).add(guide["brand_id"])
         return brands
 
@@ -163,7 +163,7 @@ class ConsumerRepository:
         to them or to their store. For other callers the scope applies.
         """
         served = await self.find_served_brands({id for ids in members.values() for id in ids})
-        own = caller().reach.get(ScopeKind.BRAND, frozenset())
+        own = current_caller().reach.get(ScopeKind.BRAND, frozenset())
         restricted = {}
         for key, query in queries.items():
             brands = [served[id] for id in members[key] if id in served]
@@ -172,7 +172,7 @@ class ConsumerRepository:
             elif brands:
                 restricted[key] = {"$and": [query, {"brand_id": {"$in": sorted(own.union(*brands))}}]}
             else:
-                restricted[key] = collection.within(query)
+                restricted[key] = collection.restrict(query)
         return restricted
 
     # registration ----------------------------------------------------------------------------------------------------
@@ -182,15 +182,15 @@ class ConsumerRepository:
         name = self.encryption.encrypt(registration.display_name) if registration.display_name else None
         identities: list[EncryptedIdentity] = []
         for index, identity in enumerate(registration.identities):
-            with under(f"identities[{index}]"):
+            with field_prefix(f"identities[{index}]"):
                 identities.append(self.encrypt_identity(identity, brand_id))
         return EncryptedRegistration(registration, identities, name)
 
     def encrypt_identity(self, identity: NewIdentity, brand_id: str) -> EncryptedIdentity:
         """Returns an identity with look-up hashes and ciphertext; raises a refusal if it is bad or the caller may not supply it."""
-        rules.check_kind(identity.kind, is_unrestricted=caller().everywhere)
+        rules.check_kind(identity.kind, is_unrestricted=current_caller().is_unrestricted)
         normalized = rules.normalize(identity, brand_id)
-        hashes = self.encryption.hashes(normalized.kind, normalized.hash_input)
+        hashes = self.encryption.hash_with_all_keys(normalized.kind, normalized.hash_input)
         return EncryptedIdentity(normalized, hashes, self.encryption.encrypt(normalized.value))
 
     async def register(
@@ -203,7 +203,7 @@ class ConsumerRepository:
         named_ids = [entry.registration.consumer_id for entry in entries if entry.registration.consumer_id]
         registry = await self._load_registry(uow, [identity for entry in entries for identity in entry.identities], named_ids)
         results: list[RegistrationResult | Refusal] = []
-        is_unrestricted = uow.caller.everywhere
+        is_unrestricted = uow.caller.is_unrestricted
         for entry in entries:
             try:
                 result = registry.register(
@@ -247,13 +247,13 @@ class ConsumerRepository:
         consumers = await self.list_members([document["person_id"] async for document in persons], uow.session)
         query = {"consumer_id": {"$in": sorted(consumer.id for consumer in consumers)}}
         cursor = self.identities.collection.find(query, session=uow.session)
-        return PersonRegistry(consumers, [as_struct(document, Identity) async for document in cursor])
+        return PersonRegistry(consumers, [to_struct(document, Identity) async for document in cursor])
 
     async def _save(self, uow: UnitOfWork, registry: PersonRegistry) -> None:
         consumers, identities = registry.list_changes()
         for collection, changed in ((self.consumers, consumers), (self.identities, identities)):
             if changed:
-                operations = [_build_replacement(as_document(one)) for one in changed]
+                operations = [_build_replacement(to_document(one)) for one in changed]
                 await collection.collection.bulk_write(operations, ordered=False, session=uow.session)
 
     # changes of people -----------------------------------------------------------------------------------------------
@@ -264,7 +264,7 @@ class ConsumerRepository:
         Unchanged documents are written too, so that concurrent writers of a person conflict.
         """
         changed = rules.derive_shared_fields(consumers, parents)
-        operations = [_build_replacement(as_document(consumer)) for consumer in changed]
+        operations = [_build_replacement(to_document(consumer)) for consumer in changed]
         await self.consumers.collection.bulk_write(operations, ordered=False, session=uow.session)
         return changed
 
@@ -292,7 +292,7 @@ class ConsumerRepository:
     async def find_by_identity(self, identity: NewIdentity) -> str | None:
         """Returns the consumer of an identity of a cross-brand kind."""
         normalized = rules.normalize(identity, "")
-        query = {"hash": {"$in": self.encryption.hashes(normalized.kind, normalized.hash_input)}, "stands": True}
+        query = {"hash": {"$in": self.encryption.hash_with_all_keys(normalized.kind, normalized.hash_input)}, "stands": True}
         document: Document | None = await self.identities.collection.find_one(query, {"consumer_id": 1})
         return document["consumer_id"] if document else None
 
@@ -311,12 +311,12 @@ class ConsumerRepository:
         if kind is not None:
             query["kind"] = kind
         cursor = self.identities.collection.find(query).sort([("created_at", 1), ("_id", 1)]).limit(len(ids) * rules.IDENTITIES_MAX)
-        return [as_struct(document, Identity) async for document in cursor]
+        return [to_struct(document, Identity) async for document in cursor]
 
 
 def is_self(consumer_ids: Iterable[str]) -> bool:
     """True if the caller is the person with these consumer ids; one id that the caller reaches is enough."""
-    return not caller().reach.get(ScopeKind.CONSUMER, frozenset()).isdisjoint(consumer_ids)
+    return not current_caller().reach.get(ScopeKind.CONSUMER, frozenset()).isdisjoint(consumer_ids)
 
 
 def _build_replacement(document: Document) -> ReplaceOne[Document]:

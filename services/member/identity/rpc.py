@@ -8,13 +8,13 @@ from msgspec.structs import replace
 from quanyu.member.v1 import identity_pb2, identity_pb2_grpc
 from services.kit import ids
 from services.kit.enums import ScopeKind
-from services.kit.errors import Invalid, Refusal, under
+from services.kit.errors import Invalid, Refusal, field_prefix
 from services.kit.mongo.client import Document
-from services.kit.mongo.codec import as_document, as_struct, fields, shaped
+from services.kit.mongo.codec import project, request_fields, to_document, to_struct
 from services.kit.mongo.scoped_collection import BATCH_MAX
 from services.kit.rpc import batch_lists
 from services.kit.runtime.runtime import Runtime
-from services.kit.security.authorization import caller
+from services.kit.security.caller import current_caller
 from services.kit.transactions.unit_of_work import UnitOfWork, transactional
 from services.member.identity import rules
 from services.member.identity.enums import IdentityKind, Reason
@@ -55,12 +55,12 @@ class IdentityServicer(identity_pb2_grpc.IdentityServiceServicer):
     async def RegisterConsumer(
         self, request: identity_pb2.RegisterConsumerRequest, uow: UnitOfWork
     ) -> identity_pb2.RegisterConsumerResponse:  # fmt: skip
-        registration = as_struct(fields(request), Registration)
+        registration = to_struct(request_fields(request), Registration)
         if not registration.identities:
             raise Invalid(Reason.INVALID_FIELD, "`identities` must not be empty. Give at least one identity.", field="identities")
         entry = self.consumers.encrypt_registration(registration, request.brand_id)
         result: RegistrationResult | Refusal
-        if uow.caller.reaches(ScopeKind.BRAND, request.brand_id):
+        if uow.caller.can_reach(ScopeKind.BRAND, request.brand_id):
             (result,) = await self.consumers.register(uow, [entry], request.brand_id)
         else:
             await self.stores.require_brand(request.brand_id, request.store_id, uow.session)
@@ -75,8 +75,8 @@ class IdentityServicer(identity_pb2_grpc.IdentityServiceServicer):
     @transactional
     async def AddIdentity(self, request: identity_pb2.AddIdentityRequest, uow: UnitOfWork) -> identity_pb2.AddIdentityResponse:
         consumer = await self.consumers.get_known(request.consumer_id, request.brand_id, uow.session)
-        with under("identity"):
-            identity = self.consumers.encrypt_identity(as_struct(fields(request.identity), NewIdentity), request.brand_id)
+        with field_prefix("identity"):
+            identity = self.consumers.encrypt_identity(to_struct(request_fields(request.identity), NewIdentity), request.brand_id)
         id, created = await self.consumers.add_identity(uow, consumer.id, identity, request.brand_id)
         return identity_pb2.AddIdentityResponse(identity_id=id, created=created)
 
@@ -126,10 +126,10 @@ class IdentityServicer(identity_pb2_grpc.IdentityServiceServicer):
         await self.on_people_change(uow, {person: people.list_consumer_ids(person) for person in persons})
 
     def _encrypt(self, consumer: identity_pb2.ImportedConsumer, brand_id: str) -> EncryptedRegistration:
-        registration = as_struct(fields(consumer), Registration)
+        registration = to_struct(request_fields(consumer), Registration)
         if not registration.identities and not registration.consumer_id:
             raise Invalid(Reason.INVALID_FIELD, "Give `consumerId` or at least one identity.", field="consumer_id")
-        if not all(caller().reaches(ScopeKind.BRAND, consent.brand_id) for consent in consumer.consents):
+        if not all(current_caller().can_reach(ScopeKind.BRAND, consent.brand_id) for consent in consumer.consents):
             raise Invalid(Reason.BRAND_NOT_YOURS, "A consent names a brand that you do not act for. Leave it out.", field="consents")
         return self.consumers.encrypt_registration(registration, brand_id)
 
@@ -137,7 +137,7 @@ class IdentityServicer(identity_pb2_grpc.IdentityServiceServicer):
     async def LinkConsumers(self, request: identity_pb2.LinkConsumersRequest, uow: UnitOfWork) -> identity_pb2.LinkConsumersResponse:
         consumers = await self._load_both(request.consumer_id, request.linked_consumer_id, uow)
         parents = rules.link({one.id: one.linked_to_id for one in consumers}, request.consumer_id, request.linked_consumer_id)
-        link = as_struct(fields(request) | {"id": ids.new("lnk"), "linked_at": uow.at, "linked_by": uow.caller.id}, Link)
+        link = to_struct(request_fields(request) | {"id": ids.new("lnk"), "linked_at": uow.at, "linked_by": uow.caller.id}, Link)
         await self.consumers.links.unscoped.insert(uow, link)
         persons = await self._save_people(uow, consumers, parents)
         uow.publish(ConsumerLinked(link.consumer_id, link.linked_consumer_id))
@@ -153,7 +153,7 @@ class IdentityServicer(identity_pb2_grpc.IdentityServiceServicer):
         links = self.consumers.links.unscoped
         query = {"consumer_id": id, "linked_consumer_id": linked_id, "undone_at": None}
         document = await links.collection.find_one(query, session=uow.session)
-        link = as_struct(document, Link)
+        link = to_struct(document, Link)
         note = "; ".join(part for part in (link.note, request.note) if part)
         await links.replace(uow, replace(link, undone_at=uow.at, undone_by=uow.caller.id, note=note))
         persons = await self._save_people(uow, consumers, parents)
@@ -250,7 +250,7 @@ class IdentityServicer(identity_pb2_grpc.IdentityServiceServicer):
     async def BatchListIdentities(
         self, request: identity_pb2.BatchListIdentitiesRequest, context: Any
     ) -> identity_pb2.BatchListIdentitiesResponse:  # fmt: skip
-        key, consumer_ids = batch_lists.asked(request, "consumer_ids")
+        key, consumer_ids = batch_lists.selected_ids(request, "consumer_ids")
         found = await self._list_identities(consumer_ids)
         lists: list[Any] = [{key: id, "identities": identities} for id, identities in found.items()]
         return identity_pb2.BatchListIdentitiesResponse(consumers=lists)
@@ -267,15 +267,15 @@ class IdentityServicer(identity_pb2_grpc.IdentityServiceServicer):
 
     def _build_identity(self, identity: Identity, viewer: rules.Viewer) -> Any:
         brands = [id for id in identity.brand_ids if viewer.can_see([id])]
-        document = as_document(replace(identity, brand_ids=brands)) | {"shown": self._format_value(identity, viewer)}
-        return shaped(document, identity_pb2.Identity.DESCRIPTOR)
+        document = to_document(replace(identity, brand_ids=brands)) | {"shown": self._format_value(identity, viewer)}
+        return project(document, identity_pb2.Identity.DESCRIPTOR)
 
     async def ListLinks(self, request: identity_pb2.ListLinksRequest, context: Any) -> identity_pb2.ListLinksResponse:
         found = await self._list_links([request.consumer_id])
         return identity_pb2.ListLinksResponse(links=_require(request.consumer_id, found))
 
     async def BatchListLinks(self, request: identity_pb2.BatchListLinksRequest, context: Any) -> identity_pb2.BatchListLinksResponse:
-        key, consumer_ids = batch_lists.asked(request, "consumer_ids")
+        key, consumer_ids = batch_lists.selected_ids(request, "consumer_ids")
         found = await self._list_links(consumer_ids)
         lists: list[Any] = [{key: id, "links": links} for id, links in found.items()]
         return identity_pb2.BatchListLinksResponse(consumers=lists)
@@ -284,7 +284,7 @@ class IdentityServicer(identity_pb2_grpc.IdentityServiceServicer):
         """Returns the visible links of each of these consumers within the caller's scope."""
         persons, people = await self._find_reachable(consumer_ids)
         links = await self.consumers.list_links({person: [member.id for member in members] for person, members in people.members.items()})
-        if not caller().everywhere:
+        if not current_caller().is_unrestricted:
             # An undone link may name a consumer outside the caller's scope; remarks are for callers who may decide on links.
             linked_ids = (id for found in links.values() for link in found for id in _list_linked_ids(link))
             reachable = await self.consumers.find_reachable_person_ids(linked_ids)
@@ -307,7 +307,7 @@ def _require(consumer_id: str, found: Mapping[str, list[Any]]) -> list[Any]:
 
 
 def _can_reach_brand(brand_id: str) -> bool:
-    return caller().reaches(ScopeKind.BRAND, brand_id)
+    return current_caller().can_reach(ScopeKind.BRAND, brand_id)
 
 
 class VisiblePeople:
@@ -327,11 +327,11 @@ class VisiblePeople:
 
 
 def _build_viewer(members: Sequence[Consumer]) -> rules.Viewer:
-    reader = caller()
+    reader = current_caller()
     reach = {kind: reader.reach.get(kind, frozenset()) for kind in (ScopeKind.CONSUMER, ScopeKind.BRAND, ScopeKind.STORE, ScopeKind.STAFF)}
     return rules.build_viewer(
         members,
-        is_unrestricted=reader.everywhere,
+        is_unrestricted=reader.is_unrestricted,
         consumers=reach[ScopeKind.CONSUMER],
         brands=reach[ScopeKind.BRAND],
         stores=reach[ScopeKind.STORE],

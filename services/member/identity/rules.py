@@ -12,10 +12,10 @@ from msgspec import Meta, Struct
 from msgspec.structs import replace
 
 from services.kit import ids
-from services.kit.errors import Conflict, Denied, Invalid, NotFound, under
+from services.kit.errors import Conflict, Denied, Invalid, NotFound, field_prefix
 from services.kit.values.event import Event
-from services.kit.values.phones import e164
-from services.kit.values.validation import WRITTEN
+from services.kit.values.phones import to_e164
+from services.kit.values.validation import VISIBLE_LINE_PATTERN
 from services.member.identity.enums import IdentityKind, Reason
 
 IDENTITIES_MAX = 50
@@ -27,10 +27,10 @@ CROSS_BRAND_KINDS = frozenset({IdentityKind.PHONE, IdentityKind.UNION_ID, Identi
 NAMESPACED_KINDS = frozenset({IdentityKind.OPEN_ID, IdentityKind.UNION_ID, IdentityKind.OIDC_SUBJECT})
 """Identities of these kinds are unique only within a namespace, such as an app or an issuer."""
 
-Name = Annotated[str, Meta(max_length=100, pattern=WRITTEN)]
+Name = Annotated[str, Meta(max_length=100, pattern=VISIBLE_LINE_PATTERN)]
 Short = Annotated[str, Meta(max_length=100)]
-BrandId = Annotated[str, Meta(pattern=ids.shape("(brd|rtl)"))]
-ConsumerId = Annotated[str, Meta(pattern=ids.shape("con", length_max=96, further=".", empty=True))]
+BrandId = Annotated[str, Meta(pattern=ids.pattern("(brd|rtl)"))]
+ConsumerId = Annotated[str, Meta(pattern=ids.pattern("con", length_max=96, extra=".", optional=True))]
 Trait = Annotated[str, Meta(pattern=r"^[^\x00-\x1f\x7f]{1,100}\Z")]
 Traits = Annotated[dict[Trait, Short], Meta(max_length=50)]
 
@@ -168,8 +168,8 @@ def normalize(identity: NewIdentity, brand_id: str) -> NormalizedIdentity:
     """
     namespace, value = identity.namespace.strip(), identity.value.strip()
     if identity.kind is IdentityKind.PHONE:
-        with under("value"):
-            namespace, value = "", e164(value)
+        with field_prefix("value"):
+            namespace, value = "", to_e164(value)
     elif not value:
         raise Invalid(Reason.INVALID_FIELD, "`value` must not be blank. Give the identifier itself.", field="value")
     elif identity.kind in NAMESPACED_KINDS and not namespace:

@@ -12,12 +12,12 @@ from quanyu.member.v1 import identity_pb2, outreach_pb2, outreach_pb2_grpc
 from services.kit import ids
 from services.kit.enums import ScopeKind
 from services.kit.errors import Invalid, NotFound, Refusal
-from services.kit.mongo.client import Document, Shaped
-from services.kit.mongo.codec import as_document, as_struct, fields, shaped
+from services.kit.mongo.client import Document, MessageDocument
+from services.kit.mongo.codec import project, request_fields, to_document, to_struct
 from services.kit.mongo.scoped_collection import BATCH_MAX, Page, ScopedCollection
 from services.kit.rpc import batch_lists
 from services.kit.runtime.runtime import Runtime
-from services.kit.security.authorization import caller
+from services.kit.security.caller import current_caller
 from services.kit.transactions.unit_of_work import UnitOfWork, transactional
 from services.member.consent.enums import Purpose
 from services.member.consent.repository import ConsentRepository
@@ -59,7 +59,7 @@ class OutreachServicer(outreach_pb2_grpc.OutreachServiceServicer):
 
     @transactional
     async def BindConsumer(self, request: outreach_pb2.BindConsumerRequest, uow: UnitOfWork) -> outreach_pb2.BindConsumerResponse:
-        (bound,) = await self._bind(uow, [as_struct(fields(request), BindingRequest)], request.brand_id)
+        (bound,) = await self._bind(uow, [to_struct(request_fields(request), BindingRequest)], request.brand_id)
         if isinstance(bound, Refusal):
             raise bound
         return outreach_pb2.BindConsumerResponse(binding=_shape(bound))
@@ -70,7 +70,7 @@ class OutreachServicer(outreach_pb2_grpc.OutreachServiceServicer):
             raise Invalid(
                 Reason.INVALID_FIELD, f"`bindings` must contain 1 to {IMPORT_ROWS_MAX} rows. Split a larger import.", field="bindings"
             )
-        results = await self._bind(uow, [BindingRequest(**fields(binding)) for binding in request.bindings], request.brand_id)
+        results = await self._bind(uow, [BindingRequest(**request_fields(binding)) for binding in request.bindings], request.brand_id)
         refusals = {index: result for index, result in enumerate(results) if isinstance(result, Refusal)}
         rejects = [
             identity_pb2.ImportReject(index=index, reason=refusal.reason, message=refusal.message) for index, refusal in refusals.items()
@@ -136,7 +136,7 @@ class OutreachServicer(outreach_pb2_grpc.OutreachServiceServicer):
             raise Invalid("BATCH_TOO_LARGE", message, field="consumer_ids")
         return outreach_pb2.BatchGetBindingsResponse(bindings=await self._find_bindings(request.consumer_ids, request.brand_id))
 
-    async def _find_bindings(self, consumer_ids: Sequence[str], brand_id: str) -> list[Shaped]:
+    async def _find_bindings(self, consumer_ids: Sequence[str], brand_id: str) -> list[MessageDocument]:
         """Returns, for each consumer and brand, the binding that counts for the person, if the caller may read it."""
         people = await self.consumers.find_people(consumer_ids)
         members = {id: people.list_consumer_ids(id) for id in consumer_ids}
@@ -158,16 +158,16 @@ class OutreachServicer(outreach_pb2_grpc.OutreachServiceServicer):
         return outreach_pb2.ListClientsResponse(bindings=bindings, page=info)
 
     async def BatchListClients(self, request: outreach_pb2.BatchListClientsRequest, context: Any) -> outreach_pb2.BatchListClientsResponse:
-        name, staff_ids = batch_lists.asked(request, "staff_ids")
+        name, staff_ids = batch_lists.selected_ids(request, "staff_ids")
         queries = {id: {name: id, "active": True} for id in staff_ids}
         found = await self.bindings.bindings.first_pages(queries, request.first, order=LATEST_BINDING_FIRST)
-        return outreach_pb2.BatchListClientsResponse(staff=batch_lists.answered(name, "bindings", found))
+        return outreach_pb2.BatchListClientsResponse(staff=batch_lists.to_lists(name, "bindings", found))
 
     # messages --------------------------------------------------------------------------------------------------------
 
     @transactional
     async def SendOutreach(self, request: outreach_pb2.SendOutreachRequest, uow: UnitOfWork) -> outreach_pb2.SendOutreachResponse:
-        draft = rules.check_text(as_struct(fields(request), Draft))
+        draft = rules.check_text(to_struct(request_fields(request), Draft))
         people = await self.consumers.find_people([draft.consumer_id], uow.session)
         members = people.list_consumer_ids(draft.consumer_id)
         staff = (await self.bindings.find_staff([draft.staff_id], uow.session)).get(draft.staff_id)
@@ -211,9 +211,9 @@ class OutreachServicer(outreach_pb2_grpc.OutreachServiceServicer):
     async def BatchListOutreaches(
         self, request: outreach_pb2.BatchListOutreachesRequest, context: Any
     ) -> outreach_pb2.BatchListOutreachesResponse:
-        name, ids = batch_lists.asked(request, "staff_ids", "store_ids", "brand_ids")
+        name, ids = batch_lists.selected_ids(request, "staff_ids", "store_ids", "brand_ids")
         found = await self._read_first_pages(self.outreaches.outreaches, {id: {name: id} for id in ids}, request.first)
-        return outreach_pb2.BatchListOutreachesResponse(lists=batch_lists.answered("key", "outreaches", found))
+        return outreach_pb2.BatchListOutreachesResponse(lists=batch_lists.to_lists("key", "outreaches", found))
 
     async def BatchGetOutreaches(
         self, request: outreach_pb2.BatchGetOutreachesRequest, context: Any
@@ -228,14 +228,14 @@ class OutreachServicer(outreach_pb2_grpc.OutreachServiceServicer):
         return outreach_pb2.ListInboxResponse(outreaches=outreaches, page=info, unread=await self.outreaches.count_unread(members))
 
     async def BatchListInbox(self, request: outreach_pb2.BatchListInboxRequest, context: Any) -> outreach_pb2.BatchListInboxResponse:
-        name, consumer_ids = batch_lists.asked(request, "consumer_ids")
+        name, consumer_ids = batch_lists.selected_ids(request, "consumer_ids")
         people = await self.consumers.find_people(consumer_ids)
         # As in ListInbox: a caller who reaches one id of a person reads the messages to all of them.
-        reachable = [id for id in consumer_ids if caller().reaches(ScopeKind.CONSUMER, id)]
+        reachable = [id for id in consumer_ids if current_caller().can_reach(ScopeKind.CONSUMER, id)]
         queries: dict[str, Document] = {id: {"consumer_id": {"$in": people.list_consumer_ids(id)}} for id in reachable}
         found = await self._read_first_pages(self.outreaches.outreaches.unscoped, queries, request.first)
         unread = await self.outreaches.count_unread_by_key({id: queries[id] for id in found}) if found else {}
-        lists = [one | {"unread": unread.get(one[name], 0)} for one in batch_lists.answered(name, "outreaches", found)]
+        lists = [one | {"unread": unread.get(one[name], 0)} for one in batch_lists.to_lists(name, "outreaches", found)]
         return outreach_pb2.BatchListInboxResponse(consumers=lists)
 
     async def WatchInbox(
@@ -269,17 +269,17 @@ class OutreachServicer(outreach_pb2_grpc.OutreachServiceServicer):
         await self.outreaches.save_outcomes(uow, [rules.mark_read(outreach, uow.at) for outreach in unread])
         return outreach_pb2.MarkReadResponse(marked=len(unread))
 
-    def _decrypt(self, outreach: Outreach) -> Shaped:
+    def _decrypt(self, outreach: Outreach) -> MessageDocument:
         """Returns a message with its text; the caller must have the message in scope."""
-        document = as_document(outreach) | {"text": self.encryption.decrypt(outreach.ciphertext)}
-        return shaped(document, outreach_pb2.Outreach.DESCRIPTOR)
+        document = to_document(outreach) | {"text": self.encryption.decrypt(outreach.ciphertext)}
+        return project(document, outreach_pb2.Outreach.DESCRIPTOR)
 
 
 def _build_authority(uow: UnitOfWork, brand_id: str) -> BindingAuthority:
     """Returns the caller's authority over bindings to a brand."""
     reach = uow.caller.reach
     return BindingAuthority(
-        uow.caller.reaches(ScopeKind.BRAND, brand_id), reach.get(ScopeKind.STORE, frozenset()), reach.get(ScopeKind.STAFF, frozenset())
+        uow.caller.can_reach(ScopeKind.BRAND, brand_id), reach.get(ScopeKind.STORE, frozenset()), reach.get(ScopeKind.STAFF, frozenset())
     )
 
 
@@ -297,5 +297,5 @@ def _build_interaction(outreach: Outreach) -> Interaction:
     )
 
 
-def _shape(binding: Binding) -> Shaped:
-    return shaped(as_document(binding), outreach_pb2.Binding.DESCRIPTOR)
+def _shape(binding: Binding) -> MessageDocument:
+    return project(to_document(binding), outreach_pb2.Binding.DESCRIPTOR)

@@ -7,7 +7,7 @@ from pymongo import ASCENDING, DESCENDING, DeleteMany, DeleteOne, IndexModel, Re
 from quanyu.member.v1 import relation_pb2
 from services.kit.enums import ScopeKind
 from services.kit.mongo.client import Document
-from services.kit.mongo.codec import as_documents, as_struct
+from services.kit.mongo.codec import to_documents, to_struct
 from services.kit.mongo.scoped_collection import ScopedCollection
 from services.kit.runtime.runtime import Runtime
 from services.kit.transactions.unit_of_work import UnitOfWork
@@ -77,7 +77,7 @@ class RelationRepository:
         relations = await self._find_relations(uow, by_key)
         late = {key for key, group in by_key.items() if rules.is_late(relations.get(key), group[0])}
         earlier = await self._find_interactions(uow, late, people)
-        await self.interactions.collection.insert_many(as_documents(new), ordered=False, session=uow.session)
+        await self.interactions.collection.insert_many(to_documents(new), ordered=False, session=uow.session)
         folded: dict[RelationKey, rules.FoldResult] = {}
         for (person, brand), group in by_key.items():
             if (person, brand) in late:
@@ -95,7 +95,7 @@ class RelationRepository:
         by_key: dict[RelationKey, list[Interaction]] = {}
         async for document in cursor:
             key = (persons[document["consumer_id"]], document["brand_id"])
-            by_key.setdefault(key, []).append(as_struct(document, Interaction))
+            by_key.setdefault(key, []).append(to_struct(document, Interaction))
         before = self.relations.collection.find(
             {"consumer_id": {"$in": sorted(persons)}}, {"brand_id": 1, "consumer_id": 1}, session=uow.session
         )
@@ -118,7 +118,7 @@ class RelationRepository:
         ids = [rules.relation_id(person, brand) for person, brand in keys]
         cursor = self.relations.collection.find({"_id": {"$in": ids}}, session=uow.session)
         documents = await cursor.to_list(None)
-        return {(document["consumer_id"], document["brand_id"]): as_struct(document, Relation) for document in documents}
+        return {(document["consumer_id"], document["brand_id"]): to_struct(document, Relation) for document in documents}
 
     async def _find_interactions(
         self, uow: UnitOfWork, keys: Iterable[RelationKey], people: People
@@ -132,7 +132,7 @@ class RelationRepository:
         async for document in self.interactions.collection.find(query, session=uow.session):
             key = (people.find_person(document["consumer_id"]), document["brand_id"])
             if key in found:
-                found[key].append(as_struct(document, Interaction))
+                found[key].append(to_struct(document, Interaction))
         return found
 
     async def _save(
@@ -151,11 +151,11 @@ class RelationRepository:
         changes: list[ReplaceOne[Document] | DeleteOne] = [
             DeleteOne({"_id": rules.relation_id(*key)}) for key, (relation, _) in folded.items() if relation is None
         ]
-        changed = as_documents([relation for key, (relation, _) in folded.items() if relation and key in existing])
+        changed = to_documents([relation for key, (relation, _) in folded.items() if relation and key in existing])
         changes += [ReplaceOne({"_id": document["_id"]}, document) for document in changed]
-        new = as_documents([relation for key, (relation, _) in folded.items() if relation and key not in existing])
+        new = to_documents([relation for key, (relation, _) in folded.items() if relation and key not in existing])
         deletions = [DeleteMany({"consumer_id": person, "brand_id": brand}) for person, brand in recounted]
-        transitions = as_documents([transition for _, transitions in folded.values() for transition in transitions])
+        transitions = to_documents([transition for _, transitions in folded.values() for transition in transitions])
         for collection, operations in ((self.relations, changes), (self.transitions, deletions)):
             if operations:
                 await collection.collection.bulk_write(operations, ordered=False, session=uow.session)

@@ -11,8 +11,8 @@ from quanyu.member.v1 import relation_pb2, relation_pb2_grpc
 from services.kit import ids
 from services.kit.errors import Invalid, NotFound
 from services.kit.mongo import pagination
-from services.kit.mongo.client import Document, Shaped
-from services.kit.mongo.codec import as_document, as_struct, fields, shaped
+from services.kit.mongo.client import Document, MessageDocument
+from services.kit.mongo.codec import project, request_fields, to_document, to_struct
 from services.kit.mongo.scoped_collection import BATCH_MAX, Page
 from services.kit.rpc import batch_lists
 from services.kit.runtime.runtime import Runtime
@@ -41,7 +41,7 @@ class RelationServicer(relation_pb2_grpc.RelationServiceServicer):
     ) -> relation_pb2.RecordInteractionResponse:  # fmt: skip
         await self.stores.require_brand(request.brand_id, request.store_id, uow.session)
         consumer = await self.consumers.get_known(request.consumer_id, request.brand_id, uow.session)
-        interaction = as_struct({"at": uow.at, **fields(request), "id": ids.new("int")}, Interaction)
+        interaction = to_struct({"at": uow.at, **request_fields(request), "id": ids.new("int")}, Interaction)
         if interaction.kind in rules.RECORDED_FROM_EVENTS:
             message = "Orders, packs and outreach are recorded from events only. Give another `kind`."
             raise Invalid(Reason.KIND_NOT_RECORDED, message, field="kind")
@@ -107,18 +107,18 @@ class RelationServicer(relation_pb2_grpc.RelationServiceServicer):
     async def BatchListRelations(
         self, request: relation_pb2.BatchListRelationsRequest, context: Any
     ) -> relation_pb2.BatchListRelationsResponse:  # fmt: skip
-        name, ids = batch_lists.asked(request, "consumer_ids", "brand_ids")
+        name, ids = batch_lists.selected_ids(request, "consumer_ids", "brand_ids")
         collection, queries = self.relations.relations.unscoped, await self._build_relation_queries(name, ids)
         found = await find_full_pages(collection, await collection.first_pages(queries, request.first, order=LATEST_RELATION_FIRST))
         evaluated = {id: ([self._evaluate(one) for one in relations], page) for id, (relations, page) in found.items()}
-        values = {"consumers" if name == "consumer_id" else "brands": batch_lists.answered(name, "relations", evaluated)}
+        values = {"consumers" if name == "consumer_id" else "brands": batch_lists.to_lists(name, "relations", evaluated)}
         return relation_pb2.BatchListRelationsResponse(**values)
 
     async def _build_relation_queries(self, name: str, ids: Sequence[str]) -> dict[str, Document]:
         """Returns the restricted query for the relations of each of these consumers or brands, for the collection `unscoped`."""
         collection = self.relations.relations
         if name == "brand_id":
-            return {id: collection.within({name: id}) for id in ids}
+            return {id: collection.restrict({name: id}) for id in ids}
         people = await self.consumers.find_people(ids)
         queries = {id: {name: people.find_person(id)} for id in ids}
         return await self.consumers.restrict_to_readable(collection, queries, {id: people.list_consumer_ids(id) for id in ids})
@@ -133,17 +133,17 @@ class RelationServicer(relation_pb2_grpc.RelationServiceServicer):
         collection, (_, due) = self.relations.transitions.unscoped, rules.evaluate(relation, self.clock())
         stored, info = await collection.page(_build_transition_query(relation), request.page, order=LATEST_TRANSITION_FIRST)
         if request.page.after:
-            last, _ = pagination.values(collection.name, [*LATEST_TRANSITION_FIRST, ("_id", 1)], request.page.after, kinds=(int, str))
+            last, _ = pagination.decode_cursor(collection.name, [*LATEST_TRANSITION_FIRST, ("_id", 1)], request.page.after, kinds=(int, str))
             due = [lapse for lapse in due if lapse.number < last]
-        transitions, page = self._merge_due(await find_full(collection, stored), info, due, pagination.size(request.page))
+        transitions, page = self._merge_due(await find_full(collection, stored), info, due, pagination.page_size(request.page))
         return relation_pb2.ListTransitionsResponse(transitions=transitions, page=page)
 
     async def BatchListTransitions(
         self, request: relation_pb2.BatchListTransitionsRequest, context: Any
     ) -> relation_pb2.BatchListTransitionsResponse:  # fmt: skip
-        name, relation_ids = batch_lists.asked(request, "relation_ids")
+        name, relation_ids = batch_lists.selected_ids(request, "relation_ids")
         relations, now = await self._find_readable(await self.relations.find_keys(relation_ids)), self.clock()
-        collection, first = self.relations.transitions.unscoped, pagination.size(PageRequest(first=request.first))
+        collection, first = self.relations.transitions.unscoped, pagination.page_size(PageRequest(first=request.first))
         queries = {id: _build_transition_query(relation) for id, relation in relations.items()}
         stored = await find_full_pages(collection, await collection.first_pages(queries, first, order=LATEST_TRANSITION_FIRST))
         pages = {
@@ -151,15 +151,15 @@ class RelationServicer(relation_pb2_grpc.RelationServiceServicer):
             for id, relation in relations.items()
         }
         found = {id: (transitions, page) for id, (transitions, page) in pages.items() if transitions}
-        return relation_pb2.BatchListTransitionsResponse(relations=batch_lists.answered(name, "transitions", found))
+        return relation_pb2.BatchListTransitionsResponse(relations=batch_lists.to_lists(name, "transitions", found))
 
     def _merge_due(self, stored: Sequence[Transition], info: PageInfo, due: Sequence[Transition], first: int) -> Page:
         """Returns a page of stored transitions merged with the lapses that are due."""
         transitions = sorted([*stored, *due], key=lambda transition: -transition.number)
         shown = transitions[:first]
-        end = pagination.cursor(self.relations.transitions.name, [shown[-1].number, shown[-1].id]) if shown else ""
+        end = pagination.encode_cursor(self.relations.transitions.name, [shown[-1].number, shown[-1].id]) if shown else ""
         page = PageInfo(end_cursor=end, has_next_page=info.has_next_page or len(transitions) > first)
-        return [shaped(as_document(transition), relation_pb2.Transition.DESCRIPTOR) for transition in shown], page
+        return [project(to_document(transition), relation_pb2.Transition.DESCRIPTOR) for transition in shown], page
 
     async def ListInteractions(
         self, request: relation_pb2.ListInteractionsRequest, context: Any
@@ -171,10 +171,10 @@ class RelationServicer(relation_pb2_grpc.RelationServiceServicer):
     async def BatchListInteractions(
         self, request: relation_pb2.BatchListInteractionsRequest, context: Any
     ) -> relation_pb2.BatchListInteractionsResponse:  # fmt: skip
-        name, relation_ids = batch_lists.asked(request, "relation_ids")
+        name, relation_ids = batch_lists.selected_ids(request, "relation_ids")
         queries = await self._build_interaction_queries(await self.relations.find_keys(relation_ids))
         found = await self.relations.interactions.unscoped.first_pages(queries, request.first, order=LATEST_INTERACTION_FIRST)
-        return relation_pb2.BatchListInteractionsResponse(relations=batch_lists.answered(name, "interactions", found))
+        return relation_pb2.BatchListInteractionsResponse(relations=batch_lists.to_lists(name, "interactions", found))
 
     async def _build_interaction_queries(self, keys: Mapping[str, RelationKey]) -> dict[str, Document]:
         """Returns the restricted queries for interactions of consumers' people with brands, for the collection `unscoped`.
@@ -189,10 +189,10 @@ class RelationServicer(relation_pb2_grpc.RelationServiceServicer):
         }
         return await self.consumers.restrict_to_readable(self.relations.interactions, queries, members)
 
-    def _evaluate(self, relation: Relation) -> Shaped:
+    def _evaluate(self, relation: Relation) -> MessageDocument:
         """Returns a relation as of now, shaped like its message."""
         current, _ = rules.evaluate(relation, self.clock())
-        return shaped(as_document(current), relation_pb2.Relation.DESCRIPTOR)
+        return project(to_document(current), relation_pb2.Relation.DESCRIPTOR)
 
 
 def _build_transition_query(relation: Relation) -> Document:

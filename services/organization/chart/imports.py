@@ -14,7 +14,7 @@ from quanyu.organization.v1 import chart_pb2
 from services.kit import ids
 from services.kit.enums import Role, ScopeKind
 from services.kit.errors import Conflict, Invalid, NotFound, Refusal
-from services.kit.mongo.codec import as_struct, fields
+from services.kit.mongo.codec import request_fields, to_struct
 from services.kit.transactions.unit_of_work import UnitOfWork, transactional
 from services.organization.chart import people, rules
 from services.organization.chart.enums import Reason
@@ -34,7 +34,7 @@ def invalidates_scope_cache(method: Callable[..., Awaitable[Any]]) -> Callable[.
         try:
             return await method(self, request, context)
         finally:
-            self.scopes.forget()
+            self.scopes.evict()
 
     return call
 
@@ -109,7 +109,7 @@ class ImportsMixin(PeopleMixin):
         roots = await self.chart.load_by_ids(self.chart.org_units, root_ids, uow.session)
 
         def apply(row: chart_pb2.BrandRow) -> tuple[Brand, OrgUnit]:
-            brand, root = rules.create_brand(row.brand_id, as_struct(fields(row) | {"brand_id": row.brand_id}, BrandDraft))
+            brand, root = rules.create_brand(row.brand_id, to_struct(request_fields(row) | {"brand_id": row.brand_id}, BrandDraft))
             if before := existing.get(brand.id):
                 root_before = roots[before.headquarters_org_unit_id]
                 return replace(brand, version=before.version), replace(root_before, name=brand.name)
@@ -131,7 +131,7 @@ class ImportsMixin(PeopleMixin):
         org_units = await self.chart.load_by_ids(self.chart.org_units, [store.org_unit_id for store in stores.values()], session)
 
         def apply(row: chart_pb2.StoreRow) -> ImportedStore:
-            draft = as_struct(fields(row) | {"store_id": row.store_id}, StoreDraft)
+            draft = to_struct(request_fields(row) | {"store_id": row.store_id}, StoreDraft)
             parent = parents.get(row.parent_id)
             if parent is None:
                 message = "No such org unit, or you may not change it. Check `parentId`."
@@ -169,7 +169,7 @@ class ImportsMixin(PeopleMixin):
         grants: dict[str, list[Grant]] = {}
         for grant in await chart.load_grants(staff, session):
             grants.setdefault(grant.staff_id, []).append(grant)
-        hashes = {hash: row.subject for row in rows if row.subject for hash in self.encryption.hashes("subject", row.subject)}
+        hashes = {hash: row.subject for row in rows if row.subject for hash in self.encryption.hash_with_all_keys("subject", row.subject)}
         subjects = {hashes[person.subject_hash or ""]: person.id for person in await chart.find_by_subjects(hashes, session)}
         paths = {org_unit.id: org_unit.org_unit_ids for org_unit in store_org_units.values()}
         return StaffReferences(stores=stores, org_units=org_units, paths=paths, staff=staff, subjects=subjects, grants=grants)
@@ -179,14 +179,14 @@ class ImportsMixin(PeopleMixin):
         before = references.staff.get(row.staff_id)
         if row.subject and references.subjects.get(row.subject, row.staff_id) != row.staff_id:
             raise people.subject_in_use()
-        new = self._new_staff(row.staff_id, as_struct(fields(row) | {"staff_id": row.staff_id}, StaffDraft))
+        new = self._new_staff(row.staff_id, to_struct(request_fields(row) | {"staff_id": row.staff_id}, StaffDraft))
         grants, ended = references.grants.get(row.staff_id, []), list[tuple[Grant, Grant]]()
         if before is None:
             after = people.assign(new, workplace)
         else:
             moved, events = people.move(before, workplace)
             has_same_name = self.encryption.decrypt(before.name) == row.name
-            has_same_subject = bool(row.subject) and before.subject_hash in self.encryption.hashes("subject", row.subject)
+            has_same_subject = bool(row.subject) and before.subject_hash in self.encryption.hash_with_all_keys("subject", row.subject)
             after = replace(
                 moved,
                 title=new.title,
@@ -224,7 +224,7 @@ def _build_grant(row: chart_pb2.StaffRow, staff: Staff, path: tuple[str, ...], e
     """Returns the grant of a row's role at its workplace; None if the row has no role, or the person has it already."""
     if not row.role:
         return None
-    role = Role(fields(row)["role"])
+    role = Role(request_fields(row)["role"])
     scope_ids = {ScopeKind.STORE: staff.store_id, ScopeKind.ORG_UNIT: staff.org_unit_id, ScopeKind.BRAND: staff.brand_id}
     kind = SCOPE_KIND_OF_ROLE.get(role, ScopeKind.STAFF)
     if not (scope_id := scope_ids.get(kind)):

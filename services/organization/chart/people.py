@@ -11,13 +11,13 @@ from services.kit import ids
 from services.kit.enums import Role, ScopeKind
 from services.kit.errors import Conflict, Denied, Invalid
 from services.kit.values.event import Event
-from services.kit.values.validation import WRITTEN
+from services.kit.values.validation import VISIBLE_LINE_PATTERN
 from services.organization.chart.enums import Reason
 from services.organization.chart.rules import OrgUnit, Store
 
-StaffId = Annotated[str, Meta(pattern=ids.shape("stf"))]
-GrantId = Annotated[str, Meta(pattern=ids.shape("grt"))]
-Title = Annotated[str, Meta(max_length=40, pattern=WRITTEN)]
+StaffId = Annotated[str, Meta(pattern=ids.pattern("stf"))]
+GrantId = Annotated[str, Meta(pattern=ids.pattern("grt"))]
+Title = Annotated[str, Meta(max_length=40, pattern=VISIBLE_LINE_PATTERN)]
 SUBJECT_LENGTH_MAX = 200
 """A subject of an identity provider has at most this many characters."""
 GRANTS_MAX = 200
@@ -70,7 +70,7 @@ class StaffDraft(Struct, frozen=True, kw_only=True):
     """The requested values of a new member of staff."""
 
     staff_id: StaffId = ""
-    name: Annotated[str, Meta(min_length=1, max_length=80, pattern=WRITTEN)]
+    name: Annotated[str, Meta(min_length=1, max_length=80, pattern=VISIBLE_LINE_PATTERN)]
     title: Title = ""
     subject: Annotated[str, Meta(max_length=SUBJECT_LENGTH_MAX)] = ""
 

@@ -9,10 +9,10 @@ from services.kit import ids
 from services.kit.clock import Clock
 from services.kit.enums import Role, ScopeKind
 from services.kit.errors import Denied
-from services.kit.mongo.client import Session, Shaped
-from services.kit.mongo.codec import as_struct, fields
+from services.kit.mongo.client import MessageDocument, Session
+from services.kit.mongo.codec import request_fields, to_struct
 from services.kit.rpc import batch_lists
-from services.kit.security.authorization import caller
+from services.kit.security.caller import current_caller
 from services.kit.security.encryption import FieldEncryption
 from services.kit.transactions.unit_of_work import TransactionRunner, UnitOfWork, transactional
 from services.organization.chart import people
@@ -32,8 +32,8 @@ FindContacts: TypeAlias = Callable[[Collection[str], Collection[str]], Awaitable
 
 def caller_roles() -> list[HeldRole]:
     """Returns the caller's roles, as far as the access rule of the rpc admits them."""
-    current = caller()
-    if current.everywhere:
+    current = current_caller()
+    if current.is_unrestricted:
         return [HeldRole(Role.OPERATOR, ScopeKind.INSTALLATION)]
     return [HeldRole(grant.role, grant.kind, grant.id) for grant in current.grants]
 
@@ -62,18 +62,18 @@ class PeopleMixin:
         subject_hash = self.encryption.hash("subject", draft.subject) if draft.subject else None
         return Staff(id=id, name=self.encryption.encrypt(draft.name), title=draft.title, subject_hash=subject_hash)
 
-    def _decrypt_name(self, staff: Shaped) -> Shaped:
+    def _decrypt_name(self, staff: MessageDocument) -> MessageDocument:
         return staff | {"name": self.encryption.decrypt(staff["name"])}
 
     @transactional
     async def HireStaff(self, request: chart_pb2.HireStaffRequest, uow: UnitOfWork) -> chart_pb2.HireStaffResponse:
         # The operator may omit the workplace, since district operators belong to the installation.
-        belongs_to_installation = request.WhichOneof("place") is None and caller().everywhere
+        belongs_to_installation = request.WhichOneof("place") is None and current_caller().is_unrestricted
         workplace = Workplace() if belongs_to_installation else await self._load_workplace(request, uow.session)
-        new = self._new_staff(request.staff_id or ids.new("stf"), as_struct(fields(request), StaffDraft))
+        new = self._new_staff(request.staff_id or ids.new("stf"), to_struct(request_fields(request), StaffDraft))
         staff = people.assign(new, workplace)
         await self.chart.require_free_id(self.chart.staff, staff.id, Reason.STAFF_EXISTS, uow.session)
-        hashes = self.encryption.hashes("subject", request.subject)
+        hashes = self.encryption.hash_with_all_keys("subject", request.subject)
         if staff.subject_hash and await self.chart.find_by_subjects(hashes, uow.session):
             raise people.subject_in_use()
         await self.chart.staff.unscoped.insert(uow, staff)
@@ -109,9 +109,9 @@ class PeopleMixin:
         staff += await self._load_contacts(set(request.ids) - {one["id"] for one in staff})
         return chart_pb2.BatchGetStaffResponse(staff=staff)
 
-    async def _load_contacts(self, ids: set[str]) -> list[Shaped]:
+    async def _load_contacts(self, ids: set[str]) -> list[MessageDocument]:
         """Returns those of the staff who are guides of the calling consumer or wrote to them, with `CONSUMER_FIELDS`."""
-        consumer_ids = caller().reach.get(ScopeKind.CONSUMER)
+        consumer_ids = current_caller().reach.get(ScopeKind.CONSUMER)
         if not consumer_ids or not ids:
             return []
         contact_ids = await self.find_contacts(consumer_ids, ids)
@@ -123,16 +123,16 @@ class PeopleMixin:
         return chart_pb2.ListStaffResponse(staff=[self._decrypt_name(one) for one in staff], page=page)
 
     async def BatchListStaff(self, request: chart_pb2.BatchListStaffRequest, context: Any) -> chart_pb2.BatchListStaffResponse:
-        name, store_ids = batch_lists.asked(request, "store_ids")
+        name, store_ids = batch_lists.selected_ids(request, "store_ids")
         found = await self.chart.staff.first_pages({id: {name: id} | ACTIVE for id in store_ids}, request.first, order=[])
         pages = {id: ([self._decrypt_name(one) for one in staff], page) for id, (staff, page) in found.items()}
-        return chart_pb2.BatchListStaffResponse(stores=batch_lists.answered(name, "staff", pages))
+        return chart_pb2.BatchListStaffResponse(stores=batch_lists.to_lists(name, "staff", pages))
 
     # Roles -----------------------------------------------------------------------------------------------------------
 
     @transactional
     async def GrantRole(self, request: chart_pb2.GrantRoleRequest, uow: UnitOfWork) -> chart_pb2.GrantRoleResponse:
-        draft = as_struct(fields(request), people.GrantDraft)
+        draft = to_struct(request_fields(request), people.GrantDraft)
         staff = await self.chart.staff.load(request.staff_id, session=uow.session, writing=True)
         scope = await self.chart.load_scope(draft.kind, draft.scope_id, uow.session)
         existing = await self.chart.load_grants([staff.id], uow.session)
@@ -167,10 +167,10 @@ class PeopleMixin:
         """Returns the person of an authenticated subject; the subject may be a staff id."""
         if not subject or len(subject) > SUBJECT_LENGTH_MAX:
             return None
-        if found := await self.chart.find_by_subjects(self.encryption.hashes("subject", subject)):
+        if found := await self.chart.find_by_subjects(self.encryption.hash_with_all_keys("subject", subject)):
             return found[0]
         document = await self.chart.staff.collection.find_one({"_id": subject})
-        return as_struct(document, Staff) if document else None
+        return to_struct(document, Staff) if document else None
 
 
 def _message(role: HeldRole) -> access_pb2.Grant:

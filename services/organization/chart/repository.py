@@ -14,7 +14,7 @@ from services.kit.mongo import codec
 from services.kit.mongo.client import Document, Session
 from services.kit.mongo.scoped_collection import ScopedCollection
 from services.kit.runtime.runtime import Runtime
-from services.kit.security.authorization import Reach, caller
+from services.kit.security.caller import Reach, current_caller
 from services.kit.transactions.unit_of_work import UnitOfWork
 from services.organization.chart.enums import Reason
 from services.organization.chart.people import Grant, Scope, Staff
@@ -33,8 +33,8 @@ class StaffScopedCollection(ScopedCollection[S]):
     store is therefore removed from the scope, unless the guide has another role for that store.
     """
 
-    def reach(self) -> Reach:
-        current = caller()
+    def caller_reach(self) -> Reach:
+        current = current_caller()
         managed = {grant.id for grant in current.grants if grant.kind == ScopeKind.STORE and grant.role != Role.GUIDE}
         guided = {grant.id for grant in current.grants if grant.kind == ScopeKind.STORE and grant.role == Role.GUIDE} - managed
         return {**current.reach, ScopeKind.STORE: current.reach.get(ScopeKind.STORE, frozenset()) - guided}
@@ -74,7 +74,7 @@ class ChartRepository:
             },
             indexes=[IndexModel([("staff_id", ASCENDING)])],
         )  # fmt: skip
-        self.tables: Sequence[ScopedCollection[Any]] = (self.brands, self.org_units, self.stores, self.staff, self.grants)
+        self.collections: Sequence[ScopedCollection[Any]] = (self.brands, self.org_units, self.stores, self.staff, self.grants)
 
     # reading ---------------------------------------------------------------------------------------------------------
 
@@ -88,13 +88,13 @@ class ChartRepository:
     ) -> dict[str, Entity]:
         """Returns the existing documents of these ids, by id; with `scoped`, only those that the caller may write."""
         query: Document = {"_id": {"$in": sorted(set(ids))}}
-        found = table.collection.find(table.within(query, writing=True) if scoped else query, session=session)
-        return {document["_id"]: codec.as_struct(document, table.struct) for document in await found.to_list(2 * ROWS_MAX)}
+        found = table.collection.find(table.restrict(query, writing=True) if scoped else query, session=session)
+        return {document["_id"]: codec.to_struct(document, table.struct) for document in await found.to_list(2 * ROWS_MAX)}
 
     async def load_subtree(self, org_unit_id: str, session: Session) -> list[OrgUnit]:
         """Returns an org unit and all below it, at most `SUBTREE_MAX` + 1."""
         documents = await self.org_units.collection.find({"org_unit_ids": org_unit_id}, session=session).to_list(SUBTREE_MAX + 1)
-        return [codec.as_struct(document, OrgUnit) for document in documents]
+        return [codec.to_struct(document, OrgUnit) for document in documents]
 
     async def load_path(self, store: Store, session: Session) -> tuple[str, ...]:
         """Returns the path of a store: the org units from the root to its own."""
@@ -103,12 +103,12 @@ class ChartRepository:
     async def load_grants(self, staff_ids: Iterable[str], session: Session = None) -> list[Grant]:
         """Returns all grants of these people, ended ones included."""
         found = self.grants.collection.find({"staff_id": {"$in": sorted(set(staff_ids))}}, session=session)
-        return [codec.as_struct(document, Grant) for document in await found.to_list(GRANTS_PER_PERSON_MAX * ROWS_MAX)]
+        return [codec.to_struct(document, Grant) for document in await found.to_list(GRANTS_PER_PERSON_MAX * ROWS_MAX)]
 
     async def find_by_subjects(self, hashes: Iterable[str], session: Session = None) -> list[Staff]:
         """Returns the staff whose sign-in subject has one of these hashes."""
         found = self.staff.collection.find({"subject_hash": {"$in": sorted(set(hashes))}}, session=session)
-        return [codec.as_struct(document, Staff) for document in await found.to_list(2 * ROWS_MAX)]
+        return [codec.to_struct(document, Staff) for document in await found.to_list(2 * ROWS_MAX)]
 
     # writing ---------------------------------------------------------------------------------------------------------
 
@@ -125,11 +125,11 @@ class ChartRepository:
         for before, after in changes:
             if before == after:
                 continue
-            document = codec.as_document(after)
+            document = codec.to_document(after)
             if before is None:
                 operations.append(InsertOne(document))
                 continue
-            removed = codec.as_document(before).keys() - document.keys()
+            removed = codec.to_document(before).keys() - document.keys()
             document["version"] = before.version + 1
             update = {"$set": document} | ({"$unset": dict.fromkeys(removed, "")} if removed else {})
             operations.append(UpdateOne({"_id": document.pop("_id")}, update))
@@ -141,7 +141,7 @@ class ChartRepository:
         for change in changes:
             uow.publish(change)
             event = events_pb2.StoreChanged(store_id=change.store_id, brand_id=change.brand_id, org_unit_ids=change.org_unit_ids)
-            await self.scopes.keep(uow.session, event)
+            await self.scopes.save(uow.session, event)
 
     async def load_scope(self, kind: ScopeKind, id: str, session: Session) -> Scope:
         """Returns the scope of a grant with its path and tenant. `NotFound` if it is outside the caller's scope."""

@@ -6,7 +6,7 @@ from msgspec.structs import replace
 
 from quanyu.organization.v1 import chart_pb2, chart_pb2_grpc
 from services.kit import ids
-from services.kit.mongo.codec import as_struct, fields
+from services.kit.mongo.codec import request_fields, to_struct
 from services.kit.rpc import batch_lists
 from services.kit.runtime.runtime import Runtime
 from services.kit.transactions.unit_of_work import UnitOfWork, transactional
@@ -38,7 +38,7 @@ class ChartServicer(ImportsMixin, chart_pb2_grpc.ChartServiceServicer):
     @transactional
     async def CreateBrand(self, request: chart_pb2.CreateBrandRequest, uow: UnitOfWork) -> chart_pb2.CreateBrandResponse:
         prefix = "rtl" if request.kind == chart_pb2.BRAND_KIND_RETAILER else "brd"
-        brand, root = rules.create_brand(request.brand_id or ids.new(prefix), as_struct(fields(request), BrandDraft))
+        brand, root = rules.create_brand(request.brand_id or ids.new(prefix), to_struct(request_fields(request), BrandDraft))
         await self.chart.require_free_id(self.chart.brands, brand.id, Reason.BRAND_EXISTS, uow.session)
         await self.chart.org_units.unscoped.insert(uow, root)
         return chart_pb2.CreateBrandResponse(brand=await self.chart.brands.unscoped.insert(uow, brand))
@@ -55,7 +55,7 @@ class ChartServicer(ImportsMixin, chart_pb2_grpc.ChartServiceServicer):
     async def CreateOrgUnit(self, request: chart_pb2.CreateOrgUnitRequest, uow: UnitOfWork) -> chart_pb2.CreateOrgUnitResponse:
         parent = await self.chart.org_units.load(request.parent_id, session=uow.session, writing=True)
         await self.chart.lock_trees([parent.brand_id], uow.session)
-        org_unit = rules.create_org_unit(request.org_unit_id or ids.new("unt"), as_struct(fields(request), OrgUnitDraft), parent)
+        org_unit = rules.create_org_unit(request.org_unit_id or ids.new("unt"), to_struct(request_fields(request), OrgUnitDraft), parent)
         await self.chart.require_free_id(self.chart.org_units, org_unit.id, Reason.ORG_UNIT_EXISTS, uow.session)
         return chart_pb2.CreateOrgUnitResponse(org_unit=await self.chart.org_units.unscoped.insert(uow, org_unit))
 
@@ -84,9 +84,9 @@ class ChartServicer(ImportsMixin, chart_pb2_grpc.ChartServiceServicer):
         return chart_pb2.ListOrgUnitsResponse(org_units=org_units, page=page)
 
     async def BatchListOrgUnits(self, request: chart_pb2.BatchListOrgUnitsRequest, context: Any) -> chart_pb2.BatchListOrgUnitsResponse:
-        name, org_unit_ids = batch_lists.asked(request, "org_unit_ids")
+        name, org_unit_ids = batch_lists.selected_ids(request, "org_unit_ids")
         found = await self.chart.org_units.first_pages({id: {"org_unit_ids": id} for id in org_unit_ids}, request.first, order=TOP_DOWN)
-        return chart_pb2.BatchListOrgUnitsResponse(trees=batch_lists.answered(name, "org_units", found))
+        return chart_pb2.BatchListOrgUnitsResponse(trees=batch_lists.to_lists(name, "org_units", found))
 
     # Stores ----------------------------------------------------------------------------------------------------------
 
@@ -96,7 +96,7 @@ class ChartServicer(ImportsMixin, chart_pb2_grpc.ChartServiceServicer):
         parent = await self.chart.org_units.load(request.parent_id, session=uow.session, writing=True)
         await self.chart.lock_trees([parent.brand_id], uow.session)
         brand = await self.chart.brands.load(parent.brand_id, session=uow.session)
-        draft = as_struct(fields(request), StoreDraft)
+        draft = to_struct(request_fields(request), StoreDraft)
         store, org_unit = rules.create_store(request.store_id or ids.new("str"), draft, parent, brand.zone)
         await self.chart.require_free_id(self.chart.stores, store.id, Reason.STORE_EXISTS, uow.session)
         await self.chart.require_free_id(self.chart.org_units, org_unit.id, Reason.ORG_UNIT_EXISTS, uow.session)
@@ -109,7 +109,7 @@ class ChartServicer(ImportsMixin, chart_pb2_grpc.ChartServiceServicer):
     async def UpdateStore(self, request: chart_pb2.UpdateStoreRequest, uow: UnitOfWork) -> chart_pb2.UpdateStoreResponse:
         store = await self.chart.stores.load(request.store_id, session=uow.session, writing=True)
         org_unit = await self.chart.org_units.unscoped.load(store.org_unit_id, session=uow.session)
-        changes = as_struct(fields(request), StoreChanges)
+        changes = to_struct(request_fields(request), StoreChanges)
         if changes.name:
             await self.chart.org_units.unscoped.replace(uow, replace(org_unit, name=changes.name), before=org_unit)
         after = await self.chart.stores.apply_rule(uow, store.id, rules.update_store, changes=changes, org_unit_ids=org_unit.org_unit_ids)

@@ -12,14 +12,14 @@ from services.kit.errors import Conflict, Invalid, NotFound
 from services.kit.values import opening_hours
 from services.kit.values.event import Event
 from services.kit.values.money import Currency
-from services.kit.values.validation import WRITTEN
+from services.kit.values.validation import VISIBLE_LINE_PATTERN
 from services.organization.chart.enums import BrandKind, OrgUnitKind, Reason, StoreKind
 
-BrandId = Annotated[str, Meta(pattern=ids.shape("(brd|rtl)"))]
-OrgUnitId = Annotated[str, Meta(pattern=ids.shape("unt", length_max=68))]
-StoreId = Annotated[str, Meta(pattern=ids.shape("str"))]
+BrandId = Annotated[str, Meta(pattern=ids.pattern("(brd|rtl)"))]
+OrgUnitId = Annotated[str, Meta(pattern=ids.pattern("unt", length_max=68))]
+StoreId = Annotated[str, Meta(pattern=ids.pattern("str"))]
 Day = Annotated[str, Meta(pattern=r"^(\d{4}-\d{2}-\d{2})?\Z")]
-NameText = Annotated[str, Meta(max_length=80, pattern=WRITTEN)]
+NameText = Annotated[str, Meta(max_length=80, pattern=VISIBLE_LINE_PATTERN)]
 Minute = Annotated[int, Meta(ge=0, le=opening_hours.DAY_MINUTES)]
 
 LEVELS_MAX = 12

@@ -89,5 +89,5 @@ class GuideProjection:
         if owners:
             query = {"_id": {"$in": list(owners)}, "staff_id": {"$exists": True}}
             async for document in view.collection.find(query, session=session):
-                found[owners[document["_id"]]].append(codec.as_struct(document, view.struct))
+                found[owners[document["_id"]]].append(codec.to_struct(document, view.struct))
         return found

@@ -16,13 +16,13 @@ from quanyu.events.v1 import events_pb2
 from quanyu.organization.v1 import targets_pb2
 from services.kit.enums import ScopeKind
 from services.kit.errors import NotFound
-from services.kit.events.inbox import Happened
+from services.kit.events.inbox import EventInUnit
 from services.kit.mongo import codec
-from services.kit.mongo.client import Session, Shaped
+from services.kit.mongo.client import MessageDocument, Session
 from services.kit.mongo.scoped_collection import ScopedCollection
 from services.kit.projections.persons import Person, PersonProjection
 from services.kit.runtime.runtime import Runtime
-from services.kit.security.authorization import caller
+from services.kit.security.caller import current_caller
 from services.kit.transactions.unit_of_work import UnitOfWork
 from services.organization.chart.enums import Reason
 from services.organization.chart.repository import ChartRepository, StaffScopedCollection
@@ -59,18 +59,18 @@ class TargetRepository:
         )  # fmt: skip
         self.scorecards = ScopedCollection(database, "scorecards", noun="SCORECARD", struct=scorecards.Counter, scopes={})
         self.guides = GuideProjection(database)
-        self.tables: Sequence[ScopedCollection[Any]] = (
+        self.collections: Sequence[ScopedCollection[Any]] = (
             self.credits, self.targets, self.scorecards, self.guides.bindings, self.guides.outreach,
         )  # fmt: skip
 
     # Counting --------------------------------------------------------------------------------------------------------
 
-    async def count_paid_orders(self, batch: Sequence[Happened]) -> None:
+    async def count_paid_orders(self, batch: Sequence[EventInUnit]) -> None:
         """Handles a batch of OrderPaid: counts each order, and credits it to a guide if the consumer is bound to one."""
         session = batch[0][0].session
         summaries = [event.order_paid.order for _, event in batch]
         credits = await self._count_new(summaries, session)
-        persons = await self.persons.behind((summary.consumer_id for summary in summaries), session)
+        persons = await self.persons.find_many((summary.consumer_id for summary in summaries), session)
         buyers = {summary.order_id: persons[summary.consumer_id] for summary in summaries}
         brands: dict[Person, set[str]] = defaultdict(set)
         for credit in credits:
@@ -83,7 +83,7 @@ class TargetRepository:
             attributed.append(replace(credit, **attribution._asdict()) if attribution else credit)
         await self._save_credits(attributed, session)
 
-    async def count_imported_orders(self, batch: Sequence[Happened]) -> None:
+    async def count_imported_orders(self, batch: Sequence[EventInUnit]) -> None:
         """Handles a batch of OrdersImported: counts orders from before this installation, and credits them to no guide."""
         session = batch[0][0].session
         orders = [order for _, event in batch for order in event.orders_imported.orders]
@@ -123,7 +123,7 @@ class TargetRepository:
         """Inserts the credits, and adds them to their counter documents with one write per document."""
         if not credits:
             return
-        await self.credits.collection.insert_many(codec.as_documents(credits), ordered=False, session=session)
+        await self.credits.collection.insert_many(codec.to_documents(credits), ordered=False, session=session)
         increments = {f"{subject}:{bucket}": cells for (subject, bucket), cells in scorecards.count_cells(credits).items()}
         collection, ids = self.scorecards.collection, list(increments)
         found = await collection.find({"_id": {"$in": ids}}, {"_id": 1}, session=session).batch_size(len(ids)).to_list(None)
@@ -136,19 +136,19 @@ class TargetRepository:
 
     # Credits ---------------------------------------------------------------------------------------------------------
 
-    async def redact_credits(self, found: Sequence[Shaped]) -> list[Shaped]:
+    async def redact_credits(self, found: Sequence[MessageDocument]) -> list[MessageDocument]:
         """Returns credits as the caller may see them: in full for the store and its tenant, else only the part of the guide's brand."""
-        current = caller()
+        current = current_caller()
         partial = {
             credit["id"]
             for credit in found
-            if not current.reaches(ScopeKind.STORE, credit["store_id"]) and not current.reaches(ScopeKind.BRAND, credit["brand_id"])
+            if not current.can_reach(ScopeKind.STORE, credit["store_id"]) and not current.can_reach(ScopeKind.BRAND, credit["brand_id"])
         }
         if not partial:
             return list(found)
         documents = await self.credits.collection.find({"_id": {"$in": sorted(partial)}}).to_list(len(partial))
-        parts = {document["_id"]: codec.as_document(rules.bound_brand_part(codec.as_struct(document, Credit))) for document in documents}
-        return [self.credits.answer(parts[credit["id"]]) if credit["id"] in parts else credit for credit in found]
+        parts = {document["_id"]: codec.to_document(rules.bound_brand_part(codec.to_struct(document, Credit))) for document in documents}
+        return [self.credits.project(parts[credit["id"]]) if credit["id"] in parts else credit for credit in found]
 
     # Scorecards ------------------------------------------------------------------------------------------------------
 
@@ -167,10 +167,10 @@ class TargetRepository:
         limit = TARGETS_PER_ORG_UNIT_MAX * len(org_unit_ids)
         found: dict[str, list[Target]] = {}
         async for document in self.targets.collection.find(query).sort([("month", 1), ("_id", 1)]).limit(limit):
-            found.setdefault(document["org_unit_id"], []).append(codec.as_struct(document, Target))
+            found.setdefault(document["org_unit_id"], []).append(codec.to_struct(document, Target))
         return found
 
-    async def set_target(self, uow: UnitOfWork, target: Target) -> Shaped:
+    async def set_target(self, uow: UnitOfWork, target: Target) -> MessageDocument:
         """Inserts a target, or replaces the one with its id."""
         table = self.targets.unscoped
         existing = await table.collection.find_one({"_id": target.id}, {"version": 1}, session=uow.session)
@@ -181,7 +181,7 @@ class TargetRepository:
     async def recount(self) -> dict[tuple[str, str], scorecards.Cells]:
         """Returns the counters that the stored credits imply, for a proof or a repair. Reads every credit."""
         documents = self.credits.collection.find({}, batch_size=READ_BATCH_SIZE)
-        return scorecards.count_cells([codec.as_struct(document, Credit) async for document in documents])
+        return scorecards.count_cells([codec.to_struct(document, Credit) async for document in documents])
 
     async def load_counters(self) -> dict[tuple[str, str], scorecards.Cells]:
         """Returns the stored counters."""

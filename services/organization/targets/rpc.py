@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 from quanyu.common.v1.touch_pb2 import Scenario
 from quanyu.organization.v1 import targets_pb2, targets_pb2_grpc
 from services.kit.errors import Invalid
-from services.kit.mongo.client import Document, Shaped
-from services.kit.mongo.codec import builtins, fields
+from services.kit.mongo.client import Document, MessageDocument
+from services.kit.mongo.codec import request_fields, to_builtins
 from services.kit.mongo.scoped_collection import ScopedCollection
 from services.kit.rpc import batch_lists
 from services.kit.runtime.runtime import Runtime
@@ -54,7 +54,7 @@ class TargetServicer(targets_pb2_grpc.TargetServiceServicer):
     async def SetTarget(self, request: targets_pb2.SetTargetRequest, uow: UnitOfWork) -> targets_pb2.SetTargetResponse:
         org_unit = await self.chart.org_units.load(request.org_unit_id, session=uow.session, writing=True)
         brand = await self.chart.brands.load(org_unit.brand_id, session=uow.session)
-        scenario = fields(request).get("scenario")
+        scenario = request_fields(request).get("scenario")
         target = rules.create_target(
             org_unit.id, brand.id, request.month, scenario, brand.currency, request.online_minor, request.offline_minor
         )
@@ -68,16 +68,16 @@ class TargetServicer(targets_pb2_grpc.TargetServiceServicer):
         id = getattr(request, field)
         cards = await self._load_scorecards(request, field, [id])
         if not cards:
-            raise self.collections[field].missing(id)
+            raise self.collections[field].not_found(id)
         return targets_pb2.GetScorecardResponse(scorecard=cards[0])
 
     async def BatchGetScorecards(
         self, request: targets_pb2.BatchGetScorecardsRequest, context: Any
     ) -> targets_pb2.BatchGetScorecardsResponse:  # fmt: skip
-        cards = await self._load_scorecards(request, *batch_lists.asked(request, "org_unit_ids", "store_ids", "brand_ids"))
+        cards = await self._load_scorecards(request, *batch_lists.selected_ids(request, "org_unit_ids", "store_ids", "brand_ids"))
         return targets_pb2.BatchGetScorecardsResponse(scorecards=cards)
 
-    async def _load_scorecards(self, request: Period, field: str, ids: Sequence[str]) -> list[Shaped]:
+    async def _load_scorecards(self, request: Period, field: str, ids: Sequence[str]) -> list[MessageDocument]:
         """Returns the scorecards of those ids that are within the caller's scope. `field` says what the ids name."""
         from_day, until_day = scorecards.parse_days(request.from_day, request.until_day)
         buckets = scorecards.buckets(from_day, until_day)
@@ -88,7 +88,7 @@ class TargetServicer(targets_pb2_grpc.TargetServiceServicer):
         keys = [(subject.id, bucket) for subject in subjects.values() for bucket in buckets]
         keys += [(subject.id, target.month) for subject in subjects.values() for target in targets.get(subject.org_unit_id, ())]
         cells = await self.targets.load_cells(keys)
-        cards: list[Shaped] = []
+        cards: list[MessageDocument] = []
         for id, subject in subjects.items():
             currency = scorecards.choose_currency(request.currency, brands[subject.brand_id].currency)
             tally = scorecards.tally((cell for bucket in buckets for cell in cells.get((subject.id, bucket), ())), currency)
@@ -112,11 +112,11 @@ class TargetServicer(targets_pb2_grpc.TargetServiceServicer):
         return targets_pb2.ListCreditsResponse(credits=await self.targets.redact_credits(credits), page=page)
 
     async def BatchListCredits(self, request: targets_pb2.BatchListCreditsRequest, context: Any) -> targets_pb2.BatchListCreditsResponse:
-        subject, ids = batch_lists.asked(request, "staff_ids", "store_ids")
+        subject, ids = batch_lists.selected_ids(request, "staff_ids", "store_ids")
         found = await self.targets.credits.first_pages({id: {subject: id} for id in ids}, request.first, order=LATEST_FIRST)
         redacted = iter(await self.targets.redact_credits([credit for credits, _ in found.values() for credit in credits]))
         pages = {id: (list(islice(redacted, len(credits))), page) for id, (credits, page) in found.items()}
-        return targets_pb2.BatchListCreditsResponse(subjects=batch_lists.answered("key", "credits", pages))
+        return targets_pb2.BatchListCreditsResponse(subjects=batch_lists.to_lists("key", "credits", pages))
 
 
 def build_figures(sum: Sum, currency: str) -> Document:
@@ -157,5 +157,5 @@ def build_attainment(target: Target, month: list[Cell]) -> Document:
         "offline_ratio": scorecards.ratio(whole.offline.minor, target.offline.minor),
         "total_ratio": scorecards.ratio(whole.total.minor, target.total.minor),
     }
-    message = {name: value for name, value in builtins(target).items() if value is not None and name != "version"}
+    message = {name: value for name, value in to_builtins(target).items() if value is not None and name != "version"}
     return {"target": message, **build_split(whole, currency), **{name: value for name, value in ratios.items() if value is not None}}

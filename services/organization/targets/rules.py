@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from services.kit.enums import Touchpoint
 from services.kit.errors import Invalid
 from services.kit.values.money import MINOR_MAX, Money
-from services.kit.values.opening_hours import day_of
+from services.kit.values.opening_hours import local_day
 from services.organization.targets.enums import CreditBasis, Reason, Taken
 
 OUTREACH_DAYS = 7
@@ -134,8 +134,8 @@ def count_order(order: Order, seller: Seller, zones: Mapping[str, str]) -> Credi
     for line in order.lines:
         items, minor = shares.get(line.brand_id, (0, 0))
         shares[line.brand_id] = (items + line.items, minor + line.minor)
-    day = day_of(order.paid_at, seller.zone).isoformat()
-    days = {zone: day_of(order.paid_at, zone).isoformat() for zone in {zones.get(brand, seller.zone) for brand in shares}}
+    day = local_day(order.paid_at, seller.zone).isoformat()
+    days = {zone: local_day(order.paid_at, zone).isoformat() for zone in {zones.get(brand, seller.zone) for brand in shares}}
     return Credit(
         id=order.id,
         store_id=order.store_id,

@@ -44,16 +44,16 @@ class TaskRepository:
                 *(feed_index(subject) for subject in SUBJECTS),
                 IndexModel([("visitor_id", ASCENDING), ("state", ASCENDING)]),
             ],
-            stamped=True,
+            records_change_time=True,
         )  # fmt: skip
         self.feed = ChangeFeed(runtime.change_streams, self.tasks, keys=SUBJECTS)
-        self.tables: Sequence[ScopedCollection[Any]] = (self.tasks,)
+        self.collections: Sequence[ScopedCollection[Any]] = (self.tasks,)
 
     async def create_follow_ups(self, uow: UnitOfWork, event: events_pb2.Event) -> None:
         """Handles VisitLeft: asks the guide of each brand with unspent coupons to follow up, with one task for the day's pack."""
         left = event.visit_left
-        unspent = rules.group_by_brand((coupon.brand_id, codec.as_struct(codec.fields(coupon), Coupon)) for coupon in left.unspent)
-        person = await self.persons.of(left.consumer_id, uow.session)
+        unspent = rules.group_by_brand((coupon.brand_id, codec.to_struct(codec.request_fields(coupon), Coupon)) for coupon in left.unspent)
+        person = await self.persons.find(left.consumer_id, uow.session)
         bindings = await self.targets.guides.load_bindings({person: unspent}, uow.session)
         visit = Visit(left.visit_id, left.consumer_id, left.district_id, left.day, unspent, uow.at)
         of_day = {"visitor_id": {"$in": sorted(person.ids)}, "district_id": left.district_id, "day": left.day}
@@ -66,7 +66,7 @@ class TaskRepository:
 
     async def reassign(self, uow: UnitOfWork, consumer_ids: Iterable[str]) -> None:
         """Gives the open tasks about these persons to their current guides, or withdraws them."""
-        for person in set((await self.persons.behind(consumer_ids, uow.session)).values()):
+        for person in set((await self.persons.find_many(consumer_ids, uow.session)).values()):
             query = {"visitor_id": {"$in": sorted(person.ids)}, "state": {"$in": OPEN_STATES}}
             tasks = await self._find(query, uow)
             bindings = await self.targets.guides.load_bindings({person: {task.brand_id for task in tasks}}, uow.session)
@@ -80,11 +80,11 @@ class TaskRepository:
         document: Document | None = await self.tasks.collection.find_one({"_id": sent.task_id}, session=uow.session)
         if document is None:
             return
-        task = codec.as_struct(document, Task)
-        person = await self.persons.of(sent.consumer_id, uow.session)
+        task = codec.to_struct(document, Task)
+        person = await self.persons.find(sent.consumer_id, uow.session)
         closed = rules.close_by_outreach(task, person.ids, sent.brand_id, sent.outreach_id, uow.at)
         await self.tasks.unscoped.replace(uow, closed, before=task)
 
     async def _find(self, query: Document, uow: UnitOfWork) -> list[Task]:
         documents = await self.tasks.collection.find(query, session=uow.session).to_list(TASKS_PER_PERSON_MAX)
-        return [codec.as_struct(document, Task) for document in documents]
+        return [codec.to_struct(document, Task) for document in documents]

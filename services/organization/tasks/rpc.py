@@ -7,7 +7,7 @@ from typing import Any
 from quanyu.organization.v1 import tasks_pb2, tasks_pb2_grpc
 from services.kit.errors import Invalid
 from services.kit.mongo.client import Document
-from services.kit.mongo.codec import fields
+from services.kit.mongo.codec import request_fields
 from services.kit.rpc import batch_lists
 from services.kit.runtime.runtime import Runtime
 from services.kit.transactions.unit_of_work import UnitOfWork, transactional
@@ -30,7 +30,7 @@ class TaskServicer(tasks_pb2_grpc.TaskServiceServicer):
 
     @transactional
     async def CompleteTask(self, request: tasks_pb2.CompleteTaskRequest, uow: UnitOfWork) -> tasks_pb2.CompleteTaskResponse:
-        outcome = TaskOutcome(fields(request)["outcome"]) if request.outcome else None
+        outcome = TaskOutcome(request_fields(request)["outcome"]) if request.outcome else None
         task = await self.tasks.apply_rule(uow, request.task_id, rules.complete, outcome=outcome, at=uow.at)
         return tasks_pb2.CompleteTaskResponse(task=task)
 
@@ -46,10 +46,10 @@ class TaskServicer(tasks_pb2_grpc.TaskServiceServicer):
         return tasks_pb2.ListTasksResponse(tasks=tasks, page=page)
 
     async def BatchListTasks(self, request: tasks_pb2.BatchListTasksRequest, context: Any) -> tasks_pb2.BatchListTasksResponse:
-        subject, ids = batch_lists.asked(request, "staff_ids", "store_ids")
+        subject, ids = batch_lists.selected_ids(request, "staff_ids", "store_ids")
         state = _state_filter(request)
         found = await self.tasks.first_pages({id: {subject: id} | state for id in ids}, request.first, order=DUE_FIRST)
-        return tasks_pb2.BatchListTasksResponse(subjects=batch_lists.answered("key", "tasks", found))
+        return tasks_pb2.BatchListTasksResponse(subjects=batch_lists.to_lists("key", "tasks", found))
 
     async def WatchTasks(
         self, request: tasks_pb2.WatchTasksRequest, context: Any
@@ -57,7 +57,7 @@ class TaskServicer(tasks_pb2_grpc.TaskServiceServicer):
         async with aclosing(self.feed.follow(context, request.after, *_subject(request))) as feed:
             async for changes in feed:
                 for change in changes:
-                    yield tasks_pb2.WatchTasksResponse(task=change.row, cursor=change.cursor)
+                    yield tasks_pb2.WatchTasksResponse(task=change.document, cursor=change.cursor)
 
 
 def _subject(request: tasks_pb2.ListTasksRequest | tasks_pb2.WatchTasksRequest) -> tuple[str, str]:
@@ -70,4 +70,4 @@ def _subject(request: tasks_pb2.ListTasksRequest | tasks_pb2.WatchTasksRequest) 
 
 def _state_filter(request: tasks_pb2.ListTasksRequest | tasks_pb2.BatchListTasksRequest) -> Document:
     # Without a state in the request, all states are listed, so that the index can give the order.
-    return {"state": {"$in": [fields(request)["state"]] if request.state else sorted(TaskState)}}
+    return {"state": {"$in": [request_fields(request)["state"]] if request.state else sorted(TaskState)}}

@@ -28,7 +28,7 @@ from gateway.schema.types import format_timestamp
 from quanyu.commerce.v1 import catalog_pb2, catalog_pb2_grpc, orders_pb2, orders_pb2_grpc
 from quanyu.common.v1.page_pb2 import PageRequest
 from quanyu.member.v1 import identity_pb2, identity_pb2_grpc
-from services.kit.rpc.channel import open_bare_channel
+from services.kit.rpc.channel import open_unsigned_channel
 from services.kit.security.authorization import METADATA_KEY
 from services.kit.security.principals import Grant, Principal, Signer
 from services.local.keys import new_keys
@@ -80,7 +80,7 @@ def build(address: str, way: str) -> Starlette:
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
-        async with open_bare_channel(address) if way == "kit" else grpc.aio.insecure_channel(address) as channel:
+        async with open_unsigned_channel(address) if way == "kit" else grpc.aio.insecure_channel(address) as channel:
             stubs["catalog"] = catalog_pb2_grpc.CatalogServiceStub(channel)
             stubs["orders"] = orders_pb2_grpc.OrderServiceStub(channel)
             stubs["consumers"] = identity_pb2_grpc.IdentityServiceStub(channel)
@@ -88,7 +88,7 @@ def build(address: str, way: str) -> Starlette:
 
     principal = Principal(CONSUMER, (Grant("ROLE_CONSUMER", "SCOPE_KIND_CONSUMER", CONSUMER),))
     keys = new_keys()
-    token = Signer("gateway", keys.signing_setting("gateway")).token("commerce", principal)
+    token = Signer("gateway", keys.signing_setting("gateway")).sign("commerce", principal)
 
     async def call(service: str, rpc: str, request: Message) -> Any:
         return await getattr(stubs[service], rpc)(request, timeout=DEADLINE_SECONDS, metadata=[(METADATA_KEY, token)])

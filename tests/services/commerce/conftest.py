@@ -77,7 +77,7 @@ class Shop:
         event = events_pb2.Event(id=f"evt_{new_key()}", key=id, at=clock.now(), source="organization", store_changed=body)
         delivered = await self.commerce.deliver(event, source="organization")
         assert [item.state for item in delivered] == [events_pb2.DELIVERY_STATE_APPLIED], delivered
-        self.commerce.runtime.scopes.forget()
+        self.commerce.runtime.scopes.evict()
 
     async def publish_visit(self, kind: str, at: datetime, **body: Any) -> None:
         """Publishes `visit_started`, `visit_left` or `outreach_sent` as of `at`."""

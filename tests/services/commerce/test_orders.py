@@ -133,7 +133,7 @@ async def test_unpaid_orders_count_against_the_quota(shop: Shop) -> None:
         await shop.place_order()
     await shop.place_order("con_b")
     stub = shop.orders(consumer_grant())
-    overdue = {"$set": {"expires_at": clock.real() - timedelta(seconds=1)}}
+    overdue = {"$set": {"expires_at": clock.system_now() - timedelta(seconds=1)}}
     for end_order in (
         lambda: stub.PayOrder(payment_request(orders[0].id)),
         lambda: stub.CancelOrder(orders_pb2.CancelOrderRequest(request_id=new_key(), order_id=orders[1].id)),
@@ -405,7 +405,7 @@ async def test_order_queries_use_indexes(shop: Shop) -> None:
         stages = await plan_stages(orders, query, latest)
         assert "IXSCAN" in stages
         assert not stages & {"COLLSCAN", "SORT"}
-    for query in ({"sweep_at": {"$lte": clock.real()}}, {"rollback": True}):
+    for query in ({"sweep_at": {"$lte": clock.system_now()}}, {"rollback": True}):
         stages = await plan_stages(orders, query)
         assert "IXSCAN" in stages
         assert "COLLSCAN" not in stages

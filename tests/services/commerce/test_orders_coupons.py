@@ -18,10 +18,9 @@ from services.district.wallet.rules import Coupon
 from services.kit import clock
 from services.kit.errors import Conflict, NotFound, Unavailable
 from services.kit.mongo.change_streams import ChangeStreamHub
-from services.kit.mongo.codec import as_document
+from services.kit.mongo.codec import to_document
 from services.kit.projections.persons import PersonProjection
 from services.kit.runtime.runtime import Runtime
-from services.kit.security import authorization
 from services.kit.values.money import Money
 from tests.services.commerce.conftest import Shop, consumer_grant, new_key
 from tests.services.conftest import Running, Start
@@ -42,7 +41,7 @@ class Mall(Shop):
         coupon = Coupon(
             id, consumer_id, brand_id, "cmp_a", "dst_a", "pck_a", "满减", Money("CNY", minor), Money("CNY"), now, now + timedelta(days=7)
         )
-        await self.district.database["coupons"].insert_one(as_document(coupon))
+        await self.district.database["coupons"].insert_one(to_document(coupon))
 
     async def coupon_state(self, id: str = "cpn_a") -> str:
         document = await self.district.database["coupons"].find_one({"_id": id})
@@ -207,7 +206,7 @@ async def test_sweeper_completes_order_after_kill(mall: Mall, dies_at: str) -> N
     with pytest.raises(Killed):
         await _place_and_pay(Replica(runtime, dies_at), mall.place_request("cpn_a"), mall.pay_request(""))
     # The order is overdue by the machine's clock. Three sweepers run beside that of the service.
-    await mall.database["orders"].update_many({"sweep_at": {"$exists": True}}, {"$set": {"sweep_at": clock.real()}})
+    await mall.database["orders"].update_many({"sweep_at": {"$exists": True}}, {"$set": {"sweep_at": clock.system_now()}})
     await asyncio.gather(*(Replica(runtime).checkout.sweep() for _ in range(3)))
     order, coupon, levels = await mall.order(), await mall.coupon_state(), await mall.levels()
     if dies_at in ("begun", "locked"):
@@ -224,7 +223,7 @@ async def test_sweeper_cancels_unpaid_order(mall: Mall) -> None:
     order = (await mall.orders(consumer_grant()).PlaceOrder(mall.place_request("cpn_a"))).order
     checkout = Replica(mall.commerce.runtime).checkout
     assert await checkout.sweep() == 0
-    await mall.database["orders"].update_one({"_id": order.id}, {"$set": {"sweep_at": clock.real() - timedelta(seconds=1)}})
+    await mall.database["orders"].update_one({"_id": order.id}, {"$set": {"sweep_at": clock.system_now() - timedelta(seconds=1)}})
     await asyncio.gather(*(checkout.sweep() for _ in range(3)))
     cancelled = await mall.order()
     assert (cancelled["state"], cancelled["cancel_reason"], cancelled["rollback"]) == (CANCELLED, "CANCEL_REASON_NOT_PAID", False)
@@ -237,7 +236,7 @@ async def test_concurrent_payment_and_sweep_exclude_each_other(mall: Mall) -> No
     authorization.current.set(authorization.SYSTEM)
     await mall.set_stock(on_hand=8)
     orders = [(await mall.orders(consumer_grant()).PlaceOrder(mall.place_request())).order for _ in range(8)]
-    await mall.database["orders"].update_many({}, {"$set": {"sweep_at": clock.real()}})
+    await mall.database["orders"].update_many({}, {"$set": {"sweep_at": clock.system_now()}})
     checkout = Replica(mall.commerce.runtime).checkout
     paying = [mall.orders(consumer_grant()).PayOrder(mall.pay_request(order.id)) for order in orders]
     answers = await asyncio.gather(checkout.sweep(), *paying, return_exceptions=True)

@@ -21,7 +21,7 @@ from services.commerce.stock.enums import HoldState, Method
 from services.commerce.stock.rules import LIVE, Hold, Stock, available
 from services.kit.enums import Scenario, ScopeKind, Touchpoint
 from services.kit.errors import Conflict, Exhausted, Invalid, NotFound
-from services.kit.mongo.codec import as_document, checked
+from services.kit.mongo.codec import to_document, validate
 from services.kit.settings import Settings
 from services.kit.values.money import MINOR_MAX
 
@@ -305,7 +305,7 @@ def test_invalid_order_is_refused() -> None:
 @given(GOODS)
 def test_redact_leaves_the_lines_of_a_brand(goods: list[tuple[int, str, int]]) -> None:
     order = make_order(*((variant(number, minor, brand), quantity) for number, (minor, brand, quantity) in enumerate(goods)))
-    document = as_document(order) | {"payment": {"amount": {"minor": order.total.minor}}, "coupons": [{"brand_id": "brd_c"}]}
+    document = to_document(order) | {"payment": {"amount": {"minor": order.total.minor}}, "coupons": [{"brand_id": "brd_c"}]}
     part = visibility.redact(document, {ScopeKind.BRAND: frozenset({"brd_a"})})
     own = [line for line in order.lines if line.brand_id == "brd_a"]
     assert [line["variant_id"] for line in part["lines"]] == [line.variant_id for line in own]
@@ -322,7 +322,7 @@ def test_redact_leaves_the_lines_of_a_brand(goods: list[tuple[int, str, int]]) -
     ids=["the consumer", "the store", "the owner of the store"],
 )
 def test_redact_leaves_all_to_participants(reach: dict[ScopeKind, set[str]]) -> None:
-    document = as_document(make_order((variant(1, 100, "brd_a"), 1), (variant(2, 100, "brd_b"), 1)))
+    document = to_document(make_order((variant(1, 100, "brd_a"), 1), (variant(2, 100, "brd_b"), 1)))
     assert visibility.redact(document, {kind: frozenset(ids) for kind, ids in reach.items()}) == document
     assert visibility.redact(document, {}, everywhere=True) == document
     assert visibility.redact(document, {ScopeKind.CONSUMER: frozenset({"con_b"})})["lines"] == []
@@ -360,7 +360,7 @@ def test_imported_order_total_is_within_bounds(minors: list[int]) -> None:
         assert (refusal.reason, refusal.metadata["field"]) == ("INVALID_FIELD", "total")
         assert sum(minors) > MINOR_MAX
     else:
-        assert checked(order).total.minor == sum(minors)
+        assert validate(order).total.minor == sum(minors)
 
 
 @pytest.mark.parametrize(

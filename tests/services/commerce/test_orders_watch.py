@@ -51,7 +51,7 @@ async def test_watch_resumes_after_cursor(shop: Shop) -> None:
         assert (await missed.came(1))[0].order == changed.order
     assert missed.cursor == same.cursor
     other = await shop.place_order()
-    for wrong in (placed + "x", "x", placed, pagination.cursor("orders:followed", [other.id, "1"])):
+    for wrong in (placed + "x", "x", placed, pagination.encode_cursor("orders:followed", [other.id, "1"])):
         async with listening(stub.WatchOrder, watch_request(other.id, wrong)) as stream:
             refused = await stream.ended()
             assert isinstance(refused, Invalid) and refused.reason == "INVALID_CURSOR"

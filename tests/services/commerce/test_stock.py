@@ -13,7 +13,6 @@ from services.commerce.stock import rules
 from services.commerce.stock.repository import StockRepository
 from services.kit import clock
 from services.kit.errors import Conflict, Denied, Exhausted, Invalid, NotFound, Refusal
-from services.kit.mongo.codec import checked
 from services.kit.projections.persons import PersonProjection
 from services.kit.security import authorization
 from tests.services.commerce.conftest import Shop, brand_grant, consumer_grant, new_key, plan_stages, store_grant
@@ -98,7 +97,7 @@ async def test_sweepers_expire_each_overdue_hold_once(shop: Shop) -> None:
     holds = [await shop.hold(f"con_{number}") for number in range(30)]
     # All but two are overdue by the machine's clock.
     overdue = [hold.id for hold in holds[2:]]
-    await shop.database["holds"].update_many({"_id": {"$in": overdue}}, {"$set": {"sweep_at": clock.real() - timedelta(seconds=1)}})
+    await shop.database["holds"].update_many({"_id": {"$in": overdue}}, {"$set": {"sweep_at": clock.system_now() - timedelta(seconds=1)}})
     authorization.current.set(authorization.SYSTEM)
     # Three sweepers run beside that of the service. Each hold counts once.
     await asyncio.gather(*(repository_of(shop).sweep() for _ in range(3)))
@@ -111,7 +110,7 @@ async def test_sweepers_expire_each_overdue_hold_once(shop: Shop) -> None:
 async def test_caller_clock_does_not_affect_sweeper(shop: Shop) -> None:
     channel = shop.channel(consumer_grant(), offset=-20 * 3600)
     answer = await type(shop.stock())(channel).HoldStock(hold_stock("con_a"))
-    assert answer.hold.expires_at.ToDatetime() < clock.real().replace(tzinfo=None) - timedelta(hours=19)
+    assert answer.hold.expires_at.ToDatetime() < clock.system_now().replace(tzinfo=None) - timedelta(hours=19)
     authorization.current.set(authorization.SYSTEM)
     assert await repository_of(shop).sweep() == 0
     assert await shop.levels() == {"on_hand": 1, "reserved": 1}
@@ -182,7 +181,7 @@ def test_accepted_level_is_within_bounds(on_hand: int, change: int, data: st.Dat
         assert (row.on_hand > rules.COUNT_MAX) == (refusal.reason == "TOO_MANY_ON_HAND")
         assert (row.on_hand < reserved) == (refusal.reason == "STOCK_RESERVED")
     else:
-        assert checked(row) == row
+        assert validate(row) == row
 
 
 async def test_level_above_maximum_is_refused(shop: Shop) -> None:
@@ -274,7 +273,7 @@ async def test_stock_queries_use_indexes(shop: Shop) -> None:
         await shop.hold(f"con_{number}")
     holds, stock = shop.database["holds"], shop.database["stock"]
     for stages in (
-        await plan_stages(holds, {"state": "HOLD_STATE_HELD", "sweep_at": {"$lte": clock.real()}}, [("sweep_at", 1)]),
+        await plan_stages(holds, {"state": "HOLD_STATE_HELD", "sweep_at": {"$lte": clock.system_now()}}, [("sweep_at", 1)]),
         await plan_stages(holds, {"stock_id": {"$in": ["str_near:var_shirt_40"]}, "state": {"$in": list(rules.LIVE)}}),
         await plan_stages(holds, {"consumer_id": "con_1"}, [("held_at", -1), ("_id", 1)]),
         await plan_stages(holds, {"store_id": "str_near"}, [("held_at", -1), ("_id", 1)]),

@@ -13,7 +13,7 @@ from services.district.matching import rules
 from services.district.matching.repository import AffinityRepository
 from services.kit import clock
 from services.kit.projections.persons import PersonProjection
-from services.kit.transactions.outbox import route
+from services.kit.transactions.outbox import route_of
 from tests.services.conftest import Running
 from tests.services.district.world import new_id
 
@@ -54,7 +54,7 @@ async def unlink(district: Running, consumer_id: str, linked_id: str) -> None:
 
 def test_every_event_routed_to_district_has_a_handler(district: Running) -> None:
     kinds = events_pb2.Event.DESCRIPTOR.oneofs_by_name["body"].fields
-    assert set(district.definition.events) == {kind.name for kind in kinds if "district" in route(kind.name).subscribers}
+    assert set(district.definition.events) == {kind.name for kind in kinds if "district" in route_of(kind.name).subscribers}
     assert (
         district.definition.events.keys()
         == events.build_handlers(district.runtime.scopes, PersonProjection(district.database), AffinityRepository(district.database)).keys()
@@ -87,20 +87,20 @@ async def test_links_change_the_affinities_of_a_person(district: Running) -> Non
     await district.deliver(*(order_paid_event(order_summary(id, "brd_a")) for id in ("con_a", "con_b", "con_c")), source="commerce")
 
     async def count_orders(id: str) -> int:
-        affinities = await affinity.find_affinities((await persons.of(id)).ids, {"brd_a"})
+        affinities = await affinity.find_affinities((await persons.find(id)).ids, {"brd_a"})
         return affinities["brd_a"].orders
 
     await link(district, "con_a", "con_b")
-    assert (await persons.of("con_b")).id == "con_a"
+    assert (await persons.find("con_b")).id == "con_a"
     await link(district, "con_c", "con_a")
     for id in ("con_a", "con_b", "con_c"):
-        assert await persons.of(id) == type(await persons.of(id))("con_c", frozenset({"con_a", "con_b", "con_c"}))
+        assert await persons.find(id) == type(await persons.find(id))("con_c", frozenset({"con_a", "con_b", "con_c"}))
         assert await count_orders(id) == 3
     await unlink(district, "con_c", "con_a")
     assert [await count_orders(id) for id in ("con_a", "con_b", "con_c")] == [2, 2, 1]
     await unlink(district, "con_a", "con_b")
     assert [await count_orders(id) for id in ("con_a", "con_b", "con_c")] == [1, 1, 1]
-    assert (await persons.of("con_stranger")).ids == {"con_stranger"}
+    assert (await persons.find("con_stranger")).ids == {"con_stranger"}
 
 
 async def test_import_of_thousands_of_orders_is_fast(district: Running) -> None:

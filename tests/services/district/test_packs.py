@@ -12,7 +12,7 @@ from quanyu.events.v1 import events_pb2
 from quanyu.member.v1 import consent_pb2, consent_pb2_grpc, identity_pb2, identity_pb2_grpc
 from services.district.packs.rules import Pack
 from services.kit.errors import Conflict, Denied, Exhausted, NotFound, Unavailable
-from services.kit.mongo.codec import as_documents
+from services.kit.mongo.codec import to_documents
 from tests.services.conftest import OPERATOR, Running, Start
 from tests.services.district.test_matching import link, order_summary, orders_imported_event
 from tests.services.district.world import World, brand_operator, consumer_grants, list_plan_stages, new_id
@@ -233,7 +233,7 @@ async def test_batch_lists_of_packs_equal_single_lists(district: Running) -> Non
         )
         for number, (consumer_id, day) in enumerate(days)
     ]  # fmt: skip
-    await district.database["packs"].insert_many(as_documents(packs))
+    await district.database["packs"].insert_many(to_documents(packs))
     await link(district, "con_anna", "con_card")
     counts = await says_the_same_of_each(world.packs(), rpc, "consumer_id", people)
     assert counts == {"con_anna": 3, "con_card": 3, "con_ben": 1}

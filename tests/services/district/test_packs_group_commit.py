@@ -16,8 +16,7 @@ from services.district.places.repository import VisitRepository
 from services.kit import clock
 from services.kit.errors import Conflict, Exhausted, Refusal
 from services.kit.projections.persons import Person
-from services.kit.security import authorization
-from services.kit.security.authorization import Caller
+from services.kit.security.caller import Caller
 from services.kit.transactions.group_commit import GroupCommit
 from services.kit.transactions.idempotency import IdempotencyKey
 from tests.services.conftest import Running
@@ -46,7 +45,7 @@ class PackIssuer:
                 visit=await self.visits.load(visit.id), today=date.fromisoformat(visit.day), at=clock.now(), ranked=ranked,
             )  # fmt: skip
             request = packs_pb2.ClaimPackRequest(request_id=new_id(), consumer_id=visit.consumer_id, visit_id=visit.id)
-            return (await self.packs.issue(self.group_commits[number % 2], IdempotencyKey.of(request), claim)).pack
+            return (await self.packs.issue(self.group_commits[number % 2], IdempotencyKey.from_request(request), claim)).pack
 
     async def check_exact(self) -> None:
         """Checks that budgets count the existing coupons, within their totals, and that each coupon is in one pack."""

@@ -300,7 +300,7 @@ async def test_frequent_queries_use_and_sort_by_index(world: World, district: Ru
     visits, venues = district.database["visits"], district.database["venues"]
     assert await list_plan_stages(visits.find({"open_key": "con_anna|dst_sanlitun|2026-11-22"})) == "FETCH IXSCAN"
     assert await list_plan_stages(venues.find({"store_id": "str_here"}, {"_id": 0, "district_id": 1})) == "PROJECTION_COVERED IXSCAN"
-    later = pagination.after([*BY_NAME, ("_id", 1)], ["北京", "ven_1"])
+    later = pagination.filter_after([*BY_NAME, ("_id", 1)], ["北京", "ven_1"])
     for collection, query in (
         (venues, {"district_id": DISTRICT}),
         (venues, {"$and": [{"district_id": DISTRICT}, later]}),

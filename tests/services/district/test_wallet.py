@@ -16,7 +16,7 @@ from services.district.wallet.repository import build_state_filter
 from services.district.wallet.rules import Coupon
 from services.kit import clock
 from services.kit.errors import Conflict, Denied, Invalid, NotFound
-from services.kit.mongo.codec import as_document
+from services.kit.mongo.codec import to_document
 from services.kit.security.principals import Grant
 from services.kit.values.event import Event
 from services.kit.values.money import Money
@@ -36,7 +36,7 @@ async def insert_coupons(district: Running, count: int = 3, **more: object) -> l
         )
         for n in range(count)
     ]  # fmt: skip
-    await district.database["coupons"].insert_many([as_document(msgspec.structs.replace(coupon, **more)) for coupon in coupons])
+    await district.database["coupons"].insert_many([to_document(msgspec.structs.replace(coupon, **more)) for coupon in coupons])
     return [coupon.id for coupon in coupons]
 
 
@@ -280,7 +280,7 @@ async def test_state_filter_agrees_with_state_rule(district: Running, coupons: l
     ]  # fmt: skip
     collection = district.database["coupons"]
     await collection.delete_many({})
-    await collection.insert_many([as_document(coupon) for coupon in stored])
+    await collection.insert_many([to_document(coupon) for coupon in stored])
     for state in CouponState:
         found = {document["_id"] async for document in collection.find(build_state_filter(state, at), {"_id": 1})}
         assert found == {coupon.id for coupon in stored if rules.compute_state(coupon, at) is state}

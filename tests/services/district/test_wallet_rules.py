@@ -12,7 +12,6 @@ from services.district.wallet import rules
 from services.district.wallet.enums import CouponState
 from services.district.wallet.rules import Coupon, Lock, LockRequest, LockState, LockTerms, OrderLine
 from services.kit.errors import Conflict, Invalid, NotFound, Refusal
-from services.kit.mongo.codec import checked
 from services.kit.values.money import Money
 
 AT = datetime(2026, 11, 22, 13, 40, tzinfo=UTC)

@@ -20,7 +20,7 @@ from quanyu.district.v1 import (
     wallet_pb2_grpc,
 )
 from services.kit import clock
-from services.kit.security import authorization
+from services.kit.security.caller import caller_context
 from services.kit.security.principals import INSTALLATION, SERVICE, Grant
 from tests.services.conftest import OPERATOR, Running
 
@@ -170,4 +170,4 @@ def acting_as(caller: authorization.Caller) -> Iterator[None]:
     try:
         yield
     finally:
-        authorization.current.reset(token)
+        caller_context.reset(token)

@@ -15,7 +15,7 @@ from services.kit.mongo.client import Database
 from services.kit.mongo.scoped_collection import ScopedCollection
 from services.kit.rpc.change_feed import ChangeFeed, feed_index
 from services.kit.rpc.channel import CURSOR_KEY
-from services.kit.security import authorization
+from services.kit.security.caller import SYSTEM, caller_context
 from services.kit.transactions.outbox import Outbox
 from services.kit.transactions.unit_of_work import UnitOfWork
 
@@ -94,15 +94,22 @@ class Replica:
         scopes = {ScopeKind.STAFF: "staff_id", ScopeKind.STORE: "store_id"}
         keys = ("staff_id", "store_id")
         self.tasks = ScopedCollection(
-            database, "tasks", noun="TASK", struct=Task, message=tasks_pb2.Task, scopes=scopes, stamped=True,
+            database, "tasks", noun="TASK", struct=Task, message=tasks_pb2.Task, scopes=scopes, records_change_time=True,
             indexes=list(map(feed_index, keys)),
         )  # fmt: skip
         self.changes = ChangeFeed(self.watch, self.tasks, keys=keys)
         self.mail = ScopedCollection(
-            database, "mail", noun="TASK", struct=Task, message=tasks_pb2.Task, scopes=scopes, indexes=[feed_index("staff_id", births=True)]
+            database,
+            "mail",
+            noun="TASK",
+            struct=Task,
+            message=tasks_pb2.Task,
+            scopes=scopes,
+            indexes=[feed_index("staff_id", inserts_only=True)],
         )
         self.births = ChangeFeed(
-            self.watch, self.mail, keys=("staff_id",), born_as="tsk", ids_of=self.ids_of, until=WatchedCollection("links", keys=("staff_id",))
+            self.watch, self.mail, keys=("staff_id",), inserted_prefix="tsk", ids_of=self.ids_of,
+            until=WatchedCollection("links", keys=("staff_id",))
         )  # fmt: skip
         self.same: dict[str, list[str]] = {}
 
@@ -132,7 +139,7 @@ class Replica:
 @asynccontextmanager
 async def serving(database: Database) -> AsyncIterator[list[Replica]]:
     """Two of them, for whom everything is in scope."""
-    authorization.current.set(authorization.SYSTEM)
+    caller_context.set(SYSTEM)
     found = [Replica(database), Replica(database)]
     for table in (found[0].tasks, found[0].mail):
         await table.prepare()

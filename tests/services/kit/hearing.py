@@ -14,11 +14,11 @@ from quanyu.events.v1 import events_pb2, events_pb2_grpc
 from services.kit import ids
 from services.kit.backoff import Backoff
 from services.kit.events.inbox import EventInbox, Handler
-from services.kit.events.parked import Parked
-from services.kit.events.relay import WATCHED, Relay
+from services.kit.events.parked import ParkedEvents
+from services.kit.events.relay import WATCHED_DELIVERIES, Relay
 from services.kit.mongo.change_streams import ChangeStreamHub
 from services.kit.mongo.client import Database
-from services.kit.security import authorization
+from services.kit.security.caller import Caller, caller_context
 from services.kit.transactions.outbox import DELIVERIES, Outbox
 from services.kit.transactions.unit_of_work import UnitOfWork
 
@@ -56,7 +56,7 @@ class Trusting(EventInbox):
     """Takes a batch as signed by whom it names: there is no gate before it that knows who signed."""
 
     async def Deliver(self, request: events_pb2.DeliverRequest, context: Any) -> events_pb2.DeliverResponse:
-        authorization.current.set(authorization.Caller(f"service:{request.source}", issuer=request.source))
+        caller_context.set(Caller(f"service:{request.source}", issuer=request.source))
         return await super().Deliver(request, context)
 
 
@@ -109,7 +109,7 @@ class Sender:
 
     def __post_init__(self) -> None:
         self.outbox = Outbox(self.database, SOURCE, subscribers={"visit_started": self.subscribers})
-        self.parked = Parked(self.database)
+        self.parked = ParkedEvents(self.database)
 
     async def tell(self, *events: events_pb2.Event) -> None:
         """Tells events in one transaction."""
@@ -128,8 +128,8 @@ class Sender:
         """Relays for the time of the block."""
         await self.outbox.prepare()
         channels = {name: grpc.aio.insecure_channel(address) for name, address in addresses.items()}
-        watch = ChangeStreamHub(self.database, [WATCHED])
-        relay = Relay(self.database, channels, source=SOURCE, watch=watch, retry=QUICK, **({"lease_seconds": 2.0} | options))
+        watch = ChangeStreamHub(self.database, [WATCHED_DELIVERIES])
+        relay = Relay(self.database, channels, source=SOURCE, change_streams=watch, retry=QUICK, **({"lease_seconds": 2.0} | options))
         tasks = [asyncio.create_task(watch.run()), asyncio.create_task(relay.run())]
         try:
             yield relay

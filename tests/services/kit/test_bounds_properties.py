@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec import Meta, Struct, defstruct, inspect
 
-from services.kit.values.validation import ENGLISH, WRITTEN, message, problems
+from services.kit.values.validation import ENGLISH, VISIBLE_LINE_PATTERN, message, problems
 
 
 class Colour(StrEnum):
@@ -40,7 +40,7 @@ def numbers(type_: Any) -> st.SearchStrategy[Any]:
     )  # fmt: skip
 
 
-PATTERNS = [Annotated[str, Meta(pattern=pattern, max_length=4)] for pattern in (WRITTEN, r"^\d{2}\Z", r"^$|a")]
+PATTERNS = [Annotated[str, Meta(pattern=pattern, max_length=4)] for pattern in (VISIBLE_LINE_PATTERN, r"^\d{2}\Z", r"^$|a")]
 HASHABLE = st.one_of(st.sampled_from([str, Colour, *PATTERNS]), lengths(str))
 LEAVES = st.one_of(
     HASHABLE,

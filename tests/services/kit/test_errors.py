@@ -44,7 +44,7 @@ async def stub_of(exception: Exception, database: Database, keys: Keys) -> Async
     port = await server.start("127.0.0.1:0")
     signer = Signer("member", keys.signing_setting("member"))
     principal = Principal("service:member", (Grant(SERVICE, INSTALLATION),))
-    async with open_channel(f"127.0.0.1:{port}", lambda: signer.token("here", principal), 5.0) as channel:
+    async with open_channel(f"127.0.0.1:{port}", lambda: signer.sign("here", principal), 5.0) as channel:
         yield events_pb2_grpc.EventInboxServiceStub(channel)
     await server.stop()
 
@@ -75,6 +75,6 @@ async def test_an_unknown_exception_leaks_no_text(database: Database, capsys: py
 async def test_nobody_listening_is_unavailable() -> None:
     keys = new_keys()
     signer = Signer("member", keys.signing_setting("member"))
-    async with open_channel("127.0.0.1:1", lambda: signer.token("here", Principal("x")), 2.0) as channel:
+    async with open_channel("127.0.0.1:1", lambda: signer.sign("here", Principal("x")), 2.0) as channel:
         with pytest.raises(errors.Unavailable):
             await events_pb2_grpc.EventInboxServiceStub(channel).Deliver(events_pb2.DeliverRequest())

@@ -21,7 +21,7 @@ from quanyu.events.v1 import events_pb2
 from services.kit.runtime.runtime import SERVICES, Runtime
 from services.kit.security.authorization import check_rules, reasons_of
 from services.kit.settings import Settings
-from services.kit.transactions.outbox import route
+from services.kit.transactions.outbox import route_of
 from services.local.keys import new_keys
 
 READS = re.compile(r"(Get|BatchGet|List|BatchList|Search|Check|Resolve|Watch)(?=[A-Z])")
@@ -155,7 +155,7 @@ def test_what_watches_streams_and_goes_on_by_cursors() -> None:
 def test_a_event_carries_no_personal_data_and_travels_by_a_route_that_exists(kind: str) -> None:
     body = events_pb2.Event.DESCRIPTOR.fields_by_name[kind].message_type
     assert personal(body) == []
-    way = route(kind)
+    way = route_of(kind)
     assert way.publisher in SERVICES
     assert set(way.subscribers) <= set(SERVICES) - {way.publisher} and way.subscribers
     assert body.fields_by_name[way.key].type == body.fields_by_name[way.key].TYPE_STRING
@@ -170,7 +170,7 @@ async def test_a_service_hears_exactly_what_the_routes_say(name: str, settings: 
         heard = set(import_module(f"services.{name}.__main__").define(runtime).events)
     finally:
         await runtime.close()
-    assert heard == {kind for kind in KINDS if name in route(kind).subscribers}
+    assert heard == {kind for kind in KINDS if name in route_of(kind).subscribers}
 
 
 # Rules and protos speak the same words --------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from quanyu.commerce.v1 import orders_pb2, orders_pb2_grpc
 from quanyu.district.v1 import campaigns_pb2, campaigns_pb2_grpc
-from services.kit.values.opening_hours import day_of, moment
+from services.kit.values.opening_hours import local_day, moment
 from services.local import campaign
 from services.local.demo import setup, tables
 from services.local.demo.load import LoadResult, load
@@ -115,7 +115,7 @@ def test_history_ends_yesterday_in_shanghai(tmp_path: Path) -> None:
     tables.write(tmp_path, evening)
     with (tmp_path / "orders.csv").open(encoding="utf-8-sig", newline="") as file:
         latest = max(datetime.fromisoformat(row["paid_at"]) for row in csv.DictReader(file))
-    assert day_of(latest, ZONE) == date(2026, 11, 22)
+    assert local_day(latest, ZONE) == date(2026, 11, 22)
 
 
 def test_demo_files_have_only_readable_rows(tmp_path: Path) -> None:

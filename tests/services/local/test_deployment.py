@@ -115,7 +115,7 @@ def test_kustomization_names_existing_files(kustomization: Path) -> None:
 def test_production_keys_exclude_local_issuer(keys: dict[str, dict[str, str]]) -> None:
     read = {name: kit_settings.load(values) for name, values in keys.items()}
     guide = Principal("stf_1", (Grant("ROLE_GUIDE", "SCOPE_KIND_STORE", "str_1"),))
-    token = Signer("gateway", read["gateway"].signing_key).token("commerce", guide)
+    token = Signer("gateway", read["gateway"].signing_key).sign("commerce", guide)
     assert Verifier("commerce", read["commerce"].issuers, development=False).verify(token) == replace(guide, issuer="gateway")
     assert '"local"' not in read["member"].issuers
     assert "QUANYU_TOKEN_KEYS" not in keys["gateway"] and "QUANYU_SECRET_KEYS" not in keys["gateway"]

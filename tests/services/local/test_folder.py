@@ -30,10 +30,10 @@ def test_token_of_gateway_is_verified_by_service(tmp_path: Path) -> None:
     with folder.claim():
         keys = keys_of(folder)
     principal = Principal("gateway", (Grant("ROLE_CONSUMER", "SCOPE_KIND_CONSUMER", "con_1"),))
-    token = Signer("gateway", keys.signing_setting("gateway")).token("member", principal)
+    token = Signer("gateway", keys.signing_setting("gateway")).sign("member", principal)
     assert Verifier("member", keys.issuers_setting(), development=True).verify(token) == replace(principal, issuer="gateway")
     assert '"d"' not in keys.issuers_setting() + keys.tokens_setting()
-    secrets = FieldEncryption.of(Settings(secret_keys=keys.secret_key, hash_keys=keys.hash_key))
+    secrets = FieldEncryption.from_settings(Settings(secret_keys=keys.secret_key, hash_keys=keys.hash_key))
     assert secrets.decrypt(secrets.encrypt("138 0013 8000")) == "138 0013 8000"
 
 

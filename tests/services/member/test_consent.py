@@ -177,7 +177,7 @@ async def test_all_consents_of_a_person_are_listed(world):
         ]
     )  # fmt: skip
     *_, before_last, last = sorted(brand_id for _, brand_id in pairs)
-    page = PageRequest(after=pagination.cursor("consents", [before_last, "PURPOSE_OUTREACH"]))
+    page = PageRequest(after=pagination.encode_cursor("consents", [before_last, "PURPOSE_OUTREACH"]))
     answer = await world.operator.consent.ListConsents(pb.ListConsentsRequest(consumer_id="con_0", page=page))
     assert [one.brand_id for one in answer.consents] == [last]
 

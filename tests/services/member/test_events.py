@@ -4,7 +4,7 @@ import pytest
 
 from quanyu.events.v1 import events_pb2
 from services.kit.errors import Denied
-from services.kit.transactions.outbox import route
+from services.kit.transactions.outbox import route_of
 from services.member.relation.rules import relation_id
 
 QUERIES = {
@@ -38,7 +38,7 @@ PAGES = {
 
 def test_every_event_routed_to_member_has_a_handler(member_events):
     body = events_pb2.Event.DESCRIPTOR.oneofs_by_name["body"]
-    assert set(member_events) == {field.name for field in body.fields if "member" in route(field.name).subscribers}
+    assert set(member_events) == {field.name for field in body.fields if "member" in route_of(field.name).subscribers}
 
 
 @pytest.fixture

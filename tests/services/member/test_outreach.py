@@ -21,7 +21,7 @@ DAY_SECONDS = 86_400.0
 def evening_offset_seconds() -> float:
     """Returns the clock offset that makes it 21:40 in Shanghai today."""
     now = datetime.now(UTC)
-    return (opening_hours.moment(opening_hours.day_of(now, "Asia/Shanghai"), 21 * 60 + 40, "Asia/Shanghai") - now).total_seconds()
+    return (opening_hours.moment(opening_hours.local_day(now, "Asia/Shanghai"), 21 * 60 + 40, "Asia/Shanghai") - now).total_seconds()
 
 
 def bind_request(consumer_id, staff_id="stf_1", brand_id="brd_1", **more):

@@ -97,7 +97,7 @@ async def test_watch_refuses_cursor_of_other_inbox(world):
 async def test_watch_reads_by_index(world):
     members = [await bind_new_consumer(world), "con_linked"]
     await send(world, members[0])
-    since = {"_id": {"$gte": ids.least("out", clock.real() - REWIND)}}
+    since = {"_id": {"$gte": ids.least("out", clock.system_now() - REWIND)}}
     found = (
         world.database["outreaches"]
         .find({"$and": [{"consumer_id": {"$in": members}}, since]})

@@ -19,7 +19,7 @@ import quanyu
 from quanyu.access.v1 import access_pb2
 from services.kit.errors import Refusal
 from services.kit.rpc import status
-from services.kit.rpc.channel import CURSOR_KEY, heard_each
+from services.kit.rpc.channel import CURSOR_KEY, iterate_responses
 from services.kit.security import authorization
 from services.kit.security.principals import Grant
 from tests.services.conftest import Running
@@ -127,7 +127,7 @@ class Suite:
     async def _answers(self, name: str, person: Person, request: Message, process: str) -> AsyncGenerator[Message, None]:
         call = self._stub(name, person, process)(request, timeout=ANSWER_SECONDS_MAX)
         if is_stream(name):
-            async with aclosing(heard_each(call)) as heard:
+            async with aclosing(iterate_responses(call)) as heard:
                 async for answer in heard:
                     yield answer
         else:

@@ -139,7 +139,7 @@ async def own_of(target: Side, attacker: Side, world: World) -> Own:
     found: dict[str, bool] = {}
     mentioned: dict[str, bool] = {}
     for service in world.suite.running.values():
-        public = {table.name for table in service.definition.tables if table.public}
+        public = {table.name for table in service.definition.collections if table.public}
         for (collection, id), row in (await rows_of(service.database)).items():
             if collection in public:
                 continue
@@ -174,7 +174,7 @@ async def own_of(target: Side, attacker: Side, world: World) -> Own:
 def scopes_of(service: Running) -> Scopes:
     """Whom the rows of each collection belong to, as its tables say; several tables over one collection together."""
     found: dict[str, dict[ScopeKind, frozenset[str]]] = {}
-    for table in service.definition.tables:
+    for table in service.definition.collections:
         declared = found.setdefault(table.name, {})
         for kind, paths in table.scopes.items():
             declared[kind] = declared.get(kind, frozenset()) | frozenset(paths)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from quanyu.events.v1 import events_pb2
-from services.kit.events.deliveries import told_at
+from services.kit.events.deliveries import published_at
 from services.kit.mongo.client import Database
 from services.kit.transactions.outbox import DELIVERIES, EVENT_BYTES_MAX, KEYS, SHARDS, Outbox, shard_of
 from services.kit.values.event import Event
@@ -130,7 +130,7 @@ async def test_a_row_knows_when_it_was_told(sender: Sender) -> None:
     before = datetime.now(AT.tzinfo)
     await sender.tell(visit("a", 1))
     (row,) = await sender.rows(subscriber="member")
-    assert abs((told_at(row["_id"]) - before).total_seconds()) < 5
+    assert abs((published_at(row["_id"]) - before).total_seconds()) < 5
 
 
 def test_every_shard_gets_keys_and_a_key_keeps_its_shard() -> None:

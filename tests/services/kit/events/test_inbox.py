@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from quanyu.events.v1 import events_pb2, events_pb2_grpc
 from services.kit.errors import Conflict, Unavailable
-from services.kit.events.inbox import APPLIED, BATCH_MAX, FAILED, WAITING, BatchHandler, Happened, plan
+from services.kit.events.inbox import APPLIED, BATCH_MAX, FAILED, WAITING, BatchHandler, EventInUnit, plan
 from services.kit.mongo.client import Database
-from services.kit.security import authorization
+from services.kit.security.caller import SYSTEM, current_caller
 from services.kit.transactions.outbox import DELIVERIES
 from services.kit.transactions.unit_of_work import UnitOfWork
 from tests.services.kit.hearing import AT, SOURCE, Listener, sequenced, visit
@@ -145,7 +145,7 @@ async def test_the_same_events_from_many_relays_at_once_take_effect_once(subscri
 async def test_batches_that_take_neighbours_together_take_turns_and_do_nothing_twice(subscriber: Listener) -> None:
     taken: list[int] = []
 
-    async def count(happened: Sequence[Happened]) -> None:
+    async def count(happened: Sequence[EventInUnit]) -> None:
         taken.append(len(happened))
         session = happened[0][0].session
         await subscriber.database["counted"].update_one({"_id": "all"}, {"$inc": {"events": len(happened)}}, upsert=True, session=session)
@@ -163,14 +163,14 @@ async def test_effects_run_as_the_service_at_the_time_of_the_event_and_may_tell_
     seen = []
 
     async def answer(uow: UnitOfWork, event: events_pb2.Event) -> None:
-        seen.append((authorization.caller(), uow.at))
+        seen.append((current_caller(), uow.at))
         await uow.outbox.write(uow.session, [visit("answer", 1, "subscriber")])
 
     subscriber.handlers["visit_started"] = answer
     await subscriber.stop()
     await subscriber.start()
     await deliver(subscriber, sequenced([visit("a", 1)]))
-    assert seen == [(authorization.SYSTEM, AT)]
+    assert seen == [(SYSTEM, AT)]
     (row,) = await subscriber.database[DELIVERIES].find({"subscriber": "commerce"}).to_list(None)
     assert (row["key"], row["sequence"]) == ("answer", 1)
 

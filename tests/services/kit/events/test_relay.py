@@ -15,11 +15,11 @@ from prometheus_client import REGISTRY
 from services.kit.backoff import Backoff
 from services.kit.errors import Unavailable
 from services.kit.events import relay as relay_module
-from services.kit.events.deliveries import Deliveries
+from services.kit.events.deliveries import DeliveryQueue
 from services.kit.mongo.client import Database
 from services.kit.mongo.lease import Lease
 from services.kit.settings import Settings
-from services.kit.transactions.outbox import DELIVERIES, PARKED, PENDING, RETRYING, SHARDS, WAITING, row, shard_of
+from services.kit.transactions.outbox import DELIVERIES, PARKED, PENDING, RETRYING, SHARDS, WAITING, delivery_document, shard_of
 from tests.services.kit.hearing import AT, QUICK, SOURCE, Listener, Sender, sequenced, until, visit
 
 ONE_SHARD = [key for key in (f"k{number:02}" for number in range(60)) if shard_of(key) == 0]
@@ -228,8 +228,8 @@ keys = st.lists(st.sampled_from(ONE_SHARD[:6]), min_size=1, max_size=40)
 async def test_the_round_comes_to_every_key_and_begins_each_at_its_first(database: Database, told: list[str], limit: int) -> None:
     await database[DELIVERIES].delete_many({})
     events = sequenced([visit(key, number) for number, key in enumerate(told)])
-    await database[DELIVERIES].insert_many([row(event, "member", event.sequence) for event in events])
-    deliveries = Deliveries(database, "member", 0)
+    await database[DELIVERIES].insert_many([delivery_document(event, "member", event.sequence) for event in events])
+    deliveries = DeliveryQueue(database, "member", 0)
     after, seen = "", set[str]()
     # Nothing is ever applied here: a round still passes by every key.
     for _ in range(len(set(told)) + 1):
@@ -253,7 +253,7 @@ def test_waits_grow_to_their_cap_and_are_never_in_step(failures: int, first: flo
 async def test_a_row_put_off_is_due_later_and_counts_only_what_failed(sender: Sender) -> None:
     key = ONE_SHARD[0]
     await sender.tell(visit(key, 1))
-    deliveries = Deliveries(sender.database, "member", 0, attempts_max=2, retry=Backoff(10.0, 100.0))
+    deliveries = DeliveryQueue(sender.database, "member", 0, attempts_max=2, retry=Backoff(10.0, 100.0))
     for attempts, fails in ((0, False), (1, True)):
         (found,) = await deliveries.pending("", 10) or await deliveries.due(AT + timedelta(days=1), 10)
         assert await deliveries.put_off([(found, "WHY", fails)], AT) == []

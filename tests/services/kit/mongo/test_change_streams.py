@@ -84,8 +84,8 @@ async def test_what_waits_is_taken_together_and_time_never_goes_back(database: D
         assert changes.after is None
         await database["holds"].insert_many([{"_id": number} for number in range(5)])
         await take(other, 5)
-        first = await changes.some(3)
-        rest = await changes.some(9)
+        first = await changes.next_batch(3)
+        rest = await changes.next_batch(9)
         assert [[change.id for change in batch] for batch in (first, rest)] == [[0, 1, 2], [3, 4]]
         times = [change.at for change in (*first, *rest)]
         assert times == sorted(times)
@@ -112,7 +112,7 @@ async def test_a_change_of_a_transaction_arrives_once_it_is_committed(database: 
 
 
 async def test_a_slow_subscriber_is_dropped_with_the_reason_and_the_others_go_on(database: Database, watch: ChangeStreamHub) -> None:
-    async with watch.subscribe("holds", waiting_max=2) as slow, watch.subscribe("holds") as quick:
+    async with watch.subscribe("holds", unread_max=2) as slow, watch.subscribe("holds") as quick:
         await database["holds"].insert_many([{"_id": number} for number in range(5)])
         assert len(await take(quick, 5)) == 5
         with pytest.raises(Overloaded) as refused:

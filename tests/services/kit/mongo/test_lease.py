@@ -24,9 +24,9 @@ class Hand:
 
 async def test_one_of_many_that_ask_at_once_holds_it(database: Database) -> None:
     leases = [Lease(database, "work", ttl_seconds=60) for _ in range(12)]
-    answers = await asyncio.gather(*(lease.take() for lease in leases))
+    answers = await asyncio.gather(*(lease.acquire() for lease in leases))
     assert sum(answers) == 1
-    assert [lease.held for lease in leases] == answers
+    assert [lease.is_held for lease in leases] == answers
     assert await database[COLLECTION].count_documents({}) == 1
 
 
@@ -50,10 +50,10 @@ async def test_a_released_lease_is_free_at_once(database: Database) -> None:
 async def test_the_holder_ends_a_margin_before_the_server_gives_it_away(database: Database) -> None:
     hand = Hand()
     lease = Lease(database, "work", ttl_seconds=10, clock=hand)
-    await lease.take()
+    await lease.acquire()
     assert lease.remaining_seconds == pytest.approx(10 * (1 - MARGIN))
     hand.seconds += 10 * (1 - MARGIN)
-    assert not lease.held
+    assert not lease.is_held
 
 
 async def test_a_lease_that_ran_out_goes_to_whoever_asks(database: Database) -> None:
@@ -78,7 +78,7 @@ async def test_work_goes_over_when_its_process_ends_and_never_runs_twice(databas
             events.append(("ends", number))
 
     def keeping(number: int) -> asyncio.Task[None]:
-        return asyncio.create_task(Lease(database, "work", ttl_seconds=TTL).keep(lambda: work(number)))
+        return asyncio.create_task(Lease(database, "work", ttl_seconds=TTL).run_while_held(lambda: work(number)))
 
     tasks = [keeping(1), keeping(2)]
 
@@ -110,7 +110,7 @@ async def test_a_holder_that_cannot_renew_stops_before_the_lease_ends(database: 
             assert not await other.take()
             stopped.set()
 
-    keeping = asyncio.create_task(lease.keep(work))
+    keeping = asyncio.create_task(lease.run_while_held(work))
     await working.wait()
 
     async def unreachable() -> bool:
@@ -130,5 +130,5 @@ async def test_what_work_raises_is_heard(database: Database) -> None:
 
     lease = Lease(database, "work", ttl_seconds=TTL)
     with pytest.raises(ValueError, match="broken"):
-        await lease.keep(work)
+        await lease.run_while_held(work)
     assert await Lease(database, "work", ttl_seconds=TTL).take()

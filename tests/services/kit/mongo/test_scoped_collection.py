@@ -18,8 +18,7 @@ from services.kit.enums import ScopeKind
 from services.kit.errors import Conflict, Denied, Invalid, NotFound
 from services.kit.mongo.client import Database, Document
 from services.kit.mongo.scoped_collection import ScopedCollection
-from services.kit.security import authorization
-from services.kit.security.authorization import Caller
+from services.kit.security.caller import ANONYMOUS, SYSTEM, Caller, caller_context
 from services.kit.transactions.outbox import Outbox
 from services.kit.transactions.unit_of_work import UnitOfWork
 
@@ -44,9 +43,9 @@ STORE = Caller(id="stf_s", reach={ScopeKind.STORE: frozenset({"str_a"})})
 
 @contextmanager
 def being(caller: Caller) -> Iterator[None]:
-    token = authorization.current.set(caller)
+    token = caller_context.set(caller)
     yield
-    authorization.current.reset(token)
+    caller_context.reset(token)
 
 
 @pytest.fixture
@@ -55,7 +54,7 @@ async def coupons(database: Database) -> ScopedCollection[Coupon]:
         database, "coupons", noun="COUPON", struct=Coupon, message=events_pb2.PackedCoupon,
         scopes={ScopeKind.BRAND: "brand_id", ScopeKind.CONSUMER: "consumer_id"},
     )  # fmt: skip
-    with being(authorization.SYSTEM):
+    with being(SYSTEM):
         for number, brand in enumerate(["brd_a", "brd_a", "brd_b"]):
             coupon = Coupon(id=f"c{number}", coupon_id=f"c{number}", brand_id=brand, consumer_id="con_a" if number == 0 else None)
             await insert(table, coupon)
@@ -94,8 +93,8 @@ async def test_a_row_is_answered_shaped_like_the_message(coupons: ScopedCollecti
         (BRAND_B, {"c2"}),
         (ANNA, {"c0"}),
         (STORE, set()),
-        (authorization.ANONYMOUS, set()),
-        (authorization.SYSTEM, {"c0", "c1", "c2"}),
+        (ANONYMOUS, set()),
+        (SYSTEM, {"c0", "c1", "c2"}),
     ],
     ids=["brand a", "brand b", "consumer", "kind without a field", "nobody", "system"],
 )
@@ -120,7 +119,7 @@ async def test_a_query_cannot_widen_the_scope(coupons: ScopedCollection[Coupon])
 
 async def test_the_first_pages_of_several_queries_are_those_of_each(coupons: ScopedCollection[Coupon]) -> None:
     queries: dict[str, Document] = {brand: {"brand_id": brand} for brand in ("brd_a", "brd_b", "brd_none", "$_id")}
-    for caller in (BRAND_A, BRAND_B, ANNA, STORE, authorization.SYSTEM):
+    for caller in (BRAND_A, BRAND_B, ANNA, STORE, SYSTEM):
         with being(caller):
             for first in (1, 2, 0):
                 found = await coupons.first_pages(queries, first, order=[("expires_at", -1)])
@@ -128,16 +127,16 @@ async def test_the_first_pages_of_several_queries_are_those_of_each(coupons: Sco
                     rows, page = await coupons.page(query, PageRequest(first=first), order=[("expires_at", -1)])
                     assert found.get(key, ([], PageInfo())) == (rows, page)
                 assert all(rows for rows, _ in found.values())
-    with being(authorization.SYSTEM), pytest.raises(Invalid, match="INVALID_PAGE_SIZE"):
+    with being(SYSTEM), pytest.raises(Invalid, match="INVALID_PAGE_SIZE"):
         await coupons.first_pages(queries, 101, order=[])
     assert await coupons.first_pages({}, 1, order=[]) == {}
 
 
 async def test_what_is_asked_of_ones_own_needs_no_filter(coupons: ScopedCollection[Coupon]) -> None:
     with being(BRAND_A):
-        assert coupons.within({"brand_id": "brd_a", "uses": 0}) == {"brand_id": "brd_a", "uses": 0}
+        assert coupons.restrict({"brand_id": "brd_a", "uses": 0}) == {"brand_id": "brd_a", "uses": 0}
         for other in ({"brand_id": "brd_b"}, {"brand_id": {"$in": ["brd_a"]}}, {"consumer_id": "brd_a"}, {"$or": [{"brand_id": "brd_a"}]}):
-            assert coupons.within(other) == {"$and": [other, {"brand_id": {"$in": ["brd_a"]}}]}
+            assert coupons.restrict(other) == {"$and": [other, {"brand_id": {"$in": ["brd_a"]}}]}
 
 
 async def test_first_pages_walk_the_index_of_each_query(database: Database) -> None:
@@ -156,7 +155,7 @@ async def test_first_pages_walk_the_index_of_each_query(database: Database) -> N
     rows = [{"_id": f"{brand}{number}", "brand_id": f"brd_{brand}", "expires_at": AT} for brand in range(5) for number in range(200)]
     await table.collection.insert_many(rows)
     await database.raw.command("profile", 2)
-    with being(authorization.SYSTEM):
+    with being(SYSTEM):
         found = await table.first_pages({f"brd_{brand}": {"brand_id": f"brd_{brand}"} for brand in range(5)}, 3, order=[("expires_at", -1)])
     await database.raw.command("profile", 0)
     assert {key: len(shown) for key, (shown, _) in found.items()} == {f"brd_{brand}": 3 for brand in range(5)}
@@ -170,7 +169,7 @@ async def test_nobody_writes_into_anothers_scope(coupons: ScopedCollection[Coupo
             await insert(coupons, Coupon(id="c8", coupon_id="c8", brand_id="brd_a"))
         with pytest.raises(NotFound):
             await decide(coupons, "c0")
-    with being(authorization.SYSTEM), pytest.raises(NotFound):
+    with being(SYSTEM), pytest.raises(NotFound):
         await coupons.get("c8")
 
 
@@ -205,7 +204,7 @@ async def test_an_old_version_is_not_written(coupons: ScopedCollection[Coupon]) 
 
 
 async def test_pages_follow_each_other(coupons: ScopedCollection[Coupon]) -> None:
-    with being(authorization.SYSTEM):
+    with being(SYSTEM):
         first, info = await coupons.page({}, PageRequest(first=2), order=[("brand_id", -1)])
         assert [row["coupon_id"] for row in first] == ["c2", "c0"]
         assert info.has_next_page
@@ -218,14 +217,14 @@ async def test_public_rows_are_read_by_anybody_and_written_within_scope(database
     public = ScopedCollection(
         database, "coupons", noun="COUPON", struct=Coupon, message=events_pb2.PackedCoupon, scopes=coupons.scopes, public=True
     )
-    with being(authorization.ANONYMOUS):
+    with being(ANONYMOUS):
         assert len(await public.find({}, limit=10)) == 3
         with pytest.raises(NotFound):
             await decide(public, "c0")
 
 
 async def test_a_batch_is_bounded(coupons: ScopedCollection[Coupon]) -> None:
-    with being(authorization.SYSTEM), pytest.raises(Invalid):
+    with being(SYSTEM), pytest.raises(Invalid):
         await coupons.batch([str(number) for number in range(501)])
 
 
@@ -235,7 +234,7 @@ def test_the_system_clock_gives_milliseconds() -> None:
 
 async def test_pages_go_on_where_their_collation_says(coupons: ScopedCollection[Coupon]) -> None:
     given = ["北京", "安徽", "上海", "朝阳", "安徽"]
-    with being(authorization.SYSTEM):
+    with being(SYSTEM):
         for number, name in enumerate(given):
             await insert(coupons, Coupon(id=f"z{number}", coupon_id=name, brand_id="brd_z"))
         seen, after = [], ""

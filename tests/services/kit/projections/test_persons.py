@@ -19,7 +19,7 @@ minutes = count()
 @pytest.fixture
 async def persons(database: Database) -> PersonProjection:
     persons = PersonProjection(database)
-    await persons.table.prepare()
+    await persons.links.prepare()
     return persons
 
 
@@ -27,16 +27,18 @@ async def tell(persons: PersonProjection, *words: str) -> None:
     """`a+b`: b was linked to a; `a-b`: that was undone. A minute lies between two words."""
     for word in words:
         at = NOW + timedelta(minutes=next(minutes))
-        await persons.table.database.transact(partial(_tell, persons, word, at))
+        await persons.links.database.transact(partial(_tell, persons, word, at))
 
 
 async def _tell(persons: PersonProjection, word: str, at: datetime, session: Session) -> None:
-    unit = UnitOfWork(session, at, Outbox(persons.table.database, "member"))
+    unit = UnitOfWork(session, at, Outbox(persons.links.database, "member"))
     id, linked_id = word.split("+" if "+" in word else "-")
     if "+" in word:
-        await persons.linked(unit, events_pb2.Event(consumer_linked={"consumer_id": id, "linked_consumer_id": linked_id}))
+        await persons.handle_consumer_linked(unit, events_pb2.Event(consumer_linked={"consumer_id": id, "linked_consumer_id": linked_id}))
     else:
-        await persons.unlinked(unit, events_pb2.Event(consumer_unlinked={"consumer_id": id, "linked_consumer_id": linked_id}))
+        await persons.handle_consumer_unlinked(
+            unit, events_pb2.Event(consumer_unlinked={"consumer_id": id, "linked_consumer_id": linked_id})
+        )
 
 
 def person(id: str, *others: str) -> Person:
@@ -46,15 +48,15 @@ def person(id: str, *others: str) -> Person:
 async def test_a_person_is_found_under_each_id_and_let_go_by_an_undoing(persons: PersonProjection) -> None:
     await tell(persons, "a+b", "c+a", "d+e")
     both, other = person("c", "a", "b"), person("d", "e")
-    found = await persons.behind(["a", "b", "c", "e", "stranger", "a"])
+    found = await persons.find_many(["a", "b", "c", "e", "stranger", "a"])
     assert found == {"a": both, "b": both, "c": both, "e": other, "stranger": person("stranger")}
     await tell(persons, "c-a")
-    assert await persons.behind(["a", "b", "c"]) == {"a": person("a", "b"), "b": person("a", "b"), "c": person("c")}
-    assert await persons.behind([]) == {}
+    assert await persons.find_many(["a", "b", "c"]) == {"a": person("a", "b"), "b": person("a", "b"), "c": person("c")}
+    assert await persons.find_many([]) == {}
 
 
 async def test_links_may_come_in_the_order_of_their_keys(persons: PersonProjection) -> None:
     """C takes A before A is told to have taken B: keys are ordered each for itself only."""
     await tell(persons, "c+a", "a+b")
-    assert (await persons.of("b")).id == "c"
-    assert (await persons.of("c")).ids == {"a", "b", "c"}
+    assert (await persons.find("b")).id == "c"
+    assert (await persons.find("c")).ids == {"a", "b", "c"}

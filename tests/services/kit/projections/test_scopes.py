@@ -21,7 +21,7 @@ async def scopes(database: Database) -> ScopeProjection:
 
 
 async def told(scopes: ScopeProjection, store_id: str, brand_id: str, *org_unit_ids: str) -> None:
-    await scopes.keep(None, events_pb2.StoreChanged(store_id=store_id, brand_id=brand_id, org_unit_ids=org_unit_ids))
+    await scopes.save(None, events_pb2.StoreChanged(store_id=store_id, brand_id=brand_id, org_unit_ids=org_unit_ids))
 
 
 BELOW = [
@@ -38,41 +38,41 @@ BELOW = [
 
 async def test_what_lies_below(scopes: ScopeProjection) -> None:
     for field, id, stores, units in BELOW:
-        below = await scopes.below(field, id)
+        below = await scopes.find_subtree(field, id)
         assert (below.stores, below.units) == (stores, units), id
 
 
 async def test_a_store_that_moved_is_reached_where_it_stands_now(scopes: ScopeProjection) -> None:
-    assert (await scopes.below("org_unit_ids", "unt_south")).stores == {"str_3"}
+    assert (await scopes.find_subtree("org_unit_ids", "unt_south")).stores == {"str_3"}
     await told(scopes, "str_2", "brd_a", "unt_a", "unt_south", "unt_str_2")
-    scopes.forget()
-    assert (await scopes.below("org_unit_ids", "unt_south")).stores == {"str_2", "str_3"}
-    assert (await scopes.below("org_unit_ids", "unt_north")).stores == {"str_1"}
+    scopes.evict()
+    assert (await scopes.find_subtree("org_unit_ids", "unt_south")).stores == {"str_2", "str_3"}
+    assert (await scopes.find_subtree("org_unit_ids", "unt_north")).stores == {"str_1"}
 
 
 async def test_another_replicas_change_is_seen_when_the_cache_ends(scopes: ScopeProjection, monkeypatch: pytest.MonkeyPatch) -> None:
     moment = 1_000.0
     monkeypatch.setattr(scoping.time, "monotonic", lambda: moment)
     scopes, other = ScopeProjection(scopes.database), ScopeProjection(scopes.database)
-    assert (await scopes.below("brand_id", "brd_b")).stores == {"str_9"}
+    assert (await scopes.find_subtree("brand_id", "brd_b")).stores == {"str_9"}
     await told(other, "str_8", "brd_b", "unt_b", "unt_str_8")
     moment += scoping.CACHE_SECONDS - 1
-    assert (await scopes.below("brand_id", "brd_b")).stores == {"str_9"}
+    assert (await scopes.find_subtree("brand_id", "brd_b")).stores == {"str_9"}
     moment += 2
-    assert (await scopes.below("brand_id", "brd_b")).stores == {"str_8", "str_9"}
+    assert (await scopes.find_subtree("brand_id", "brd_b")).stores == {"str_8", "str_9"}
 
 
 async def test_what_is_remembered_is_bounded(scopes: ScopeProjection, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scoping, "CACHE_MAX", 2)
     scopes = ScopeProjection(scopes.database)
     for id in ("unt_a", "unt_north", "unt_south"):
-        await scopes.below("org_unit_ids", id)
+        await scopes.find_subtree("org_unit_ids", id)
     assert [id for _, id in scopes.cache] == ["unt_north", "unt_south"]
 
 
 async def test_a_scope_has_a_bound(scopes: ScopeProjection, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scoping, "STORES_MAX", 2)
     with pytest.raises(Exhausted) as refused:
-        await scopes.below("brand_id", "brd_a")
+        await scopes.find_subtree("brand_id", "brd_a")
     assert refused.value.reason == "SCOPE_TOO_WIDE"
-    assert (await scopes.below("org_unit_ids", "unt_north")).stores == {"str_1", "str_2"}
+    assert (await scopes.find_subtree("org_unit_ids", "unt_north")).stores == {"str_1", "str_2"}

@@ -18,9 +18,8 @@ from services.kit.mongo import pagination
 from services.kit.mongo.client import Database
 from services.kit.mongo.scoped_collection import CHANGED_AT
 from services.kit.rpc import change_feed
-from services.kit.rpc.change_feed import BATCH_MAX, KNOWN_MAX, Cursor
-from services.kit.security import authorization
-from services.kit.security.authorization import Caller
+from services.kit.rpc.change_feed import BATCH_MAX, CURSOR_VERSIONS_MAX, Cursor
+from services.kit.security.caller import SYSTEM, Caller, caller_context
 from tests.services.kit.following import ANNA, Context, Replica, Task, serving, standing
 
 
@@ -74,11 +73,11 @@ async def test_what_is_committed_later_than_its_time_says_is_told(replicas: list
     """A transaction's rows carry the time it began at, perhaps by a clock that is behind; others commit and are told before it does."""
     here, there = replicas
     for table, births in ((here.tasks, False), (here.mail, True)):
-        early, slow = ids.new("tsk"), clock.real() - timedelta(seconds=100)
+        early, slow = ids.new("tsk"), clock.system_now() - timedelta(seconds=100)
         async with here.following(births=births) as stream:
             await here.commit(Task(early), table=table)
             await stream.hears((early, ""))
-        late = f"{ids.least('tsk', slow)}late" if births else ids.new("tsk")
+        late = f"{ids.lower_bound('tsk', slow)}late" if births else ids.new("tsk")
         await table.collection.insert_one({"_id": late, "staff_id": ANNA, "version": 1, CHANGED_AT: slow})
         async with there.following(stream.cursor, births=births) as again:
             await again.hears((late, ""))
@@ -129,7 +128,7 @@ async def _slowly(replica: Replica, task: Task, seconds: float, session: Any) ->
 
 async def test_more_than_a_cursor_can_name_is_told_again_and_none_is_lost(replicas: list[Replica]) -> None:
     here, there = replicas
-    tasks = [Task(f"tsk_{number:03}") for number in range(2 * KNOWN_MAX)]
+    tasks = [Task(f"tsk_{number:03}") for number in range(2 * CURSOR_VERSIONS_MAX)]
     async with here.following() as stream:
         for task in tasks:
             await here.commit(task)
@@ -137,18 +136,18 @@ async def test_more_than_a_cursor_can_name_is_told_again_and_none_is_lost(replic
     await here.commit(Task("tsk_new"))
     async with there.following(stream.cursor) as again:
         await again.until(lambda: ("tsk_new", "") in again.told)
-        assert {id for id, _ in again.told} == {task.id for task in tasks[:KNOWN_MAX]} | {"tsk_new"}
+        assert {id for id, _ in again.told} == {task.id for task in tasks[:CURSOR_VERSIONS_MAX]} | {"tsk_new"}
 
 
 async def test_a_long_absence_is_made_up_for_page_by_page_and_goes_on_where_that_broke(replicas: list[Replica]) -> None:
     here, there = replicas
-    long_ago = clock.real() - timedelta(days=9)
+    long_ago = clock.system_now() - timedelta(days=9)
     rows = [
         {"_id": f"tsk_{number:03}", "staff_id": ANNA, "version": 1, CHANGED_AT: long_ago + timedelta(minutes=number // 2)}
         for number in range(2 * BATCH_MAX + 30)
     ]
     await here.tasks.collection.insert_many(random.Random(1).sample(rows, len(rows)))
-    begun = pagination.token(Cursor("tasks:staff_id", ANNA, long_ago))
+    begun = pagination.encode_token(Cursor("tasks:staff_id", ANNA, long_ago))
     async with here.following(begun) as all_of_it:
         await all_of_it.until(lambda: len(all_of_it.told) == len(rows))
     assert [id for id, _ in all_of_it.told] == [row["_id"] for row in rows]
@@ -161,18 +160,18 @@ async def test_a_long_absence_is_made_up_for_page_by_page_and_goes_on_where_that
 async def test_only_what_the_caller_reaches_is_told_and_nothing_once_it_was_handed_away(replicas: list[Replica]) -> None:
     here, _ = replicas
     mine = Caller("anna", reach={ScopeKind.STAFF: frozenset({ANNA}), ScopeKind.STORE: frozenset({"str_2"})})
-    authorization.current.set(mine)
+    caller_context.set(mine)
     async with here.following(field="store_id", subject="str_1") as stream:
-        authorization.current.set(authorization.SYSTEM)
+        caller_context.set(SYSTEM)
         await here.commit(Task("tsk_0", staff_id="stf_bert"))
         await here.commit(Task("tsk_1"))
         await stream.hears(("tsk_1", ""))
         await here.commit(Task("tsk_1", staff_id="stf_bert", visit_id="a"), Task("tsk_2"))
         await stream.hears(("tsk_1", ""), ("tsk_2", ""))
         begun = stream.cursor
-    authorization.current.set(mine)
+    caller_context.set(mine)
     async with here.following(begun, field="store_id", subject="str_1") as stream:
-        authorization.current.set(authorization.SYSTEM)
+        caller_context.set(SYSTEM)
         await here.commit(Task("tsk_1", visit_id="b", version=2))
         await stream.hears(("tsk_1", "b"))
 
@@ -185,7 +184,7 @@ async def test_what_waited_together_is_told_with_cursors_that_lose_none_of_it(
     here, there = replicas
     async with aclosing(here.changes.follow(Context(), "", "staff_id", ANNA)) as slow, there.following() as quick:
         await standing(here, slow)
-        early = clock.real()
+        early = clock.system_now()
         await here.commit(Task("tsk_first"))
         await asyncio.sleep(1.5)  # a change's time is told to the second
         await here.tasks.collection.insert_one({"_id": "tsk_second", "staff_id": ANNA, "version": 1, CHANGED_AT: early})
@@ -239,7 +238,7 @@ async def test_births_are_told_once(replicas: list[Replica]) -> None:
     await here.commit(Task(second, visit_id="read"), table=here.mail)
     third = ids.new("tsk")
     await here.commit(Task(third), table=here.mail)
-    async with there.following(stream.cursor, births=True) as again:
+    async with there.following(stream.cursor, inserts_only=True) as again:
         await again.hears((third, ""))
 
 
@@ -253,7 +252,7 @@ async def test_a_stream_ends_well_when_its_subject_is_somebody_else_and_goes_on_
         assert stream.told == []
     other = ids.new("tsk")
     await here.commit(Task(other, staff_id="stf_anne"), table=here.mail)
-    async with here.following(stream.cursor, births=True) as again:
+    async with here.following(stream.cursor, inserts_only=True) as again:
         await again.hears((other, ""))
 
 

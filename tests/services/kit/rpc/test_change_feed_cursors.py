@@ -13,7 +13,7 @@ from services.kit.errors import Invalid
 from services.kit.mongo import pagination
 from services.kit.mongo.client import Database
 from services.kit.mongo.scoped_collection import ScopedCollection
-from services.kit.rpc.change_feed import KNOWN_MAX, REWIND, Cursor, ResumePoint
+from services.kit.rpc.change_feed import CURSOR_VERSIONS_MAX, REWIND, Cursor, ResumePoint
 from tests.services.kit.following import ANNA, Replica, Task, serving
 
 
@@ -28,14 +28,14 @@ async def replicas(database: Database) -> AsyncIterator[list[Replica]]:
     [
         "x",
         "!" * 2_000,
-        pagination.cursor("tasks", [ANNA, 1]),
-        pagination.token(Cursor("tasks:staff_id", "stf_bert", datetime.now(UTC))),
-        pagination.token(Cursor("tasks:store_id", ANNA, datetime.now(UTC))),
-        pagination.token(Cursor("mail:staff_id", ANNA, datetime.now(UTC))),
-        pagination.token(["tasks:staff_id", ANNA, datetime(2026, 1, 1), {}]),
-        pagination.token(Cursor("tasks:staff_id", ANNA, datetime(9999, 12, 31, 23, 59, tzinfo=UTC), {1: 1})),
-        pagination.token(["tasks:staff_id", ANNA, datetime.now(UTC), {"$gt": 1}]),
-        pagination.token(["tasks:staff_id", ANNA, {"$gt": 1}, {}]),
+        pagination.encode_cursor("tasks", [ANNA, 1]),
+        pagination.encode_token(Cursor("tasks:staff_id", "stf_bert", datetime.now(UTC))),
+        pagination.encode_token(Cursor("tasks:store_id", ANNA, datetime.now(UTC))),
+        pagination.encode_token(Cursor("mail:staff_id", ANNA, datetime.now(UTC))),
+        pagination.encode_token(["tasks:staff_id", ANNA, datetime(2026, 1, 1), {}]),
+        pagination.encode_token(Cursor("tasks:staff_id", ANNA, datetime(9999, 12, 31, 23, 59, tzinfo=UTC), {1: 1})),
+        pagination.encode_token(["tasks:staff_id", ANNA, datetime.now(UTC), {"$gt": 1}]),
+        pagination.encode_token(["tasks:staff_id", ANNA, {"$gt": 1}, {}]),
     ],
     ids=lambda cursor: cursor[:16],
 )
@@ -58,8 +58,8 @@ def test_a_cursor_stays_within_what_is_taken_and_knows_the_last_versions(told: l
     for id, version in told:
         if place.note(id, version, at):
             highest[id] = version
-            recent = [*(one for one in recent if one != id), id][-KNOWN_MAX:]
-    again = pagination.opened(place.token, Cursor)
+            recent = [*(one for one in recent if one != id), id][-CURSOR_VERSIONS_MAX:]
+    again = pagination.decode_token(place.token, Cursor)
     assert again is not None and len(place.token) <= pagination.CURSOR_LENGTH_MAX
     assert not any(ResumePoint(again).note(id, highest[id], at) for id in recent)
     assert all(ResumePoint(again).note(id, highest[id] + 1, at) for id in recent)
@@ -69,7 +69,7 @@ async def test_a_feed_reads_by_its_index_and_lists_do_not(replicas: list[Replica
     here, _ = replicas
     await here.commit(*(Task(f"tsk_{number}") for number in range(20)))
     await here.commit(*(Task(ids.new("tsk")) for _ in range(20)), table=here.mail)
-    for feed_, floor in ((here.changes, clock.real() - REWIND), (here.births, ids.least("tsk", clock.real() - REWIND))):
+    for feed_, floor in ((here.changes, clock.system_now() - REWIND), (here.births, ids.lower_bound("tsk", clock.system_now() - REWIND))):
         key, *_ = feed_.order[0]
         query = {"$and": [{"staff_id": {"$in": [ANNA]}}, {key: {"$gte": floor}}]}
         plan = await _plan(feed_.table, query, dict(feed_.order), hint={"staff_id": 1, **dict(feed_.order)})

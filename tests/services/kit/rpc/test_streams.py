@@ -13,11 +13,11 @@ from quanyu.access.v1 import access_pb2
 from services.kit.errors import Conflict, Denied, Overloaded, Unavailable
 from services.kit.mongo.client import Database
 from services.kit.projections.scopes import ScopeProjection
-from services.kit.rpc.channel import heard_each, open_channel
+from services.kit.rpc.channel import iterate_responses, open_channel
 from services.kit.rpc.server import Server
 from services.kit.rpc.streams import StreamBounds
-from services.kit.security import authorization
 from services.kit.security.authorization import Authorizer
+from services.kit.security.caller import current_caller
 from services.kit.security.principals import Grant, Principal, Signer, Verifier
 from services.local.keys import new_keys
 from tests.services.kit.hearing import until
@@ -40,12 +40,12 @@ class Running:
     def channel(self, who: str = "con_a", role: str = "ROLE_CONSUMER") -> grpc.aio.Channel:
         signer = Signer("gateway", KEYS.signing_setting("gateway"))
         principal = Principal(who, (Grant(role, "SCOPE_KIND_CONSUMER", who),))
-        self.channels.append(open_channel(self.address, lambda: signer.token("here", principal), 5.0))
+        self.channels.append(open_channel(self.address, lambda: signer.sign("here", principal), 5.0))
         return self.channels[-1]
 
     def watch(self, channel: grpc.aio.Channel, **fields: Any) -> AsyncGenerator[Any, None]:
         method = self.service.methods_by_name["Watch"]
-        return heard_each(called(channel, method, request(method, **fields)))
+        return iterate_responses(called(channel, method, request(method, **fields)))
 
     def ask(self, channel: grpc.aio.Channel) -> Any:
         method = self.service.methods_by_name["Ask"]
@@ -89,7 +89,7 @@ class Forever:
     @property
     def behaviour(self) -> Callable[..., Any]:
         async def watch(servicer: Any, request: Any, context: Any) -> AsyncIterator[Any]:
-            self.callers.append(authorization.caller().id)
+            self.callers.append(current_caller().id)
             try:
                 yield request
                 await asyncio.Event().wait()

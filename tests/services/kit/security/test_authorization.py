@@ -13,10 +13,11 @@ from services.kit.errors import Denied
 from services.kit.mongo.client import Database
 from services.kit.projections.scopes import ScopeProjection
 from services.kit.rpc.server import descriptor_of
-from services.kit.runtime.process import running
+from services.kit.runtime.process import run_service
 from services.kit.runtime.runtime import Runtime, ServiceDefinition
 from services.kit.security import authorization
-from services.kit.security.authorization import Authorizer, Caller, check_rules
+from services.kit.security.authorization import Authorizer, check_rules
+from services.kit.security.caller import ANONYMOUS, SYSTEM, Caller, current_caller
 from services.kit.security.principals import INSTALLATION, SERVICE, Grant, Principal, Verifier
 from services.kit.settings import Settings
 from services.local.keys import new_keys
@@ -44,7 +45,7 @@ async def gate(mongo_uri: str, request: pytest.FixtureRequest) -> AsyncIterator[
     scopes = ScopeProjection(database)
     await scopes.prepare()
     for store_id, (brand_id, org_unit_ids) in STORES.items():
-        await scopes.keep(None, events_pb2.StoreChanged(store_id=store_id, brand_id=brand_id, org_unit_ids=org_unit_ids))
+        await scopes.save(None, events_pb2.StoreChanged(store_id=store_id, brand_id=brand_id, org_unit_ids=org_unit_ids))
     yield Authorizer(Verifier("probe", "{}", development=False), scopes)
     await database.client.drop_database(database.name)
     await database.close()
@@ -118,13 +119,13 @@ async def test_a_service_with_such_an_rpc_does_not_start(
     settings: Settings, rules: Mapping[str, access_pb2.Rule | None], built: list[str], fault: str
 ) -> None:
     def wire(runtime: Runtime) -> ServiceDefinition:
-        return ServiceDefinition(servicers=[(lambda servicer, server: None, servicer(probe(rules), *built))], tables=[], events={})
+        return ServiceDefinition(servicers=[(lambda servicer, server: None, servicer(probe(rules), *built))], collections=[], events={})
 
     keys = new_keys()
     own = {"signing_key": keys.signing_setting("member"), "secret_keys": keys.secret_key, "hash_keys": keys.hash_key}
     everything = Settings(**{name: getattr(settings, name) for name in settings.__struct_fields__} | own)
     with pytest.raises(ValueError, match=fault):
-        async with running("member", everything, wire, listen="127.0.0.1:0"):
+        async with run_service("member", everything, wire, listen="127.0.0.1:0"):
             raise AssertionError("it started")
 
 
@@ -159,7 +160,7 @@ async def test_reason_is_declared_by_the_rpc_or_common() -> None:
 async def test_anybody_is_let_into_what_is_public(gate: Authorizer) -> None:
     method = rpc(public=True)
     nobody = await gate.admit(method, None, request(method))
-    assert (nobody.id, nobody.everywhere, nobody.reach) == ("", False, {})
+    assert (nobody.id, nobody.is_unrestricted, nobody.reach) == ("", False, {})
     guide = await gate.admit(method, somebody(of_kind(GUIDE, "STORE", "str_1")), request(method))
     assert (guide.id, guide.on_behalf_of, ids(guide)) == ("stf_1", "con_1", {ScopeKind.STORE: {"str_1"}})
 
@@ -243,7 +244,7 @@ async def test_what_is_no_tenants_needs_a_grant_for_the_whole_installation(gate:
     for grants in ([of_kind(SERVICE, "BRAND", "brd_a")], [of_kind(SERVICE, "BRAND", "brd_a"), Grant(GUIDE, INSTALLATION)]):
         with pytest.raises(Denied):
             await gate.admit(method, somebody(*grants), request(method, brand_id="brd_a"))
-    assert (await gate.admit(method, somebody(Grant(SERVICE, INSTALLATION)), request(method))).everywhere
+    assert (await gate.admit(method, somebody(Grant(SERVICE, INSTALLATION)), request(method))).is_unrestricted
 
 
 # What they reach ------------------------------------------------------------------------------------------------------
@@ -272,8 +273,8 @@ async def test_what_a_grant_reaches(gate: Authorizer, grant: Grant, reach: Mappi
     method = rpc(GUIDE)
     caller = await gate.admit(method, somebody(grant), request(method))
     assert ids(caller) == reach
-    assert all(caller.reaches(kind, id) for kind, of_kind_ids in reach.items() for id in of_kind_ids)
-    assert not caller.reaches(ScopeKind.STORE, "str_3") and not caller.reaches(ScopeKind.BRAND, "brd_a") and not caller.everywhere
+    assert all(caller.can_reach(kind, id) for kind, of_kind_ids in reach.items() for id in of_kind_ids)
+    assert not caller.can_reach(ScopeKind.STORE, "str_3") and not caller.can_reach(ScopeKind.BRAND, "brd_a") and not caller.is_unrestricted
 
 
 async def test_several_grants_reach_together_what_each_reaches(gate: Authorizer) -> None:
@@ -302,11 +303,11 @@ async def test_only_the_grants_that_let_the_request_through_count(gate: Authoriz
 async def test_an_installation_grant_that_was_not_let_through_lends_nothing(gate: Authorizer) -> None:
     method = rpc(GUIDE)
     caller = await gate.admit(method, somebody(Grant(OPERATOR, INSTALLATION), of_kind(GUIDE, "STORE", "str_1")), request(method))
-    assert not caller.everywhere
+    assert not caller.is_unrestricted
     assert ids(caller) == {ScopeKind.STORE: {"str_1"}}
 
 
 async def test_outside_of_a_call_nobody_reaches_anything() -> None:
-    assert authorization.caller() is authorization.ANONYMOUS
-    assert not authorization.caller().reaches(ScopeKind.BRAND, "brd_a")
-    assert authorization.SYSTEM.reaches(ScopeKind.BRAND, "brd_a")
+    assert current_caller() is ANONYMOUS
+    assert not current_caller().can_reach(ScopeKind.BRAND, "brd_a")
+    assert SYSTEM.can_reach(ScopeKind.BRAND, "brd_a")

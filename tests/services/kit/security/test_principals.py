@@ -37,15 +37,15 @@ def signed(keys: Keys, issuer: str = "gateway", key: dict[str, Any] | None = Non
 
 
 def test_what_was_signed_comes_back(keys: Keys, verifier: Verifier) -> None:
-    token = Signer("gateway", keys.signing_setting("gateway")).token("member", GUIDE)
+    token = Signer("gateway", keys.signing_setting("gateway")).sign("member", GUIDE)
     assert verifier.verify(token) == VERIFIED
     assert verifier.verify(token) == VERIFIED
 
 
 def test_the_same_principal_is_signed_once(keys: Keys) -> None:
     signer = Signer("gateway", keys.signing_setting("gateway"))
-    assert signer.token("member", GUIDE) is signer.token("member", GUIDE)
-    assert signer.token("member", GUIDE) != signer.token("commerce", GUIDE)
+    assert signer.sign("member", GUIDE) is signer.sign("member", GUIDE)
+    assert signer.sign("member", GUIDE) != signer.sign("commerce", GUIDE)
 
 
 @pytest.mark.parametrize(
@@ -94,5 +94,5 @@ def test_keys_rotate(keys: Keys) -> None:
     public = [{name: value for name, value in key.items() if name != "d"} for key in (new, old)]
     rotating = Verifier("member", msgspec.json.encode({"gateway": {"keys": public, "roles": ["ROLE_GUIDE"]}}).decode(), development=False)
     for key in (old, new):
-        token = Signer("gateway", msgspec.json.encode(key).decode()).token("member", GUIDE)
+        token = Signer("gateway", msgspec.json.encode(key).decode()).sign("member", GUIDE)
         assert rotating.verify(token) == VERIFIED

@@ -60,4 +60,4 @@ def test_noise_is_refused_in_the_same_way(body: bytes, id: str, timestamp: str, 
 @pytest.mark.parametrize("setting", ["", "[]", '{"sandbox": "whsec_x"}', '{"sandbox": [""]}', '{"sandbox": ["whsec_!"]}'])
 def test_malformed_secrets_stop_the_start(setting: str) -> None:
     with pytest.raises(SettingsError, match="QUANYU_WEBHOOK_SECRETS"):
-        WebhookVerifier.of(Settings(webhook_secrets=setting))
+        WebhookVerifier.from_settings(Settings(webhook_secrets=setting))

@@ -139,7 +139,7 @@ class OneByOne:
 async def test_any_commands_together_come_to_what_they_come_to_one_by_one(
     database: Database, commands: list[Wish], on_hand: int, batch_max: int
 ) -> None:
-    world, group_commit = secrets.token_hex(4), lane_on(database, batch_max=batch_max, flights_max=1)
+    world, group_commit = secrets.token_hex(4), lane_on(database, batch_max=batch_max, transactions_max=1)
     await stock(database, *(f"{world}{name}" for name in "abc"), on_hand=on_hand)
     await database["holds"].insert_one({"_id": f"{world}old"})
     await database["flags"].insert_one({"_id": world, "n": 0})
@@ -219,7 +219,7 @@ async def test_a_missing_counter_is_created_once_and_counted_by_all(settings: Se
 
 
 async def test_a_document_that_one_command_updates_and_another_counts_is_right_for_both(database: Database) -> None:
-    group_commit = lane_on(database, flights_max=1)
+    group_commit = lane_on(database, transactions_max=1)
     await stock(database, "a", "b", on_hand=5)
     raise_b = ("stock", {"_id": "b", "on_hand": 5}, {"$inc": {"on_hand": 1}})
     heard = await asyncio.gather(
@@ -274,7 +274,7 @@ async def test_time_and_context_are_those_of_the_caller(database: Database, grou
     await asyncio.gather(submit("lin", 0), submit("wei", 5))
     assert seen == ["lin", "wei"]
     kept = {record["_id"]: record["expires_at"] async for record in database[idempotency.COLLECTION].find()}
-    assert abs(kept["lin"] - datetime.now(UTC) - idempotency.KEPT) < timedelta(minutes=5)
+    assert abs(kept["lin"] - datetime.now(UTC) - idempotency.RETENTION) < timedelta(minutes=5)
     assert abs(kept["wei"] - kept["lin"] - timedelta(hours=5)) < timedelta(minutes=5)
 
 

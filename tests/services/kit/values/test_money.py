@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.kit.errors import Invalid
-from services.kit.mongo.codec import as_struct
+from services.kit.mongo.codec import to_struct
 from services.kit.values.currencies import CODES, DIGITS, NO_DIGITS, THREE_DIGITS, TWO_DIGITS
 from services.kit.values.money import Money, allocate
 
@@ -29,9 +29,9 @@ def test_nothing_can_be_shared_out_to_nobody() -> None:
 @pytest.mark.parametrize("currency", ["zz", "ZZZ", "cny", "", "XXX"])
 def test_money_is_of_a_currency_that_there_is(currency: str) -> None:
     with pytest.raises(Invalid) as refused:
-        as_struct({"currency": currency, "minor": 1}, Money)
+        to_struct({"currency": currency, "minor": 1}, Money)
     assert refused.value.metadata["field"] == "currency"
-    assert as_struct({"currency": "CNY", "minor": 1}, Money) == Money("CNY", 1)
+    assert to_struct({"currency": "CNY", "minor": 1}, Money) == Money("CNY", 1)
 
 
 def test_each_currency_stands_once_and_has_its_digits() -> None:

@@ -19,7 +19,7 @@ minutes = st.integers(0, 1440)
 
 def test_the_walk_happens_on_a_shanghai_evening() -> None:
     at = datetime(2026, 11, 22, 13, 40, tzinfo=UTC)
-    assert opening_hours.day_of(at, SHANGHAI) == date(2026, 11, 22)
+    assert opening_hours.local_day(at, SHANGHAI) == date(2026, 11, 22)
     assert opening_hours.local_minute(at, SHANGHAI) == 21 * 60 + 40
     assert opening_hours.is_open(600, 1320, at, SHANGHAI)
     assert opening_hours.closes_at(600, 1320, at, SHANGHAI) == at + timedelta(minutes=20)
@@ -87,8 +87,8 @@ def test_the_next_opening_is_open_and_not_before_now(opens: int, closes: int, wh
 def test_days_follow_each_other_without_a_gap(day: date, zone: str) -> None:
     start, end = opening_hours.day_start(day, zone), opening_hours.day_start(day + timedelta(days=1), zone)
     assert timedelta(hours=23) <= end - start <= timedelta(hours=25)
-    assert opening_hours.day_of(start, zone) == day
-    assert opening_hours.day_of(end - timedelta(minutes=1), zone) == day
+    assert opening_hours.local_day(start, zone) == day
+    assert opening_hours.local_day(end - timedelta(minutes=1), zone) == day
 
 
 @pytest.mark.parametrize("zone", ["", "Nowhere/Land", "../etc/passwd", "/etc"])
