@@ -17,7 +17,7 @@ from rich.table import Table
 from services.kit.mongo.client import Database
 from services.kit.settings import Settings
 from services.local.mongod import free_port
-from tests.services.kit.hearing import Sender, until, visit
+from tests.services.kit.event_services import Publisher, visit_event, wait_until
 
 EVENTS = 3200
 KEYS = 800
@@ -32,10 +32,10 @@ EFFECTS = ("bare", "together")
 
 
 class Bench:
-    """A sender in this process, and two subscribers in others, one of which hears at a time: their effects are written differently."""
+    """A publisher in this process, and two subscribers in others, one of which hears at a time: their effects are written differently."""
 
     def __init__(self, sending: Database, hearing: Database, addresses: Mapping[str, str]) -> None:
-        self.senders = {effect: Sender(sending, [effect]) for effect in addresses}
+        self.publishers = {effect: Publisher(sending, [effect]) for effect in addresses}
         self.hearing, self.addresses = hearing, addresses
         self.numbers = itertools.count()
 
@@ -45,7 +45,7 @@ class Bench:
         async def teller(events: int) -> None:
             for _ in range(events // EVENTS_A_TRANSACTION):
                 numbers = [next(self.numbers) for _ in range(EVENTS_A_TRANSACTION)]
-                await self.senders[effect].tell(*(visit(f"key-{number % KEYS}", number) for number in numbers))
+                await self.publishers[effect].publish(*(visit_event(f"key-{number % KEYS}", number) for number in numbers))
 
         await asyncio.gather(*(teller(EVENTS // WRITERS) for _ in range(WRITERS)))
 
@@ -61,31 +61,31 @@ class Bench:
 
     async def from_end_to_end(self, effect: str) -> None:
         """Told while they are relayed, until all stand."""
-        async with self.senders[effect].relaying({effect: self.addresses[effect]}, lease_seconds=LEASE_SECONDS):
-            await self.tell(effect)
-            await until(self.senders[effect].nothing_left)
+        async with self.publishers[effect].run_relay({effect: self.addresses[effect]}, lease_seconds=LEASE_SECONDS):
+            await self.publish(effect)
+            await wait_until(self.publishers[effect].has_no_deliveries)
 
     async def relay(self) -> None:
         """What was told before is delivered and applied."""
-        async with self.senders[EFFECTS[0]].relaying(self.addresses, lease_seconds=LEASE_SECONDS):
-            await until(self.senders[EFFECTS[0]].nothing_left)
+        async with self.publishers[EFFECTS[0]].run_relay(self.addresses, lease_seconds=LEASE_SECONDS):
+            await wait_until(self.publishers[EFFECTS[0]].has_no_deliveries)
 
     async def alone(self) -> float:
         """Milliseconds from the end of the transaction that tells one event to its row's being gone; median."""
         measured = []
-        sender = self.senders[EFFECTS[0]]
-        async with sender.relaying(self.addresses, lease_seconds=LEASE_SECONDS):
+        publisher = self.publishers[EFFECTS[0]]
+        async with publisher.run_relay(self.addresses, lease_seconds=LEASE_SECONDS):
             for _ in range(ALONE):
-                await sender.tell(visit("alone", next(self.numbers)))
+                await publisher.publish(visit_event("alone", next(self.numbers)))
                 start = time.perf_counter()
-                await until(sender.nothing_left)
+                await wait_until(publisher.has_no_deliveries)
                 measured.append(time.perf_counter() - start)
         return 1000 * median(measured[1:])
 
 
 async def run(uri: str) -> Table:
     prefix = f"bench_{secrets.token_hex(4)}"
-    sending, hearing = (Database(Settings(mongo_uri=uri), f"{prefix}_{name}") for name in ("sender", "subscriber"))
+    sending, hearing = (Database(Settings(mongo_uri=uri), f"{prefix}_{name}") for name in ("publisher", "subscriber"))
     try:
         async with _listener(uri, hearing.name, EFFECTS[0]) as first, _listener(uri, hearing.name, EFFECTS[1]) as second:
             return await _measure(Bench(sending, hearing, dict(zip(EFFECTS, (first, second), strict=True))))

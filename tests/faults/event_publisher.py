@@ -16,7 +16,7 @@ from services.kit.mongo.change_streams import ChangeStreamHub
 from services.kit.mongo.client import Database
 from services.kit.settings import Settings
 from services.kit.transactions.outbox import Outbox
-from tests.services.kit.hearing import QUICK, SOURCE, visit
+from tests.services.kit.event_services import SHORT_BACKOFF, SOURCE, visit_event
 
 LEASE_SECONDS = 2.5
 ATTEMPTS_MAX = 4
@@ -32,7 +32,7 @@ async def tell(database: Database, outbox: Outbox, number: int, key: str) -> Non
 
     async def body(session: Any) -> None:
         await database["causes"].insert_one({"_id": number}, session=session)
-        await outbox.write(session, [visit(key, number)])
+        await outbox.write(session, [visit_event(key, number)])
 
     await database.transact(body)
 
@@ -53,7 +53,7 @@ async def main(uri: str, driver: Any, name: str, keys: int, addresses: dict[str,
     watch = ChangeStreamHub(database, [WATCHED_DELIVERIES])
     channels = {subscriber: grpc.aio.insecure_channel(address) for subscriber, address in addresses.items()}
     relay = Relay(
-        database, channels, source=SOURCE, change_streams=watch, lease_seconds=LEASE_SECONDS, attempts_max=ATTEMPTS_MAX, retry=QUICK
+        database, channels, source=SOURCE, change_streams=watch, lease_seconds=LEASE_SECONDS, attempts_max=ATTEMPTS_MAX, retry=SHORT_BACKOFF
     )
     background = [asyncio.create_task(loop()) for loop in (watch.run, relay.run)]
     print("ready", flush=True)  # noqa: T201 - the parent waits for it

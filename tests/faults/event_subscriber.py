@@ -19,7 +19,7 @@ from services.kit.mongo.client import Database
 from services.kit.settings import Settings
 from services.kit.transactions.outbox import Outbox
 from services.kit.transactions.unit_of_work import UnitOfWork
-from tests.services.kit.hearing import Trusting
+from tests.services.kit.event_services import UnauthenticatedInbox
 
 POISON = ("key-0", 2)
 """The key and place in it of the event that fails."""
@@ -45,7 +45,7 @@ async def main(uri: str, driver: Any, name: str, address: str, effect: str) -> N
         await database["effects"].insert_many([_row(event) for _, event in happened], session=happened[0][0].session)
 
     effects: dict[str, Handler] = {"placed": placed, "bare": bare, "together": BatchHandler(together)}
-    sink = Trusting(database, {"visit_started": effects[effect]}, Outbox(database, "subscriber"))
+    sink = UnauthenticatedInbox(database, {"visit_started": effects[effect]}, Outbox(database, "subscriber"))
     await sink.prepare()
     server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
     events_pb2_grpc.add_EventInboxServiceServicer_to_server(sink, server)

@@ -34,7 +34,7 @@ def environment(keys: Keys, **settings: str) -> dict[str, str]:
     ("settings", "reason"),
     [
         ({"gateway_listen": "nowhere"}, "QUANYU_GATEWAY_LISTEN"),
-        ({"colour": "red"}, "unknown setting QUANYU_COLOUR"),
+        ({"colour": "red"}, "Unknown setting QUANYU_COLOUR"),
         ({"signing_key": ""}, "QUANYU_SIGNING_KEY is empty"),
         ({"token_keys": "[]"}, "QUANYU_TOKEN_KEYS"),
         ({"oidc_issuers": "[{}]"}, "QUANYU_OIDC_ISSUERS"),

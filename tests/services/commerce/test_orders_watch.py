@@ -6,7 +6,7 @@ from services.kit.mongo import pagination
 from services.kit.security.principals import Grant
 from tests.services.commerce.conftest import Shop, consumer_grant, new_key
 from tests.services.commerce.test_orders import payment_request
-from tests.services.kit.hearing import until
+from tests.services.kit.event_services import wait_until
 from tests.services.streams import listening
 
 PLACED, PAID, CANCELLED = pb.ORDER_STATE_PLACED, pb.ORDER_STATE_PAID, pb.ORDER_STATE_CANCELLED
@@ -27,7 +27,7 @@ async def test_watch_streams_states_until_paid(shop: Shop) -> None:
         (first,) = await stream.came(1)
         assert first.order == order
         paid = (await stub.PayOrder(payment_request(order.id))).order
-        await until(lambda: _last_is(stream, paid))
+        await wait_until(lambda: _last_is(stream, paid))
         states = [response.order.state for response in stream.responses]
         assert (states[0], states[-1]) == (PLACED, PAID) and states == sorted(states)
         assert len({response.cursor for response in stream.responses}) == len(states)

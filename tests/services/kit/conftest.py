@@ -1,4 +1,4 @@
-"""The kit's suite runs on both drivers."""
+"""Settings of the kit's tests: each test runs with both MongoDB drivers."""
 
 import secrets
 

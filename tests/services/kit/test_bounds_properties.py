@@ -1,4 +1,4 @@
-"""`problems` and msgspec agree on every value: generated structs of the types that services use, with valid and invalid values."""
+"""Property test: `problems` and msgspec agree on all values, for generated structs of the types that services use."""
 
 import math
 from datetime import UTC, date, datetime, timedelta
@@ -84,22 +84,22 @@ VALUES = st.recursive(
 )
 
 
-def fitting(info: Any) -> st.SearchStrategy[Any]:
-    """Values of this type's shape, so that often one part alone is wrong; one part in ten may be any value."""
+def values_like(info: Any) -> st.SearchStrategy[Any]:
+    """Generates values of the type's shape, so that often only one part is invalid; one part in ten may be any value."""
     made: st.SearchStrategy[Any]
     match info:
         case inspect.StructType():
-            required = {field.encode_name: fitting(field.type) for field in info.fields if field.required}
-            optional = {field.encode_name: fitting(field.type) for field in info.fields if not field.required}
+            required = {field.encode_name: values_like(field.type) for field in info.fields if field.required}
+            optional = {field.encode_name: values_like(field.type) for field in info.fields if not field.required}
             made = st.fixed_dictionaries(required, optional=optional)
         case inspect.UnionType():
-            made = st.one_of(*map(fitting, info.types))
+            made = st.one_of(*map(values_like, info.types))
         case inspect.TupleType():
-            made = st.tuples(*map(fitting, info.item_types))
+            made = st.tuples(*map(values_like, info.item_types))
         case inspect.CollectionType():
-            made = st.lists(fitting(info.item_type), max_size=4)
+            made = st.lists(values_like(info.item_type), max_size=4)
         case inspect.DictType():
-            made = st.dictionaries(TEXTS, fitting(info.value_type), max_size=4)
+            made = st.dictionaries(TEXTS, values_like(info.value_type), max_size=4)
         case inspect.IntType():
             made = INTEGERS
         case inspect.FloatType():
@@ -117,7 +117,7 @@ def fitting(info: Any) -> st.SearchStrategy[Any]:
 @settings(deadline=None)
 def test_problems_exist_exactly_when_msgspec_fails(data: st.DataObject) -> None:
     struct = data.draw(STRUCTS)
-    value = data.draw(fitting(inspect.type_info(struct)))
+    value = data.draw(values_like(inspect.type_info(struct)))
     try:
         msgspec.convert(value, struct)
         converts = True

@@ -1,4 +1,4 @@
-"""What all protos keep to, and that the services say the same: found from the descriptors, so that what comes is held to it by itself."""
+"""Conventions of all protos, and their agreement with the services. The descriptors give the cases, so that new protos are tested too."""
 
 import inspect
 import pkgutil
@@ -25,12 +25,12 @@ from services.kit.transactions.outbox import route_of
 from services.local.keys import new_keys
 
 READS = re.compile(r"(Get|BatchGet|List|BatchList|Search|Check|Resolve|Watch)(?=[A-Z])")
-"""The verbs of rpcs that change nothing; every other rpc is a write."""
+"""Rpcs with these verbs change nothing; each other rpc is a write."""
 REPEATABLE = {
-    "quanyu.events.v1.EventInboxService.Deliver",  # once by the sequence of each event
-    "quanyu.events.v1.EventOutboxService.ReplayParkedEvents",  # says of itself that repeating is harmless
+    "quanyu.events.v1.EventInboxService.Deliver",  # idempotent by the sequence of each event
+    "quanyu.events.v1.EventOutboxService.ReplayParkedEvents",  # a repeat changes nothing, as its description says
 }
-"""Writes that need no request_id."""
+"""These writes need no request_id."""
 
 
 def _files() -> list[Any]:
@@ -61,19 +61,19 @@ ENUMS: dict[str, set[str]] = {
 }
 
 
-def personal(message: Any, path: str = "", inside: tuple[str, ...] = ()) -> list[str]:
-    """The paths of personal fields in a message, nested ones included."""
+def personal_fields(message: Any, path: str = "", inside: tuple[str, ...] = ()) -> list[str]:
+    """Returns the paths of the personal fields in a message, including nested ones."""
     found = []
     for field in message.fields:
-        where = f"{path}{field.name}"
+        field_path = f"{path}{field.name}"
         if field.GetOptions().Extensions[access_pb2.personal]:
-            found.append(where)
+            found.append(field_path)
         if (inner := field.message_type) is not None and inner.full_name not in inside:
-            found += personal(inner, f"{where}.", (*inside, inner.full_name))
+            found += personal_fields(inner, f"{field_path}.", (*inside, inner.full_name))
     return found
 
 
-def test_there_is_something_to_look_at() -> None:
+def test_descriptors_are_found() -> None:
     assert len(RPCS) > 90 and len(WRITES) > 30 and len(KINDS) > 10 and len(ENUMS) > 40
 
 
@@ -88,7 +88,7 @@ REASONS_OF_ALL = {
     if enum.name.endswith("Reason")
     for value in enum.values
 }
-"""The reasons that some enum of the protos has."""
+"""All reasons of all enums in the protos."""
 
 
 @pytest.mark.parametrize("method", RPCS, ids=lambda method: method.full_name)
@@ -99,25 +99,25 @@ def test_declared_reasons_exist_and_are_declared_once(method: MethodDescriptor) 
 
 
 def test_rpcs_that_pass_refusals_on_declare_them() -> None:
-    passing = {
+    passed_on = {
         "quanyu.commerce.v1.OrderService.PlaceOrder": [
             "quanyu.district.v1.WalletService.LockCoupons", "quanyu.commerce.v1.StockService.HoldStock",
         ],
         "quanyu.commerce.v1.DiscoveryService.HoldPromise": ["quanyu.commerce.v1.StockService.HoldStock"],
     }  # fmt: skip
     named = {method.full_name: set(reasons_of(method)) for method in RPCS}
-    assert all(named[called] <= named[name] for name, names in passing.items() for called in names)
+    assert all(named[called] <= named[name] for name, names in passed_on.items() for called in names)
 
 
-def test_personal_fields_are_found_however_deep() -> None:
-    assert "outreaches.text" in personal(default_pool().FindMessageTypeByName("quanyu.member.v1.ListInboxResponse"))
+def test_nested_personal_fields_are_found() -> None:
+    assert "outreaches.text" in personal_fields(default_pool().FindMessageTypeByName("quanyu.member.v1.ListInboxResponse"))
 
 
 # Writes ---------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("method", WRITES, ids=lambda method: method.full_name)
-def test_a_write_is_once_by_its_first_field(method: MethodDescriptor) -> None:
+def test_write_has_a_request_id_as_first_field(method: MethodDescriptor) -> None:
     fields = method.input_type.fields_by_name
     if method.full_name in REPEATABLE:
         assert "request_id" not in fields
@@ -131,15 +131,15 @@ def test_reads_take_no_request_id() -> None:
 
 
 @pytest.mark.parametrize("method", WRITES, ids=lambda method: method.full_name)
-def test_no_answer_of_a_write_carries_personal_data(method: MethodDescriptor) -> None:
-    """The answer's bytes are stored in the idempotency record."""
-    assert personal(method.output_type) == []
+def test_answer_of_a_write_has_no_personal_field(method: MethodDescriptor) -> None:
+    """The bytes of the answer are stored in the idempotency record."""
+    assert personal_fields(method.output_type) == []
 
 
 # Streams --------------------------------------------------------------------------------------------------------------
 
 
-def test_what_watches_streams_and_goes_on_by_cursors() -> None:
+def test_watch_rpcs_stream_with_cursors() -> None:
     assert [method for method in RPCS if method.client_streaming] == []
     watching = [method for method in RPCS if method.name.startswith("Watch")]
     assert watching and watching == [method for method in RPCS if method.server_streaming]
@@ -152,32 +152,32 @@ def test_what_watches_streams_and_goes_on_by_cursors() -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_event_carries_no_personal_data_and_travels_by_a_route_that_exists(kind: str) -> None:
+def test_event_has_a_route_and_no_personal_field(kind: str) -> None:
     body = events_pb2.Event.DESCRIPTOR.fields_by_name[kind].message_type
-    assert personal(body) == []
-    way = route_of(kind)
-    assert way.publisher in SERVICES
-    assert set(way.subscribers) <= set(SERVICES) - {way.publisher} and way.subscribers
-    assert body.fields_by_name[way.key].type == body.fields_by_name[way.key].TYPE_STRING
+    assert personal_fields(body) == []
+    route = route_of(kind)
+    assert route.publisher in SERVICES
+    assert set(route.subscribers) <= set(SERVICES) - {route.publisher} and route.subscribers
+    assert body.fields_by_name[route.key].type == body.fields_by_name[route.key].TYPE_STRING
 
 
 @pytest.mark.parametrize("name", SERVICES)
-async def test_a_service_hears_exactly_what_the_routes_say(name: str, settings: Settings) -> None:
+async def test_service_handles_the_events_of_its_routes(name: str, settings: Settings) -> None:
     keys = new_keys()
     own = {"signing_key": keys.signing_setting(name), "secret_keys": keys.secret_key, "hash_keys": keys.hash_key}
     runtime = Runtime.build(name, msgspec.structs.replace(settings, **own))
     try:
-        heard = set(import_module(f"services.{name}.__main__").define(runtime).events)
+        handled = set(import_module(f"services.{name}.__main__").define(runtime).events)
     finally:
         await runtime.close()
-    assert heard == {kind for kind in KINDS if name in route_of(kind).subscribers}
+    assert handled == {kind for kind in KINDS if name in route_of(kind).subscribers}
 
 
-# Rules and protos speak the same words --------------------------------------------------------------------------------
+# Rules and protos agree --------------------------------------------------------------------------------
 
 
 def _use_cases() -> list[tuple[str, str]]:
-    """(scenario, use case) of every package of a service."""
+    """Returns (scenario, use case) for each package of a service."""
     root = Path(next(iter(services.__path__)))
     return [(scenario, one.name) for scenario in SERVICES for one in pkgutil.iter_modules([str(root / scenario)]) if one.ispkg]
 
@@ -185,13 +185,13 @@ def _use_cases() -> list[tuple[str, str]]:
 USE_CASES = _use_cases()
 
 
-SPOKEN = {
+USE_CASES_OF_PROTOS = {
     (scenario, Path(file.name).stem) for file in FILES if file.services_by_name and (scenario := file.package.split(".")[1]) in SERVICES
 }
 
 
-def test_every_use_case_on_the_wire_is_one_of_the_services() -> None:
-    assert set(USE_CASES) >= SPOKEN
+def test_use_case_of_a_proto_has_a_package() -> None:
+    assert set(USE_CASES) >= USE_CASES_OF_PROTOS
 
 
 REASONS = {
@@ -202,8 +202,8 @@ REASONS = {
 }
 
 
-def test_every_use_case_on_the_wire_has_its_reasons() -> None:
-    assert {(scenario, use_case) for _, scenario, use_case in REASONS.values()} == SPOKEN
+def test_use_case_of_a_proto_has_reasons() -> None:
+    assert {(scenario, use_case) for _, scenario, use_case in REASONS.values()} == USE_CASES_OF_PROTOS
 
 
 @pytest.mark.parametrize("name", REASONS)
@@ -216,8 +216,8 @@ def test_reasons_generated_from_proto_match_it(name: str) -> None:
     assert set(import_module(f"services.{scenario}.{use_case}.enums").Reason) == declared
 
 
-def _stored() -> list[type[StrEnum]]:
-    """The enums of all use cases whose values are written like the labels of protos: upper case, one prefix."""
+def _stored_enums() -> list[type[StrEnum]]:
+    """Returns the enums of all use cases whose values have the form of proto labels: upper case, with a prefix."""
     found: dict[str, type[StrEnum]] = {}
     for scenario, use_case in USE_CASES:
         package = import_module(f"services.{scenario}.{use_case}")
@@ -228,13 +228,13 @@ def _stored() -> list[type[StrEnum]]:
     return [item for _, item in sorted(found.items()) if all(value.isupper() and "_" in value for value in item)]
 
 
-STORED = _stored()
+STORED_ENUMS = _stored_enums()
 
 
-def test_enums_are_stored_by_the_labels_of_the_protos() -> None:
-    assert len(STORED) > 25
+def test_stored_enums_are_found() -> None:
+    assert len(STORED_ENUMS) > 25
 
 
-@pytest.mark.parametrize("item", STORED, ids=lambda item: f"{item.__module__}.{item.__name__}")
-def test_what_is_stored_is_a_label_of_one_enum(item: type[StrEnum]) -> None:
+@pytest.mark.parametrize("item", STORED_ENUMS, ids=lambda item: f"{item.__module__}.{item.__name__}")
+def test_stored_enum_has_labels_of_one_proto_enum(item: type[StrEnum]) -> None:
     assert any(set(item) <= labels for labels in ENUMS.values()), sorted(item)

@@ -35,7 +35,7 @@ def refused(answer: Result) -> str:
 @pytest.mark.parametrize(
     ("environ", "expected"),
     [
-        ({"QUANYU_COLOUR": "red"}, "unknown setting QUANYU_COLOUR"),
+        ({"QUANYU_COLOUR": "red"}, "Unknown setting QUANYU_COLOUR"),
         ({"QUANYU_DRAIN_SECONDS": "soon"}, "QUANYU_DRAIN_SECONDS=soon: Expected"),
         ({"QUANYU_MONGO_URI": "postgres://me:secret@here"}, "QUANYU_MONGO_URI=(value withheld)"),
         ({"QUANYU_ENV": "production"}, "QUANYU_ENV is production"),

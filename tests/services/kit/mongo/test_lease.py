@@ -1,4 +1,4 @@
-"""A lease: one holder at a time, and a holder that lost it stops before anybody else begins."""
+"""Tests of the lease: one holder at a time; a holder that loses it stops before the next one starts."""
 
 import asyncio
 from itertools import pairwise
@@ -8,13 +8,13 @@ from pymongo.errors import AutoReconnect
 
 from services.kit.mongo.client import Database
 from services.kit.mongo.lease import COLLECTION, MARGIN, Lease
-from tests.services.kit.hearing import until
+from tests.services.kit.event_services import wait_until
 
 TTL = 1.0
 
 
-class Hand:
-    """A clock that moves when told."""
+class ManualClock:
+    """A clock that a test sets."""
 
     seconds = 100.0
 
@@ -22,49 +22,49 @@ class Hand:
         return self.seconds
 
 
-async def test_one_of_many_that_ask_at_once_holds_it(database: Database) -> None:
+async def test_one_of_many_concurrent_requests_acquires_it(database: Database) -> None:
     leases = [Lease(database, "work", ttl_seconds=60) for _ in range(12)]
-    answers = await asyncio.gather(*(lease.acquire() for lease in leases))
-    assert sum(answers) == 1
-    assert [lease.is_held for lease in leases] == answers
+    results = await asyncio.gather(*(lease.acquire() for lease in leases))
+    assert sum(results) == 1
+    assert [lease.is_held for lease in leases] == results
     assert await database[COLLECTION].count_documents({}) == 1
 
 
-async def test_the_holder_renews_and_others_wait(database: Database) -> None:
+async def test_holder_renews_and_others_wait(database: Database) -> None:
     mine, other = Lease(database, "work", ttl_seconds=60), Lease(database, "work", ttl_seconds=60)
-    assert await mine.take() and await mine.take()
-    assert not await other.take()
-    assert await Lease(database, "other work", ttl_seconds=60).take()
+    assert await mine.acquire() and await mine.acquire()
+    assert not await other.acquire()
+    assert await Lease(database, "other work", ttl_seconds=60).acquire()
 
 
-async def test_a_released_lease_is_free_at_once(database: Database) -> None:
+async def test_released_lease_is_free_at_once(database: Database) -> None:
     mine, other = Lease(database, "work", ttl_seconds=60), Lease(database, "work", ttl_seconds=60)
-    await mine.take()
+    await mine.acquire()
     await other.release()
-    assert not await other.take()
+    assert not await other.acquire()
     await mine.release()
-    assert not mine.held
-    assert await other.take()
+    assert not mine.is_held
+    assert await other.acquire()
 
 
-async def test_the_holder_ends_a_margin_before_the_server_gives_it_away(database: Database) -> None:
-    hand = Hand()
-    lease = Lease(database, "work", ttl_seconds=10, clock=hand)
+async def test_lease_ends_locally_before_the_server_time(database: Database) -> None:
+    manual_clock = ManualClock()
+    lease = Lease(database, "work", ttl_seconds=10, clock=manual_clock)
     await lease.acquire()
     assert lease.remaining_seconds == pytest.approx(10 * (1 - MARGIN))
-    hand.seconds += 10 * (1 - MARGIN)
+    manual_clock.seconds += 10 * (1 - MARGIN)
     assert not lease.is_held
 
 
-async def test_a_lease_that_ran_out_goes_to_whoever_asks(database: Database) -> None:
+async def test_expired_lease_is_free(database: Database) -> None:
     mine, other = Lease(database, "work", ttl_seconds=0.2), Lease(database, "work", ttl_seconds=60)
-    await mine.take()
-    await until(other.take)
-    assert not mine.held
-    assert not await mine.take()
+    await mine.acquire()
+    await wait_until(other.acquire)
+    assert not mine.is_held
+    assert not await mine.acquire()
 
 
-async def test_work_goes_over_when_its_process_ends_and_never_runs_twice(database: Database) -> None:
+async def test_work_moves_to_another_process_without_overlap(database: Database) -> None:
     events: list[tuple[str, int]] = []
     both_worked = asyncio.Event()
 
@@ -77,15 +77,15 @@ async def test_work_goes_over_when_its_process_ends_and_never_runs_twice(databas
         finally:
             events.append(("ends", number))
 
-    def keeping(number: int) -> asyncio.Task[None]:
+    def run(number: int) -> asyncio.Task[None]:
         return asyncio.create_task(Lease(database, "work", ttl_seconds=TTL).run_while_held(lambda: work(number)))
 
-    tasks = [keeping(1), keeping(2)]
+    tasks = [run(1), run(2)]
 
-    async def begun() -> bool:
+    async def has_begun() -> bool:
         return bool(events)
 
-    await until(begun)
+    await wait_until(has_begun)
     first = events[0][1]
     tasks[first - 1].cancel()
     async with asyncio.timeout(20):
@@ -97,7 +97,7 @@ async def test_work_goes_over_when_its_process_ends_and_never_runs_twice(databas
     assert all(first[1] == second[1] for first, second in list(pairwise(events))[::2])
 
 
-async def test_a_holder_that_cannot_renew_stops_before_the_lease_ends(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_holder_that_cannot_renew_stops_in_time(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     lease, other = Lease(database, "work", ttl_seconds=TTL), Lease(database, "work", ttl_seconds=60)
     working, stopped = asyncio.Event(), asyncio.Event()
 
@@ -106,29 +106,29 @@ async def test_a_holder_that_cannot_renew_stops_before_the_lease_ends(database: 
         try:
             await asyncio.Event().wait()
         finally:
-            # Whoever asks while this still works must not get it.
-            assert not await other.take()
+            # No other process may acquire the lease while this work runs.
+            assert not await other.acquire()
             stopped.set()
 
-    keeping = asyncio.create_task(lease.run_while_held(work))
+    running = asyncio.create_task(lease.run_while_held(work))
     await working.wait()
 
     async def unreachable() -> bool:
-        raise AutoReconnect("no answer")
+        raise AutoReconnect("no response")
 
-    monkeypatch.setattr(lease, "take", unreachable)
+    monkeypatch.setattr(lease, "acquire", unreachable)
     async with asyncio.timeout(20):
         await stopped.wait()
-    keeping.cancel()
-    await asyncio.gather(keeping, return_exceptions=True)
-    assert await until(other.take)
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    assert await wait_until(other.acquire)
 
 
-async def test_what_work_raises_is_heard(database: Database) -> None:
+async def test_exception_of_work_is_raised(database: Database) -> None:
     async def work() -> None:
         raise ValueError("broken")
 
     lease = Lease(database, "work", ttl_seconds=TTL)
     with pytest.raises(ValueError, match="broken"):
         await lease.run_while_held(work)
-    assert await Lease(database, "work", ttl_seconds=TTL).take()
+    assert await Lease(database, "work", ttl_seconds=TTL).acquire()

@@ -1,4 +1,4 @@
-"""A transaction nobody will end does not hold its documents for MongoDB's whole minute: a dead process's, a cancelled caller's."""
+"""Tests of orphaned transactions: those of dead processes and cancelled callers release their documents within seconds."""
 
 import asyncio
 import time
@@ -14,7 +14,7 @@ from services.kit.mongo.client import Database
 from services.kit.settings import Settings
 
 
-async def test_what_a_dead_process_held_is_soon_free(settings: Settings, database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_transaction_of_a_dead_process_is_released(settings: Settings, database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(client, "ORPHANED_SECONDS", 0.3)
     await database["stock"].insert_one({"_id": "s", "reserved": 0})
     dead = Database(settings, database.name)
@@ -39,16 +39,16 @@ async def test_what_a_dead_process_held_is_soon_free(settings: Settings, databas
     await dead.close()
 
 
-class SlowToSend(CommandListener):
-    """Holds each update back before it is sent, in the thread that sends it."""
+class SlowSend(CommandListener):
+    """A command listener that delays each update in the thread that sends it."""
 
     def __init__(self) -> None:
-        self.held, self.done = asyncio.Event(), asyncio.Event()
+        self.delayed, self.done = asyncio.Event(), asyncio.Event()
         self.loop = asyncio.get_running_loop()
 
     def started(self, event: Any) -> None:
         if event.command_name == "update":
-            self.loop.call_soon_threadsafe(self.held.set)
+            self.loop.call_soon_threadsafe(self.delayed.set)
             time.sleep(0.2)
 
     def succeeded(self, event: Any) -> None:
@@ -58,14 +58,14 @@ class SlowToSend(CommandListener):
     failed = succeeded
 
 
-async def test_a_cancelled_caller_leaves_nothing_open(settings: Settings, database: Database) -> None:
-    """Even when the abort would overtake the operation that begins the transaction."""
+async def test_cancelled_caller_leaves_no_open_transaction(settings: Settings, database: Database) -> None:
+    """Also if the abort would overtake the operation that starts the transaction."""
     await database["stock"].insert_one({"_id": "s", "reserved": 0})
-    subscriber = SlowToSend()
+    listener = SlowSend()
     driver: Any = AsyncIOMotorClient if settings.mongo_driver == "motor" else AsyncMongoClient
     slow = Database(settings, database.name)
     await slow.close()
-    slow.client = driver(settings.mongo_uri, event_listeners=[subscriber], appname=database.name, retryWrites=True)
+    slow.client = driver(settings.mongo_uri, event_listeners=[listener], appname=database.name, retryWrites=True)
     slow.raw = slow.client[database.name]
 
     async def take(session: client.Session) -> None:
@@ -73,11 +73,11 @@ async def test_a_cancelled_caller_leaves_nothing_open(settings: Settings, databa
         await asyncio.Event().wait()
 
     taking = asyncio.create_task(slow.transact(take))
-    await subscriber.held.wait()
+    await listener.delayed.wait()
     taking.cancel()
     await asyncio.gather(taking, return_exceptions=True)
     async with asyncio.timeout(10):
-        await subscriber.done.wait()
+        await listener.done.wait()
     await slow.close()
     ours = {"appName": database.name, "transaction": {"$exists": True}}
     pipeline = [{"$currentOp": {"allUsers": False, "idleSessions": True}}, {"$match": ours}]

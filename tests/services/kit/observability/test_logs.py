@@ -64,7 +64,7 @@ def test_full_pipe_drops_lines_without_an_error(start: Start) -> None:
 
 def fail() -> None:
     local = SECRET
-    raise KeyError("what happened", len(local))
+    raise KeyError("the message", len(local))
 
 
 @pytest.mark.parametrize("log_format", ["json", "text"])

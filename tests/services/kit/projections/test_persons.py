@@ -1,4 +1,4 @@
-"""Persons are kept by events alone, and looked up many at once."""
+"""Tests of the person projection: events maintain it, and one query finds many persons."""
 
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -23,21 +23,21 @@ async def persons(database: Database) -> PersonProjection:
     return persons
 
 
-async def tell(persons: PersonProjection, *words: str) -> None:
-    """`a+b`: b was linked to a; `a-b`: that was undone. A minute lies between two words."""
-    for word in words:
+async def apply_links(persons: PersonProjection, *links: str) -> None:
+    """Applies events one minute apart: `a+b` links b to a, `a-b` removes that link."""
+    for link in links:
         at = NOW + timedelta(minutes=next(minutes))
-        await persons.links.database.transact(partial(_tell, persons, word, at))
+        await persons.links.database.transact(partial(_apply, persons, link, at))
 
 
-async def _tell(persons: PersonProjection, word: str, at: datetime, session: Session) -> None:
-    unit = UnitOfWork(session, at, Outbox(persons.links.database, "member"))
-    id, linked_id = word.split("+" if "+" in word else "-")
-    if "+" in word:
-        await persons.handle_consumer_linked(unit, events_pb2.Event(consumer_linked={"consumer_id": id, "linked_consumer_id": linked_id}))
+async def _apply(persons: PersonProjection, link: str, at: datetime, session: Session) -> None:
+    uow = UnitOfWork(session, at, Outbox(persons.links.database, "member"))
+    id, linked_id = link.split("+" if "+" in link else "-")
+    if "+" in link:
+        await persons.handle_consumer_linked(uow, events_pb2.Event(consumer_linked={"consumer_id": id, "linked_consumer_id": linked_id}))
     else:
         await persons.handle_consumer_unlinked(
-            unit, events_pb2.Event(consumer_unlinked={"consumer_id": id, "linked_consumer_id": linked_id})
+            uow, events_pb2.Event(consumer_unlinked={"consumer_id": id, "linked_consumer_id": linked_id})
         )
 
 
@@ -45,18 +45,18 @@ def person(id: str, *others: str) -> Person:
     return Person(id, frozenset({id, *others}))
 
 
-async def test_a_person_is_found_under_each_id_and_let_go_by_an_undoing(persons: PersonProjection) -> None:
-    await tell(persons, "a+b", "c+a", "d+e")
+async def test_person_is_found_by_each_linked_id(persons: PersonProjection) -> None:
+    await apply_links(persons, "a+b", "c+a", "d+e")
     both, other = person("c", "a", "b"), person("d", "e")
     found = await persons.find_many(["a", "b", "c", "e", "stranger", "a"])
     assert found == {"a": both, "b": both, "c": both, "e": other, "stranger": person("stranger")}
-    await tell(persons, "c-a")
+    await apply_links(persons, "c-a")
     assert await persons.find_many(["a", "b", "c"]) == {"a": person("a", "b"), "b": person("a", "b"), "c": person("c")}
     assert await persons.find_many([]) == {}
 
 
-async def test_links_may_come_in_the_order_of_their_keys(persons: PersonProjection) -> None:
-    """C takes A before A is told to have taken B: keys are ordered each for itself only."""
-    await tell(persons, "c+a", "a+b")
+async def test_links_of_different_keys_may_arrive_unordered(persons: PersonProjection) -> None:
+    """The event c+a may arrive before a+b, since only events of one key are ordered."""
+    await apply_links(persons, "c+a", "a+b")
     assert (await persons.find("b")).id == "c"
     assert (await persons.find("c")).ids == {"a", "b", "c"}

@@ -1,4 +1,4 @@
-"""Personal data is found by keyed hash and read by key; keys rotate."""
+"""Tests of field encryption: keyed hashes, encryption, and rotation of keys."""
 
 from base64 import b64encode
 
@@ -16,24 +16,24 @@ BEFORE, AFTER = FieldEncryption([OLD], [OLD_HASH]), FieldEncryption([NEW, OLD], 
 
 
 @given(st.text())
-def test_what_is_encrypted_is_read_again_also_after_rotation(value: str) -> None:
+def test_ciphertext_is_readable_after_rotation(value: str) -> None:
     ciphertext = BEFORE.encrypt(value)
     assert BEFORE.decrypt(ciphertext) == AFTER.decrypt(ciphertext) == value
     assert not value or value.encode() not in ciphertext or len(value) < 4
 
 
-def test_a_value_hashed_before_a_rotation_is_still_found() -> None:
+def test_hash_from_before_rotation_is_found() -> None:
     stored = BEFORE.hash("phone", "+8613812345678")
     assert stored in AFTER.hash_with_all_keys("phone", "+8613812345678")
     assert AFTER.hash("phone", "+8613812345678") != stored
 
 
-def test_kinds_do_not_collide() -> None:
+def test_hashes_of_kinds_differ() -> None:
     assert BEFORE.hash("phone", "1") != BEFORE.hash("card", "1")
     assert BEFORE.hash("a", "b\0c") != BEFORE.hash("a\0b", "d")
 
 
-def test_a_lost_key_is_told() -> None:
+def test_missing_key_is_named() -> None:
     with pytest.raises(ValueError, match="QUANYU_SECRET_KEYS"):
         FieldEncryption([NEW], [NEW_HASH]).decrypt(BEFORE.encrypt("x"))
 
@@ -43,6 +43,6 @@ def test_a_lost_key_is_told() -> None:
     [("", ""), ("x", b64encode(NEW_HASH).decode()), (NEW, "short"), (NEW, "")],
     ids=["no keys", "no secret key", "a short hash key", "no hash key"],
 )
-def test_malformed_keys_stop_the_start(secret_keys: str, hash_keys: str) -> None:
+def test_malformed_keys_are_refused(secret_keys: str, hash_keys: str) -> None:
     with pytest.raises(SettingsError):
         FieldEncryption.from_settings(Settings(secret_keys=secret_keys, hash_keys=hash_keys))

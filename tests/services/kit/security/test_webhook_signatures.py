@@ -1,4 +1,4 @@
-"""Incoming webhooks: only what a known sender signed, as it was signed, in time."""
+"""Tests of webhook signatures: only an unchanged and recent webhook of a known sender is valid."""
 
 import base64
 import secrets
@@ -20,44 +20,44 @@ SENDERS = WebhookVerifier({"sandbox": [NEXT, SECRET]})
 BODY = '{"type": "payment.approved", "data": {"名": "值"}}'
 
 
-def signed(body: str = BODY, *, id: str = "msg_1", secret: str = SECRET, age: timedelta = timedelta()) -> dict[str, str]:
+def sign(body: str = BODY, *, id: str = "msg_1", secret: str = SECRET, age: timedelta = timedelta()) -> dict[str, str]:
     at = datetime.now(UTC) - age
     return {"id": id, "timestamp": str(int(at.timestamp())), "signature": Webhook(secret).sign(id, at, body)}
 
 
-@pytest.mark.parametrize("secret", [SECRET, NEXT], ids=["its own", "its next"])
-def test_what_a_sender_signed_is_believed_with_each_of_its_secrets(secret: str) -> None:
-    SENDERS.verify("sandbox", body=BODY.encode(), **signed(secret=secret))
+@pytest.mark.parametrize("secret", [SECRET, NEXT], ids=["current secret", "next secret"])
+def test_webhook_signed_with_any_secret_is_valid(secret: str) -> None:
+    SENDERS.verify("sandbox", body=BODY.encode(), **sign(secret=secret))
 
 
-# Signed when the test runs, not when it is collected: an age is counted from now.
+# Signed when the test runs, not when it is collected, since an age is relative to the time of the signature.
 REFUSED: dict[str, tuple[str, str, Callable[[], dict[str, str]]]] = {
-    "another sender": ("other", BODY, signed),
-    "another body": ("sandbox", BODY + " ", signed),
-    "another id": ("sandbox", BODY, lambda: signed() | {"id": "msg_2"}),
-    "no signature": ("sandbox", BODY, lambda: signed() | {"signature": ""}),
-    "another time": ("sandbox", BODY, lambda: (at := signed()) | {"timestamp": str(int(at["timestamp"]) + 1)}),
-    "too old": ("sandbox", BODY, lambda: signed(age=timedelta(minutes=6))),
-    "from the future": ("sandbox", BODY, lambda: signed(age=timedelta(minutes=-6))),
-    "another secret": ("sandbox", BODY, lambda: signed(secret=f"whsec_{base64.b64encode(bytes(24)).decode()}")),
+    "another sender": ("other", BODY, sign),
+    "another body": ("sandbox", BODY + " ", sign),
+    "another id": ("sandbox", BODY, lambda: sign() | {"id": "msg_2"}),
+    "no signature": ("sandbox", BODY, lambda: sign() | {"signature": ""}),
+    "another time": ("sandbox", BODY, lambda: (at := sign()) | {"timestamp": str(int(at["timestamp"]) + 1)}),
+    "too old": ("sandbox", BODY, lambda: sign(age=timedelta(minutes=6))),
+    "from the future": ("sandbox", BODY, lambda: sign(age=timedelta(minutes=-6))),
+    "another secret": ("sandbox", BODY, lambda: sign(secret=f"whsec_{base64.b64encode(bytes(24)).decode()}")),
 }
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_whatever_else_is_refused(case: str) -> None:
-    sender, body, sign = REFUSED[case]
-    with pytest.raises(Denied, match="no sender"):
-        SENDERS.verify(sender, body=body.encode(), **sign())
+def test_invalid_webhook_is_denied(case: str) -> None:
+    sender, body, make_signature = REFUSED[case]
+    with pytest.raises(Denied, match="not valid"):
+        SENDERS.verify(sender, body=body.encode(), **make_signature())
 
 
 @bounds(deadline=None)
 @given(st.binary(max_size=50), st.text(max_size=20), st.text(max_size=20), st.text(max_size=60) | st.just("v1") | st.just("v1,=,v1"))
-def test_noise_is_refused_in_the_same_way(body: bytes, id: str, timestamp: str, signature: str) -> None:
+def test_random_input_is_denied(body: bytes, id: str, timestamp: str, signature: str) -> None:
     with pytest.raises(Denied):
         SENDERS.verify("sandbox", id=id, timestamp=timestamp, signature=signature, body=body)
 
 
 @pytest.mark.parametrize("setting", ["", "[]", '{"sandbox": "whsec_x"}', '{"sandbox": [""]}', '{"sandbox": ["whsec_!"]}'])
-def test_malformed_secrets_stop_the_start(setting: str) -> None:
+def test_malformed_secrets_are_refused(setting: str) -> None:
     with pytest.raises(SettingsError, match="QUANYU_WEBHOOK_SECRETS"):
         WebhookVerifier.from_settings(Settings(webhook_secrets=setting))

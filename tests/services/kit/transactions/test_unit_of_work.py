@@ -1,4 +1,4 @@
-"""One ordinary write: atomic with its events and its idempotency record, once by its request id."""
+"""Tests of the unit of work: a write is atomic with its events and its idempotency record, and runs once per request id."""
 
 import asyncio
 
@@ -13,19 +13,19 @@ from services.kit.transactions.outbox import DELIVERIES, Outbox
 from services.kit.transactions.unit_of_work import TransactionRunner, UnitOfWork
 from services.kit.values.event import Event
 
-TWINS = 50
+REPEATS = 50
 
 
 class ConsumerBound(Event, frozen=True):
-    """An event that is heard by one service."""
+    """An event with one subscriber."""
 
     kind = "consumer_bound"
     consumer_id: str
     brand_id: str = "brd_1"
 
 
-class Writes:
-    """A write that counts how often it took effect and tells one event each time."""
+class CountingWrite:
+    """A write that counts its effects and publishes one event each time."""
 
     def __init__(self, database: Database) -> None:
         self.database = database
@@ -48,88 +48,88 @@ class Writes:
         return await self.transactions.run(request, SetConsentResponse, body)
 
     async def count(self) -> int:
-        row = await self.database["effects"].find_one({"_id": "count"})
-        return int(row["n"])
+        document = await self.database["effects"].find_one({"_id": "count"})
+        return int(document["n"])
 
     async def events(self) -> int:
         return int(await self.database[DELIVERIES].count_documents({}))
 
 
 @pytest.fixture
-async def writes(database: Database) -> Writes:
-    writes = Writes(database)
-    await writes.prepare()
-    return writes
+async def write(database: Database) -> CountingWrite:
+    write = CountingWrite(database)
+    await write.prepare()
+    return write
 
 
 def request(request_id: str = "r1", consumer_id: str = "con_1") -> SetConsentRequest:
     return SetConsentRequest(request_id=request_id, consumer_id=consumer_id)
 
 
-async def test_twins_of_one_request_have_one_effect_and_equal_answers(writes: Writes) -> None:
-    answers = await asyncio.gather(*(writes.run(request()) for _ in range(TWINS)))
+async def test_concurrent_repeats_have_one_effect_and_answer(write: CountingWrite) -> None:
+    answers = await asyncio.gather(*(write.run(request()) for _ in range(REPEATS)))
     assert len({answer.SerializeToString() for answer in answers}) == 1
-    assert await writes.count() == 1
-    assert await writes.events() == 1
+    assert await write.count() == 1
+    assert await write.events() == 1
 
 
-async def test_the_same_id_with_another_body_is_refused(writes: Writes) -> None:
-    await writes.run(request())
+async def test_same_request_id_with_another_body_is_refused(write: CountingWrite) -> None:
+    await write.run(request())
     with pytest.raises(Conflict) as caught:
-        await writes.run(request(consumer_id="con_2"))
+        await write.run(request(consumer_id="con_2"))
     assert caught.value.reason == "REQUEST_ID_REUSED"
-    assert await writes.count() == 1
+    assert await write.count() == 1
 
 
-async def test_a_refusal_changes_nothing_and_is_heard_again(writes: Writes) -> None:
-    refusal = Conflict("TASK_CLOSED", "it is done", task_id="tsk_1")
+async def test_refusal_changes_nothing_and_is_replayed(write: CountingWrite) -> None:
+    refusal = Conflict("TASK_CLOSED", "It is done.", task_id="tsk_1")
     for attempt in (refusal, None):
         with pytest.raises(Conflict) as caught:
-            await writes.run(request(), attempt)
+            await write.run(request(), attempt)
         assert (caught.value.reason, caught.value.metadata) == ("TASK_CLOSED", {"task_id": "tsk_1"})
-    assert (await writes.count(), await writes.events()) == (0, 0)
+    assert (await write.count(), await write.events()) == (0, 0)
 
 
-async def test_a_passing_failure_is_tried_again(writes: Writes) -> None:
+async def test_retryable_refusal_is_not_recorded(write: CountingWrite) -> None:
     with pytest.raises(Unavailable):
-        await writes.run(request(), Unavailable("SERVICE_UNAVAILABLE"))
-    await writes.run(request())
-    assert await writes.count() == 1
+        await write.run(request(), Unavailable("SERVICE_UNAVAILABLE"))
+    await write.run(request())
+    assert await write.count() == 1
 
 
-async def test_a_bug_changes_nothing(writes: Writes) -> None:
+async def test_unknown_exception_changes_nothing(write: CountingWrite) -> None:
     with pytest.raises(ZeroDivisionError):
-        await writes.run(request(), ZeroDivisionError())
-    assert (await writes.count(), await writes.events()) == (0, 0)
-    await writes.run(request())
-    assert (await writes.count(), await writes.events()) == (1, 1)
+        await write.run(request(), ZeroDivisionError())
+    assert (await write.count(), await write.events()) == (0, 0)
+    await write.run(request())
+    assert (await write.count(), await write.events()) == (1, 1)
 
 
-async def test_concurrent_different_requests_all_take_effect(writes: Writes) -> None:
-    await asyncio.gather(*(writes.run(request(f"r{number}")) for number in range(20)))
-    assert await writes.count() == 20
-    assert await writes.events() == 20
+async def test_concurrent_different_requests_all_take_effect(write: CountingWrite) -> None:
+    await asyncio.gather(*(write.run(request(f"r{number}")) for number in range(20)))
+    assert await write.count() == 20
+    assert await write.events() == 20
 
 
 @pytest.mark.parametrize("request_id", ["", "x" * 129])
-async def test_a_write_needs_a_request_id(writes: Writes, request_id: str) -> None:
+async def test_write_without_request_id_is_refused(write: CountingWrite, request_id: str) -> None:
     with pytest.raises(Invalid):
-        await writes.run(request(request_id))
+        await write.run(request(request_id))
 
 
-async def test_a_cancelled_write_leaves_nothing_locked(writes: Writes) -> None:
+async def test_cancelled_write_releases_its_locks(write: CountingWrite) -> None:
     entered = asyncio.Event()
 
     async def body(uow: UnitOfWork) -> SetConsentResponse:
-        await writes.database["effects"].update_one({"_id": "count"}, {"$inc": {"n": 1}}, session=uow.session)
+        await write.database["effects"].update_one({"_id": "count"}, {"$inc": {"n": 1}}, session=uow.session)
         entered.set()
         await asyncio.Event().wait()
         raise AssertionError
 
-    task = asyncio.create_task(writes.transactions.run(request(), SetConsentResponse, body))
+    task = asyncio.create_task(write.transactions.run(request(), SetConsentResponse, body))
     await entered.wait()
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    await writes.run(request())
-    assert await writes.count() == 1
+    await write.run(request())
+    assert await write.count() == 1

@@ -1,4 +1,4 @@
-"""Local days and opening hours, also across midnight and clock changes."""
+"""Tests of local days and opening hours, also across midnight and clock changes."""
 
 from datetime import UTC, date, datetime, timedelta
 
@@ -17,7 +17,7 @@ moments = st.datetimes(datetime(2020, 1, 1), datetime(2035, 1, 1), timezones=st.
 minutes = st.integers(0, 1440)
 
 
-def test_the_walk_happens_on_a_shanghai_evening() -> None:
+def test_shanghai_evening_has_local_day_and_hours() -> None:
     at = datetime(2026, 11, 22, 13, 40, tzinfo=UTC)
     assert opening_hours.local_day(at, SHANGHAI) == date(2026, 11, 22)
     assert opening_hours.local_minute(at, SHANGHAI) == 21 * 60 + 40
@@ -25,14 +25,14 @@ def test_the_walk_happens_on_a_shanghai_evening() -> None:
     assert opening_hours.closes_at(600, 1320, at, SHANGHAI) == at + timedelta(minutes=20)
 
 
-def test_a_bar_closes_after_midnight() -> None:
+def test_bar_closes_after_midnight() -> None:
     at = datetime(2026, 11, 22, 17, 0, tzinfo=UTC)
     assert opening_hours.is_open(18 * 60, 2 * 60, at, SHANGHAI)
     assert opening_hours.closes_at(18 * 60, 2 * 60, at, SHANGHAI) == at + timedelta(hours=1)
 
 
 def changes(zone: str, years: range = range(2024, 2028)) -> list[datetime]:
-    """The moments at which the clock of a zone is put forward or back."""
+    """Returns the moments at which the clock of a zone changes."""
     hours = [datetime(year, 1, 1, tzinfo=UTC) + timedelta(hours=hour) for year in years for hour in range(365 * 24)]
     offsets = [at.astimezone(opening_hours.zone_of(zone)).utcoffset() for at in hours]
     return [at for at, before, after in zip(hours[1:], offsets, offsets[1:], strict=False) if before != after]
@@ -48,12 +48,12 @@ night = st.integers(0, 240) | minutes | st.sampled_from([0, opening_hours.DAY_MI
 MINUTE = timedelta(minutes=1)
 
 
-def test_there_are_changes_to_test() -> None:
+def test_clock_changes_are_found() -> None:
     assert len(CHANGES) == 4 * 4 * 2
 
 
 @given(night, night, anywhere)
-def test_a_place_is_open_until_it_closes(opens: int, closes: int, where: tuple[str, datetime]) -> None:
+def test_place_is_open_until_it_closes(opens: int, closes: int, where: tuple[str, datetime]) -> None:
     zone, at = where
     until = opening_hours.closes_at(opens, closes, at, zone)
     always = (opens, closes) == (0, opening_hours.DAY_MINUTES)
@@ -64,7 +64,7 @@ def test_a_place_is_open_until_it_closes(opens: int, closes: int, where: tuple[s
 
 
 @given(anywhere)
-def test_who_is_open_day_and_night_never_closes(where: tuple[str, datetime]) -> None:
+def test_place_open_all_day_never_closes(where: tuple[str, datetime]) -> None:
     zone, at = where
     assert opening_hours.is_open(0, opening_hours.DAY_MINUTES, at, zone)
     assert opening_hours.closes_at(0, opening_hours.DAY_MINUTES, at, zone) is None
@@ -72,11 +72,11 @@ def test_who_is_open_day_and_night_never_closes(where: tuple[str, datetime]) -> 
 
 
 @given(night, night, anywhere)
-def test_the_next_opening_is_open_and_not_before_now(opens: int, closes: int, where: tuple[str, datetime]) -> None:
+def test_next_opening_is_open_and_not_earlier(opens: int, closes: int, where: tuple[str, datetime]) -> None:
     zone, at = where
     opening = opening_hours.next_open(opens, closes, at, zone)
     assert (opening is None) == (opens == closes or (opens, closes) == (opening_hours.DAY_MINUTES, 0))
-    # Hours that lie wholly in what the clock skips that night are over as they begin.
+    # Opening hours within the minutes that the clock skips are empty that night.
     if opening is not None and (closes - opens) % opening_hours.DAY_MINUTES > 60:
         assert at <= opening <= at + timedelta(hours=25)
         assert opening_hours.is_open(opens, closes, opening, zone)
@@ -92,6 +92,6 @@ def test_days_follow_each_other_without_a_gap(day: date, zone: str) -> None:
 
 
 @pytest.mark.parametrize("zone", ["", "Nowhere/Land", "../etc/passwd", "/etc"])
-def test_an_unknown_zone_is_refused(zone: str) -> None:
+def test_unknown_zone_is_refused(zone: str) -> None:
     with pytest.raises(Invalid):
         opening_hours.zone_of(zone)

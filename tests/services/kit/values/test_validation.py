@@ -1,4 +1,4 @@
-"""A value that violates a constraint is refused with its field and a message for the client."""
+"""Tests of validation: an invalid value is refused with its field and a message for the client."""
 
 from enum import StrEnum
 from typing import Annotated, Any
@@ -88,12 +88,12 @@ class Named(Struct):
 
 
 @pytest.mark.parametrize("name", ["", "白", "Shinjuku 新宿", "★", "👩\u200d👧", "שלום", " a "])
-def test_a_name_may_be(name: str) -> None:
+def test_visible_name_is_valid(name: str) -> None:
     assert to_struct({"name": name}, Named).name == name
 
 
 @pytest.mark.parametrize("mark", list("\0\n\r\t\x1b\x7f\x85\u2028\u2029\u202a\u202e\u2066\u2069"))
-def test_a_name_stands_on_one_line_and_turns_nothing(mark: str) -> None:
+def test_control_character_in_a_name_is_refused(mark: str) -> None:
     for name in (f"a{mark}b", f"a{mark}", f"{mark}a", mark):
         with pytest.raises(Invalid, match="The name must be one line") as refused:
             to_struct({"name": name}, Named)
@@ -101,6 +101,6 @@ def test_a_name_stands_on_one_line_and_turns_nothing(mark: str) -> None:
 
 
 @pytest.mark.parametrize("name", [" ", "  ", "\u3000", "\u00a0", "\u200b", "\ufeff \u2060"])
-def test_something_of_a_name_is_seen(name: str) -> None:
+def test_invisible_name_is_refused(name: str) -> None:
     with pytest.raises(Invalid, match="The name must be one line"):
         to_struct({"name": name}, Named)
