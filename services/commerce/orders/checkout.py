@@ -7,7 +7,7 @@ After a failure between two steps, a repeated request or the sweeper continues. 
 wallet has lost its coupons. An order in an earlier state is cancelled when its time to pay is over.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable
 from datetime import datetime
 
 from google.protobuf.empty_pb2 import Empty
@@ -15,13 +15,14 @@ from msgspec.structs import replace
 
 from quanyu.commerce.v1 import orders_pb2
 from services.commerce.catalog.repository import CatalogRepository
-from services.commerce.orders import rules, scenario
+from services.commerce.orders import rules
+from services.commerce.orders.commands import OrderDraft, PlaceLines
 from services.commerce.orders.coupons import CouponClient
 from services.commerce.orders.enums import CancelReason, OrderState
 from services.commerce.orders.model import CouponRefusal, NewOrder, Order
 from services.commerce.orders.repository import ORDERS, OrderRepository
 from services.commerce.stock import rules as stock_rules
-from services.commerce.stock.repository import HOLDS, STOCK, HoldChange, StockRepository, row_in
+from services.commerce.stock.repository import STOCK, HoldChange, StockRepository
 from services.commerce.stock.rules import Hold, stock_id
 from services.kit import clock, errors, ids
 from services.kit.errors import Conflict, NotFound, Refusal
@@ -29,15 +30,12 @@ from services.kit.mongo.client import MessageDocument, Session
 from services.kit.mongo.codec import to_document
 from services.kit.observability.logs import logger
 from services.kit.projections.persons import Person
-from services.kit.transactions.group_commit import ChangeSet, DocumentRef
-from services.kit.transactions.group_commit import Snapshot as Counters
+from services.kit.transactions.group_commit import DocumentRef
 from services.kit.transactions.idempotency import IdempotencyKey
 from services.kit.transactions.unit_of_work import UnitOfWork
 
 ATTEMPTS_MAX = 8
 """A step reads its order at most this often while concurrent calls change it."""
-
-Place = Callable[[Sequence[Hold]], Order]
 
 
 class Checkout:
@@ -64,8 +62,8 @@ class Checkout:
         variant_ids = [hold.variant_id for hold in holds]
         person = await self.repository.persons.find(new.consumer_id, uow.session)
         new = replace(new, needed_by=needed_by, store_id=holds[0].store_id)
-        place = await self._prepare(new, person, variant_ids, destination, uow.at, uow.session)
-        order = place(holds)
+        draft = await self._prepare(new, person, variant_ids, destination, uow.at, uow.session)
+        order = draft(holds)
         for hold in holds:
             await self.stocks.holds.replace(uow, stock_rules.order(hold, order.id, uow.at, rules.pay_by(order)), before=hold)
         return await self.repository.owned.insert(uow, order)
@@ -84,27 +82,11 @@ class Checkout:
         hold_ids = {id: ids.new("hld") for id in quantities}
         until = await self.stocks.find_held_until([ref.id for ref in refs.values()])
         holder = await self.stocks.hold_quota.find_holder(asked.consumer_id, asked.store_id)
-        place = await self._prepare(asked, holder.person, quantities, destination, at)
+        draft = await self._prepare(asked, holder.person, quantities, destination, at)
 
-        def decide(state: Counters) -> ChangeSet:
-            holds = [
-                stock_rules.hold(
-                    row_in(state, ref), id=hold_ids[id], consumer_id=asked.consumer_id, staff_brand_id=holder.brand_id,
-                    quantity=quantities[id], at=at, real_at=clock.system_now(), needed_by=asked.needed_by, held_until=until.get(ref.id),
-                )
-                for id, ref in refs.items()
-            ]  # fmt: skip
-            order = place(holds)
-            standing = [stock_rules.order(hold, order.id, at, rules.pay_by(order)) for hold in stock_rules.counted_once(holds)]
-            document = to_document(order)
-            return ChangeSet(
-                increments={refs[hold.variant_id]: {"reserved": hold.quantity} for hold in standing},
-                inserts=[(ORDERS, document), *((HOLDS, to_document(hold)) for hold in standing)],
-                answer=orders_pb2.PlaceOrderResponse(order=self.orders.project(document)),
-            )
-
-        counters = list(refs.values())
-        return await self.stocks.hold_quota.commit_hold(key, holder, at, counters, decide, orders_pb2.PlaceOrderResponse)
+        held_until = {id: until.get(ref.id) for id, ref in refs.items()}
+        command = PlaceLines(draft, quantities, refs, hold_ids, held_until, holder.brand_id, self.orders)
+        return await self.stocks.hold_quota.commit_hold(key, holder, at, list(refs.values()), command, orders_pb2.PlaceOrderResponse)
 
     async def lock_coupons(self, order: Order) -> Order:
         """Locks the order's coupons and returns it with their discounts, not written yet.
@@ -127,25 +109,13 @@ class Checkout:
         destination: bytes | None,
         at: datetime,
         session: Session = None,
-    ) -> Place:
-        """Reads everything that the order depends on and returns the function that makes it from holds."""
+    ) -> OrderDraft:
+        """Reads everything that an order needs besides its holds."""
         variants = await self.catalog.find_variants(variant_ids, session)
         visit = await self.repository.find_visit_of(person, session)
         stores = await self.stocks.find_stores([asked.store_id], session=session) if asked.destination else {}
-        order_id, real_at = ids.new("ord"), clock.system_now()
-
-        def place(holds: Sequence[Hold]) -> Order:
-            brand_ids = frozenset(id for hold in holds for id in (hold.seller_id, hold.brand_id))
-            situation = scenario.Situation(at, asked.touchpoint, asked.needed_by, asked.scenario_hint, visit, brand_ids)
-            derived, basis = scenario.derive(situation)
-            return rules.place(
-                holds, variants, id=order_id, at=at, real_at=real_at, scenario=derived, basis=basis, touchpoint=asked.touchpoint,
-                method=asked.method, needed_by=asked.needed_by, coupon_ids=asked.coupon_ids, destination=destination,
-                store=stores.get(asked.store_id), position=asked.destination.position if asked.destination else None,
-                of_holds=bool(asked.hold_ids),
-            )  # fmt: skip
-
-        return place
+        store = stores.get(asked.store_id)
+        return OrderDraft(asked, ids.new("ord"), variants, visit, store, destination, at, clock.system_now())
 
     # paying ----------------------------------------------------------------------------------------------------------
 

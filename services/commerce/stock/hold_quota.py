@@ -66,18 +66,20 @@ class QuotaUsage(Struct, frozen=True):
     holds: int
     free_at: datetime | None
 
-    def deciding(self, decide: Decide) -> Decide:
-        """Returns `decide`, bound to this version of the document. It raises `Exhausted` TOO_MANY_HOLDS if the quota is used up."""
 
-        def one_more(state: Snapshot) -> ChangeSet:
-            row = state[self.ref]
-            if row is None or row["version"] != self.version:
-                raise Unavailable(HELD_MEANWHILE)
-            rules.check_holds(self.holds, self.free_at)
-            outcome = decide(state)
-            return replace(outcome, increments={**outcome.increments, self.ref: {}})
+class WithinQuota(Struct, frozen=True):
+    """Runs `decide` if the holder's document is still that of `usage`; `Exhausted` TOO_MANY_HOLDS if the quota is used up."""
 
-        return one_more
+    usage: QuotaUsage
+    decide: Decide
+
+    def __call__(self, snapshot: Snapshot) -> ChangeSet:
+        document = snapshot[self.usage.ref]
+        if document is None or document["version"] != self.usage.version:
+            raise Unavailable(HELD_MEANWHILE)
+        rules.check_holds(self.usage.holds, self.usage.free_at)
+        changes = self.decide(snapshot)
+        return replace(changes, increments={**changes.increments, self.usage.ref: {}})
 
 
 class HoldQuota:
@@ -118,7 +120,7 @@ class HoldQuota:
         for _ in range(ATTEMPTS_MAX):
             usage = await self.find_usage(holder, at)
             try:
-                return await self.group_commit.run(key, [*counters, usage.ref], usage.deciding(decide), answer_type)
+                return await self.group_commit.run(key, [*counters, usage.ref], WithinQuota(usage, decide), answer_type)
             except Unavailable as refusal:
                 if refusal.reason != HELD_MEANWHILE:
                     raise

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from google.protobuf.empty_pb2 import Empty
 from google.protobuf.message import Message
+from msgspec import Struct
 from pymongo import ASCENDING, DESCENDING, GEOSPHERE, IndexModel, UpdateOne
 
 from quanyu.commerce.v1 import stock_pb2
@@ -86,30 +87,13 @@ class StockRepository:
     async def set_level(self, key: IdempotencyKey, store: Store, variant: Variant, on_hand: int, safety: int) -> stock_pb2.SetStockResponse:
         """Sets the counted level of a store's stock of a variant, inserts it if it is missing, and returns it."""
         ref = DocumentRef(STOCK, stock_id(store.id, variant.id))
-        fresh = to_document(new_stock(store, variant, on_hand, safety))
-
-        def decide(state: Snapshot) -> ChangeSet:
-            if state[ref] is None:
-                return ChangeSet(increments={}, inserts=[(STOCK, fresh)], answer=stock_pb2.SetStockResponse(stock=self.shown(fresh)))
-            row = row_in(state, ref)
-            rules.check_level(on_hand, row.reserved)
-            change = {"on_hand": on_hand - row.on_hand, "safety": safety - row.safety}
-            after = fresh | {"reserved": row.reserved}
-            return ChangeSet(increments={ref: change}, answer=stock_pb2.SetStockResponse(stock=self.shown(after)))
-
-        return await self.group_commit.run(key, [ref], decide, stock_pb2.SetStockResponse)
+        command = SetLevel(ref, to_document(new_stock(store, variant, on_hand, safety)), self.stocks)
+        return await self.group_commit.run(key, [ref], command, stock_pb2.SetStockResponse)
 
     async def adjust(self, key: IdempotencyKey, store_id: str, variant_id: str, change: int) -> stock_pb2.AdjustStockResponse:
         """Adds `change`, which may be negative, to the pieces on hand and returns the stock."""
         ref = DocumentRef(STOCK, stock_id(store_id, variant_id))
-
-        def decide(state: Snapshot) -> ChangeSet:
-            row = row_in(state, ref)
-            rules.check_level(row.on_hand + change, row.reserved)
-            after = (state[ref] or {}) | {"on_hand": row.on_hand + change}
-            return ChangeSet(increments={ref: {"on_hand": change}}, answer=stock_pb2.AdjustStockResponse(stock=self.shown(after)))
-
-        return await self.group_commit.run(key, [ref], decide, stock_pb2.AdjustStockResponse)
+        return await self.group_commit.run(key, [ref], AdjustLevel(ref, change, self.stocks), stock_pb2.AdjustStockResponse)
 
     async def import_levels(self, uow: UnitOfWork, rows: Mapping[int, Stock]) -> dict[int, Refusal]:
         """Sets the levels of many stocks and keeps their holds. Returns the refusals of the rejected rows, by index."""
@@ -157,17 +141,11 @@ class StockRepository:
         id, until = ids.new("hld"), (await self.find_held_until([ref.id])).get(ref.id)
         holder = await self.hold_quota.find_holder(consumer_id, store_id)
 
-        def decide(state: Snapshot) -> ChangeSet:
-            row = row_in(state, ref)
-            held = rules.hold(
-                row, id=id, consumer_id=consumer_id, staff_brand_id=holder.brand_id, quantity=quantity, at=at, real_at=clock.system_now(),
-                needed_by=needed_by, promise=promise(row) if promise else None, held_until=until,
-            )  # fmt: skip
-            document = to_document(held)
-            increments = {ref: {"reserved": quantity}}
-            return ChangeSet(increments=increments, inserts=[(HOLDS, document)], answer=answer(self.holds.project(document)))
-
-        return await self.hold_quota.commit_hold(key, holder, at, [ref], decide, answer_type)
+        command = HoldGoods(
+            ref, hold_id=id, consumer_id=consumer_id, staff_brand_id=holder.brand_id, quantity=quantity, at=at, needed_by=needed_by,
+            held_until=until, promise=promise, answer=answer, holds=self.holds,
+        )  # fmt: skip
+        return await self.hold_quota.commit_hold(key, holder, at, [ref], command, answer_type)
 
     async def list_holds(self, criteria: Mapping[str, str], page: PageRequest) -> Page:
         """Returns a page of the holds that meet all criteria (consumer_id, store_id), latest first."""
@@ -215,7 +193,7 @@ class StockRepository:
             increments["on_hand"] += change.on_hand
         all_updates = [*((HOLDS, *self.holds.build_update(change.hold)) for change in changes), *updates]
         change_set = ChangeSet(increments=sums, updates=all_updates, events=events, answer=answer)
-        return await self.group_commit.run(key, list(sums), lambda _: change_set, type(answer))
+        return await self.group_commit.run(key, list(sums), FixedChanges(change_set), type(answer))
 
     async def sweep(self) -> int:
         """Expires the holds that are overdue by the machine's clock and returns how many. Concurrent sweepers expire each hold once."""
@@ -300,3 +278,72 @@ def row_in(state: Snapshot, ref: DocumentRef) -> Stock:
         store_id, _, variant_id = ref.id.partition(":")
         raise stock_not_found(store_id, variant_id)
     return to_struct(document, Stock)
+
+
+class SetLevel(Struct, frozen=True):
+    """Sets the level of a stock document to that of `document`, or inserts `document`, which has no reservations."""
+
+    ref: DocumentRef
+    document: Document
+    stocks: ScopedCollection[Stock]
+
+    def __call__(self, snapshot: Snapshot) -> ChangeSet:
+        after, increments = self.document, {}
+        if snapshot[self.ref] is not None:
+            stock = row_in(snapshot, self.ref)
+            rules.check_level(after["on_hand"], stock.reserved)
+            increments = {self.ref: {"on_hand": after["on_hand"] - stock.on_hand, "safety": after["safety"] - stock.safety}}
+            after = after | {"reserved": stock.reserved}
+        answer = stock_pb2.SetStockResponse(stock=with_available(self.stocks.project(after)))
+        return ChangeSet(increments=increments, inserts=[] if increments else [(STOCK, after)], answer=answer)
+
+
+class AdjustLevel(Struct, frozen=True):
+    """Adds `change` to the goods on hand."""
+
+    ref: DocumentRef
+    change: int
+    stocks: ScopedCollection[Stock]
+
+    def __call__(self, snapshot: Snapshot) -> ChangeSet:
+        stock = row_in(snapshot, self.ref)
+        rules.check_level(stock.on_hand + self.change, stock.reserved)
+        after = (snapshot[self.ref] or {}) | {"on_hand": stock.on_hand + self.change}
+        answer = stock_pb2.AdjustStockResponse(stock=with_available(self.stocks.project(after)))
+        return ChangeSet(increments={self.ref: {"on_hand": self.change}}, answer=answer)
+
+
+class HoldGoods(Struct, frozen=True):
+    """Holds a quantity of one stock document; `promise` derives the promise to the consumer from the stock."""
+
+    ref: DocumentRef
+    hold_id: str
+    consumer_id: str
+    staff_brand_id: str | None
+    quantity: int
+    at: datetime
+    needed_by: datetime | None
+    held_until: datetime | None
+    promise: Callable[[Stock], Promise] | None
+    answer: Callable[[MessageDocument], Message]
+    holds: ScopedCollection[Hold]
+
+    def __call__(self, snapshot: Snapshot) -> ChangeSet:
+        stock = row_in(snapshot, self.ref)
+        hold = rules.hold(
+            stock, id=self.hold_id, consumer_id=self.consumer_id, staff_brand_id=self.staff_brand_id, quantity=self.quantity, at=self.at,
+            real_at=clock.system_now(), needed_by=self.needed_by, promise=self.promise(stock) if self.promise else None,
+            held_until=self.held_until,
+        )  # fmt: skip
+        document = to_document(hold)
+        answer = self.answer(self.holds.project(document))
+        return ChangeSet(increments={self.ref: {"reserved": self.quantity}}, inserts=[(HOLDS, document)], answer=answer)
+
+
+class FixedChanges(Struct, frozen=True):
+    """Makes changes that were decided before; the commit proves that the documents are still as they were read."""
+
+    changes: ChangeSet
+
+    def __call__(self, snapshot: Snapshot) -> ChangeSet:
+        return self.changes

@@ -3,7 +3,7 @@
 The command writes budgets, pack and coupons together or not at all.
 """
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from datetime import date, datetime
 
 from msgspec import Struct
@@ -104,31 +104,37 @@ class PackRepository(ScopedCollection[Pack]):
         packs = [DocumentRef(PACKS, id) for id in claim.pack_ids.values()]
         visit = DocumentRef(VISITS, claim.visit.id)
         budgets = [DocumentRef(BUDGETS, id) for id in rules.shortlist(claim.ranked)]
-
-        def decide(state: Snapshot) -> ChangeSet:
-            for ref in packs:
-                if (standing := state[ref]) is not None:
-                    return ChangeSet(increments={}, answer=_answer(standing))
-            return issue(claim, {ref.id: state[ref] for ref in budgets}, visit, state)
-
-        return await group_commit.run(key, [*packs, visit, *budgets], decide, packs_pb2.ClaimPackResponse)
+        return await group_commit.run(key, [*packs, visit, *budgets], IssuePack(claim, packs, visit, budgets), packs_pb2.ClaimPackResponse)
 
 
-def issue(claim: Claim, standing: Mapping[str, Document | None], visit: DocumentRef, state: Snapshot) -> ChangeSet:
-    """What issuing changes: a coupon off each budget, pack, coupons and event. The visit is held to as it was read: who leaves at the
-    same moment leaves with the pack or without it."""
-    rules.check_visit(to_struct(state[visit] or {}, Visit), claim.today)
-    budgets = {id: to_struct(document, Budget) for id, document in standing.items() if document is not None}
-    issued = rules.assemble(
-        claim.ranked, budgets, id=claim.pack_ids[claim.consumer_id], visit=claim.visit, consumer_id=claim.consumer_id, at=claim.at
-    )
-    pack = to_document(issued.pack)
-    return ChangeSet(
-        increments={visit: {}} | {DocumentRef(BUDGETS, id): {"issued": 1} for id in issued.taken},
-        inserts=[(PACKS, pack), *((COUPONS, to_document(coupon)) for coupon in issued.coupons)],
-        events=[issued.event],
-        answer=_answer(pack),
-    )
+class IssuePack(Struct, frozen=True):
+    """Returns the day's pack if the person has one; otherwise issues it: a coupon of each budget, pack, coupons and event.
+
+    The visit has an empty increment, so that the commit proves that the consumer has not left in the meantime.
+    """
+
+    claim: Claim
+    packs: Sequence[DocumentRef]
+    visit: DocumentRef
+    budgets: Sequence[DocumentRef]
+
+    def __call__(self, snapshot: Snapshot) -> ChangeSet:
+        claim = self.claim
+        for ref in self.packs:
+            if (existing := snapshot[ref]) is not None:
+                return ChangeSet(increments={}, answer=_answer(existing))
+        rules.check_visit(to_struct(snapshot[self.visit] or {}, Visit), claim.today)
+        budgets = {ref.id: to_struct(document, Budget) for ref in self.budgets if (document := snapshot[ref]) is not None}
+        issued = rules.assemble(
+            claim.ranked, budgets, id=claim.pack_ids[claim.consumer_id], visit=claim.visit, consumer_id=claim.consumer_id, at=claim.at
+        )
+        pack = to_document(issued.pack)
+        return ChangeSet(
+            increments={self.visit: {}} | {DocumentRef(BUDGETS, id): {"issued": 1} for id in issued.taken},
+            inserts=[(PACKS, pack), *((COUPONS, to_document(coupon)) for coupon in issued.coupons)],
+            events=[issued.event],
+            answer=_answer(pack),
+        )
 
 
 def _answer(pack: Document) -> packs_pb2.ClaimPackResponse:
