@@ -1,4 +1,4 @@
-"""One mongod for the whole run, a database of its own for each test, real servers in this process on port 0."""
+"""Fixtures of all tests: one mongod for the whole run, a separate database for each test, and a check of declared refusals."""
 
 import fcntl
 import os
@@ -15,45 +15,45 @@ from services.kit.security import authorization
 from services.kit.settings import Settings
 from services.local.mongod import Mongod
 
-TURNS = Path(tempfile.gettempdir()) / f"quanyu-tests-{os.environ.get('PYTEST_XDIST_TESTRUNUID', os.getpid())}.lock"
+RUN_LOCK = Path(tempfile.gettempdir()) / f"quanyu-tests-{os.environ.get('PYTEST_XDIST_TESTRUNUID', os.getpid())}.lock"
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
-    """Tests of a shared run go on side by side, but for those marked `alone`: what they load and time is the whole machine."""
-    with TURNS.open("w") as turn:
-        fcntl.flock(turn, fcntl.LOCK_EX if item.get_closest_marker("alone") else fcntl.LOCK_SH)
+    """Runs tests with the mark `alone` exclusively, since they load or time the whole machine; the others run concurrently."""
+    with RUN_LOCK.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX if item.get_closest_marker("alone") else fcntl.LOCK_SH)
         return (yield)
 
 
 @pytest.fixture(scope="session")
-def undeclared() -> Iterator[list[str]]:
-    """The refusals that services of this process gave and whose reason the rpc does not declare. Probes of tests declare nothing."""
+def undeclared_refusals() -> Iterator[list[str]]:
+    """Collects the refusals of this process with a reason that the rpc does not declare. Rpcs of test services are ignored."""
     found: list[str] = []
 
     def is_declared(method: MethodDescriptor, reason: str) -> bool:
-        declared = decide(method, reason)
+        declared = original(method, reason)
         if not declared and method.full_name.startswith("quanyu."):
             found.append(f"{method.full_name} refuses with {reason}")
         return declared
 
-    decide, authorization.is_declared = authorization.is_declared, is_declared
+    original, authorization.is_declared = authorization.is_declared, is_declared
     yield found
-    authorization.is_declared = decide
+    authorization.is_declared = original
 
 
 @pytest.fixture(autouse=True)
-def refusals_are_declared(undeclared: list[str]) -> Iterator[None]:
+def check_declared_refusals(undeclared_refusals: list[str]) -> Iterator[None]:
     """Fails each test in which an rpc refuses with a reason that it does not declare."""
     yield
-    found = sorted(set(undeclared))
-    undeclared.clear()
-    assert not found, f"declare these in the option refuses of the rpc: {found}"
+    found = sorted(set(undeclared_refusals))
+    undeclared_refusals.clear()
+    assert not found, f"declare these reasons in the option `refuses` of the rpc: {found}"
 
 
 @pytest.fixture(scope="session")
 def mongo_uri(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A real one-node replica set; with QUANYU_TEST_MONGO_URI the server that stands there."""
+    """Starts a one-node replica set, unless QUANYU_TEST_MONGO_URI names a server."""
     if uri := os.environ.get("QUANYU_TEST_MONGO_URI"):
         yield uri
         return

@@ -1,4 +1,4 @@
-"""Node and the packages of a folder's package-lock.json, for suites and programs of other projects."""
+"""Node and the packages of a `package-lock.json`, for conformance suites and reference programs."""
 
 import fcntl
 import hashlib
@@ -7,37 +7,41 @@ import subprocess
 from pathlib import Path
 
 MAJOR_MIN = 20
+"""The tests need at least this major version of Node."""
 INSTALL_SECONDS_MAX = 300
 VERSION_SECONDS_MAX = 10
 
 
-class NoNode(Exception):
+class NodeMissing(Exception):
     """Node is missing or too old."""
 
 
-def installed(folder: Path) -> str:
-    """Returns the path of Node, with all packages of the folder installed. `NoNode`, or RuntimeError if they cannot be installed."""
+def install_packages(folder: Path) -> str:
+    """Installs the packages of a folder unless they are current; returns the path of Node.
+
+    NodeMissing without a suitable Node, RuntimeError if the installation fails.
+    """
     node, npm = shutil.which("node"), shutil.which("npm")
     if not node or not npm:
-        raise NoNode(f"version {MAJOR_MIN} or later and npm are not on PATH")
+        raise NodeMissing(f"Node {MAJOR_MIN} or later and npm are not on PATH. Install them.")
     version = subprocess.run([node, "--version"], capture_output=True, text=True, check=True, timeout=VERSION_SECONDS_MAX).stdout.strip()
     if int(version.lstrip("v").split(".")[0]) < MAJOR_MIN:
-        raise NoNode(f"version {MAJOR_MIN} or later is required, not {version}")
+        raise NodeMissing(f"Node {version} is too old. Install {MAJOR_MIN} or later.")
     lock = folder / "package-lock.json"
-    wanted, stamp = hashlib.sha256(lock.read_bytes()).hexdigest(), folder / "node_modules" / ".installed"
+    digest, stamp = hashlib.sha256(lock.read_bytes()).hexdigest(), folder / "node_modules" / ".installed"
     with lock.open() as locked:
         fcntl.flock(locked, fcntl.LOCK_EX)
-        if not stamp.exists() or stamp.read_text() != wanted:
+        if not stamp.exists() or stamp.read_text() != digest:
             _install(npm, folder)
-            stamp.write_text(wanted)
+            stamp.write_text(digest)
     return node
 
 
 def _install(npm: str, folder: Path) -> None:
     command = [npm, "ci", "--ignore-scripts", "--no-progress"]
     try:
-        ended = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=INSTALL_SECONDS_MAX)
+        completed = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=INSTALL_SECONDS_MAX)
     except subprocess.TimeoutExpired:
         raise RuntimeError(f"npm ci took more than {INSTALL_SECONDS_MAX} seconds") from None
-    if ended.returncode:
-        raise RuntimeError(f"npm ci failed: {ended.stderr.strip()[-500:]}")
+    if completed.returncode:
+        raise RuntimeError(f"npm ci failed: {completed.stderr.strip()[-500:]}")

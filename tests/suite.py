@@ -1,4 +1,4 @@
-"""The suite as real processes for the time of one function: for benches, proofs and stories."""
+"""The suite as real processes for the time of one function call, for benches, proofs and stories."""
 
 import secrets
 from collections.abc import Awaitable, Callable, Sequence
@@ -15,15 +15,15 @@ from services.local.mongod import free_port
 from services.local.suite import build_stages
 from services.local.supervisor import Supervisor
 
-Answer = TypeVar("Answer")
+Result = TypeVar("Result")
 
 
 async def with_suite(
-    uri: str, use: Callable[[dict[str, RunningProcess], Keys], Awaitable[Answer]], *, gateway: bool = False, **changes: Any
-) -> Answer:
-    """What `use(processes by name, keys)` answers while the four services (and the gateway) run on databases of their own.
+    uri: str, use: Callable[[dict[str, RunningProcess], Keys], Awaitable[Result]], *, gateway: bool = False, **changes: Any
+) -> Result:
+    """Runs the four services (and the gateway) on separate databases; returns the result of `use(processes by name, keys)`.
 
-    `changes` are settings of all of them.
+    `changes` are settings of all processes.
     """
     keys = new_keys()
     names = (*SERVICES, *(["gateway"] if gateway else []))
@@ -33,17 +33,17 @@ async def with_suite(
     services, gateways = build_stages(settings, keys)
     log: list[str] = []
     supervisor = Supervisor((services, gateways) if gateway else (services,), drain_seconds=settings.drain_seconds, echo=log.append)
-    answers: list[Answer] = []
+    results: list[Result] = []
 
     async def ready(processes: Sequence[RunningProcess]) -> None:
-        answers.append(await use({process.name: process for process in processes}, keys))
+        results.append(await use({process.name: process for process in processes}, keys))
         supervisor.stop()
 
     try:
         await supervisor.run(ready)
     finally:
         await _drop(settings)
-    return answers[0]
+    return results[0]
 
 
 async def _drop(settings: Settings) -> None:

@@ -41,7 +41,17 @@ def define(runtime: Runtime) -> ServiceDefinition:
             (wallet_pb2_grpc.add_WalletServiceServicer_to_server, WalletServicer(runtime, persons, venues, coupons, locks)),
             (packs_pb2_grpc.add_PackServiceServicer_to_server, PackServicer(runtime, persons, visits, ranker, packs)),
         ],
-        collections=[districts, venues, visits, campaigns.build_campaign_collection(database), budgets, coupons, locks, packs, persons.links],
+        collections=[
+            districts,
+            venues,
+            visits,
+            campaigns.build_campaign_collection(database),
+            budgets,
+            coupons,
+            locks,
+            packs,
+            persons.links,
+        ],
         events=events.build_handlers(runtime.scopes, persons, affinity),
     )
 

@@ -78,7 +78,7 @@ async def _measure_pages() -> Table:
     parsed, compiled = measure_cold_document()
     table.caption = (
         f"cold document of the 1,650 leaves: parse and validate {parsed:.2f} ms, compile {compiled:.2f} ms (goal: {COLD_GOAL_MS} in sum)"
-        + ("" if others.found() else "; mercurius and Hive Gateway are not measured: they need Node")
+        + ("" if others.is_available() else "; mercurius and Hive Gateway are not measured: they need Node")
     )
     return table
 

@@ -1,4 +1,7 @@
-"""Takes per second of one stock document by 200 concurrent takers: the group_commit, one bare conditional update each, one transaction each."""
+"""Bench of group commit: takes per second of one stock document by 200 concurrent takers.
+
+It compares group commit with one bare conditional update per take, and with one transaction per take.
+"""
 
 import asyncio
 import secrets
@@ -28,9 +31,9 @@ STOCK = DocumentRef("stock", "var_1:str_1")
 Take = Callable[[], Awaitable[object]]
 
 
-def take(state: Snapshot) -> ChangeSet:
-    """The decision of every taker: one piece, while there are any."""
-    stock = state[STOCK]
+def take(snapshot: Snapshot) -> ChangeSet:
+    """The decision of each taker: takes one piece, if there is one."""
+    stock = snapshot[STOCK]
     assert stock is not None
     if stock["reserved"] >= stock["on_hand"]:
         raise Exhausted("SOLD_OUT")
@@ -39,7 +42,7 @@ def take(state: Snapshot) -> ChangeSet:
 
 async def run(uri: str) -> Table:
     settings = Settings(mongo_uri=uri)
-    database = Database(settings, f"bench_{secrets.token_hex(4)}_lane")
+    database = Database(settings, f"bench_{secrets.token_hex(4)}_group_commit")
     try:
         return await _measure(database)
     finally:
@@ -53,40 +56,40 @@ async def _measure(database: Database) -> Table:
     await database["stock"].insert_one({"_id": STOCK.id, "on_hand": ON_HAND, "reserved": 0, "version": 1})
     group_commit = GroupCommit(database, Outbox(database, "bench"), clock.now)
 
-    async def through_the_lane() -> None:
+    async def group_commit_with_record() -> None:
         await group_commit.run(_key(), [STOCK], take, Int64Value)
 
-    async def through_the_lane_unrecorded() -> None:
+    async def group_commit_without_record() -> None:
         await group_commit.run(None, [STOCK], take, Int64Value)
 
     async def bare_update() -> None:
         result = await database["stock"].update_one({"_id": STOCK.id, "reserved": {"$lt": ON_HAND}}, {"$inc": {"reserved": 1}})
         assert result.modified_count == 1
 
-    async def own_transaction() -> None:
+    async def one_transaction() -> None:
         async def body(session: Session) -> None:
             stock = await database["stock"].find_one({"_id": STOCK.id}, session=session)
-            outcome = take({STOCK: stock})
-            await database["stock"].update_one({"_id": STOCK.id}, {"$inc": outcome.increments[STOCK]}, session=session)
+            changes = take({STOCK: stock})
+            await database["stock"].update_one({"_id": STOCK.id}, {"$inc": changes.increments[STOCK]}, session=session)
             guard = idempotency.IdempotencyGuard(database)
-            guard.record(_key(), clock.now(), outcome.answer)
+            guard.record(_key(), clock.now(), changes.answer)
             await guard.write(session)
 
         await database.transact(body)
 
-    ways: dict[str, Take] = {
-        "group_commit, each take with its idempotency record": through_the_lane,
-        "group_commit, no idempotency record": through_the_lane_unrecorded,
+    variants: dict[str, Take] = {
+        "group commit, each take with its idempotency record": group_commit_with_record,
+        "group commit, no idempotency record": group_commit_without_record,
         "floor: one bare conditional update per take": bare_update,
-        "one transaction per take, with its idempotency record": own_transaction,
+        "one transaction per take, with its idempotency record": one_transaction,
     }
-    rounds = [{name: await _takes_per_second(way, database) for name, way in ways.items()} for _ in range(ROUNDS)]
+    rounds = [{name: await _takes_per_second(variant, database) for name, variant in variants.items()} for _ in range(ROUNDS)]
     await group_commit.close()
-    medians = {name: median(measured[name] for measured in rounds) for name in ways}
+    medians = {name: median(measured[name] for measured in rounds) for name in variants}
     floor = medians["floor: one bare conditional update per take"]
-    table = Table(title=f"group_commit: {TAKERS} takers of one document, medians of {ROUNDS} rounds (goal: at least {GOAL}x the floor)")
-    for column in ("way", "takes/s", "x floor"):
-        table.add_column(column, justify="left" if column == "way" else "right")
+    table = Table(title=f"group commit: {TAKERS} takers of one document, medians of {ROUNDS} rounds (goal: at least {GOAL}x the floor)")
+    for column in ("variant", "takes/s", "x floor"):
+        table.add_column(column, justify="left" if column == "variant" else "right")
     for name, value in medians.items():
         table.add_row(name, f"{value:,.0f}", f"{value / floor:.2f}")
     return table
@@ -97,14 +100,14 @@ def _key() -> IdempotencyKey:
 
 
 async def _takes_per_second(take_one: Take, database: Database) -> float:
-    """Takes done by `TAKERS` that each take again as soon as they have been answered."""
+    """Runs TAKERS takers, each of which takes again as soon as it has an answer; returns the takes per second."""
     done = 0
     start = time.perf_counter()
 
     async def taker() -> None:
         nonlocal done
         while True:
-            with suppress(Unavailable):  # contention without end: what a transaction per take comes to
+            with suppress(Unavailable):  # a transaction per take ends in contention
                 await take_one()
                 done += 1
 
@@ -114,7 +117,7 @@ async def _takes_per_second(take_one: Take, database: Database) -> float:
     for one in takers:
         one.cancel()
     await asyncio.gather(*takers, return_exceptions=True)
-    # What was under way when it was cancelled must not stand in the way of the next round.
+    # Cancelled transactions must not block the next round.
     await database.release_orphans(0)
     for one in ended:
         one.result()

@@ -15,8 +15,8 @@ RUN_SECONDS_MAX = 60
 def installed() -> str:
     """Returns the path of Node, with all packages installed. Skips the test without Node and, outside CI, without packages."""
     try:
-        return node.installed(HERE)
-    except node.NoNode as reason:
+        return node.install_packages(HERE)
+    except node.NodeMissing as reason:
         pytest.skip(f"The conformance suites need Node: {reason}")
     except RuntimeError as error:
         (pytest.fail if os.environ.get("CI") else pytest.skip)(f"The packages of the conformance suites cannot be installed: {error}")

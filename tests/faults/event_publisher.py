@@ -1,7 +1,7 @@
-"""A process that tells visits and relays them, and may be killed while it does.
+"""A process that publishes visits and relays them, and may be killed at any time.
 
-`python -m tests.faults.event_publisher URI DRIVER DATABASE KEYS NAME=ADDRESS …` says "ready". Each line of its input is a number: the events
-below it are told, each in one transaction with its cause, those of one key in order; what was told before a kill is not told again.
+`python -m tests.faults.event_publisher URI DRIVER DATABASE KEYS NAME=ADDRESS …` prints "ready". Each input line is a number N: it publishes
+the events below N that are not yet published. Each is in one transaction with its cause, and those of a key are in order.
 """
 
 import asyncio
@@ -23,12 +23,12 @@ ATTEMPTS_MAX = 4
 
 
 def key_of(number: int, keys: int) -> str:
-    """The key of an event, in turn."""
+    """Returns the key of an event, round robin."""
     return f"key-{number % keys}"
 
 
-async def tell(database: Database, outbox: Outbox, number: int, key: str) -> None:
-    """Cause and event in one transaction, once."""
+async def publish(database: Database, outbox: Outbox, number: int, key: str) -> None:
+    """Writes cause and event in one transaction, at most once."""
 
     async def body(session: Any) -> None:
         await database["causes"].insert_one({"_id": number}, session=session)
@@ -37,28 +37,34 @@ async def tell(database: Database, outbox: Outbox, number: int, key: str) -> Non
     await database.transact(body)
 
 
-async def tell_up_to(limit: int, database: Database, outbox: Outbox, keys: int) -> None:
-    told = {cause["_id"] async for cause in database["causes"].find({"_id": {"$lt": limit}})}
-    missing = [number for number in range(limit) if number not in told]
-    # A wave holds each key once at most, so that the events of a key happen one after the other.
+async def publish_up_to(limit: int, database: Database, outbox: Outbox, keys: int) -> None:
+    published = {cause["_id"] async for cause in database["causes"].find({"_id": {"$lt": limit}})}
+    missing = [number for number in range(limit) if number not in published]
+    # A wave has each key at most once, so that the events of a key are published one after the other.
     for wave in range(limit // keys + 1):
         numbers = [number for number in missing if number // keys == wave]
-        await asyncio.gather(*(tell(database, outbox, number, key_of(number, keys)) for number in numbers))
+        await asyncio.gather(*(publish(database, outbox, number, key_of(number, keys)) for number in numbers))
 
 
 async def main(uri: str, driver: Any, name: str, keys: int, addresses: dict[str, str]) -> None:
     database = Database(Settings(mongo_uri=uri, mongo_driver=driver), name)
     outbox = Outbox(database, SOURCE, subscribers={"visit_started": list(addresses)})
     await outbox.prepare()
-    watch = ChangeStreamHub(database, [WATCHED_DELIVERIES])
+    change_streams = ChangeStreamHub(database, [WATCHED_DELIVERIES])
     channels = {subscriber: grpc.aio.insecure_channel(address) for subscriber, address in addresses.items()}
     relay = Relay(
-        database, channels, source=SOURCE, change_streams=watch, lease_seconds=LEASE_SECONDS, attempts_max=ATTEMPTS_MAX, retry=SHORT_BACKOFF
+        database,
+        channels,
+        source=SOURCE,
+        change_streams=change_streams,
+        lease_seconds=LEASE_SECONDS,
+        attempts_max=ATTEMPTS_MAX,
+        retry=SHORT_BACKOFF,
     )
-    background = [asyncio.create_task(loop()) for loop in (watch.run, relay.run)]
+    background = [asyncio.create_task(loop()) for loop in (change_streams.run, relay.run)]
     print("ready", flush=True)  # noqa: T201 - the parent waits for it
     while line := await asyncio.to_thread(sys.stdin.readline):
-        await tell_up_to(int(line), database, outbox, keys)
+        await publish_up_to(int(line), database, outbox, keys)
     for task in background:
         task.cancel()
     await asyncio.gather(*background, return_exceptions=True)

@@ -1,8 +1,10 @@
-"""A process that hears visits, and may be killed while it applies them.
+"""A process that applies visits, and may be killed at any time.
 
-`python -m tests.faults.event_subscriber URI DRIVER DATABASE ADDRESS EFFECT` says "ready" and answers until its input ends. With the effect
-`placed` each event is written with the place at which it came in its key, and the event POISON fails until a document stands in `cured`; with
-`bare` an event is one insert, with `together` neighbours are inserted in one command.
+`python -m tests.faults.event_subscriber URI DRIVER DATABASE ADDRESS EFFECT` prints "ready" and serves until its input ends. Effects:
+
+- `numbered`: an event is inserted with its position within its key; FAILING_EVENT fails until `repaired` has a document.
+- `single`: an event is one insert.
+- `batch`: consecutive events are inserted in one command.
 """
 
 import asyncio
@@ -21,34 +23,34 @@ from services.kit.transactions.outbox import Outbox
 from services.kit.transactions.unit_of_work import UnitOfWork
 from tests.services.kit.event_services import UnauthenticatedInbox
 
-POISON = ("key-0", 2)
-"""The key and place in it of the event that fails."""
+FAILING_EVENT = ("key-0", 2)
+"""The key of the failing event, and its position within the key."""
 
 
 async def main(uri: str, driver: Any, name: str, address: str, effect: str) -> None:
     database = Database(Settings(mongo_uri=uri, mongo_driver=driver), name)
 
-    async def placed(uow: UnitOfWork, event: events_pb2.Event) -> None:
-        places = database["places"]
-        row = await places.find_one_and_update(
+    async def numbered(uow: UnitOfWork, event: events_pb2.Event) -> None:
+        positions = database["positions"]
+        counter = await positions.find_one_and_update(
             {"_id": event.key}, {"$inc": {"n": 1}}, upsert=True, return_document=True, session=uow.session
         )
-        if (event.key, row["n"]) == POISON and not await database["cured"].find_one({}, session=uow.session):
-            raise ValueError("not cured")
+        if (event.key, counter["n"]) == FAILING_EVENT and not await database["repaired"].find_one({}, session=uow.session):
+            raise ValueError("not repaired")
         number = int(event.visit_started.visit_id)
-        await database["effects"].insert_one({"key": event.key, "number": number, "place": row["n"]}, session=uow.session)
+        await database["effects"].insert_one({"key": event.key, "number": number, "position": counter["n"]}, session=uow.session)
 
-    async def bare(uow: UnitOfWork, event: events_pb2.Event) -> None:
-        await database["effects"].insert_one(_row(event), session=uow.session)
+    async def single(uow: UnitOfWork, event: events_pb2.Event) -> None:
+        await database["effects"].insert_one(_effect_document(event), session=uow.session)
 
-    async def together(happened: Sequence[EventInUnit]) -> None:
-        await database["effects"].insert_many([_row(event) for _, event in happened], session=happened[0][0].session)
+    async def batch(events: Sequence[EventInUnit]) -> None:
+        await database["effects"].insert_many([_effect_document(event) for _, event in events], session=events[0][0].session)
 
-    effects: dict[str, Handler] = {"placed": placed, "bare": bare, "together": BatchHandler(together)}
-    sink = UnauthenticatedInbox(database, {"visit_started": effects[effect]}, Outbox(database, "subscriber"))
-    await sink.prepare()
+    handlers: dict[str, Handler] = {"numbered": numbered, "single": single, "batch": BatchHandler(batch)}
+    inbox = UnauthenticatedInbox(database, {"visit_started": handlers[effect]}, Outbox(database, "subscriber"))
+    await inbox.prepare()
     server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
-    events_pb2_grpc.add_EventInboxServiceServicer_to_server(sink, server)
+    events_pb2_grpc.add_EventInboxServiceServicer_to_server(inbox, server)
     server.add_insecure_port(address)
     await server.start()
     print("ready", flush=True)  # noqa: T201 - the parent waits for it
@@ -57,7 +59,7 @@ async def main(uri: str, driver: Any, name: str, address: str, effect: str) -> N
     await database.close()
 
 
-def _row(event: events_pb2.Event) -> dict[str, Any]:
+def _effect_document(event: events_pb2.Event) -> dict[str, Any]:
     return {"key": event.key, "number": int(event.visit_started.visit_id)}
 
 

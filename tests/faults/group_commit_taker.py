@@ -1,7 +1,7 @@
-"""A process that takes from one counter through the group_commit, and may be killed while it does.
+"""A process that takes pieces of one stock document by group commit, and may be killed at any time.
 
-`python -m tests.faults.group_commit_taker URI DRIVER DATABASE NAME TAKES once|forever` says "ready", waits for a line, makes all its takes at once
-and prints each as `NAME-3 17` (the 17th piece) or `NAME-3 SOLD_OUT`. With `forever` it makes the same takes again and again.
+`python -m tests.faults.group_commit_taker URI DRIVER DATABASE NAME TAKES once|forever` prints "ready" and waits for an input line. Then it
+makes all takes at once and prints each as `NAME-3 17` (the 17th piece) or `NAME-3 SOLD_OUT`. With `forever` it repeats the same takes.
 """
 
 import asyncio
@@ -24,22 +24,22 @@ SOLD_OUT = "SOLD_OUT"
 
 
 class StoreChanged(Event, frozen=True):
-    """The event each take tells."""
+    """The event of each take."""
 
     kind = "store_changed"
     store_id: str
 
 
-def lane_on(database: Database, batch_max: int) -> GroupCommit:
-    """Batches far smaller than what waits, so that a kill finds transactions before, in and after it."""
+def make_group_commit(database: Database, batch_max: int) -> GroupCommit:
+    """Makes batches far smaller than the queue, so that a kill finds transactions before, in and after their commit."""
     return GroupCommit(database, Outbox(database, "commerce", {"store_changed": ["member"]}), clock.now, batch_max=batch_max)
 
 
 async def take(group_commit: GroupCommit, name: str) -> str:
-    """Which piece this take got, or SOLD_OUT; asks again, under the same id, while the database is contended."""
+    """Takes a piece; returns its number or SOLD_OUT. Retries with the same key while the database is contended."""
 
-    def decide(state: Snapshot) -> ChangeSet:
-        stock = state[STOCK]
+    def decide(snapshot: Snapshot) -> ChangeSet:
+        stock = snapshot[STOCK]
         assert stock is not None
         if stock["reserved"] >= stock["on_hand"]:
             raise Exhausted(SOLD_OUT)
@@ -62,9 +62,9 @@ async def take(group_commit: GroupCommit, name: str) -> str:
 async def main(uri: str, driver: Any, database_name: str, name: str, takes: int, forever: bool) -> None:
     database = Database(Settings(mongo_uri=uri, mongo_driver=driver), database_name)
     await database.ping()
-    group_commit = lane_on(database, max(1, takes // 20))
+    group_commit = make_group_commit(database, max(1, takes // 20))
 
-    async def take_and_tell(number: int) -> None:
+    async def take_and_print(number: int) -> None:
         sys.stdout.write(f"{name}-{number} {await take(group_commit, f'{name}-{number}')}\n")
         sys.stdout.flush()
 
@@ -72,7 +72,7 @@ async def main(uri: str, driver: Any, database_name: str, name: str, takes: int,
     sys.stdout.flush()
     sys.stdin.readline()
     while True:
-        await asyncio.gather(*(take_and_tell(number) for number in range(takes)))
+        await asyncio.gather(*(take_and_print(number) for number in range(takes)))
         if not forever:
             break
     await group_commit.close()

@@ -27,7 +27,7 @@ from graphql import (
     is_required_input_field,
 )
 
-from tests.services.worlds.requests import AFTER, ENUMS, NUMBERS, PRODUCT_MAX, SAME_AS, SKIPPED, TEXTS, fresh
+from tests.services.worlds.requests import AFTER, ENUMS, NUMBERS, PRODUCT_MAX, SAME_AS, SKIPPED, TEXTS, fresh_id
 
 DEPTH, CALLS_MAX, NODES_MAX = 2, 20, 100
 """Generated selections nest this many levels of objects without pages, make this many calls, and request this many nodes."""
@@ -202,7 +202,7 @@ class OperationGenerator:
         if named.name in ("Int", "Long"):
             return COUNTS.get(known) or NUMBERS.get(known, 1)
         days = {"month": f"{self.at:%Y-%m}", "from_day": f"{self.at:%Y-%m-%d}", "until_day": f"{self.at:%Y-%m-%d}"}
-        texts = {**TEXTS, **days, "idempotency_key": fresh("key_")}
+        texts = {**TEXTS, **days, "idempotency_key": fresh_id("key_")}
         return VALUES.get(named.name) or texts.get(known, known)
 
 

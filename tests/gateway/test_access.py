@@ -27,12 +27,12 @@ from services.kit.settings import Settings
 from services.local.keys import Keys
 from tests.gateway.conftest import FAULTS, Gateway
 from tests.gateway.schema_operations import Ids, OperationGenerator, list_fields
-from tests.services.conftest import starting
+from tests.services.conftest import run_services
 from tests.services.test_access import ALLOWED
 from tests.services.worlds.rpcs import Person
-from tests.services.worlds.seeding import World, grown
+from tests.services.worlds.seeding import World, seed_world
 from tests.services.worlds.sides import Side
-from tests.services.worlds.watching import MADE, Own, Watch, own_of, scalars
+from tests.services.worlds.watching import GENERATED_ID, ChangeWatcher, OwnData, document_values, find_own_data
 
 PUBLIC_FIELDS = {
     "brand": "public: the sellers",
@@ -102,12 +102,12 @@ class Street:
 async def street(mongo_uri: str, keys: Keys) -> AsyncIterator[Street]:
     """One world for all tests. The test of its owners is last."""
     settings = Settings(mongo_uri=mongo_uri, database_prefix=f"test{secrets.token_hex(4)}")
-    async with starting(settings, keys) as start:
+    async with run_services(settings, keys) as start:
         running = await start(*SERVICES)
-        world = await grown(running)
+        world = await seed_world(running)
         for side in (world.ash, world.birch, world.oak):
             await _grant_roles(world, side)
-        await world.settled()
+        await world.wait_for_events()
         own = {f"{name}_address": service.address for name, service in running.items()}
         own |= {"signing_key": keys.signing_setting("gateway"), "token_keys": keys.tokens_setting(), "deadline_seconds": 60.0}
         rates = {"rate_principal": 0.0, "rate_tenant": 0.0, "rate_address": 0.0}
@@ -121,10 +121,10 @@ async def street(mongo_uri: str, keys: Keys) -> AsyncIterator[Street]:
 async def _grant_roles(world: World, side: Side) -> None:
     """Grants the roles of a side's staff. Its guide already has a role."""
     _, manager, supervisor, operator = side.ids["staff"][:4]
-    for staff, role, kind, scope in ((manager, 3, 4, side.store), (supervisor, 4, 3, side.unit), (operator, 5, 2, side.brand_id)):
+    for staff, role, kind, scope in ((manager, 3, 4, side.store), (supervisor, 4, 3, side.org_unit), (operator, 5, 2, side.brand_id)):
         if side.brand == side.name or role != 5:
             granted = await world.write("ChartService.GrantRole", staff_id=staff, role=role, kind=kind, scope_id=scope)
-            side.knows("grant", granted.grant.id)
+            side.add_ids("grant", granted.grant.id)
 
 
 def list_people(side: Side) -> list[Actor]:
@@ -136,9 +136,9 @@ def list_people(side: Side) -> list[Actor]:
     return [Actor(f"{side.name}'s {kind}", subject, side) for kind, subject in subjects.items()]
 
 
-def find_disclosed(own: Own, body: dict[str, Any], text: str) -> list[str]:
+def find_disclosed(own: OwnData, body: dict[str, Any], text: str) -> list[str]:
     """Returns the values of the target that a response discloses. An error may repeat the text of the operation, `data` may not."""
-    found = [value for value in scalars(body.get("data")) if _is_disclosed(own, value)]
+    found = [value for value in document_values(body.get("data")) if _is_disclosed(own, value)]
     echoed = sorted(set(re.findall(r"[\w:.-]{4,}", text)), key=len, reverse=True)
     for error in body.get("errors", ()):
         rest = error["message"]
@@ -149,10 +149,10 @@ def find_disclosed(own: Own, body: dict[str, Any], text: str) -> list[str]:
     return [str(each) for each in found]
 
 
-def _is_disclosed(own: Own, value: Any) -> bool:
+def _is_disclosed(own: OwnData, value: Any) -> bool:
     if isinstance(value, str):
         minor = int(value.replace(".", "")) if AMOUNT.match(value) else 0
-        return own.secret in value or not own.ids.isdisjoint(MADE.findall(value)) or minor in own.numbers
+        return own.secret in value or not own.ids.isdisjoint(GENERATED_ID.findall(value)) or minor in own.numbers
     return isinstance(value, int) and not isinstance(value, bool) and value in own.numbers
 
 
@@ -177,7 +177,7 @@ async def test_anonymous_client_sees_listed_fields_only(street: Street) -> None:
 @pytest.mark.parametrize("attacker", ["birch", "oak"])
 async def test_query_discloses_no_foreign_data(street: Street, attacker: str) -> None:
     world, side = street.world, getattr(street.world, attacker)
-    own = await own_of(world.ash, side, world)
+    own = await find_own_data(world.ash, side, world)
     actors = [Actor("anonymous", "", side), *list_people(side)]
     problems = []
     for name, query in street.generator.queries(_list_sides(world, side)):
@@ -190,10 +190,10 @@ async def test_query_discloses_no_foreign_data(street: Street, attacker: str) ->
 @pytest.mark.parametrize("attacker", ["birch", "oak"])
 async def test_mutation_changes_no_foreign_data(street: Street, attacker: str) -> None:
     world, side = street.world, getattr(street.world, attacker)
-    own = await own_of(world.ash, side, world)
-    watches = [Watch(service) for service in world.suite.running.values()]
+    own = await find_own_data(world.ash, side, world)
+    watches = [ChangeWatcher(service) for service in world.suite.services.values()]
     for watch in watches:
-        await watch.look()
+        await watch.find_changes()
     problems = []
     for name, group in groupby(street.generator.mutations(_list_sides(world, side)), key=itemgetter(0)):
         inputs = list(group)
@@ -202,25 +202,25 @@ async def test_mutation_changes_no_foreign_data(street: Street, attacker: str) -
                 if found := _find_disclosed_change(own, await street.answer(actor, query, {"input": given}), given):
                     problems.append(f"{name} discloses to {actor.label} {found[:3]}: {given}")
             problems += [line async for line in _list_changes(street, watches, own, name, actor)]
-    await world.settled()
+    await world.wait_for_events()
     for watch in watches:
-        problems += [f"an event changed {change}" for change in await watch.look() if own.touched(watch.scopes, change)]
+        problems += [f"an event changed {change}" for change in await watch.find_changes() if own.is_changed_by(watch.scopes, change)]
     assert not problems, "\n".join([f"{len(problems)}", *problems[:30]])
 
 
-async def _list_changes(street: Street, watches: list[Watch], own: Own, name: str, actor: Actor) -> AsyncIterator[str]:
+async def _list_changes(street: Street, watches: list[ChangeWatcher], own: OwnData, name: str, actor: Actor) -> AsyncIterator[str]:
     rpc = street.generator.schema.mutation_type.fields[name].extensions["strawberry-definition"].rpc.method  # type: ignore[union-attr]
     allowed = ALLOWED.get(f"{rpc.containing_service.name}.{rpc.name}", ())
     for watch in watches:
-        for change in await watch.look():
-            if own.touched(watch.scopes, change) and not any(one.allows(change, actor.person, actor.side) for one in allowed):
+        for change in await watch.find_changes():
+            if own.is_changed_by(watch.scopes, change) and not any(one.allows(change, actor.person, actor.side) for one in allowed):
                 yield f"{name} lets {actor.label} change {change.collection}: {change.before} -> {change.after}"
 
 
-def _find_disclosed_change(own: Own, body: dict[str, Any], given: dict[str, Any]) -> list[str]:
+def _find_disclosed_change(own: OwnData, body: dict[str, Any], given: dict[str, Any]) -> list[str]:
     """Does the same for a mutation, whose payload and refusal may repeat its input."""
     text = json.dumps(body, ensure_ascii=False)
-    for echo in sorted({each for each in scalars(given) if isinstance(each, str) and len(each) > 3}, key=len, reverse=True):
+    for echo in sorted({each for each in document_values(given) if isinstance(each, str) and len(each) > 3}, key=len, reverse=True):
         text = text.replace(echo, "")
     return find_disclosed(own, json.loads(text), "")
 
@@ -228,7 +228,7 @@ def _find_disclosed_change(own: Own, body: dict[str, Any], given: dict[str, Any]
 async def test_owners_see_and_change_their_data(street: Street) -> None:
     """Without this, the tests above could not fail."""
     world = street.world
-    own = await own_of(world.ash, world.birch, world)
+    own = await find_own_data(world.ash, world.birch, world)
     seen, done = defaultdict(bool), defaultdict(bool)
     for name, query in street.generator.queries({"target": world.ash.ids}):
         seen[name] |= any(find_disclosed(own, body, query) for body in await street.answers(list_people(world.ash), query))

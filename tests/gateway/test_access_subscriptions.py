@@ -19,7 +19,7 @@ from tests.gateway.schema_operations import Ids
 from tests.gateway.small_world import new_key
 from tests.gateway.test_access import Actor, Street, find_disclosed, list_people, quiet, street
 from tests.services.worlds.sides import Side
-from tests.services.worlds.watching import own_of
+from tests.services.worlds.watching import find_own_data
 
 __all__ = ["quiet", "street"]
 
@@ -149,14 +149,14 @@ async def test_subscription_discloses_no_foreign_data(street: Street) -> None:
                 await call.initial_metadata()
         await change_data(street, ash)
 
-        own = await own_of(ash, street.world.birch, street.world)
+        own = await find_own_data(ash, street.world.birch, street.world)
         async with asyncio.timeout(SECONDS_MAX):
             while fields - {field for each in owners for field, _ in each.disclosures(own)}:
                 await asyncio.wait([asyncio.create_task(each.wait_for_message()) for each in owners], return_when=asyncio.FIRST_COMPLETED)
         problems = []
         for each in foreign:
             await each.receive_all()
-            own = await own_of(ash, each.actor.side, street.world)
+            own = await find_own_data(ash, each.actor.side, street.world)
             problems += [f"{field} discloses to {each.actor.label} {found}" for field, found in each.disclosures(own)]
             problems += each.unexpected_refusals()
     assert not problems, "\n".join(problems[:30])

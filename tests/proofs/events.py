@@ -1,4 +1,4 @@
-"""Events between three processes that are all killed at random: every effect exactly once, order kept, a parked one blocks only its key."""
+"""Proof of events: three processes are killed at random; effects are exactly once and in order, a parked event blocks only its key."""
 
 from rich.table import Table
 
@@ -9,8 +9,8 @@ EVENTS, KEYS, KILLS = 1000, 40, 20
 
 
 async def run(uri: str) -> Table:
-    """Full size: 1,000 events to two subscribers, 20 kills."""
-    table = Table(title=f"events: {EVENTS:,} events to two subscribers while sender and subscribers are killed {KILLS} times")
+    """Runs the full size: 1,000 events to two subscribers, 20 kills."""
+    table = Table(title=f"events: {EVENTS:,} events to two subscribers while publisher and subscribers are killed {KILLS} times")
     figures = await events_survive_kills(Settings(mongo_uri=uri), events=EVENTS, keys=KEYS, kills=KILLS)
     for name in figures:
         table.add_column(name, justify="right")

@@ -1,4 +1,4 @@
-"""Two processes take from one counter, one is killed: exactly what was there is taken, and every taker hears one truth."""
+"""Proof of group commit: two processes take from one stock, one is killed; the stock is exact, and repeats get equal answers."""
 
 import asyncio
 import random
@@ -14,16 +14,17 @@ from services.kit.mongo.client import Database
 from services.kit.settings import Settings
 from services.kit.transactions import idempotency
 from services.kit.transactions.outbox import DELIVERIES
-from tests.faults.group_commit_taker import SOLD_OUT, STOCK, lane_on, take
+from tests.faults.group_commit_taker import SOLD_OUT, STOCK, make_group_commit, take
 
 ROOT = Path(__file__).parents[2]
 TAKES, PIECES, ROUNDS = 2000, 500, 5
-Heard = dict[str, str]
+Answers = dict[str, str]
+"""The piece or SOLD_OUT, by the name of the take."""
 
 
 async def run(uri: str) -> Table:
-    """Full size: 2,000 takes of 500 pieces."""
-    table = Table(title=f"group_commit: {TAKES:,} takes of {PIECES} pieces by two processes, one killed; {ROUNDS} times")
+    """Runs the full size: 2,000 takes of 500 pieces."""
+    table = Table(title=f"group commit: {TAKES:,} takes of {PIECES} pieces by two processes, one killed; {ROUNDS} times")
     for _ in range(ROUNDS):
         start = time.perf_counter()
         figures = await takes_survive_a_kill(Settings(mongo_uri=uri), TAKES, PIECES)
@@ -35,30 +36,30 @@ async def run(uri: str) -> Table:
 
 
 async def takes_survive_a_kill(settings: Settings, takes: int, pieces: int) -> dict[str, int]:
-    """Asserts the invariant and returns what was counted."""
-    database = Database(settings, f"proof_{secrets.token_hex(4)}_lane")
+    """Asserts the invariants and returns the figures."""
+    database = Database(settings, f"proof_{secrets.token_hex(4)}_group_commit")
     try:
         await idempotency.prepare(database)
         await database[STOCK.collection].insert_one({"_id": STOCK.id, "on_hand": pieces, "reserved": 0, "version": 1})
         before_kill, survivor = await _race(database, settings, takes // 2)
-        group_commit = lane_on(database, max(1, takes // 20))
+        group_commit = make_group_commit(database, max(1, takes // 20))
         names = [f"victim-{number}" for number in range(takes // 2)]
         victim = dict(zip(names, await asyncio.gather(*(take(group_commit, name) for name in names)), strict=True))
         await group_commit.close()
 
-        assert before_kill.items() <= victim.items(), "a take that was answered before the kill heard something else after it"
-        everybody = victim | survivor
-        assert len(everybody) == takes
-        got = sorted(int(piece) for piece in everybody.values() if piece != SOLD_OUT)
-        assert got == list(range(1, pieces + 1)), f"{len(got)} takes succeeded; {pieces} pieces were there"
+        assert before_kill.items() <= victim.items(), "a take has another answer after the kill than before"
+        all_answers = victim | survivor
+        assert len(all_answers) == takes
+        taken = sorted(int(piece) for piece in all_answers.values() if piece != SOLD_OUT)
+        assert taken == list(range(1, pieces + 1)), f"{len(taken)} takes succeeded; {pieces} pieces were in stock"
         await _recount(database, takes, pieces)
         return {
             "takes": takes,
             "pieces": pieces,
-            "taken": len(got),
+            "taken": len(taken),
             "taken by the killed one": sum(piece != SOLD_OUT for piece in victim.values()),
             "answered before the kill": len(before_kill),
-            "sold out": takes - len(got),
+            "sold out": takes - len(taken),
         }
     finally:
         await database.release_orphans(0)
@@ -67,7 +68,7 @@ async def takes_survive_a_kill(settings: Settings, takes: int, pieces: int) -> d
 
 
 async def _recount(database: Database, takes: int, pieces: int) -> None:
-    """The counter, the idempotency records, the rows inserted and the events told all say the same."""
+    """Asserts that stock, idempotency records, holds and events agree."""
     stock = await database[STOCK.collection].find_one({"_id": STOCK.id})
     assert stock == {"_id": STOCK.id, "on_hand": pieces, "reserved": pieces, "version": pieces + 1}
     assert await database[idempotency.COLLECTION].count_documents({"answer": {"$exists": True}}) == pieces
@@ -76,8 +77,8 @@ async def _recount(database: Database, takes: int, pieces: int) -> None:
     assert sorted(await database[DELIVERIES].distinct("sequence")) == list(range(1, pieces + 1))
 
 
-async def _race(database: Database, settings: Settings, takes_each: int) -> tuple[Heard, Heard]:
-    """What the victim had been answered when it was killed, and all the survivor's answers."""
+async def _race(database: Database, settings: Settings, takes_each: int) -> tuple[Answers, Answers]:
+    """Returns the answers of the victim before its kill, and all answers of the survivor."""
     victim, survivor = await asyncio.gather(
         _taker(settings, database.name, "victim", takes_each, "forever"), _taker(settings, database.name, "survivor", takes_each, "once")
     )
@@ -85,9 +86,9 @@ async def _race(database: Database, settings: Settings, takes_each: int) -> tupl
         for process in (victim, survivor):
             assert process.stdin is not None
             process.stdin.write(b"go\n")
-        before_kill, all_answers = await asyncio.gather(_listen(victim, kill_after=takes_each // 4), _listen(survivor))
+        before_kill, of_survivor = await asyncio.gather(_read_answers(victim, kill_after=takes_each // 4), _read_answers(survivor))
         assert await survivor.wait() == 0
-        return before_kill, all_answers
+        return before_kill, of_survivor
     finally:
         for process in (victim, survivor):
             if process.returncode is None:
@@ -104,16 +105,18 @@ async def _taker(settings: Settings, database: str, name: str, takes: int, how_o
     return process
 
 
-async def _listen(process: Process, kill_after: int | None = None) -> Heard:
+async def _read_answers(process: Process, kill_after: int | None = None) -> Answers:
     assert process.stdout is not None
-    heard: Heard = {}
+    answers: Answers = {}
     async for line in process.stdout:
         if line.endswith(b"\n"):  # the last one may be cut off
             name, piece = line.decode().split()
-            heard[name] = piece
-        if len(heard) == kill_after and process.returncode is None:
-            await asyncio.sleep(random.uniform(0, 0.02))  # answers come right after a commit: let chance choose the moment of a transaction
+            answers[name] = piece
+        if len(answers) == kill_after and process.returncode is None:
+            await asyncio.sleep(
+                random.uniform(0, 0.02)
+            )  # answers arrive right after a commit: a random wait hits other moments of a transaction
             process.kill()
             kill_after = None
     await process.wait()
-    return heard
+    return answers

@@ -1,4 +1,4 @@
-"""Real services in this process on free ports, over a real MongoDB: `member`, `commerce`, `district`, `organization`."""
+"""Fixtures of the real services in this process, on free ports and a real MongoDB: `member`, `commerce`, `district`, `organization`."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -12,8 +12,7 @@ from quanyu.events.v1 import events_pb2, events_pb2_grpc
 from services.kit import clock
 from services.kit.mongo.client import Database
 from services.kit.rpc.channel import open_channel
-from services.kit.runtime.process import RunningService as RunningService
-from services.kit.runtime.process import run_service
+from services.kit.runtime.process import RunningService, run_service
 from services.kit.runtime.runtime import SERVICES
 from services.kit.security.principals import INSTALLATION, SERVICE, Grant, Principal, Signer
 from services.kit.settings import Settings
@@ -26,8 +25,8 @@ DEADLINE_SECONDS = 20.0
 OPERATOR = Grant("ROLE_OPERATOR", INSTALLATION)
 
 
-class RunningService:
-    """A running service and the ways a test speaks to it."""
+class ServiceHarness:
+    """A running service, and its clients in a test."""
 
     def __init__(self, service: RunningService, keys: Keys) -> None:
         self.runtime, self.definition, self.address, self.relay = service.runtime, service.definition, service.address, service.relay
@@ -37,29 +36,31 @@ class RunningService:
         self.gateway = Signer("gateway", keys.signing_setting("gateway"))
 
     def channel_as(self, *grants: Grant, subject: str = "tester", offset: float = 0.0) -> grpc.aio.Channel:
-        """A channel whose calls are made by somebody with these grants; refusals are raised as `kit.errors`."""
+        """Opens a channel as a principal with these grants; its calls raise the refusals of `kit.errors`."""
         principal = Principal(id=subject, grants=grants, clock_offset=offset)
         channel = open_channel(self.address, lambda: self.gateway.sign(self.runtime.name, principal), DEADLINE_SECONDS)
         self.channels.append(channel)
         return channel
 
     def anonymous(self) -> grpc.aio.Channel:
-        """A channel without a principal. What is refused comes as `grpc.aio.AioRpcError`."""
+        """Opens a channel without a principal; refused calls raise `grpc.aio.AioRpcError`."""
         channel = grpc.aio.insecure_channel(self.address)
         self.channels.append(channel)
         return channel
 
-    async def deliver(self, *told: Event | events_pb2.Event, source: str, signed_by: str = "") -> list[events_pb2.Delivery]:
-        """Delivers events of `source`, which signs the call unless told otherwise, through the real rpc, numbered on from the last ones per
-        key."""
+    async def deliver(self, *items: Event | events_pb2.Event, source: str, signed_by: str = "") -> list[events_pb2.Delivery]:
+        """Delivers events of `source` through the real rpc, with the next sequences of their keys.
+
+        `source` signs the call, unless `signed_by` names another issuer.
+        """
         outbox = Outbox(self.database, source)
-        events = [item if isinstance(item, events_pb2.Event) else outbox.event(item, clock.now()) for item in told]
+        events = [item if isinstance(item, events_pb2.Event) else outbox.to_message(item, clock.now()) for item in items]
         sequences: dict[str, int] = {}
         for event in events:
             if not event.sequence:
                 if event.key not in sequences:
-                    row = await self.database["inbox"].find_one({"_id": f"{source}:{event.key}"})
-                    sequences[event.key] = row["sequence"] if row else 0
+                    last = await self.database["inbox"].find_one({"_id": f"{source}:{event.key}"})
+                    sequences[event.key] = last["sequence"] if last else 0
                 sequences[event.key] += 1
                 event.sequence = sequences[event.key]
         issuer = signed_by or source
@@ -67,13 +68,13 @@ class RunningService:
         principal = Principal(id=f"service:{source}", grants=(Grant(SERVICE, INSTALLATION),))
         channel = open_channel(self.address, lambda: signer.sign(self.runtime.name, principal), DEADLINE_SECONDS)
         async with channel:
-            answer = await events_pb2_grpc.EventInboxServiceStub(channel).Deliver(events_pb2.DeliverRequest(source=source, events=events))
-        return list(answer.deliveries)
+            response = await events_pb2_grpc.EventInboxServiceStub(channel).Deliver(events_pb2.DeliverRequest(source=source, events=events))
+        return list(response.deliveries)
 
-    async def events_told(self) -> list[events_pb2.Event]:
-        """The events that wait in the outbox, each once, in order for each key."""
-        rows = await self.database[DELIVERIES].find().to_list(None)
-        events = [events_pb2.Event.FromString(row["event"]) for row in rows]
+    async def published_events(self) -> list[events_pb2.Event]:
+        """Returns the events in the outbox, each once, in order for each key."""
+        deliveries = await self.database[DELIVERIES].find().to_list(None)
+        events = [events_pb2.Event.FromString(delivery["event"]) for delivery in deliveries]
         return sorted({event.id: event for event in events}.values(), key=lambda event: (event.key, event.sequence))
 
     async def close(self) -> None:
@@ -81,7 +82,7 @@ class RunningService:
             await channel.close()
 
 
-Start = Callable[..., Awaitable[dict[str, RunningService]]]
+Start = Callable[..., Awaitable[dict[str, ServiceHarness]]]
 
 
 @pytest.fixture(scope="session")
@@ -90,8 +91,8 @@ def keys() -> Keys:
 
 
 @asynccontextmanager
-async def starting(settings: Settings, keys: Keys) -> AsyncIterator[Start]:
-    """`await start("member", "district")` within the block: those services, with each other's addresses. The rest answers nobody."""
+async def run_services(settings: Settings, keys: Keys) -> AsyncIterator[Start]:
+    """Yields `start`: `await start("member", "district")` runs these services with each other's addresses; the others are unreachable."""
     shared = msgspec.structs.replace(
         settings,
         issuers=keys.issuers_setting(),
@@ -102,13 +103,13 @@ async def starting(settings: Settings, keys: Keys) -> AsyncIterator[Start]:
     )
     async with AsyncExitStack() as stack:
 
-        async def start_services(*names: str) -> dict[str, RunningService]:
+        async def start_services(*names: str) -> dict[str, ServiceHarness]:
             services = {}
             for name in names:
                 own = msgspec.structs.replace(shared, signing_key=keys.signing_setting(name))
-                wire = import_module(f"services.{name}.__main__").define
-                service = await stack.enter_async_context(run_service(name, own, wire, listen=getattr(own, f"{name}_address")))
-                services[name] = RunningService(service, keys)
+                define = import_module(f"services.{name}.__main__").define
+                service = await stack.enter_async_context(run_service(name, own, define, listen=getattr(own, f"{name}_address")))
+                services[name] = ServiceHarness(service, keys)
                 stack.push_async_callback(services[name].close)
             return services
 
@@ -122,21 +123,21 @@ async def starting(settings: Settings, keys: Keys) -> AsyncIterator[Start]:
 
 @pytest.fixture
 async def start(settings: Settings, keys: Keys) -> AsyncIterator[Start]:
-    """See `starting`."""
-    async with starting(settings, keys) as start_services:
+    """See `run_services`."""
+    async with run_services(settings, keys) as start_services:
         yield start_services
 
 
-def _one(name: str) -> Callable[[Start], Awaitable[RunningService]]:
+def _service_fixture(name: str) -> Callable[[Start], Awaitable[ServiceHarness]]:
     @pytest.fixture(name=name)
-    async def service(start: Start) -> RunningService:
-        """This one service alone; calls to others find nobody."""
+    async def service(start: Start) -> ServiceHarness:
+        """Runs this service alone; the others are unreachable."""
         return (await start(name))[name]
 
     return service  # type: ignore[return-value]
 
 
-member = _one("member")
-commerce = _one("commerce")
-district = _one("district")
-organization = _one("organization")
+member = _service_fixture("member")
+commerce = _service_fixture("commerce")
+district = _service_fixture("district")
+organization = _service_fixture("organization")

@@ -1,4 +1,4 @@
-"""What a `BatchList…` rpc says of each of many is what its `List…` sibling says of that one."""
+"""Assertions for `BatchList…` rpcs: each list equals that of the `List…` rpc; and counts of the queries of a call."""
 
 from collections.abc import Awaitable, Sequence
 from typing import Any
@@ -14,65 +14,66 @@ from services.kit.rpc.batch_lists import LISTS_MAX
 from tests.services.worlds.rpcs import rpcs
 
 SIZES = (1, 2, 3, 100)
+"""Lists are compared with these page sizes."""
 Lists = dict[str, tuple[list[Any], PageInfo]]
-"""The first page of each key that has one."""
+"""The items and the page info of the first page, by key; a key without items is missing."""
 
 
-async def first_pages(stub: Any, rpc: str, by: str, keys: Sequence[str], first: int, **filters: Any) -> Lists:
-    """What `BatchList…` answers to keys given in the field `by` and an `s`."""
+async def fetch_first_pages(stub: Any, rpc: str, by: str, keys: Sequence[str], first: int, **filters: Any) -> Lists:
+    """Calls a `BatchList…` rpc with the keys in the field `by` with an `s`."""
     method = rpcs()[rpc]
     request = GetMessageClass(method.input_type)(**{f"{by}s": keys}, first=first, **filters)
-    answer = await getattr(stub, method.name)(request)
-    lists = next((field for field in answer.DESCRIPTOR.fields if getattr(answer, field.name)), answer.DESCRIPTOR.fields[0])
+    response = await getattr(stub, method.name)(request)
+    lists = next((field for field in response.DESCRIPTOR.fields if getattr(response, field.name)), response.DESCRIPTOR.fields[0])
     key, items, *_ = lists.message_type.fields
-    found = [(getattr(one, key.name), (list(getattr(one, items.name)), one.page)) for one in getattr(answer, lists.name)]
+    found = [(getattr(one, key.name), (list(getattr(one, items.name)), one.page)) for one in getattr(response, lists.name)]
     assert len(dict(found)) == len(found)
     return dict(found)
 
 
-async def says_the_same_of_each(
-    stub: Any, rpc: str, by: str, keys: Sequence[str], *, sibling: str = "", told: str = "", **filters: Any
+async def assert_batch_equals_lists(
+    stub: Any, rpc: str, by: str, keys: Sequence[str], *, sibling: str = "", field: str = "", **filters: Any
 ) -> dict[str, int]:
-    """Compares in several sizes; how much each key has, those that have nothing left out. More keys than a batch takes are refused.
+    """Compares the lists in all SIZES and asserts the limits; returns the number of items of each key that has some.
 
-    `told` names the field of an item that is compared, where not all of it stays as it is meanwhile.
+    `field` names the field of an item to compare, if the others change between the calls.
     """
     method = rpcs()[sibling or rpc.replace(".BatchList", ".List")]
     found: Lists = {}
     for first in SIZES:
-        found = await first_pages(stub, rpc, by, [*keys, *keys], first, **filters)
+        found = await fetch_first_pages(stub, rpc, by, [*keys, *keys], first, **filters)
         for key in keys:
             request = GetMessageClass(method.input_type)(**{by: key}, page=PageRequest(first=first), **filters)
             one = await getattr(stub, method.name)(request)
-            items = next(field.name for field in one.DESCRIPTOR.fields if field.is_repeated)
-            shown, page = found.get(key, ([], PageInfo()))
-            assert (_told(shown, told), page) == (_told(getattr(one, items), told), one.page), (key, first)
+            items = next(each.name for each in one.DESCRIPTOR.fields if each.is_repeated)
+            batch_items, page = found.get(key, ([], PageInfo()))
+            assert (_values(batch_items, field), page) == (_values(getattr(one, items), field), one.page), (key, first)
     with pytest.raises(Invalid, match="BATCH_TOO_LARGE"):
-        await first_pages(stub, rpc, by, [f"{keys[0]}{number}" for number in range(LISTS_MAX + 1)], 1, **filters)
+        await fetch_first_pages(stub, rpc, by, [f"{keys[0]}{number}" for number in range(LISTS_MAX + 1)], 1, **filters)
     with pytest.raises(Invalid, match="INVALID_PAGE_SIZE"):
-        await first_pages(stub, rpc, by, keys, 101, **filters)
+        await fetch_first_pages(stub, rpc, by, keys, 101, **filters)
     return {key: len(items) for key, (items, _) in found.items()}
 
 
-def _told(items: Sequence[Any], field: str) -> list[Any]:
+def _values(items: Sequence[Any], field: str) -> list[Any]:
     return [getattr(item, field) if field else item for item in items]
 
 
-async def rows_read(database: Database, collection: str, call: Awaitable[Any]) -> int:
-    """How many rows of a collection the database looks at for a call, which must need no sorting."""
-    seen = [one for one in await profiled(database, call) if one["ns"] == f"{database.name}.{collection}"]
-    assert not [one for one in seen if one.get("hasSortStage")]
-    return sum(one["docsExamined"] for one in seen)
+async def count_documents_read(database: Database, collection: str, call: Awaitable[Any]) -> int:
+    """Returns how many documents of a collection the database examines for a call; asserts that it sorts none."""
+    operations = [one for one in await profile_queries(database, call) if one["ns"] == f"{database.name}.{collection}"]
+    assert not [one for one in operations if one.get("hasSortStage")]
+    return sum(one["docsExamined"] for one in operations)
 
 
-async def queries_made(database: Database, collections: Sequence[str], call: Awaitable[Any]) -> int:
-    """How many queries of these collections the database is asked for a call."""
+async def count_queries(database: Database, collections: Sequence[str], call: Awaitable[Any]) -> int:
+    """Returns how many queries of these collections a call makes."""
     names = {f"{database.name}.{collection}" for collection in collections}
-    return len([one for one in await profiled(database, call) if one["ns"] in names])
+    return len([one for one in await profile_queries(database, call) if one["ns"] in names])
 
 
-async def profiled(database: Database, call: Awaitable[Any]) -> list[dict[str, Any]]:
-    """What the database was asked for a call, which must not have begun: a coroutine."""
+async def profile_queries(database: Database, call: Awaitable[Any]) -> list[dict[str, Any]]:
+    """Returns the profile of the database operations of a call, which must be a coroutine that has not started."""
     await database["system.profile"].drop()
     await database.raw.command("profile", 2)
     try:

@@ -1,6 +1,6 @@
-"""Whoever asks for many lists or things at once sees of each what the single rpc tells them: generated from the descriptors.
+"""Access tests of batch rpcs: each caller gets of each key what the single rpc returns, generated from the descriptors.
 
-Everybody of the world of two tenants (tests/services/worlds) asks for their own lists beside the neighbours'.
+All people of the world of two tenants (tests/services/worlds) request their own lists together with those of the others.
 """
 
 import secrets
@@ -14,37 +14,39 @@ from google.protobuf.message import Message
 from services.kit.runtime.runtime import SERVICES
 from services.kit.settings import Settings
 from services.local.keys import Keys
-from tests.services.conftest import starting
-from tests.services.worlds.rpcs import Person, asked, rpcs
-from tests.services.worlds.seeding import World, grown
-from tests.services.worlds.sides import KINDS, NOBODY, OPERATOR, STRANGER, SYSTEM
+from tests.services.conftest import run_services
+from tests.services.worlds.rpcs import Person, make_request, rpcs
+from tests.services.worlds.seeding import World, seed_world
+from tests.services.worlds.sides import ANONYMOUS, OPERATOR, ROLES_BY_NAME, SYSTEM, WITHOUT_GRANTS
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 SIBLINGS = {"CatalogService.BatchListOffers": "CatalogService.SearchOffers"}
-"""Of those that are not named like it."""
+"""The single rpcs with another name than that of the batch."""
 WITHOUT = {"CatalogService.BatchListVariants"}
-"""Has no sibling, and answers what everybody may see."""
+"""These have no single rpc and return public data."""
 SIZES = (1, 100)
 KEYED = {
     "OrderService.BatchGetDestinations": ("OrderService.GetDestination", "order_id", "destination"),
     "TargetService.BatchGetScorecards": ("TargetService.GetScorecard", "", "scorecard"),
 }
-"""Batches of what is no noun with an id: the sibling, the item's field of the key (unless it is named like those asked for), and what both
-tell: in the batch a part of an item, or the item itself where it has no such part."""
+"""Batches of items without an id: the single rpc, the field of an item with the key, and the field with the value.
+
+An empty key field is named like the field of the request. If an item lacks the value field, the item itself is the value.
+"""
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def world(mongo_uri: str, keys: Keys) -> AsyncIterator[World]:
     settings = Settings(mongo_uri=mongo_uri, database_prefix=f"test{secrets.token_hex(4)}")
-    async with starting(settings, keys) as start:
-        yield await grown(await start(*SERVICES))
+    async with run_services(settings, keys) as start:
+        yield await seed_world(await start(*SERVICES))
 
 
 def people(world: World) -> Iterable[Person]:
     sides = (world.ash, world.birch, world.oak)
-    yield from (NOBODY, STRANGER, OPERATOR, SYSTEM, world.person)
-    yield from (person for side in sides for person in (*side.people.values(), side.everybody(list(KINDS.values()))))
+    yield from (ANONYMOUS, WITHOUT_GRANTS, OPERATOR, SYSTEM, world.person)
+    yield from (person for side in sides for person in (*side.people.values(), side.combine_people(list(ROLES_BY_NAME.values()))))
 
 
 def keys_of(world: World, by: str) -> list[str]:
@@ -53,24 +55,24 @@ def keys_of(world: World, by: str) -> list[str]:
     return sorted({id for one in ids for id in (*one.get(noun, ()), *(one.get("linked_consumer", ()) if noun == "consumer" else ()))})
 
 
-def single(name: str, by: str, key: str, **further: Any) -> Message:
-    """The request of the sibling for one of the keys."""
+def single_request(name: str, by: str, key: str, **fields: Any) -> Message:
+    """Builds the request of the single rpc for one of the keys."""
     if by == "relation_ids":
         consumer_id, mark, brand = key.removeprefix("rel_").partition("_brd_")
-        return asked(name, consumer_id=consumer_id, brand_id=mark[1:] + brand, **further)
-    return asked(name, **{by.removesuffix("s"): key}, **further)
+        return make_request(name, consumer_id=consumer_id, brand_id=mark[1:] + brand, **fields)
+    return make_request(name, **{by.removesuffix("s"): key}, **fields)
 
 
-def lists_in(answer: Message) -> Iterator[tuple[str, list[Message], Message | None]]:
-    for field in answer.DESCRIPTOR.fields:
+def lists_in(response: Message) -> Iterator[tuple[str, list[Message], Message | None]]:
+    for field in response.DESCRIPTOR.fields:
         if field.is_repeated:
-            for one in getattr(answer, field.name):
+            for one in getattr(response, field.name):
                 key, items, *_ = one.DESCRIPTOR.fields
                 yield getattr(one, key.name), list(getattr(one, items.name)), getattr(one, "page", None)
 
 
-def standing(item: Message) -> Message:
-    """An item without what cools from one moment to the next."""
+def stable_part(item: Message) -> Message:
+    """Returns the item without values that change with time."""
     if "closeness" in item.DESCRIPTOR.fields_by_name:
         item.ClearField("closeness")
     return item
@@ -89,41 +91,43 @@ PAIRS = sorted(
 
 
 @pytest.mark.parametrize(("batch", "sibling", "by"), PAIRS)
-async def test_a_batch_tells_nobody_what_the_list_does_not(world: World, batch: str, sibling: str, by: str) -> None:
-    keys, told = keys_of(world, by), 0
+async def test_batch_list_equals_the_single_lists(world: World, batch: str, sibling: str, by: str) -> None:
+    keys, compared = keys_of(world, by), 0
     paged = "first" in rpcs()[batch].input_type.fields_by_name
     for person in people(world):
         for first in SIZES if paged else (0,):
-            outcome = await world.suite.call(batch, person, asked(batch, **{by: keys}, **({"first": first} if paged else {})))
+            outcome = await world.suite.call(batch, person, make_request(batch, **{by: keys}, **({"first": first} if paged else {})))
             assert not outcome.broken
             found = {key: (items, page) for answer in outcome.answers for key, items, page in lists_in(answer)}
             for key in keys:
-                one = await world.suite.call(sibling, person, single(sibling, by, key, **({"page": {"first": first}} if paged else {})))
+                one = await world.suite.call(
+                    sibling, person, single_request(sibling, by, key, **({"page": {"first": first}} if paged else {}))
+                )
                 items: list[Message] = []
                 for answer in one.answers:
                     repeated = next(field.name for field in answer.DESCRIPTOR.fields if field.is_repeated)
                     items = list(getattr(answer, repeated))
-                shown = found.get(key, ([], None))[0]
-                assert list(map(standing, shown)) == list(map(standing, items)), (person.label, key, first)
+                batch_items = found.get(key, ([], None))[0]
+                assert list(map(stable_part, batch_items)) == list(map(stable_part, items)), (person.label, key, first)
                 if items and paged:
                     assert found[key][1] == one.answers[0].page, (person.label, key, first)
                 if not paged:
                     assert (key in found) == one.done, (person.label, key)
-                told += len(items)
-    assert told
+                compared += len(items)
+    assert compared
 
 
 @pytest.mark.parametrize(("batch", "by"), [(name, by) for name in KEYED for by in keyed_by(name)])
-async def test_a_batch_tells_nobody_what_the_single_rpc_does_not(world: World, batch: str, by: str) -> None:
+async def test_batch_get_equals_the_single_rpc(world: World, batch: str, by: str) -> None:
     sibling, key_field, part = KEYED[batch]
-    keys, told = keys_of(world, by), 0
+    keys, compared = keys_of(world, by), 0
     days = {"from_day": f"{world.at:%Y-%m}-01", "until_day": f"{world.at:%Y-%m-%d}"} if part == "scorecard" else {}
     for person in people(world):
-        outcome = await world.suite.call(batch, person, asked(batch, **{by: [*keys, *keys, "unknown"]}, **days))
+        outcome = await world.suite.call(batch, person, make_request(batch, **{by: [*keys, *keys, "unknown"]}, **days))
         items = [item for answer in outcome.answers for field in answer.DESCRIPTOR.fields for item in getattr(answer, field.name)]
         found = {getattr(item, key_field or by.removesuffix("s")): getattr(item, part, item) for item in items}
         assert len(found) == len(items)
-        singles = {key: await world.suite.call(sibling, person, single(sibling, by, key, **days)) for key in keys}
+        singles = {key: await world.suite.call(sibling, person, single_request(sibling, by, key, **days)) for key in keys}
         assert found == {key: getattr(one.answers[0], part) for key, one in singles.items() if one.done}, person.label
-        told += len(found)
-    assert told
+        compared += len(found)
+    assert compared

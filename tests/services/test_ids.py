@@ -1,4 +1,4 @@
-"""Ids that others choose: what one service gives a name to, every other takes, and the graph finds."""
+"""Tests of ids that clients choose: an id that one service accepts, all services and the graph accept."""
 
 import pytest
 from msgspec import ValidationError, convert
@@ -28,7 +28,7 @@ CONSUMERS = (identity.ConsumerId, places.ConsumerId, stock.ConsumerId)
         (CONSUMERS, "con_legacy.4711-A_1"),
     ],
 )
-def test_what_one_service_names_every_other_takes(kinds: tuple[object, ...], id: str) -> None:
+def test_valid_id_is_accepted_by_all_services(kinds: tuple[object, ...], id: str) -> None:
     assert [convert(id, kind) for kind in kinds] == [id] * len(kinds)
     assert ID_PATTERN.fullmatch(id)
 
@@ -37,9 +37,9 @@ def test_what_one_service_names_every_other_takes(kinds: tuple[object, ...], id:
     ("kinds", "id"),
     [(BRANDS, "brd_a"), (STORES, "str_a"), ((people.StaffId,), "stf_a"), ((identity.ConsumerId, stock.ConsumerId), "con_a")],
 )
-def test_what_the_graph_would_not_find_nobody_can_be_called(kinds: tuple[object, ...], id: str) -> None:
-    for unfindable in (f"{id}\n", f"{id} ", f"{id}张", f"{id}٣"):
-        assert not ID_PATTERN.fullmatch(unfindable)
+def test_id_that_the_graph_refuses_is_invalid(kinds: tuple[object, ...], id: str) -> None:
+    for invalid in (f"{id}\n", f"{id} ", f"{id}张", f"{id}٣"):
+        assert not ID_PATTERN.fullmatch(invalid)
         for kind in kinds:
             with pytest.raises(ValidationError):
-                convert(unfindable, kind)
+                convert(invalid, kind)

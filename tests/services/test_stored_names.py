@@ -1,4 +1,4 @@
-"""Every name that is stored or sent between processes, compared with the committed table `stored_names.toml`.
+"""Tests that all names that are stored or sent between processes equal the committed table `stored_names.toml`.
 
 The names come from the real objects: what each service defines, descriptors, and the kit's constants.
 """
@@ -53,9 +53,9 @@ async def names() -> dict[str, Section]:
         keys = new_keys()
         settings = Settings(signing_key=keys.signing_setting(service), secret_keys=keys.secret_key, hash_keys=keys.hash_key)
         runtime = Runtime.build(service, settings)
-        for table in import_module(f"services.{service}.__main__").define(runtime).collections:
-            paths = sorted(set(_paths(inspect.type_info(table.struct), "")))
-            collections[f"collections.{service}.{table.name}"] = {"noun": table.noun, "fields": paths}
+        for collection in import_module(f"services.{service}.__main__").define(runtime).collections:
+            paths = sorted(set(_paths(inspect.type_info(collection.struct), "")))
+            collections[f"collections.{service}.{collection.name}"] = {"noun": collection.noun, "fields": paths}
         await runtime.close()
     kit = (idempotency.COLLECTION, inbox.COLLECTION, DELIVERIES, KEYS, lease.COLLECTION, scopes.COLLECTION, HOLDERS, AFFINITY)
     return {
@@ -68,11 +68,11 @@ async def names() -> dict[str, Section]:
 
 
 def _idempotency() -> Section:
-    """The format of an id, the fields of a record, and the rpcs whose names stand in ids."""
+    """Returns the format of an id, the fields of a record, and the rpcs whose names are part of ids."""
     request = orders_pb2.PlaceOrderRequest(request_id="REQUEST_ID")
-    before = caller_context.set(Caller(id="CALLER"))
+    token = caller_context.set(Caller(id="CALLER"))
     key, of_step = IdempotencyKey.from_request(request), IdempotencyKey.from_request(request, step="coupons")
-    caller_context.reset(before)
+    caller_context.reset(token)
     guard = idempotency.IdempotencyGuard(database=None)  # type: ignore[arg-type]
     guard.record(key, AT, orders_pb2.PlaceOrderResponse())
     guard.record(of_step, AT, errors.Conflict("REASON"))
@@ -86,17 +86,17 @@ def _idempotency() -> Section:
 
 
 def _event(kind: str) -> Section:
-    way = route_of(kind)
+    route = route_of(kind)
     return {
-        "key": way.key,
-        "publisher": way.publisher,
-        "subscribers": sorted(way.subscribers),
+        "key": route.key,
+        "publisher": route.publisher,
+        "subscribers": sorted(route.subscribers),
         "fields": sorted(field.name for field in BODIES[kind].fields),
     }
 
 
 def _paths(info: Any, path: str) -> Iterator[str]:
-    """The dotted paths of a struct's values, through lists, maps and optional values."""
+    """Yields the dotted paths of a struct's values, through lists, maps and optional values."""
     match info:
         case inspect.StructType():
             for field in info.fields:
@@ -114,7 +114,7 @@ def _paths(info: Any, path: str) -> Iterator[str]:
             yield path
 
 
-def rendered(sections: Mapping[str, Section]) -> str:
+def render(sections: Mapping[str, Section]) -> str:
     """Writes sections as TOML, one value a line."""
     blocks = []
     for title, section in sections.items():
@@ -130,18 +130,18 @@ def _value(value: str | Sequence[str]) -> str:
 
 
 def differences(pinned: Any, found: Any, path: str = "") -> list[str]:
-    """Names what two parsed tables differ in."""
+    """Returns the differences of two parsed tables."""
     if isinstance(pinned, dict) and isinstance(found, dict):
         keys = sorted(pinned.keys() | found.keys())
         return [line for key in keys for line in differences(pinned.get(key), found.get(key), f"{path}.{key}" if path else key)]
     if isinstance(pinned, list) and isinstance(found, list):
-        gone, fresh = sorted(set(pinned) - set(found)), sorted(set(found) - set(pinned))
-        return [f"{path}: - {each}" for each in gone] + [f"{path}: + {each}" for each in fresh]
+        removed, added = sorted(set(pinned) - set(found)), sorted(set(found) - set(pinned))
+        return [f"{path}: - {each}" for each in removed] + [f"{path}: + {each}" for each in added]
     return [] if pinned == found else [f"{path}: {pinned} -> {found}"]
 
 
 async def test_stored_names_equal_the_committed_table() -> None:
-    found = tomllib.loads(rendered(await names()))
+    found = tomllib.loads(render(await names()))
     changed = differences(tomllib.loads(FILE.read_text()), found)
     assert not changed, "\n".join(["", *changed, ADVICE])
 
@@ -159,5 +159,5 @@ def test_event_kind_has_exactly_one_struct(kind: str) -> None:
 
 
 if __name__ == "__main__":
-    FILE.write_text(rendered(asyncio.run(names())))
+    FILE.write_text(render(asyncio.run(names())))
     sys.stdout.write(f"wrote {FILE}\n")

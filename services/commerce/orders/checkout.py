@@ -138,7 +138,9 @@ class Checkout:
             sold = map(stock_rules.sell, await self._load_holds(order))
             changes = [HoldChange(hold, reserved=-quantity, on_hand=-quantity) for hold, quantity in sold]
             try:
-                await self.stocks.apply_hold_changes(None, changes, Empty(), updates=[(ORDERS, *self.orders.build_update(paid))], events=events)
+                await self.stocks.apply_hold_changes(
+                    None, changes, Empty(), updates=[(ORDERS, *self.orders.build_update(paid))], events=events
+                )
             except Conflict:
                 continue  # another call or the sweeper changed the order first; read it again
             return paid

@@ -68,7 +68,11 @@ class ConsentServicer(consent_pb2_grpc.ConsentServiceServicer):
         return consent_pb2.CheckConsentsResponse(brand_ids=granted)
 
     async def ListConsents(self, request: consent_pb2.ListConsentsRequest, context: Any) -> consent_pb2.ListConsentsResponse:
-        first, collection, members = pagination.page_size(request.page), self.consents.consents, await self._list_members([request.consumer_id])
+        first, collection, members = (
+            pagination.page_size(request.page),
+            self.consents.consents,
+            await self._list_members([request.consumer_id]),
+        )
         queries = await self._build_queries(collection, members, request.brand_id)
         if request.page.after:
             last = pagination.decode_cursor(collection.name, BY_BRAND_AND_PURPOSE, request.page.after, kinds=(str, str))

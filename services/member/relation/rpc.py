@@ -133,7 +133,9 @@ class RelationServicer(relation_pb2_grpc.RelationServiceServicer):
         collection, (_, due) = self.relations.transitions.unscoped, rules.evaluate(relation, self.clock())
         stored, info = await collection.page(_build_transition_query(relation), request.page, order=LATEST_TRANSITION_FIRST)
         if request.page.after:
-            last, _ = pagination.decode_cursor(collection.name, [*LATEST_TRANSITION_FIRST, ("_id", 1)], request.page.after, kinds=(int, str))
+            last, _ = pagination.decode_cursor(
+                collection.name, [*LATEST_TRANSITION_FIRST, ("_id", 1)], request.page.after, kinds=(int, str)
+            )
             due = [lapse for lapse in due if lapse.number < last]
         transitions, page = self._merge_due(await find_full(collection, stored), info, due, pagination.page_size(request.page))
         return relation_pb2.ListTransitionsResponse(transitions=transitions, page=page)

@@ -13,7 +13,7 @@ import psutil
 
 from services.local.mongod import free_port
 from tests.bench.peers.peer import HERE, Peer, run_process
-from tests.node import installed
+from tests.node import install_packages
 
 PROGRAMS = HERE / "node_modules" / ".bin"
 WELL_KNOWN = Path(grpc_tools.__file__).parent / "_proto"
@@ -31,7 +31,7 @@ async def peers(services: str) -> AsyncIterator[dict[str, Peer]]:
     if not is_available():
         yield {}
         return
-    node = await asyncio.to_thread(installed, HERE)
+    node = await asyncio.to_thread(install_packages, HERE)
     async with AsyncExitStack() as stack:
         mercurius = await stack.enter_async_context(run_process(node, str(HERE / "mercurius.mjs"), services))
         yield {"mercurius": Peer(*mercurius, "ours"), "hive": await stack.enter_async_context(_hive(services))}

@@ -128,7 +128,7 @@ async def test_error_id_is_an_attribute_of_the_trace(alone: Gateway, monkeypatch
 
 
 async def test_expired_deadline_prevents_the_call() -> None:
-    channel.deadline.set(time.monotonic() + channel.HAND_ON_MARGIN_SECONDS / 2)
+    channel.deadline.set(time.monotonic() + channel.RESPONSE_MARGIN_SECONDS / 2)
     with pytest.raises(Unavailable, match="DEADLINE_EXCEEDED"):
         channel.remaining_seconds(10.0)
     channel.deadline.set(time.monotonic() + 5.0)

@@ -20,7 +20,7 @@ from quanyu.common.v1.point_pb2 import Point
 from quanyu.events.v1 import events_pb2
 from services.kit import clock
 from services.kit.security.principals import Grant
-from tests.services.conftest import OPERATOR, Running
+from tests.services.conftest import OPERATOR, ServiceHarness
 
 HERE = Point(longitude=116.4550, latitude=39.9370)
 """The place of the consumer, near the store `str_near`."""
@@ -46,7 +46,7 @@ def new_key() -> str:
 class Shop:
     """The commerce service with stubs for any caller, and methods that set up its data."""
 
-    def __init__(self, commerce: Running) -> None:
+    def __init__(self, commerce: ServiceHarness) -> None:
         self.commerce = commerce
         self.database = commerce.database
 
@@ -139,7 +139,7 @@ class Shop:
 
 
 @pytest.fixture
-async def shop(commerce: Running) -> Shop:
+async def shop(commerce: ServiceHarness) -> Shop:
     """Commerce with the store `str_near` of brd_a, which has one piece of `var_shirt_40`."""
     shop = Shop(commerce)
     await shop.publish_store("str_near")

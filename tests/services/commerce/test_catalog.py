@@ -9,8 +9,8 @@ from services.commerce.catalog import search_tokens
 from services.commerce.catalog.repository import token_filter
 from services.kit.errors import Conflict, Denied, Invalid, NotFound
 from tests.services.commerce.conftest import Shop, brand_grant, consumer_grant, new_key, plan_stages
-from tests.services.conftest import Running
-from tests.services.lists import first_pages, rows_read, says_the_same_of_each
+from tests.services.conftest import ServiceHarness
+from tests.services.lists import assert_batch_equals_lists, count_documents_read, fetch_first_pages
 
 
 def new_product(
@@ -28,7 +28,7 @@ async def search(shop: Shop, text: str = "", brand_id: str = "", **attributes: s
     return [offer.id for offer in answer.offers]
 
 
-async def test_created_product_is_found_in_both_languages(commerce: Running) -> None:
+async def test_created_product_is_found_in_both_languages(commerce: ServiceHarness) -> None:
     shop = Shop(commerce)
     stub = shop.catalog(brand_grant("brd_a"))
     answer = await stub.CreateProduct(
@@ -53,7 +53,7 @@ async def test_created_product_is_found_in_both_languages(commerce: Running) -> 
     assert (first.page.has_next_page, rest.page.has_next_page) == (True, False)
 
 
-async def test_search_colour_before_name_finds_attribute(commerce: Running) -> None:
+async def test_search_colour_before_name_finds_attribute(commerce: ServiceHarness) -> None:
     shop = Shop(commerce)
     for id, colour in (("a", "白色"), ("b", "黑色")):
         product = new_product(id, zh="男士衬衫", en="")
@@ -114,7 +114,7 @@ async def test_set_price_updates_variant_and_offer(shop: Shop) -> None:
         )
 
 
-async def test_import_rejects_bad_rows_and_is_idempotent(commerce: Running) -> None:
+async def test_import_rejects_bad_rows_and_is_idempotent(commerce: ServiceHarness) -> None:
     shop = Shop(commerce)
     rows = [
         new_product("a", sizes=("1", "2")),
@@ -163,7 +163,7 @@ async def test_catalog_queries_use_indexes(shop: Shop) -> None:
         assert not stages & {"COLLSCAN", "SORT"}
 
 
-async def test_first_offers_of_brands_equal_single_searches(commerce: Running) -> None:
+async def test_first_offers_of_brands_equal_single_searches(commerce: ServiceHarness) -> None:
     shop = Shop(commerce)
     for brand_id, id, sizes in (
         ("brd_a", "a1", ("40",)),
@@ -182,7 +182,7 @@ async def test_first_offers_of_brands_equal_single_searches(commerce: Running) -
         ({"text": "白衬衫", "attributes": {"size": "40"}}, {"brd_a": 2, "brd_b": 1}),
     ):
         brand_ids, sibling = ["brd_a", "brd_b", "brd_none"], "CatalogService.SearchOffers"
-        assert await says_the_same_of_each(stub, rpc, "brand_id", brand_ids, sibling=sibling, **filters) == counts
+        assert await assert_batch_equals_lists(stub, rpc, "brand_id", brand_ids, sibling=sibling, **filters) == counts
     with pytest.raises(Invalid, match="INVALID_FIELD"):
-        await first_pages(stub, rpc, "brand_id", ["brd_a"], 1, text="x" * 201)
-    assert await rows_read(shop.database, "offers", first_pages(stub, rpc, "brand_id", ["brd_a", "brd_b"], 1)) == 3
+        await fetch_first_pages(stub, rpc, "brand_id", ["brd_a"], 1, text="x" * 201)
+    assert await count_documents_read(shop.database, "offers", fetch_first_pages(stub, rpc, "brand_id", ["brd_a", "brd_b"], 1)) == 3

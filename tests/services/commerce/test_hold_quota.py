@@ -17,7 +17,7 @@ from services.kit.projections.persons import Person, PersonProjection
 from services.kit.security.principals import Grant
 from tests.services.commerce.conftest import HERE, Shop, consumer_grant, new_key, store_grant
 from tests.services.conftest import OPERATOR
-from tests.services.lists import rows_read
+from tests.services.lists import count_documents_read
 
 GUIDE = store_grant("str_birch", "ROLE_GUIDE")
 """A guide of another brand than the owner of `str_near`."""
@@ -218,4 +218,4 @@ async def test_usage_of_person_reads_counted_holds_only(shop: Shop) -> None:
     alone, linked = (Person("con_a", frozenset(ids)) for ids in ({"con_a"}, {"con_a", "con_b", "con_c"}))
     for person, live in ((alone, 6), (linked, rules.HOLDS_MAX)):
         for holder in (Holder(person), Holder(person, "brd_a")):
-            assert await rows_read(shop.database, "holds", quota.find_usage(holder, clock.now())) == live
+            assert await count_documents_read(shop.database, "holds", quota.find_usage(holder, clock.now())) == live

@@ -13,9 +13,9 @@ from services.commerce.orders.scenario import GuideMessage, Visit, merge_visits
 from services.commerce.stock.rules import HOLDS_MAX
 from services.kit import clock
 from services.kit.errors import Exhausted
-from services.kit.transactions.outbox import route
+from services.kit.transactions.outbox import route_of
 from tests.services.commerce.conftest import Shop, consumer_grant, new_key, store_grant
-from tests.services.lists import rows_read
+from tests.services.lists import count_documents_read
 
 AT_HOME = ("SCENARIO_AT_HOME", "otherwise", "")
 OFF_STORE = ("SCENARIO_OFF_STORE", "reached_after_visit", "out_a")
@@ -26,7 +26,7 @@ LINK = {"consumer_id": "con_a", "linked_consumer_id": "con_twin"}
 async def publish(shop: Shop, at: datetime, **body: dict[str, str]) -> None:
     """Publishes an event with this body, as of `at`."""
     ((kind, fields),) = body.items()
-    event_route = route(kind)
+    event_route = route_of(kind)
     source = event_route.publisher
     event = events_pb2.Event(id=f"evt_{new_key()}", key=fields[event_route.key], at=at, source=source, **{kind: fields})  # type: ignore[arg-type]
     delivered = await shop.commerce.deliver(event, source=source)
@@ -93,7 +93,7 @@ async def test_holds_of_linked_ids_are_listed_together(shop: Shop) -> None:
     assert {each.key: {hold.id for hold in each.holds} for each in (await shop.stock().BatchListHolds(request)).lists} == {
         id: set(held.values()) for id in IDS
     }
-    assert await rows_read(shop.database, "holds", listed("con_a")) == 2
+    assert await count_documents_read(shop.database, "holds", listed("con_a")) == 2
     # The store's staff list the holds of both ids in their store. Each id lists its own.
     here = await shop.stock(store_grant()).ListHolds(ListHoldsRequest(consumer_id="con_a", store_id="str_near"))
     assert {hold.id for hold in here.holds} == set(held.values())

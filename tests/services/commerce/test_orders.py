@@ -21,20 +21,20 @@ from services.kit.errors import Conflict, Denied, Exhausted, Invalid, NotFound
 from services.kit.mongo.change_streams import ChangeStreamHub
 from services.kit.projections.persons import PersonProjection
 from services.kit.security.principals import Grant
-from services.kit.transactions.outbox import route
+from services.kit.transactions.outbox import route_of
 from tests.services.commerce.conftest import HERE, Shop, brand_grant, consumer_grant, new_key, plan_stages, store_grant
-from tests.services.conftest import OPERATOR, Running
-from tests.services.lists import first_pages, rows_read, says_the_same_of_each
+from tests.services.conftest import OPERATOR, ServiceHarness
+from tests.services.lists import assert_batch_equals_lists, count_documents_read, fetch_first_pages
 
 
-async def test_handlers_equal_the_event_routes(commerce: Running) -> None:
+async def test_handlers_equal_the_event_routes(commerce: ServiceHarness) -> None:
     runtime, persons = commerce.runtime, PersonProjection(commerce.database)
     stocks, orders = (
         StockRepository(runtime.database, runtime.group_commit, persons),
         OrderRepository(runtime.database, ChangeStreamHub(runtime.database), persons),
     )
     kinds = events_pb2.Event.DESCRIPTOR.oneofs_by_name["body"].fields
-    subscribed = {field.name for field in kinds if "commerce" in route(field.name).subscribers}
+    subscribed = {field.name for field in kinds if "commerce" in route_of(field.name).subscribers}
     assert set(handlers(runtime, stocks, orders, persons)) == subscribed
 
 
@@ -71,7 +71,7 @@ async def test_concurrent_payments_pay_once(shop: Shop) -> None:
     assert len({answer.order.payment.id for answer in answers}) == 1
     assert {answer.order.state for answer in answers} == {orders_pb2.ORDER_STATE_PAID}
     assert await shop.levels() == {"on_hand": 0, "reserved": 0}
-    events = [event for event in await shop.commerce.events_told() if event.WhichOneof("body") == "order_paid"]
+    events = [event for event in await shop.commerce.published_events() if event.WhichOneof("body") == "order_paid"]
     assert [event.order_paid.order_id for event in events] == [order.id]
     summary = events[0].order_paid.order
     assert (summary.store_id, summary.seller_id, summary.lines[0].paid.minor) == ("str_near", "brd_a", 39_900)
@@ -433,7 +433,7 @@ async def test_batch_lists_equal_single_lists_within_scope(shop: Shop) -> None:
         (store_grant("str_near", "ROLE_GUIDE"), [{"con_a": 3, "con_b": 1}, {"str_near": 4}, {"brd_a": 4}]),
         (consumer_grant("con_c"), [{}, {}, {}]),
     ):
-        found = [await says_the_same_of_each(shop.orders(grant), rpc, by, keys) for by, keys in criteria.items()]
+        found = [await assert_batch_equals_lists(shop.orders(grant), rpc, by, keys) for by, keys in criteria.items()]
         assert found == counts
     for fields in ({}, {"consumer_ids": ["con_a"], "brand_ids": ["brd_a"]}):
         with pytest.raises(Invalid, match="INVALID_FIELD"):
@@ -443,4 +443,4 @@ async def test_batch_lists_equal_single_lists_within_scope(shop: Shop) -> None:
         ("store_id", ["str_near", "str_mall"], 3),
         ("brand_id", ["brd_a"], 2),
     ):
-        assert await rows_read(shop.database, "orders", first_pages(shop.orders(), rpc, by, keys, 1)) == documents
+        assert await count_documents_read(shop.database, "orders", fetch_first_pages(shop.orders(), rpc, by, keys, 1)) == documents

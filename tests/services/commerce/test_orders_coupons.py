@@ -21,9 +21,10 @@ from services.kit.mongo.change_streams import ChangeStreamHub
 from services.kit.mongo.codec import to_document
 from services.kit.projections.persons import PersonProjection
 from services.kit.runtime.runtime import Runtime
+from services.kit.security.caller import SYSTEM, caller_context
 from services.kit.values.money import Money
 from tests.services.commerce.conftest import Shop, consumer_grant, new_key
-from tests.services.conftest import Running, Start
+from tests.services.conftest import ServiceHarness, Start
 
 CANCELLED, PAID = "ORDER_STATE_CANCELLED", "ORDER_STATE_PAID"
 
@@ -31,7 +32,7 @@ CANCELLED, PAID = "ORDER_STATE_CANCELLED", "ORDER_STATE_PAID"
 class Mall(Shop):
     """The shop with a district service, whose coupons the tests read and write."""
 
-    def __init__(self, commerce: Running, district: Running) -> None:
+    def __init__(self, commerce: ServiceHarness, district: ServiceHarness) -> None:
         super().__init__(commerce)
         self.district = district
 
@@ -95,7 +96,7 @@ async def test_coupon_discounts_its_brand_and_is_spent(mall: Mall) -> None:
     assert {answer.order.payment.amount.minor for answer in paid} == {39_900}
     assert await mall.coupon_state() == "REDEEMED"
     assert (await stub.PlaceOrder(request)).order.state == orders_pb2.ORDER_STATE_PLACED
-    paid_orders = [event.order_paid.order for event in await mall.commerce.events_told() if event.WhichOneof("body") == "order_paid"]
+    paid_orders = [event.order_paid.order for event in await mall.commerce.published_events() if event.WhichOneof("body") == "order_paid"]
     assert [list(summary.coupon_ids) for summary in paid_orders] == [["cpn_a"]]
     assert [line.paid.minor for line in paid_orders[0].lines] == [29_900, 10_000]
 
@@ -188,7 +189,7 @@ async def _place_and_pay(replica: Replica, place: orders_pb2.PlaceOrderRequest, 
 
 @pytest.mark.parametrize("dies_at", Replica.STEPS)
 async def test_repeated_calls_complete_order_after_kill(mall: Mall, dies_at: str) -> None:
-    authorization.current.set(authorization.SYSTEM)
+    caller_context.set(SYSTEM)
     runtime, place, pay = mall.commerce.runtime, mall.place_request("cpn_a"), mall.pay_request("")
     with pytest.raises(Killed):
         await _place_and_pay(Replica(runtime, dies_at), place, pay)
@@ -196,12 +197,12 @@ async def test_repeated_calls_complete_order_after_kill(mall: Mall, dies_at: str
     order = await mall.order()
     assert (order["_id"], order["state"], order["total"]["minor"]) == (order_id, PAID, 29_900)
     assert (await mall.coupon_state(), await mall.levels()) == ("REDEEMED", {"on_hand": 0, "reserved": 0})
-    assert sum(event.WhichOneof("body") == "order_paid" for event in await mall.commerce.events_told()) == 1
+    assert sum(event.WhichOneof("body") == "order_paid" for event in await mall.commerce.published_events()) == 1
 
 
 @pytest.mark.parametrize("dies_at", Replica.STEPS)
 async def test_sweeper_completes_order_after_kill(mall: Mall, dies_at: str) -> None:
-    authorization.current.set(authorization.SYSTEM)
+    caller_context.set(SYSTEM)
     runtime = mall.commerce.runtime
     with pytest.raises(Killed):
         await _place_and_pay(Replica(runtime, dies_at), mall.place_request("cpn_a"), mall.pay_request(""))
@@ -213,13 +214,13 @@ async def test_sweeper_completes_order_after_kill(mall: Mall, dies_at: str) -> N
         assert (order["state"], coupon, levels) == (CANCELLED, "ISSUED", {"on_hand": 1, "reserved": 0})
     else:
         assert (order["state"], coupon, levels) == (PAID, "REDEEMED", {"on_hand": 0, "reserved": 0})
-    published = sum(event.WhichOneof("body") == "order_paid" for event in await mall.commerce.events_told())
+    published = sum(event.WhichOneof("body") == "order_paid" for event in await mall.commerce.published_events())
     assert published == (order["state"] == PAID)
     await mall.check_reserved()
 
 
 async def test_sweeper_cancels_unpaid_order(mall: Mall) -> None:
-    authorization.current.set(authorization.SYSTEM)
+    caller_context.set(SYSTEM)
     order = (await mall.orders(consumer_grant()).PlaceOrder(mall.place_request("cpn_a"))).order
     checkout = Replica(mall.commerce.runtime).checkout
     assert await checkout.sweep() == 0
@@ -233,7 +234,7 @@ async def test_sweeper_cancels_unpaid_order(mall: Mall) -> None:
 
 
 async def test_concurrent_payment_and_sweep_exclude_each_other(mall: Mall) -> None:
-    authorization.current.set(authorization.SYSTEM)
+    caller_context.set(SYSTEM)
     await mall.set_stock(on_hand=8)
     orders = [(await mall.orders(consumer_grant()).PlaceOrder(mall.place_request())).order for _ in range(8)]
     await mall.database["orders"].update_many({}, {"$set": {"sweep_at": clock.system_now()}})
@@ -249,7 +250,7 @@ async def test_concurrent_payment_and_sweep_exclude_each_other(mall: Mall) -> No
 
 async def test_lost_coupons_cancel_the_order(mall: Mall) -> None:
     order = (await mall.orders(consumer_grant()).PlaceOrder(mall.place_request("cpn_a"))).order
-    authorization.current.set(authorization.SYSTEM)
+    caller_context.set(SYSTEM)
     await Replica(mall.commerce.runtime).wallet.roll_back(order.id)
     with pytest.raises(Conflict, match="COUPONS_LOST"):
         await mall.orders(consumer_grant()).PayOrder(mall.pay_request(order.id))

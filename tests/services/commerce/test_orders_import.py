@@ -33,7 +33,7 @@ def batch(orders: Sequence[orders_pb2.ImportedOrder], id: str = "") -> orders_pb
 
 
 async def published(shop: Shop) -> list[Any]:
-    return [event.orders_imported for event in await shop.commerce.events_told() if event.WhichOneof("body") == "orders_imported"]
+    return [event.orders_imported for event in await shop.commerce.published_events() if event.WhichOneof("body") == "orders_imported"]
 
 
 async def test_import_rejects_bad_rows_with_reasons(shop: Shop) -> None:

@@ -61,7 +61,7 @@ async def test_repeated_notices_pay_the_order_once(shop: Shop, take_notice: Any)
     stored = (await shop.orders(consumer_grant()).GetOrder(orders_pb2.GetOrderRequest(id=order.id))).order
     assert (stored.state, stored.payment.amount.minor) == (orders_pb2.ORDER_STATE_PAID, order.total.minor)
     assert await shop.levels() == {"on_hand": 0, "reserved": 0}
-    assert [event.WhichOneof("body") for event in await shop.commerce.events_told()].count("order_paid") == 1
+    assert [event.WhichOneof("body") for event in await shop.commerce.published_events()].count("order_paid") == 1
 
 
 async def test_invalid_notice_changes_nothing(shop: Shop, take_notice: Any) -> None:

@@ -13,11 +13,12 @@ from services.commerce.stock import rules
 from services.commerce.stock.repository import StockRepository
 from services.kit import clock
 from services.kit.errors import Conflict, Denied, Exhausted, Invalid, NotFound, Refusal
+from services.kit.mongo.codec import validate
 from services.kit.projections.persons import PersonProjection
-from services.kit.security import authorization
+from services.kit.security.caller import SYSTEM, caller_context
 from tests.services.commerce.conftest import Shop, brand_grant, consumer_grant, new_key, plan_stages, store_grant
 from tests.services.conftest import OPERATOR
-from tests.services.lists import first_pages, rows_read, says_the_same_of_each
+from tests.services.lists import assert_batch_equals_lists, count_documents_read, fetch_first_pages
 
 
 def repository_of(shop: Shop) -> StockRepository:
@@ -98,7 +99,7 @@ async def test_sweepers_expire_each_overdue_hold_once(shop: Shop) -> None:
     # All but two are overdue by the machine's clock.
     overdue = [hold.id for hold in holds[2:]]
     await shop.database["holds"].update_many({"_id": {"$in": overdue}}, {"$set": {"sweep_at": clock.system_now() - timedelta(seconds=1)}})
-    authorization.current.set(authorization.SYSTEM)
+    caller_context.set(SYSTEM)
     # Three sweepers run beside that of the service. Each hold counts once.
     await asyncio.gather(*(repository_of(shop).sweep() for _ in range(3)))
     assert await shop.levels() == {"on_hand": 30, "reserved": 2}
@@ -111,7 +112,7 @@ async def test_caller_clock_does_not_affect_sweeper(shop: Shop) -> None:
     channel = shop.channel(consumer_grant(), offset=-20 * 3600)
     answer = await type(shop.stock())(channel).HoldStock(hold_stock("con_a"))
     assert answer.hold.expires_at.ToDatetime() < clock.system_now().replace(tzinfo=None) - timedelta(hours=19)
-    authorization.current.set(authorization.SYSTEM)
+    caller_context.set(SYSTEM)
     assert await repository_of(shop).sweep() == 0
     assert await shop.levels() == {"on_hand": 1, "reserved": 1}
 
@@ -299,22 +300,22 @@ async def test_batch_lists_equal_single_lists_within_scope(shop: Shop) -> None:
         (brand_grant("brd_b"), {"str_far": 1}, {"var_hat_1": 1}),
         (store_grant("str_near", "ROLE_GUIDE"), {"str_near": 4}, {"var_hat_1": 1, "var_hat_2": 1}),
     ):
-        assert await says_the_same_of_each(shop.stock(grant), stocks, "store_id", stores) == of_stores
-        assert await says_the_same_of_each(shop.stock(grant), stocks, "variant_id", variants) == of_variants
-    assert await says_the_same_of_each(shop.stock(), holds, "store_id", stores) == {"str_near": 3, "str_far": 1}
-    assert await says_the_same_of_each(shop.stock(), holds, "consumer_id", people) == {"con_a": 2, "con_b": 2}
+        assert await assert_batch_equals_lists(shop.stock(grant), stocks, "store_id", stores) == of_stores
+        assert await assert_batch_equals_lists(shop.stock(grant), stocks, "variant_id", variants) == of_variants
+    assert await assert_batch_equals_lists(shop.stock(), holds, "store_id", stores) == {"str_near": 3, "str_far": 1}
+    assert await assert_batch_equals_lists(shop.stock(), holds, "consumer_id", people) == {"con_a": 2, "con_b": 2}
     for grant, by, keys, counts in (
         (brand_grant("brd_b"), "store_id", stores, {"str_far": 1}),
         (store_grant("str_near", "ROLE_GUIDE"), "store_id", stores, {"str_near": 3}),
         (store_grant("str_near", "ROLE_GUIDE"), "consumer_id", people, {"con_a": 2, "con_b": 1}),
         (consumer_grant("con_a"), "consumer_id", people, {"con_a": 2}),
     ):
-        assert await says_the_same_of_each(shop.stock(grant), holds, by, keys) == counts
+        assert await assert_batch_equals_lists(shop.stock(grant), holds, by, keys) == counts
     with pytest.raises(Denied):
-        await first_pages(shop.stock(consumer_grant()), stocks, "store_id", stores, 1)
+        await fetch_first_pages(shop.stock(consumer_grant()), stocks, "store_id", stores, 1)
     for rpc, collection, by, keys in (
         (stocks, "stock", "store_id", stores),
         (holds, "holds", "store_id", stores),
         (holds, "holds", "consumer_id", people),
     ):
-        assert await rows_read(shop.database, collection, first_pages(shop.stock(), rpc, by, keys, 1)) <= 2 * 2
+        assert await count_documents_read(shop.database, collection, fetch_first_pages(shop.stock(), rpc, by, keys, 1)) <= 2 * 2

@@ -2,12 +2,12 @@
 
 import pytest
 
-from tests.services.conftest import Running
+from tests.services.conftest import ServiceHarness
 from tests.services.district.world import World
 
 
 @pytest.fixture
-async def world(district: Running) -> World:
+async def world(district: ServiceHarness) -> World:
     """A district service that has only the district Sanlitun."""
     world = World(district)
     await world.create_district()

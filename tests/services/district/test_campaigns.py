@@ -10,12 +10,12 @@ from quanyu.district.v1 import campaigns_pb2
 from services.district.campaigns import rules
 from services.kit import clock
 from services.kit.errors import Conflict, Denied, Exhausted, Invalid, NotFound
-from tests.services.conftest import Running
+from tests.services.conftest import ServiceHarness
 from tests.services.district.world import World, brand_operator, district_operator, fen, list_plan_stages, new_id
-from tests.services.lists import first_pages, rows_read, says_the_same_of_each
+from tests.services.lists import assert_batch_equals_lists, count_documents_read, fetch_first_pages
 
 
-async def test_campaign_is_created_by_district_and_public(world: World, district: Running) -> None:
+async def test_campaign_is_created_by_district_and_public(world: World, district: ServiceHarness) -> None:
     campaign = await world.create_campaign()
     await world.join_campaign("brd_a")
     stub = type(world.campaigns())(district.anonymous())
@@ -87,7 +87,7 @@ async def test_brand_joins_only_for_itself_and_once(world: World) -> None:
     assert (await world.join_campaign("brd_b", minimum=0)).terms.minimum_spend == fen(0)
 
 
-async def test_limit_of_running_budgets_is_exact_under_concurrency(world: World, district: Running) -> None:
+async def test_limit_of_running_budgets_is_exact_under_concurrency(world: World, district: ServiceHarness) -> None:
     """Packs choose from all running budgets, so that a district has a limited number of them."""
     campaigns = district.database["campaigns"]
     for id, brands in (("cmp_a", 400), ("cmp_b", 300), ("cmp_c", rules.RUNNING_BUDGETS_MAX - 701)):
@@ -103,7 +103,7 @@ async def test_limit_of_running_budgets_is_exact_under_concurrency(world: World,
     await world.join_campaign("brd_0", campaign_id="cmp_other")
 
 
-async def test_budgets_are_private_and_participants_public(world: World, district: Running) -> None:
+async def test_budgets_are_private_and_participants_public(world: World, district: ServiceHarness) -> None:
     await world.create_campaign()
     own, other = await world.join_campaign("brd_a"), await world.join_campaign("brd_b")
     stub = world.campaigns(brand_operator("brd_a"))
@@ -125,7 +125,7 @@ async def test_budgets_are_private_and_participants_public(world: World, distric
     assert not second.page.has_next_page
 
 
-async def test_batch_lists_of_participants_equal_single_lists(world: World, district: Running) -> None:
+async def test_batch_lists_of_participants_equal_single_lists(world: World, district: ServiceHarness) -> None:
     await world.create_campaign()
     for brand in ("brd_a", "brd_b"):
         await world.join_campaign(brand)
@@ -142,7 +142,7 @@ async def test_batch_lists_of_participants_equal_single_lists(world: World, dist
         await world.campaigns(brand_operator("brd_a")).BatchListParticipants(many)
 
 
-async def test_batch_lists_of_campaigns_equal_single_lists(world: World, district: Running) -> None:
+async def test_batch_lists_of_campaigns_equal_single_lists(world: World, district: ServiceHarness) -> None:
     await world.create_district("dst_other")
     for number in range(3):
         await world.create_campaign(f"cmp_{number}")
@@ -150,26 +150,29 @@ async def test_batch_lists_of_campaigns_equal_single_lists(world: World, distric
     await district.database["campaigns"].update_one({"_id": "cmp_1"}, {"$set": {"ends_at": clock.now() - timedelta(hours=1)}})
     rpc, keys = "CampaignService.BatchListCampaigns", ["dst_sanlitun", "dst_other", "dst_none"]
     for running, count in ((False, 3), (True, 2)):
-        found = await says_the_same_of_each(world.campaigns(brand_operator("brd_a")), rpc, "district_id", keys, running_only=running)
+        found = await assert_batch_equals_lists(world.campaigns(brand_operator("brd_a")), rpc, "district_id", keys, running_only=running)
         assert found == {"dst_sanlitun": count, "dst_other": 1}
-    assert await rows_read(district.database, "campaigns", first_pages(world.campaigns(), rpc, "district_id", keys, 1)) == 2 + 1
+    assert (
+        await count_documents_read(district.database, "campaigns", fetch_first_pages(world.campaigns(), rpc, "district_id", keys, 1))
+        == 2 + 1
+    )
 
 
-async def test_batch_lists_of_budgets_equal_single_lists(world: World, district: Running) -> None:
+async def test_batch_lists_of_budgets_equal_single_lists(world: World, district: ServiceHarness) -> None:
     for number in range(3):
         await world.create_campaign(f"cmp_{number}")
         await world.join_campaign("brd_a", campaign_id=f"cmp_{number}")
     await world.join_campaign("brd_b", campaign_id="cmp_0")
     rpc, keys = "CampaignService.BatchListBudgets", ["brd_a", "brd_b", "brd_none"]
-    assert await says_the_same_of_each(world.campaigns(), rpc, "brand_id", keys) == {"brd_a": 3, "brd_b": 1}
-    assert await rows_read(district.database, "budgets", first_pages(world.campaigns(), rpc, "brand_id", keys, 1)) == 2 + 1
-    own = await first_pages(world.campaigns(brand_operator("brd_b")), rpc, "brand_id", keys, 5)
+    assert await assert_batch_equals_lists(world.campaigns(), rpc, "brand_id", keys) == {"brd_a": 3, "brd_b": 1}
+    assert await count_documents_read(district.database, "budgets", fetch_first_pages(world.campaigns(), rpc, "brand_id", keys, 1)) == 2 + 1
+    own = await fetch_first_pages(world.campaigns(brand_operator("brd_b")), rpc, "brand_id", keys, 5)
     assert set(own) == {"brd_b"}
     with pytest.raises(Denied):
-        await first_pages(world.campaigns(district_operator("dst_sanlitun")), rpc, "brand_id", keys, 5)
+        await fetch_first_pages(world.campaigns(district_operator("dst_sanlitun")), rpc, "brand_id", keys, 5)
 
 
-async def test_frequent_queries_use_and_sort_by_index(world: World, district: Running) -> None:
+async def test_frequent_queries_use_and_sort_by_index(world: World, district: ServiceHarness) -> None:
     budgets, campaigns, at = district.database["budgets"], district.database["campaigns"], clock.now()
     running = {"district_id": "dst_sanlitun", "ends_at": {"$gt": at}, "starts_at": {"$lte": at}}
     for query in (

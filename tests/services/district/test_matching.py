@@ -14,7 +14,7 @@ from services.district.matching.repository import AffinityRepository
 from services.kit import clock
 from services.kit.projections.persons import PersonProjection
 from services.kit.transactions.outbox import route_of
-from tests.services.conftest import Running
+from tests.services.conftest import ServiceHarness
 from tests.services.district.world import new_id
 
 PAID = datetime(2026, 8, 22, 13, 40, tzinfo=UTC)
@@ -28,8 +28,8 @@ def order_summary(consumer_id: str, *brand_ids: str, paid_at: datetime = PAID) -
 
 def new_event(**bodies: object) -> events_pb2.Event:
     ((kind, body),) = bodies.items()
-    key = getattr(body, route(kind).key)
-    return events_pb2.Event(id=new_id("evt"), key=key, at=clock.now(), source=route(kind).publisher, **{kind: body})  # type: ignore[arg-type]
+    key = getattr(body, route_of(kind).key)
+    return events_pb2.Event(id=new_id("evt"), key=key, at=clock.now(), source=route_of(kind).publisher, **{kind: body})  # type: ignore[arg-type]
 
 
 def order_paid_event(summary: events_pb2.OrderSummary) -> events_pb2.Event:
@@ -40,19 +40,19 @@ def orders_imported_event(*orders: events_pb2.OrderSummary) -> events_pb2.Event:
     return new_event(orders_imported=events_pb2.OrdersImported(batch_id=new_id("bat"), orders=orders))
 
 
-async def link(district: Running, consumer_id: str, linked_id: str) -> None:
+async def link(district: ServiceHarness, consumer_id: str, linked_id: str) -> None:
     body = events_pb2.ConsumerLinked(consumer_id=consumer_id, linked_consumer_id=linked_id)
     (delivery,) = await district.deliver(new_event(consumer_linked=body), source="member")
     assert delivery.state == APPLIED
 
 
-async def unlink(district: Running, consumer_id: str, linked_id: str) -> None:
+async def unlink(district: ServiceHarness, consumer_id: str, linked_id: str) -> None:
     body = events_pb2.ConsumerUnlinked(consumer_id=consumer_id, linked_consumer_id=linked_id)
     (delivery,) = await district.deliver(new_event(consumer_unlinked=body), source="member")
     assert delivery.state == APPLIED
 
 
-def test_every_event_routed_to_district_has_a_handler(district: Running) -> None:
+def test_every_event_routed_to_district_has_a_handler(district: ServiceHarness) -> None:
     kinds = events_pb2.Event.DESCRIPTOR.oneofs_by_name["body"].fields
     assert set(district.definition.events) == {kind.name for kind in kinds if "district" in route_of(kind.name).subscribers}
     assert (
@@ -61,7 +61,7 @@ def test_every_event_routed_to_district_has_a_handler(district: Running) -> None
     )
 
 
-async def test_redelivered_orders_count_once(district: Running) -> None:
+async def test_redelivered_orders_count_once(district: ServiceHarness) -> None:
     first = order_paid_event(order_summary("con_anna", "brd_a", "brd_a", "brd_b"))
     history = orders_imported_event(
         order_summary("con_anna", "brd_a", paid_at=PAID - timedelta(weeks=13)),
@@ -77,12 +77,12 @@ async def test_redelivered_orders_count_once(district: Running) -> None:
     assert rules.compute_frequency(affinities["brd_b"], PAID + timedelta(weeks=13)) == pytest.approx(0.5)
 
 
-async def test_brand_id_with_dot_fails_its_delivery(district: Running) -> None:
+async def test_brand_id_with_dot_fails_its_delivery(district: ServiceHarness) -> None:
     (delivery,) = await district.deliver(order_paid_event(order_summary("con_anna", "brd.a")), source="commerce")
     assert (delivery.state, delivery.reason) == (events_pb2.DELIVERY_STATE_FAILED, "INVALID_FIELD")
 
 
-async def test_links_change_the_affinities_of_a_person(district: Running) -> None:
+async def test_links_change_the_affinities_of_a_person(district: ServiceHarness) -> None:
     persons, affinity = PersonProjection(district.database), AffinityRepository(district.database)
     await district.deliver(*(order_paid_event(order_summary(id, "brd_a")) for id in ("con_a", "con_b", "con_c")), source="commerce")
 
@@ -103,7 +103,7 @@ async def test_links_change_the_affinities_of_a_person(district: Running) -> Non
     assert (await persons.find("con_stranger")).ids == {"con_stranger"}
 
 
-async def test_import_of_thousands_of_orders_is_fast(district: Running) -> None:
+async def test_import_of_thousands_of_orders_is_fast(district: ServiceHarness) -> None:
     """At least 500 orders a second: a quarter of the goal, for loaded machines. Measured: 8,000 a second."""
     count = 4_000
     brands = [f"brd_{n}" for n in range(400)]

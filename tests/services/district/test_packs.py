@@ -13,10 +13,10 @@ from quanyu.member.v1 import consent_pb2, consent_pb2_grpc, identity_pb2, identi
 from services.district.packs.rules import Pack
 from services.kit.errors import Conflict, Denied, Exhausted, NotFound, Unavailable
 from services.kit.mongo.codec import to_documents
-from tests.services.conftest import OPERATOR, Running, Start
+from tests.services.conftest import OPERATOR, ServiceHarness, Start
 from tests.services.district.test_matching import link, order_summary, orders_imported_event
 from tests.services.district.world import World, brand_operator, consumer_grants, list_plan_stages, new_id
-from tests.services.lists import first_pages, rows_read, says_the_same_of_each
+from tests.services.lists import assert_batch_equals_lists, count_documents_read, fetch_first_pages
 
 BOUGHT, NEW = packs_pb2.PICK_KIND_BOUGHT_BEFORE, packs_pb2.PICK_KIND_NEW_TO_YOU
 SPENT, MISSING = packs_pb2.DECLINE_REASON_BUDGET_SPENT, packs_pb2.DECLINE_REASON_CONSENT_MISSING
@@ -26,7 +26,7 @@ NOW = datetime(2026, 11, 22, 13, 40, tzinfo=UTC)
 class District(World):
     """A district service with a running member service."""
 
-    member: Running
+    member: ServiceHarness
 
     async def register_with_consents(self, consumer_id: str, *brand_ids: str) -> None:
         """Registers a consumer who consents to district coupons of these brands."""
@@ -196,7 +196,7 @@ async def test_visit_left_event_has_unspent_coupons(world: District) -> None:
     await world.lock("ord_1", "con_anna", [spent.coupon_id], **{spent.brand_id: 50_000})
     await world.confirm("ord_1")
     await world.leave(visit)
-    (left,) = [event.visit_left for event in await world.running.events_told() if event.WhichOneof("body") == "visit_left"]
+    (left,) = [event.visit_left for event in await world.running.published_events() if event.WhichOneof("body") == "visit_left"]
     assert [coupon.coupon_id for coupon in left.unspent] == [entry.coupon_id for entry in pack.entries[1:]]
     assert left.unspent[0].value == pack.entries[1].value
     assert left.unspent[0].expires_at == pack.entries[1].expires_at
@@ -223,7 +223,7 @@ async def test_packs_are_visible_only_to_their_consumer(world: District) -> None
             await world.packs(*grants).ListPacks(packs_pb2.ListPacksRequest(consumer_id="con_anna"))
 
 
-async def test_batch_lists_of_packs_equal_single_lists(district: Running) -> None:
+async def test_batch_lists_of_packs_equal_single_lists(district: ServiceHarness) -> None:
     world, rpc, people = World(district), "PackService.BatchListPacks", ["con_anna", "con_card", "con_ben", "con_none"]
     days = [("con_anna", 1), ("con_card", 2), ("con_anna", 3), ("con_ben", 1)]
     packs = [
@@ -235,16 +235,18 @@ async def test_batch_lists_of_packs_equal_single_lists(district: Running) -> Non
     ]  # fmt: skip
     await district.database["packs"].insert_many(to_documents(packs))
     await link(district, "con_anna", "con_card")
-    counts = await says_the_same_of_each(world.packs(), rpc, "consumer_id", people)
+    counts = await assert_batch_equals_lists(world.packs(), rpc, "consumer_id", people)
     assert counts == {"con_anna": 3, "con_card": 3, "con_ben": 1}
-    assert await rows_read(district.database, "packs", first_pages(world.packs(), rpc, "consumer_id", people, 1)) == 2 * 2 + 1
-    own = await first_pages(world.packs(*consumer_grants("con_card")), rpc, "consumer_id", people, 5)
+    assert (
+        await count_documents_read(district.database, "packs", fetch_first_pages(world.packs(), rpc, "consumer_id", people, 1)) == 2 * 2 + 1
+    )
+    own = await fetch_first_pages(world.packs(*consumer_grants("con_card")), rpc, "consumer_id", people, 5)
     assert {key: [pack.id for pack in packs] for key, (packs, _) in own.items()} == {"con_card": ["pck_2", "pck_1", "pck_0"]}
     with pytest.raises(Denied):
-        await first_pages(world.packs(brand_operator("brd_0")), rpc, "consumer_id", people, 5)
+        await fetch_first_pages(world.packs(brand_operator("brd_0")), rpc, "consumer_id", people, 5)
 
 
-async def test_claim_is_unavailable_while_member_is_down(district: Running) -> None:
+async def test_claim_is_unavailable_while_member_is_down(district: ServiceHarness) -> None:
     world = World(district)
     await world.create_district()
     await world.create_campaign()
@@ -255,7 +257,7 @@ async def test_claim_is_unavailable_while_member_is_down(district: Running) -> N
     assert await district.database["coupons"].count_documents({}) == 0
 
 
-async def test_frequent_queries_use_and_sort_by_index(district: Running) -> None:
+async def test_frequent_queries_use_and_sort_by_index(district: ServiceHarness) -> None:
     packs = district.database["packs"]
     plan = (await list_plan_stages(packs.find({"consumer_id": {"$in": ["con_a", "con_b"]}}).sort([("issued_at", -1), ("_id", 1)]))).split()
     assert "IXSCAN" in plan

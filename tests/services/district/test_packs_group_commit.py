@@ -16,10 +16,10 @@ from services.district.places.repository import VisitRepository
 from services.kit import clock
 from services.kit.errors import Conflict, Exhausted, Refusal
 from services.kit.projections.persons import Person
-from services.kit.security.caller import Caller
+from services.kit.security.caller import SYSTEM, Caller
 from services.kit.transactions.group_commit import GroupCommit
 from services.kit.transactions.idempotency import IdempotencyKey
-from tests.services.conftest import Running
+from tests.services.conftest import ServiceHarness
 from tests.services.district.world import World, acting_as, new_id
 
 NEW = PickReason(PickKind.NEW_TO_YOU)
@@ -29,7 +29,7 @@ DISTRICT = "dst_sanlitun"
 class PackIssuer:
     """Issues packs with all consents granted, alternately through two group commits."""
 
-    def __init__(self, district: Running) -> None:
+    def __init__(self, district: ServiceHarness) -> None:
         runtime = district.runtime
         self.database, self.packs = runtime.database, PackRepository(runtime.database)
         self.group_commits = [runtime.group_commit, GroupCommit(runtime.database, runtime.outbox, runtime.clock)]
@@ -37,7 +37,7 @@ class PackIssuer:
 
     async def claim(self, visit: places_pb2.Visit, number: int, *ids: str, first: int = 0) -> packs_pb2.Pack:
         """Claims a pack with the brands ranked by their ids, starting with the one at `first`."""
-        with acting_as(authorization.SYSTEM):
+        with acting_as(SYSTEM):
             budgets = sorted(await self.budgets.find_running(DISTRICT, clock.now()), key=lambda budget: budget.brand_id)
             ranked = tuple(Candidate(budget.brand_id, NEW, (budget,), True) for budget in budgets[first:] + budgets[:first])
             claim = Claim(
@@ -58,7 +58,7 @@ class PackIssuer:
 
 
 @pytest.fixture
-async def issuer(world: World, district: Running) -> PackIssuer:
+async def issuer(world: World, district: ServiceHarness) -> PackIssuer:
     await world.create_campaign()
     return PackIssuer(district)
 
@@ -92,7 +92,7 @@ async def test_concurrent_claims_of_linked_ids_issue_one_pack(world: World, issu
     assert await issuer.database["packs"].count_documents({}) == 1
 
 
-async def test_concurrent_leave_and_claim_agree_on_unspent(world: World, issuer: PackIssuer, district: Running) -> None:
+async def test_concurrent_leave_and_claim_agree_on_unspent(world: World, issuer: PackIssuer, district: ServiceHarness) -> None:
     for n in range(3):
         await world.join_campaign(f"brd_{n}", 100)
     visits = await asyncio.gather(*(world.enter(f"con_{n}") for n in range(12)))
@@ -100,7 +100,7 @@ async def test_concurrent_leave_and_claim_agree_on_unspent(world: World, issuer:
     answers = await asyncio.gather(*both, return_exceptions=True)
     unspent = {
         event.visit_left.visit_id: len(event.visit_left.unspent)
-        for event in await district.events_told()
+        for event in await district.published_events()
         if event.WhichOneof("body") == "visit_left"
     }
     for visit, answer in zip(visits, answers[::2], strict=True):
@@ -113,13 +113,13 @@ async def test_concurrent_leave_and_claim_agree_on_unspent(world: World, issuer:
     await issuer.check_exact()
 
 
-async def test_pack_issued_event_is_published_once(world: World, issuer: PackIssuer, district: Running) -> None:
+async def test_pack_issued_event_is_published_once(world: World, issuer: PackIssuer, district: ServiceHarness) -> None:
     await world.join_campaign("brd_0")
     await world.join_campaign("brd_1")
     visit = await world.enter("con_anna")
     pack = await issuer.claim(visit, 0)
     assert await issuer.claim(visit, 1) == pack
-    (event,) = [event.pack_issued for event in await district.events_told() if event.WhichOneof("body") == "pack_issued"]
+    (event,) = [event.pack_issued for event in await district.published_events() if event.WhichOneof("body") == "pack_issued"]
     assert (event.pack_id, event.consumer_id, event.district_id) == (pack.id, "con_anna", DISTRICT)
     assert event.touchpoint == touch_pb2.TOUCHPOINT_MINI_PROGRAM
     assert [coupon.coupon_id for coupon in event.coupons] == [entry.coupon_id for entry in pack.entries]

@@ -15,10 +15,10 @@ from quanyu.district.v1 import places_pb2
 from services.district.places.repository import BY_NAME, IN_CHINESE
 from services.kit.errors import Conflict, Denied, Invalid, NotFound
 from services.kit.mongo import pagination
-from tests.services.conftest import Running
+from tests.services.conftest import ServiceHarness
 from tests.services.district.test_matching import link
 from tests.services.district.world import SANLITUN, World, consumer_grants, district_operator, list_plan_stages, new_id
-from tests.services.lists import first_pages, rows_read, says_the_same_of_each
+from tests.services.lists import assert_batch_equals_lists, count_documents_read, fetch_first_pages
 
 DISTRICT = "dst_sanlitun"
 
@@ -28,7 +28,7 @@ def new_venue(number: int, **more: object) -> places_pb2.NewVenue:
     return places_pb2.NewVenue(**values)  # type: ignore[arg-type]
 
 
-async def test_districts_are_public(world: World, district: Running) -> None:
+async def test_districts_are_public(world: World, district: ServiceHarness) -> None:
     stub = world.places()
     stub = type(stub)(district.anonymous())
     found = (await stub.GetDistrict(places_pb2.GetDistrictRequest(id=DISTRICT))).district
@@ -159,7 +159,7 @@ IN_PINYIN = [
 """
 
 
-async def test_names_are_listed_by_pinyin_over_all_pages(world: World, district: Running) -> None:
+async def test_names_are_listed_by_pinyin_over_all_pages(world: World, district: ServiceHarness) -> None:
     names = random.sample(IN_PINYIN, len(IN_PINYIN))
     own = world.places(district_operator(DISTRICT))
     await own.ImportVenues(
@@ -196,7 +196,7 @@ async def test_names_are_listed_by_pinyin_over_all_pages(world: World, district:
             assert await list_all(ask, first) == complete
 
 
-async def test_batch_lists_of_venues_equal_single_lists(world: World, district: Running) -> None:
+async def test_batch_lists_of_venues_equal_single_lists(world: World, district: ServiceHarness) -> None:
     await world.create_district("dst_other")
     await world.create_district("dst_empty")
     for district_id, numbers in ((DISTRICT, range(4)), ("dst_other", range(4, 6))):
@@ -209,27 +209,27 @@ async def test_batch_lists_of_venues_equal_single_lists(world: World, district: 
         "PlaceService.BatchListVenues",
         ["dst_other", DISTRICT, "dst_empty", "dst_none"],
     )
-    assert await says_the_same_of_each(anna, rpc, "district_id", keys) == {DISTRICT: 4, "dst_other": 2}
-    assert await rows_read(district.database, "venues", first_pages(anna, rpc, "district_id", keys, 1)) == 2 + 2
+    assert await assert_batch_equals_lists(anna, rpc, "district_id", keys) == {DISTRICT: 4, "dst_other": 2}
+    assert await count_documents_read(district.database, "venues", fetch_first_pages(anna, rpc, "district_id", keys, 1)) == 2 + 2
     kinds = [places_pb2.VENUE_KIND_CINEMA]
-    assert await says_the_same_of_each(anna, rpc, "district_id", keys, kinds=kinds) == {DISTRICT: 2, "dst_other": 1}
+    assert await assert_batch_equals_lists(anna, rpc, "district_id", keys, kinds=kinds) == {DISTRICT: 2, "dst_other": 1}
 
 
 def compose(item: tuple[str, str]) -> str:
     return unicodedata.normalize("NFC", item[1])
 
 
-async def test_repeated_entry_returns_the_open_visit(world: World, district: Running) -> None:
+async def test_repeated_entry_returns_the_open_visit(world: World, district: ServiceHarness) -> None:
     first, *again = await asyncio.gather(*(world.enter("con_anna", request_id=f"r{n % 8}") for n in range(16)))
     assert all(visit == first for visit in again)
     assert first.state == places_pb2.VISIT_STATE_OPEN
-    (event,) = await district.events_told()
+    (event,) = await district.published_events()
     assert (event.visit_started.visit_id, event.visit_started.consumer_id) == (first.id, "con_anna")
     other = await world.enter("con_ben")
     assert other.id != first.id
 
 
-async def test_leaving_ends_the_visit_once(world: World, district: Running) -> None:
+async def test_leaving_ends_the_visit_once(world: World, district: ServiceHarness) -> None:
     visit = await world.enter("con_anna")
     left = await world.leave(visit)
     assert left.state == places_pb2.VISIT_STATE_LEFT
@@ -237,18 +237,18 @@ async def test_leaving_ends_the_visit_once(world: World, district: Running) -> N
     assert await world.leave(visit) == left
     second = await world.enter("con_anna")
     assert second.id != visit.id
-    events = sorted(await district.events_told(), key=lambda event: event.at.ToDatetime())
+    events = sorted(await district.published_events(), key=lambda event: event.at.ToDatetime())
     assert [event.WhichOneof("body") for event in events] == ["visit_started", "visit_left", "visit_started"]
     assert (events[1].visit_left.visit_id, events[1].visit_left.district_id) == (visit.id, visit.district_id)
 
 
-async def test_visit_events_have_the_entering_consumer_id(world: World, district: Running) -> None:
+async def test_visit_events_have_the_entering_consumer_id(world: World, district: ServiceHarness) -> None:
     """Subscribers know links too; after an unlink each consumer id keeps its visits."""
     await link(district, "con_anna", "con_card")
     visit = await world.enter("con_card")
     assert await world.enter("con_anna") == visit
     await world.leave(visit)
-    started, left = sorted(await district.events_told(), key=lambda event: event.at.ToDatetime())
+    started, left = sorted(await district.published_events(), key=lambda event: event.at.ToDatetime())
     assert (started.key, started.visit_started.consumer_id) == ("con_card", "con_card")
     assert (left.key, left.visit_left.consumer_id, left.visit_left.day) == ("con_card", "con_card", visit.day)
 
@@ -262,7 +262,7 @@ async def test_visit_day_begins_at_local_midnight(world: World) -> None:
     assert evening.id != morning.id
 
 
-async def test_position_outside_is_refused_and_never_stored(world: World, district: Running) -> None:
+async def test_position_outside_is_refused_and_never_stored(world: World, district: ServiceHarness) -> None:
     with pytest.raises(Conflict) as refused:
         await world.enter("con_anna", position=Point(longitude=116.5, latitude=39.9))
     assert refused.value.reason == "OUTSIDE_DISTRICT"
@@ -296,7 +296,7 @@ async def test_visits_are_visible_to_consumer_and_district(world: World) -> None
         )
 
 
-async def test_frequent_queries_use_and_sort_by_index(world: World, district: Running) -> None:
+async def test_frequent_queries_use_and_sort_by_index(world: World, district: ServiceHarness) -> None:
     visits, venues = district.database["visits"], district.database["venues"]
     assert await list_plan_stages(visits.find({"open_key": "con_anna|dst_sanlitun|2026-11-22"})) == "FETCH IXSCAN"
     assert await list_plan_stages(venues.find({"store_id": "str_here"}, {"_id": 0, "district_id": 1})) == "PROJECTION_COVERED IXSCAN"

@@ -12,7 +12,7 @@ from services.district.places import rules
 from services.district.places.geofence import Geofence, Point, contains, describe_fault, distance_metres
 from services.kit.enums import Touchpoint
 from services.kit.errors import Conflict, Invalid
-from services.kit.mongo.codec import to_struct
+from services.kit.mongo.codec import request_fields, to_struct
 
 SANLITUN = Point(116.4551, 39.9341)
 AT = datetime(2026, 11, 22, 13, 40, tzinfo=UTC)
@@ -124,5 +124,5 @@ def test_repeated_leave_changes_nothing(seconds: list[int]) -> None:
 
 def test_entry_without_touchpoint_is_refused() -> None:
     with pytest.raises(Invalid) as refused:
-        to_struct(fields(places_pb2.EnterDistrictRequest(consumer_id="con_a", district_id="dst_a")), rules.Entry)
+        to_struct(request_fields(places_pb2.EnterDistrictRequest(consumer_id="con_a", district_id="dst_a")), rules.Entry)
     assert refused.value.metadata["field"] == "touchpoint"

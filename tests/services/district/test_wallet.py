@@ -20,12 +20,12 @@ from services.kit.mongo.codec import to_document
 from services.kit.security.principals import Grant
 from services.kit.values.event import Event
 from services.kit.values.money import Money
-from tests.services.conftest import Running
+from tests.services.conftest import ServiceHarness
 from tests.services.district.world import BRAND, COMMERCE, World, brand_operator, consumer_grants, list_plan_stages, new_id
-from tests.services.lists import first_pages, rows_read, says_the_same_of_each
+from tests.services.lists import assert_batch_equals_lists, count_documents_read, fetch_first_pages
 
 
-async def insert_coupons(district: Running, count: int = 3, **more: object) -> list[str]:
+async def insert_coupons(district: ServiceHarness, count: int = 3, **more: object) -> list[str]:
     """Inserts coupons of brands brd_0, brd_1 … as a pack issues them; returns their ids."""
     at = clock.now()
     coupons = [
@@ -47,7 +47,7 @@ async def world(world: World) -> World:
     return world
 
 
-async def test_order_locks_redeems_and_rolls_back_coupons(world: World, district: Running) -> None:
+async def test_order_locks_redeems_and_rolls_back_coupons(world: World, district: ServiceHarness) -> None:
     one, two, _ = await insert_coupons(district)
     discounts = await world.lock("ord_1", "con_anna", [two, one], brd_0=50_000, brd_1=10_000)
     assert [(item.coupon_id, item.brand_id, item.amount.minor) for item in discounts] == [(two, "brd_1", 3_000), (one, "brd_0", 3_000)]
@@ -70,7 +70,7 @@ async def test_order_locks_redeems_and_rolls_back_coupons(world: World, district
     assert await world.lock("ord_1", "con_anna", [one], brd_0=50_000)
 
 
-async def test_coupon_is_locked_only_in_its_district(world: World, district: Running) -> None:
+async def test_coupon_is_locked_only_in_its_district(world: World, district: ServiceHarness) -> None:
     one, two, _ = await insert_coupons(district)
     await world.create_district("dst_other")
     await world.create_venue("str_there", "dst_other")
@@ -88,7 +88,7 @@ async def test_coupon_is_locked_only_in_its_district(world: World, district: Run
     assert await world.lock("ord_2", "con_anna", [two], store_id="str_both", brd_1=50_000)
 
 
-async def test_repeated_lock_returns_the_same_discounts(world: World, district: Running) -> None:
+async def test_repeated_lock_returns_the_same_discounts(world: World, district: ServiceHarness) -> None:
     one, two, _ = await insert_coupons(district)
     first = await world.lock("ord_1", "con_anna", [one], "r1", brd_0=50_000)
     assert await world.lock("ord_1", "con_anna", [one], "r1", brd_0=50_000) == first
@@ -101,7 +101,7 @@ async def test_repeated_lock_returns_the_same_discounts(world: World, district: 
     assert await world.lock("ord_1", "con_anna", [one], brd_0=50_000) == first
 
 
-async def test_lock_takes_all_coupons_or_none(world: World, district: Running) -> None:
+async def test_lock_takes_all_coupons_or_none(world: World, district: ServiceHarness) -> None:
     one, two, three = await insert_coupons(district)
     await world.lock("ord_1", "con_anna", [three], brd_2=50_000)
     with pytest.raises(Conflict) as refused:
@@ -114,7 +114,7 @@ async def test_lock_takes_all_coupons_or_none(world: World, district: Running) -
     assert foreign.value.reason == "COUPON_NOT_FOUND"
 
 
-async def test_concurrent_orders_lock_a_coupon_once(world: World, district: Running) -> None:
+async def test_concurrent_orders_lock_a_coupon_once(world: World, district: ServiceHarness) -> None:
     one, *_ = await insert_coupons(district)
     calls = [world.lock(f"ord_{n}", "con_anna", [one], brd_0=50_000) for n in range(12)]
     answers = await asyncio.gather(*calls, return_exceptions=True)
@@ -125,7 +125,7 @@ async def test_concurrent_orders_lock_a_coupon_once(world: World, district: Runn
     assert (await world.get_coupons(one))[one].order_id == f"ord_{won[0]}"
 
 
-async def test_expired_lock_is_taken_over_completely(world: World, district: Running) -> None:
+async def test_expired_lock_is_taken_over_completely(world: World, district: ServiceHarness) -> None:
     one, two, _ = await insert_coupons(district)
     world.set_clock(datetime.now(UTC))
     await world.lock("ord_1", "con_anna", [one, two], brd_0=50_000, brd_1=50_000)
@@ -144,7 +144,7 @@ async def test_expired_lock_is_taken_over_completely(world: World, district: Run
     assert await world.confirm("ord_2") == [one]
 
 
-async def test_late_confirmation_succeeds_without_takeover(world: World, district: Running) -> None:
+async def test_late_confirmation_succeeds_without_takeover(world: World, district: ServiceHarness) -> None:
     one, *_ = await insert_coupons(district)
     world.set_clock(datetime.now(UTC))
     await world.lock("ord_1", "con_anna", [one], brd_0=50_000)
@@ -159,7 +159,7 @@ async def test_order_without_lock_cannot_confirm(world: World) -> None:
     assert await world.roll_back("ord_none") == []
 
 
-async def test_only_unrestricted_services_lock_coupons(world: World, district: Running) -> None:
+async def test_only_unrestricted_services_lock_coupons(world: World, district: ServiceHarness) -> None:
     one, *_ = await insert_coupons(district)
     lock = wallet_pb2.LockCouponsRequest(
         request_id=new_id(),
@@ -174,7 +174,7 @@ async def test_only_unrestricted_services_lock_coupons(world: World, district: R
     assert (await world.get_coupons(one))[one].state == wallet_pb2.COUPON_STATE_ISSUED
 
 
-async def test_coupons_are_listed_by_state_and_owner(world: World, district: Running) -> None:
+async def test_coupons_are_listed_by_state_and_owner(world: World, district: ServiceHarness) -> None:
     ids = await insert_coupons(district, 5)
     (expired,) = await insert_coupons(district, 1, expires_at=clock.now() - timedelta(seconds=1))
     await world.lock("ord_1", "con_anna", [ids[0]], brd_0=50_000)
@@ -209,16 +209,16 @@ async def test_coupons_are_listed_by_state_and_owner(world: World, district: Run
     assert [coupon.id for coupon in neighbours.coupons] == [ids[1]]
 
 
-async def test_batch_lists_of_coupons_equal_single_lists(world: World, district: Running) -> None:
+async def test_batch_lists_of_coupons_equal_single_lists(world: World, district: ServiceHarness) -> None:
     await insert_coupons(district, 4)
     await insert_coupons(district, 2, consumer_id="con_ben", brand_id="brd_0")
     (card,) = await insert_coupons(district, 1, consumer_id="con_card", expires_at=clock.now() - timedelta(seconds=1))
     await district.deliver(ConsumerLinked("con_anna", "con_card"), source="member")
     rpc, people, everything = "WalletService.BatchListCoupons", ["con_anna", "con_card", "con_ben", "con_none"], world.wallet()
-    assert await says_the_same_of_each(everything, rpc, "consumer_id", people) == {"con_anna": 5, "con_card": 5, "con_ben": 2}
+    assert await assert_batch_equals_lists(everything, rpc, "consumer_id", people) == {"con_anna": 5, "con_card": 5, "con_ben": 2}
     brands = ["brd_0", "brd_1", "brd_none"]
-    assert await says_the_same_of_each(everything, rpc, "brand_id", brands) == {"brd_0": 4, "brd_1": 1}
-    expired = await says_the_same_of_each(everything, rpc, "consumer_id", people, state=wallet_pb2.COUPON_STATE_EXPIRED)
+    assert await assert_batch_equals_lists(everything, rpc, "brand_id", brands) == {"brd_0": 4, "brd_1": 1}
+    expired = await assert_batch_equals_lists(everything, rpc, "consumer_id", people, state=wallet_pb2.COUPON_STATE_EXPIRED)
     assert expired == {"con_anna": 1, "con_card": 1}
     for grants, by, keys, counts in (
         # A caller with one id of a person sees the coupons of all ids.
@@ -228,17 +228,19 @@ async def test_batch_lists_of_coupons_equal_single_lists(world: World, district:
         ((brand_operator("brd_1"),), "brand_id", brands, {"brd_1": 1}),
         ((brand_operator("brd_1"),), "consumer_id", people, {}),
     ):
-        found = await first_pages(world.wallet(*grants), rpc, by, keys, 100)
+        found = await fetch_first_pages(world.wallet(*grants), rpc, by, keys, 100)
         assert {key: len(coupons) for key, (coupons, _) in found.items()} == counts
-    assert await rows_read(district.database, "coupons", first_pages(everything, rpc, "consumer_id", people, 1)) == 3 * 2
-    (newest,), _ = (await first_pages(everything, rpc, "consumer_id", ["con_card"], 1, state=wallet_pb2.COUPON_STATE_EXPIRED))["con_card"]
+    assert await count_documents_read(district.database, "coupons", fetch_first_pages(everything, rpc, "consumer_id", people, 1)) == 3 * 2
+    (newest,), _ = (await fetch_first_pages(everything, rpc, "consumer_id", ["con_card"], 1, state=wallet_pb2.COUPON_STATE_EXPIRED))[
+        "con_card"
+    ]
     assert (newest.id, newest.state) == (card, wallet_pb2.COUPON_STATE_EXPIRED)
     for owners in ({}, {"consumer_ids": ["con_anna"], "brand_ids": ["brd_0"]}):
         with pytest.raises(Invalid, match="INVALID_FIELD"):
             await everything.BatchListCoupons(wallet_pb2.BatchListCouponsRequest(**owners))  # type: ignore[arg-type]
 
 
-async def test_linked_person_locks_coupons_of_both_ids(world: World, district: Running) -> None:
+async def test_linked_person_locks_coupons_of_both_ids(world: World, district: ServiceHarness) -> None:
     one, two, _ = await insert_coupons(district)
     await district.database["coupons"].update_one({"_id": two}, {"$set": {"consumer_id": "con_card"}})
     await district.deliver(ConsumerLinked("con_anna", "con_card"), source="member")
@@ -267,7 +269,7 @@ minutes = st.integers(-120, 120)
 
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.tuples(st.sampled_from(list(CouponState)), minutes, minutes), min_size=1, max_size=30))
-async def test_state_filter_agrees_with_state_rule(district: Running, coupons: list[tuple[CouponState, int, int]]) -> None:
+async def test_state_filter_agrees_with_state_rule(district: ServiceHarness, coupons: list[tuple[CouponState, int, int]]) -> None:
     at = clock.now()
     stored = [
         Coupon(
@@ -286,7 +288,7 @@ async def test_state_filter_agrees_with_state_rule(district: Running, coupons: l
         assert found == {coupon.id for coupon in stored if rules.compute_state(coupon, at) is state}
 
 
-async def test_frequent_queries_use_and_sort_by_index(world: World, district: Running) -> None:
+async def test_frequent_queries_use_and_sort_by_index(world: World, district: ServiceHarness) -> None:
     coupons = district.database["coupons"]
     for query in ({"consumer_id": {"$in": ["con_a", "con_b"]}}, {"consumer_id": "con_a"}, {"brand_id": "brd_a"}):
         filters = {"$and": [query, build_state_filter(CouponState.ISSUED, clock.now())]}

@@ -12,6 +12,7 @@ from services.district.wallet import rules
 from services.district.wallet.enums import CouponState
 from services.district.wallet.rules import Coupon, Lock, LockRequest, LockState, LockTerms, OrderLine
 from services.kit.errors import Conflict, Invalid, NotFound, Refusal
+from services.kit.mongo.codec import validate
 from services.kit.values.money import Money
 
 AT = datetime(2026, 11, 22, 13, 40, tzinfo=UTC)
@@ -30,7 +31,7 @@ def build_lines(**amounts: int) -> list[OrderLine]:
 
 
 def build_terms(coupon_ids: list[str], of: list[OrderLine]) -> LockTerms:
-    return rules.build_terms(checked(LockRequest("str_a", tuple(coupon_ids), tuple(of))))
+    return rules.build_terms(validate(LockRequest("str_a", tuple(coupon_ids), tuple(of))))
 
 
 def lock(

@@ -20,9 +20,9 @@ from quanyu.district.v1 import (
     wallet_pb2_grpc,
 )
 from services.kit import clock
-from services.kit.security.caller import caller_context
+from services.kit.security.caller import Caller, caller_context
 from services.kit.security.principals import INSTALLATION, SERVICE, Grant
-from tests.services.conftest import OPERATOR, Running
+from tests.services.conftest import OPERATOR, ServiceHarness
 
 BRAND, DISTRICT, CONSUMER = "SCOPE_KIND_BRAND", "SCOPE_KIND_DISTRICT", "SCOPE_KIND_CONSUMER"
 COMMERCE = Grant(SERVICE, INSTALLATION)
@@ -55,7 +55,7 @@ def fen(minor: int) -> Money:
 class World:
     """The requests of tests to a running district service. Each call is a new request unless `request_id` is set."""
 
-    def __init__(self, running: Running) -> None:
+    def __init__(self, running: ServiceHarness) -> None:
         self.running, self.offset = running, 0.0
 
     def set_clock(self, moment: datetime) -> None:
@@ -164,9 +164,9 @@ async def list_plan_stages(find: Any) -> str:
 
 
 @contextmanager
-def acting_as(caller: authorization.Caller) -> Iterator[None]:
+def acting_as(caller: Caller) -> Iterator[None]:
     """Runs the block as this caller, for tests that call repositories directly."""
-    token = authorization.current.set(caller)
+    token = caller_context.set(caller)
     try:
         yield
     finally:

@@ -9,23 +9,23 @@ import pytest
 from services.local import client
 from services.local.folder import Folder, Run, RunningProcess
 from services.local.keys import Keys
-from tests.services.conftest import Running, Start
+from tests.services.conftest import ServiceHarness, Start
 from tests.services.local.importing import Channels
 
 
 @pytest.fixture
-async def services(start: Start) -> dict[str, Running]:
+async def services(start: Start) -> dict[str, ServiceHarness]:
     return await start("member", "commerce", "district", "organization")
 
 
 @pytest.fixture
-async def channels(services: dict[str, Running], keys: Keys) -> AsyncIterator[Channels]:
+async def channels(services: dict[str, ServiceHarness], keys: Keys) -> AsyncIterator[Channels]:
     async with client.connect({name: service.address for name, service in services.items()}, keys) as opened:
         yield opened
 
 
 @pytest.fixture
-def folder(services: dict[str, Running], keys: Keys, tmp_path: Path) -> Iterator[Folder]:
+def folder(services: dict[str, ServiceHarness], keys: Keys, tmp_path: Path) -> Iterator[Folder]:
     """Returns a data folder as `quanyu up` leaves it for the other commands."""
     folder = Folder(tmp_path / "data")
     with folder.claim():

@@ -22,7 +22,7 @@ from services.local.imports.importer import Import
 from services.local.imports.items import Reject, read_items
 from services.local.story.command import play
 from services.local.story.gateway_client import FIRST_MINUTE, StoryError, story_day
-from tests.services.conftest import Running
+from tests.services.conftest import ServiceHarness
 from tests.services.local.importing import Channels
 
 QUIET = Console(quiet=True)
@@ -89,7 +89,7 @@ async def test_story_without_loaded_world_raises_error(folder: Folder) -> None:
         await play(folder, "demo", QUIET)
 
 
-async def test_load_with_expired_campaign_renews_it(folder: Folder, channels: Channels, services: dict[str, Running]) -> None:
+async def test_load_with_expired_campaign_renews_it(folder: Folder, channels: Channels, services: dict[str, ServiceHarness]) -> None:
     assert await load(folder, QUIET) is LoadResult.LOADED
     orders = await order_count(channels)
     ended = {"$set": {"ends_at": datetime.now(UTC) - timedelta(days=1)}}

@@ -11,7 +11,7 @@ from services.kit import clock
 from services.kit.errors import Conflict, Denied, Invalid, NotFound
 from services.kit.mongo import pagination
 from services.member.consent import rules
-from tests.services.lists import first_pages, rows_read, says_the_same_of_each
+from tests.services.lists import assert_batch_equals_lists, count_documents_read, fetch_first_pages
 from tests.services.member.conftest import SERVICE, brand_operator, consumer_grants, guide_grants, new_request_id, store_manager
 
 
@@ -199,9 +199,12 @@ async def test_batch_lists_of_consents_equal_single_lists(world):
         (consumer_grants(second), {first: 4, second: 4}),
         ([brand_operator("brd_9")], {}),
     ):
-        assert await says_the_same_of_each(world.client(*grants).consent, rpc, "consumer_id", keys) == found
-    only = await says_the_same_of_each(world.operator.consent, rpc, "consumer_id", keys, brand_id="brd_2")
+        assert await assert_batch_equals_lists(world.client(*grants).consent, rpc, "consumer_id", keys) == found
+    only = await assert_batch_equals_lists(world.operator.consent, rpc, "consumer_id", keys, brand_id="brd_2")
     assert only == {first: 2, second: 2, other: 1}
     assert (
-        await rows_read(world.database, "consents", first_pages(world.operator.consent, rpc, "consumer_id", [first, other], 1)) <= 2 * 2 + 1
+        await count_documents_read(
+            world.database, "consents", fetch_first_pages(world.operator.consent, rpc, "consumer_id", [first, other], 1)
+        )
+        <= 2 * 2 + 1
     )

@@ -10,7 +10,7 @@ from quanyu.member.v1 import outreach_pb2
 from services.kit import clock
 from services.kit.errors import Conflict, Denied, Invalid, NotFound
 from services.member.identity.repository import ConsumerRepository
-from tests.services.lists import queries_made
+from tests.services.lists import count_queries
 from tests.services.member.conftest import OPERATOR, SERVICE, brand_operator, consumer_grants, guide_grants, new_request_id, store_manager
 
 PHONE, OPEN_ID, CARD, OIDC = (
@@ -196,7 +196,7 @@ async def test_link_makes_one_person_and_unlink_restores_both(world):
         await world.client(brand_operator("brd_2")).identity.GetConsumer(pb.GetConsumerRequest(id=first))
     links = await identity.ListLinks(pb.ListLinksRequest(consumer_id=second))
     assert links.links[0].undone_by == "operator"
-    events = [event.WhichOneof("body") for event in await world.member.events_told()]
+    events = [event.WhichOneof("body") for event in await world.member.published_events()]
     assert events == ["consumer_linked", "consumer_unlinked"]
 
 
@@ -227,7 +227,7 @@ async def test_batch_lists_of_identities_equal_single_lists(world):
         async def list_batch(consumer_ids, call=call, request=request):
             await getattr(world.operator.identity, call)(request(consumer_ids=consumer_ids))
 
-        made = [await queries_made(world.database, ("consumers", "identities", "links"), list_batch(some)) for some in ([first], ids)]
+        made = [await count_queries(world.database, ("consumers", "identities", "links"), list_batch(some)) for some in ([first], ids)]
         assert made == [3, 3]
         with pytest.raises(Invalid, match="BATCH_TOO_LARGE"):
             await list_batch([f"con_{number}" for number in range(101)])
@@ -360,7 +360,7 @@ async def test_import_keeps_ids_and_links_existing_consumers(world):
         (existing, "con_mine", (PHONE,)),
         ("con_mine", "con_second", (CARD,)),
     }
-    events = [event.consumer_linked for event in await world.member.events_told() if event.WhichOneof("body") == "consumer_linked"]
+    events = [event.consumer_linked for event in await world.member.published_events() if event.WhichOneof("body") == "consumer_linked"]
     assert {(one.consumer_id, one.linked_consumer_id) for one in events} == {(existing, "con_mine"), ("con_mine", "con_second")}
     await world.operator.identity.UnlinkConsumers(
         pb.UnlinkConsumersRequest(request_id=new_request_id(), consumer_id=existing, linked_consumer_id="con_mine")

@@ -11,7 +11,7 @@ from quanyu.member.v1 import outreach_pb2 as pb
 from services.kit import clock
 from services.kit.errors import Conflict, Denied, Exhausted, Invalid, NotFound
 from services.kit.values import opening_hours
-from tests.services.lists import first_pages, says_the_same_of_each
+from tests.services.lists import assert_batch_equals_lists, fetch_first_pages
 from tests.services.member.conftest import brand_operator, consumer_grants, guide_grants, new_request_id, store_manager
 from tests.services.member.test_relation import order_paid_event
 
@@ -70,7 +70,7 @@ async def test_guide_binds_lists_and_unbinds_clients(world):
     assert ended.binding.HasField("ended_at")
     with pytest.raises(NotFound):
         await colleague.identity.GetConsumer(identity_pb2.GetConsumerRequest(id=id))
-    events = [event.consumer_bound for event in await world.member.events_told()]
+    events = [event.consumer_bound for event in await world.member.published_events()]
     assert [one.staff_id for one in events] == ["stf_1", "stf_3", ""]
     assert [one.HasField("bound_at") for one in events] == [True, True, False]
 
@@ -138,7 +138,7 @@ async def test_message_appears_in_inbox_timeline_and_guides_list(world):
     assert [(one.outcome, one.task_id) for one in listed] == [(pb.OUTCOME_READ, "tsk_1")]
     timeline = await world.operator.relation.ListInteractions(relation_pb2.ListInteractionsRequest(consumer_id=id))
     assert [(one.kind, one.ref) for one in timeline.interactions] == [(relation_pb2.INTERACTION_KIND_OUTREACH_RECEIVED, sent.outreach_id)]
-    events = [one.outreach_sent for one in await world.member.events_told() if one.WhichOneof("body") == "outreach_sent"]
+    events = [one.outreach_sent for one in await world.member.published_events() if one.WhichOneof("body") == "outreach_sent"]
     assert [(one.outreach_id, one.staff_id, one.store_id, one.task_id) for one in events] == [(sent.outreach_id, "stf_1", "str_1", "tsk_1")]
     async for document in world.database["outreaches"].find():
         assert "white shirt" not in str(document)
@@ -232,10 +232,10 @@ async def test_batch_lists_of_messages_equal_single_lists(world):
         (world.client(*guide_grants("stf_3", "str_1")[1:]), {"stf_3": 1}, {"str_1": 1}, {"brd_1": 1}, {"stf_3": 1}),
         (world.client(brand_operator("brd_2")), {}, {}, {}, {}),
     ):
-        assert await says_the_same_of_each(client.outreach, written, "staff_id", guides) == of_guides
-        assert await says_the_same_of_each(client.outreach, written, "store_id", stores) == of_stores
-        assert await says_the_same_of_each(client.outreach, written, "brand_id", brands) == of_brands
-        assert await says_the_same_of_each(client.outreach, clients, "staff_id", guides) == bound
+        assert await assert_batch_equals_lists(client.outreach, written, "staff_id", guides) == of_guides
+        assert await assert_batch_equals_lists(client.outreach, written, "store_id", stores) == of_stores
+        assert await assert_batch_equals_lists(client.outreach, written, "brand_id", brands) == of_brands
+        assert await assert_batch_equals_lists(client.outreach, clients, "staff_id", guides) == bound
     with pytest.raises(Invalid, match="INVALID_FIELD"):
         await world.operator.outreach.BatchListOutreaches(pb.BatchListOutreachesRequest(staff_ids=guides, store_ids=stores))
 
@@ -252,11 +252,11 @@ async def test_batch_lists_of_inboxes_equal_single_lists(world):
     )  # fmt: skip
     await world.operator.identity.LinkConsumers(link)
     rpc = "OutreachService.BatchListInbox"
-    assert await says_the_same_of_each(world.operator.outreach, rpc, "consumer_id", ids) == {ids[0]: 2, ids[1]: 1, ids[2]: 2}
+    assert await assert_batch_equals_lists(world.operator.outreach, rpc, "consumer_id", ids) == {ids[0]: 2, ids[1]: 1, ids[2]: 2}
     inboxes = await world.operator.outreach.BatchListInbox(pb.BatchListInboxRequest(consumer_ids=ids, first=1))
     assert {one.consumer_id: one.unread for one in inboxes.consumers} == {ids[0]: 2, ids[1]: 0, ids[2]: 2}
     # A caller with one id of a person reads the messages to all of them.
-    own = await first_pages(world.client(*consumer_grants(ids[2])).outreach, rpc, "consumer_id", ids, 5)
+    own = await fetch_first_pages(world.client(*consumer_grants(ids[2])).outreach, rpc, "consumer_id", ids, 5)
     assert {id: len(found) for id, (found, _) in own.items()} == {ids[2]: 2}
     with pytest.raises(Denied):
-        await first_pages(world.client(brand_operator("brd_1")).outreach, rpc, "consumer_id", ids, 5)
+        await fetch_first_pages(world.client(brand_operator("brd_1")).outreach, rpc, "consumer_id", ids, 5)

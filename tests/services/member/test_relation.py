@@ -16,7 +16,7 @@ from services.kit.errors import Denied, Invalid, NotFound
 from services.member.relation import rules
 from services.member.relation.enums import InteractionKind
 from services.member.relation.rules import Interaction
-from tests.services.lists import first_pages, rows_read, says_the_same_of_each
+from tests.services.lists import assert_batch_equals_lists, count_documents_read, fetch_first_pages
 from tests.services.member.conftest import OPERATOR, brand_operator, consumer_grants, guide_grants, new_request_id, store_manager
 
 DAY = timedelta(days=1)
@@ -350,9 +350,12 @@ async def test_batch_lists_of_relations_equal_single_lists(world):
         (guide_grants("stf_1", "str_1"), {ids[2]: 1}, {}),
     ):
         client = world.client(*grants).relation
-        assert await says_the_same_of_each(client, rpc, "consumer_id", ids, told="id") == of_people
-        assert await says_the_same_of_each(client, rpc, "brand_id", brands, told="id") == of_brands
-    assert await rows_read(world.database, "relations", first_pages(world.operator.relation, rpc, "brand_id", brands, 1)) == 3 * 2 + 3
+        assert await assert_batch_equals_lists(client, rpc, "consumer_id", ids, told="id") == of_people
+        assert await assert_batch_equals_lists(client, rpc, "brand_id", brands, told="id") == of_brands
+    assert (
+        await count_documents_read(world.database, "relations", fetch_first_pages(world.operator.relation, rpc, "brand_id", brands, 1))
+        == 3 * 2 + 3
+    )
 
 
 async def test_batch_lists_of_transitions_equal_single_lists(world):
@@ -379,19 +382,19 @@ async def test_batch_lists_of_transitions_equal_single_lists(world):
         client = world.client(*grants).relation
         for noun, one in (("Transitions", client.ListTransitions), ("Interactions", client.ListInteractions)):
             for first in (1, 2, 100):
-                found = await first_pages(client, f"RelationService.BatchList{noun}", "relation_id", keys, first)
+                found = await fetch_first_pages(client, f"RelationService.BatchList{noun}", "relation_id", keys, first)
                 assert len(found) == visible_count
                 for document in documents:
                     of = {"consumer_id": document["consumer_id"], "brand_id": document["brand_id"], "page": PageRequest(first=first)}
                     answer = await one(getattr(pb, f"List{noun}Request")(**of))
                     assert found.get(document["_id"], ([], PageInfo())) == (list(getattr(answer, noun.lower())), answer.page)
     # The relations lapsed since the orders: due lapses come before the stored transitions.
-    moves, _ = (await first_pages(world.operator.relation, "RelationService.BatchListTransitions", "relation_id", keys, 100))[keys[0]]
+    moves, _ = (await fetch_first_pages(world.operator.relation, "RelationService.BatchListTransitions", "relation_id", keys, 100))[keys[0]]
     assert len(moves) > await world.database["transitions"].count_documents(
         {"consumer_id": documents[0]["consumer_id"], "brand_id": documents[0]["brand_id"]}
     )
     for noun in ("Transitions", "Interactions"):
         with pytest.raises(Invalid, match="BATCH_TOO_LARGE"):
-            await first_pages(
+            await fetch_first_pages(
                 world.operator.relation, f"RelationService.BatchList{noun}", "relation_id", [f"rel_{n}" for n in range(101)], 1
             )

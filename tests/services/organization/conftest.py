@@ -10,7 +10,7 @@ from quanyu.access.v1 import access_pb2
 from quanyu.common.v1.point_pb2 import Point
 from quanyu.organization.v1 import chart_pb2, chart_pb2_grpc, targets_pb2_grpc, tasks_pb2_grpc
 from services.kit.security.principals import INSTALLATION, Grant
-from tests.services.conftest import Running
+from tests.services.conftest import ServiceHarness
 
 OPERATOR = Grant("ROLE_OPERATOR", INSTALLATION)
 GUIDE_1 = (Grant("ROLE_GUIDE", "SCOPE_KIND_STORE", "str_1"), Grant("ROLE_GUIDE", "SCOPE_KIND_STAFF", "stf_guide1"))
@@ -34,7 +34,7 @@ STAFF = [
 class Organization:
     """The running service, with stubs that call it with given grants (the operator's, if none are given)."""
 
-    def __init__(self, running: Running) -> None:
+    def __init__(self, running: ServiceHarness) -> None:
         self.running, self.database = running, running.database
         self.channels: dict[tuple[Grant, ...], grpc.aio.Channel] = {}
         self.requests = 0
@@ -58,7 +58,7 @@ class Organization:
         return f"req_{self.requests}"
 
     async def published(self, kind: str) -> list[Any]:
-        return [getattr(event, kind) for event in await self.running.events_told() if event.WhichOneof("body") == kind]
+        return [getattr(event, kind) for event in await self.running.published_events() if event.WhichOneof("body") == kind]
 
     async def plan(self, collection: str, query: dict, sort: list[tuple[str, int]] | None = None) -> str:
         """Returns the winning plan of a query, as text."""
@@ -73,7 +73,7 @@ Grow = Callable[[], Awaitable[Organization]]
 
 
 @pytest.fixture
-async def service(organization: Running) -> Organization:
+async def service(organization: ServiceHarness) -> Organization:
     """The service without data."""
     return Organization(organization)
 

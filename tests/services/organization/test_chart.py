@@ -13,7 +13,7 @@ from quanyu.organization.v1 import chart_pb2, chart_pb2_grpc
 from services.kit.errors import Conflict, Denied, Invalid, NotFound, Refusal
 from services.kit.security.principals import SERVICE, Grant
 from services.organization.chart import rules
-from tests.services.lists import first_pages, rows_read, says_the_same_of_each
+from tests.services.lists import assert_batch_equals_lists, count_documents_read, fetch_first_pages
 from tests.services.organization.conftest import BRAND, GUIDE_1, MANAGER_1, MANAGER_2, NAME, OTHER_BRAND, SANLITUN, SUPERVISOR, Organization
 
 SERVICE_CALLER = Grant(SERVICE, "SCOPE_KIND_INSTALLATION")
@@ -124,13 +124,16 @@ async def test_org_units_are_listed_by_level_in_pages(tenant: Organization) -> N
 async def test_batch_list_of_org_units_respects_scope(tenant: Organization) -> None:
     rpc, asked = "ChartService.BatchListOrgUnits", ["unt_brd_a", "unt_north", "unt_area1", "unt_str_2", "unt_rtl_r", "unt_none"]
     of_north = {"unt_north": 5, "unt_area1": 2, "unt_str_2": 1}
-    assert await says_the_same_of_each(tenant.chart(), rpc, "org_unit_id", asked) == of_north | {"unt_brd_a": 7, "unt_rtl_r": 2}
+    assert await assert_batch_equals_lists(tenant.chart(), rpc, "org_unit_id", asked) == of_north | {"unt_brd_a": 7, "unt_rtl_r": 2}
     # Of a tree that begins above the scope, the supervisor sees the part within the scope.
-    assert await says_the_same_of_each(tenant.chart(*SUPERVISOR), rpc, "org_unit_id", asked) == of_north | {"unt_brd_a": 5}
-    assert not await says_the_same_of_each(tenant.chart(*OTHER_BRAND), rpc, "org_unit_id", asked[:4])
-    assert await rows_read(tenant.database, "org_units", first_pages(tenant.chart(), rpc, "org_unit_id", asked, 2)) == 3 * 2 + 2 + 1 + 2
+    assert await assert_batch_equals_lists(tenant.chart(*SUPERVISOR), rpc, "org_unit_id", asked) == of_north | {"unt_brd_a": 5}
+    assert not await assert_batch_equals_lists(tenant.chart(*OTHER_BRAND), rpc, "org_unit_id", asked[:4])
+    assert (
+        await count_documents_read(tenant.database, "org_units", fetch_first_pages(tenant.chart(), rpc, "org_unit_id", asked, 2))
+        == 3 * 2 + 2 + 1 + 2
+    )
     with pytest.raises(Denied):
-        await first_pages(tenant.chart(*GUIDE_1), rpc, "org_unit_id", asked, 5)
+        await fetch_first_pages(tenant.chart(*GUIDE_1), rpc, "org_unit_id", asked, 5)
 
 
 # Stores --------------------------------------------------------------------------------------------------------------
@@ -262,9 +265,9 @@ async def test_batch_list_of_staff_respects_scope(tenant: Organization) -> None:
     rpc, asked = "ChartService.BatchListStaff", ["str_2", "str_1", "str_r", "str_none"]
     await tenant.chart(*BRAND).DismissStaff(chart_pb2.DismissStaffRequest(request_id=tenant.new_request_id(), staff_id="stf_guide1"))
     for who, stores in ((BRAND, {"str_1": 2, "str_2": 1}), (MANAGER_2, {"str_2": 1}), (OTHER_BRAND, {})):
-        assert await says_the_same_of_each(tenant.chart(*who), rpc, "store_id", asked) == stores
-    assert await rows_read(tenant.database, "staff", first_pages(tenant.chart(*BRAND), rpc, "store_id", asked, 1)) == 2 + 1
-    (guide,), _ = (await first_pages(tenant.chart(*MANAGER_2), rpc, "store_id", asked, 1))["str_2"]
+        assert await assert_batch_equals_lists(tenant.chart(*who), rpc, "store_id", asked) == stores
+    assert await count_documents_read(tenant.database, "staff", fetch_first_pages(tenant.chart(*BRAND), rpc, "store_id", asked, 1)) == 2 + 1
+    (guide,), _ = (await fetch_first_pages(tenant.chart(*MANAGER_2), rpc, "store_id", asked, 1))["str_2"]
     assert (guide.id, guide.name) == ("stf_guide2", "王芳")
 
 

@@ -13,7 +13,7 @@ from quanyu.organization.v1 import chart_pb2, targets_pb2
 from services.kit.errors import Denied, Invalid, NotFound, Refusal
 from services.kit.security.principals import Grant
 from services.organization.targets.repository import TargetRepository
-from tests.services.lists import first_pages, queries_made, rows_read, says_the_same_of_each
+from tests.services.lists import assert_batch_equals_lists, count_documents_read, count_queries, fetch_first_pages
 from tests.services.organization.conftest import BRAND, GUIDE_1, GUIDE_1B, MANAGER_1, MANAGER_2, OTHER_BRAND, SUPERVISOR, Organization
 from tests.services.organization.events import (
     APP,
@@ -248,7 +248,7 @@ async def test_batch_of_scorecards_equals_single_scorecards(tenant: Organization
     assert (await get_scorecards(tenant, store_ids=["str_1"], currency="USD"))["str_1"].other_currencies == ["CNY"]
     read = ("org_units", "brands", "targets", "scorecards")
     made = [
-        await queries_made(tenant.database, read, get_scorecards(tenant, org_unit_ids=ids))
+        await count_queries(tenant.database, read, get_scorecards(tenant, org_unit_ids=ids))
         for ids in (["unt_north"], ["unt_north", "unt_brd_a"])
     ]
     assert made == [len(read)] * 2
@@ -394,12 +394,12 @@ async def test_batch_list_of_credits_respects_scope(tenant: Organization) -> Non
         (MANAGER_1, {"stf_guide1": 4}, {"str_1": 4}),
         (OTHER_BRAND, {"stf_guide1": 1}, {"str_r": 1}),
     ):
-        assert await says_the_same_of_each(tenant.targets(*who), rpc, "staff_id", staff) == by_staff
-        assert await says_the_same_of_each(tenant.targets(*who), rpc, "store_id", stores) == by_store
-    assert await rows_read(tenant.database, "credits", first_pages(tenant.targets(), rpc, "store_id", stores, 2)) == 3 + 1
+        assert await assert_batch_equals_lists(tenant.targets(*who), rpc, "staff_id", staff) == by_staff
+        assert await assert_batch_equals_lists(tenant.targets(*who), rpc, "store_id", stores) == by_store
+    assert await count_documents_read(tenant.database, "credits", fetch_first_pages(tenant.targets(), rpc, "store_id", stores, 2)) == 3 + 1
     # Of the retailer's order, the guide sees the part of the brand, the retailer all of it.
     for who, minor in ((GUIDE_1, 30), (OTHER_BRAND, 80)):
-        (credit,), _ = (await first_pages(tenant.targets(*who), rpc, "store_id", stores, 1))["str_r"]
+        (credit,), _ = (await fetch_first_pages(tenant.targets(*who), rpc, "store_id", stores, 1))["str_r"]
         assert credit.amount.minor == minor
     for subjects in ({}, {"staff_ids": staff, "store_ids": stores}):
         with pytest.raises(Invalid, match="INVALID_FIELD"):

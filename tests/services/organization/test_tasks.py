@@ -13,7 +13,7 @@ from services.kit.security.principals import Grant
 from services.organization.events import handlers
 from services.organization.tasks import rules
 from services.organization.tasks.enums import Reason
-from tests.services.lists import first_pages, rows_read, says_the_same_of_each
+from tests.services.lists import assert_batch_equals_lists, count_documents_read, fetch_first_pages
 from tests.services.organization.conftest import BRAND, GUIDE_1, GUIDE_1B, MANAGER_1, MANAGER_2, OTHER_BRAND, SUPERVISOR, Organization
 from tests.services.organization.events import AT, consumer_bound, consumer_linked, consumer_unlinked, deliver, make_event
 
@@ -273,11 +273,17 @@ async def test_batch_list_of_tasks_respects_scope(tenant: Organization) -> None:
         (MANAGER_2, {}, {}),
         (OTHER_BRAND, {}, {}),
     ):
-        assert await says_the_same_of_each(tenant.tasks(*who), rpc, "staff_id", staff) == by_staff
-        assert await says_the_same_of_each(tenant.tasks(*who), rpc, "store_id", stores) == by_store
-    assert await rows_read(tenant.database, "tasks", first_pages(tenant.tasks(*MANAGER_1), rpc, "staff_id", staff, 2)) == 3 + 1
+        assert await assert_batch_equals_lists(tenant.tasks(*who), rpc, "staff_id", staff) == by_staff
+        assert await assert_batch_equals_lists(tenant.tasks(*who), rpc, "store_id", stores) == by_store
+    assert (
+        await count_documents_read(tenant.database, "tasks", fetch_first_pages(tenant.tasks(*MANAGER_1), rpc, "staff_id", staff, 2))
+        == 3 + 1
+    )
     state = tasks_pb2.TASK_STATE_OPEN
-    assert await says_the_same_of_each(tenant.tasks(*MANAGER_1), rpc, "staff_id", staff, state=state) == {"stf_guide1": 4, "stf_guide1b": 1}
+    assert await assert_batch_equals_lists(tenant.tasks(*MANAGER_1), rpc, "staff_id", staff, state=state) == {
+        "stf_guide1": 4,
+        "stf_guide1b": 1,
+    }
     for subjects in ({}, {"staff_ids": staff, "store_ids": stores}):
         with pytest.raises(Invalid, match="INVALID_FIELD"):
             await tenant.tasks(*MANAGER_1).BatchListTasks(tasks_pb2.BatchListTasksRequest(**subjects))

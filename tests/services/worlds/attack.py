@@ -1,4 +1,4 @@
-"""One rpc against everybody who has no business with it, and the same rpc for those who have."""
+"""Access trial: calls an rpc as attackers, who must not reach the target's data, and as rightful callers, who must."""
 
 import asyncio
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,26 +12,27 @@ from services.kit.security.authorization import rule_of
 from tests.services.worlds import requests
 from tests.services.worlds.requests import Choice
 from tests.services.worlds.rpcs import Outcome, Person, is_read, roles_of, rpcs
-from tests.services.worlds.seeding import World, once
-from tests.services.worlds.sides import NOBODY, OPERATOR, STRANGER, SYSTEM, Side
-from tests.services.worlds.watching import Change, Own, Watch, said
+from tests.services.worlds.seeding import World, new_request_id
+from tests.services.worlds.sides import ANONYMOUS, OPERATOR, SYSTEM, WITHOUT_GRANTS, Side
+from tests.services.worlds.watching import Change, ChangeWatcher, OwnData, message_values
 
-AT_ONCE_MAX = 16
-GRANTS_OF_ONE_MAX = 2
+CONCURRENT_CALLS_MAX = 16
+GRANTS_OF_ROLE_MAX = 2
 """A person of one role has at most this many grants."""
 
 
-class Right(IntEnum):
-    """How much a rightful caller got: nothing, a refusal by a rule of the use case, an answer, an answer with something of their own."""
+class Result(IntEnum):
+    """The result of a rightful call: refused, refused by a rule of the use case, answered, or answered with the caller's own data."""
 
-    REFUSED, BY_A_RULE, DONE, TOLD = range(4)
+    REFUSED, REFUSED_BY_RULE, ANSWERED, OWN_DATA = range(4)
 
 
 class Allowed(Struct, frozen=True, kw_only=True):
-    """What an attacker's call may do to rows of the target, and why that is right.
+    """A change that an attacker may make to the target's documents, and why.
 
-    `who` begins the labels of those who may (empty: all); `new` and `changed` name the collections; `by` the fields of such a row of
-    which one must hold an id of the attacker's own.
+    - `who` are the prefixes of the labels of the permitted people; empty permits all.
+    - `new` and `changed` name the collections of inserted and of changed documents.
+    - `by` names fields of such a document; one of them must have an id of the attacker.
     """
 
     why: str
@@ -48,119 +49,119 @@ class Allowed(Struct, frozen=True, kw_only=True):
 
 
 class Attacker(Struct, frozen=True):
-    """A side whose people try what they can, and what of the target they must neither see nor change."""
+    """A side whose people attack, and the target's data that they must neither read nor change."""
 
     side: Side
     roles: Sequence[str]
-    own: Own
+    own: OwnData
 
     def people(self, name: str) -> Iterable[Person]:
-        """Those whom an rpc's rule may let through: each role alone, and one person who is all of them."""
-        named = [role for role in roles_of(name) if role in self.roles]
-        # A machine client of the brand reaches what its operator does; one of them is enough.
-        alone = [role for role in named if role != "ROLE_SERVICE" or "ROLE_BRAND_OPERATOR" not in named]
-        yield from (self.side.people[role] for role in alone)
-        if len(alone) != 1:
-            yield self.side.everybody(self.roles)
+        """Yields the people whom the rule of an rpc may admit: each role alone, and one person with all roles."""
+        allowed = [role for role in roles_of(name) if role in self.roles]
+        # A machine client of the brand has the reach of its operator; one of them is enough.
+        tested = [role for role in allowed if role != "ROLE_SERVICE" or "ROLE_BRAND_OPERATOR" not in allowed]
+        yield from (self.side.people[role] for role in tested)
+        if len(tested) != 1:
+            yield self.side.combine_people(self.roles)
 
 
-class Trial:
-    """The rpcs of one process, tried against a target; `problems` says what was seen or changed."""
+class AccessTrial:
+    """Calls the rpcs of one process as attackers of a target; `problems` lists what they have read or changed."""
 
     def __init__(self, world: World, process: str, target: Side, allowed: Mapping[str, Sequence[Allowed]]) -> None:
         self.world, self.process, self.target, self.allowed = world, process, target, allowed
-        self.watch = Watch(world.suite.running[process])
-        self.elsewhere = {name: Watch(service) for name, service in world.suite.running.items() if name != process}
+        self.watcher = ChangeWatcher(world.suite.services[process])
+        self.other_watchers = {name: ChangeWatcher(service) for name, service in world.suite.services.items() if name != process}
         self.problems: list[str] = []
         self.calls = 0
 
-    async def begin(self) -> None:
-        """Looks at everything as it is."""
-        for watch in (self.watch, *self.elsewhere.values()):
-            await watch.look()
+    async def take_snapshot(self) -> None:
+        """Reads the current documents of all services."""
+        for watcher in (self.watcher, *self.other_watchers.values()):
+            await watcher.find_changes()
 
-    # those who may not --------------------------------------------------------------------------------------------------
+    # attackers ---------------------------------------------------------------------------------------------------------
 
-    async def gate(self, name: str) -> None:
-        """Nobody, a stranger, and everybody of the target's own whose role the rule does not name: none is let through."""
+    async def check_rule(self, name: str) -> None:
+        """Asserts that the rule denies anonymous callers, those without grants, and the target's people with other roles."""
         rule = rule_of(rpcs()[name])
         if rule.public:
             return
-        asked = requests.request(name, requests.whole(name, self.target.ids), self.world.at, once())
-        named = roles_of(name)
-        unnamed = [person for role, person in self.target.people.items() if role not in named]
-        unnamed += [person for role, person in (("ROLE_OPERATOR", OPERATOR), ("ROLE_SERVICE", SYSTEM)) if role not in named]
-        expected = {NOBODY: "UNAUTHENTICATED", STRANGER: "NOT_PERMITTED"} | dict.fromkeys(unnamed, "NOT_PERMITTED")
+        request = requests.build_request(name, requests.full_choice(name, self.target.ids), self.world.at, new_request_id())
+        allowed = roles_of(name)
+        others = [person for role, person in self.target.people.items() if role not in allowed]
+        others += [person for role, person in (("ROLE_OPERATOR", OPERATOR), ("ROLE_SERVICE", SYSTEM)) if role not in allowed]
+        expected = {ANONYMOUS: "UNAUTHENTICATED", WITHOUT_GRANTS: "NOT_PERMITTED"} | dict.fromkeys(others, "NOT_PERMITTED")
         if rule.installation:
-            expected |= {self.target.people[role]: "NOT_PERMITTED" for role in named if role in self.target.people}
-        for person, outcome in zip(expected, await self._together(name, [(person, asked) for person in expected]), strict=True):
-            if outcome.told != expected[person]:
-                self.problems.append(f"{name} lets {person.label} through: {outcome.told}")
+            expected |= {self.target.people[role]: "NOT_PERMITTED" for role in allowed if role in self.target.people}
+        for person, outcome in zip(expected, await self._call_all(name, [(person, request) for person in expected]), strict=True):
+            if outcome.label != expected[person]:
+                self.problems.append(f"{name} admits {person.label}: {outcome.label}")
 
     async def attack(self, name: str, attacker: Attacker) -> None:
-        """The attacker's people, with the target's ids beside their own in every way: nothing of the target is told or changed."""
+        """Calls as the attacker's people with combinations of the target's and their own ids; records leaks and changes."""
         rule = rule_of(rpcs()[name])
-        if rule.installation:  # the gate lets none of them through, whatever they ask
+        if rule.installation:  # the rule denies all of them any request
             return
-        people = [NOBODY, attacker.side.everybody(attacker.roles)] if rule.public else list(attacker.people(name))
+        people = [ANONYMOUS, attacker.side.combine_people(attacker.roles)] if rule.public else list(attacker.people(name))
         ids = (self.target.ids, attacker.side.ids, self.world.common)
         for person in people:
-            # Who is everything at once reaches what each reaches alone: what is asked with fields left empty was tried by those.
-            asked = self._different(name, requests.choices(name, *ids, filled=len(person.grants) > GRANTS_OF_ONE_MAX))
+            # A person with all roles reaches what each role reaches; requests with empty fields were tried by those.
+            attempts = self._distinct_requests(name, requests.attack_choices(name, *ids, filled=len(person.grants) > GRANTS_OF_ROLE_MAX))
             if is_read(name):
-                outcomes = await self._together(name, [(person, one) for one in asked])
+                outcomes = await self._call_all(name, [(person, one) for one in attempts])
             else:
-                outcomes = [await self._call(name, person, one) for one in asked]
-            for request, outcome in zip(asked, outcomes, strict=True):
+                outcomes = [await self._call(name, person, one) for one in attempts]
+            for request, outcome in zip(attempts, outcomes, strict=True):
                 if outcome.broken:
-                    self.problems.append(f"{name} breaks for {person.label}: {outcome.broken} on {_short(request)}")
-                if told := attacker.own.publisher(outcome, request):
-                    self.problems.append(f"{name} tells {person.label} {told[:3]} ({outcome.told}) on {_short(request)}")
-            await self._unchanged(name, person, attacker)
+                    self.problems.append(f"{name} fails for {person.label}: {outcome.broken} on {_shorten(request)}")
+                if leaks := attacker.own.find_leaks(outcome, request):
+                    self.problems.append(f"{name} leaks to {person.label} {leaks[:3]} ({outcome.label}) on {_shorten(request)}")
+            await self._check_changes(name, person, attacker)
 
-    async def others_heard_nothing(self, attacker: Attacker) -> None:
-        """The events that came of the attack change nothing of the target in any other service."""
-        await self.world.settled()
-        for name, watch in self.elsewhere.items():
-            touched = [change for change in await watch.look() if attacker.own.touched(watch.scopes, change)]
-            self.problems += [f"{name} heard of {attacker.side.name}: {change}" for change in touched]
+    async def check_other_services(self, attacker: Attacker) -> None:
+        """Asserts that the events of the attack change none of the target's data in other services."""
+        await self.world.wait_for_events()
+        for name, watcher in self.other_watchers.items():
+            leaked = [change for change in await watcher.find_changes() if attacker.own.is_changed_by(watcher.scopes, change)]
+            self.problems += [f"{name} changed by events of {attacker.side.name}: {change}" for change in leaked]
 
-    async def _unchanged(self, name: str, person: Person, attacker: Attacker) -> None:
-        for change in await self.watch.look():
+    async def _check_changes(self, name: str, person: Person, attacker: Attacker) -> None:
+        for change in await self.watcher.find_changes():
             allowed = any(one.allows(change, person, attacker.side) for one in self.allowed.get(name, ()))
-            if attacker.own.touched(self.watch.scopes, change) and not allowed:
+            if attacker.own.is_changed_by(self.watcher.scopes, change) and not allowed:
                 self.problems.append(f"{name} lets {person.label} change {change.collection}: {change.before} -> {change.after}")
 
-    async def mixed(self, name: str, side: Side) -> None:
-        """One list of the target's ids and their own answers what their own alone do; one of the people at least gets something."""
+    async def check_mixed_list(self, name: str, side: Side) -> None:
+        """Asserts that a list of the target's and own ids returns the same as the own ids alone, and something for one person."""
         if rule_of(rpcs()[name]).public:
             return
         nouns = requests.id_fields(name)
-        whole = requests.whole(name, side.ids)
+        whole = requests.full_choice(name, side.ids)
         lists = [path for path in nouns if path[-1].endswith("ids")]
         rest = {path: ids for path, ids in whole.items() if path not in lists}
-        for path in lists:  # where there are several, one of them says whose things are meant
+        for path in lists:  # with several lists, one of them decides which items are meant
             own, both = whole[path], [*self.target.ids[nouns[path]], *whole[path]]
-            pair = [requests.request(name, rest | {path: ids}, self.world.at, "") for ids in (own, both)]
-            got = 0
+            pair = [requests.build_request(name, rest | {path: ids}, self.world.at, "") for ids in (own, both)]
+            count = 0
             for person in (side.people[role] for role in roles_of(name) if role in side.people):
-                alone, among = await self._together(name, [(person, request) for request in pair])
-                got = max(got, len(_items(alone)))
-                if _items(alone) != _items(among):
-                    self.problems.append(f"{name} answers {person.label} otherwise beside others' ids: {alone.told} {among.told}")
-            if not got:
-                self.problems.append(f"{name} answers {side.name} nothing of its own {path[-1]}")
+                own_only, mixed = await self._call_all(name, [(person, request) for request in pair])
+                count = max(count, len(_texts(own_only)))
+                if _texts(own_only) != _texts(mixed):
+                    self.problems.append(f"{name} returns {person.label} other items with others' ids: {own_only.label} {mixed.label}")
+            if not count:
+                self.problems.append(f"{name} returns {side.name} nothing for its own {path[-1]}")
 
-    def _different(self, name: str, choices: Iterable[Choice]) -> list[Message]:
-        """The requests that these choices come to, each once; of a stream from before the beginning, where there is a cursor for that."""
+    def _distinct_requests(self, name: str, choices: Iterable[Choice]) -> list[Message]:
+        """Builds the distinct requests of these choices; a stream starts at the cursor from before the seeding, if there is one."""
         found: dict[bytes, Message] = {}
         for choice in choices:
-            request = requests.request(name, choice, self.world.at, "")
+            request = requests.build_request(name, choice, self.world.at, "")
             found.setdefault(request.SerializeToString(deterministic=True), request)
         for body, request in found.items():
             if "request_id" in request.DESCRIPTOR.fields_by_name:
-                request.request_id = once()  # type: ignore[attr-defined]
-            if cursor := self.world.begun.get((name, body)):
+                request.request_id = new_request_id()  # type: ignore[attr-defined]
+            if cursor := self.world.start_cursors.get((name, body)):
                 request.after = cursor  # type: ignore[attr-defined]
         return list(found.values())
 
@@ -168,41 +169,41 @@ class Trial:
         self.calls += 1
         return await self.world.suite.call(name, person, request, self.process)
 
-    async def _together(self, name: str, asked: Sequence[tuple[Person, Message]]) -> list[Outcome]:
+    async def _call_all(self, name: str, calls: Sequence[tuple[Person, Message]]) -> list[Outcome]:
         outcomes: list[Outcome] = []
-        for start in range(0, len(asked), AT_ONCE_MAX):
-            some = asked[start : start + AT_ONCE_MAX]
-            outcomes += await asyncio.gather(*(self._call(name, person, request) for person, request in some))
+        for start in range(0, len(calls), CONCURRENT_CALLS_MAX):
+            batch = calls[start : start + CONCURRENT_CALLS_MAX]
+            outcomes += await asyncio.gather(*(self._call(name, person, request) for person, request in batch))
         return outcomes
 
-    # those who may ------------------------------------------------------------------------------------------------------
+    # rightful callers ---------------------------------------------------------------------------------------------------
 
-    async def rightful(self, name: str, own: Own) -> Right:
-        """The best that the target's own people get of the same requests: told something of their own, done, or refused by a rule."""
-        best = Right.REFUSED
+    async def best_result(self, name: str, own: OwnData) -> Result:
+        """Returns the best result of the target's own people for the rightful requests."""
+        best = Result.REFUSED
         people = [self.target.people[role] for role in roles_of(name) if role in self.target.people]
         people += [person for role, person in (("ROLE_OPERATOR", OPERATOR), ("ROLE_SERVICE", SYSTEM)) if role in roles_of(name)]
-        for request in self._different(name, requests.positive(name, self.target.ids)):
-            for person in people or [NOBODY]:
+        for request in self._distinct_requests(name, requests.rightful_choices(name, self.target.ids)):
+            for person in people or [ANONYMOUS]:
                 outcome = await self._call(name, person, request)
                 if outcome.broken:
-                    self.problems.append(f"{name} breaks for {person.label}: {outcome.broken} on {_short(request)}")
-                best = max(best, _right(outcome, request, own))
-                if best == Right.TOLD or (best == Right.DONE and not is_read(name)):
+                    self.problems.append(f"{name} fails for {person.label}: {outcome.broken} on {_shorten(request)}")
+                best = max(best, _result_of(outcome, request, own))
+                if best == Result.OWN_DATA or (best == Result.ANSWERED and not is_read(name)):
                     return best
         return best
 
 
-def _right(outcome: Outcome, request: Message, own: Own) -> Right:
+def _result_of(outcome: Outcome, request: Message, own: OwnData) -> Result:
     if outcome.done:
-        return Right.TOLD if own.publisher(outcome, type(request)()) else Right.DONE
-    return Right.BY_A_RULE if isinstance(outcome.refusal, Conflict | Exhausted) else Right.REFUSED
+        return Result.OWN_DATA if own.find_leaks(outcome, type(request)()) else Result.ANSWERED
+    return Result.REFUSED_BY_RULE if isinstance(outcome.refusal, Conflict | Exhausted) else Result.REFUSED
 
 
-def _items(outcome: Outcome) -> list[str]:
-    """The texts of an answer, whatever their order. Numbers may follow the clock."""
-    return sorted(value for answer in outcome.answers for value in said(answer) if isinstance(value, str))
+def _texts(outcome: Outcome) -> list[str]:
+    """Returns the texts of all answers, sorted. Numbers may depend on the clock."""
+    return sorted(value for answer in outcome.answers for value in message_values(answer) if isinstance(value, str))
 
 
-def _short(request: Message) -> str:
+def _shorten(request: Message) -> str:
     return " ".join(str(request).split())[:300]

@@ -1,6 +1,6 @@
-"""Requests that look valid, made from the descriptors: every id field is filled from a side, everything else by its name and type.
+"""Valid-looking requests, built from the descriptors: ids come from a side, all other values from the name and type of their field.
 
-The next developer, whose rpc names a noun of its own, adds the noun to `Side.ids` (or where the seeding makes one) and nothing here.
+For an rpc with a new noun, add ids of the noun to `Side.ids` or to the seeding; this module needs no change.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,34 +16,34 @@ from tests.services.worlds.rpcs import rpcs
 
 Path = tuple[str, ...]
 Ids = Mapping[str, Sequence[str]]
-"""Noun -> ids."""
+"""Ids by noun."""
 Choice = Mapping[Path, Sequence[str]]
-"""What stands in each id field; a field that is missing here stays empty."""
+"""The ids of each id field, by path; a missing field stays empty."""
 
 SAME_AS = {"parent": "org_unit", "scope": "store"}
 """Nouns of fields that are named after what the thing is to the request."""
 SUBJECTS = {"ResolveConsumerRequest": "consumer", "ResolveGrantsRequest": "staff"}
-"""Requests whose `subject` is an id."""
+"""The nouns of requests whose `subject` is an id."""
 WITHOUT = {"PageRequest", "Timestamp", "Duration", "Event"}
-"""Messages without ids to fill. Events are for the installation's own services; the gate refuses everybody else whatever is in them."""
+"""These messages have no ids to fill. Only services of the installation deliver events; all others are denied before the body is read."""
 PRODUCT_MAX = 3
-"""Requests with more id fields than this are not tried in every combination, but with each field apart."""
+"""Requests with more id fields than this vary one field at a time instead of all combinations."""
 
 fresh_numbers = count(1)
 
 
 @cache
 def id_fields(name: str) -> Mapping[Path, str]:
-    """The id fields of an rpc's request, however deep, with the noun each one names."""
+    """Returns the paths of all id fields in the request of an rpc, with their nouns."""
     method = rpcs()[name]
     return dict(_ids_in(method.input_type, (), _after_verb(method.name)))
 
 
-def _ids_in(message: Any, path: Path, thing: str) -> Iterator[tuple[Path, str]]:
+def _ids_in(message: Any, path: Path, noun_of_rpc: str) -> Iterator[tuple[Path, str]]:
     for field in message.fields:
         here = (*path, field.name)
         if field.name in ("id", "ids"):
-            yield here, thing
+            yield here, noun_of_rpc
         elif field.name == "subject" and message.name in SUBJECTS:
             yield here, SUBJECTS[message.name]
         elif field.name != "request_id" and field.name.endswith(("_id", "_ids")):
@@ -54,7 +54,7 @@ def _ids_in(message: Any, path: Path, thing: str) -> Iterator[tuple[Path, str]]:
 
 
 def _after_verb(method: str) -> str:
-    """The noun of `BatchGetOutreaches`, in the singular."""
+    """Returns the singular noun of an rpc: `outreach` for `BatchGetOutreaches`."""
     words = _snake(method).split("_")
     while words[0] in ("batch", "get", "list", "create", "replay"):
         words = words[1:]
@@ -66,24 +66,26 @@ def _snake(name: str) -> str:
     return "".join(f"_{letter.lower()}" if letter.isupper() else letter for letter in name).lstrip("_")
 
 
-def unknown_nouns(name: str, known: Ids) -> list[str]:
-    """The id fields of an rpc whose nouns the world has no ids for."""
+def find_unknown_nouns(name: str, known: Ids) -> list[str]:
+    """Returns the id fields of an rpc with nouns that the world has no ids of."""
     return [f"{name}: {'.'.join(path)} names a {noun!r}" for path, noun in id_fields(name).items() if noun not in known]
 
 
-# What stands in the id fields -----------------------------------------------------------------------------------------
+# Choices of ids -----------------------------------------------------------------------------------------------------
 
 
-def fresh(sample: str) -> str:
-    """An id nobody used, of the same kind as `sample`."""
+def fresh_id(sample: str) -> str:
+    """Returns an unused id of the same kind as `sample`."""
     return f"{sample.partition('_')[0]}_fresh{next(fresh_numbers)}"
 
 
-def choices(name: str, target: Ids, own: Ids, common: Ids, *, filled: bool = False) -> list[Choice]:
-    """What somebody could put into the id fields who has ids of their own and knows the target's.
+def attack_choices(name: str, target: Ids, own: Ids, common: Ids, *, filled: bool = False) -> list[Choice]:
+    """Returns the ids that an attacker could send who has own ids and knows those of the target.
 
-    All fields the target's; one of their own, or a fresh one, beside the target's; one of the target's beside their own; somebody both
-    know beside either; target's and own ids in one list; and (unless only `filled` ones are asked for) the same with fields left empty.
+    - All fields with ids of the target, or one of them with an own or an unused id.
+    - One field with an id of the target and the others with own ids.
+    - A shared id together with ids of either side, and ids of both sides in one list.
+    - Unless `filled`: the same with empty fields.
     """
     nouns = id_fields(name)
     found: list[Choice] = []
@@ -92,17 +94,17 @@ def choices(name: str, target: Ids, own: Ids, common: Ids, *, filled: bool = Fal
         sides = {path: by_path[".".join(path)] for path in nouns if ".".join(path) in by_path}
         found.append({path: _ids(nouns[path], side, target, own, common) for path, side in sides.items()})
 
-    every = [".".join(path) for path in nouns]
-    for mix in mixes(every, ("target", "own", "fresh")):
+    all_paths = [".".join(path) for path in nouns]
+    for mix in combine_sides(all_paths, ("target", "own", "fresh_id")):
         take(**mix)
-    for path in every:
-        without = [one for one in every if one != path]
-        # What is the target's with somebody both know comes last among its ids.
-        take(**dict.fromkeys(every, "last") | {path: "common"})
+    for path in all_paths:
+        without = [one for one in all_paths if one != path]
+        # The target's things that involve a shared person are last among its ids.
+        take(**dict.fromkeys(all_paths, "last") | {path: "common"})
         for one in without:
-            take(**dict.fromkeys(every, "own") | {path: "common", one: "last"})
-        take(**dict.fromkeys(every, "both"))
-        if filled and len(every) > 1:
+            take(**dict.fromkeys(all_paths, "own") | {path: "common", one: "last"})
+        take(**dict.fromkeys(all_paths, "both"))
+        if filled and len(all_paths) > 1:
             continue
         take(**dict.fromkeys(without, "target"))
         for one in without:
@@ -115,25 +117,25 @@ def choices(name: str, target: Ids, own: Ids, common: Ids, *, filled: bool = Fal
     return found or [{}]
 
 
-def whole(name: str, ids: Ids) -> Choice:
-    """Every id field filled from one side."""
+def full_choice(name: str, ids: Ids) -> Choice:
+    """Returns a choice with all id fields filled from one side."""
     return {path: list(ids.get(noun, ())) for path, noun in id_fields(name).items()}
 
 
-def positive(name: str, ids: Ids) -> list[Choice]:
-    """What a rightful caller could ask: all of it their own; with a fresh id, or none, where something is made; one field alone."""
-    everything, nouns = whole(name, ids), id_fields(name)
+def rightful_choices(name: str, ids: Ids) -> list[Choice]:
+    """Returns the choices of a rightful caller: all fields with own ids, one field with an unused id or empty, or one field alone."""
+    everything, nouns = full_choice(name, ids), id_fields(name)
     found = [everything]
     for path in nouns:
         without = {one: everything[one] for one in nouns if one != path}
-        found += [everything | {path: [fresh(id) for id in everything[path][:1]]}, without]
+        found += [everything | {path: [fresh_id(id) for id in everything[path][:1]]}, without]
         found += [{one: ids for one, ids in without.items() if one != other} for other in without]
         found += [{path: everything[path]}, *(choice | {path: [id]} for choice in (everything, {}) for id in everything[path])]
     return found
 
 
-def mixes(paths: Sequence[str], sides: Sequence[str]) -> list[dict[str, str]]:
-    """Every combination of sides with the target's among them; of many fields, one apart at a time."""
+def combine_sides(paths: Sequence[str], sides: Sequence[str]) -> list[dict[str, str]]:
+    """Returns all combinations of sides that include the target; for many fields only those that differ in one field."""
     if len(paths) <= PRODUCT_MAX:
         return [dict(zip(paths, mix, strict=True)) for mix in product(sides, repeat=len(paths)) if "target" in mix]
     found = [dict.fromkeys(paths, "target")]
@@ -156,7 +158,7 @@ def _ids(noun: str, side: str, target: Ids, own: Ids, common: Ids) -> list[str]:
             return list(common.get(noun) or own.get(noun, ()))
         case "both":
             return [*theirs, *own.get(noun, ())]
-    return [fresh(theirs[0])]
+    return [fresh_id(theirs[0])]
 
 
 # The rest of a request ------------------------------------------------------------------------------------------------
@@ -164,7 +166,7 @@ def _ids(noun: str, side: str, target: Ids, own: Ids, common: Ids) -> list[str]:
 SKIPPED = {"page", "after", "state", "kinds", "methods", "subscriber", "issuer", "first", "valid_from", "valid_until",
            "franchised", "corners", "attributes", "sizes", "preferences", "events", "source", "bound_at", "created_at",
            "scenario", "scenario_hint"}  # fmt: skip
-"""Fields that may stay empty and would only narrow what is asked, or make it fail."""
+"""These optional fields stay empty, since they would only narrow the result or make the request fail."""
 TEXTS = {
     "zone": "Asia/Shanghai",
     "currency": "CNY",
@@ -182,17 +184,17 @@ ENUMS = {
     "StaffRow.role": 2,
     "RecordInteractionRequest.kind": 9,
 }
-"""Where the first value of an enum would be refused."""
+"""The values of enum fields whose first value would be refused."""
 AFTER = {"starts_at": timedelta(hours=-1), "ends_at": timedelta(days=9), "paid_at": timedelta(days=-1), "needed_by": timedelta(hours=8)}
 
 
-def request(name: str, choice: Choice, at: datetime, request_id: str) -> Message:
-    """A request of that rpc with these ids; what names nothing is filled with what a well-meaning caller would give."""
-    asked = GetMessageClass(rpcs()[name].input_type)()
-    _fill(asked, (), choice, set(id_fields(name)), at)
-    if "request_id" in asked.DESCRIPTOR.fields_by_name:
-        asked.request_id = request_id  # type: ignore[attr-defined]
-    return asked
+def build_request(name: str, choice: Choice, at: datetime, request_id: str) -> Message:
+    """Builds a request of an rpc with these ids; the other fields get plausible values."""
+    request = GetMessageClass(rpcs()[name].input_type)()
+    _fill(request, (), choice, set(id_fields(name)), at)
+    if "request_id" in request.DESCRIPTOR.fields_by_name:
+        request.request_id = request_id  # type: ignore[attr-defined]
+    return request
 
 
 def _fill(message: Any, path: Path, choice: Choice, paths: set[Path], at: datetime) -> None:
@@ -227,7 +229,7 @@ def _scalar(field: Any, at: datetime) -> Any:
     if field.enum_type is not None:
         return ENUMS.get(f"{field.containing_type.name}.{field.name}", field.enum_type.values[1].number)
     if field.type == field.TYPE_STRING:
-        days = {"month": f"{at:%Y-%m}", "from_day": f"{at:%Y-%m-%d}", "until_day": f"{at:%Y-%m-%d}", "subject": fresh("oidc_")}
+        days = {"month": f"{at:%Y-%m}", "from_day": f"{at:%Y-%m-%d}", "until_day": f"{at:%Y-%m-%d}", "subject": fresh_id("oidc_")}
         return {**TEXTS, **days}.get(field.name, field.name)
     if field.type == field.TYPE_BOOL:
         return True

@@ -1,4 +1,4 @@
-"""Every rpc of the suite, found from the descriptors, and calling one by its name as anybody."""
+"""All rpcs of the suite, from the descriptors, and a client that calls one by its name as any person."""
 
 import re
 from collections.abc import AsyncGenerator, Mapping
@@ -22,16 +22,16 @@ from services.kit.rpc import status
 from services.kit.rpc.channel import CURSOR_KEY, iterate_responses
 from services.kit.security import authorization
 from services.kit.security.principals import Grant
-from tests.services.conftest import Running
+from tests.services.conftest import ServiceHarness
 
-READS = re.compile(r"(Get|BatchGet|List|BatchList|Search|Check|Resolve|Watch)(?=[A-Z])")
+READ_VERBS = re.compile(r"(Get|BatchGet|List|BatchList|Search|Check|Resolve|Watch)(?=[A-Z])")
 EVENTS = "quanyu.events.v1"
-ANSWER_SECONDS_MAX = 20.0
+RESPONSE_SECONDS_MAX = 20.0
 
 
 @cache
 def rpcs() -> Mapping[str, MethodDescriptor]:
-    """`ChartService.CreateOrgUnit` -> the rpc."""
+    """Returns all rpcs by names like `ChartService.CreateOrgUnit`."""
     root = Path(next(iter(quanyu.__path__)))
     found = {}
     for path in sorted(root.rglob("*_pb2.py")):
@@ -43,34 +43,34 @@ def rpcs() -> Mapping[str, MethodDescriptor]:
 
 
 def served_by(process: str) -> list[str]:
-    """The names of the rpcs of one process, reads before writes. Those about events are in every process."""
+    """Returns the names of the rpcs of one process, reads before writes. Each process has the rpcs of events."""
     packages = {f"quanyu.{process}.v1", EVENTS}
     names = [name for name, method in rpcs().items() if method.containing_service.file.package in packages]
     return sorted(names, key=lambda name: not is_read(name))
 
 
 def is_read(name: str) -> bool:
-    return READS.match(rpcs()[name].name) is not None
+    return READ_VERBS.match(rpcs()[name].name) is not None
 
 
 def is_stream(name: str) -> bool:
-    """Whether an rpc answers by a stream. Streams are heard until they end: give the services a short time for them."""
+    """True for a streaming rpc. `Suite.call` reads a stream until it ends, so the services need a short time limit."""
     return rpcs()[name].server_streaming
 
 
 def roles_of(name: str) -> list[str]:
-    """The roles that may call an rpc, in the order of the enum."""
+    """Returns the roles that may call an rpc, in the order of the enum."""
     allowed = authorization.roles_of(rpcs()[name])
     return [label for label, _ in access_pb2.Role.items() if label in allowed]
 
 
-def asked(name: str, /, **fields: Any) -> Message:
-    """A request of that rpc."""
+def make_request(name: str, /, **fields: Any) -> Message:
+    """Builds a request of an rpc."""
     return GetMessageClass(rpcs()[name].input_type)(**fields)
 
 
 class Person(Struct, frozen=True):
-    """Somebody who calls: how the test names them, who they are, and what they may be. Without `id`: nobody."""
+    """A caller: the label in messages of the test, the id and the grants. Without an id the caller is anonymous."""
 
     label: str
     id: str = ""
@@ -78,7 +78,7 @@ class Person(Struct, frozen=True):
 
 
 class Outcome(Struct, frozen=True):
-    """What came of a call: its answer (of a stream all of them, if any), a refusal, or neither: a bug. Both when a stream breaks off."""
+    """The outcome of a call: its answers, its refusal, or both for a stream that was refused later. `broken` describes a bug."""
 
     answers: tuple[Message, ...] = ()
     refusal: Refusal | None = None
@@ -86,28 +86,28 @@ class Outcome(Struct, frozen=True):
 
     @property
     def done(self) -> bool:
-        """Whether it was let through and ended well."""
+        """True if the call succeeded."""
         return self.refusal is None and not self.broken
 
     @property
-    def told(self) -> str:
-        """In a word."""
+    def label(self) -> str:
+        """A short description of the outcome."""
         return self.refusal.reason if self.refusal else self.broken or "answered"
 
 
 class Suite:
-    """The running services as anybody calls them; `offset` moves the clocks of all calls."""
+    """The clients of the running services for all people; `offset` is the clock offset of all calls."""
 
-    def __init__(self, running: Mapping[str, Running], offset: float) -> None:
-        self.running, self.offset = running, offset
+    def __init__(self, services: Mapping[str, ServiceHarness], offset: float) -> None:
+        self.services, self.offset = services, offset
         self.channels: dict[tuple[str, Person], grpc.aio.Channel] = {}
 
     async def call(self, name: str, person: Person, request: Message, process: str = "") -> Outcome:
-        """Calls an rpc at the process that serves it (`process` for those every process has)."""
+        """Calls an rpc at the process that serves it; `process` is needed for rpcs of every process."""
         answers: list[Message] = []
         try:
-            async with aclosing(self._answers(name, person, request, process)) as heard:
-                async for answer in heard:
+            async with aclosing(self._answers(name, person, request, process)) as responses:
+                async for answer in responses:
                     answers.append(answer)
         except Refusal as refusal:
             return Outcome(tuple(answers), refusal)
@@ -116,19 +116,19 @@ class Suite:
             return Outcome(tuple(answers), refused, "" if refused else f"{error.code().name} {error.details()}")
         return Outcome(tuple(answers))
 
-    async def beginning(self, name: str, person: Person, request: Message) -> str:
-        """The cursor at which a stream begins; empty when it goes by none before its first response."""
-        call = self._stub(name, person)(request, timeout=ANSWER_SECONDS_MAX)
+    async def start_cursor(self, name: str, person: Person, request: Message) -> str:
+        """Returns the cursor of the start of a stream; empty if its initial metadata has none."""
+        call = self._stub(name, person)(request, timeout=RESPONSE_SECONDS_MAX)
         try:
             return str(dict(await call.initial_metadata()).get(CURSOR_KEY, ""))
         finally:
             call.cancel()
 
     async def _answers(self, name: str, person: Person, request: Message, process: str) -> AsyncGenerator[Message, None]:
-        call = self._stub(name, person, process)(request, timeout=ANSWER_SECONDS_MAX)
+        call = self._stub(name, person, process)(request, timeout=RESPONSE_SECONDS_MAX)
         if is_stream(name):
-            async with aclosing(iterate_responses(call)) as heard:
-                async for answer in heard:
+            async with aclosing(iterate_responses(call)) as responses:
+                async for answer in responses:
                     yield answer
         else:
             yield await call
@@ -143,15 +143,15 @@ class Suite:
         )
 
     async def do(self, name: str, person: Person, /, **fields: Any) -> Any:
-        """Calls an rpc that must succeed."""
-        outcome = await self.call(name, person, asked(name, **fields))
+        """Calls an rpc and asserts that it succeeds."""
+        outcome = await self.call(name, person, make_request(name, **fields))
         assert outcome.done, f"{name} as {person.label}: {outcome.refusal or outcome.broken}"
         (answer,) = outcome.answers
         return answer
 
     def _channel(self, process: str, person: Person) -> grpc.aio.Channel:
         if (process, person) not in self.channels:
-            running = self.running[process]
-            channel = running.channel_as(*person.grants, subject=person.id, offset=self.offset) if person.id else running.anonymous()
+            service = self.services[process]
+            channel = service.channel_as(*person.grants, subject=person.id, offset=self.offset) if person.id else service.anonymous()
             self.channels[process, person] = channel
         return self.channels[process, person]

@@ -1,7 +1,7 @@
-"""Fills four running services with the world of two tenants, through their rpcs and as the people concerned; events do the rest.
+"""Seeding of the world of two tenants: fills four running services through their rpcs, as the people concerned, and by events.
 
-Beside ash and birch there is what both have a part in: the retailer elm, which sells both brands' goods in one order, a person
-whom both brands know (`con_common`), and a district in which both give coupons.
+Ash and birch share the retailer elm, which sells goods of both brands in one order, a consumer that both brands know (`con_common`), and a
+district in which both give coupons.
 """
 
 import asyncio
@@ -15,25 +15,25 @@ from quanyu.commerce.v1 import orders_pb2, stock_pb2
 from quanyu.common.v1.touch_pb2 import TOUCHPOINT_MINI_PROGRAM, TOUCHPOINT_STORE
 from services.kit.security.principals import Grant
 from services.kit.transactions.outbox import DELIVERIES
-from tests.services.conftest import Running
+from tests.services.conftest import ServiceHarness
 from tests.services.worlds.rpcs import Person, Suite
 from tests.services.worlds.sides import OPERATOR, Side
-from tests.services.worlds.streams import Begun, begun
+from tests.services.worlds.streams import StartCursors, find_start_cursors
 
 ZONE = "Asia/Shanghai"
 SANLITUN = {"longitude": 116.4551, "latitude": 39.9341}
 COMMON, COMMON_TWIN = "con_common", "con_common_twin"
-SETTLED_SECONDS_MAX = 30.0
+EVENTS_SECONDS_MAX = 30.0
 PRICES = {"ash": 1_000_003, "birch": 2_000_029}
-numbers = count()
+request_numbers = count()
 
 
-def once() -> str:
-    return f"req_{next(numbers)}"
+def new_request_id() -> str:
+    return f"req_{next(request_numbers)}"
 
 
-def noon() -> float:
-    """Seconds from now to the noon of this day in Shanghai: shops are open, nobody sleeps, and nothing happens around midnight."""
+def seconds_until_noon() -> float:
+    """Returns the seconds from now to noon of this day in Shanghai, when shops are open and no day ends soon."""
     now = datetime.now(UTC)
     return (now.astimezone(ZoneInfo(ZONE)).replace(hour=12, minute=0, second=0) - now).total_seconds()
 
@@ -43,10 +43,10 @@ def yuan(minor: int) -> dict[str, Any]:
 
 
 class World:
-    """The suite with both tenants in it. `common` has the ids of what both have a part in, by noun."""
+    """The suite with both tenants. `common` has the shared ids, by noun."""
 
-    def __init__(self, running: Mapping[str, Running]) -> None:
-        self.suite = Suite(running, noon())
+    def __init__(self, services: Mapping[str, ServiceHarness]) -> None:
+        self.suite = Suite(services, seconds_until_noon())
         self.at = datetime.now(UTC) + timedelta(seconds=self.suite.offset)
         self.ash, self.birch, self.oak = Side("ash"), Side("birch"), Side("oak", brand="ash")
         self.common: dict[str, list[str]] = {
@@ -59,40 +59,40 @@ class World:
             "campaign": ["cmp_common"],
         }
         self.person = Person("con_common", "common", (Grant("ROLE_CONSUMER", "SCOPE_KIND_CONSUMER", COMMON),))
-        self.begun: Begun = {}
+        self.start_cursors: StartCursors = {}
 
     async def do(self, name: str, person: Person = OPERATOR, /, **fields: Any) -> Any:
         return await self.suite.do(name, person, **fields)
 
     async def write(self, name: str, person: Person = OPERATOR, /, **fields: Any) -> Any:
-        return await self.suite.do(name, person, request_id=once(), **fields)
+        return await self.suite.do(name, person, request_id=new_request_id(), **fields)
 
-    async def settled(self) -> None:
-        """Returns when no service has an event left to tell."""
-        async with asyncio.timeout(SETTLED_SECONDS_MAX):
-            for running in self.suite.running.values():
-                while await running.database[DELIVERIES].find_one({}, {"_id": 1}):  # noqa: ASYNC110 - the relay tells nobody
+    async def wait_for_events(self) -> None:
+        """Waits until all services have delivered their events."""
+        async with asyncio.timeout(EVENTS_SECONDS_MAX):
+            for service in self.suite.services.values():
+                while await service.database[DELIVERIES].find_one({}, {"_id": 1}):  # noqa: ASYNC110 - the relay has no signal for it
                     await asyncio.sleep(0.02)
 
-    async def grow(self) -> None:
-        """Everything, in the order in which it can come about."""
-        self.begun = await begun(self.suite, [self.ash.ids, self.birch.ids, self.oak.ids, self.common], self.at)
+    async def seed(self) -> None:
+        """Makes everything, in the order of the dependencies."""
+        self.start_cursors = await find_start_cursors(self.suite, [self.ash.ids, self.birch.ids, self.oak.ids, self.common], self.at)
         await self._tenants()
-        await self.settled()
+        await self.wait_for_events()
         for side in (self.ash, self.birch):
             await self._catalog(side)
         for side in (self.ash, self.birch, self.oak):
             await self._members(side)
-        await self._member_of_both()
+        await self._shared_consumer()
         await self._districts()
         for side in (self.ash, self.birch, self.oak):
-            await self._shelves(side)
-        await self.settled()
+            await self._stock(side)
+        await self.wait_for_events()
         for side in (self.ash, self.birch, self.oak):
-            await self._life(side)
-        await self._life_of_both()
-        await self.settled()
-        await self._born_of_events()
+            await self._activity(side)
+        await self._shared_activity()
+        await self.wait_for_events()
+        await self._collect_results()
 
     # organization ----------------------------------------------------------------------------------------------------
 
@@ -109,7 +109,7 @@ class World:
                                  (supervisor, {"org_unit_id": side.org_unit}), (operator, {"org_unit_id": f"unt_brd_{side.brand}"})):  # fmt: skip
                 await self.write("ChartService.HireStaff", staff_id=staff, name=side.text(f"name of {staff}"), title="", **place)
             granted = await self.write("ChartService.GrantRole", staff_id=guide, role=2, kind=4, scope_id=side.store)
-            side.knows("grant", granted.grant.id)
+            side.add_ids("grant", granted.grant.id)
             online, offline = side.number(8_100_000_017 + side.serial), side.number(8_200_000_017 + side.serial)
             side.number(online + offline)
             target = {"month": f"{self.at:%Y-%m}", "online_minor": online, "offline_minor": offline}
@@ -127,24 +127,24 @@ class World:
         product = {"product_id": side.product, "name": {"en": f"{side.brand} shirt"}, "category": "shirt", "variants": [variant]}
         await self.write("CatalogService.CreateProduct", side.people["ROLE_BRAND_OPERATOR"], brand_id=side.brand_id, product=product)
 
-    async def _shelves(self, side: Side) -> None:
-        # So far apart that nobody counts up to another's by adjusting their own.
+    async def _stock(self, side: Side) -> None:
+        # The levels are so far apart that no adjustment of one reaches another.
         on_hand = side.number(7_310_000 + 20_000 * side.serial)
         manager = side.people["ROLE_STORE_MANAGER"]
         await self.write("StockService.SetStock", manager, store_id=side.store, variant_id=side.variant, on_hand=on_hand, safety=1)
         if side.brand == side.name:
             await self.write("StockService.SetStock", store_id="str_elm", variant_id=side.variant, on_hand=900, safety=0)
 
-    async def _order(self, who: Person, consumer_id: str, store_id: str, lines: dict[str, int], **more: Any) -> Any:
+    async def _order(self, caller: Person, consumer_id: str, store_id: str, lines: dict[str, int], **more: Any) -> Any:
         placed = await self.write(
-            "OrderService.PlaceOrder", who, consumer_id=consumer_id, store_id=store_id, touchpoint=TOUCHPOINT_MINI_PROGRAM,
+            "OrderService.PlaceOrder", caller, consumer_id=consumer_id, store_id=store_id, touchpoint=TOUCHPOINT_MINI_PROGRAM,
             lines=[{"variant_id": id, "quantity": quantity} for id, quantity in lines.items()], **more,
         )  # fmt: skip
         return placed.order
 
-    async def _pay(self, who: Person, order_id: str) -> None:
+    async def _pay(self, caller: Person, order_id: str) -> None:
         pay = {"method": orders_pb2.PAYMENT_METHOD_SANDBOX, "sandbox_token": "approve"}
-        await self.write("OrderService.PayOrder", who, order_id=order_id, **pay)
+        await self.write("OrderService.PayOrder", caller, order_id=order_id, **pay)
 
     # member ----------------------------------------------------------------------------------------------------------
 
@@ -166,7 +166,7 @@ class World:
         await self._member(side, side.consumer)
 
     async def _member(self, side: Side, consumer_id: str) -> None:
-        """What a brand has with a consumer."""
+        """Makes consents, a binding and an interaction of a consumer with a brand."""
         both = {"consumer_id": consumer_id, "brand_id": side.brand_id}
         for purpose in (2, 3):
             consent = {"purpose": purpose, "granted": True, "touchpoint": TOUCHPOINT_STORE}
@@ -182,8 +182,8 @@ class World:
         sent = await self.write("OutreachService.SendOutreach", side.people["ROLE_GUIDE"], text=side.text("hello"), **both, **more)
         return str(sent.outreach_id)
 
-    async def _member_of_both(self) -> None:
-        """First ash knows her, under two ids that it links; then birch registers her too."""
+    async def _shared_consumer(self) -> None:
+        """Ash registers and links two ids of the shared consumer; then birch registers the consumer too."""
         for side, id in ((self.ash, COMMON), (self.ash, COMMON_TWIN), (self.birch, "")):
             phone = "13900002222" if id == COMMON_TWIN else "13900001111"
             identities = [{"kind": 1, "value": phone, "verified": True}, {"kind": 4, "value": side.text(f"common card {id}")}]
@@ -219,67 +219,67 @@ class World:
                         "CampaignService.JoinCampaign", side.people["ROLE_BRAND_OPERATOR"], campaign_id=campaign, brand_id=side.brand_id,
                         terms=terms, total=total,
                     )  # fmt: skip
-                    side.knows("budget", joined.budget.id)
+                    side.add_ids("budget", joined.budget.id)
         self.oak.ids["district"] = ["dst_common"]
 
-    async def _visit(self, who: Person, consumer_id: str, district_id: str) -> tuple[str, Any]:
-        """Enters, takes the pack and leaves."""
+    async def _visit(self, caller: Person, consumer_id: str, district_id: str) -> tuple[str, Any]:
+        """Enters a district, claims the pack and leaves."""
         entered = await self.write(
-            "PlaceService.EnterDistrict", who, consumer_id=consumer_id, district_id=district_id, touchpoint=TOUCHPOINT_MINI_PROGRAM
+            "PlaceService.EnterDistrict", caller, consumer_id=consumer_id, district_id=district_id, touchpoint=TOUCHPOINT_MINI_PROGRAM
         )
-        claimed = await self.write("PackService.ClaimPack", who, consumer_id=consumer_id, visit_id=entered.visit.id)
-        await self.write("PlaceService.LeaveDistrict", who, visit_id=entered.visit.id)
+        claimed = await self.write("PackService.ClaimPack", caller, consumer_id=consumer_id, visit_id=entered.visit.id)
+        await self.write("PlaceService.LeaveDistrict", caller, visit_id=entered.visit.id)
         return entered.visit.id, claimed.pack
 
-    # what happens ----------------------------------------------------------------------------------------------------
+    # activity --------------------------------------------------------------------------------------------------------
 
-    async def _life(self, side: Side) -> None:
-        who = side.people["ROLE_CONSUMER"]
-        visit, pack = await self._visit(who, side.consumer, side.district)
+    async def _activity(self, side: Side) -> None:
+        caller = side.people["ROLE_CONSUMER"]
+        visit, pack = await self._visit(caller, side.consumer, side.district)
         coupons = [entry.coupon_id for entry in pack.entries if entry.brand_id == side.brand_id]
         open_visit = await self.write(
-            "PlaceService.EnterDistrict", who, consumer_id=side.consumer, district_id=side.district, touchpoint=TOUCHPOINT_MINI_PROGRAM
+            "PlaceService.EnterDistrict", caller, consumer_id=side.consumer, district_id=side.district, touchpoint=TOUCHPOINT_MINI_PROGRAM
         )
-        side.knows("visit", open_visit.visit.id, visit)
-        side.knows("pack", pack.id)
-        side.knows("coupon", *coupons)
-        side.knows("outreach", await self._outreach(side, side.consumer))
+        side.add_ids("visit", open_visit.visit.id, visit)
+        side.add_ids("pack", pack.id)
+        side.add_ids("coupon", *coupons)
+        side.add_ids("outreach", await self._outreach(side, side.consumer))
         held = await self.write(
-            "StockService.HoldStock", who, store_id=side.store, variant_id=side.variant, quantity=3, consumer_id=side.consumer
+            "StockService.HoldStock", caller, store_id=side.store, variant_id=side.variant, quantity=3, consumer_id=side.consumer
         )
-        side.knows("hold", held.hold.id)
+        side.add_ids("hold", held.hold.id)
         delivered = {
             "method": stock_pb2.METHOD_INSTANT_DELIVERY,
             "destination": {"address": side.text("street"), "recipient": "x", "phone": "13800000000"},
         }
         price, quantity = PRICES[side.brand], 6 + side.serial
-        paid = await self._order(who, side.consumer, side.store, {side.variant: quantity}, **delivered)
-        await self._pay(who, paid.id)
-        unpaid = await self._order(who, side.consumer, side.store, {side.variant: quantity + 10}, **delivered)
-        side.knows("order", unpaid.id, paid.id)
+        paid = await self._order(caller, side.consumer, side.store, {side.variant: quantity}, **delivered)
+        await self._pay(caller, paid.id)
+        unpaid = await self._order(caller, side.consumer, side.store, {side.variant: quantity + 10}, **delivered)
+        side.add_ids("order", unpaid.id, paid.id)
         side.number(price * quantity)
         side.number(price * (quantity + 10))
 
-    async def _life_of_both(self) -> None:
-        """Both brands' goods in one order at elm; a visit with both brands' coupons; a guide writes, then she buys elsewhere."""
+    async def _shared_activity(self) -> None:
+        """Makes orders of both brands' goods at elm, a visit with coupons of both, and purchases after the outreach of a guide."""
         self.common["order"] = [await self._mixed(21)]
         visit, pack = await self._visit(self.person, COMMON, "dst_common")
         self.common |= {"visit": [visit], "pack": [pack.id]}
         for side in (self.ash, self.birch):
-            side.knows("coupon", *(entry.coupon_id for entry in pack.entries if entry.brand_id == side.brand_id))
-        await self.settled()
+            side.add_ids("coupon", *(entry.coupon_id for entry in pack.entries if entry.brand_id == side.brand_id))
+        await self.wait_for_events()
         for side, other in ((self.ash, self.birch), (self.birch, self.ash)):
-            side.knows("outreach", await self._outreach(side, COMMON))
-            await self.settled()
+            side.add_ids("outreach", await self._outreach(side, COMMON))
+            await self.wait_for_events()
             quantity = 30 + other.serial
             bought = await self._order(self.person, COMMON, other.store, {other.variant: quantity})
             await self._pay(self.person, bought.id)
-            other.knows("order", bought.id)
+            other.add_ids("order", bought.id)
             other.number(quantity * PRICES[other.brand])
             self.common["order"].append(await self._mixed(40 + other.serial))
 
     async def _mixed(self, quantity: int) -> str:
-        """An order of both brands' goods at elm: neither may tell what the other's amount to, nor what all of it does."""
+        """Places an order of both brands' goods at elm. Neither brand may see the amount of the other one, nor the total."""
         lines = {side.variant: quantity + side.serial for side in (self.ash, self.birch)}
         order = await self._order(self.person, COMMON, "str_elm", lines)
         await self._pay(self.person, order.id)
@@ -288,17 +288,17 @@ class World:
             side.number(sum(paid.values()))
         return str(order.id)
 
-    async def _born_of_events(self) -> None:
-        """Tasks, which nobody makes by an rpc, and what is left on the shelves."""
+    async def _collect_results(self) -> None:
+        """Collects the tasks, which only events create, and the remaining stock levels."""
         sides = (self.ash, self.birch, self.oak)
-        async for row in self.suite.running["organization"].database["tasks"].find({}).sort("created_at", 1):
-            next(side for side in sides if row["store_id"] == side.store).knows("task", row["_id"])
-        async for row in self.suite.running["commerce"].database["stock"].find({"store_id": {"$in": [side.store for side in sides]}}):
-            next(side for side in sides if row["store_id"] == side.store).number(row["on_hand"])
+        async for document in self.suite.services["organization"].database["tasks"].find({}).sort("created_at", 1):
+            next(side for side in sides if document["store_id"] == side.store).add_ids("task", document["_id"])
+        async for document in self.suite.services["commerce"].database["stock"].find({"store_id": {"$in": [side.store for side in sides]}}):
+            next(side for side in sides if document["store_id"] == side.store).number(document["on_hand"])
 
 
-async def grown(running: Mapping[str, Running]) -> World:
-    """The world, settled."""
-    world = World(running)
-    await world.grow()
+async def seed_world(services: Mapping[str, ServiceHarness]) -> World:
+    """Seeds the world and waits for all events."""
+    world = World(services)
+    await world.seed()
     return world

@@ -1,7 +1,7 @@
-"""Two tenants whose every id, name and amount can be told apart wherever it turns up: the brands ash and birch.
+"""The two tenants of the access tests, the brands ash and birch. Each id, name and amount belongs recognisably to one of them.
 
-What anybody may know of a tenant carries its plain name (`str_ash`); what is its own carries `ash_secret`, or a number that
-nothing else has. Birch's people want to know what is ash's. Oak is another store of ash, whose people want the same.
+Public data of a tenant contain its plain name (`str_ash`); its own data contain `ash_secret` or a unique number. The people of birch attack
+ash. Oak is another store of ash, and its people attack ash as well.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,12 +11,12 @@ from tests.services.worlds.rpcs import Person
 
 OPERATOR = Person("the operator", "operator", (Grant("ROLE_OPERATOR", INSTALLATION),))
 SYSTEM = Person("a service", "service:probe", (Grant(SERVICE, INSTALLATION),))
-NOBODY = Person("nobody")
-STRANGER = Person("somebody without any grant", "stranger")
+ANONYMOUS = Person("anonymous")
+WITHOUT_GRANTS = Person("a person without grants", "stranger")
 
 SERIALS = {"ash": 1, "birch": 2, "oak": 3}
 
-KINDS = {
+ROLES_BY_NAME = {
     "CONSUMER": "ROLE_CONSUMER",
     "GUIDE": "ROLE_GUIDE",
     "STORE_MANAGER": "ROLE_STORE_MANAGER",
@@ -28,7 +28,7 @@ KINDS = {
 
 
 class Side:
-    """One tenant, or one store of it: the ids of everything of its own by noun, its people, and what nobody else may see."""
+    """A tenant or one store of it: its ids by noun, its people, and the texts and numbers that only it may see."""
 
     def __init__(self, name: str, brand: str = "") -> None:
         self.name, secret = name, f"{name}_secret"
@@ -54,30 +54,30 @@ class Side:
         }
 
     def __getattr__(self, noun: str) -> str:
-        """The first id of a noun: `side.store`."""
+        """Returns the first id of a noun, like `side.store`."""
         try:
             return self.__dict__["ids"][noun][0]
         except KeyError:
             raise AttributeError(noun) from None
 
     def number(self, value: int) -> int:
-        """A number that is this side's own."""
+        """Records a number that only this side may see."""
         self.numbers.add(value)
         return value
 
-    def knows(self, noun: str, *ids: str) -> None:
-        """Notes the ids of something that was made."""
+    def add_ids(self, noun: str, *ids: str) -> None:
+        """Records the ids of something that the seeding made."""
         self.ids.setdefault(noun, []).extend(ids)
 
-    def text(self, what: str) -> str:
-        """A text that is this side's own."""
-        return f"{self.secret} {what}"
+    def text(self, suffix: str) -> str:
+        """Returns a text that only this side may see."""
+        return f"{self.secret} {suffix}"
 
     # people ----------------------------------------------------------------------------------------------------------
 
     @property
     def people(self) -> Mapping[str, Person]:
-        """By role, as organization would let them sign in: a role at a place comes with the person's own scope."""
+        """The people by role. As in organization, a grant for a place comes with the staff scope of the person."""
         guide, manager, supervisor, operator = self.ids["staff"][:4]
         grants: dict[str, list[tuple[str, str]]] = {
             "CONSUMER": [("CONSUMER", id) for id in (self.consumer, self.linked_consumer)],
@@ -89,17 +89,19 @@ class Side:
             "SERVICE": [("BRAND", self.brand_id)],
         }
         return {
-            KINDS[name]: Person(
-                f"{self.name}'s {name}", f"{self.name}:{name}", tuple(Grant(KINDS[name], f"SCOPE_KIND_{kind}", id) for kind, id in held)
+            ROLES_BY_NAME[name]: Person(
+                f"{self.name}'s {name}",
+                f"{self.name}:{name}",
+                tuple(Grant(ROLES_BY_NAME[name], f"SCOPE_KIND_{kind}", id) for kind, id in scopes),
             )
-            for name, held in grants.items()
+            for name, scopes in grants.items()
         }
 
     @property
     def brand_id(self) -> str:
         return self.ids["brand"][0]
 
-    def everybody(self, roles: Sequence[str]) -> Person:
-        """One person who is all of that at once."""
+    def combine_people(self, roles: Sequence[str]) -> Person:
+        """Returns one person with the grants of all these roles."""
         people = [person for role, person in self.people.items() if role in roles]
         return Person(f"{self.name}'s everything", f"{self.name}:all", tuple(grant for person in people for grant in person.grants))
