@@ -56,7 +56,7 @@ class Attacker(Struct, frozen=True):
     own: OwnData
 
     def people(self, name: str) -> Iterable[Person]:
-        """Yields the people whom the rule of an rpc may admit: each role alone, and one person with all roles."""
+        """Yields the people that the rule of an rpc may admit: each role alone, and one person with all roles."""
         allowed = [role for role in roles_of(name) if role in self.roles]
         # A machine client of the brand has the reach of its operator; one of them is enough.
         tested = [role for role in allowed if role != "ROLE_SERVICE" or "ROLE_BRAND_OPERATOR" not in allowed]
