@@ -44,10 +44,10 @@ class StoreProjection:
 
     async def require_brand(self, brand_id: str, store_id: str, session: Session = None) -> None:
         """Raises `Denied` (BRAND_NOT_YOURS) unless the caller acts for the brand or for this store of the brand."""
-        current_caller = current_caller()
-        if current_caller.can_reach(ScopeKind.BRAND, brand_id):
+        caller = current_caller()
+        if caller.can_reach(ScopeKind.BRAND, brand_id):
             return
-        is_own_store = bool(store_id) and current_caller.can_reach(ScopeKind.STORE, store_id)
+        is_own_store = bool(store_id) and caller.can_reach(ScopeKind.STORE, store_id)
         store = await self.find(store_id, session) if is_own_store else None
         if store is None or store.brand_id != brand_id:
             raise Denied("BRAND_NOT_YOURS", "You do not act for this brand. Give `storeId` if you act for one of its stores.")

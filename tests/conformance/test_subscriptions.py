@@ -106,7 +106,7 @@ async def shop(open_gateway: Open) -> Gateway:
     return gateway
 
 
-async def test_an_order_is_followed_and_gone_on_with_after_the_last_cursor(node: str, shop: Gateway) -> None:
+async def test_client_resumes_order_after_its_last_cursor(node: str, shop: Gateway) -> None:
     async with serve(shop) as served:
         for way in WAYS:
             order = await placed(shop)
@@ -117,7 +117,7 @@ async def test_an_order_is_followed_and_gone_on_with_after_the_last_cursor(node:
                 assert await following.last() == {"completed": True}
                 assert await following.process.wait() == 0
             async with asyncio.timeout(SECONDS_MAX):
-                while shop.app.state.runner.subscription_slots.used:  # noqa: ASYNC110 - nobody is told when a place is left
+                while shop.app.state.runner.subscription_slots.used:  # noqa: ASYNC110 - nothing signals a free slot
                     await asyncio.sleep(0.01)
             known = {"id": order, "after": event["cursor"]}
             async with client(node, way, served.address, shop.token(ANNA), FOLLOWED, known) as following:
@@ -125,7 +125,7 @@ async def test_an_order_is_followed_and_gone_on_with_after_the_last_cursor(node:
                 assert await following.states() == PAID
 
 
-async def test_clients_come_again_by_themselves_when_the_gateway_stops_and_starts(node: str, shop: Gateway, open_gateway: Open) -> None:
+async def test_client_reconnects_after_gateway_restart(node: str, shop: Gateway, open_gateway: Open) -> None:
     settings = shop.app.state.clients.settings
     successor = await open_gateway(**{f"{service}_address": getattr(settings, f"{service}_address") for service in SERVICES})
     address, order = f"127.0.0.1:{free_port()}", await placed(shop)
@@ -142,7 +142,7 @@ async def test_clients_come_again_by_themselves_when_the_gateway_stops_and_start
                 assert await following.states() == PAID
 
 
-async def test_queries_and_mutations_are_answered_once_and_whoever_may_not_hears_why(node: str, shop: Gateway) -> None:
+async def test_client_gets_one_answer_or_refusal(node: str, shop: Gateway) -> None:
     bea = shop.token("con_bea")
     async with serve(shop) as served:
         for way in WAYS:

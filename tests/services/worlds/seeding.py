@@ -103,10 +103,11 @@ class World:
             unit = {"kind": 3, "parent_id": f"unt_brd_{side.brand}", "name": {"en": side.text("north")}}
             await self.write("ChartService.CreateOrgUnit", org_unit_id=side.org_unit, **unit)
             await self._store(side.store, side.org_unit)
-            side.knows("org_unit", f"unt_{side.store}")
+            side.add_ids("org_unit", f"unt_{side.store}")
             guide, manager, supervisor, operator = side.ids["staff"]
+            headquarters = f"unt_brd_{side.brand}"
             for staff, place in ((guide, {"store_id": side.store}), (manager, {"store_id": side.store}),
-                                 (supervisor, {"org_unit_id": side.org_unit}), (operator, {"org_unit_id": f"unt_brd_{side.brand}"})):  # fmt: skip
+                                 (supervisor, {"org_unit_id": side.org_unit}), (operator, {"org_unit_id": headquarters})):  # fmt: skip
                 await self.write("ChartService.HireStaff", staff_id=staff, name=side.text(f"name of {staff}"), title="", **place)
             granted = await self.write("ChartService.GrantRole", staff_id=guide, role=2, kind=4, scope_id=side.store)
             side.add_ids("grant", granted.grant.id)

@@ -143,7 +143,7 @@ async def test_common_reason_in_refuses_stops_the_start() -> None:
         check_rules([make_service({"Ask": make_rule(GUIDE)}, refuses=["NOT_PERMITTED"])])
 
 
-async def test_roles_are_those_of_the_rule_and_its_sets() -> None:
+async def test_roles_combine_rule_and_role_sets() -> None:
     assert authorization.roles_of(make_rpc(CONSUMER, role_sets=[STORE_STAFF, BRAND_MANAGERS])) == {
         CONSUMER, GUIDE, MANAGER, SUPERVISOR, BRAND_OPERATOR
     }  # fmt: skip
