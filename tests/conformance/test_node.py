@@ -27,5 +27,5 @@ def test_missing_or_old_node_skips_with_reason(monkeypatch: pytest.MonkeyPatch, 
     for name, output in (("npm", "10.0.0"), ("node", "v18.19.1")):
         (tmp_path / name).write_text(f"#!/bin/sh\necho {output}\n")
         (tmp_path / name).chmod(0o755)
-    with pytest.raises(pytest.skip.Exception, match="Node v18.19.1 is too old"):
+    with pytest.raises(pytest.skip.Exception, match=r"Node v18\.19\.1 is too old"):
         installed()

@@ -121,7 +121,7 @@ class Spans:
 async def test_error_id_is_an_attribute_of_the_trace(alone: Gateway, monkeypatch: pytest.MonkeyPatch, executor: str, accept: str) -> None:
     spans = Spans()
     monkeypatch.setattr(telemetry, "TRACER", spans)
-    monkeypatch.setattr(telemetry, "traced", lambda: True)
+    monkeypatch.setattr(telemetry, "is_tracing", lambda: True)
     answer = await alone.post({"query": OPERATIONS[executor]}, headers={"accept": accept})
     assert spans.attributes["name"] == "graphql"
     assert f'"id":"{spans.attributes["quanyu.operation_id"]}"' in answer.text

@@ -163,7 +163,11 @@ async def test_refusal_uses_the_names_of_the_input(gateway: Gateway) -> None:
     create = """mutation ($input: CreateOrgUnitInput!) { createOrgUnit(input: $input) { ... on InvalidInput { message code field } } }"""
     unit = {"kind": "REGION", "parentId": "unt_brd_a", "name": {"zh": "区"}}
     keyless = (await gateway.data(create, {"input": unit | {"idempotencyKey": ""}}, subject="operator"))["createOrgUnit"]
-    assert keyless == {"message": "give a key of 1 to 128 characters", "code": "REQUEST_ID_REQUIRED", "field": "idempotencyKey"}
+    assert keyless == {
+        "message": "`idempotencyKey` must have 1 to 128 characters.",
+        "code": "REQUEST_ID_REQUIRED",
+        "field": "idempotencyKey",
+    }
     enter = """mutation ($input: EnterDistrictInput!) { enterDistrict(input: $input) { ... on InvalidInput { message field } } }"""
     visit = {"districtId": "dst_d", "touchpoint": "APP"}
     not_consumer = (await gateway.data(enter, {"input": visit}, subject="operator"))["enterDistrict"]

@@ -49,7 +49,7 @@ async def test_nested_field_has_its_full_path(gateway: Gateway, variant: dict[st
 
 
 async def test_invalid_identity_is_named_by_its_index(gateway: Gateway) -> None:
-    for value, message in (("1", "there can be no such phone number"), ("1" * 201, "The value must have at most 200 characters.")):
+    for value, message in (("1", "This is not a valid phone number."), ("1" * 201, "The value must have at most 200 characters.")):
         identities = [{"kind": "PHONE", "value": "19900000001"}, {"kind": "PHONE", "value": value}]
         assert await refused(gateway, "registerConsumer", {"identities": identities}) == {"field": "identities.1.value", "message": message}
 

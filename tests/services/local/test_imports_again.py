@@ -51,7 +51,7 @@ async def test_refused_rows_are_retried_after_file_changes(tmp_path: Path, chann
     imported = await new_import(tmp_path, channels).run()
     assert imported.new == {"consumers", "orders"} and imported.counts["orders"] == Counts(imported=1, rejected=5)
     assert sorted(rejected(tmp_path)) == ["con_2", "ord_2", "ord_3", "ord_4", "ord_5", "ord_9"]
-    assert rejects(tmp_path)["ord_4"] == ("LINES_MISSING", "an order has 1 to 200 lines")
+    assert rejects(tmp_path)["ord_4"] == ("LINES_MISSING", "An order must have 1 to 200 lines.")
 
 
 async def test_refused_rows_are_retried_after_other_file_changes(tmp_path: Path, channels: Channels) -> None:

@@ -350,8 +350,8 @@ async def test_batch_lists_of_relations_equal_single_lists(world):
         (guide_grants("stf_1", "str_1"), {ids[2]: 1}, {}),
     ):
         client = world.client(*grants).relation
-        assert await assert_batch_equals_lists(client, rpc, "consumer_id", ids, told="id") == of_people
-        assert await assert_batch_equals_lists(client, rpc, "brand_id", brands, told="id") == of_brands
+        assert await assert_batch_equals_lists(client, rpc, "consumer_id", ids, field="id") == of_people
+        assert await assert_batch_equals_lists(client, rpc, "brand_id", brands, field="id") == of_brands
     assert (
         await count_documents_read(world.database, "relations", fetch_first_pages(world.operator.relation, rpc, "brand_id", brands, 1))
         == 3 * 2 + 3
